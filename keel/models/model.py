@@ -1,0 +1,208 @@
+"""The model as the rest of Keel sees it: hidden states of packed batches, logits, heads, adapters, weights in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from keel.errors import ModelError
+from keel.models import attention, save
+from keel.models.attention import AttentionPlan
+from keel.models.logit_transform import LogitTransform
+from keel.models.lora import set_lora_dropout
+from keel.models.media import MediaStore
+from keel.models.packed import PackedPlan
+from keel.models.plain import padded_rows
+from keel.types import Batch, MediaRef
+
+PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """A causal language model (text or vision-language) of transformers, with what Keel adds to it.
+
+    ``module`` stays in evaluation mode: no dropout but the adapters', when it is asked for. Trained parameters are float32; with
+    ``compute_dtype`` bfloat16 the products are made under autocast.
+    """
+
+    module: PreTrainedModel
+    transform: LogitTransform
+    compute_dtype: torch.dtype
+    media: MediaStore
+    score_head: nn.Linear | None = None
+    value_head: nn.Linear | None = None
+    peft_model: peft.PeftModel | None = None
+    packed: bool = True  # packed rows with shared prompts proved equal to the model's own attention
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+    @property
+    def text_config(self) -> Any:
+        """The decoder's part of the config (the config itself for a text model)."""
+        return self.module.config.get_text_config()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def head_weight_VH(self) -> Tensor:
+        return self.module.get_output_embeddings().weight
+
+    @property
+    def head_bias_V(self) -> Tensor | None:
+        return getattr(self.module.get_output_embeddings(), "bias", None)
+
+    @property
+    def heads(self) -> dict[str, nn.Linear]:
+        """The scalar heads that are there, by name."""
+        return {name: head for name, head in (("score", self.score_head), ("value", self.value_head)) if head is not None}
+
+    # ---------------------------------------------------------------------------------------------------------------- forward
+
+    def compute(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast to ``compute_dtype`` (nothing for float32). Hold it around many calls of ``run``: casts of trained weights are then
+        made once."""
+        if self.compute_dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+
+    def run(self, tokens_BL: Tensor, positions_BL: Tensor, plan: AttentionPlan, media: tuple[MediaRef, ...] = ()) -> Tensor:
+        """One pass through the body with the attention of ``plan``: hidden states [B, L, H] after the final norm."""
+        self._use(attention.NAME)
+        return self._body(tokens_BL, media, position_ids=positions_BL.to(self.device), keel_plan=plan)
+
+    def run_plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...] = ()) -> Tensor:
+        """The same with the model's own attention; ``mask_BL`` is 1 at real tokens, rows are padded on the right."""
+        self._use(PLAIN)
+        positions_BL = torch.arange(tokens_BL.shape[1], device=self.device).expand_as(tokens_BL)
+        return self._body(tokens_BL, media, position_ids=positions_BL, attention_mask=mask_BL.to(self.device))
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states [N, H] at the packed positions of ``batch``: by the packed path, or by padded rows where that is not proven."""
+        if self.packed:
+            return self.run(batch.tokens_N[None], batch.positions_N[None], PackedPlan(batch.groups), batch.media)[0]
+        rows = padded_rows(batch)
+        hidden_RLH = self.run_plain(rows.tokens_RL, rows.mask_RL, rows.media)
+        return hidden_RLH[rows.row_N.to(self.device), rows.column_N.to(self.device)]
+
+    def logits(self, hidden_BH: Tensor) -> Tensor:
+        """float32 logits [B, V]: the head and what the architecture does after it. For a few rows; training uses tiles."""
+        with self.compute():
+            raw_BV = F.linear(hidden_BH, self.head_weight_VH, self.head_bias_V).float()
+        return self.transform(raw_BV) if raw_BV.requires_grad else self.transform.apply_(raw_BV)
+
+    def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Tensor:
+        pixels = {name: value.to(self.device) for name, value in self.media.gather(media).items()}
+        with self.compute():
+            out = self.module.base_model(input_ids=tokens_BL.to(self.device), use_cache=False, **pixels, **inputs)
+        return out.last_hidden_state
+
+    def _use(self, implementation: str) -> None:
+        """Switch the text decoder's attention; a vision tower keeps its own."""
+        decoder = self.module.get_decoder()
+        if decoder.config._attn_implementation != implementation:
+            decoder.set_attn_implementation(implementation)
+
+    @contextlib.contextmanager
+    def own_attention(self) -> Iterator[PreTrainedModel]:
+        """The module, callable as transformers made it: with the model's own attention."""
+        self._use(PLAIN)
+        yield self.module
+
+    # -------------------------------------------------------------------------------------------------------------- adapters
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[Model]:
+        """This model with its adapters off: the weights training started from. Raises ModelError without LoRA."""
+        if self.peft_model is None:
+            raise ModelError("a model without LoRA cannot serve as its own reference", "make a frozen_copy() before training")
+        with self.peft_model.disable_adapter():
+            yield self
+
+    @contextlib.contextmanager
+    def lora_dropout(self) -> Iterator[None]:
+        """The adapters' dropout on, for a training forward and its backward."""
+        set_lora_dropout(self.module, True)
+        try:
+            yield
+        finally:
+            set_lora_dropout(self.module, False)
+
+    def frozen_copy(self) -> Model:
+        """A copy that is not trained: a reference. Where compute is bfloat16 its linear weights are kept in it, which changes no result."""
+        twin = copy.deepcopy(self, {id(self.media): self.media})
+        for p in twin._parameters().values():
+            p.requires_grad_(False)
+        twin.round_frozen()
+        return twin
+
+    def round_frozen(self) -> None:
+        """Keep frozen linear weights in ``compute_dtype``: autocast would round them to it anyway."""
+        head = self.module.get_output_embeddings()
+        for layer in self.module.modules():
+            if isinstance(layer, nn.Linear) and layer is not head and not layer.weight.requires_grad:
+                layer.to(self.compute_dtype)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each layer in the backward pass. Only the layers' own flag is set: dropout stays off."""
+        self.module.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in self.module.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True
+
+    # --------------------------------------------------------------------------------------------------------------- weights
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        heads = {f"{name}_head.{k}": p for name, head in self.heads.items() for k, p in head.named_parameters()}
+        return dict(self.module.named_parameters()) | heads
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Trained parameters by name, heads included, in a fixed order."""
+        return [(name, p) for name, p in self._parameters().items() if p.requires_grad]
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The trained parameters by name (views, not copies): what a checkpoint needs beside the base model."""
+        return {name: p.detach() for name, p in self.trainable()}
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the trained parameters. Raises ModelError when names or shapes differ."""
+        own = dict(self.trainable())
+        wrong = sorted(own.keys() ^ tensors.keys()) or sorted(k for k in own if own[k].shape != tensors[k].shape)
+        if wrong:
+            raise ModelError(f"the stored weights do not fit this model: {', '.join(wrong[:5])}", "it was made by another model or LoRA setting")
+        with torch.no_grad():
+            for name, p in own.items():
+                p.copy_(tensors[name])
+
+    def digest(self) -> str:
+        """sha256 over the bytes of the trained parameters (of all, when none is trained): changes when, and only when, they do."""
+        sha = hashlib.sha256()
+        for name, p in self.trainable() or self._parameters().items():
+            sha.update(name.encode())
+            sha.update(p.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())
+        return sha.hexdigest()
+
+    def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
+        """Write a folder that plain transformers and vLLM load: float32 weights, adapters merged, tokenizer, template. A model with a score
+        head becomes a sequence classifier where the architecture has one."""
+        save.save_model(self, Path(folder), tokenizer, processor)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapters as PEFT does. Raises ModelError without LoRA."""
+        save.save_adapter(self, Path(folder))

@@ -1,0 +1,91 @@
+"""Writing models so that others load them: plain transformers, PEFT, vLLM."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from keel.errors import ModelError
+from keel.models import heads, lora
+
+if TYPE_CHECKING:
+    from keel.models.model import Model
+
+
+def save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> None:
+    """See ``Model.save``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = copy.deepcopy(tokenizer)
+    state = lora.merged_state(model.module)
+    classifier = None if model.score_head is None else _classifier(model, state, tokenizer)
+    if classifier is not None:
+        classifier.save_pretrained(folder)
+        heads.save_heads(folder, {k: v for k, v in model.heads.items() if k != "score"})
+    else:
+        _write(model.module, state, folder)
+        heads.save_heads(folder, model.heads)
+    (processor or tokenizer).save_pretrained(folder)
+    if processor is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _write(module: PreTrainedModel, state: dict[str, Tensor], folder: Path) -> None:
+    config = module.config
+    before = config.dtype
+    config.dtype = torch.float32
+    try:
+        module.save_pretrained(folder, state_dict=state)
+    finally:
+        config.dtype = before
+
+
+def _classifier(model: Model, state: dict[str, Tensor], tokenizer: Any) -> PreTrainedModel | None:
+    """The model as transformers' sequence classifier with one label, or None where the architecture has none.
+
+    That class scores the last token that is not the pad token. Keel scores the last real token, which is the end token; so the pad token
+    must be another one, in the config and in the tokenizer that goes with it.
+    """
+    if type(model.config) not in transformers.AutoModelForSequenceClassification._model_mapping:
+        return None
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id = _pad_token(model, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        classifier = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    prefix = model.module.base_model_prefix + "."
+    body = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    classifier.base_model.load_state_dict(body)
+    if not isinstance(getattr(classifier, "score", None), torch.nn.Linear):
+        return None
+    assert model.score_head is not None
+    with torch.no_grad():
+        classifier.score.weight.copy_(model.score_head.weight)
+    return classifier
+
+
+def _pad_token(model: Model, tokenizer: Any) -> int:
+    """A token that never ends a sequence: the pad token unless it is also an end token, else another special token."""
+    ends = {tokenizer.eos_token_id}
+    generation = getattr(model.module, "generation_config", None)
+    eos = getattr(generation, "eos_token_id", None)
+    ends |= set(eos) if isinstance(eos, list | tuple) else {eos}
+    candidates = [tokenizer.pad_token_id, getattr(tokenizer, "unk_token_id", None), *tokenizer.all_special_ids]
+    for token in candidates:
+        if token is not None and token not in ends:
+            return int(token)
+    raise ModelError("the tokenizer has no token for padding besides the end token", "add a pad token to the tokenizer before training a reward model")
+
+
+def save_adapter(model: Model, folder: Path) -> None:
+    """See ``Model.save_adapter``."""
+    if model.peft_model is None:
+        raise ModelError("this model has no adapter to save", "train it with LoRA, or save the whole model")
+    folder.mkdir(parents=True, exist_ok=True)
+    model.peft_model.save_pretrained(str(folder))
+    heads.save_heads(folder, model.heads)
