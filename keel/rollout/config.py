@@ -1,0 +1,54 @@
+"""Settings of sampling: what distribution is drawn from, and how the local sampler packs its work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from keel.config import Section
+from keel.types import SamplingParams
+
+
+class SamplingConfig(Section):
+    """The distribution that completions are drawn from. The model's own generation config is never read."""
+
+    max_tokens: int = Field(128, ge=1, description="Longest completion in tokens, the end token included.")
+    min_tokens: int = Field(0, ge=0, description="End tokens and stop strings cannot end a completion before this many tokens.")
+    temperature: float = Field(1.0, ge=0.0, description="Logits are divided by it; 0 takes the most likely token (greedy).")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Draw from the most likely tokens that together hold this share of the mass; 1 = off.")
+    top_k: int = Field(0, ge=0, description="Draw from the k most likely tokens only; 0 = off.")
+    stop: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        (), description="Texts that end a completion; the text up to and with the first of them is kept."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is larger than max_tokens ({self.max_tokens}); lower it")
+        if 0.0 < self.temperature < 1e-3:
+            raise ValueError(f"temperature {self.temperature} is too small to divide by; write 0 for greedy")
+        return self
+
+    def params(self, stop_tokens: tuple[int, ...], banned_tokens: tuple[int, ...] = ()) -> SamplingParams:
+        """The same as a record, with the ids that only the tokenizer knows: what ends a completion, what is never sampled."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            min_tokens=self.min_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            stop=self.stop,
+            stop_tokens=stop_tokens,
+            banned_tokens=banned_tokens,
+        )
+
+
+class SamplerConfig(Section):
+    """How the local sampler packs its work. Nothing here changes what is sampled (in fp32)."""
+
+    max_rows: int = Field(128, ge=1, description="Completions decoded side by side; more is faster and takes more memory for the cache.")
+    prefill_tokens: int = Field(4096, ge=1, description="Prompt tokens read in one forward pass (one longer prompt still goes in whole).")
+    path: Literal["auto", "plain"] = Field(
+        "auto", description="auto: the shared-prompt fast path if it proves itself on the loaded model; plain: transformers' own forward."
+    )

@@ -1,0 +1,220 @@
+"""Attention plans of the sampler, and the cache that they share: a prompt's keys and values stand once for all of its samples.
+
+Letters beside those of ``types``: ``P`` padded prompt length, ``C`` capacity of a completion's cache, ``Q`` prompts, ``K`` key heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from keel.models.attention import AttentionOptions
+from keel.models.packed import PackedPlan
+
+_OUT_OF_SIGHT = -1e30  # finite, so that a prompt wholly outside the window gives weight 0 and not NaN
+_FIRST_CAPACITY = 64
+
+
+class Cache:
+    """Keys and values of one wave of rows, by layer. Completions grow in steps; ``keep`` drops rows."""
+
+    def __init__(self, prompt_lengths: Sequence[int], max_tokens: int) -> None:
+        self.prompt_lengths = list(prompt_lengths)
+        self.longest = max(prompt_lengths)
+        self.length = 0  # completion tokens in the cache, the same for every row
+        self.prompts: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys [Q, K, D, P], values [Q, K, P, D]
+        self._completions: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys, values [B, K, C, D]
+        self._max_tokens = max_tokens
+
+    def store_prompt(self, layer: int, prompt: int, key_KTD: Tensor, value_KTD: Tensor) -> None:
+        """Keep one prompt's keys and values. What lies beyond its length is zero and masked."""
+        if layer not in self.prompts:
+            (heads, _, dim), value_dim = key_KTD.shape, value_KTD.shape[2]
+            count = len(self.prompt_lengths)
+            keys = key_KTD.new_zeros(count, heads, dim, self.longest)
+            self.prompts[layer] = keys, value_KTD.new_zeros(count, heads, self.longest, value_dim)
+        keys_QKDP, values_QKPD = self.prompts[layer]
+        keys_QKDP[prompt, :, :, : key_KTD.shape[1]] = key_KTD.transpose(1, 2)
+        values_QKPD[prompt, :, : key_KTD.shape[1]] = value_KTD
+
+    def append(self, layer: int, key_BKD: Tensor, value_BKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Add each row's newest token and return keys and values of its completion so far, [B, K, length + 1, D] each."""
+        rows, heads, dim = key_BKD.shape
+        old = self._completions.get(layer)
+        if old is None or old[0].shape[2] == self.length:
+            capacity = min(self._max_tokens, max(_FIRST_CAPACITY, 2 * self.length))
+            new = key_BKD.new_empty(rows, heads, capacity, dim), value_BKD.new_empty(rows, heads, capacity, value_BKD.shape[2])
+            if old is not None:
+                for target, source in zip(new, old, strict=True):
+                    target[:, :, : self.length] = source[:rows]
+            self._completions[layer] = new
+        keys_BKCD, values_BKCD = self._completions[layer]
+        keys_BKCD[:rows, :, self.length] = key_BKD
+        values_BKCD[:rows, :, self.length] = value_BKD
+        return keys_BKCD[:rows, :, : self.length + 1], values_BKCD[:rows, :, : self.length + 1]
+
+    def move(self, source_M: Tensor, target_M: Tensor) -> None:
+        """Copy rows onto rows that are no longer needed."""
+        for pair in self._completions.values():
+            for cached in pair:
+                cached[target_M, :, : self.length] = cached[source_M, :, : self.length]
+
+    def keep_prompts(self, prompts_Q: Tensor) -> None:
+        """Drop the prompts that are not listed."""
+        kept = prompts_Q.tolist()
+        self.prompt_lengths = [self.prompt_lengths[q] for q in kept]
+        self.prompts = {layer: (keys[prompts_Q], values[prompts_Q]) for layer, (keys, values) in self.prompts.items()}
+
+
+@dataclass(slots=True)
+class PrefillPlan:
+    """Prompts packed into one row; attention as in training, and what it computes is kept. ``first`` is the first prompt's index."""
+
+    cache: Cache
+    first: int
+    packed: PackedPlan
+
+    @classmethod
+    def of(cls, cache: Cache, first: int, lengths: Sequence[int]) -> PrefillPlan:
+        """For these prompts, which are numbers ``first``, ``first + 1`` ... of the cache."""
+        return cls(cache, first, PackedPlan([(n, ()) for n in lengths]))
+
+    def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
+        """Attention's output [1, N, H, D]; the keys and values go into the cache."""
+        lengths = [n for n, _ in self.packed.groups]
+        for offset, (key, value) in enumerate(zip(key_BKLD[0].split(lengths, 1), value_BKLD[0].split(lengths, 1), strict=True)):
+            self.cache.store_prompt(layer, self.first + offset, key, value)
+        return self.packed.attend(layer, query_BHLD, key_BKLD, value_BKLD, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """Attention over some of the keys, not yet normalised: sum of weights * v, the largest score, sum of weights. All [..., x]."""
+
+    out: Tensor
+    peak: Tensor
+    mass: Tensor
+
+    def rows(self, width: int, index: Tensor) -> _Partial:
+        """Regroup: rows of ``width`` entries, picked by index."""
+        return _Partial(*(x.reshape(-1, width * x.shape[-1]).index_select(0, index).view(-1, width, x.shape[-1]) for x in (self.out, self.peak, self.mass)))
+
+
+class DecodePlan:
+    """One new token a row: each row sees its prompt, which it shares, and its own completion.
+
+    Queries of one prompt are gathered side by side, so that a prompt's keys are read once for all of its samples (a product
+    [group x heads, D] x [D, P]); completions are products of their own. The two parts are joined by their softmax statistics.
+    """
+
+    def __init__(self, cache: Cache, prompt_B: Tensor) -> None:
+        """``prompt_B`` int64: the prompt of each row."""
+        self.cache = cache
+        self.prompt_B = prompt_B
+        self._grids: dict[int, tuple[Tensor, Tensor, int]] = {}
+        self._biases: dict[tuple[int | None, int], Tensor] = {}
+
+    @property
+    def positions_B1(self) -> Tensor:
+        """Position of each row's new token."""
+        lengths_Q = torch.tensor(self.cache.prompt_lengths, device=self.prompt_B.device)
+        return (lengths_Q[self.prompt_B] + self.cache.length)[:, None]
+
+    def advance(self) -> None:
+        """The new token has passed all layers."""
+        self.cache.length += 1
+        self._biases = {key: bias for key, bias in self._biases.items() if key[0] is None}  # a window moves on
+
+    def keep(self, alive_B: Tensor) -> Tensor:
+        """Drop rows. Survivors from the end fill the holes; returns the old index of each row that is left."""
+        count = int(alive_B.sum())
+        order_B = torch.arange(count, device=alive_B.device)
+        holes_M, movers_M = (~alive_B[:count]).nonzero()[:, 0], alive_B[count:].nonzero()[:, 0] + count
+        order_B[holes_M] = movers_M
+        if len(holes_M):
+            self.cache.move(movers_M, holes_M)
+        self.prompt_B = self.prompt_B[order_B]
+        used_Q, compact_B = torch.unique(self.prompt_B, return_inverse=True)
+        if len(used_Q) <= 0.75 * len(self.cache.prompt_lengths):  # copying prompts costs about one step's reading of them
+            self.cache.keep_prompts(used_Q)
+            self.prompt_B = compact_B
+            self._biases.clear()
+        self._grids.clear()
+        return order_B
+
+    def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
+        """Attention's output [B, 1, H, D] of one new token a row."""
+        rows, heads, length, dim = query_BHLD.shape
+        assert length == 1, "decoding takes one token a row"
+        key_heads = key_BKLD.shape[1]
+        repeat = heads // key_heads
+        query_XRD = (query_BHLD * options.scaling).reshape(rows * key_heads, repeat, dim)
+        keys, values = self.cache.append(layer, key_BKLD[:, :, 0], value_BKLD[:, :, 0])
+        if options.sliding_window is not None:
+            keys, values = keys[:, :, -options.sliding_window :], values[:, :, -options.sliding_window :]
+        own = _partial(query_XRD, keys.flatten(0, 1).transpose(1, 2), values.flatten(0, 1), options.softcap, None)
+
+        to_grid, from_grid, width = self._grid(key_heads)
+        prompt_keys, prompt_values = (x.flatten(0, 1) for x in self.cache.prompts[layer])
+        grid = query_XRD.reshape(-1, repeat * dim).index_select(0, to_grid).view(-1, width * repeat, dim)
+        shared = _partial(grid, prompt_keys, prompt_values, options.softcap, self._bias(options.sliding_window, key_heads))
+        joined = _join(own, shared.rows(repeat, from_grid), None if options.sinks_H is None else options.sinks_H.view(1, key_heads, repeat, 1))
+        return joined.to(value_BKLD.dtype).view(rows, 1, heads, -1)
+
+    def _grid(self, key_heads: int) -> tuple[Tensor, Tensor, int]:
+        """Index of (row, head) at each place of the grid [prompt, head, member], of the place of each (row, head), and members a prompt."""
+        if key_heads not in self._grids:
+            prompt_B, device = self.prompt_B, self.prompt_B.device
+            prompts = len(self.cache.prompt_lengths)
+            order = torch.argsort(prompt_B, stable=True)
+            counts = torch.bincount(prompt_B, minlength=prompts)
+            width = int(counts.max())
+            member_B = torch.empty_like(prompt_B)
+            member_B[order] = torch.arange(len(prompt_B), device=device) - (counts.cumsum(0) - counts)[prompt_B[order]]
+            head_K = torch.arange(key_heads, device=device)
+            from_grid = ((prompt_B[:, None] * key_heads + head_K) * width + member_B[:, None]).flatten()
+            to_grid = torch.zeros(prompts * key_heads * width, dtype=torch.int64, device=device)  # an empty place repeats row 0
+            to_grid[from_grid] = torch.arange(len(prompt_B) * key_heads, device=device)
+            self._grids[key_heads] = to_grid, from_grid, width
+        return self._grids[key_heads]
+
+    def _bias(self, window: int | None, key_heads: int) -> Tensor:
+        """What each prompt's new tokens do not see: beyond its length, or left of the window. [Q * K, 1, P], the same for all layers."""
+        if (window, key_heads) not in self._biases:
+            lengths_Q1 = torch.tensor(self.cache.prompt_lengths, device=self.prompt_B.device)[:, None]
+            position_P = torch.arange(self.cache.longest, device=self.prompt_B.device)
+            hidden_QP = position_P >= lengths_Q1
+            if window is not None:
+                hidden_QP = hidden_QP | (lengths_Q1 + self.cache.length - position_P >= window)
+            bias_QP = torch.zeros(hidden_QP.shape, device=hidden_QP.device).masked_fill_(hidden_QP, _OUT_OF_SIGHT)
+            self._biases[(window, key_heads)] = bias_QP.repeat_interleave(key_heads, 0)[:, None]
+        return self._biases[(window, key_heads)]
+
+
+def _partial(query_XRD: Tensor, key_XDT: Tensor, value_XTD: Tensor, softcap: float | None, bias_X1T: Tensor | None) -> _Partial:
+    scores = torch.bmm(query_XRD, key_XDT).float()
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if bias_X1T is not None:
+        scores += bias_X1T
+    peak = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(peak).exp_()
+    return _Partial(torch.bmm(weights.to(value_XTD.dtype), value_XTD).float(), peak, weights.sum(-1, keepdim=True))
+
+
+def _join(a: _Partial, b: _Partial, sinks_1KR1: Tensor | None) -> Tensor:
+    """Softmax over the keys of both parts, and over a sink that has no value."""
+    peak = torch.maximum(a.peak, b.peak)
+    sinks = None
+    if sinks_1KR1 is not None:
+        _, key_heads, repeat, _ = sinks_1KR1.shape
+        sinks = sinks_1KR1.float().expand(peak.shape[0] // key_heads, -1, -1, -1).reshape(-1, repeat, 1)
+        peak = torch.maximum(peak, sinks)
+    scale_a, scale_b = (a.peak - peak).exp_(), (b.peak - peak).exp_()
+    mass = a.mass * scale_a + b.mass * scale_b
+    if sinks is not None:
+        mass = mass + (sinks - peak).exp_()
+    return (a.out * scale_a + b.out * scale_b) / mass
