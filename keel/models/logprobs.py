@@ -1,0 +1,267 @@
+"""Log-probabilities of given tokens from hidden states, in tiles of rows: a [S, V] tensor never exists.
+
+With ``raw = hidden W^T + b``, ``y = transform(raw)`` and ``z = y / temperature``: ``logprob = z[target] - logsumexp(z)`` and
+``entropy = -sum p log p``. Products in the autocast precision (or that of the hidden states), everything after them in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from keel.models.logit_transform import LogitTransform
+
+_TILE_CPU = 8 << 20  # numbers in a tile: small enough to stay near the cache, large enough for a good product
+_TILE_CUDA = 64 << 20
+_BANNED = -1e30  # stands for -inf: 0 * -inf would be NaN in the entropy
+
+TokenLoss = Callable[[slice, Tensor, Tensor | None, Tensor | None], Tensor]
+"""(slice of S, logprobs, entropies or None, values or None) -> the scalar loss of those tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What turns hidden states into a distribution over tokens."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    transform: LogitTransform
+    temperature: float = 1.0
+
+
+def token_logprobs(
+    hidden_SH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    target_S: Tensor,
+    transform: LogitTransform,
+    temperature: float = 1.0,
+    want_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [S] of ``target_S`` and, if wanted, entropies [S] (float32, nats), differentiable in hidden, weight and bias.
+
+    The backward pass computes the tiles again. Raises ValueError for shapes that do not fit or a temperature that is not positive.
+    """
+    head = Head(weight_VH, bias_V, transform, temperature)
+    _check(hidden_SH, head, target_S)
+    logprobs_S, entropy_S = _TokenLogprobs.apply(hidden_SH, weight_VH, bias_V, target_S, head, want_entropy)  # type: ignore[misc]
+    return logprobs_S, entropy_S if want_entropy else None
+
+
+def fused_token_loss(
+    hidden_SH: Tensor, head: Head, target_S: Tensor, loss_fn: TokenLoss, want_entropy: bool = False, values_S: Tensor | None = None
+) -> Tensor:
+    """The loss ``sum over tiles of loss_fn(tile)`` with the gradient of the logits formed in the same pass: three products in place of four.
+
+    Right for losses that are sums of functions of single tokens. ``loss_fn`` is called once a tile, with leaves it may differentiate
+    through; ``values_S`` are handed on in slices and get their gradient too.
+    """
+    _check(hidden_SH, head, target_S)
+    return _FusedTokenLoss.apply(hidden_SH, head.weight_VH, head.bias_V, values_S, target_S, head, loss_fn, want_entropy)  # type: ignore[no-any-return]
+
+
+def _check(hidden_SH: Tensor, head: Head, target_S: Tensor) -> None:
+    if hidden_SH.dim() != 2 or target_S.shape != hidden_SH.shape[:1] or head.weight_VH.shape[1] != hidden_SH.shape[1]:
+        raise ValueError(f"hidden {tuple(hidden_SH.shape)}, weight {tuple(head.weight_VH.shape)} and target {tuple(target_S.shape)} do not fit")
+    if not head.temperature > 0:
+        raise ValueError(f"temperature must be positive, not {head.temperature}")
+
+
+class _Tiles:
+    """Walks over the rows in tiles and holds the one buffer that the logits of each tile are written to."""
+
+    def __init__(self, hidden_SH: Tensor, head: Head, dtype: torch.dtype) -> None:
+        self.head = head
+        self.hidden_SH = hidden_SH.detach().to(dtype)
+        self.weight_VH = head.weight_VH.detach().to(dtype)
+        vocab, budget = self.weight_VH.shape[0], _TILE_CUDA if hidden_SH.is_cuda else _TILE_CPU
+        self.rows = max(1, min(len(hidden_SH), max(64, min(1024, budget // vocab))))
+        self.buffer = torch.empty(self.rows, vocab, dtype=torch.float32, device=hidden_SH.device)
+        self.low = self.buffer if dtype == torch.float32 else torch.empty_like(self.buffer, dtype=dtype)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, z [n, V] float32); z may be overwritten."""
+        for start in range(0, len(self.hidden_SH), self.rows):
+            part = slice(start, min(start + self.rows, len(self.hidden_SH)))
+            n = part.stop - part.start
+            z, low = self.buffer[:n], self.low[:n]
+            torch.mm(self.hidden_SH[part], self.weight_VH.t(), out=low)
+            if low is not z and low.dtype != z.dtype:
+                z.copy_(low)
+            if self.head.bias_V is not None:
+                z.add_(self.head.bias_V.detach())
+            self.head.transform.apply_(z)
+            if self.head.temperature != 1.0:
+                z.div_(self.head.temperature)
+            if self.head.transform.banned:
+                z[:, list(self.head.transform.banned)] = _BANNED
+            yield part, z
+
+    def raw_gradient_(self, z_nV: Tensor, stats: _Stats, target_n: Tensor, grad_logp_n: Tensor, grad_entropy_n: Tensor | None) -> Tensor:
+        """d loss / d raw [n, V] in the buffer of ``z_nV``.
+
+        d logprob / d z = onehot - p and d entropy / d z = -p (log p + entropy).
+        """
+        transform, temperature = self.head.transform, self.head.temperature
+        y_nV = z_nV * temperature if transform.softcap is not None else z_nV
+        logp_nV = z_nV.sub_(stats.logsumexp_n[:, None])
+        if grad_entropy_n is None:
+            grad_nV = logp_nV.exp_().mul_(-grad_logp_n[:, None])
+        else:
+            probs_nV = logp_nV.exp()
+            weight_nV = logp_nV.add_(stats.entropy_n[:, None]).mul_(-grad_entropy_n[:, None]).sub_(grad_logp_n[:, None])
+            grad_nV = weight_nV.mul_(probs_nV)
+        grad_nV.scatter_add_(1, target_n[:, None], grad_logp_n[:, None])
+        if transform.banned:
+            grad_nV[:, list(transform.banned)] = 0.0
+        if temperature != 1.0:
+            grad_nV.div_(temperature)
+        return transform.backward_(grad_nV, y_nV)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stats:
+    """Of the distributions of a tile, float32 [n] each."""
+
+    logprobs_n: Tensor
+    logsumexp_n: Tensor
+    entropy_n: Tensor  # empty when not wanted
+
+
+def _stats(z_nV: Tensor, target_n: Tensor, want_entropy: bool) -> _Stats:
+    logsumexp_n = torch.logsumexp(z_nV, dim=1)
+    chosen_n = z_nV.gather(1, target_n[:, None])[:, 0]
+    if not want_entropy:
+        return _Stats(chosen_n - logsumexp_n, logsumexp_n, z_nV.new_empty(0))
+    logp_nV = z_nV - logsumexp_n[:, None]
+    entropy_n = -torch.linalg.vecdot(logp_nV.exp(), logp_nV)  # logsumexp - p z would cancel where the distribution is sharp
+    return _Stats(chosen_n - logsumexp_n, logsumexp_n, entropy_n)
+
+
+class _Gradients:
+    """Accumulates d loss / d (hidden, weight, bias) over tiles; weight and bias in float32, only where asked for."""
+
+    def __init__(self, tiles: _Tiles, hidden_SH: Tensor, wanted: tuple[bool, ...]) -> None:
+        self.tiles = tiles
+        weight_VH = tiles.head.weight_VH
+        self.hidden_SH = torch.empty_like(hidden_SH) if wanted[0] else None
+        self.weight_VH = torch.zeros(weight_VH.shape, dtype=torch.float32, device=hidden_SH.device) if wanted[1] else None
+        self.bias_V = torch.zeros(weight_VH.shape[0], dtype=torch.float32, device=hidden_SH.device) if wanted[2] else None
+
+    def add(self, part: slice, grad_nV: Tensor) -> None:
+        tiles = self.tiles
+        if self.bias_V is not None:
+            self.bias_V.add_(grad_nV.sum(0))
+        low_nV = grad_nV
+        if tiles.hidden_SH.dtype != torch.float32:
+            low_nV = tiles.low[: len(grad_nV)].copy_(grad_nV)
+        if self.hidden_SH is not None:
+            self.hidden_SH[part] = torch.mm(low_nV, tiles.weight_VH)
+        if self.weight_VH is not None:
+            if low_nV is grad_nV:
+                self.weight_VH.addmm_(low_nV.t(), tiles.hidden_SH[part])
+            else:
+                self.weight_VH.add_(torch.mm(low_nV.t(), tiles.hidden_SH[part]))
+
+    def result(self, scale: Tensor | None = None) -> list[Tensor | None]:
+        head = self.tiles.head
+        grads = [self.hidden_SH, self.weight_VH, self.bias_V]
+        if scale is not None:
+            grads = [g if g is None else g.mul_(scale) for g in grads]
+        dtypes = [None, head.weight_VH.dtype, None if head.bias_V is None else head.bias_V.dtype]
+        return [g if g is None or d is None else g.to(d) for g, d in zip(grads, dtypes)]
+
+
+def _product_dtype(hidden_SH: Tensor) -> torch.dtype:
+    device = hidden_SH.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SH.dtype
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_SH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_S: Tensor, head: Head, want_entropy: bool) -> Any:
+        ctx.dtype = _product_dtype(hidden_SH)
+        with torch.autocast(hidden_SH.device.type, enabled=False):
+            tiles = _Tiles(hidden_SH, head, ctx.dtype)
+            parts = [_stats(z_nV, target_S[part], want_entropy) for part, z_nV in tiles]
+        empty = hidden_SH.new_empty(0, dtype=torch.float32)
+        names = ("logprobs_n", "logsumexp_n", "entropy_n")
+        logprobs_S, logsumexp_S, entropy_S = (torch.cat([empty, *(getattr(p, name) for p in parts)]) for name in names)
+        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, entropy_S)
+        ctx.head, ctx.want_entropy = (head.transform, head.temperature), want_entropy
+        if not want_entropy:
+            ctx.mark_non_differentiable(entropy_S)
+        return logprobs_S, entropy_S
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logp_S: Tensor, grad_entropy_S: Tensor) -> Any:
+        hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, entropy_S = ctx.saved_tensors
+        with torch.autocast(hidden_SH.device.type, enabled=False):
+            tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *ctx.head), ctx.dtype)
+            gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
+            for part, z_nV in tiles:
+                stats = _Stats(z_nV.new_empty(0), logsumexp_S[part], entropy_S[part])
+                grad_entropy_n = grad_entropy_S[part] if ctx.want_entropy else None
+                gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grad_logp_S[part], grad_entropy_n))
+        return *gradients.result(), None, None, None
+
+
+class _FusedTokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        values_S: Tensor | None,
+        target_S: Tensor,
+        head: Head,
+        loss_fn: TokenLoss,
+        want_entropy: bool,
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden_SH.device)
+        grad_values_S = None if values_S is None else torch.zeros_like(values_S)
+        with torch.autocast(hidden_SH.device.type, enabled=False):
+            tiles = _Tiles(hidden_SH, head, _product_dtype(hidden_SH))
+            gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
+            for part, z_nV in tiles:
+                stats = _stats(z_nV, target_S[part], want_entropy)
+                value_n = None if values_S is None else values_S[part]
+                loss, grads = _differentiate(loss_fn, part, stats, want_entropy, value_n)
+                total += loss
+                gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grads[0], grads[1]))
+                if grad_values_S is not None:
+                    grad_values_S[part] = grads[2]
+        ctx.gradients, ctx.grad_values_S = gradients, grad_values_S
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        hidden, weight, bias = ctx.gradients.result(scale)
+        values = None if ctx.grad_values_S is None else ctx.grad_values_S * scale
+        ctx.gradients = ctx.grad_values_S = None
+        return hidden, weight, bias, values, None, None, None, None
+
+
+def _differentiate(
+    loss_fn: TokenLoss, part: slice, stats: _Stats, want_entropy: bool, values_n: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor | None]]:
+    """The loss of a tile and its gradient by log-probabilities, entropies and values (zeros where the loss does not use them)."""
+    leaves = [stats.logprobs_n, stats.entropy_n if want_entropy else None, values_n]
+    leaves = [x if x is None else x.detach().requires_grad_() for x in leaves]
+    logprobs_n, entropy_n, value_n = leaves
+    assert logprobs_n is not None
+    with torch.enable_grad():
+        loss = loss_fn(part, logprobs_n, entropy_n, value_n)
+    given = [x for x in leaves if x is not None]
+    found = iter(torch.autograd.grad(loss, given, materialize_grads=True) if loss.requires_grad else [torch.zeros_like(x) for x in given])
+    grads = [None if x is None else next(found) for x in leaves]
+    assert grads[0] is not None
+    return loss.detach(), (grads[0], grads[1], grads[2])

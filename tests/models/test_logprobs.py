@@ -1,0 +1,156 @@
+"""Log-probabilities in tiles: against log_softmax in float64, gradients against autograd, memory against [S, V]."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from keel.models import logprobs as module
+from keel.models.logit_transform import LogitTransform
+from keel.models.logprobs import Head, fused_token_loss, token_logprobs
+
+CASES = {
+    "plain": (LogitTransform(), 1.0),
+    "temperature": (LogitTransform(), 0.7),
+    "scale": (LogitTransform(scale=0.25), 1.3),
+    "softcap": (LogitTransform(softcap=2.0), 0.9),
+    "banned": (LogitTransform(scale=0.5, softcap=3.0, banned=(4, 7)), 0.8),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles, the last one short."""
+    monkeypatch.setattr(module, "_TILE_CPU", 1)
+
+
+def data(rows: int = 150, hidden: int = 12, vocab: int = 33, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(rows, hidden, generator=g), torch.randn(vocab, hidden, generator=g)
+    bias, target = torch.randn(vocab, generator=g), torch.randint(8, vocab, (rows,), generator=g)
+    return h.to(dtype).requires_grad_(), w.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_(), target
+
+
+def reference(h, w, b, target, transform: LogitTransform, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Written out in float64, apart from the implementation."""
+    y = (h @ w.T + b) * transform.scale
+    if transform.softcap:
+        y = transform.softcap * torch.tanh(y / transform.softcap)
+    keep = [i for i in range(len(w)) if i not in transform.banned]
+    logp = torch.log_softmax((y / temperature)[:, keep], dim=1)
+    column = torch.tensor([keep.index(int(t)) for t in target])
+    return logp.gather(1, column[:, None])[:, 0], -(logp.exp() * logp).sum(1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_equal_log_softmax(case: str) -> None:
+    transform, temperature = CASES[case]
+    h, w, b, target = data()
+    c1, c2 = torch.randn(2, len(target), generator=torch.Generator().manual_seed(1))
+    logp, entropy = token_logprobs(h, w, b, target, transform, temperature, True)
+    grads = torch.autograd.grad((c1 * logp + c2 * entropy).sum(), (h, w, b))
+    h64, w64, b64 = (x.detach().double().requires_grad_() for x in (h, w, b))
+    logp64, entropy64 = reference(h64, w64, b64, target, transform, temperature)
+    expected = torch.autograd.grad((c1 * logp64 + c2 * entropy64).sum(), (h64, w64, b64))
+    torch.testing.assert_close(logp.double(), logp64, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), entropy64, rtol=1e-5, atol=1e-5)
+    for got, want in zip(grads, expected, strict=True):
+        assert ((got.double() - want).norm() / want.norm()).item() < 2e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fused_loss_equals_two_passes(case: str) -> None:
+    transform, temperature = CASES[case]
+    h, w, b, target = data()
+    values = torch.randn(len(target), generator=torch.Generator().manual_seed(3)).requires_grad_()
+    weights = torch.randn(len(target), generator=torch.Generator().manual_seed(2))
+
+    def loss_fn(part: slice, logp: torch.Tensor, entropy: torch.Tensor | None, value: torch.Tensor | None) -> torch.Tensor:
+        assert entropy is not None and value is not None
+        return (weights[part] * torch.exp(logp / 10) + entropy**2 + value**2 * weights[part]).sum()
+
+    leaves = (h, w, b, values)
+    fused = fused_token_loss(h, Head(w, b, transform, temperature), target, loss_fn, True, values)
+    got = torch.autograd.grad(3 * fused, leaves)
+    logp, entropy = token_logprobs(h, w, b, target, transform, temperature, True)
+    plain = loss_fn(slice(None), logp, entropy, values)
+    expected = torch.autograd.grad(3 * plain, leaves)
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    for a, e in zip(got, expected, strict=True):
+        assert ((a - e).norm() / e.norm()).item() < 2e-6
+
+
+def test_finite_differences() -> None:
+    """Central differences of the float32 function in a few directions, hidden states and weight."""
+    h, w, b, target = data(rows=5, hidden=4, vocab=11)
+    transform = LogitTransform(softcap=4.0)
+
+    def total(h_: torch.Tensor, w_: torch.Tensor) -> torch.Tensor:
+        logp, entropy = token_logprobs(h_, w_, b, target, transform, 0.9, True)
+        return (logp + 0.3 * entropy).sum()
+
+    grads = torch.autograd.grad(total(h, w), (h, w))
+    for seed in range(4):
+        d_h, d_w = (torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for x in (h, w))
+        eps = 1e-2
+        with torch.no_grad():
+            slope = (total(h + eps * d_h, w + eps * d_w) - total(h - eps * d_h, w - eps * d_w)) / (2 * eps)
+        assert slope.item() == pytest.approx(((grads[0] * d_h).sum() + (grads[1] * d_w).sum()).item(), rel=2e-3, abs=2e-3)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+def test_never_all_rows_times_vocabulary() -> None:
+    h, w, b, target = data(rows=1000, hidden=4, vocab=40)
+    with Largest() as seen:
+        logp, entropy = token_logprobs(h, w, b, target, LogitTransform(), 1.0, True)
+        (logp.sum() + entropy.sum()).backward()
+        fused_token_loss(h, Head(w, b, LogitTransform()), target, lambda _p, lp, _e, _v: lp.sum()).backward()
+    assert seen.numel <= 4000 < 1000 * 40  # the hidden states are the largest
+
+
+def test_frozen_head_gets_no_gradient() -> None:
+    h, w, b, target = data()
+    w.requires_grad_(False)
+    b.requires_grad_(False)
+    with Largest() as seen:
+        fused_token_loss(h, Head(w, None, LogitTransform()), target, lambda _p, lp, _e, _v: lp.sum()).backward()
+    assert h.grad is not None and w.grad is None and b.grad is None
+    assert seen.numel <= 64 * 33
+
+
+def test_bf16_products_under_autocast_accumulate_in_float32() -> None:
+    h, w, _, target = data(rows=300)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logp, _ = token_logprobs(h, w, None, target, LogitTransform())
+    logp.sum().backward()
+    assert logp.dtype == torch.float32 and w.grad is not None and w.grad.dtype == torch.float32
+    expected, _ = reference(h.double(), w.double(), 0.0, target, LogitTransform(), 1.0)
+    error = (logp - expected).norm() / expected.norm()
+    assert 1e-5 < error < 3e-2  # rounded to bf16 indeed, and no worse
+
+
+def test_no_rows() -> None:
+    h, w, b, target = data()
+    logp, entropy = token_logprobs(h[:0], w, b, target[:0], LogitTransform(), 1.0, True)
+    assert logp.shape == entropy.shape == (0,)
+
+
+def test_bad_input() -> None:
+    h, w, b, target = data()
+    with pytest.raises(ValueError, match="do not fit"):
+        token_logprobs(h, w, b, target[:3], LogitTransform())
+    with pytest.raises(ValueError, match="temperature"):
+        token_logprobs(h, w, b, target, LogitTransform(), 0.0)
