@@ -1,0 +1,37 @@
+"""What an evaluation is asked to do. Its sampling and its randomness are its own: training settings never leak into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from keel.config import Section
+from keel.types import SamplingParams
+
+
+class EvaluateConfig(Section):
+    """Evaluation of a model, alone or against a baseline, on held-out prompts."""
+
+    prompts: tuple[str, ...] = Field((), description="Files of held-out prompts, in any layout that training data may have.")
+    samples: int = Field(2, ge=1, description="Answers sampled for each prompt and model.")
+    max_tokens: int = Field(128, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(0.7, ge=0, description="Sampling temperature of the evaluation; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the evaluation's sampling; 1 keeps everything.")
+    seed: int = Field(0, description="Seed of the evaluation's sampling and resampling; independent of the training seed.")
+    draws: int = Field(10_000, ge=100, description="Bootstrap resamples behind each interval.")
+    level: float = Field(0.95, gt=0, lt=1, description="Level of the intervals.")
+    languages: tuple[str, ...] = Field(("en",), description="Languages that are scored; others are sampled and shown only. Empty = all.")
+    shown: int = Field(6, ge=0, description="Prompts shown at every evaluation, always the same, and as many best, worst, random ones.")
+    retention_text: str = Field("", description="Text file unrelated to the training, for the perplexity before and after; empty = skip.")
+    retention_tokens: int = Field(2048, ge=2, description="Tokens of that text that are read.")
+
+    def sampling(self, stop_tokens: Sequence[int] = (), banned_tokens: Sequence[int] = ()) -> SamplingParams:
+        """The evaluation's own sampling distribution; token ids come from the renderer."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop_tokens=tuple(stop_tokens),
+            banned_tokens=tuple(banned_tokens),
+        )

@@ -1,0 +1,79 @@
+"""The side-by-side answers of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from keel.evaluate.compare import GOLD, REWARD_MODEL, Answer, PromptAnswers
+from keel.evaluate.report_plots import number
+from keel.evaluate.samples import choose
+
+MOST_TEXT = 600_000  # characters of answers on one page
+MOST_ANSWER = 4_000
+_LANGUAGES = {"en": "English", "zh": "Chinese", "": "Answers"}
+_NAMES = {GOLD: "gold", REWARD_MODEL: "reward"}
+_PICKED = 3
+
+
+def answers_view(rows: Sequence[PromptAnswers]) -> dict[str, Any] | None:
+    """Rows by language, scored languages apart; the picked ones (fixed, worst, best, random by gain) first. None without rows."""
+    if not rows:
+        return None
+    gains = {row.prompt_id: _gain(row) for row in rows}  # (scorer, difference)
+    languages = sorted({row.language for row in rows}, key=lambda name: (name != "en", name))
+    shown, groups, spent = 0, [], 0
+    for language in languages:
+        group = [row for row in rows if row.language == language]
+        scores = {row.prompt_id: gains[row.prompt_id][1] for row in group}
+        why = {c.prompt_id: c.why for c in choose(scores, fixed=_PICKED, extremes=_PICKED, random=_PICKED)}
+        order = list(why)
+        group.sort(key=lambda row: order.index(row.prompt_id) if row.prompt_id in why else len(order))
+        cards = []
+        for row in group:
+            size = len(row.prompt) + sum(min(len(a.text), MOST_ANSWER) for a in (*row.before, *row.after))
+            if spent + size > MOST_TEXT:
+                break
+            spent += size
+            cards.append(_card(row, why.get(row.prompt_id, ""), gains[row.prompt_id]))
+        shown += len(cards)
+        groups.append({"language": language, "title": _LANGUAGES.get(language, language), "cards": cards, "total": len(group)})
+    return {"groups": groups, "shown": shown, "total": len(rows)}
+
+
+def _gain(row: PromptAnswers) -> tuple[str, float | None]:
+    """Mean score after minus before, by gold where there is one, by the reward model otherwise."""
+    for scorer in (GOLD, REWARD_MODEL):
+        sides = [[v for a in side if (v := a.score(scorer)) is not None] for side in (row.before, row.after)]
+        if all(sides):
+            return _NAMES[scorer], math.fsum(sides[1]) / len(sides[1]) - math.fsum(sides[0]) / len(sides[0])
+    return "", None
+
+
+def _card(row: PromptAnswers, why: str, gained: tuple[str, float | None]) -> dict[str, Any]:
+    by, gain = gained
+    return {
+        "id": row.prompt_id,
+        "prompt": row.prompt,
+        "category": row.category,
+        "language": row.language,
+        "why": why,
+        "by": by,
+        "gain": None if gain is None else ("+" if gain > 0 else "") + number(gain, 2),
+        "tone": "open" if not gain else "good" if gain > 0 else "bad",
+        "before": [_answer(a) for a in row.before],
+        "after": [_answer(a) for a in row.after],
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    scores = [(name, value) for key, name in _NAMES.items() if (value := answer.score(key)) is not None]
+    scores += sorted(answer.rules.items())
+    text = answer.text if len(answer.text) <= MOST_ANSWER else answer.text[:MOST_ANSWER] + " … (cut for the page)"
+    return {
+        "text": text,
+        "scores": [(name, number(value, 2)) for name, value in scores],
+        "length": answer.length,
+        "unit": "words" if answer.tokens is None else "tokens",
+    }

@@ -1,0 +1,107 @@
+"""Rules over a step's metrics -> a verdict."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from keel.types import Verdict
+from keel.watch.config import Level, Rule, WatchConfig
+
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+}
+
+_KL = "the policy runs away from its reference: raise the KL coefficient or lower the learning rate"
+_CLIP = "most updates are cut off by the clip: lower the learning rate or the number of updates per batch"
+_ENTROPY = "the policy is nearly deterministic: add an entropy bonus, raise the temperature or stop earlier"
+_NO_SIGNAL = "no group has different rewards, so nothing is learned: sample hotter, more per prompt, or use a finer reward"
+
+
+def default_rules(max_kl: float) -> tuple[Rule, ...]:
+    """The rules that every run starts with. Names of metrics are the field's, so GRPO's and PPO's come side by side."""
+    columns = ("name", "metric", "compare", "threshold", "for_steps", "level", "message")
+    rows = (
+        ("kl", "kl", ">", max_kl, 3, "stop", _KL),
+        ("kl-ppo", "objective/kl", ">", max_kl, 3, "stop", _KL),
+        ("gradient", "grad_norm", ">", 100.0, 1, "warning", "a very large gradient before clipping"),
+        ("length", "completions/mean_length", "<", 2.0, 1, "warning", "answers are nearly empty"),
+        ("entropy", "entropy", "<", 0.1, 3, "warning", _ENTROPY),
+        ("entropy-ppo", "objective/entropy", "<", 0.1, 3, "warning", _ENTROPY),
+        ("no-signal", "frac_reward_zero_std", ">=", 1.0, 5, "warning", _NO_SIGNAL),
+        ("clip", "clip_ratio/region_mean", ">", 0.3, 3, "warning", _CLIP),
+        ("clip-ppo", "policy/clipfrac_avg", ">", 0.3, 3, "warning", _CLIP),
+        ("loss-non-finite", "loss", "non-finite", 0.0, 1, "warning", "the loss is not finite, such a step changes nothing"),
+        ("reward-non-finite", "reward", "non-finite", 0.0, 1, "warning", "the mean reward is not finite"),
+    )
+    return tuple(Rule.model_validate(dict(zip(columns, row))) for row in rows)
+
+
+def resolve(config: WatchConfig) -> tuple[Rule, ...]:
+    """The rules in force: the defaults, replaced by name, then the user's others."""
+    own = {rule.name: rule for rule in config.rules}
+    defaults = default_rules(config.max_kl) if config.defaults else ()
+    kept = tuple(own.pop(rule.name, rule) for rule in defaults)
+    return kept + tuple(own.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that has just begun to speak."""
+
+    rule: str
+    level: Level
+    metric: str
+    value: float
+    step: int
+    text: str
+
+
+class Watch:
+    """A guard (``types.Guard``): checks the rules after each step; tells each finding once, when it begins; stops on a ``stop`` rule."""
+
+    def __init__(self, config: WatchConfig, tell: Callable[[Finding], None]) -> None:
+        self._rules = resolve(config)
+        self._tell = tell
+        self._streaks: dict[str, int] = {}  # "rule|metric" -> steps in a row
+
+    def check(self, step: int, metrics: Mapping[str, float]) -> Verdict:
+        """Judge the metrics of one step; metrics that are not there neither break nor lengthen a streak."""
+        reasons: list[str] = []
+        for rule in self._rules:
+            for metric in sorted(name for name in metrics if fnmatchcase(name, rule.metric)):
+                value = float(metrics[metric])
+                key = f"{rule.name}|{metric}"
+                self._streaks[key] = self._streaks.get(key, 0) + 1 if _holds(rule, value) else 0
+                if self._streaks[key] == rule.for_steps:
+                    self._tell(Finding(rule.name, rule.level, metric, value, step, _text(rule, metric, value)))
+                if self._streaks[key] >= rule.for_steps and rule.level == "stop":
+                    reasons.append(_text(rule, metric, value))
+        return Verdict("stop", "; ".join(reasons)) if reasons else Verdict("continue")
+
+    def state(self) -> dict[str, int]:
+        """Streaks that are running, for a checkpoint (JSON)."""
+        return {key: count for key, count in self._streaks.items() if count}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Go on from ``state()``."""
+        self._streaks = dict(state)
+
+
+def _holds(rule: Rule, value: float) -> bool:
+    if rule.compare == "non-finite":
+        return not math.isfinite(value)
+    return _COMPARE[rule.compare](value, rule.threshold)
+
+
+def _text(rule: Rule, metric: str, value: float) -> str:
+    condition = "is not finite" if rule.compare == "non-finite" else f"{rule.compare} {rule.threshold:g}"
+    steps = f" for {rule.for_steps} steps" if rule.for_steps > 1 else ""
+    return f"{metric} = {value:.4g} ({condition}{steps})" + (f": {rule.message}" if rule.message else "")
