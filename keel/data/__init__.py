@@ -1,0 +1,1 @@
+"""Readers, layouts, conversion, batching and measures of text. Start at ``dataset.read`` and ``layouts.LAYOUTS``."""

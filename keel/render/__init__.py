@@ -1,0 +1,1 @@
+"""Messages <-> tokens and pixels, loss masks. Start at ``renderer.Renderer``."""

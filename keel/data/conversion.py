@@ -1,0 +1,161 @@
+"""Labels of one kind -> labels of another. Pure functions of records; nothing is drawn at random."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from keel.data.config import ConversionConfig
+from keel.errors import DataError
+from keel.types import Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Record, Steps, Unpaired
+
+Turns = tuple[Message, ...]
+Ties = Literal["drop", "keep"]
+
+
+def to_pairs(records: Sequence[Record | Comparison], config: ConversionConfig, source: str = "data") -> list[Pair]:
+    """Pairs from pairs, ratings, rankings or comparisons. Raises DataError for records that hold no preference."""
+    refused = next((r for r in records if isinstance(r, Prompt | Demonstration | Unpaired | Steps)), None)
+    if refused is not None:
+        raise DataError(f"{source}: {type(refused).__name__.lower()} records cannot become pairs", "pairs come from ratings, rankings or comparisons")
+    pairs = [r for r in records if isinstance(r, Pair)]
+    pairs += ratings_to_pairs((r for r in records if isinstance(r, Rating)), config.dimension, config.min_gap, config.balance, config.ties)
+    pairs += rankings_to_pairs((r for r in records if isinstance(r, Ranking)), config.weight, config.balance, config.ties)
+    pairs += comparisons_to_pairs([r for r in records if isinstance(r, Comparison)], ties=config.ties)
+    return pairs
+
+
+def ratings_to_pairs(ratings: Iterable[Rating], dimension: str = "", min_gap: float = 0.0, balance: int = 0, ties: Ties = "drop") -> list[Pair]:
+    """Every two answers to one prompt whose scores differ by more than ``min_gap`` make a pair; the margin is the difference.
+
+    ``dimension`` names the score that decides, empty takes the mean of all. ``balance`` = at most so many worse answers a better one,
+    the largest differences first; 0 = all. ``ties="keep"``: equal scores make a pair with label 0.5.
+    """
+    by_prompt: dict[str, list[tuple[Rating, float]]] = defaultdict(list)
+    for rating in ratings:
+        by_prompt[rating.prompt.prompt_id].append((rating, _score(rating, dimension)))
+    pairs: list[Pair] = []
+    for group in by_prompt.values():
+        edges = _edges([s for _, s in group], balance, ties, min_gap)
+        for i, j, gap in edges:
+            better, worse = group[i][0], group[j][0]
+            if better.answer == worse.answer:
+                continue
+            name = f"{better.record_id}>{worse.record_id}"
+            pairs.append(Pair(name, better.prompt, better.answer, worse.answer, margin=gap, label=1.0 if gap else 0.5))
+    return pairs
+
+
+def rankings_to_pairs(
+    rankings: Iterable[Ranking], weight: Literal["equal", "distance"] = "distance", balance: int = 0, ties: Ties = "drop"
+) -> list[Pair]:
+    """Every two answers of different rank make a pair.
+
+    ``weight="distance"``: the weight is the distance of the ranks over the mean distance of the ranking's pairs, so that it is 1 on
+    average. ``balance`` and ``ties`` as in ``ratings_to_pairs``.
+    """
+    pairs: list[Pair] = []
+    for ranking in rankings:
+        edges = _edges([-float(r) for r in ranking.ranks], balance, ties)
+        distances = [gap for _, _, gap in edges if gap]
+        mean = sum(distances) / len(distances) if distances else 1.0
+        for i, j, gap in edges:
+            if ranking.answers[i] == ranking.answers[j]:
+                continue
+            name, label = f"{ranking.record_id}:{i}>{j}", 1.0 if gap else 0.5
+            of = gap / mean if weight == "distance" and gap else 1.0
+            pairs.append(Pair(name, ranking.prompt, ranking.answers[i], ranking.answers[j], label=label, weight=of))
+    return pairs
+
+
+def comparisons_to_pairs(comparisons: Sequence[Comparison], reliability: Mapping[str, float] | None = None, ties: Ties = "drop") -> list[Pair]:
+    """Several annotators' judgements of the same two candidates -> one pair with a soft label.
+
+    label = (votes for the chosen + half the ties) / votes, each vote counted by its annotator's ``reliability`` (1 without); the margin
+    is the mean strength of the votes for the chosen. An even vote makes no pair, or with ``ties="keep"`` one with label 0.5.
+    Raises DataError when several protocols are mixed.
+    """
+    protocols = sorted({c.protocol for c in comparisons})
+    if len(protocols) > 1:
+        raise DataError(f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time")
+    groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
+    for c in comparisons:
+        first, second = sorted(x.candidate_id for x in c.candidates)
+        groups[(c.prompt.prompt_id, first, second)].append(c)
+    pairs: list[Pair] = []
+    for (prompt_id, first, second), votes in groups.items():
+        trust = [1.0 if reliability is None else reliability.get(v.annotator_id, 1.0) for v in votes]
+        # votes by candidate id: the same two may stand in either order in different records
+        share = sum(t * _vote(v, first) for t, v in zip(trust, votes)) / sum(trust) if sum(trust) else 0.5
+        if share == 0.5 and ties == "drop":
+            continue
+        winner, loser = (first, second) if share >= 0.5 else (second, first)
+        texts = {x.candidate_id: x.text for x in votes[0].candidates}
+        strengths = [v.strength for v in votes if _vote(v, winner) == 1.0]
+        margin = sum(strengths) / len(strengths) if strengths else 0.0
+        chosen, rejected = ((Message("assistant", texts[i]),) for i in (winner, loser))
+        name = f"{prompt_id}:{winner}>{loser}"
+        pairs.append(Pair(name, votes[0].prompt, chosen, rejected, margin, max(share, 1.0 - share)))
+    return pairs
+
+
+def pairs_to_unpaired(pairs: Iterable[Pair]) -> list[Unpaired]:
+    """Each answer once: wanted when it was chosen more often than rejected (by weight and label), unwanted the other way round.
+
+    The weight is the size of the mean vote. Answers that are even (ties, contradictions) say nothing and are left out.
+    """
+    votes: dict[tuple[str, str], list[float]] = defaultdict(list)
+    found: dict[tuple[str, str], tuple[Prompt, Turns]] = {}
+    for pair in pairs:
+        vote = pair.weight * (2.0 * pair.label - 1.0)
+        for answer, signed in ((pair.chosen, vote), (pair.rejected, -vote)):
+            key = (pair.prompt.prompt_id, answer_key(answer))
+            votes[key].append(signed)
+            found[key] = (pair.prompt, answer)
+    means = {key: sum(v) / len(v) for key, v in votes.items()}
+    return [Unpaired(f"{key[0]}:{key[1]}", *found[key], desirable=mean > 0, weight=abs(mean)) for key, mean in means.items() if mean]
+
+
+def answer_key(answer: Turns) -> str:
+    """A stable id of an answer's content: equal answers to one prompt share it."""
+    content = json.dumps([[m.role, m.content, dict(m.extra)] for m in answer], sort_keys=True, default=repr)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _edges(scores: Sequence[float], balance: int, ties: Ties, min_gap: float = 0.0) -> list[tuple[int, int, float]]:
+    """(better, worse, gap) of all pairs of scores; gap 0 is a tie. At most ``balance`` worse ones a better one, clearest first."""
+    found: list[tuple[int, int, float]] = []
+    for i, j in itertools.combinations(range(len(scores)), 2):
+        better, worse = (i, j) if scores[i] >= scores[j] else (j, i)
+        gap = scores[better] - scores[worse]
+        if gap > min_gap or (gap == 0 and ties == "keep"):
+            found.append((better, worse, gap))
+    if not balance:
+        return found
+    kept: Counter[int] = Counter()
+    result: list[tuple[int, int, float]] = []
+    for edge in sorted(found, key=lambda e: (-e[2], e[0], e[1])):
+        kept[edge[0]] += 1
+        if kept[edge[0]] <= balance:
+            result.append(edge)
+    return result
+
+
+def _score(rating: Rating, dimension: str) -> float:
+    if not dimension:
+        return sum(rating.scores.values()) / len(rating.scores)
+    if dimension not in rating.scores:
+        raise DataError(f"{rating.prompt.source_id}: this rating has no dimension {dimension!r}", f"it has: {', '.join(rating.scores)}")
+    return rating.scores[dimension]
+
+
+def _vote(comparison: Comparison, candidate_id: str) -> float:
+    """1 when the annotator preferred that candidate, 0 when the other, 0.5 for a tie."""
+    if comparison.outcome == "tie":
+        return 0.5
+    preferred = comparison.candidates[0 if comparison.outcome == "first" else 1]
+    return float(preferred.candidate_id == candidate_id)

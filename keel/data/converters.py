@@ -1,0 +1,391 @@
+"""One converter for each layout: the columns of one row -> one record. They raise FieldError with the field and the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keel.data.fields import FieldError, Fields, as_flag, as_message, as_messages, as_number, make_prompt, place_images
+from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
+
+Meta = Mapping[str, Any]
+Turns = tuple[Message, ...]
+HELPSTEER = ("correctness", "coherence", "complexity", "verbosity")
+_TRUTHS = ("ground_truth", "solution", "label", "answer")
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
+
+
+# --- shared parts ---------------------------------------------------------------------------------------------------------------
+
+
+def identity(fields: Fields, prompt: Prompt, content: Any) -> str:
+    """The row's own id, or a hash of prompt and content."""
+    given = fields.get("record_id", fields.get("id"))
+    if given is not None:
+        return str(given)
+    canonical = json.dumps([prompt.prompt_id, content], sort_keys=True, default=repr)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:
+    """A prompt column: text, messages, or a prompt as Keel writes it."""
+    value = fields.need(name)
+    if isinstance(value, str):
+        return make_prompt(fields, (), fields.text(name), meta)
+    if isinstance(value, dict):
+        inner = Fields(fields.raw, {})
+        inner.values = {k: v for k, v in value.items() if v is not None} | {k: v for k, v in fields.values.items() if k in ("image", "images")}
+        messages = as_messages(f"{name}.messages", inner.get("messages") or ())
+        return make_prompt(inner, messages, inner.get("text") if not messages else None, {**inner.get("meta", {}), **meta})
+    messages = fields.messages(name)
+    if messages[-1].role == "assistant":
+        raise FieldError(name, "ends with an assistant turn; a prompt ends before the answer")
+    return make_prompt(fields, messages, None, meta)
+
+
+def _answer(name: str, value: Any) -> Turns:
+    """An answer: text, one message, or a list of messages."""
+    if isinstance(value, str):
+        return _checked(name, (Message("assistant", value),))
+    return _checked(name, (as_message(name, value),) if isinstance(value, dict) else as_messages(name, value))
+
+
+def _checked(name: str, turns: Turns) -> Turns:
+    """Turns of an answer: an assistant's first and last, none of the assistant's empty."""
+    if not turns:
+        raise FieldError(name, "is empty")
+    if turns[0].role != "assistant" or turns[-1].role != "assistant":
+        raise FieldError(name, "must start and end with an assistant turn")
+    for i, turn in enumerate(turns):
+        if turn.role == "assistant" and not turn.text.strip() and "tool_calls" not in turn.extra:
+            raise FieldError(name if len(turns) == 1 else f"{name}.{i}", "the answer is empty")
+    return turns
+
+
+def _demonstration(fields: Fields, messages: Sequence[Message], meta: Meta, name: str) -> Demonstration:
+    """Split a conversation; images are put in place over the whole of it, since a later user turn may hold one."""
+    placed = place_images(messages, fields.images(), fields.raw.folder)
+    if placed[-1].role != "assistant":
+        raise FieldError(name, f"ends with a {placed[-1].role} turn; a demonstration ends with the assistant's")
+    first = next(i for i, m in enumerate(placed) if m.role == "assistant")
+    prompt = make_prompt(_without_images(fields), placed[:first], None, meta)
+    answer = _checked(name, placed[first:])
+    return Demonstration(identity(fields, prompt, answer), prompt, answer)
+
+
+def _without_images(fields: Fields) -> Fields:
+    inner = Fields(fields.raw, {})
+    inner.values = {k: v for k, v in fields.values.items() if k not in ("image", "images")}
+    return inner
+
+
+def _pair(fields: Fields, prompt: Prompt, chosen: Turns, rejected: Turns) -> Pair:
+    """A pair with its optional columns: margin (or strength), label or tie, confidence or weight."""
+    if chosen == rejected:
+        raise FieldError("chosen", "is the same as rejected")
+    label = as_number("label", fields.get("label", 1.0)) if not isinstance(fields.get("label"), bool) else float(fields.flag("label"))
+    if not 0.0 <= label <= 1.0:
+        raise FieldError("label", f"must be between 0 and 1 (P(chosen is better)), is {label}")
+    if "tie" in fields and fields.flag("tie"):
+        label = 0.5
+    margin = fields.number("margin", fields.number("strength", 0.0))
+    weight = fields.number("weight", fields.number("confidence", 1.0))
+    if weight <= 0:
+        raise FieldError("weight", f"must be above 0, is {weight}")
+    return Pair(identity(fields, prompt, (chosen, rejected)), prompt, chosen, rejected, margin, label, weight)
+
+
+def _truth(meta: Meta) -> Meta:
+    """Name the expected answer ``ground_truth``, whatever the column was called."""
+    found = next((meta[k] for k in _TRUTHS if meta.get(k) is not None), None)
+    return meta if found is None else {**meta, "ground_truth": found}
+
+
+# --- TRL ------------------------------------------------------------------------------------------------------------------------
+
+
+def prompt_only(fields: Fields, meta: Meta) -> Prompt:
+    return _prompt(fields, _truth(meta))
+
+
+def plain_text(fields: Fields, meta: Meta) -> Demonstration:
+    """Plain text to continue: an empty raw prompt, everything is the answer."""
+    answer = (Message("assistant", fields.text("text")),)
+    prompt = make_prompt(fields, (), "", meta)
+    return Demonstration(identity(fields, prompt, answer), prompt, answer)
+
+
+def prompt_completion(fields: Fields, meta: Meta) -> Demonstration:
+    prompt, answer = _prompt(fields, meta), _answer("completion", fields.need("completion"))
+    return Demonstration(identity(fields, prompt, answer), prompt, answer)
+
+
+def messages(fields: Fields, meta: Meta) -> Demonstration:
+    return _demonstration(fields, _with_system(fields, fields.messages("messages")), meta, "messages")
+
+
+def messages_prompt(fields: Fields, meta: Meta) -> Prompt:
+    found = _with_system(fields, fields.messages("messages"))
+    if found[-1].role == "assistant":
+        raise FieldError("messages", "ends with an assistant turn; a prompt ends before the answer")
+    return make_prompt(fields, found, None, _truth(meta))
+
+
+def preference(fields: Fields, meta: Meta) -> Pair:
+    prompt = _prompt(fields, meta)
+    chosen, rejected = (_after_prompt(fields, k, prompt) for k in ("chosen", "rejected"))
+    return _pair(fields, prompt, chosen, rejected)
+
+
+def _after_prompt(fields: Fields, name: str, prompt: Prompt) -> Turns:
+    """Some files repeat the prompt's messages in front of the answer (UltraFeedback): leave them out."""
+    value = fields.need(name)
+    if not isinstance(value, list) or not value:
+        return _answer(name, value)
+    found = as_messages(name, value)
+    if found[0].role == "assistant":
+        return _checked(name, found)
+    asked = prompt.messages or (Message("user", prompt.text or ""),)
+    if found[: len(asked)] != asked:
+        raise FieldError(name, "its first turns are not those of the prompt")
+    return _checked(name, found[len(asked) :])
+
+
+def preference_implicit(fields: Fields, meta: Meta) -> Pair:
+    """The prompt is what ``chosen`` and ``rejected`` have in common."""
+    if isinstance(fields.need("chosen"), str) and isinstance(fields.need("rejected"), str):
+        chosen_text, rejected_text = fields.text("chosen"), fields.text("rejected")
+        common = os.path.commonprefix([chosen_text, rejected_text])
+        common = common[: max(common.rfind(" "), common.rfind("\n")) + 1].rstrip()  # back to the last white space: no word is cut
+        if not common.strip():
+            raise FieldError("chosen", "has no beginning in common with rejected that could be the prompt")
+        prompt = make_prompt(fields, (), common, meta)
+        chosen, rejected = (_answer(k, t[len(common) :]) for k, t in (("chosen", chosen_text), ("rejected", rejected_text)))
+        return _pair(fields, prompt, chosen, rejected)
+    return _common_turns(fields, fields.messages("chosen"), fields.messages("rejected"), meta)
+
+
+def _common_turns(fields: Fields, chosen: Turns, rejected: Turns, meta: Meta) -> Pair:
+    n = 0
+    while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
+        n += 1
+    if n == len(chosen) == len(rejected):
+        raise FieldError("chosen", "is the same as rejected")
+    while n and (n >= len(chosen) or n >= len(rejected) or chosen[n].role != "assistant" or rejected[n].role != "assistant"):
+        n -= 1  # the turns after the prompt must be answers on both sides
+    if n == 0:
+        raise FieldError("chosen", "has no turns in common with rejected that could be the prompt")
+    prompt = make_prompt(fields, chosen[:n], None, meta)
+    return _pair(fields, prompt, _checked("chosen", chosen[n:]), _checked("rejected", rejected[n:]))
+
+
+def unpaired(fields: Fields, meta: Meta) -> Unpaired:
+    prompt, answer = _prompt(fields, meta), _answer("completion", fields.need("completion"))
+    return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag("label"), fields.number("weight", 1.0))
+
+
+def stepwise(fields: Fields, meta: Meta) -> Steps:
+    prompt = _prompt(fields, meta)
+    steps = tuple(fields.list("completions", str))
+    labels = tuple(as_flag(f"labels.{i}", v) for i, v in enumerate(fields.list("labels")))
+    if len(steps) != len(labels):
+        raise FieldError("labels", f"{len(labels)} labels for {len(steps)} steps")
+    empty = next((i for i, s in enumerate(steps) if not s.strip()), None)
+    if empty is not None:
+        raise FieldError(f"completions.{empty}", "the step is empty")
+    return Steps(identity(fields, prompt, steps), prompt, steps, labels)
+
+
+# --- Alpaca, ShareGPT, ms-swift -------------------------------------------------------------------------------------------------
+
+
+def _alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
+    turns = [Message("system", fields.text("system"))] if fields.optional_text("system").strip() else []
+    for i, exchange in enumerate(fields.get("history") or []):
+        if not isinstance(exchange, list | tuple) or len(exchange) != 2 or not all(isinstance(t, str) for t in exchange):
+            raise FieldError(f"history.{i}", "must be a pair of texts [question, answer]")
+        turns += [Message("user", exchange[0]), Message("assistant", exchange[1])]
+    extra = fields.optional_text("input")
+    question = fields.text("instruction") + (f"\n{extra}" if extra.strip() else "")
+    return make_prompt(fields, (*turns, Message("user", question)), None, meta)
+
+
+def alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
+    return _alpaca_prompt(fields, _truth(meta))
+
+
+def alpaca(fields: Fields, meta: Meta) -> Demonstration:
+    prompt, answer = _alpaca_prompt(fields, meta), _answer("output", fields.need("output"))
+    return Demonstration(identity(fields, prompt, answer), prompt, answer)
+
+
+def alpaca_preference(fields: Fields, meta: Meta) -> Pair:
+    chosen, rejected = (_answer(k, fields.need(k)) for k in ("chosen", "rejected"))
+    return _pair(fields, _alpaca_prompt(fields, meta), chosen, rejected)
+
+
+def alpaca_unpaired(fields: Fields, meta: Meta) -> Unpaired:
+    prompt, answer = _alpaca_prompt(fields, meta), _answer("output", fields.need("output"))
+    return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag("kto_tag"))
+
+
+def _with_system(fields: Fields, found: Turns) -> Turns:
+    system = fields.optional_text("system")
+    return (Message("system", system), *found) if system.strip() and found[0].role != "system" else found
+
+
+def sharegpt(fields: Fields, meta: Meta) -> Demonstration:
+    return _demonstration(fields, _with_system(fields, fields.messages("conversations")), meta, "conversations")
+
+
+def sharegpt_preference(fields: Fields, meta: Meta) -> Pair:
+    prompt = make_prompt(fields, _with_system(fields, fields.messages("conversations")), None, meta)
+    chosen, rejected = (_answer(k, fields.need(k)) for k in ("chosen", "rejected"))
+    return _pair(fields, prompt, chosen, rejected)
+
+
+def sharegpt_unpaired(fields: Fields, meta: Meta) -> Unpaired:
+    return _last_turn(fields, _with_system(fields, fields.messages("conversations")), meta, "conversations", "kto_tag")
+
+
+def _last_turn(fields: Fields, found: Turns, meta: Meta, name: str, flag: str) -> Unpaired:
+    answer = _checked(f"{name}.{len(found) - 1}", found[-1:])
+    prompt = make_prompt(fields, found[:-1], None, meta)
+    return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag(flag))
+
+
+def swift_preference(fields: Fields, meta: Meta) -> Pair:
+    found = _with_system(fields, fields.messages("messages"))
+    chosen = _checked(f"messages.{len(found) - 1}", found[-1:])
+    rejected = _answer("rejected_response", fields.need("rejected_response"))
+    return _pair(fields, make_prompt(fields, found[:-1], None, meta), chosen, rejected)
+
+
+def swift_unpaired(fields: Fields, meta: Meta) -> Unpaired:
+    return _last_turn(fields, _with_system(fields, fields.messages("messages")), meta, "messages", "label")
+
+
+# --- other tools' files ---------------------------------------------------------------------------------------------------------
+
+
+def hh_rlhf(fields: Fields, meta: Meta) -> Pair:
+    """Whole dialogues as text: ``\\n\\nHuman: ... \\n\\nAssistant: ...``."""
+    chosen, rejected = (_dialogue(k, fields.text(k)) for k in ("chosen", "rejected"))
+    return _common_turns(fields, chosen, rejected, meta)
+
+
+def _dialogue(name: str, text: str) -> Turns:
+    pieces = _TURN.split(text.lstrip())
+    turns = [
+        Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(pieces[1::2], pieces[2::2])
+    ]
+    merged: list[Message] = []
+    for turn in turns:  # the real files hold the same speaker twice in a row
+        if merged and merged[-1].role == turn.role:
+            merged[-1] = Message(turn.role, f"{merged[-1].text}\n\n{turn.text}".strip())
+        else:
+            merged.append(turn)
+    if not merged or merged[-1].role != "assistant":
+        raise FieldError(name, "must end with an Assistant turn")
+    return tuple(merged)
+
+
+def question_answer(fields: Fields, meta: Meta) -> Demonstration:
+    """Questions with worked answers; what follows ``####`` is the expected result (GSM8K)."""
+    answer = fields.text("answer")
+    truth = answer.rsplit("####", 1)[1].strip().replace(",", "") if "####" in answer else answer.strip()
+    prompt = make_prompt(fields, (), fields.text("question"), {**meta, "ground_truth": truth})
+    turns = (Message("assistant", answer),)
+    return Demonstration(identity(fields, prompt, turns), prompt, turns)
+
+
+def verl(fields: Fields, meta: Meta) -> Prompt:
+    judged = fields.need("reward_model")
+    if not isinstance(judged, dict) or "ground_truth" not in judged:
+        raise FieldError("reward_model", "must be an object with ground_truth")
+    return _prompt(fields, {**meta, "ground_truth": judged["ground_truth"], "style": judged.get("style", "rule")})
+
+
+def nemo_ranking(fields: Fields, meta: Meta) -> Ranking:
+    prompt = _prompt(fields, meta, "context")
+    entries = fields.list("completions", dict)
+    answers = tuple(_answer(f"completions.{i}.completion", e.get("completion", "")) for i, e in enumerate(entries))
+    ranks = [as_number(f"completions.{i}.rank", e.get("rank")) for i, e in enumerate(entries)]
+    return _ranking(fields, prompt, answers, ranks)
+
+
+def ranking(fields: Fields, meta: Meta) -> Ranking:
+    prompt = _prompt(fields, meta)
+    answers = tuple(_answer(f"answers.{i}", a) for i, a in enumerate(fields.list("answers")))
+    return _ranking(fields, prompt, answers, [as_number(f"ranks.{i}", r) for i, r in enumerate(fields.list("ranks"))])
+
+
+def _ranking(fields: Fields, prompt: Prompt, answers: tuple[Turns, ...], ranks: Sequence[float]) -> Ranking:
+    """Ranks become 1, 2, ...; equal ones stay ties."""
+    if len(ranks) != len(answers):
+        raise FieldError("ranks", f"{len(ranks)} ranks for {len(answers)} answers")
+    if len(answers) < 2:
+        raise FieldError("answers", "a ranking needs at least two answers")
+    order = sorted(set(ranks))
+    return Ranking(identity(fields, prompt, (answers, list(ranks))), prompt, answers, tuple(order.index(r) + 1 for r in ranks))
+
+
+def rating(fields: Fields, meta: Meta) -> Rating:
+    scores = fields.need("scores")
+    if not isinstance(scores, dict) or not any(v is not None for v in scores.values()):
+        raise FieldError("scores", "must be an object of numbers by dimension")
+    return _rating(fields, meta, "answer", {k: as_number(f"scores.{k}", v) for k, v in scores.items() if v is not None})
+
+
+def rating_one(fields: Fields, meta: Meta) -> Rating:
+    return _rating(fields, meta, "answer", {"rating": fields.number("rating")})
+
+
+def helpsteer(fields: Fields, meta: Meta) -> Rating:
+    return _rating(fields, meta, "response", {k: fields.number(k) for k in ("helpfulness", *HELPSTEER) if k in fields})
+
+
+def _rating(fields: Fields, meta: Meta, name: str, scores: Mapping[str, float]) -> Rating:
+    prompt, answer = _prompt(fields, meta), _answer(name, fields.need(name))
+    return Rating(identity(fields, prompt, (answer, scores)), prompt, answer, scores)
+
+
+# --- Keel's own rows ------------------------------------------------------------------------------------------------------------
+
+
+def comparison(fields: Fields, meta: Meta) -> Comparison:
+    prompt = _prompt(fields, meta)
+    entries = fields.list("candidates")
+    if len(entries) != 2:
+        raise FieldError("candidates", f"must be two, are {len(entries)}")
+    first, second = (_candidate(f"candidates.{i}", e) for i, e in enumerate(entries))
+    if first.text == second.text:
+        raise FieldError("candidates", "both answers are the same")
+    outcome = fields.text("outcome")
+    if outcome not in ("first", "second", "tie"):
+        raise FieldError("outcome", f"must be first, second or tie, is {outcome!r}")
+    strength = fields.number("strength", 1.0)
+    if not 0.0 <= strength <= 1.0:
+        raise FieldError("strength", f"must be between 0 and 1, is {strength}")
+    order = fields.get("display_order", [0, 1])
+    if list(order) not in ([0, 1], [1, 0]):
+        raise FieldError("display_order", f"must be [0, 1] or [1, 0], is {order}")
+    name = identity(fields, prompt, (first.text, second.text, fields.text("annotator_id")))
+    protocol, place = fields.optional_text("protocol") or "pairwise-v1", fields.optional_text("source_id") or fields.raw.place
+    shown = (0, 1) if list(order) == [0, 1] else (1, 0)
+    return Comparison(name, prompt, (first, second), outcome, strength, fields.text("annotator_id"), protocol, shown, place)
+
+
+def _candidate(name: str, value: Any) -> Candidate:
+    if isinstance(value, str):
+        value = {"text": value}
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        raise FieldError(name, "must be text or an object with text")
+    if not value["text"].strip():
+        raise FieldError(name, "the answer is empty")
+    digest = hashlib.sha256(value["text"].encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return Candidate(str(value.get("candidate_id") or digest), value["text"], dict(value.get("origin") or {}))

@@ -1,0 +1,224 @@
+"""Reading data: path -> rows -> one layout -> records, with every bad row accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from keel.data import conversion
+from keel.data.config import ConversionConfig, DataConfig
+from keel.data.fields import FieldError, Fields
+from keel.data.layouts import BY_NAME, Layout, detect, named
+from keel.data.sources import BadRow, RawRow, Source, read_source
+from keel.errors import DataError
+from keel.hashing import stable_hash
+from keel.types import Comparison, Pair, Prompt, Record
+
+log = logging.getLogger("keel")
+Item = Record | Comparison
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Records and where they came from. ``counts`` has ``rows`` (in the file), ``records``, ``bad`` and the records by kind."""
+
+    records: tuple[Item, ...]
+    layout: str
+    counts: Mapping[str, int]
+    bad: tuple[BadRow, ...]
+    fingerprint: str  # sha256 of the content of what was read
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def summary(self) -> str:
+        """One line for people: what was found, how much of it, how much is bad."""
+        text = f"{self.source}: {self.counts['rows']} rows, layout {self.layout}"
+        if self.bad:
+            text += f"; {len(self.bad)} bad rows set aside, the first: {self.bad[0]}"
+        return text
+
+    def write_bad(self, path: Path) -> None:
+        """Write the bad rows as JSONL: file, line, field, reason, and what could be read of the row."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as out:
+            for row in self.bad:
+                entry = {"file": row.file, "line": row.line, "field": row.field, "reason": row.reason, "row": row.values}
+                out.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+
+    def of(self, kind: type[K]) -> tuple[K, ...]:
+        """The records, all of one kind. Raises DataError when they are of another, naming what would help."""
+        other = next((r for r in self.records if not isinstance(r, kind)), None)
+        if other is not None:
+            raise DataError(
+                f"{self.source}: {kind.__name__.lower()} records are needed here, layout {self.layout!r} holds {type(other).__name__.lower()}",
+                "give another file, convert with data.convert.to=pairs | unpaired | prompts, or set data.layout",
+            )
+        return tuple(r for r in self.records if isinstance(r, kind))
+
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts of all records, each once, in order of first appearance."""
+        first: dict[str, Prompt] = {}
+        for record in self.records:
+            first.setdefault(prompt_of(record).prompt_id, prompt_of(record))
+        return tuple(first.values())
+
+    def split_by_prompt(self, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Split into (rest, held out) by hash of the prompt: nothing of one prompt is on both sides. ``share`` is held out's, in (0, 1).
+
+        The number of prompts held out is exactly round(share * prompts), at least 1. Raises DataError when a side would be empty.
+        """
+        ids = sorted({prompt_of(r).prompt_id for r in self.records})
+        n = max(1, round(share * len(ids)))
+        if not 0.0 < share < 1.0 or n >= len(ids):
+            raise DataError(f"{self.source}: cannot hold out {share:g} of {len(ids)} prompts", "a share between 0 and 1 needs at least two prompts")
+        held = set(sorted(ids, key=lambda i: stable_hash("split", seed, i))[:n])
+        return self._only(lambda i: i not in held, "rest"), self._only(lambda i: i in held, "held out")
+
+    def without_prompts(self, other: Dataset) -> Dataset:
+        """Leave out every record whose prompt stands in ``other`` (a held-out file that shares prompts with the training file)."""
+        theirs = {prompt_of(r).prompt_id for r in other.records}
+        return self._only(lambda i: i not in theirs, "not held out")
+
+    def _only(self, keep: Any, note: str) -> Dataset:
+        records = tuple(r for r in self.records if keep(prompt_of(r).prompt_id))
+        counts = {**self.counts, **_count(records)}
+        return replace(self, records=records, counts=counts, source=f"{self.source} ({note})")
+
+
+def prompt_of(record: Item) -> Prompt:
+    """The prompt of any record."""
+    return record if isinstance(record, Prompt) else record.prompt
+
+
+def read(path: str, config: DataConfig | None = None) -> Dataset:
+    """Read one path: detect the layout (or take ``config.layout``), convert every row, set bad rows aside.
+
+    Raises DataError when nothing can be used, when layouts are mixed or unknown, or at the first bad rows when ``config.strict``.
+    """
+    config = config or DataConfig(path=path)
+    source = read_source(path, config.split)
+    rows = [Fields(row, _keys(config.keys)) for row in source.rows[: config.limit]]
+    layout = _layout(rows, source, config)
+    records, bad = _convert(rows, layout, config)
+    bad = sorted([*source.bad, *bad], key=lambda b: (b.file, b.line))
+    if bad and (config.strict or not records):
+        shown = "\n".join(f"  {row}" for row in bad[:10]) + (f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else "")
+        what = f"{len(bad)} bad rows" if records else "no usable row"
+        raise DataError(f"{source.name}: {what}, read as layout {layout.name!r}:\n{shown}", _bad_hint(records))
+    counts = {"rows": len(source.rows) + len(source.bad), "bad": len(bad), **_count(records)}
+    dataset = Dataset(tuple(_distinct(records)), layout.name, counts, tuple(bad), source.fingerprint, source.name)
+    log.info("%s", dataset.summary())
+    return dataset
+
+
+def load(config: DataConfig, seed: int = 0) -> Dataset:
+    """Read all of a section's paths, mix them by weight, convert them. A single path gives what ``read`` gives, converted."""
+    parts = [read(path, config) for path in config.paths]
+    sizes = mixture_sizes([len(p) for p in parts], config.weights)
+    records = [r for part, size in zip(parts, sizes) for r in _sample(part.records, size, seed)]
+    if len(parts) == 1:
+        whole = replace(parts[0], records=tuple(records))
+    else:
+        counts = {"rows": sum(p.counts["rows"] for p in parts), "bad": sum(p.counts["bad"] for p in parts), **_count(records)}
+        fingerprint = hashlib.sha256("".join(p.fingerprint for p in parts).encode()).hexdigest()
+        layouts = " + ".join(dict.fromkeys(p.layout for p in parts))
+        bad = tuple(b for p in parts for b in p.bad)
+        whole = Dataset(tuple(_distinct(records)), layouts, counts, bad, fingerprint, " + ".join(p.source for p in parts))
+    return convert(whole, config.convert)
+
+
+def convert(dataset: Dataset, config: ConversionConfig) -> Dataset:
+    """Turn labels of one kind into another. Raises DataError when the records cannot become what is asked."""
+    if config.to == "none":
+        return dataset
+    if config.to == "prompts":
+        records: Sequence[Item] = dataset.prompts()
+    else:
+        pairs = conversion.to_pairs(dataset.records, config, dataset.source)
+        records = pairs if config.to == "pairs" else conversion.pairs_to_unpaired(pairs)
+    if not records:
+        raise DataError(f"{dataset.source}: nothing is left after conversion to {config.to}", "see data.convert: ties, min_gap, dimension")
+    log.info("%s: %d records became %d %s", dataset.source, len(dataset), len(records), config.to)
+    return replace(dataset, records=tuple(records), counts={**dataset.counts, **_count(records)})
+
+
+def mixture_sizes(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """Rows to take of each source so that shares are as ``weights`` say and no row is used twice; everything without weights."""
+    if not weights:
+        return list(sizes)
+    total = min(n * sum(weights) / w for n, w in zip(sizes, weights))
+    return [min(n, round(total * w / sum(weights))) for n, w in zip(sizes, weights)]
+
+
+def _sample(records: tuple[Item, ...], size: int, seed: int) -> list[Item]:
+    """``size`` of the records, chosen by hash, in their order."""
+    if size == len(records):
+        return list(records)
+    chosen = np.argsort([stable_hash("mixture", seed, i) for i in range(len(records))], kind="stable")[:size]
+    return [records[i] for i in sorted(chosen.tolist())]
+
+
+def _layout(rows: list[Fields], source: Source, config: DataConfig) -> Layout:
+    if config.layout != "auto":
+        return named(config.layout)
+    if not rows:
+        shown = "\n".join(f"  {row}" for row in source.bad[:10])
+        raise DataError(f"{source.name}: no row could be read:\n{shown}", "mend the rows, or check that the file is what its name says")
+    return detect(rows, source.name)
+
+
+def _convert(rows: list[Fields], layout: Layout, config: DataConfig) -> tuple[list[Item], list[BadRow]]:
+    records: list[Item] = []
+    bad: list[BadRow] = []
+    for row in rows:
+        try:
+            record = layout(row)
+            if isinstance(record, Pair) and record.label == 0.5 and not config.ties:
+                raise FieldError("tie", "ties are not accepted here (data.ties=false)")
+            records.append(record)
+        except FieldError as error:
+            bad.append(_bad(row.raw, error))
+    return records, bad
+
+
+def _bad(row: RawRow, error: FieldError) -> BadRow:
+    return BadRow(row.file, row.line, error.field, error.reason, row.values)
+
+
+def _bad_hint(records: list[Item]) -> str:
+    return "mend these rows, or drop data.strict to set them aside" if records else f"set data.layout if another was meant ({', '.join(BY_NAME)})"
+
+
+def _keys(keys: Mapping[str, str]) -> dict[str, str]:
+    """Keel's name -> the file's; OpenRLHF's flags (prompt_key, input_key, output_key ...) are understood too."""
+    flags = {"input_key": "prompt", "output_key": "completion"}
+    return {flags.get(k, k.removesuffix("_key")): v for k, v in keys.items()}
+
+
+def _count(records: Sequence[Item]) -> dict[str, int]:
+    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records)}
+
+
+def _distinct(records: Sequence[Item]) -> list[Item]:
+    """Give repeated rows ids of their own: the second is ``id#2``."""
+    seen: Counter[str] = Counter()
+    result: list[Item] = []
+    for record in records:
+        if isinstance(record, Prompt):
+            result.append(record)
+            continue
+        seen[record.record_id] += 1
+        n = seen[record.record_id]
+        result.append(record if n == 1 else replace(record, record_id=f"{record.record_id}#{n}"))
+    return result
