@@ -1,0 +1,58 @@
+"""Policy losses per token, from log-probabilities and advantages. Lower is better: each is minus what is to be maximised."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from keel.losses.checks import same_vectors
+
+
+class PolicyTerms(NamedTuple):
+    """A policy loss per token and where its clip held the gradient back."""
+
+    loss_S: Tensor  # float [S]
+    low_S: Tensor  # bool [S]: the ratio fell below the band while the advantage was negative
+    high_S: Tensor  # bool [S]: the ratio rose above the band while the advantage was positive
+
+
+def policy_gradient(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor) -> PolicyTerms:
+    """REINFORCE: ``-A_t log pi(y_t)``, the gradient of the expected reward (Williams 1992; Ahmadian et al. 2024, arXiv:2402.14740, section 2.2).
+
+    Args:
+        logprobs_S: float [S], of the policy being trained.
+        old_logprobs_S: float [S], of the policy that sampled; asked for so that all policy losses are called alike, not used.
+        advantages_S: float [S], constants.
+
+    Returns:
+        PolicyTerms; nothing is ever clipped.
+    """
+    same_vectors(logprobs_S, old_logprobs_S, advantages_S)
+    never_S = torch.zeros_like(logprobs_S, dtype=torch.bool)
+    return PolicyTerms(-advantages_S * logprobs_S, never_S, never_S)
+
+
+def ppo_clip(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor, low: float = 0.2, high: float = 0.2) -> PolicyTerms:
+    """``-min(rho A, clip(rho, 1 - low, 1 + high) A)`` with ``rho = pi / pi_old`` (Schulman et al. 2017, arXiv:1707.06347, eq. 7).
+
+    ``high > low`` is clip-higher (DAPO, Yu et al. 2025, arXiv:2503.14476, section 3.1).
+
+    Args:
+        logprobs_S: float [S], of the policy being trained.
+        old_logprobs_S: float [S], of the policy at the first update on these rollouts, constants.
+        advantages_S: float [S], constants.
+        low: how far below 1 the ratio counts.
+        high: how far above 1 the ratio counts.
+
+    Returns:
+        PolicyTerms with the two sides on which the clip was active.
+    """
+    same_vectors(logprobs_S, old_logprobs_S, advantages_S)
+    ratio_S = torch.exp(logprobs_S - old_logprobs_S)
+    clipped_S = ratio_S.clamp(1.0 - low, 1.0 + high)
+    loss_S = -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S)
+    low_S = (ratio_S < 1.0 - low) & (advantages_S < 0)
+    high_S = (ratio_S > 1.0 + high) & (advantages_S > 0)
+    return PolicyTerms(loss_S, low_S, high_S)
