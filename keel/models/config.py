@@ -12,10 +12,13 @@ from keel.config import Section
 class ModelOptions(Section):
     """How a model is read and computed."""
 
-    revision: str | None = Field(None, description="Hub revision (commit, tag or branch) to read; the commit found is recorded in the manifest.")
+    revision: str | None = Field(
+        None, description="Hub revision (commit, tag or branch) to read; the commit found is recorded in the manifest."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model. Off unless you have read that code.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Compute precision. auto = bf16 where the processor computes it in hardware, otherwise fp32. Trained weights stay fp32."
+        "auto",
+        description="Compute precision. auto = bf16 where the processor computes it in hardware, else fp32. Trained weights stay fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model lives. auto = cuda when there is one.")
     gradient_checkpointing: bool = Field(False, description="Recompute layers in the backward pass: less memory, about a third more time.")
@@ -29,9 +32,12 @@ class LoraConfig(Section):
 
     r: int = Field(16, ge=1, description="Rank of the update.")
     alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / r (alpha / sqrt(r) with rslora).")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapters while training; 0 in RL, reward and preference training.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout in front of the adapters while training; 0 in RL, reward and preference training."
+    )
     rslora: bool = Field(False, description="Scale by alpha / sqrt(r), which keeps large ranks stable (https://arxiv.org/abs/2312.03732).")
     targets: str | tuple[str, ...] | None = Field(
-        None, description="Modules to adapt: a regular expression on full names, or name endings. Default: all decoder linears but the head."
+        None,
+        description="Modules to adapt: a regular expression on full names, or name endings. Default: all decoder linears but the head.",
     )
     layers: int | None = Field(None, ge=1, description="Adapt only the last this many decoder layers. Default: all.")

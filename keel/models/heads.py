@@ -31,7 +31,9 @@ def make_head(name: HeadName, hidden: int, seed: int) -> nn.Linear:
 
 def save_heads(folder: Path, heads: dict[str, nn.Linear]) -> None:
     """Write heads as ``<name>_head.weight`` (and ``.bias``) beside a model."""
-    tensors = {f"{name}_head.{k}": v.detach().float().cpu().contiguous() for name, head in heads.items() for k, v in head.state_dict().items()}
+    tensors = {
+        f"{name}_head.{k}": v.detach().float().cpu().contiguous() for name, head in heads.items() for k, v in head.state_dict().items()
+    }
     if tensors:
         save_file(tensors, folder / FILE, metadata={"format": "pt"})
 

@@ -125,7 +125,9 @@ def _read(spec: str, options: ModelOptions, seed: int) -> _Parts:
     if path.is_file():
         raise ModelError(f"'{spec}' is a file, but not a .gguf file", "give the folder that holds config.json and the weights")
     if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or not spec:
-        raise ModelError(f"model folder '{spec}' does not exist", "give a folder, a Hugging Face id (owner/name), a .gguf file or tiny:llama")
+        raise ModelError(
+            f"model folder '{spec}' does not exist", "give a folder, a Hugging Face id (owner/name), a .gguf file or tiny:llama"
+        )
     return _read_pretrained(spec, None, options)
 
 
@@ -134,8 +136,12 @@ def _check_folder(path: Path) -> None:
         if (path / "adapter_config.json").exists():
             raise ModelError(f"'{path}' holds an adapter, not a whole model", "give the merged model's folder (a run's final/ is one)")
         raise ModelError(f"model folder '{path}' has no config.json", "give a folder written by save_pretrained")
-    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")):
-        raise ModelError(f"model folder '{path}' has no tokenizer", "save the tokenizer into the same folder: tokenizer.save_pretrained(folder)")
+    if not any(
+        (path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    ):
+        raise ModelError(
+            f"model folder '{path}' has no tokenizer", "save the tokenizer into the same folder: tokenizer.save_pretrained(folder)"
+        )
 
 
 def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _Parts:
@@ -209,7 +215,10 @@ def _plain_errors(spec: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         text = str(error).strip() or type(error).__name__
         low = text.lower()
-        if any(word in low for word in ("couldn't connect", "offline", "connection", "resolve host", "name resolution", "max retries", "local entry")):
+        if any(
+            word in low
+            for word in ("couldn't connect", "offline", "connection", "resolve host", "name resolution", "max retries", "local entry")
+        ):
             raise ModelError(
                 f"model '{spec}' is not on this machine and the Hugging Face Hub cannot be reached",
                 "connect to the internet once, or give a folder or a .gguf file",
@@ -241,7 +250,9 @@ def _grow_vocabulary(module: PreTrainedModel, tokenizer: Any) -> list[int]:
         return []
     module.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        tables = {id(t.weight): t.weight for t in (module.get_input_embeddings(), module.get_output_embeddings()) if isinstance(t, nn.Module)}
+        tables = {
+            id(t.weight): t.weight for t in (module.get_input_embeddings(), module.get_output_embeddings()) if isinstance(t, nn.Module)
+        }
         for weight in tables.values():
             weight[old:] = weight[:old].mean(0)
     log.info("vocabulary: %d rows added for new tokens, set to the mean of the others", len(tokenizer) - old)
@@ -251,5 +262,9 @@ def _grow_vocabulary(module: PreTrainedModel, tokenizer: Any) -> list[int]:
 def _mend_generation_config(module: PreTrainedModel) -> None:
     """Some published generation configs set a temperature without sampling, which transformers refuses to save."""
     generation = getattr(module, "generation_config", None)
-    if generation is not None and not generation.do_sample and any(getattr(generation, k, None) is not None for k in ("temperature", "top_p", "top_k")):
+    if (
+        generation is not None
+        and not generation.do_sample
+        and any(getattr(generation, k, None) is not None for k in ("temperature", "top_p", "top_k"))
+    ):
         generation.do_sample = True

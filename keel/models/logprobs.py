@@ -56,7 +56,7 @@ def token_logprobs(
 def fused_token_loss(
     hidden_SH: Tensor, head: Head, target_S: Tensor, loss_fn: TokenLoss, want_entropy: bool = False, values_S: Tensor | None = None
 ) -> Tensor:
-    """The loss ``sum over tiles of loss_fn(tile)`` with the gradient of the logits formed in the same pass: three products in place of four.
+    """The loss ``sum over tiles of loss_fn(tile)`` with the logits' gradient formed in the same pass: three products in place of four.
 
     Right for losses that are sums of functions of single tokens. ``loss_fn`` is called once a tile, with leaves it may differentiate
     through; ``values_S`` are handed on in slices and get their gradient too.
@@ -67,7 +67,9 @@ def fused_token_loss(
 
 def _check(hidden_SH: Tensor, head: Head, target_S: Tensor) -> None:
     if hidden_SH.dim() != 2 or target_S.shape != hidden_SH.shape[:1] or head.weight_VH.shape[1] != hidden_SH.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden_SH.shape)}, weight {tuple(head.weight_VH.shape)} and target {tuple(target_S.shape)} do not fit")
+        raise ValueError(
+            f"hidden {tuple(hidden_SH.shape)}, weight {tuple(head.weight_VH.shape)} and target {tuple(target_S.shape)} do not fit"
+        )
     if not head.temperature > 0:
         raise ValueError(f"temperature must be positive, not {head.temperature}")
 
@@ -184,7 +186,9 @@ def _product_dtype(hidden_SH: Tensor) -> torch.dtype:
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_SH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_S: Tensor, head: Head, want_entropy: bool) -> Any:
+    def forward(
+        ctx: Any, hidden_SH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_S: Tensor, head: Head, want_entropy: bool
+    ) -> Any:
         ctx.dtype = _product_dtype(hidden_SH)
         with torch.autocast(hidden_SH.device.type, enabled=False):
             tiles = _Tiles(hidden_SH, head, ctx.dtype)

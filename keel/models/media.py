@@ -30,7 +30,9 @@ class MediaStore:
     def get(self, digest: str) -> dict[str, Tensor]:
         """The features of an image. Raises ModelError when it was never stored."""
         if digest not in self._items:
-            raise ModelError(f"image {digest[:12]} is not in the media store", "render the prompt in this process before running the model on it")
+            raise ModelError(
+                f"image {digest[:12]} is not in the media store", "render the prompt in this process before running the model on it"
+            )
         self._items.move_to_end(digest)
         return self._items[digest]
 

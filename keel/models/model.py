@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
+import json
+import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from keel.errors import ModelError
+from keel.hashing import digest_bytes
 from keel.models import attention, save
 from keel.models.attention import AttentionPlan
 from keel.models.logit_transform import LogitTransform
-from keel.models.lora import set_lora_dropout
+from keel.models.lora import ADAPTER, set_lora_dropout
 from keel.models.media import MediaStore
 from keel.models.packed import PackedPlan
 from keel.models.plain import padded_rows
@@ -135,6 +138,10 @@ class Model:
         with self.peft_model.disable_adapter():
             yield self
 
+    @property
+    def has_lora_dropout(self) -> bool:
+        return self.peft_model is not None and self.peft_model.peft_config[ADAPTER].lora_dropout > 0  # type: ignore[union-attr]
+
     @contextlib.contextmanager
     def lora_dropout(self) -> Iterator[None]:
         """The adapters' dropout on, for a training forward and its backward."""
@@ -185,18 +192,20 @@ class Model:
         own = dict(self.trainable())
         wrong = sorted(own.keys() ^ tensors.keys()) or sorted(k for k in own if own[k].shape != tensors[k].shape)
         if wrong:
-            raise ModelError(f"the stored weights do not fit this model: {', '.join(wrong[:5])}", "it was made by another model or LoRA setting")
+            raise ModelError(
+                f"the stored weights do not fit this model: {', '.join(wrong[:5])}", "it was made by another model or LoRA setting"
+            )
         with torch.no_grad():
             for name, p in own.items():
                 p.copy_(tensors[name])
 
     def digest(self) -> str:
-        """sha256 over the bytes of the trained parameters (of all, when none is trained): changes when, and only when, they do."""
-        sha = hashlib.sha256()
-        for name, p in self.trainable() or self._parameters().items():
-            sha.update(name.encode())
-            sha.update(p.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())
-        return sha.hexdigest()
+        """sha256 over the names and checksums of the trained parameters (of all, when none is trained). A check against weights that
+        did not arrive, not against an adversary: checksums are CRC-32, several times faster, which counts when every step publishes them."""
+        named = self.trainable() or list(self._parameters().items())
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            sums = list(pool.map(lambda item: _checksum(item[1]), named))
+        return digest_bytes(json.dumps([(name, total) for (name, _), total in zip(named, sums, strict=True)]).encode())
 
     def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
         """Write a folder that plain transformers and vLLM load: float32 weights, adapters merged, tokenizer, template. A model with a score
@@ -206,3 +215,7 @@ class Model:
     def save_adapter(self, folder: Path) -> None:
         """Write the adapters as PEFT does. Raises ModelError without LoRA."""
         save.save_adapter(self, Path(folder))
+
+
+def _checksum(parameter: Tensor) -> int:
+    return zlib.crc32(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())

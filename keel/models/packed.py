@@ -36,7 +36,7 @@ class PackedPlan:
         queries, keys, values = (x[0].transpose(0, 1).split(lengths) for x in (query_BHLD, key_BKLD, value_BKLD))
         out: list[Tensor] = []
         at = 0
-        for prompt, branches in self.groups:
+        for _, branches in self.groups:
             part = slice(at, at + 1 + len(branches))
             out += self._unit(queries[part], keys[part], values[part], options)
             at = part.stop
@@ -69,7 +69,12 @@ class PackedPlan:
         return attention(query, key, value, mask, options)[0].transpose(0, 1)
 
     def _branches(
-        self, prompt: Sequence[Tensor], queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], options: AttentionOptions
+        self,
+        prompt: Sequence[Tensor],
+        queries: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        options: AttentionOptions,
     ) -> list[Tensor]:
         """Outputs of branches of one unit, padded to the longest; ``prompt`` is its keys and values [P, K, D]."""
         n, lengths = len(queries), [len(q) for q in queries]

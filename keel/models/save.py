@@ -79,7 +79,9 @@ def _pad_token(model: Model, tokenizer: Any) -> int:
     for token in candidates:
         if token is not None and token not in ends:
             return int(token)
-    raise ModelError("the tokenizer has no token for padding besides the end token", "add a pad token to the tokenizer before training a reward model")
+    raise ModelError(
+        "the tokenizer has no token for padding besides the end token", "add a pad token to the tokenizer before training a reward model"
+    )
 
 
 def save_adapter(model: Model, folder: Path) -> None:

@@ -65,7 +65,9 @@ def parse(spec: str, default_seed: int) -> TinySpec:
             raise ModelError(f"option '{key}' in '{spec}' is not a number: '{value}'") from error
     result = TinySpec(**values)
     if result.hidden % 8 or result.hidden < 16 or result.layers < 1 or result.vocab < 320:
-        raise ModelError(f"'{spec}' is too small to build", "hidden is a multiple of 8 and at least 16, layers at least 1, vocab at least 320")
+        raise ModelError(
+            f"'{spec}' is too small to build", "hidden is a multiple of 8 and at least 16, layers at least 1, vocab at least 320"
+        )
     return result
 
 
@@ -91,7 +93,9 @@ def make_tokenizer(vocab: int, extra: list[str]) -> PreTrainedTokenizerFast:
     raw.decoder = decoders.ByteLevel()
     specials = [PAD, BOS, START, END, *extra]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(_CORPUS, trainers.BpeTrainer(vocab_size=vocab, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    raw.train_from_iterator(
+        _CORPUS, trainers.BpeTrainer(vocab_size=vocab, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    )
     named = {"image_token": "<image>"} if extra else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -148,7 +152,13 @@ def _mistral(spec: TinySpec, vocab: int, _tok: Any) -> Any:
 
 
 def _moe(spec: TinySpec, vocab: int, _tok: Any) -> Any:
-    more = {"head_dim": spec.hidden // 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": spec.hidden // 2, "norm_topk_prob": True}
+    more = {
+        "head_dim": spec.hidden // 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": spec.hidden // 2,
+        "norm_topk_prob": True,
+    }
     return transformers.Qwen3MoeConfig(**_text(spec, vocab, **more))
 
 
@@ -159,7 +169,13 @@ def _neox(spec: TinySpec, vocab: int, _tok: Any) -> Any:
 
 
 def _llava(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
-    vision = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
     return transformers.LlavaConfig(
         text_config=_text(spec, vocab, model_type="llama"),
         vision_config=vision | {"image_size": 28, "patch_size": 14, "projection_dim": 32},
@@ -172,7 +188,14 @@ def _llava(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
 
 
 def _idefics3(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+    }
     return transformers.Idefics3Config(
         text_config=_text(spec, vocab, model_type="llama"),
         vision_config=vision,
@@ -190,8 +213,12 @@ def _llava_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def _idefics3_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
-    images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False)
-    return image_only(transformers.Idefics3Processor)(image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=CHAT_TEMPLATE)
+    images = transformers.Idefics3ImageProcessorPil(
+        size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False
+    )
+    return image_only(transformers.Idefics3Processor)(
+        image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=CHAT_TEMPLATE
+    )
 
 
 _VISION = {"llava": _llava_processor, "idefics3": _idefics3_processor}

@@ -1,0 +1,50 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from keel.errors import ConfigError
+from keel.learner.config import OptimConfig
+
+
+def learning_rate(step: int, total_steps: int, config: OptimConfig, peak: float) -> float:
+    """The rate of step ``step`` (0-based): linear warm-up that reaches ``peak`` after its last step, then the schedule, which ends at
+    ``peak * min_lr_ratio`` after the last step of all."""
+    warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    shape = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[config.schedule]
+    return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * shape)
+
+
+def decay_groups(named: Sequence[tuple[str, nn.Parameter]], embeddings: set[int], weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups: matrices with decay; vectors (norms, biases) and embeddings (by ``id``) without."""
+    decayed = [p for _, p in named if p.dim() >= 2 and id(p) not in embeddings]
+    plain = [p for _, p in named if p.dim() < 2 or id(p) in embeddings]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
+
+
+def make_optimizer(named: Sequence[tuple[str, nn.Parameter]], embeddings: set[int], config: OptimConfig) -> Optimizer:
+    """The optimizer over trained parameters. Raises ConfigError when the 8-bit one is asked for and cannot be had."""
+    groups = decay_groups(named, embeddings, config.weight_decay)
+    if config.name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=config.lr)
+    if config.name == "adamw_8bit":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                "optim.name=adamw_8bit needs the package bitsandbytes", "pip install 'keel-align[optim8bit]', or set optim.name=adamw"
+            )
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+
+        return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -1,0 +1,149 @@
+"""Units -> packed batches and micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from keel.types import Batch, Branch, MediaRef, Unit
+
+
+def pack(units: Sequence[Unit]) -> Batch:
+    """Lay units out in one row without padding, and list what is scored: every trained token of every branch.
+
+    Signals that all branches carry are gathered at the scored tokens. Raises ValueError for an empty list, an empty prompt, or tensors
+    of a branch that differ in length.
+    """
+    if not units:
+        raise ValueError("nothing to pack: no units")
+    tokens: list[Tensor] = []
+    positions: list[Tensor] = []
+    scored = _Scored()
+    last_R: list[int] = []
+    unit_R: list[int] = []
+    media: list[MediaRef] = []
+    at = 0
+    for u, unit in enumerate(units):
+        prompt = len(unit.prompt)
+        if prompt == 0:
+            raise ValueError(f"unit '{unit.unit_id}' has an empty prompt: its first token has nothing to be predicted from")
+        tokens.append(unit.prompt.tokens_T)
+        positions.append(torch.arange(prompt))
+        media += unit.prompt.media
+        prompt_end = at + prompt - 1
+        at += prompt
+        for branch in unit.branches:
+            scored.add(unit, branch, prompt_end, at, len(unit_R))
+            tokens.append(branch.tokens_T)
+            positions.append(torch.arange(prompt, prompt + len(branch)))
+            at += len(branch)
+            unit_R.append(u)
+            last_R.append(at - 1 if len(branch) else prompt_end)
+    groups = tuple((len(u.prompt), tuple(len(b) for b in u.branches)) for u in units)
+    row = {"tokens_N": torch.cat(tokens), "positions_N": torch.cat(positions), "groups": groups, "media": tuple(media)}
+    branches = {"unit_R": torch.tensor(unit_R, dtype=torch.long), "last_R": torch.tensor(last_R, dtype=torch.long)}
+    signals = _signals([b for u in units for b in u.branches])
+    return Batch(
+        tuple(units),
+        source_S=_cat(scored.source),
+        target_S=_cat(scored.target),
+        branch_S=_cat(scored.branch),
+        signals=signals,
+        **row,
+        **branches,
+    )
+
+
+class _Scored:
+    """Collects the scored tokens, branch by branch."""
+
+    def __init__(self) -> None:
+        self.source: list[Tensor] = []
+        self.target: list[Tensor] = []
+        self.branch: list[Tensor] = []
+
+    def add(self, unit: Unit, branch: Branch, prompt_end: int, start: int, index: int) -> None:
+        lengths = {len(branch), *(len(t) for t in (branch.trained_T, *branch.signals.values()))}
+        if len(lengths) > 1:
+            raise ValueError(f"unit '{unit.unit_id}': tokens, mask and signals of a branch differ in length: {sorted(lengths)}")
+        source_T = torch.arange(start - 1, start - 1 + len(branch))
+        if len(branch):
+            source_T[0] = prompt_end
+        self.source.append(source_T[branch.trained_T])
+        self.target.append(branch.tokens_T[branch.trained_T])
+        self.branch.append(torch.full((int(branch.trained_T.sum()),), index))
+
+
+def _signals(branches: Sequence[Branch]) -> dict[str, Tensor]:
+    """Signals that every branch with a trained token carries, at the scored tokens."""
+    trained = [b for b in branches if bool(b.trained_T.any())]
+    names = set.intersection(*(set(b.signals) for b in trained)) if trained else set[str]()
+    return {name: torch.cat([b.signals[name][b.trained_T] for b in trained]) for name in sorted(names)}
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+
+
+def narrow(batch: Batch, part: slice) -> Batch:
+    """The same batch with only the scored tokens of ``part``: what a token-local objective sees of one tile."""
+    signals = {name: tensor[part] for name, tensor in batch.signals.items()}
+    return replace(batch, source_S=batch.source_S[part], target_S=batch.target_S[part], branch_S=batch.branch_S[part], signals=signals)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The tensors that an objective touches on ``device``."""
+    if device.type == "cpu":
+        return batch
+    moved = {k: getattr(batch, k).to(device) for k in ("source_S", "target_S", "branch_S", "unit_R", "last_R")}
+    return replace(batch, signals={k: v.to(device) for k, v in batch.signals.items()}, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some branches of one unit: ``first`` is the index of the first of them in the unit at ``index``."""
+
+    index: int
+    first: int
+    unit: Unit
+
+
+def plan_pieces(units: Sequence[Unit], max_tokens: int, keep_units_whole: bool) -> list[list[Piece]]:
+    """Micro-batches of at most ``max_tokens`` tokens, as few as first-fit finds, the largest units first: they decide the peak of memory,
+    so a batch that does not fit fails at once. What is larger by itself is split between branches, its prompt repeated, unless units are kept
+    whole; a single branch that is larger stands alone. Deterministic."""
+    pieces = [piece for i, unit in enumerate(units) for piece in _split(i, unit, max_tokens, keep_units_whole)]
+    pieces.sort(key=lambda p: (-p.unit.n_tokens, p.index, p.first))
+    bins: list[list[Piece]] = []
+    room: list[int] = []
+    for piece in pieces:
+        size = piece.unit.n_tokens
+        slot = next((i for i, left in enumerate(room) if left >= size), None)
+        if slot is None:
+            bins.append([])
+            room.append(max_tokens)
+            slot = len(bins) - 1
+        bins[slot].append(piece)
+        room[slot] -= size
+    return [sorted(b, key=lambda p: (p.index, p.first)) for b in bins]
+
+
+def plan_microbatches(units: Sequence[Unit], max_tokens: int, keep_units_whole: bool) -> list[list[Unit]]:
+    """``plan_pieces`` as units: every branch of every unit is in exactly one micro-batch."""
+    return [[piece.unit for piece in pieces] for pieces in plan_pieces(units, max_tokens, keep_units_whole)]
+
+
+def _split(index: int, unit: Unit, max_tokens: int, whole: bool) -> list[Piece]:
+    if whole or unit.n_tokens <= max_tokens or len(unit.branches) < 2:
+        return [Piece(index, 0, unit)]
+    pieces: list[Piece] = []
+    first, size = 0, len(unit.prompt)
+    for i, branch in enumerate(unit.branches):
+        if i > first and size + len(branch) > max_tokens:
+            pieces.append(Piece(index, first, replace(unit, branches=unit.branches[first:i])))
+            first, size = i, len(unit.prompt)
+        size += len(branch)
+    return [*pieces, Piece(index, first, replace(unit, branches=unit.branches[first:]))]
