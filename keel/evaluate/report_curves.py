@@ -109,6 +109,8 @@ def _card(title: str, note: str, series: Sequence[Series]) -> dict[str, Any]:
 def _facts(summary: Row) -> list[tuple[str, str]]:
     facts = []
     for name, value in summary.items():
+        if name == "wall_s":  # stands beside the title
+            continue
         if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
             facts.append((name, f"{percent(value['mean'])} ({percent(value['low'])} – {percent(value['high'])})"))
         elif isinstance(value, str):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -142,12 +143,18 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> M
         if len(points) == 1 or s.dots:
             parts += [f'<circle cx="{x}" cy="{y}" r="3.2" fill="{colour}"/>' for x, y in points]
         window = max(5, len(points) // 10) | 1
-        noisy = len(points) >= 16 and not s.dots
+        noisy = len(points) >= 16 and not s.dots and _turns(s.y) > len(points) // 4
         parts.append(_path(points, colour, "raw" if noisy else "curve"))
         if noisy:
             parts.append(_path([(frame.px(x), frame.py(y)) for x, y in zip(s.x, smooth(s.y, window))], colour, "curve"))
     parts += _hover_strips(frame, shown, x_label)
     return _svg(parts, title)
+
+
+def _turns(y: Sequence[float]) -> int:
+    """How often a curve changes direction: a schedule does not, a measured loss does all the time."""
+    moves = [b - a for a, b in pairwise(y) if b != a]
+    return sum(a * b < 0 for a, b in pairwise(moves))
 
 
 def _thin(s: Series) -> Series:

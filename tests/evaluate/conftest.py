@@ -60,7 +60,7 @@ def answer_rows(n: int = 40) -> list[dict[str, Any]]:
                 }
                 for k, text in enumerate(texts)
             ]
-        prompt = ASKED[language][i % 4 if language == "zh" else i % 3] + (f" ({i})" if i > 7 else "")
+        prompt = ASKED[language][(i // 4) % 4 if language == "zh" else i % 3] + (f" ({i})" if i > 7 else "")
         rows.append({"prompt_id": f"p{i}", "language": language, "category": ("delivery", "returns")[i % 2], "prompt": prompt, **sides})
     return rows
 

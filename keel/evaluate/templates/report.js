@@ -2,6 +2,7 @@
   const tools = document.querySelector(".tools");
   if (!tools) return;
   const samples = [...document.querySelectorAll(".sample")];
+  const groups = [...document.querySelectorAll(".group")];
   const find = document.getElementById("find");
   const found = document.getElementById("found");
   const buttons = [...tools.querySelectorAll("button")];
@@ -15,6 +16,7 @@
       sample.hidden = !(chosen && (!wanted || sample.textContent.toLowerCase().includes(wanted)));
       count += sample.hidden ? 0 : 1;
     }
+    for (const group of groups) group.hidden = !group.querySelector(".sample:not([hidden])");
     for (const button of buttons) button.setAttribute("aria-pressed", String(!wanted && button.dataset.show === show));
     found.textContent = `${count} shown`;
   };

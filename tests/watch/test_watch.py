@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from keel.errors import ConfigError
+from keel.watch.config import EarlyStopConfig, Rule, WatchConfig
+from keel.watch.early_stop import Best, EarlyStop
+from keel.watch.rules import Finding, Watch, resolve
+
+
+def watch(**settings: object) -> tuple[Watch, list[Finding]]:
+    told: list[Finding] = []
+    return Watch(WatchConfig.model_validate(settings), told.append), told
+
+
+@pytest.mark.parametrize(
+    ("metrics", "steps", "rule"),
+    [
+        ({"grad_norm": 101.0}, 1, "gradient"),
+        ({"completions/mean_length": 1.9}, 1, "length"),
+        ({"entropy": 0.09}, 3, "entropy"),
+        ({"frac_reward_zero_std": 1.0}, 5, "no-signal"),
+        ({"clip_ratio/region_mean": 0.31}, 3, "clip"),
+        ({"policy/clipfrac_avg": 0.31}, 3, "clip-ppo"),
+        ({"loss": math.nan}, 1, "loss-non-finite"),
+        ({"reward": math.inf}, 1, "reward-non-finite"),
+    ],
+)
+def test_default_warnings_speak_once_and_in_time(metrics: dict[str, float], steps: int, rule: str):
+    guard, told = watch()
+    for step in range(1, steps):
+        assert guard.check(step, metrics).action == "continue"
+    assert told == []
+    for step in range(steps, steps + 4):
+        assert guard.check(step, metrics).action == "continue"
+    assert [(f.rule, f.step, f.level) for f in told] == [(rule, steps, "warning")]
+
+
+def test_healthy_metrics_are_silent():
+    guard, told = watch()
+    healthy = {
+        "loss": 0.4,
+        "reward": 0.0,
+        "kl": 0.05,
+        "grad_norm": 1.0,
+        "entropy": 1.5,
+        "completions/mean_length": 40.0,
+        "frac_reward_zero_std": 0.5,
+    }
+    assert {guard.check(step, healthy).action for step in range(20)} == {"continue"}
+    assert told == []
+
+
+def test_kl_stops_after_three_steps_in_a_row():
+    guard, told = watch(max_kl=2.0)
+    values = [3.0, 3.0, 1.0, 3.0, 3.0, 3.0]
+    verdicts = [guard.check(step, {"kl": kl}) for step, kl in enumerate(values)]
+    assert [v.action for v in verdicts] == ["continue"] * 5 + ["stop"]
+    assert verdicts[-1].reason.startswith("kl = 3 (> 2 for 3 steps)")
+    assert len(told) == 1
+
+
+def test_a_rule_speaks_again_after_it_was_over():
+    guard, told = watch()
+    for step, norm in enumerate([200.0, 200.0, 1.0, 200.0]):
+        guard.check(step, {"grad_norm": norm})
+    assert [f.step for f in told] == [0, 3]
+
+
+def test_a_missing_metric_neither_breaks_nor_lengthens_a_streak():
+    guard, _ = watch(max_kl=1.0)
+    assert [guard.check(i, m).action for i, m in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}, {}, {"kl": 2.0}])][-1] == "stop"
+
+
+def test_own_rules_replace_defaults_by_name_and_take_patterns():
+    own = (
+        Rule(name="gradient", metric="grad_norm", compare=">", threshold=5.0, level="stop"),
+        Rule(name="flat", metric="rewards/*/std", compare="==", threshold=0.0, message="says nothing"),
+    )
+    rules = resolve(WatchConfig(rules=own))
+    assert [r.threshold for r in rules if r.name == "gradient"] == [5.0]
+    assert rules[-1].name == "flat"
+    assert resolve(WatchConfig(defaults=False, rules=own)) == own
+    guard, told = watch(rules=own)
+    verdict = guard.check(1, {"grad_norm": 6.0, "rewards/a/std": 0.0, "rewards/b/std": 0.0, "rewards/b/mean": 0.0})
+    assert verdict.action == "stop"
+    assert sorted((f.rule, f.metric) for f in told) == [("flat", "rewards/a/std"), ("flat", "rewards/b/std"), ("gradient", "grad_norm")]
+    assert told[-1].text == "rewards/b/std = 0 (== 0): says nothing"
+
+
+def test_watch_goes_on_from_its_state():
+    metrics = [{"kl": 20.0}] * 3
+    undisturbed, _ = watch()
+    wanted = [undisturbed.check(i, m) for i, m in enumerate(metrics)]
+    first, _ = watch()
+    head = [first.check(0, metrics[0]), first.check(1, metrics[1])]
+    second, _ = watch()
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert [*head, second.check(2, metrics[2])] == wanted
+    assert wanted[-1].action == "stop"
+
+
+def test_early_stop_waits_for_patience_and_keeps_the_best():
+    stop = EarlyStop(EarlyStopConfig(metric="eval/loss", patience=2))
+    improved = [stop.update(step, {"eval/loss": v}) for step, v in [(10, 2.0), (20, 1.5), (30, 1.6)]]
+    assert improved == [True, True, False]
+    assert not stop.should_stop
+    stop.update(40, {"eval/loss": math.nan})
+    assert stop.should_stop
+    assert stop.best == Best(20, 1.5)
+
+
+def test_early_stop_min_change_and_mode():
+    stop = EarlyStop(EarlyStopConfig(metric="accuracy", mode="max", patience=1, min_change=0.05))
+    assert stop.update(1, {"accuracy": 0.5})
+    assert not stop.update(2, {"accuracy": 0.54})
+    assert stop.should_stop
+    assert stop.update(3, {"accuracy": 0.56})
+    assert not stop.should_stop
+    assert stop.best == Best(3, 0.56)
+
+
+def test_no_patience_never_stops():
+    stop = EarlyStop(EarlyStopConfig())
+    for step in range(50):
+        stop.update(step, {"eval/loss": float(step)})
+    assert not stop.should_stop
+    assert stop.best == Best(0, 0.0)
+
+
+def test_early_stop_goes_on_from_its_state():
+    values = [3.0, 2.0, 2.5, 2.4, 2.6]
+    config = EarlyStopConfig(patience=3)
+    whole = EarlyStop(config)
+    for step, value in enumerate(values):
+        whole.update(step, {"eval/loss": value})
+    for cut in range(len(values) + 1):
+        first, second = EarlyStop(config), EarlyStop(config)
+        for step in range(cut):
+            first.update(step, {"eval/loss": values[step]})
+        second.load_state(json.loads(json.dumps(first.state())))
+        for step in range(cut, len(values)):
+            second.update(step, {"eval/loss": values[step]})
+        assert (second.best, second.should_stop, second.state()) == (whole.best, whole.should_stop, whole.state())
+    assert whole.should_stop
+
+
+def test_a_metric_that_is_never_reported_is_an_error():
+    with pytest.raises(ConfigError, match="early stop watches 'eval/los'"):
+        EarlyStop(EarlyStopConfig(metric="eval/los")).update(1, {"eval/loss": 1.0})
