@@ -1,0 +1,55 @@
+"""Text -> token ids, and where a text may be cut so that the pieces' tokens are exactly those that a model meets when it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+_ANCHORS = ("\n", "=", ";", "0", "a")  # characters in front of a text that must not look like a beginning
+
+
+class Codec:
+    """A tokenizer, seen as a function without hidden additions: nothing is put in front or behind unless asked."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        plain = self.encode("a")
+        whole = list(tokenizer("a")["input_ids"])
+        start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+        self.bos: tuple[int, ...] = tuple(whole[:start])  # what this tokenizer puts in front of a text by itself
+        # SentencePiece writes a space in front of any text it starts: a continuation must not have it
+        self._adds_space = tokenizer.convert_ids_to_tokens(plain)[0].startswith("▁")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, nothing added; special tokens written in it become themselves."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def start(self, text: str) -> list[int]:
+        """Ids of a raw text with the tokenizer's own beginning; one that is written out in the text is not doubled."""
+        ids = self.encode(text)
+        return ids if tuple(ids[: len(self.bos)]) == self.bos else [*self.bos, *ids]
+
+    def continuation(self, text: str) -> list[int]:
+        """Ids of ``text`` as it follows other tokens."""
+        if not self._adds_space or not text:
+            return self.encode(text)
+        for anchor in _ANCHORS:
+            before, both = self.encode(anchor), self.encode(anchor + text)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        return self.encode(text)
+
+    def split(self, text: str, cuts: Sequence[int]) -> list[list[int]]:
+        """Ids of the pieces of ``text`` between ``cuts`` (character positions, rising; the ends are implied).
+
+        When the ids up to each cut are a prefix of the ids of the whole, the pieces are slices of the whole. Otherwise a token would
+        straddle a cut, which cannot happen when the model generates from there: the pieces are then encoded one by one.
+        """
+        whole = self.encode(text)
+        heads = [self.encode(text[:cut]) for cut in cuts]
+        lengths = [0, *(len(h) for h in heads), len(whole)]
+        if all(whole[: len(h)] == h for h in heads) and lengths == sorted(lengths):
+            return [whole[a:b] for a, b in pairwise(lengths)]
+        pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+        return [self.encode(pieces[0]), *(self.continuation(piece) for piece in pieces[1:])]

@@ -1,0 +1,357 @@
+"""Records -> units: messages to token ids, and which of them are trained. The one place that knows templates and images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.text import Text
+from torch import Tensor
+
+from keel.errors import DataError
+from keel.render.codec import Codec
+from keel.render.config import RenderConfig
+from keel.render.images import Images, Media
+from keel.render.spans import answer_spans
+from keel.render.template import ChatTemplate, Refused, template_source
+from keel.types import (
+    Branch,
+    Demonstration,
+    Edge,
+    Encoded,
+    Message,
+    Pair,
+    PairTarget,
+    Prompt,
+    Ranking,
+    RankingTarget,
+    Rating,
+    RatingTarget,
+    Record,
+    Steps,
+    StepsTarget,
+    Target,
+    Unit,
+    Unpaired,
+    UnpairedTarget,
+)
+
+log = logging.getLogger("keel")
+Turns = tuple[Message, ...]
+STEP_END = "\n"  # what separates the steps of a stepwise answer
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that cannot be trained on as asked, and why. Counted, never dropped silently."""
+
+    record_id: str
+    source_id: str
+    reason: str
+
+
+class Renderer:
+    """Renders for one model. ``generation_config`` is the model's own: only its end tokens are taken from it."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        processor: Any = None,
+        config: RenderConfig | None = None,
+        media: Media | None = None,
+        generation_config: Any = None,
+    ) -> None:
+        self.config = config or RenderConfig()
+        self.tokenizer = tokenizer
+        self.codec = Codec(tokenizer)
+        self.images = Images(processor, self.codec, media) if processor is not None and media is not None else None
+        source = template_source(tokenizer, processor, self.config)
+        self.template = ChatTemplate(self.codec, source, self.config, self.images.placeholder if self.images else "") if source else None
+        self.stop_tokens = self._stop_tokens(generation_config)
+        self.banned_tokens: tuple[int, ...] = self.images.banned if self.images else ()
+        self.pad_token = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_tokens[0])
+        self.template_hash = self.template.hash if self.template else ""
+        self.injected_system = self.template.injected_system if self.template and self.config.system is None else ""
+        self._told_as_chat = False
+        if self.config.system is not None:
+            self._prove_system()
+
+    # --- prompts ----------------------------------------------------------------------------------------------------------------
+
+    def prompt(self, prompt: Prompt) -> Encoded:
+        """Token ids of a prompt with the beginning of the answer. Raises Refused (a DataError) when it cannot be rendered or is too long."""
+        return self._prompt(prompt, self._messages(prompt))[0]
+
+    def _prompt(self, prompt: Prompt, messages: Turns | None) -> tuple[Encoded, Turns | None]:
+        """The encoded prompt, and its messages as far as they are left after ``drop_turns``."""
+        limit = self.config.max_prompt
+        encoded = self._encode(prompt, messages)
+        while limit is not None and len(encoded) > limit:
+            shorter = _drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
+            if shorter is None:
+                raise Refused(f"the prompt has {len(encoded)} tokens, render.max_prompt is {limit}")
+            messages = shorter
+            encoded = self._encode(prompt, messages)
+        return encoded, messages
+
+    def _encode(self, prompt: Prompt, messages: Turns | None) -> Encoded:
+        if messages is None:
+            return Encoded(_ids(self.codec.start(prompt.text or "")))
+        template = self._need_template()
+        text = template.render(messages, True, prompt.tools)
+        if self.images is not None:
+            ids, media = self.images.expand(text, messages)
+            return Encoded(_ids(ids), media)
+        if any(not isinstance(m.content, str) for m in messages):
+            raise Refused("the prompt holds images, this model reads text only", "use a vision-language model")
+        return Encoded(_ids(self.codec.encode(text)))
+
+    def _messages(self, prompt: Prompt, more: Turns = ()) -> Turns | None:
+        """The conversation in front of the answer, system prompt put in; None for raw text."""
+        messages = prompt.messages
+        if not messages:
+            if not prompt.text or self.config.as_chat is False or (self.config.as_chat == "auto" and self.template is None):
+                return None
+            messages = (Message("user", prompt.text),)
+            if not self._told_as_chat:
+                log.info("prompts that are plain strings are put into a user turn of the chat template (render.as_chat=false leaves them raw)")
+                self._told_as_chat = True
+        if self.config.system is not None:
+            messages = (Message("system", self.config.system), *(m for m in messages if m.role != "system"))
+        messages = (*messages, *more)
+        for message in messages:
+            self._no_controls(message)
+        return messages
+
+    # --- records ----------------------------------------------------------------------------------------------------------------
+
+    def unit(self, record: Record) -> Unit | Refusal:
+        """The training unit of one record, or the reason why there is none. A Prompt makes a unit without branches.
+
+        Raises DataError for what concerns the whole run (chat data and no chat template).
+        """
+        prompt = record if isinstance(record, Prompt) else record.prompt
+        name = record.prompt_id if isinstance(record, Prompt) else record.record_id
+        try:
+            encoded, branches, target = self._parts(record)
+        except Refused as refused:
+            return Refusal(name, prompt.source_id, refused.message)
+        meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
+        return Unit(name, encoded, branches, target, meta)
+
+    def units(self, records: Iterable[Record]) -> tuple[list[Unit], list[Refusal]]:
+        """Units of many records, and the refusals. Logs their number; raises DataError when nothing is left."""
+        return collect(self.unit(r) for r in records)
+
+    def branches(self, prompt: Prompt, completions: Sequence[Turns]) -> tuple[Encoded, tuple[Branch, ...]]:
+        """A prompt and its continuations. Raises Refused when one cannot be rendered within the limits."""
+        encoded, messages = self._prompt(prompt, self._messages(prompt))
+        return self._with_start(encoded, [self._branch(prompt, messages, encoded, c) for c in completions])
+
+    def answers(self, prompt: Prompt, encoded: Encoded, texts: Sequence[str]) -> tuple[Branch, ...]:
+        """Sampled texts -> branches as the sampler would have drawn them: the text unchanged, then the end of the turn."""
+        chat = self._messages(prompt) is not None
+        return tuple(_branch(ids, [True] * len(ids)) for ids in (self._as_sampled(text, chat) for text in texts))
+
+    def decode(self, tokens_T: Tensor | Sequence[int]) -> str:
+        """Text for people and rewards: special and end tokens left out. ``tokens_T`` int64 [T]."""
+        stops = set(self.stop_tokens)
+        kept = [int(t) for t in tokens_T if int(t) not in stops]
+        return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def explain(self, unit: Unit) -> Text:
+        """The unit as coloured text: prompt dim, trained tokens green, special tokens framed, images as ``[image xN]``."""
+        from keel.render.show import explain
+
+        return explain(self, unit)
+
+    def _parts(self, record: Record) -> tuple[Encoded, tuple[Branch, ...], Target]:
+        match record:
+            case Prompt():
+                return self.prompt(record), (), None
+            case Demonstration():
+                return self._demonstration(record)
+            case Pair():
+                edge = Edge(0, 1, record.label, record.margin, record.weight)
+                return *self.branches(record.prompt, (record.chosen, record.rejected)), PairTarget((edge,))
+            case Ranking():
+                return *self.branches(record.prompt, record.answers), RankingTarget(record.ranks)
+            case Rating():
+                return *self.branches(record.prompt, (record.answer,)), RatingTarget((record.scores,))
+            case Unpaired():
+                return *self.branches(record.prompt, (record.answer,)), UnpairedTarget((record.desirable,))
+            case Steps():
+                return self._steps(record)
+
+    def _demonstration(self, record: Demonstration) -> tuple[Encoded, tuple[Branch, ...], Target]:
+        completion = record.completion
+        more: Turns = ()
+        if self.config.loss_on == "last" and len(completion) > 1:
+            more, completion = completion[:-1], completion[-1:]
+        encoded, messages = self._prompt(record.prompt, self._messages(record.prompt, more))
+        if messages is None and more:
+            raise Refused("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
+        return *self._with_start(encoded, [self._branch(record.prompt, messages, encoded, completion)]), None
+
+    def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
+        chat = self._messages(record.prompt) is not None
+        encoded = self.prompt(record.prompt)
+        texts = [step.rstrip(STEP_END) + STEP_END for step in record.steps[:-1]] + [record.steps[-1].rstrip(STEP_END)]
+        ids: list[int] = []
+        ends: list[int] = []
+        for text in texts:
+            ids += self.codec.continuation(text)
+            ends.append(len(ids) - 1)
+        ids += self._closing(chat)
+        encoded, branches = self._with_start(encoded, [self._limited(encoded, _branch(ids, [True] * len(ids)))])
+        if len(branches[0]) <= ends[-1]:
+            raise Refused("the completion would be cut before its last step")
+        return encoded, branches, StepsTarget((tuple(ends),), (record.labels,))
+
+    # --- branches ---------------------------------------------------------------------------------------------------------------
+
+    def _branch(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, completion: Turns) -> Branch:
+        for message in completion:
+            if messages is not None:
+                self._no_controls(message)
+            if not isinstance(message.content, str):
+                raise Refused("an image stands after the first trained answer", "set render.loss_on=last, so that it belongs to the prompt")
+        raw = messages is None or self.config.answers == "raw"
+        if raw and len(completion) > 1:
+            raise Refused("a raw answer must be a single turn", "use render.loss_on=last or render.answers=template with a chat template")
+        if raw:
+            ids = self._as_sampled(completion[0].text, messages is not None)
+            return self._limited(encoded, _branch(ids, [True] * len(ids)))
+        assert messages is not None
+        return self._limited(encoded, self._templated(prompt, messages, completion))
+
+    def _templated(self, prompt: Prompt, messages: Turns, completion: Turns) -> Branch:
+        """Rendered by the template; trained are the answers up to and with their first end token, nothing else."""
+        template = self._need_template()
+        whole = (*messages, *completion)
+        head = self.codec.encode(template.render(messages, True, prompt.tools))
+        if template.marks_answers:
+            ids, marks = template.marked(whole, prompt.tools)
+            if ids[: len(head)] == head and any(marks[len(head) :]):
+                return self._checked(*_up_to_end(ids[len(head) :], marks[len(head) :], template.end_token))
+        spans = answer_spans(template, whole, len(messages), prompt.tools)
+        cuts = [c for turn in spans.turns for c in turn]
+        pieces = self.codec.split(spans.text, cuts)[1:-1]  # answer, between, answer, ...: in front stands the prompt, behind what is not trained
+        if spans.open_end:
+            pieces[-1] = [*pieces[-1], self.tokenizer.eos_token_id]
+        ids = [t for piece in pieces for t in piece]
+        return self._checked(ids, [k % 2 == 0 for k, piece in enumerate(pieces) for _ in piece])
+
+    def _checked(self, ids: list[int], trained: list[bool]) -> Branch:
+        if set(ids) & set(self.banned_tokens):
+            raise Refused("an answer holds an image placeholder token")
+        return _branch(ids, trained)
+
+    def _as_sampled(self, text: str, chat: bool) -> list[int]:
+        return self.codec.continuation(text) + self._closing(chat)
+
+    def _closing(self, chat: bool) -> list[int]:
+        """What ends an answer: the template's end of turn in a chat, the tokenizer's end token after raw text."""
+        if chat and self.template is not None and self.template.end_token is not None:
+            return self.codec.continuation(self.template.closing)
+        return [self.tokenizer.eos_token_id]
+
+    def _limited(self, encoded: Encoded, branch: Branch) -> Branch:
+        """Hold a branch to the limits: refused, or cut by name. A cut answer has no end token, so none is trained."""
+        config = self.config
+        room = min(config.max_completion or len(branch), (config.max_total or len(encoded) + len(branch)) - len(encoded))
+        if len(branch) <= room:
+            return branch
+        if config.over_long != "cut_completion" or room < 1:
+            raise Refused(
+                f"prompt and completion have {len(encoded)} + {len(branch)} tokens, the limits leave {max(room, 0)} for the completion"
+                " (render.max_completion, render.max_total)"
+            )
+        return Branch(branch.tokens_T[:room], branch.trained_T[:room])
+
+    def _with_start(self, encoded: Encoded, branches: Sequence[Branch]) -> tuple[Encoded, tuple[Branch, ...]]:
+        """A unit's prompt has at least one token: without any, the answer's first one is it (nothing predicts it)."""
+        if len(encoded):
+            return encoded, tuple(branches)
+        if len(branches) != 1 or len(branches[0]) < 2:
+            raise Refused("the prompt is empty and this tokenizer has no token to begin with")
+        only = branches[0]
+        return Encoded(only.tokens_T[:1]), (Branch(only.tokens_T[1:], only.trained_T[1:]),)
+
+    # --- the model's side -------------------------------------------------------------------------------------------------------
+
+    def _need_template(self) -> ChatTemplate:
+        if self.template is None:
+            raise DataError(
+                "the data holds conversations and this model has no chat template",
+                "use an instruct model, give a template with render.chat_template=FILE, or train on plain prompt / completion strings",
+            )
+        return self.template
+
+    def _no_controls(self, message: Message) -> None:
+        found = next((t for t in (self.template.controls if self.template else ()) if t in message.text), None)
+        if found is not None:
+            raise Refused(f"the {message.role} turn holds the control token {found!r}, which would end or open a turn in the middle of it")
+
+    def _prove_system(self) -> None:
+        try:
+            self._need_template().render((Message("system", "a"), Message("user", "b")), True)
+        except Refused as refused:
+            raise DataError(f"render.system is set, but {refused.message}", "leave render.system empty, or put it into the prompts") from None
+
+    def _stop_tokens(self, generation_config: Any) -> tuple[int, ...]:
+        given = getattr(generation_config, "eos_token_id", None)
+        found = {given} if isinstance(given, int) else set(given or ())
+        found |= {self.tokenizer.eos_token_id, self.template.end_token if self.template else None}
+        stops = tuple(sorted(int(t) for t in found if t is not None))
+        if not stops:
+            raise DataError("this tokenizer has no end token, so no answer could ever end", "set eos_token in tokenizer_config.json")
+        return stops
+
+
+def collect(results: Iterable[Unit | Refusal]) -> tuple[list[Unit], list[Refusal]]:
+    """Sort units from refusals. Logs how many were refused and why; raises DataError when no unit is left."""
+    units: list[Unit] = []
+    refusals: list[Refusal] = []
+    for result in results:
+        units.append(result) if isinstance(result, Unit) else refusals.append(result)
+    if refusals:
+        first = refusals[0]
+        text = f"{len(refusals)} of {len(units) + len(refusals)} records cannot be rendered, the first: {first.source_id}: {first.reason}"
+        if not units:
+            raise DataError(text, "see the limits in render.*, or look at the rows with keel data show")
+        log.warning("%s", text)
+    return units, refusals
+
+
+def _up_to_end(ids: list[int], marks: list[bool], end_token: int | None) -> tuple[list[int], list[bool]]:
+    """Marks of a template -> what is trained: each marked run to its first end token, which is added when the marks stop before it."""
+    trained = list(marks)
+    for i in range(1, len(ids)):
+        if marks[i - 1] and ids[i - 1] == end_token:
+            trained[i] = False
+        elif trained[i - 1] and not marks[i] and ids[i - 1] != end_token and ids[i] == end_token:
+            trained[i] = True
+        elif marks[i - 1] and marks[i] and not trained[i - 1]:
+            trained[i] = False  # behind the end token, still inside the marked run
+    stop = max(i for i, t in enumerate(trained) if t) + 1
+    return ids[:stop], trained[:stop]
+
+
+def _drop_oldest(messages: Turns) -> Turns | None:
+    """Without the oldest exchange (a user turn and all up to the next one); None when only the last user turn is left."""
+    users = [i for i, m in enumerate(messages) if m.role == "user"]
+    if len(users) < 2:
+        return None
+    return (*(m for m in messages[: users[1]] if m.role == "system"), *messages[users[1] :])
+
+
+def _ids(ids: Sequence[int]) -> Tensor:
+    return torch.tensor(list(ids), dtype=torch.int64)
+
+
+def _branch(ids: Sequence[int], trained: Sequence[bool]) -> Branch:
+    return Branch(_ids(ids), torch.tensor(list(trained), dtype=torch.bool))

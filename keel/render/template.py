@@ -1,0 +1,148 @@
+"""The chat template, looked at from outside: what it writes around turns is found by rendering, never by knowing its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from keel.errors import DataError
+from keel.hashing import digest_bytes
+from keel.render.codec import Codec
+from keel.render.config import RenderConfig
+from keel.types import ImagePart, Message
+
+MARK = "KeelMark7f3a9"  # stands for a content that no text has
+_GENERATION = re.compile(r"\{%-?\s*generation\b")
+Tools = Sequence[Mapping[str, Any]]
+
+
+class Refused(DataError):
+    """One record cannot be rendered; the reason is for people. ``unit`` makes a Refusal of it."""
+
+
+class ChatTemplate:
+    """The model's chat template with its arguments. ``closing`` is what stands between an answer and the end of its turn, ``end_token``
+    included (None when the template writes no such token)."""
+
+    def __init__(self, codec: Codec, source: str, config: RenderConfig, image_token: str = "") -> None:
+        self.codec = codec
+        self.source = source
+        self.hash = digest_bytes(source.encode())
+        self.marks_answers = bool(_GENERATION.search(source))
+        self._arguments = dict(config.template_args)
+        self._image_token = image_token
+        self._text_as_parts = MARK not in self._try([{"role": "user", "content": MARK}])
+        blocks = [{"type": "image"}, {"type": "text", "text": MARK}]
+        self._image_as_part = bool(image_token) and self._holds_image(self._try([{"role": "user", "content": blocks}]))
+        self.closing, self.end_token = self._closing()
+        self.controls = self._controls()
+        self.injected_system = self._injected_system()
+
+    def render(self, messages: Sequence[Message], generation: bool, tools: Tools = ()) -> str:
+        """The conversation as text; ``generation`` adds the beginning of an assistant turn. Raises Refused with the template's reason."""
+        try:
+            return self._apply([self.as_dict(m) for m in messages], generation, tools)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise Refused(f"the chat template refuses this conversation: {error}") from None
+
+    def marked(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
+        """Ids of the conversation and, for each, whether the template's own generation marks say that the assistant wrote it."""
+        out = self.codec.tokenizer.apply_chat_template(
+            [self.as_dict(m) for m in messages],
+            tools=list(tools) or None,
+            chat_template=self.source,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            **self._arguments,
+        )
+        return list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]]
+
+    def as_dict(self, message: Message) -> dict[str, Any]:
+        """A message as templates take it: content as text or as blocks, whichever this template understands."""
+        content: Any = message.content
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}] if self._text_as_parts else content
+        elif self._image_as_part or self._text_as_parts:
+            content = [{"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p.text} for p in content]
+        else:
+            content = "".join(self._image_token if isinstance(p, ImagePart) else p.text for p in content)
+        return {"role": message.role, "content": content, **message.extra}
+
+    def _apply(self, messages: list[dict[str, Any]], generation: bool, tools: Tools = ()) -> str:
+        return self.codec.tokenizer.apply_chat_template(
+            messages,
+            tools=list(tools) or None,
+            chat_template=self.source,
+            add_generation_prompt=generation,
+            tokenize=False,
+            **self._arguments,
+        )
+
+    def _try(self, messages: list[dict[str, Any]], generation: bool = False) -> str:
+        try:
+            return self._apply(messages, generation)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+            return ""
+
+    def _holds_image(self, text: str) -> bool:
+        return MARK in text and self._image_token in text and "'type'" not in text
+
+    def _probe(self, *roles: str) -> str:
+        """A conversation whose contents are ``MARK`` + a number."""
+        return self._try([self.as_dict(Message(role, f"{MARK}{i}")) for i, role in enumerate(roles)])
+
+    def _closing(self) -> tuple[str, int | None]:
+        suffix = self._probe("user", "assistant").rpartition(f"{MARK}1")[2]
+        tokenizer = self.codec.tokenizer
+        special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        for token in self.codec.encode(suffix):
+            text = tokenizer.convert_ids_to_tokens(token)
+            if (token in special or token == tokenizer.eos_token_id or token in tokenizer.added_tokens_decoder) and text in suffix:
+                return suffix[: suffix.index(text) + len(text)], token
+        return "", None
+
+    def _controls(self) -> tuple[str, ...]:
+        """Tokens that steer the conversation. Text that holds one would be read as a turn's border."""
+        tokenizer = self.codec.tokenizer
+        shown = self._probe("user", "assistant") + self._probe("system", "user") + self.closing
+        known = {*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)}
+        return tuple(sorted(t for t in known if t and (t in shown or t == tokenizer.eos_token) and t != self._image_token))
+
+    def _injected_system(self) -> str:
+        """Text that the template puts in front of the first user turn by itself (a default system prompt, a date)."""
+        plain = self._probe("user").partition(f"{MARK}0")[0]
+        given = self._probe("system", "user")
+        before, _, rest = given.partition(f"{MARK}0")
+        between = rest.partition(f"{MARK}1")[0]
+        own = self._visible(before, "system") if given else ""
+        if given and plain.startswith(before) and plain.endswith(between):
+            return f"{own}{plain[len(before) : len(plain) - len(between)]}".strip()
+        return "" if given else self._visible(plain, "user")
+
+    def _visible(self, text: str, role: str) -> str:
+        """What people would read of it: no special tokens, no name of the role."""
+        shown = self.codec.tokenizer.decode(self.codec.encode(text), skip_special_tokens=True).strip()
+        return re.sub(rf"^{role}\b:?\s*", "", shown, flags=re.IGNORECASE).strip()
+
+
+def template_source(tokenizer: Any, processor: Any, config: RenderConfig) -> str | None:
+    """The template's text: the configured file, else the processor's, else the tokenizer's. None when the model has none.
+
+    Raises DataError when the configured file cannot be read.
+    """
+    if config.chat_template:
+        try:
+            return Path(config.chat_template).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"render.chat_template={config.chat_template}: cannot be read: {error}", "give a text file with a Jinja template") from None
+    for owner in (processor, tokenizer):
+        found = getattr(owner, "chat_template", None)
+        if isinstance(found, dict):
+            found = found.get("default") or next(iter(found.values()), None)
+        if found:
+            return str(found)
+    return None
