@@ -19,7 +19,7 @@ class PolicyTerms(NamedTuple):
 
 
 def policy_gradient(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor) -> PolicyTerms:
-    """REINFORCE: ``-A_t log pi(y_t)``, the gradient of the expected reward (Williams 1992; Ahmadian et al. 2024, arXiv:2402.14740, section 2.2).
+    """REINFORCE: ``-A_t log pi(y_t)``, the gradient of the expected reward (Williams 1992; Ahmadian et al. 2024, arXiv:2402.14740).
 
     Args:
         logprobs_S: float [S], of the policy being trained.

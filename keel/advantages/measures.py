@@ -1,0 +1,86 @@
+"""What a batch of rollouts looked like: the numbers that dashboards know by these names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from keel.types import Group, Unit
+
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards and lengths of all valid samples.
+
+    ``reward`` mean; ``reward_std`` mean over groups of the deviation (n - 1) within a group, over the batch where no group has two valid
+    samples; ``frac_reward_zero_std`` share of the groups with two or more samples whose rewards are all equal: they teach group-relative
+    methods nothing; ``rewards/<name>/{mean,std}`` each source before weighting; ``completions/*`` lengths in sampled tokens,
+    ``clipped_ratio`` the share cut off at the limit, ``mean_terminated_length`` of the answers that ended by themselves (0 where none did),
+    ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given.
+    """
+    n_samples = sum(len(g.rollouts) for g in groups)
+    valid = [(g, i) for g in groups for i in range(len(g.rollouts)) if bool(g.valid_G[i])]
+    metrics = {"completions/failed_ratio": 1.0 - len(valid) / n_samples if n_samples else 0.0}
+    if not valid:
+        return metrics
+    return metrics | _reward_metrics(groups) | _length_metrics(groups)
+
+
+def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    rewards = [g.rewards_G[g.valid_G].double() for g in groups]
+    compared = [r for r in rewards if len(r) > 1]
+    metrics = {"reward": float(torch.cat(rewards).mean())}
+    if compared:
+        metrics["reward_std"] = sum(float(r.std()) for r in compared) / len(compared)
+        metrics["frac_reward_zero_std"] = sum(bool((r == r[0]).all()) for r in compared) / len(compared)
+    else:
+        metrics["reward_std"] = _deviation(torch.cat(rewards))
+    for name in sorted({name for g in groups for name in g.parts}):
+        parts = torch.cat([g.parts[name][g.valid_G].double() for g in groups if name in g.parts])
+        known = parts[~parts.isnan()]
+        if len(known):
+            metrics[f"rewards/{name}/mean"] = float(known.mean())
+            metrics[f"rewards/{name}/std"] = _deviation(known)
+    return metrics
+
+
+def _length_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    rollouts = [r for g in groups for r, ok in zip(g.rollouts, g.valid_G) if bool(ok)]
+    lengths = [int(r.sampled_T.sum()) for r in rollouts]
+    ended = [n for n, r in zip(lengths, rollouts) if r.finish_reason == "stop"]
+    return {
+        "completions/mean_length": sum(lengths) / len(lengths),
+        "completions/min_length": float(min(lengths)),
+        "completions/max_length": float(max(lengths)),
+        "completions/clipped_ratio": sum(r.finish_reason == "length" for r in rollouts) / len(rollouts),
+        "completions/mean_terminated_length": sum(ended) / len(ended) if ended else 0.0,
+    }
+
+
+def _deviation(values: Tensor) -> float:
+    return float(values.std()) if len(values) > 1 else 0.0
+
+
+def kl_metrics(groups: Sequence[Group], units: Sequence[Unit], kl_coef: float) -> dict[str, float]:
+    """What the reference costs, per sequence, under PPO's names: ``objective/kl`` the k1 sum over a sequence's tokens, in nats, of the
+    policy that sampled (``old_logprobs`` where recorded, else ``sampler_logprobs``); ``objective/scores`` the reward;
+    ``objective/non_score_reward`` minus ``kl_coef`` times the KL; ``objective/rlhf_reward`` the sum of the two.
+
+    ``units`` are those of ``rollout_units(groups)`` with ``ref_logprobs``.
+    """
+    kls: list[float] = []
+    for branch in (b for u in units for b in u.branches):
+        policy_T = branch.signals["old_logprobs" if "old_logprobs" in branch.signals else "sampler_logprobs"]
+        kls.append(float((policy_T - branch.signals["ref_logprobs"])[branch.trained_T].sum()))
+    if not kls:
+        return {}
+    kl = sum(kls) / len(kls)
+    score = float(torch.cat([g.rewards_G[g.valid_G].double() for g in groups]).mean())
+    penalty = -kl_coef * kl
+    return {
+        "objective/kl": kl,
+        "objective/scores": score,
+        "objective/non_score_reward": penalty,
+        "objective/rlhf_reward": score + penalty,
+    }

@@ -1,0 +1,153 @@
+"""From groups to credited units: alignment, invalid and truncated samples, KL in the reward, and the metrics of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from keel.advantages.credit import ESTIMATORS, CreditRule, assign, rollout_units
+from keel.advantages.measures import group_metrics, kl_metrics
+from keel.types import Encoded, Group, Prompt, Rollout, Unit
+
+
+def rollout(n: int, finish: str = "stop", sampled: list[bool] | None = None, logprob: float = -1.0) -> Rollout:
+    sampled_T = torch.tensor(sampled if sampled is not None else [True] * n)
+    zeros = torch.zeros(n, dtype=torch.int64)
+    return Rollout("p", 3, 0, torch.arange(n), sampled_T, torch.where(sampled_T, logprob, 0.0), zeros, zeros, zeros, finish)
+
+
+def group(rollouts: list[Rollout], rewards: list[float], valid: list[bool] | None = None, parts: dict | None = None) -> Group:
+    valid_G = torch.tensor(valid if valid is not None else [True] * len(rollouts))
+    return Group(Prompt("p", text="?"), Encoded(torch.tensor([7, 8])), tuple(rollouts), torch.tensor(rewards), parts or {}, valid_G)
+
+
+def with_signal(units: tuple[Unit, ...], name: str, value: float) -> tuple[Unit, ...]:
+    return tuple(
+        replace(u, branches=tuple(replace(b, signals={**b.signals, name: torch.full((len(b),), value)}) for b in u.branches)) for u in units
+    )
+
+
+def advantages(units: tuple[Unit, ...]) -> list[list[list[float]]]:
+    return [[[round(x, 5) for x in b.signals["advantages"].tolist()] for b in u.branches] for u in units]
+
+
+def test_units_hold_the_valid_rollouts_only():
+    groups = [
+        group([rollout(2), rollout(1), rollout(3)], [1.0, 9.0, 3.0], [True, False, True]),
+        group([rollout(1)], [5.0], [False]),
+        group([rollout(1), rollout(2)], [0.0, 4.0]),
+    ]
+    units = rollout_units(groups)
+    assert [[len(b) for b in u.branches] for u in units] == [[2, 3], [1, 2]]
+    assert units[0].unit_id == "p/3"
+    assert units[0].branches[0].signals["sampler_logprobs"].tolist() == [-1.0, -1.0]
+    # the failed sample's 9.0 is in no mean; the group without a valid sample is in no batch
+    assert advantages(assign(groups, units, CreditRule("group_centred"))) == [[[-1.0] * 2, [1.0] * 3], [[-2.0], [2.0] * 2]]
+    assert advantages(assign(groups, units, CreditRule("batch_baseline"))) == [[[-1.0] * 2, [1.0] * 3], [[-2.0], [2.0] * 2]]
+
+
+def test_failed_rewards_may_be_nan():
+    groups = [group([rollout(1), rollout(1), rollout(1)], [1.0, float("nan"), 3.0], [True, False, True])]
+    assert advantages(assign(groups, rollout_units(groups), CreditRule("leave_one_out"))) == [[[-2.0], [2.0]]]
+
+
+def test_only_sampled_tokens_are_trained_and_credited():
+    groups = [group([rollout(3, sampled=[True, False, True]), rollout(1)], [0.0, 2.0])]
+    (unit,) = assign(groups, rollout_units(groups), CreditRule("group_centred"))
+    assert unit.branches[0].trained_T.tolist() == [True, False, True]
+    assert unit.branches[0].signals["advantages"].tolist() == [-1.0, 0.0, -1.0]
+
+
+def test_truncated_answers_count_in_the_statistics_but_are_not_trained_on():
+    groups = [group([rollout(2, "length"), rollout(1)], [0.0, 4.0]), group([rollout(1, "length")], [1.0])]
+    units = assign(groups, rollout_units(groups), CreditRule("group_centred", mask_truncated=True))
+    assert advantages(units) == [[[2.0]]]
+    assert advantages(assign(groups, rollout_units(groups), CreditRule("group_centred"))) == [[[-2.0] * 2, [2.0]], [[0.0]]]
+
+
+def test_kl_in_the_reward_of_a_sequence():
+    groups = [group([rollout(2), rollout(1)], [1.0, 1.0])]
+    units = with_signal(rollout_units(groups), "ref_logprobs", -3.0)  # k1 = 2 a token: 4 and 2
+    credited = assign(groups, units, CreditRule("leave_one_out", kl_coef=0.5))
+    assert advantages(credited) == [[[-1.0, -1.0], [1.0]]]  # rewards -1 and 0
+    recorded = with_signal(units, "old_logprobs", -3.0)  # where the trainer recorded the policy, that is the policy
+    assert advantages(assign(groups, recorded, CreditRule("leave_one_out", kl_coef=0.5))) == [[[0.0, 0.0], [0.0]]]
+    with pytest.raises(KeyError, match="ref_logprobs"):
+        assign(groups, rollout_units(groups), CreditRule("leave_one_out", kl_coef=0.5))
+
+
+def test_gae_runs_over_the_sampled_tokens():
+    groups = [group([rollout(3, sampled=[True, False, True])], [3.0])]
+    units = with_signal(with_signal(rollout_units(groups), "ref_logprobs", -2.0), "values", 1.0)
+    (unit,) = assign(groups, units, CreditRule("gae", gamma=0.5, lam=0.5, kl_coef=0.1))
+    # token rewards -0.1 and 2.9; deltas -0.1 + 0.5 - 1 = -0.6 and 1.9; gamma * lam = 0.25
+    assert advantages((unit,)) == [[[-0.125, 0.0, 1.9]]]
+    assert [round(x, 5) for x in unit.branches[0].signals["returns"].tolist()] == [0.875, 0.0, 2.9]
+    with pytest.raises(KeyError, match="values"):
+        assign(groups, rollout_units(groups), CreditRule("gae"))
+
+
+def test_reward_to_go():
+    groups = [group([rollout(3)], [4.0])]
+    assert advantages(assign(groups, rollout_units(groups), CreditRule("reward_to_go", gamma=0.5))) == [[[1.0, 2.0, 4.0]]]
+
+
+def test_whitening_counts_tokens_of_the_whole_batch():
+    groups = [group([rollout(3, sampled=[True, False, True])], [4.0]), group([rollout(2)], [0.0])]
+    credited = assign(groups, rollout_units(groups), CreditRule("reward_to_go", whiten=True))
+    assert advantages(credited) == [[[1.0, 0.0, 1.0]], [[-1.0, -1.0]]]
+
+
+def test_units_of_other_groups_are_noticed():
+    groups = [group([rollout(1), rollout(1)], [0.0, 1.0])]
+    with pytest.raises(AssertionError):
+        assign(groups, rollout_units([group([rollout(1)], [0.0])]), CreditRule("group_centred"))
+
+
+def test_estimators_name_what_they_need():
+    assert {n for n, e in ESTIMATORS.items() if getattr(e, "needs_critic", False)} == {"gae"}
+    assert {n for n, e in ESTIMATORS.items() if getattr(e, "min_samples", 1) == 2} == {"group_normalised", "group_centred", "leave_one_out"}
+
+
+def test_metrics_by_hand():
+    groups = [
+        group(
+            [rollout(2), rollout(4, "length"), rollout(9)], [1.0, 3.0, 99.0], [True, True, False], {"rm": torch.tensor([1.0, 3.0, 99.0])}
+        ),
+        group([rollout(6), rollout(6)], [5.0, 5.0], parts={"rm": torch.tensor([2.0, float("nan")])}),
+    ]
+    metrics = group_metrics(groups)
+    assert metrics == pytest.approx(
+        {
+            "reward": 3.5,
+            "reward_std": 2**0.5 / 2,
+            "frac_reward_zero_std": 0.5,
+            "rewards/rm/mean": 2.0,
+            "rewards/rm/std": 1.0,
+            "completions/mean_length": 4.5,
+            "completions/min_length": 2.0,
+            "completions/max_length": 6.0,
+            "completions/clipped_ratio": 0.25,
+            "completions/mean_terminated_length": 14 / 3,
+            "completions/failed_ratio": 0.2,
+        }
+    )
+
+
+def test_metrics_of_single_samples_and_of_nothing():
+    metrics = group_metrics([group([rollout(1, "length")], [1.0]), group([rollout(1, "length")], [3.0])])
+    assert metrics["reward_std"] == pytest.approx(2**0.5)
+    assert "frac_reward_zero_std" not in metrics
+    assert metrics["completions/mean_terminated_length"] == 0.0
+    assert group_metrics([group([rollout(1)], [1.0], [False])]) == {"completions/failed_ratio": 1.0}
+    assert group_metrics([]) == {"completions/failed_ratio": 0.0}
+
+
+def test_kl_metrics_are_per_sequence():
+    groups = [group([rollout(2), rollout(4, sampled=[True, False, True, True])], [1.0, 2.0])]
+    units = with_signal(rollout_units(groups), "ref_logprobs", -2.0)  # 1 nat a token: 2 and 3
+    expected = {"objective/kl": 2.5, "objective/scores": 1.5, "objective/non_score_reward": -0.25, "objective/rlhf_reward": 1.25}
+    assert kl_metrics(groups, units, 0.1) == pytest.approx(expected)
+    assert kl_metrics([], (), 0.1) == {}

@@ -1,0 +1,75 @@
+"""Credit for whole sequences against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from keel.advantages.group import batch_baseline, group_centred, group_normalised, leave_one_out
+
+ALL = [group_normalised, group_centred, leave_one_out, batch_baseline]
+REWARDS = torch.tensor([1.0, 2.0, 3.0, 0.0, 4.0], dtype=torch.float64)
+GROUPS = torch.tensor([0, 0, 0, 1, 1])  # means 2 and 2; deviations 1 and 2 sqrt(2)
+
+
+def check(actual: torch.Tensor, *expected: float) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_hand_computed():
+    one, two = 1 / (1 + 1e-4), 2 / (math.sqrt(8) + 1e-4)
+    check(group_normalised(REWARDS, GROUPS), -one, 0.0, one, -two, two)
+    check(group_normalised(REWARDS, GROUPS, eps=1.0), -0.5, 0.0, 0.5, -2 / (math.sqrt(8) + 1), 2 / (math.sqrt(8) + 1))
+    check(group_centred(REWARDS, GROUPS), -1.0, 0.0, 1.0, -2.0, 2.0)
+    check(leave_one_out(REWARDS, GROUPS), 1 - 2.5, 2 - 2.0, 3 - 1.5, 0 - 4.0, 4 - 0.0)
+    check(batch_baseline(REWARDS + 1, GROUPS), -1.0, 0.0, 1.0, -2.0, 2.0)
+
+
+def test_groups_do_not_see_each_other():
+    """Normalising over the whole batch instead is a known slip: another group's rewards must not matter."""
+    moved = torch.where(GROUPS == 1, REWARDS * 100, REWARDS)
+    for credit in (group_normalised, group_centred, leave_one_out):
+        torch.testing.assert_close(credit(moved, GROUPS)[:3], credit(REWARDS, GROUPS)[:3])
+    assert not torch.equal(batch_baseline(moved, GROUPS)[:3], batch_baseline(REWARDS, GROUPS)[:3])
+
+
+@pytest.mark.parametrize("credit", ALL)
+def test_equal_rewards_give_exactly_zero(credit):
+    """0.1 + 0.1 + 0.1 is not 0.3: rounding must not become an advantage."""
+    rewards = torch.full((7,), 0.1, dtype=torch.float32)
+    assert credit(rewards, torch.zeros(7, dtype=torch.int64)).tolist() == [0.0] * 7
+
+
+@pytest.mark.parametrize("credit", ALL)
+def test_a_group_of_one_and_an_empty_batch(credit):
+    assert credit(torch.tensor([3.0]), torch.tensor([0])).tolist() == [0.0]
+    assert credit(torch.zeros(0), torch.zeros(0, dtype=torch.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("credit", ALL)
+def test_order_offset_and_dtype(credit):
+    order = torch.tensor([3, 0, 4, 2, 1])
+    torch.testing.assert_close(credit(REWARDS[order], GROUPS[order]), credit(REWARDS, GROUPS)[order])
+    torch.testing.assert_close(credit(REWARDS + 5, GROUPS), credit(REWARDS, GROUPS))
+    assert credit(REWARDS.float(), GROUPS).dtype == torch.float32
+
+
+@pytest.mark.parametrize("credit", [group_normalised, group_centred, leave_one_out])
+def test_advantages_of_a_group_sum_to_zero(credit):
+    advantages = credit(REWARDS, GROUPS)
+    assert advantages[:3].sum().item() == pytest.approx(0, abs=1e-12)
+    assert advantages[3:].sum().item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("credit", ALL)
+def test_refuses_what_would_broadcast(credit):
+    with pytest.raises(AssertionError):
+        credit(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(AssertionError):
+        credit(torch.zeros(2), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(AssertionError):
+        credit(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(AssertionError):
+        credit(torch.zeros(2), torch.zeros(2))

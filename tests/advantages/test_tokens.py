@@ -1,0 +1,97 @@
+"""Token-level credit, whitening and shaping against numbers worked out by hand and identities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from keel.advantages.gae import gae, returns_to_go
+from keel.advantages.shaping import kl_penalty, with_terminal_reward
+from keel.advantages.whiten import Moments, moments, whiten
+
+
+def vec(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def check(actual: torch.Tensor, *expected: float) -> None:
+    torch.testing.assert_close(actual, vec(*expected), rtol=0, atol=1e-9)
+
+
+def test_gae_by_hand():
+    # deltas with gamma 0.5: 1 + 0.5*4 - 2 = 1;  0 + 0.5*6 - 4 = -1;  3 - 6 = -3;  gamma * lam = 0.25
+    advantages, returns = gae(vec(1.0, 0.0, 3.0), vec(2.0, 4.0, 6.0), gamma=0.5, lam=0.5)
+    check(advantages, 1 - 0.25 * 1.75, -1.75, -3.0)
+    check(returns, 2 + 0.5625, 2.25, 3.0)
+
+
+def test_returns_by_hand():
+    check(returns_to_go(vec(1.0, 2.0, 4.0), 0.5), 3.0, 4.0, 4.0)
+
+
+def test_lambda_one_is_returns_minus_values_and_lambda_zero_is_the_temporal_difference():
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, 12, dtype=torch.float64, generator=generator)
+    for gamma in (1.0, 0.9):
+        advantages, returns = gae(rewards, values, gamma, 1.0)
+        torch.testing.assert_close(advantages, returns_to_go(rewards, gamma) - values)
+        torch.testing.assert_close(returns, returns_to_go(rewards, gamma))
+        one_step = rewards + gamma * torch.cat([values[1:], vec(0.0)]) - values
+        torch.testing.assert_close(gae(rewards, values, gamma, 0.0)[0], one_step)
+
+
+def test_a_perfect_critic_leaves_nothing():
+    rewards = vec(0.0, 0.0, 5.0)
+    check(gae(rewards, vec(5.0, 5.0, 5.0), 1.0, 0.95)[0], 0.0, 0.0, 0.0)
+
+
+def test_gae_keeps_the_dtype_and_refuses_unequal_lengths():
+    advantages, returns = gae(torch.ones(3), torch.ones(3), 1.0, 0.95)
+    assert advantages.dtype == returns.dtype == torch.float32
+    with pytest.raises(AssertionError):
+        gae(torch.ones(3), torch.ones(1), 1.0, 0.95)
+    with pytest.raises(AssertionError):
+        gae(torch.ones(2, 2), torch.ones(2, 2), 1.0, 0.95)
+    with pytest.raises(AssertionError):
+        gae(torch.ones(2, dtype=torch.int64), torch.ones(2), 1.0, 0.95)
+
+
+def test_whitening_by_hand():
+    over = moments(vec(1.0, 2.0, 3.0, 6.0))  # mean 3, variance (4 + 1 + 0 + 9) / 4
+    assert (over.count, over.mean, over.variance) == (4.0, 3.0, 3.5)
+    check(whiten(vec(1.0, 6.0), over, eps=0.0), -2 / 3.5**0.5, 3 / 3.5**0.5)
+    check(whiten(vec(1.0, 6.0), over, eps=0.5), -1.0, 1.5)
+
+
+def test_moments_add_up_over_parts():
+    values = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    parts = sum((moments(p) for p in values.split(7)), Moments())
+    whole = moments(values)
+    assert parts.count == whole.count
+    assert parts.mean == pytest.approx(whole.mean, abs=1e-12)
+    assert parts.variance == pytest.approx(whole.variance, abs=1e-12)
+    white = whiten(values, whole)
+    assert white.mean().item() == pytest.approx(0, abs=1e-12)
+    assert white.var(correction=0).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_whitening_equal_or_no_numbers():
+    assert whiten(torch.full((3,), 0.1), moments(torch.full((3,), 0.1))).abs().max() < 1e-6
+    assert (Moments().mean, Moments().variance) == (0.0, 0.0)
+    assert whiten(torch.zeros(0), Moments()).tolist() == []
+    with pytest.raises(AssertionError):
+        moments(torch.zeros(2, 2))
+    with pytest.raises(AssertionError):
+        whiten(torch.zeros(2, dtype=torch.int64), Moments())
+
+
+def test_kl_penalty_has_the_sign_of_the_step_away():
+    check(kl_penalty(vec(-1.0, -3.0), vec(-2.0, -2.5), 0.1), -0.1, 0.05)  # surer than the reference costs, less sure pays
+    check(with_terminal_reward(vec(-0.1, 0.05), 2.0), -0.1, 2.05)
+    penalties = vec(0.0, 0.0)
+    with_terminal_reward(penalties, 2.0)
+    check(penalties, 0.0, 0.0)  # a new tensor, the input stands
+    with pytest.raises(AssertionError):
+        kl_penalty(vec(0.0), vec(0.0, 0.0), 0.1)
+    with pytest.raises(AssertionError):
+        with_terminal_reward(vec(), 1.0)
