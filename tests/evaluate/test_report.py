@@ -114,7 +114,7 @@ def test_answers_and_names_are_escaped(fake_run: Path):
     )
     manifest = {"config": {evil: evil, "model": evil}, evil: evil}
     evil_data = dataclasses.replace(
-        data, name=evil, answers=(row, dataclasses.replace(row, prompt_id="q")), stages=(stage,), manifest=manifest
+        data, name=evil, answers=(row, dataclasses.replace(row, prompt_id="q", category=evil + "2")), stages=(stage,), manifest=manifest
     )
     html = render(evil_data)
     assert "<img" not in html
@@ -135,7 +135,7 @@ def test_what_was_not_measured_is_said_and_never_zero(fake_run: Path):
     assert "Time 9 min 35 s in all" in text  # from the stages' own summaries
 
 
-@pytest.mark.parametrize(("low", "high", "verdict"), [(0.40, 0.60, "no clear difference"), (0.30, 0.49, "worse than before training")])
+@pytest.mark.parametrize(("low", "high", "verdict"), [(0.45, 0.70, "no clear difference"), (0.30, 0.49, "worse than before")])
 def test_the_verdict_is_honest(fake_run: Path, low: float, high: float, verdict: str):
     data = collect(fake_run)
     rate = {"mean": (low + high) / 2, "low": low, "high": high, "n": 50}

@@ -131,6 +131,8 @@ def test_spearman_and_kendall_hand_computed():
     assert st.kendall(x, y) == pytest.approx((5 - 1) / 6)
     # ties: x = 1 1 2, y = 1 2 2. One concordant pair, two untied in x, two untied in y: tau-b = 1/2.
     assert st.kendall([1.0, 1.0, 2.0], [1.0, 2.0, 2.0]) == pytest.approx(0.5)
+    # three pairs untied in x, all concordant; six untied in y
+    assert st.kendall([1.0, 1.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(3 / math.sqrt(3 * 6))
     assert st.spearman([1.0, 1.0, 2.0], [1.0, 2.0, 2.0]) == pytest.approx(0.5)
     assert st.spearman([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]) == pytest.approx(-1.0)
 

@@ -123,6 +123,13 @@ def test_early_stop_min_change_and_mode():
     assert stop.best == Best(3, 0.56)
 
 
+def test_an_equal_value_is_no_improvement():
+    stop = EarlyStop(EarlyStopConfig(patience=1))
+    assert stop.update(1, {"eval/loss": 1.0})
+    assert not stop.update(2, {"eval/loss": 1.0})
+    assert stop.best == Best(1, 1.0)
+
+
 def test_no_patience_never_stops():
     stop = EarlyStop(EarlyStopConfig())
     for step in range(50):
