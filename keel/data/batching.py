@@ -28,7 +28,8 @@ def order(n: int, seed: int, epoch: int) -> list[int]:
 
 def steps_per_epoch(n: int, batch_size: int, drop_last: bool = False) -> int:
     """Steps of one pass over ``n`` items; never 0: with fewer items than one batch, that batch is all of them."""
-    assert n > 0 and batch_size > 0
+    assert n > 0
+    assert batch_size > 0
     return max(1, n // batch_size if drop_last else math.ceil(n / batch_size))
 
 
@@ -122,7 +123,9 @@ def mixture(sizes: Sequence[int], weights: Sequence[float], n: int, seed: int) -
 
     A source that is used up starts again in a new order.
     """
-    assert len(sizes) == len(weights) and min(weights) > 0 and min(sizes) > 0
+    assert len(sizes) == len(weights)
+    assert min(weights) > 0
+    assert min(sizes) > 0
     share = [w / sum(weights) for w in weights]
     used = [0] * len(sizes)
     orders: dict[tuple[int, int], list[int]] = {}

@@ -21,7 +21,9 @@ def to_pairs(records: Sequence[Record | Comparison], config: ConversionConfig, s
     """Pairs from pairs, ratings, rankings or comparisons. Raises DataError for records that hold no preference."""
     refused = next((r for r in records if isinstance(r, Prompt | Demonstration | Unpaired | Steps)), None)
     if refused is not None:
-        raise DataError(f"{source}: {type(refused).__name__.lower()} records cannot become pairs", "pairs come from ratings, rankings or comparisons")
+        raise DataError(
+            f"{source}: {type(refused).__name__.lower()} records cannot become pairs", "pairs come from ratings, rankings or comparisons"
+        )
     pairs = [r for r in records if isinstance(r, Pair)]
     pairs += ratings_to_pairs((r for r in records if isinstance(r, Rating)), config.dimension, config.min_gap, config.balance, config.ties)
     pairs += rankings_to_pairs((r for r in records if isinstance(r, Ranking)), config.weight, config.balance, config.ties)
@@ -29,7 +31,9 @@ def to_pairs(records: Sequence[Record | Comparison], config: ConversionConfig, s
     return pairs
 
 
-def ratings_to_pairs(ratings: Iterable[Rating], dimension: str = "", min_gap: float = 0.0, balance: int = 0, ties: Ties = "drop") -> list[Pair]:
+def ratings_to_pairs(
+    ratings: Iterable[Rating], dimension: str = "", min_gap: float = 0.0, balance: int = 0, ties: Ties = "drop"
+) -> list[Pair]:
     """Every two answers to one prompt whose scores differ by more than ``min_gap`` make a pair; the margin is the difference.
 
     ``dimension`` names the score that decides, empty takes the mean of all. ``balance`` = at most so many worse answers a better one,
@@ -72,7 +76,9 @@ def rankings_to_pairs(
     return pairs
 
 
-def comparisons_to_pairs(comparisons: Sequence[Comparison], reliability: Mapping[str, float] | None = None, ties: Ties = "drop") -> list[Pair]:
+def comparisons_to_pairs(
+    comparisons: Sequence[Comparison], reliability: Mapping[str, float] | None = None, ties: Ties = "drop"
+) -> list[Pair]:
     """Several annotators' judgements of the same two candidates -> one pair with a soft label.
 
     label = (votes for the chosen + half the ties) / votes, each vote counted by its annotator's ``reliability`` (1 without); the margin
@@ -81,7 +87,9 @@ def comparisons_to_pairs(comparisons: Sequence[Comparison], reliability: Mapping
     """
     protocols = sorted({c.protocol for c in comparisons})
     if len(protocols) > 1:
-        raise DataError(f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time")
+        raise DataError(
+            f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time"
+        )
     groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for c in comparisons:
         first, second = sorted(x.candidate_id for x in c.candidates)

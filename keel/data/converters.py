@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,7 +37,9 @@ def _prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:
         return make_prompt(fields, (), fields.text(name), meta)
     if isinstance(value, dict):
         inner = Fields(fields.raw, {})
-        inner.values = {k: v for k, v in value.items() if v is not None} | {k: v for k, v in fields.values.items() if k in ("image", "images")}
+        inner.values = {k: v for k, v in value.items() if v is not None} | {
+            k: v for k, v in fields.values.items() if k in ("image", "images")
+        }
         messages = as_messages(f"{name}.messages", inner.get("messages") or ())
         return make_prompt(inner, messages, inner.get("text") if not messages else None, {**inner.get("meta", {}), **meta})
     messages = fields.messages(name)
@@ -159,7 +160,8 @@ def preference_implicit(fields: Fields, meta: Meta) -> Pair:
     """The prompt is what ``chosen`` and ``rejected`` have in common."""
     if isinstance(fields.need("chosen"), str) and isinstance(fields.need("rejected"), str):
         chosen_text, rejected_text = fields.text("chosen"), fields.text("rejected")
-        common = os.path.commonprefix([chosen_text, rejected_text])
+        n = next((i for i, (a, b) in enumerate(zip(chosen_text, rejected_text)) if a != b), min(len(chosen_text), len(rejected_text)))
+        common = chosen_text[:n]
         common = common[: max(common.rfind(" "), common.rfind("\n")) + 1].rstrip()  # back to the last white space: no word is cut
         if not common.strip():
             raise FieldError("chosen", "has no beginning in common with rejected that could be the prompt")
@@ -280,9 +282,7 @@ def hh_rlhf(fields: Fields, meta: Meta) -> Pair:
 
 def _dialogue(name: str, text: str) -> Turns:
     pieces = _TURN.split(text.lstrip())
-    turns = [
-        Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(pieces[1::2], pieces[2::2])
-    ]
+    turns = [Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(pieces[1::2], pieces[2::2])]
     merged: list[Message] = []
     for turn in turns:  # the real files hold the same speaker twice in a row
         if merged and merged[-1].role == turn.role:

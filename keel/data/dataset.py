@@ -61,7 +61,7 @@ class Dataset:
         other = next((r for r in self.records if not isinstance(r, kind)), None)
         if other is not None:
             raise DataError(
-                f"{self.source}: {kind.__name__.lower()} records are needed here, layout {self.layout!r} holds {type(other).__name__.lower()}",
+                f"{self.source}: {kind.__name__.lower()} records are needed, layout {self.layout!r} holds {type(other).__name__.lower()}",
                 "give another file, convert with data.convert.to=pairs | unpaired | prompts, or set data.layout",
             )
         return tuple(r for r in self.records if isinstance(r, kind))
@@ -81,7 +81,9 @@ class Dataset:
         ids = sorted({prompt_of(r).prompt_id for r in self.records})
         n = max(1, round(share * len(ids)))
         if not 0.0 < share < 1.0 or n >= len(ids):
-            raise DataError(f"{self.source}: cannot hold out {share:g} of {len(ids)} prompts", "a share between 0 and 1 needs at least two prompts")
+            raise DataError(
+                f"{self.source}: cannot hold out {share:g} of {len(ids)} prompts", "a share between 0 and 1 needs at least two prompts"
+            )
         held = set(sorted(ids, key=lambda i: stable_hash("split", seed, i))[:n])
         return self._only(lambda i: i not in held, "rest"), self._only(lambda i: i in held, "held out")
 
@@ -197,7 +199,11 @@ def _bad(row: RawRow, error: FieldError) -> BadRow:
 
 
 def _bad_hint(records: list[Item]) -> str:
-    return "mend these rows, or drop data.strict to set them aside" if records else f"set data.layout if another was meant ({', '.join(BY_NAME)})"
+    return (
+        "mend these rows, or drop data.strict to set them aside"
+        if records
+        else f"set data.layout if another was meant ({', '.join(BY_NAME)})"
+    )
 
 
 def _keys(keys: Mapping[str, str]) -> dict[str, str]:

@@ -15,11 +15,20 @@ from keel.types import ImagePart, Message, Prompt, TextPart
 
 IMAGE_MARK = "<image>"
 ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
-    "function_call": "assistant", "tool_call": "assistant",
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_call": "assistant",
+    "tool_call": "assistant",
 }
 _CALLS = ("function_call", "tool_call")
 _ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")

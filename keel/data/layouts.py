@@ -99,7 +99,13 @@ LAYOUTS: tuple[Layout, ...] = (
         to.sharegpt_preference,
         {"conversations": [_FROM], "chosen": _GPT, "rejected": _GPT2},
     ),
-    Layout("sharegpt_unpaired", ("conversations", "kto_tag"), ("system",), to.sharegpt_unpaired, {"conversations": [_FROM, _GPT], "kto_tag": True}),
+    Layout(
+        "sharegpt_unpaired",
+        ("conversations", "kto_tag"),
+        ("system",),
+        to.sharegpt_unpaired,
+        {"conversations": [_FROM, _GPT], "kto_tag": True},
+    ),
     Layout("sharegpt", ("conversations",), ("system",), to.sharegpt, {"conversations": [_FROM, _GPT]}),
     Layout(
         "alpaca_preference",
@@ -115,7 +121,13 @@ LAYOUTS: tuple[Layout, ...] = (
         to.alpaca_unpaired,
         {"instruction": "2 + 2?", "output": "5", "kto_tag": False},
     ),
-    Layout("alpaca", ("instruction", "output"), ("input", "system", "history"), to.alpaca, {"instruction": "Add.", "input": "2, 2", "output": "4"}),
+    Layout(
+        "alpaca",
+        ("instruction", "output"),
+        ("input", "system", "history"),
+        to.alpaca,
+        {"instruction": "Add.", "input": "2, 2", "output": "4"},
+    ),
     Layout("alpaca_prompt", ("instruction",), ("input", "system", "history"), to.alpaca_prompt, {"instruction": "2 + 2?"}),
     Layout(
         "swift_preference",
@@ -124,10 +136,19 @@ LAYOUTS: tuple[Layout, ...] = (
         to.swift_preference,
         {"messages": [_USER, _GOOD], "rejected_response": "5"},
     ),
-    Layout("swift_unpaired", ("messages", "label"), ("system",), to.swift_unpaired, {"messages": [_USER, _POOR], "label": False}, _flag("label")),
+    Layout(
+        "swift_unpaired",
+        ("messages", "label"),
+        ("system",),
+        to.swift_unpaired,
+        {"messages": [_USER, _POOR], "label": False},
+        _flag("label"),
+    ),
     Layout("messages_prompt", ("messages",), ("system",), to.messages_prompt, {"messages": [_USER]}, _ends_with("user")),
     Layout("messages", ("messages",), ("system",), to.messages, {"messages": [_USER, _GOOD]}),
-    Layout("preference", ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}),
+    Layout(
+        "preference", ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    ),
     Layout(
         "preference_implicit",
         ("chosen", "rejected"),
@@ -150,15 +171,25 @@ LAYOUTS: tuple[Layout, ...] = (
         {"context": "2 + 2?", "completions": [{"rank": 0, "completion": "4"}, {"rank": 1, "completion": "5"}]},
         _ranked,
     ),
-    Layout("ranking", ("prompt", "answers", "ranks"), (), to.ranking, {"prompt": "2 + 2?", "answers": ["4", "5", "four"], "ranks": [1, 3, 2]}),
+    Layout(
+        "ranking", ("prompt", "answers", "ranks"), (), to.ranking, {"prompt": "2 + 2?", "answers": ["4", "5", "four"], "ranks": [1, 3, 2]}
+    ),
     Layout(
         "verl",
         ("prompt", "reward_model"),
         (),
         to.verl,
-        {"data_source": "sums", "prompt": [_USER], "ability": "math", "reward_model": {"style": "rule", "ground_truth": "4"}, "extra_info": {}},
+        {
+            "data_source": "sums",
+            "prompt": [_USER],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": "4"},
+            "extra_info": {},
+        },
     ),
-    Layout("rating", ("prompt", "answer", "scores"), (), to.rating, {"prompt": "2 + 2?", "answer": "4", "scores": {"helpful": 6, "correct": 7}}),
+    Layout(
+        "rating", ("prompt", "answer", "scores"), (), to.rating, {"prompt": "2 + 2?", "answer": "4", "scores": {"helpful": 6, "correct": 7}}
+    ),
     Layout("rating_one", ("prompt", "answer", "rating"), (), to.rating_one, {"prompt": "2 + 2?", "answer": "5", "rating": 1}),
     Layout(
         "helpsteer",
@@ -210,9 +241,13 @@ def detect(rows: Sequence[Fields], source: str) -> Layout:
     main = BY_NAME[counts.most_common(1)[0][0]]
     others = {layout.name for layout in found if layout is not None and not _incomplete(layout, main)}
     if others:
-        first = {name: next(r.raw.line for r, f in zip(rows, found) if f is not None and f.name == name) for name in (main.name, *sorted(others))}
+        first = {
+            name: next(r.raw.line for r, f in zip(rows, found) if f is not None and f.name == name) for name in (main.name, *sorted(others))
+        }
         where = "; ".join(f"{counts[name]} rows of {name!r} (first at line {line})" for name, line in first.items())
-        raise DataError(f"{source}: rows of several layouts are mixed: {where}", "put each layout into a file of its own, or set data.layout")
+        raise DataError(
+            f"{source}: rows of several layouts are mixed: {where}", "put each layout into a file of its own, or set data.layout"
+        )
     return main
 
 

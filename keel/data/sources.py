@@ -82,7 +82,9 @@ def read_source(path: str, split: str = "train") -> Source:
     near = sorted(p.name for p in local.parent.glob("*") if _kind(p)) if local.parent.is_dir() else []
     raise DataError(
         f"{path}: no such file or folder",
-        f"files beside it: {', '.join(near[:8])}" if near else "give a file, a folder, org/name of a Hugging Face data set, or package:PKG/FILE",
+        f"files beside it: {', '.join(near[:8])}"
+        if near
+        else "give a file, a folder, org/name of a Hugging Face data set, or package:PKG/FILE",
     )
 
 
@@ -134,7 +136,9 @@ def _read_files(files: list[Path], name: str) -> Source:
     for file in files:
         reader = _READERS.get(_kind(file) or "")
         if reader is None:
-            raise DataError(f"{file}: cannot tell what kind of file this is", f"files that can be read end in {', '.join(SUFFIXES)} (.gz too)")
+            raise DataError(
+                f"{file}: cannot tell what kind of file this is", f"files that can be read end in {', '.join(SUFFIXES)} (.gz too)"
+            )
         content = _content(file)
         digest.update(hashlib.sha256(content).digest())
         found = 0
@@ -264,10 +268,12 @@ def _read_hub(path: str, name: str, config: str | None, revision: str | None, sp
     try:
         loaded = datasets.load_dataset(name, config, split=split, revision=revision)
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path}: {str(error).splitlines()[0]}", "name the split with data.split and the configuration as org/name:config") from None
+        raise DataError(
+            f"{path}: {str(error).splitlines()[0]}", "name the split with data.split and the configuration as org/name:config"
+        ) from None
     except Exception as error:  # the library's network and hub errors share no base class
         raise DataError(
-            f"{path}: neither a file or folder here, nor a data set that could be loaded from the Hugging Face Hub ({type(error).__name__})",
+            f"{path}: neither a file or folder here, nor a data set that loads from the Hugging Face Hub ({type(error).__name__})",
             "check the spelling; without a network give a local file or folder, or a data set that is already in the cache",
         ) from None
     digest = hashlib.sha256()

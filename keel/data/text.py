@@ -109,7 +109,9 @@ def count_keywords(text: str, keywords: Iterable[str]) -> Counter[str]:
         before = r"(?<!\w)" if keyword[:1].isalnum() and not _unspaced(keyword[0]) else ""
         after = r"(?!\w)" if keyword[-1:].isalnum() and not _unspaced(keyword[-1]) else ""
         # a Latin word beside a Han character is a word of its own: 用VIP卡
-        pattern = (before.replace(r"\w", rf"[^\W{_HAN}{_KANA}]") + escaped + after.replace(r"\w", rf"[^\W{_HAN}{_KANA}]")) if keyword else r"(?!)"
+        pattern = (
+            (before.replace(r"\w", rf"[^\W{_HAN}{_KANA}]") + escaped + after.replace(r"\w", rf"[^\W{_HAN}{_KANA}]")) if keyword else r"(?!)"
+        )
         n = len(re.findall(pattern, text, re.IGNORECASE))
         if n:
             found[keyword] = n

@@ -12,19 +12,23 @@ from keel.config import Section
 class RenderConfig(Section):
     """How messages become tokens and which tokens are trained."""
 
-    system: str | None = Field(None, description="System prompt of every conversation, over the data's own; empty text removes the template's.")
-    template_args: dict[str, Any] = Field({}, description="Arguments handed to the chat template, e.g. {enable_thinking: false}.")
-    chat_template: str = Field("", description="File with a Jinja chat template to use in place of the model's own.")
+    system: str | None = Field(
+        default=None, description="System prompt of every conversation, over the data's own; empty text removes the template's."
+    )
+    template_args: dict[str, Any] = Field(default={}, description="Arguments handed to the chat template, e.g. {enable_thinking: false}.")
+    chat_template: str = Field(default="", description="File with a Jinja chat template to use in place of the model's own.")
     as_chat: bool | Literal["auto"] = Field(
-        "auto", description="Make a bare string prompt a user turn: auto = when there is a chat template; false = raw text."
+        default="auto", description="Make a bare string prompt a user turn: auto = when there is a chat template; false = raw text."
     )
     answers: Literal["template", "raw"] = Field(
-        "template", description="How answers are closed: template = as it renders them; raw = as sampled: after the generation prompt, unchanged."
+        default="template",
+        description="How answers are closed: template = as it renders them; raw = as sampled: after the generation prompt, unchanged.",
     )
-    loss_on: Literal["all", "last"] = Field("all", description="Assistant turns of a demonstration that are trained.")
-    max_prompt: int | None = Field(None, ge=1, description="Longest prompt in tokens.")
-    max_completion: int | None = Field(None, ge=1, description="Longest completion in tokens, the end token included.")
-    max_total: int | None = Field(None, ge=2, description="Longest prompt and completion together, in tokens.")
+    loss_on: Literal["all", "last"] = Field(default="all", description="Assistant turns of a demonstration that are trained.")
+    max_prompt: int | None = Field(default=None, ge=1, description="Longest prompt in tokens.")
+    max_completion: int | None = Field(default=None, ge=1, description="Longest completion in tokens, the end token included.")
+    max_total: int | None = Field(default=None, ge=2, description="Longest prompt and completion together, in tokens.")
     over_long: Literal["refuse", "drop_turns", "cut_completion"] = Field(
-        "refuse", description="What is too long: refuse and count; drop the oldest turns of the prompt; cut the completion (no end token is trained)."
+        default="refuse",
+        description="What is too long: refuse and count; drop the prompt's oldest turns; cut the completion (no end token is trained).",
     )

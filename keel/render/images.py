@@ -18,7 +18,7 @@ from torch import Tensor
 
 from keel.hashing import digest_bytes
 from keel.render.codec import Codec
-from keel.render.template import Refused
+from keel.render.template import RefusedError
 from keel.types import ImagePart, MediaRef, Message
 
 _TOKENS = ("image_token", "boi_token", "eoi_token", "fake_image_token", "global_image_token", "video_token", "vision_start_token")
@@ -28,7 +28,7 @@ _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_tok
 class Media(Protocol):
     """Where pixels are kept, by the digest of the image's bytes."""
 
-    def put(self, digest: str, tensors: Mapping[str, Tensor]) -> None: ...
+    def put(self, digest: str, features: Mapping[str, Tensor]) -> None: ...
 
     def get(self, digest: str) -> Mapping[str, Tensor]: ...
 
@@ -47,7 +47,11 @@ class Images:
         self.token_id = int(tokenizer.convert_tokens_to_ids(self.token))
         named = [getattr(processor, n, None) or getattr(tokenizer, n, None) for n in _TOKENS]
         ids = {tokenizer.convert_tokens_to_ids(str(t)) for t in named if t} | {self.token_id}
-        extra = {i for i, t in tokenizer.added_tokens_decoder.items() if t.content.startswith(("<row_", "<image", "<video", "<|image", "<|video"))}
+        extra = {
+            i
+            for i, t in tokenizer.added_tokens_decoder.items()
+            if t.content.startswith(("<row_", "<image", "<video", "<|image", "<|video"))
+        }
         unknown = {None, tokenizer.unk_token_id}
         self.banned: tuple[int, ...] = tuple(sorted((ids | extra) - unknown))
         self._expanded: dict[str, tuple[MediaRef, list[int]]] = {}
@@ -62,13 +66,13 @@ class Images:
     def expand(self, text: str, messages: Sequence[Message]) -> tuple[list[int], tuple[MediaRef, ...]]:
         """Ids of a prompt's text with every placeholder expanded, and the images in order.
 
-        Raises Refused when images and placeholders do not match one to one (the text itself may hold a placeholder).
+        Raises RefusedError when images and placeholders do not match one to one (the text itself may hold a placeholder).
         """
         sources = [p for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
         mark = self._codec.tokenizer.convert_tokens_to_ids(self.placeholder)
         ids = self._codec.encode(text)
         if ids.count(mark) != len(sources):
-            raise Refused(f"{len(sources)} images for {ids.count(mark)} image placeholders in the rendered prompt")
+            raise RefusedError(f"{len(sources)} images for {ids.count(mark)} image placeholders in the rendered prompt")
         pictures = [_bytes(s) for s in sources]
         refs: list[MediaRef] = []
         result: list[int] = []
@@ -103,7 +107,9 @@ class Images:
         """The processor itself, given the whole prompt, must make the same ids (once for each number of images)."""
         theirs = [int(i) for i in self._process([text], [_open(p) for p in pictures])["input_ids"][0]]
         if theirs != list(ids):
-            raise Refused("this processor expands images in a way that depends on the text around them", "prompts with one image may still work")
+            raise RefusedError(
+                "this processor expands images in a way that depends on the text around them", "prompts with one image may still work"
+            )
 
 
 def _bytes(part: ImagePart) -> bytes:
@@ -113,11 +119,11 @@ def _bytes(part: ImagePart) -> bytes:
             return base64.b64decode(part.source.partition(",")[2], validate=True)
         return Path(part.source).expanduser().read_bytes()
     except (OSError, binascii.Error) as error:
-        raise Refused(f"image {part.source[:80]!r} cannot be read: {error}") from None
+        raise RefusedError(f"image {part.source[:80]!r} cannot be read: {error}") from None
 
 
 def _open(raw: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(raw)).convert("RGB")
     except (OSError, ValueError) as error:  # PIL's own UnidentifiedImageError is an OSError
-        raise Refused(f"an image cannot be decoded: {error}") from None
+        raise RefusedError(f"an image cannot be decoded: {error}") from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
 from keel.render.spans import answer_spans
-from keel.render.template import ChatTemplate, Refused, template_source
+from keel.render.template import ChatTemplate, RefusedError, template_source
 from keel.types import (
     Branch,
     Demonstration,
@@ -82,7 +82,7 @@ class Renderer:
     # --- prompts ----------------------------------------------------------------------------------------------------------------
 
     def prompt(self, prompt: Prompt) -> Encoded:
-        """Token ids of a prompt with the beginning of the answer. Raises Refused (a DataError) when it cannot be rendered or is too long."""
+        """Token ids of a prompt with the beginning of the answer. Raises RefusedError (a DataError) when that fails or it is too long."""
         return self._prompt(prompt, self._messages(prompt))[0]
 
     def _prompt(self, prompt: Prompt, messages: Turns | None) -> tuple[Encoded, Turns | None]:
@@ -92,7 +92,7 @@ class Renderer:
         while limit is not None and len(encoded) > limit:
             shorter = _drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
             if shorter is None:
-                raise Refused(f"the prompt has {len(encoded)} tokens, render.max_prompt is {limit}")
+                raise RefusedError(f"the prompt has {len(encoded)} tokens, render.max_prompt is {limit}")
             messages = shorter
             encoded = self._encode(prompt, messages)
         return encoded, messages
@@ -106,7 +106,7 @@ class Renderer:
             ids, media = self.images.expand(text, messages)
             return Encoded(_ids(ids), media)
         if any(not isinstance(m.content, str) for m in messages):
-            raise Refused("the prompt holds images, this model reads text only", "use a vision-language model")
+            raise RefusedError("the prompt holds images, this model reads text only", "use a vision-language model")
         return Encoded(_ids(self.codec.encode(text)))
 
     def _messages(self, prompt: Prompt, more: Turns = ()) -> Turns | None:
@@ -117,7 +117,9 @@ class Renderer:
                 return None
             messages = (Message("user", prompt.text),)
             if not self._told_as_chat:
-                log.info("prompts that are plain strings are put into a user turn of the chat template (render.as_chat=false leaves them raw)")
+                log.info(
+                    "prompts that are plain strings are put into a user turn of the chat template (render.as_chat=false leaves them raw)"
+                )
                 self._told_as_chat = True
         if self.config.system is not None:
             messages = (Message("system", self.config.system), *(m for m in messages if m.role != "system"))
@@ -137,8 +139,8 @@ class Renderer:
         name = record.prompt_id if isinstance(record, Prompt) else record.record_id
         try:
             encoded, branches, target = self._parts(record)
-        except Refused as refused:
-            return Refusal(name, prompt.source_id, refused.message)
+        except RefusedError as refused:
+            return Refusal(name, prompt.source_id, refused.reason)
         meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
         return Unit(name, encoded, branches, target, meta)
 
@@ -147,7 +149,7 @@ class Renderer:
         return collect(self.unit(r) for r in records)
 
     def branches(self, prompt: Prompt, completions: Sequence[Turns]) -> tuple[Encoded, tuple[Branch, ...]]:
-        """A prompt and its continuations. Raises Refused when one cannot be rendered within the limits."""
+        """A prompt and its continuations. Raises RefusedError when one cannot be rendered within the limits."""
         encoded, messages = self._prompt(prompt, self._messages(prompt))
         return self._with_start(encoded, [self._branch(prompt, messages, encoded, c) for c in completions])
 
@@ -193,7 +195,7 @@ class Renderer:
             more, completion = completion[:-1], completion[-1:]
         encoded, messages = self._prompt(record.prompt, self._messages(record.prompt, more))
         if messages is None and more:
-            raise Refused("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
+            raise RefusedError("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
         return *self._with_start(encoded, [self._branch(record.prompt, messages, encoded, completion)]), None
 
     def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
@@ -208,7 +210,7 @@ class Renderer:
         ids += self._closing(chat)
         encoded, branches = self._with_start(encoded, [self._limited(encoded, _branch(ids, [True] * len(ids)))])
         if len(branches[0]) <= ends[-1]:
-            raise Refused("the completion would be cut before its last step")
+            raise RefusedError("the completion would be cut before its last step")
         return encoded, branches, StepsTarget((tuple(ends),), (record.labels,))
 
     # --- branches ---------------------------------------------------------------------------------------------------------------
@@ -218,10 +220,14 @@ class Renderer:
             if messages is not None:
                 self._no_controls(message)
             if not isinstance(message.content, str):
-                raise Refused("an image stands after the first trained answer", "set render.loss_on=last, so that it belongs to the prompt")
+                raise RefusedError(
+                    "an image stands after the first trained answer", "set render.loss_on=last, so that it belongs to the prompt"
+                )
         raw = messages is None or self.config.answers == "raw"
-        if raw and len(completion) > 1:
-            raise Refused("a raw answer must be a single turn", "use render.loss_on=last or render.answers=template with a chat template")
+        if raw and len(completion) != 1:
+            raise RefusedError(
+                "a raw answer must be a single turn", "use render.loss_on=last or render.answers=template with a chat template"
+            )
         if raw:
             ids = self._as_sampled(completion[0].text, messages is not None)
             return self._limited(encoded, _branch(ids, [True] * len(ids)))
@@ -239,7 +245,9 @@ class Renderer:
                 return self._checked(*_up_to_end(ids[len(head) :], marks[len(head) :], template.end_token))
         spans = answer_spans(template, whole, len(messages), prompt.tools)
         cuts = [c for turn in spans.turns for c in turn]
-        pieces = self.codec.split(spans.text, cuts)[1:-1]  # answer, between, answer, ...: in front stands the prompt, behind what is not trained
+        pieces = self.codec.split(spans.text, cuts)[
+            1:-1
+        ]  # answer, between, answer, ...: in front stands the prompt, behind what is not trained
         if spans.open_end:
             pieces[-1] = [*pieces[-1], self.tokenizer.eos_token_id]
         ids = [t for piece in pieces for t in piece]
@@ -247,7 +255,7 @@ class Renderer:
 
     def _checked(self, ids: list[int], trained: list[bool]) -> Branch:
         if set(ids) & set(self.banned_tokens):
-            raise Refused("an answer holds an image placeholder token")
+            raise RefusedError("an answer holds an image placeholder token")
         return _branch(ids, trained)
 
     def _as_sampled(self, text: str, chat: bool) -> list[int]:
@@ -266,7 +274,7 @@ class Renderer:
         if len(branch) <= room:
             return branch
         if config.over_long != "cut_completion" or room < 1:
-            raise Refused(
+            raise RefusedError(
                 f"prompt and completion have {len(encoded)} + {len(branch)} tokens, the limits leave {max(room, 0)} for the completion"
                 " (render.max_completion, render.max_total)"
             )
@@ -277,7 +285,7 @@ class Renderer:
         if len(encoded):
             return encoded, tuple(branches)
         if len(branches) != 1 or len(branches[0]) < 2:
-            raise Refused("the prompt is empty and this tokenizer has no token to begin with")
+            raise RefusedError("the prompt is empty and this tokenizer has no token to begin with")
         only = branches[0]
         return Encoded(only.tokens_T[:1]), (Branch(only.tokens_T[1:], only.trained_T[1:]),)
 
@@ -294,13 +302,17 @@ class Renderer:
     def _no_controls(self, message: Message) -> None:
         found = next((t for t in (self.template.controls if self.template else ()) if t in message.text), None)
         if found is not None:
-            raise Refused(f"the {message.role} turn holds the control token {found!r}, which would end or open a turn in the middle of it")
+            raise RefusedError(
+                f"the {message.role} turn holds the control token {found!r}, which would end or open a turn in the middle of it"
+            )
 
     def _prove_system(self) -> None:
         try:
             self._need_template().render((Message("system", "a"), Message("user", "b")), True)
-        except Refused as refused:
-            raise DataError(f"render.system is set, but {refused.message}", "leave render.system empty, or put it into the prompts") from None
+        except RefusedError as refused:
+            raise DataError(
+                f"render.system is set, but {refused.message}", "leave render.system empty, or put it into the prompts"
+            ) from None
 
     def _stop_tokens(self, generation_config: Any) -> tuple[int, ...]:
         given = getattr(generation_config, "eos_token_id", None)

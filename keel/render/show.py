@@ -21,7 +21,9 @@ _PROMPT, _TRAINED, _UNTRAINED = "dim", "bold green", "yellow"
 def explain(renderer: Renderer, unit: Unit) -> Text:
     """A unit as coloured text: prompt dim, trained tokens green, untrained ones of a branch yellow, special tokens reversed."""
     text = Text()
-    text.append_text(_tokens(renderer, unit.prompt.tokens_T.tolist(), [_PROMPT] * len(unit.prompt), [m.n_tokens for m in unit.prompt.media]))
+    text.append_text(
+        _tokens(renderer, unit.prompt.tokens_T.tolist(), [_PROMPT] * len(unit.prompt), [m.n_tokens for m in unit.prompt.media])
+    )
     for k, branch in enumerate(unit.branches):
         label = f"\n[answer {k + 1} of {len(unit.branches)}{_label(unit.target, k)}] " if len(unit.branches) > 1 or unit.target else ""
         text.append(label, style="bold cyan")

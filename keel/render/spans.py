@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from keel.render.template import MARK, ChatTemplate, Refused, Tools
+from keel.render.template import MARK, ChatTemplate, RefusedError, Tools
 from keel.types import Message
 
 
@@ -27,7 +27,7 @@ class Spans:
 
 
 def answer_spans(template: ChatTemplate, messages: Sequence[Message], first: int, tools: Tools = ()) -> Spans:
-    """Spans of the assistant turns from message ``first`` on. Raises Refused with the reason when one cannot be established."""
+    """Spans of the assistant turns from message ``first`` on. Raises RefusedError with the reason when one cannot be established."""
     text = template.render(messages, False, tools)
     answers = [i for i in range(first, len(messages)) if messages[i].role == "assistant"]
     turns: list[tuple[int, int]] = []
@@ -35,14 +35,14 @@ def answer_spans(template: ChatTemplate, messages: Sequence[Message], first: int
         head = template.render(messages[:i], True, tools)
         start = len(head) if text.startswith(head) else _marked_start(template, messages, i, text, tools)
         if i == first and start != len(head):
-            raise Refused(
-                "the chat template renders this answer in another way than it is generated: the generation prompt is not the beginning of it",
+            raise RefusedError(
+                "the chat template renders this answer in another way than it is generated: the generation prompt is not its beginning",
                 "set render.answers=raw to put answers after the generation prompt as they are, or give another render.chat_template",
             )
         end = _end(template, messages, i, start, text, tools)
         _check(messages[i], text[start:end], last=i == answers[-1])
         if turns and start < turns[-1][1]:
-            raise Refused("the chat template's turns cannot be told apart", "give another render.chat_template")
+            raise RefusedError("the chat template's turns cannot be told apart", "give another render.chat_template")
         turns.append((start, end))
     return Spans(text, tuple(turns), template.end_token is None)
 
@@ -53,7 +53,7 @@ def _marked_start(template: ChatTemplate, messages: Sequence[Message], i: int, t
     before, found, after = template.render(marked, False, tools).partition(MARK)
     opening = messages[i].text.strip()[:40]
     if not found or MARK in after or not text.startswith(before) or not text[len(before) :].lstrip().startswith(opening):
-        raise Refused(
+        raise RefusedError(
             f"where the assistant's turn {i} starts cannot be established: the chat template rewrites turns as the conversation goes on",
             "train the last turn only (render.loss_on=last), or give another render.chat_template",
         )
@@ -66,10 +66,10 @@ def _end(template: ChatTemplate, messages: Sequence[Message], i: int, start: int
         token = template.codec.tokenizer.convert_ids_to_tokens(template.end_token)
         end = text.find(token, start)
         if end < 0:
-            raise Refused(f"the chat template does not close the assistant's turn {i}", "give another render.chat_template")
+            raise RefusedError(f"the chat template does not close the assistant's turn {i}", "give another render.chat_template")
         return end + len(token)
     if i != len(messages) - 1:
-        raise Refused("this chat template closes turns with no token, so only a last turn has an end", "set render.loss_on=last")
+        raise RefusedError("this chat template closes turns with no token, so only a last turn has an end", "set render.loss_on=last")
     marked = [*messages[:i], replace(messages[i], content=MARK, extra={})]
     suffix = template.render(marked, False, tools).partition(MARK)[2]
     return len(text) - len(suffix) if text.endswith(suffix) else len(text)
@@ -81,14 +81,20 @@ def _check(message: Message, shown: str, last: bool) -> None:
     span, content = _squash(shown), message.text
     wanted = content if last else content.rpartition("</think>")[2]
     if _squash(wanted) not in span:
-        raise Refused("the chat template changes or drops the text of an answer", "set render.answers=raw, or give another render.chat_template")
+        raise RefusedError(
+            "the chat template changes or drops the text of an answer", "set render.answers=raw, or give another render.chat_template"
+        )
     reasoning = message.extra.get("reasoning_content")
     if last and isinstance(reasoning, str) and _squash(reasoning) not in span:
-        raise Refused("the chat template drops the reasoning_content of the trained answer", "move it into content, or give another chat template")
+        raise RefusedError(
+            "the chat template drops the reasoning_content of the trained answer", "move it into content, or give another chat template"
+        )
     for call in message.extra.get("tool_calls") or ():
         name = str((call.get("function") or call).get("name", ""))
         if name not in span:
-            raise Refused(f"the chat template drops the tool call {name!r} of the trained answer", "use a template that renders tool_calls")
+            raise RefusedError(
+                f"the chat template drops the tool call {name!r} of the trained answer", "use a template that renders tool_calls"
+            )
 
 
 def _squash(text: str) -> str:

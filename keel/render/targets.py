@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from keel.data.conversion import answer_key
 from keel.render.renderer import Refusal, Renderer, collect
-from keel.render.template import Refused
+from keel.render.template import RefusedError
 from keel.types import Edge, Message, Pair, PairTarget, Unit
 
 
@@ -27,8 +27,8 @@ def _merged(renderer: Renderer, pairs: Sequence[Pair]) -> Unit | Refusal:
     index = {key: i for i, key in enumerate(answers)}
     try:
         encoded, branches = renderer.branches(prompt, list(answers.values()))
-    except Refused as refused:
-        return Refusal(prompt.prompt_id, prompt.source_id, refused.message)
+    except RefusedError as refused:
+        return Refusal(prompt.prompt_id, prompt.source_id, refused.reason)
     edges = tuple(Edge(index[answer_key(p.chosen)], index[answer_key(p.rejected)], p.label, p.margin, p.weight) for p in pairs)
     meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
     return Unit(prompt.prompt_id, encoded, branches, PairTarget(edges), meta)

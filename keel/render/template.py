@@ -20,8 +20,13 @@ _GENERATION = re.compile(r"\{%-?\s*generation\b")
 Tools = Sequence[Mapping[str, Any]]
 
 
-class Refused(DataError):
-    """One record cannot be rendered; the reason is for people. ``unit`` makes a Refusal of it."""
+class RefusedError(DataError):
+    """One record cannot be rendered. ``Renderer.unit`` makes a Refusal of it."""
+
+    @property
+    def reason(self) -> str:
+        """What is wrong and what to do, in one line."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class ChatTemplate:
@@ -43,11 +48,11 @@ class ChatTemplate:
         self.injected_system = self._injected_system()
 
     def render(self, messages: Sequence[Message], generation: bool, tools: Tools = ()) -> str:
-        """The conversation as text; ``generation`` adds the beginning of an assistant turn. Raises Refused with the template's reason."""
+        """The conversation as text; ``generation`` adds the beginning of an assistant turn. Raises RefusedError with its reason."""
         try:
             return self._apply([self.as_dict(m) for m in messages], generation, tools)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise Refused(f"the chat template refuses this conversation: {error}") from None
+            raise RefusedError(f"the chat template refuses this conversation: {error}") from None
 
     def marked(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
         """Ids of the conversation and, for each, whether the template's own generation marks say that the assistant wrote it."""
@@ -138,7 +143,9 @@ def template_source(tokenizer: Any, processor: Any, config: RenderConfig) -> str
         try:
             return Path(config.chat_template).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"render.chat_template={config.chat_template}: cannot be read: {error}", "give a text file with a Jinja template") from None
+            raise DataError(
+                f"render.chat_template={config.chat_template}: cannot be read: {error}", "give a text file with a Jinja template"
+            ) from None
     for owner in (processor, tokenizer):
         found = getattr(owner, "chat_template", None)
         if isinstance(found, dict):
