@@ -15,6 +15,7 @@ from keel.models.attention import AttentionOptions
 from keel.models.packed import PackedPlan
 
 _OUT_OF_SIGHT = -1e30  # finite, so that a prompt wholly outside the window gives weight 0 and not NaN
+_SMALLEST = -80.0  # exp of it vanishes beside 1 in float32, and CPU libraries take a 60 times slower path for what underflows
 _FIRST_CAPACITY = 64
 
 
@@ -201,7 +202,7 @@ def _partial(query_XRD: Tensor, key_XDT: Tensor, value_XTD: Tensor, softcap: flo
     if bias_X1T is not None:
         scores += bias_X1T
     peak = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(peak).exp_()
+    weights = scores.sub_(peak).clamp_(min=_SMALLEST).exp_()
     return _Partial(torch.bmm(weights.to(value_XTD.dtype), value_XTD).float(), peak, weights.sum(-1, keepdim=True))
 
 
@@ -213,7 +214,7 @@ def _join(a: _Partial, b: _Partial, sinks_1KR1: Tensor | None) -> Tensor:
         _, key_heads, repeat, _ = sinks_1KR1.shape
         sinks = sinks_1KR1.float().expand(peak.shape[0] // key_heads, -1, -1, -1).reshape(-1, repeat, 1)
         peak = torch.maximum(peak, sinks)
-    scale_a, scale_b = (a.peak - peak).exp_(), (b.peak - peak).exp_()
+    scale_a, scale_b = ((part.peak - peak).clamp_(min=_SMALLEST).exp_() for part in (a, b))
     mass = a.mass * scale_a + b.mass * scale_b
     if sinks is not None:
         mass = mass + (sinks - peak).exp_()

@@ -1,0 +1,120 @@
+"""The local sampler: draws from the model in this process, which is the very model that is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from keel.errors import SelfTestError
+from keel.models.model import Model
+from keel.rollout.config import SamplerConfig
+from keel.rollout.decode import MIN_ROWS, Decoder, FastDecoder
+from keel.rollout.distribution import draw
+from keel.rollout.plain import PlainDecoder
+from keel.rollout.prove import prove_decode
+from keel.rollout.wave import Decode, Row, Wave
+from keel.types import Encoded, PolicyVersion, Rollout, SampleRequest
+
+log = logging.getLogger("keel")
+
+
+class LocalSampler:
+    """A ``types.Sampler``. Requests are cut into waves of at most ``max_rows`` rows, short prompts first; what a row draws hangs on its
+    own request alone (in fp32 whatever the wave; in bf16 rounding depends on the shape of the batch)."""
+
+    def __init__(self, model: Model, decode: Decode, config: SamplerConfig | None = None, version: PolicyVersion | None = None) -> None:
+        """``decode`` turns token ids [T] into text without special tokens. Proves the fast path unless ``config.path`` is plain."""
+        self._model = model
+        self._decode = decode
+        self._config = config or SamplerConfig()
+        self._version = version.version if version is not None else 0
+        self._queue: list[Row] = []
+        self._decoder = self._choose_decoder()
+
+    @property
+    def fast(self) -> bool:
+        """Does it decode by the fast path?"""
+        return isinstance(self._decoder, FastDecoder)
+
+    def _choose_decoder(self) -> Decoder:
+        if self._config.path == "plain":
+            return PlainDecoder(self._model)
+        proof = prove_decode(self._model)
+        if proof.ok:
+            return FastDecoder(self._model, self._config.prefill_tokens)
+        log.warning("sampling takes the plain path, which is slower: %s", proof.reason)
+        return PlainDecoder(self._model)
+
+    def submit(self, requests: Sequence[SampleRequest]) -> None:
+        """Queue requests. Raises ValueError for one that cannot be sampled."""
+        for request in requests:
+            _check(request)
+            self._queue += [Row(request, request.first_sample + i) for i in range(request.n)]
+
+    def collect(self) -> Iterator[Rollout]:
+        """Draw all that is queued, wave by wave; yields each wave when it is done."""
+        self._queue.sort(key=lambda row: (len(row.request.prompt), row.request.prompt_id))
+        while self._queue:
+            rows, self._queue = self._queue[: self._config.max_rows], self._queue[self._config.max_rows :]
+            yield from self._sample(rows)
+
+    def load(self, version: PolicyVersion) -> None:
+        """Take over new weights: they are this process's own, so this only checks that they are the announced ones."""
+        if self._model.digest() != version.digest:
+            raise SelfTestError(
+                f"weight sync: the sampler's weights are not those of policy version {version.version}",
+                "the policy was changed after it was published, or the sampler holds another model",
+            )
+        self._version = version.version
+
+    @torch.no_grad()
+    def _sample(self, rows: Sequence[Row]) -> list[Rollout]:
+        company = [rows[0]] * (MIN_ROWS - len(rows))
+        wave = Wave([*rows, *company], self._decode, self._version, self._model.device)
+        prompts, prompt_B = _distinct([row.request.prompt for row in wave.rows])
+        with self._model.compute():
+            logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
+            while True:
+                drawn = draw(logits_BV, wave.params, wave.step, wave.uniform_B)
+                wave.record(drawn)
+                alive_B = wave.survivors()
+                if alive_B is None:
+                    return wave.rollouts(len(rows))
+                tokens_B = drawn.tokens_B
+                if not bool(alive_B.all()):
+                    order_B = self._decoder.keep(alive_B.to(tokens_B.device))
+                    wave.reorder(order_B)
+                    tokens_B = tokens_B[order_B.to(tokens_B.device)]
+                logits_BV = self._decoder.step(tokens_B)
+
+
+def _distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], torch.Tensor]:
+    """Each different prompt once, and which of them each row has."""
+    index: dict[tuple[bytes, tuple[str, ...]], int] = {}
+    unique: list[Encoded] = []
+    which: list[int] = []
+    for prompt in prompts:
+        key = (prompt.tokens_T.numpy().tobytes(), tuple(ref.digest for ref in prompt.media))
+        if key not in index:
+            index[key] = len(unique)
+            unique.append(prompt)
+        which.append(index[key])
+    return unique, torch.tensor(which)
+
+
+def _check(request: SampleRequest) -> None:
+    p = request.params
+    problems = [
+        (len(request.prompt) == 0, "the prompt has no tokens"),
+        (request.n < 1, f"n is {request.n}, but at least one sample must be asked for"),
+        (p.max_tokens < 1, f"max_tokens is {p.max_tokens}, but must be at least 1"),
+        (p.temperature != 0 and not 1e-3 <= p.temperature < float("inf"), f"temperature is {p.temperature}, but must be 0 or from 0.001 up"),
+        (not 0 < p.top_p <= 1, f"top_p is {p.top_p}, but must be above 0 and at most 1"),
+        (p.top_k < 0, f"top_k is {p.top_k}, but must be 0 (off) or more"),
+        ("" in p.stop, "a stop string is empty"),
+    ]
+    for wrong, what in problems:
+        if wrong:
+            raise ValueError(f"request for prompt '{request.prompt_id}': {what}")
