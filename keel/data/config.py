@@ -16,18 +16,22 @@ class ConversionConfig(Section):
         default="none",
         description="What the rows become: pairs (from ratings, rankings, comparisons), unpaired (from pairs), prompts (from anything).",
     )
-    balance: int = Field(default=0, ge=0, le=3, description="At most this many worse answers a better one, clearest first (1:1 to 1:3); 0 = all.")
-    weight: Literal["equal", "distance"] = Field(default="distance", description="Weight of a pair from a ranking: equal, or by distance of ranks.")
+    balance: int = Field(
+        default=0, ge=0, le=3, description="Worse answers a better one meets at most, clearest first (1:1 to 1:3); 0 = all."
+    )
+    weight: Literal["equal", "distance"] = Field(
+        default="distance", description="Weight of a ranking's pairs: equal, or by distance of ranks."
+    )
     dimension: str = Field(default="", description="Which score of a rating decides; empty = the mean of all its scores.")
     min_gap: float = Field(default=0.0, ge=0, description="Ratings that differ by this much or less make no pair.")
-    ties: Literal["drop", "keep"] = Field(default="drop", description="Equal ratings, ranks or votes: make no pair, or a pair with label 0.5.")
+    ties: Literal["drop", "keep"] = Field(default="drop", description="Equal ratings, ranks, votes: no pair, or one with label 0.5.")
 
 
 class DataConfig(Section):
     """Rows to read: files, folders, Hugging Face data sets or files inside installed packages."""
 
     path: str | list[str] = Field(
-       default= description="File, folder, data set id (org/name[:config][@revision]) or package:PKG/FILE; or a list of them."
+        description="File, folder, data set id (org/name[:config][@revision]) or package:PKG/FILE; or a list of them."
     )
     layout: str = Field(default="auto", description="Name of the rows' layout; auto = found from the columns and shown.")
     keys: dict[str, str] = Field(default={}, description="Keel's column name -> the file's, e.g. {prompt: question, completion: response}.")
@@ -35,7 +39,9 @@ class DataConfig(Section):
     limit: int | None = Field(default=None, ge=1, description="Take only the first N rows of each path.")
     strict: bool = Field(default=False, description="Stop at bad rows instead of setting them aside and counting them.")
     ties: bool = Field(default=True, description="Accept pairs marked as ties (label 0.5); false makes them bad rows.")
-    weights: list[float] = Field(default=[], description="Share of each path in the mixture (no row twice); empty = everything of every path.")
+    weights: list[float] = Field(
+        default=[], description="Share of each path in the mixture (no row twice); empty = everything of every path."
+    )
     convert: ConversionConfig = Field(default=ConversionConfig(), description="Conversion to another kind of label.")
 
     @property
