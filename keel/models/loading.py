@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -23,8 +24,9 @@ from keel.models.heads import HeadName, load_heads, make_head
 from keel.models.logit_transform import discover
 from keel.models.lora import add_lora
 from keel.models.media import MediaStore
-from keel.models.model import PLAIN, Model
+from keel.models.model import Model
 from keel.models.processors import image_only
+from keel.models.quiet import quiet
 
 log = logging.getLogger("keel")
 PACKAGE = "package:"
@@ -59,7 +61,8 @@ def load_model(
     Weights are float32. With LoRA the base is frozen (and kept in bfloat16 where that is the compute precision). ``seed`` makes new
     adapters, heads, and a tiny model that names none. Raises ModelError with what is wrong and what to do.
     """
-    parts = _read(spec, options, seed)
+    with quiet():
+        parts = _read(spec, options, seed)
     module = parts.module
     _refuse_unsupported(module)
     new_tokens = _grow_vocabulary(module, parts.tokenizer)
@@ -86,6 +89,7 @@ def load_model(
         module.get_output_embeddings().requires_grad_(False)  # a reward model never uses it
     if options.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    prove.logits_or_raise(model)
     model.packed = options.fast_path == "auto" and prove.packed_path(model)
     return Loaded(model, parts.tokenizer, parts.processor, parts.source)
 
@@ -159,9 +163,22 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
         processor = _read_processor(name, common) if vision else None
         cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
-        module = cls.from_pretrained(name, config=config, dtype=torch.float32, attn_implementation=None if vision else PLAIN, **common)
+        module, info = cls.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **common)
+    _refuse_missing(spec, module, sorted(info["missing_keys"]))
     source = {"spec": spec, "kind": "hub" if folder is None else "folder", "revision": getattr(config, "_commit_hash", None)}
     return _Parts(module, tokenizer, processor, source, folder)
+
+
+def _refuse_missing(spec: str, module: PreTrainedModel, missing: list[str]) -> None:
+    """A weight that the folder lacks would be random. Only a sequence classifier may lack the head, which it never uses."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    head = names.get(id(module.get_output_embeddings().weight))
+    classifier = any("SequenceClassification" in a for a in module.config.architectures or ())
+    lacking = [name for name in missing if not (classifier and name == head)]
+    if lacking:
+        raise ModelError(
+            f"'{spec}' lacks weights of the model: {', '.join(lacking[:3])} ({len(lacking)} in all)", "the files are not complete"
+        )
 
 
 def _read_processor(name: str, common: dict[str, Any]) -> Any:
@@ -190,7 +207,7 @@ def _read_gguf(spec: str, path: Path) -> _Parts:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"reading '{path.name}' needs the package gguf", "pip install gguf")
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with _plain_errors(spec):
+    with _plain_errors(spec), _parsed_once():
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         quantised = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     config = quantised.config
@@ -203,6 +220,19 @@ def _read_gguf(spec: str, path: Path) -> _Parts:
     module.generation_config = quantised.generation_config
     source = {"spec": spec, "kind": "gguf", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return _Parts(module, tokenizer, None, source)
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers parses a GGUF file anew for tokenizer, config and weights, seconds each; here they share one reader."""
+    import gguf
+
+    original = gguf.GGUFReader
+    gguf.GGUFReader = functools.lru_cache(original)  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original  # type: ignore[misc]
 
 
 @contextmanager

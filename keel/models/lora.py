@@ -27,14 +27,23 @@ def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens:
     """
     names = target_names(module, config)
     settings: dict[str, Any] = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora}
-    if new_tokens:
-        settings["trainable_token_indices"] = new_tokens
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, **settings), adapter_name=ADAPTER)
+    if new_tokens:
+        _train_rows(module, new_tokens)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     log.info("LoRA: %d modules adapted, %d of %d parameters are trained", len(names), trained, sum(p.numel() for p in module.parameters()))
     return wrapped  # type: ignore[return-value]
+
+
+def _train_rows(module: PreTrainedModel, rows: list[int]) -> None:
+    """Train these rows of the embedding and of the head: the gradient of all other rows is zero, so no optimizer moves them."""
+    for weight in {id(t.weight): t.weight for t in (module.get_input_embeddings(), module.get_output_embeddings())}.values():
+        mask_V1 = torch.zeros(weight.shape[0], 1, device=weight.device)
+        mask_V1[rows] = 1.0
+        weight.requires_grad_(True)
+        weight.register_hook(lambda grad_VH, mask_V1=mask_V1: grad_VH * mask_V1)
 
 
 def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
@@ -70,7 +79,7 @@ def merged_state(module: PreTrainedModel) -> dict[str, Tensor]:
     deltas = {name: m.get_delta_weight(ADAPTER) for name, m in module.named_modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_A}
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
-        if ".lora_" in name or ".token_adapter.trainable_tokens" in name:
+        if ".lora_" in name:
             continue
         owner = name.removesuffix(".base_layer.weight")
         value = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()

@@ -1,12 +1,190 @@
-"""Proof of the fast paths on the loaded model, against its own attention."""
+"""Proof of the fast paths on the loaded model, against its own attention and its own logits.
+
+A fast path is *silently* wrong where an architecture does more than plain attention, so nothing is assumed: ragged sequences, longer than
+any window, go through both. Verdicts are kept by a hash of config, versions and code, in memory and in the user's cache folder.
+"""
 
 from __future__ import annotations
 
+import inspect
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+import transformers
+from torch import Tensor
+
+from keel.errors import ModelError
+from keel.hashing import digest_bytes
+from keel.models import attention, logit_transform, logprobs, packed
+from keel.models.logprobs import token_logprobs
+from keel.models.packed import PackedPlan, packed_positions
 
 if TYPE_CHECKING:
     from keel.models.model import Model
 
+log = logging.getLogger("keel")
+WINDOW = 8  # windows are narrowed to this for the proof, so that short sequences go beyond them
+PROMPTS, BRANCHES = (13, 5), ((11, 4, 2), (17, 9))  # two ragged units
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # what is wrong is wrong by 0.1 and more
+_memory: dict[str, float | None] = {}
+
+Check = Callable[["Model"], float]
+
 
 def packed_path(model: Model) -> bool:
-    return True
+    """Whether packed rows with shared prompts give this model's own hidden states."""
+    return verdict(model, "packed rows with shared prompts", packed_error)
+
+
+def logits_or_raise(model: Model) -> None:
+    """Prove that head and ``LogitTransform``, and the tiles made of them, give the model's own logits. Nothing can stand in for them, so
+    a failure is a ModelError."""
+    error = _cached(model, "logits", logits_error)
+    if error is None or error > _TOLERANCE[model.compute_dtype]:
+        raise ModelError(
+            f"'{model.text_config.model_type}' does more to its logits than scale, soft cap and bias (difference {_percent(error)})",
+            "this architecture is not supported yet",
+        )
+
+
+def verdict(model: Model, name: str, check: Check) -> bool:
+    """Whether ``check``, the relative error of a fast path on this model, is within tolerance; raising means no. A hook for other rooms:
+    the sampler proves its decoding here. A failed check is logged."""
+    error = _cached(model, name, check)
+    ok = error is not None and error <= _TOLERANCE[model.compute_dtype]
+    if not ok:
+        log.warning("%s: not exact for '%s' (difference %s); the plain path is used", name, model.text_config.model_type, _percent(error))
+    return ok
+
+
+def packed_error(model: Model) -> float:
+    """Relative difference of hidden states: packed against each sequence by itself with the model's own attention."""
+    prompts, branches = _sequences(model)
+    groups = list(zip(PROMPTS, BRANCHES, strict=True))
+    row_N = torch.cat([part for prompt, parts in zip(prompts, branches, strict=True) for part in (prompt, *parts)])
+    with torch.no_grad(), narrow_windows(model):
+        packed_NH = model.run(row_N[None], packed_positions(groups)[None], PackedPlan(groups))[0].float()
+        got, expected, at = [], [], 0
+        for prompt, parts in zip(prompts, branches, strict=True):
+            prompt_hidden, at = packed_NH[at : at + len(prompt)], at + len(prompt)
+            for part in parts:
+                tokens = torch.cat([prompt, part])[None]
+                expected.append(model.run_plain(tokens, torch.ones_like(tokens))[0].float())
+                got.append(torch.cat([prompt_hidden, packed_NH[at : at + len(part)]]))
+                at += len(part)
+    return relative_error(torch.cat(got), torch.cat(expected))
+
+
+def logits_error(model: Model) -> float:
+    """Relative difference of logits, and of log-probabilities in tiles, from those of the module itself."""
+    prompt = _sequences(model)[0][0]
+    banned = list(model.transform.banned)
+    with torch.no_grad(), model.own_attention() as module, model.compute():
+        own_LV = module(input_ids=prompt[None].to(model.device), use_cache=False).logits[0].float()
+        hidden_LH = model.run_plain(prompt[None], torch.ones_like(prompt)[None])[0]
+        mine_LV = model.logits(hidden_LH)
+        target_L = prompt.to(model.device)
+        logprobs_L, _ = token_logprobs(hidden_LH, model.head_weight_VH, model.head_bias_V, target_L, model.transform)
+    own_logprobs_LV = own_LV.index_fill(1, torch.tensor(banned, dtype=torch.long, device=own_LV.device), float("-inf")).log_softmax(-1)
+    tiles = relative_error(logprobs_L, own_logprobs_LV.gather(1, target_L[:, None])[:, 0])
+    kept = torch.ones(own_LV.shape[1], dtype=torch.bool, device=own_LV.device)
+    kept[banned] = False
+    return max(tiles, relative_error(mine_LV[:, kept], own_LV[:, kept]))
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of ``expected``."""
+    return ((got - expected).norm() / expected.norm().clamp_min(1e-30)).item()
+
+
+@contextmanager
+def narrow_windows(model: Model) -> Iterator[None]:
+    """Attention windows and chunks cut to ``WINDOW``, in the config and in the layers, so that short sequences see their edges."""
+    changed: list[tuple[object, str, int]] = []
+    for owner in (model.text_config, *model.module.get_decoder().modules()):
+        for name in ("sliding_window", "attention_chunk_size"):
+            size = getattr(owner, name, None)
+            if isinstance(size, int) and size > WINDOW:
+                changed.append((owner, name, size))
+                setattr(owner, name, WINDOW)
+    try:
+        yield
+    finally:
+        for owner, name, size in changed:
+            setattr(owner, name, size)
+
+
+def _sequences(model: Model) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Fixed random tokens of the two units: prompts and branches. Tokens that stand for images are left out."""
+    vocab = model.head_weight_VH.shape[0]
+    allowed = torch.tensor([t for t in range(min(vocab, 2000)) if t not in model.transform.banned])
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(n: int) -> Tensor:
+        return allowed[torch.randint(len(allowed), (n,), generator=generator)]
+
+    return [draw(n) for n in PROMPTS], [[draw(n) for n in lengths] for lengths in BRANCHES]
+
+
+def _percent(error: float | None) -> str:
+    return "unknown: it failed" if error is None else f"{100 * error:.2g}%"
+
+
+# ------------------------------------------------------------------------------------------------------------------------- cache
+
+
+def _cached(model: Model, name: str, check: Check) -> float | None:
+    key = _key(model, name, check)
+    if key not in _memory:
+        stored = _read_file()
+        if key in stored:
+            _memory[key] = stored[key]
+        else:
+            _memory[key] = _measure(model, name, check)
+            _write_file(key, _memory[key])
+    return _memory[key]
+
+
+def _measure(model: Model, name: str, check: Check) -> float | None:
+    try:
+        return check(model)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        log.info("%s: the check failed on '%s': %s", name, model.text_config.model_type, error)
+        return None
+
+
+def _key(model: Model, name: str, check: Check) -> str:
+    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs))}
+    code = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
+    where = [model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
+    return digest_bytes(json.dumps([type(model.module).__name__, model.config.to_json_string(use_diff=False), name, where, code]).encode())
+
+
+def _file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keel" / "proofs.json"
+
+
+def _read_file() -> dict[str, float | None]:
+    try:
+        stored = json.loads(_file().read_text())
+    except (OSError, ValueError, RuntimeError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _write_file(key: str, error: float | None) -> None:
+    """Remember the verdict for other processes. A folder that cannot be written costs only the time of the next proof."""
+    try:
+        path = _file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({**_read_file(), key: error}))
+        temporary.replace(path)
+    except (OSError, RuntimeError):
+        log.debug("the verdict of a proof could not be written to the cache folder")

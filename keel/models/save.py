@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from keel.errors import ModelError
 from keel.models import heads, lora
+from keel.models.quiet import quiet
 
 if TYPE_CHECKING:
     from keel.models.model import Model
@@ -24,12 +25,12 @@ def save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> No
     tokenizer = copy.deepcopy(tokenizer)
     state = lora.merged_state(model.module)
     classifier = None if model.score_head is None else _classifier(model, state, tokenizer)
-    if classifier is not None:
-        classifier.save_pretrained(folder)
-        heads.save_heads(folder, {k: v for k, v in model.heads.items() if k != "score"})
-    else:
-        _write(model.module, state, folder)
-        heads.save_heads(folder, model.heads)
+    with quiet():
+        if classifier is not None:
+            classifier.save_pretrained(folder)
+        else:
+            _write(model.module, state, folder)
+    heads.save_heads(folder, {k: v for k, v in model.heads.items() if classifier is None or k != "score"})
     (processor or tokenizer).save_pretrained(folder)
     if processor is not None:
         tokenizer.save_pretrained(folder)
@@ -89,5 +90,7 @@ def save_adapter(model: Model, folder: Path) -> None:
     if model.peft_model is None:
         raise ModelError("this model has no adapter to save", "train it with LoRA, or save the whole model")
     folder.mkdir(parents=True, exist_ok=True)
-    model.peft_model.save_pretrained(str(folder))
+    grown = model.module.get_input_embeddings().weight.requires_grad  # rows of added tokens were trained
+    with quiet():
+        model.peft_model.save_pretrained(str(folder), save_embedding_layers=grown)
     heads.save_heads(folder, model.heads)

