@@ -33,12 +33,12 @@ def answer_spans(template: ChatTemplate, messages: Sequence[Message], first: int
     turns: list[tuple[int, int]] = []
     for i in answers:
         head = template.render(messages[:i], True, tools)
-        start = len(head) if text.startswith(head) else _marked_start(template, messages, i, text, tools)
-        if i == first and start != len(head):
+        if i == first and not text.startswith(head):
             raise RefusedError(
                 "the chat template renders this answer in another way than it is generated: the generation prompt is not its beginning",
                 "set render.answers=raw to put answers after the generation prompt as they are, or give another render.chat_template",
             )
+        start = len(head) if text.startswith(head) else _marked_start(template, messages, i, text, tools)
         end = _end(template, messages, i, start, text, tools)
         _check(messages[i], text[start:end], last=i == answers[-1])
         if turns and start < turns[-1][1]:

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from keel.errors import DataError
+from keel.render.config import RenderConfig
+from keel.render.renderer import Refusal, Renderer
+from keel.render.targets import pairs_to_units
+from keel.types import (
+    Demonstration,
+    ImagePart,
+    Message,
+    Pair,
+    PairTarget,
+    Prompt,
+    Ranking,
+    RankingTarget,
+    Rating,
+    RatingTarget,
+    Steps,
+    StepsTarget,
+    TextPart,
+    Unit,
+    Unpaired,
+    UnpairedTarget,
+)
+
+
+def user(text): return Message("user", text)  # noqa: E704
+def said(text, **extra): return Message("assistant", text, extra)  # noqa: E704
+
+
+ASK = Prompt("p", (user("Name a colour."),), source_id="f.jsonl:1")
+TALK = Demonstration("d", ASK, (said("Red."), user("What is two and two?"), said("It is four.")))
+
+
+def render(tokenizers, name, **config):
+    return Renderer(tokenizers[name], config=RenderConfig(**config))
+
+
+def trained_text(renderer, unit, k=0):
+    branch = unit.branches[k]
+    runs, last = [], False
+    for token, on in zip(branch.tokens_T.tolist(), branch.trained_T.tolist()):
+        if on and not last:
+            runs.append([])
+        if on:
+            runs[-1].append(token)
+        last = on
+    return [renderer.tokenizer.decode(r) for r in runs]
+
+
+def whole(renderer, unit, k=0):
+    return renderer.tokenizer.decode(torch.cat([unit.prompt.tokens_T, unit.branches[k].tokens_T]))
+
+
+@pytest.mark.parametrize("name", ["chatml", "marked", "marked_short", "default_system", "llama3", "gemma"])
+def test_answers_and_their_first_end_token_are_trained_in_every_turn(tokenizers, name):
+    r = render(tokenizers, name)
+    unit = r.unit(TALK)
+    assert isinstance(unit, Unit)
+    assert trained_text(r, unit) == ["Red.<|im_end|>", "It is four.<|im_end|>"]
+    assert not unit.branches[0].trained_T.all()  # the user's turn in between
+    full = r.tokenizer.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in (*ASK.messages, *TALK.completion)], tokenize=False
+    )
+    assert full.startswith(whole(r, unit))
+    assert full.removeprefix(whole(r, unit)).strip() == ""  # only what follows the end token is missing
+    assert unit.branches[0].tokens_T[-1] == r.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_masks_of_marked_and_unmarked_templates_are_equal(tokenizers):
+    units = [render(tokenizers, name).unit(TALK) for name in ("chatml", "marked", "marked_short")]
+    for unit in units[1:]:
+        assert unit.branches[0].tokens_T.tolist() == units[0].branches[0].tokens_T.tolist()
+        assert unit.branches[0].trained_T.tolist() == units[0].branches[0].trained_T.tolist()
+
+
+def test_prompt_is_a_token_prefix_of_the_whole(tokenizers):
+    for name in ("chatml", "llama3", "gemma"):
+        r = render(tokenizers, name)
+        unit = r.unit(replace(TALK, completion=TALK.completion[:1]))
+        text = r.tokenizer.apply_chat_template([{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}], tokenize=False)
+        ids = r.tokenizer(text, add_special_tokens=False)["input_ids"]
+        mine = unit.prompt.tokens_T.tolist() + unit.branches[0].tokens_T.tolist()
+        assert ids[: len(mine)] == mine
+
+
+def test_loss_on_last_moves_earlier_turns_into_the_prompt(tokenizers):
+    r = render(tokenizers, "chatml", loss_on="last")
+    unit = r.unit(TALK)
+    assert trained_text(r, unit) == ["It is four.<|im_end|>"]
+    assert unit.branches[0].trained_T.all()
+    assert "Red." in r.tokenizer.decode(unit.prompt.tokens_T)
+
+
+def test_template_that_rewrites_earlier_turns_is_found_out(tokenizers):
+    r = render(tokenizers, "think")
+    thought = replace(TALK, completion=(said("Red.", reasoning_content="hm"), user("What is two and two?"), said("It is four.", reasoning_content="sum")))
+    unit = r.unit(thought)
+    # the first turn as the template shows it (no reasoning), the last one with its reasoning
+    assert trained_text(r, unit) == ["Red.<|im_end|>", "<think>\nsum\n</think>\n\nIt is four.<|im_end|>"]
+
+
+def test_dropped_reasoning_of_the_trained_answer_is_refused(tokenizers):
+    refusal = render(tokenizers, "chatml").unit(Demonstration("d", ASK, (said("Red.", reasoning_content="hm"),)))
+    assert isinstance(refusal, Refusal)
+    assert "reasoning_content" in refusal.reason
+
+
+def test_generation_prompt_that_is_not_the_beginning_is_refused_unless_raw(tokenizers):
+    demo = Demonstration("d", ASK, (said("hm</think>Red."),))
+    refusal = render(tokenizers, "opens_think").unit(demo)
+    assert isinstance(refusal, Refusal)
+    assert "render.answers=raw" in refusal.reason
+    r = render(tokenizers, "opens_think", answers="raw")
+    assert whole(r, r.unit(demo)).endswith("<think>\nhm</think>Red.<|im_end|>")
+
+
+def test_answer_is_found_by_a_mark_when_the_turns_before_it_are_rewritten(tokenizers):
+    r = render(tokenizers, "keeps_last")
+    tok = r.tokenizer
+    messages = [{"role": m.role, "content": m.content} for m in (*ASK.messages, *TALK.completion)]
+    upto = tok.apply_chat_template(messages[:3], tokenize=False, add_generation_prompt=True)
+    assert not tok.apply_chat_template(messages, tokenize=False).startswith(upto)  # this is what makes the case hard
+    assert trained_text(r, r.unit(TALK)) == ["Red.<|im_end|>", "It is four.<|im_end|>"]
+
+
+def test_answer_that_no_method_finds_is_refused(tokenizers, tmp_path):
+    file = tmp_path / "t.jinja"  # writes the number of turns into every turn: nothing rendered before is ever a beginning
+    file.write_text(
+        "{% for m in messages %}{{ messages | length }}<|im_start|>{{ m.role }} {{ m.content | upper }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+    )
+    refusal = render(tokenizers, "none", chat_template=str(file)).unit(TALK)
+    assert isinstance(refusal, Refusal)
+    assert "generation prompt" in refusal.reason
+
+
+def test_answer_changed_by_the_template_is_refused(tokenizers, tmp_path):
+    file = tmp_path / "t.jinja"
+    file.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper if m.role == 'assistant' else m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    refusal = render(tokenizers, "none", chat_template=str(file)).unit(TALK)
+    assert isinstance(refusal, Refusal)
+    assert "changes or drops" in refusal.reason
+
+
+def test_template_without_end_token_gets_the_tokenizers(tokenizers):
+    r = render(tokenizers, "no_end")
+    unit = r.unit(Demonstration("d", ASK, (said("Red."),)))
+    assert trained_text(r, unit) == ["Red.<eos>"]
+    assert r.stop_tokens == (r.tokenizer.eos_token_id,)
+    refusal = r.unit(TALK)
+    assert isinstance(refusal, Refusal)
+    assert "loss_on=last" in refusal.reason
+
+
+def test_answers_equals_the_template(tokenizers):
+    for name in ("chatml", "llama3", "gemma", "no_end"):
+        r = render(tokenizers, name)
+        unit = r.unit(Demonstration("d", ASK, (said("It is four."),)))
+        (branch,) = r.answers(ASK, r.prompt(ASK), ["It is four."])
+        assert branch.tokens_T.tolist() == unit.branches[0].tokens_T.tolist()
+        assert branch.trained_T.all()
+
+
+def test_bos_is_never_doubled(tokenizers):
+    r = render(tokenizers, "llama3")
+    bos = r.tokenizer.bos_token_id
+    assert r.prompt(ASK).tokens_T.tolist().count(bos) == 1
+    raw = render(tokenizers, "bos")
+    assert raw.prompt(Prompt("p", text="two")).tokens_T.tolist().count(bos) == 1
+    assert raw.prompt(Prompt("p", text="<bos>two")).tokens_T.tolist() == raw.prompt(Prompt("p", text="two")).tokens_T.tolist()
+
+
+def test_stop_tokens_are_the_union(tokenizers):
+    tok = tokenizers["chatml"]
+    end = tok.convert_tokens_to_ids("<|im_end|>")
+    assert Renderer(tok).stop_tokens == tuple(sorted({tok.eos_token_id, end}))
+    assert Renderer(tok, generation_config=SimpleNamespace(eos_token_id=[end, 7])).stop_tokens == tuple(sorted({tok.eos_token_id, end, 7}))
+    assert Renderer(tok, generation_config=SimpleNamespace(eos_token_id=9)).stop_tokens == tuple(sorted({tok.eos_token_id, end, 9}))
+
+
+def test_decode_leaves_special_and_end_tokens_out(tokenizers):
+    r = render(tokenizers, "chatml")
+    ids = r.codec.encode("It is four. 你好<|im_end|>")
+    assert r.decode(torch.tensor(ids)) == "It is four. 你好"
+    assert Renderer(r.tokenizer, generation_config=SimpleNamespace(eos_token_id=ids[0])).decode(ids[:1]) == ""
+
+
+def test_injected_system_prompt_is_found_and_overridden(tokenizers):
+    r = render(tokenizers, "default_system")
+    assert r.injected_system == "You are kind."
+    assert "You are kind." in r.tokenizer.decode(r.prompt(ASK).tokens_T)
+    other = render(tokenizers, "default_system", system="You are terse.")
+    text = other.tokenizer.decode(other.prompt(ASK).tokens_T)
+    assert other.injected_system == ""
+    assert "You are terse." in text
+    assert "kind" not in text
+    assert render(tokenizers, "chatml").injected_system == ""
+
+
+def test_system_override_replaces_the_datas_own(tokenizers):
+    prompt = Prompt("p", (Message("system", "Old."), user("Name a colour.")))
+    r = render(tokenizers, "chatml", system="New.")
+    text = r.tokenizer.decode(r.prompt(prompt).tokens_T)
+    assert "Old." not in text
+    assert text.count("<|im_start|>system") == 1
+
+
+def test_template_without_system_role(tokenizers):
+    refusal = render(tokenizers, "gemma").unit(Prompt("p", (Message("system", "x"), user("y"))))
+    assert isinstance(refusal, Refusal)
+    assert "System role not supported" in refusal.reason
+    with pytest.raises(DataError, match="System role not supported"):
+        render(tokenizers, "gemma", system="x")
+
+
+def test_as_chat(tokenizers):
+    bare = Prompt("p", text="Name a colour.")
+    chat = render(tokenizers, "chatml")
+    assert chat.prompt(bare).tokens_T.tolist() == chat.prompt(ASK).tokens_T.tolist()
+    raw = render(tokenizers, "chatml", as_chat=False)
+    assert raw.tokenizer.decode(raw.prompt(bare).tokens_T) == "Name a colour."
+    with pytest.raises(DataError, match="no chat template"):
+        render(tokenizers, "none", as_chat=True).prompt(bare)
+
+
+def test_chat_data_without_template_says_what_to_do(tokenizers):
+    with pytest.raises(DataError) as error:
+        render(tokenizers, "none").unit(TALK)
+    assert "render.chat_template" in error.value.hint
+
+
+def test_chat_template_from_file(tokenizers, tmp_path):
+    file = tmp_path / "t.jinja"
+    file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}")
+    r = render(tokenizers, "chatml", chat_template=str(file))
+    assert r.tokenizer.decode(r.prompt(ASK).tokens_T) == "[Name a colour.]>"
+    assert r.template_hash != render(tokenizers, "chatml").template_hash
+    with pytest.raises(DataError, match="cannot be read"):
+        render(tokenizers, "chatml", chat_template=str(tmp_path / "missing"))
+
+
+def test_template_arguments_and_tools_pass_through(tokenizers, tmp_path):
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ mood }}|{% for t in tools or [] %}{{ t.name }}{% endfor %}|{% for m in messages %}{{ m.content }}{{ m.tag }}{% endfor %}")
+    r = render(tokenizers, "none", chat_template=str(file), template_args={"mood": "calm"})
+    prompt = Prompt("p", (Message("user", "hi", {"tag": "#1"}),), tools=({"name": "clock"},))
+    assert r.tokenizer.decode(r.prompt(prompt).tokens_T) == "calm|clock|hi#1"
+
+
+@pytest.mark.parametrize("name", ["none", "bos", "metaspace"])
+def test_raw_pairs_are_cut_exactly_where_the_data_cuts(tokenizers, name):
+    r = render(tokenizers, name)
+    record = Demonstration("d", Prompt("p", text="What is two and two?"), (said(" It is four."),))
+    unit = r.unit(record)
+    prompt, branch = unit.prompt.tokens_T.tolist(), unit.branches[0].tokens_T.tolist()
+    assert prompt == r.prompt(record.prompt).tokens_T.tolist()
+    assert branch[-1] == r.tokenizer.eos_token_id
+    assert r.decode(prompt + branch) == "What is two and two? It is four."
+
+
+def test_continuation_has_no_hidden_space(tokenizers):
+    codec = render(tokenizers, "metaspace").codec
+    glued = codec.encode("tw") + codec.continuation("o and")
+    assert codec.tokenizer.decode(glued) == "two and"
+
+
+def test_pieces_when_a_token_would_straddle_the_cut(tokenizers):
+    codec = render(tokenizers, "none").codec
+    assert len(codec.encode("four")) < len(codec.encode("fo")) + len(codec.encode("ur"))  # "four" is merged over the cut
+    assert codec.split("four", [2]) == [codec.encode("fo"), codec.encode("ur")]
+    assert codec.split("It is four", [5]) == [codec.encode("It is"), codec.encode(" four")]
+    assert sum(codec.split("It is four", [2, 5]), []) == codec.encode("It is four")
+
+
+def test_plain_text_starts_with_what_the_tokenizer_begins_with(tokenizers):
+    record = Demonstration("d", Prompt("p", text=""), (said("It is four."),))
+    with_bos = render(tokenizers, "bos").unit(record)
+    assert with_bos.prompt.tokens_T.tolist() == [1]
+    r = render(tokenizers, "chatml")  # plain text stays raw for an instruct model too; without <bos> the first token is the prompt
+    unit = r.unit(record)
+    assert len(unit.prompt) == 1
+    assert r.tokenizer.decode(torch.cat([unit.prompt.tokens_T, unit.branches[0].tokens_T])) == "It is four.<eos>"
+
+
+def test_control_tokens_in_text_are_refused(tokenizers):
+    r = render(tokenizers, "chatml")
+    for record in (Demonstration("d", ASK, (said("Red.<|im_end|>\nmore"),)), Prompt("p", (user("a<|im_start|>system\nb"),))):
+        refusal = r.unit(record)
+        assert isinstance(refusal, Refusal)
+        assert "control token" in refusal.reason
+
+
+def test_limits_refuse_by_default_and_cut_only_by_name(tokenizers):
+    demo = Demonstration("d", ASK, (said("It is four. It is four."),))
+    free = render(tokenizers, "chatml").unit(demo)
+    p, c = len(free.prompt), len(free.branches[0])
+    assert isinstance(render(tokenizers, "chatml", max_prompt=p, max_completion=c, max_total=p + c).unit(demo), Unit)
+    for limit in ({"max_prompt": p - 1}, {"max_completion": c - 1}, {"max_total": p + c - 1}):
+        refusal = render(tokenizers, "chatml", **limit).unit(demo)
+        assert isinstance(refusal, Refusal)
+        assert next(iter(limit)) in refusal.reason
+    cut = render(tokenizers, "chatml", max_completion=c - 1, over_long="cut_completion").unit(demo)
+    assert cut.branches[0].tokens_T.tolist() == free.branches[0].tokens_T.tolist()[:-1]  # no end token is taught in mid-sentence
+
+
+def test_drop_turns_takes_whole_old_exchanges(tokenizers):
+    long = Prompt("p", (Message("system", "S."), user("one"), said("a"), user("two"), said("b"), user("three")))
+    r = render(tokenizers, "chatml")
+    target = len(r.prompt(Prompt("q", (Message("system", "S."), user("three")))))
+    short = render(tokenizers, "chatml", max_prompt=target, over_long="drop_turns")
+    text = short.tokenizer.decode(short.prompt(long).tokens_T)
+    assert text == "<|im_start|>system\nS.<|im_end|>\n<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(DataError, match="max_prompt"):
+        render(tokenizers, "chatml", max_prompt=target - 1, over_long="drop_turns").prompt(long)
+
+
+def test_drop_turns_keeps_prompt_and_answer_together(tokenizers):
+    long = Prompt("p", (user("one"), said("a"), user("three")))
+    r = render(tokenizers, "chatml")
+    n = len(r.prompt(Prompt("q", (user("three"),))))
+    unit = render(tokenizers, "chatml", max_prompt=n, over_long="drop_turns").unit(Demonstration("d", long, (said("Red."),)))
+    assert whole(r, unit) == "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\nRed.<|im_end|>"
+
+
+def test_targets_of_every_kind(tokenizers):
+    r = render(tokenizers, "chatml")
+    a, b = (said("Red."),), (said("Blue."),)
+    pair = r.unit(Pair("x", ASK, a, b, margin=0.5, label=0.75, weight=2.0))
+    assert pair.target == PairTarget((replace(pair.target.edges[0], winner=0, loser=1, label=0.75, margin=0.5, weight=2.0),))
+    assert [trained_text(r, pair, k) for k in (0, 1)] == [["Red.<|im_end|>"], ["Blue.<|im_end|>"]]
+    assert r.unit(Ranking("x", ASK, (a, b, a), (1, 2, 1))).target == RankingTarget((1, 2, 1))
+    assert r.unit(Rating("x", ASK, a, {"helpful": 3.0})).target == RatingTarget(({"helpful": 3.0},))
+    assert r.unit(Unpaired("x", ASK, a, False)).target == UnpairedTarget((False,))
+    prompt = r.unit(replace(ASK, meta={"topic": "colour"}))
+    assert prompt.branches == ()
+    assert prompt.meta == {"topic": "colour", "prompt_id": "p", "source_id": "f.jsonl:1"}
+
+
+def test_steps_end_where_each_step_ends(tokenizers):
+    r = render(tokenizers, "chatml")
+    unit = r.unit(Steps("x", ASK, ("It is two.", "It is four."), (True, False)))
+    tokens = unit.branches[0].tokens_T.tolist()
+    assert isinstance(unit.target, StepsTarget)
+    (first, second), labels = unit.target.ends[0], unit.target.labels[0]
+    assert r.tokenizer.decode(tokens[: first + 1]) == "It is two.\n"
+    assert r.tokenizer.decode(tokens[first + 1 : second + 1]) == "It is four."
+    assert tokens[second + 1 :] == [r.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert labels == (True, False)
+
+
+def test_pairs_of_one_prompt_share_prompt_and_branches(tokenizers):
+    r = render(tokenizers, "chatml")
+    a, b, c = ((said(t),) for t in ("Red.", "Blue.", "green"))
+    other = Prompt("q", (user("What is two and two?"),))
+    pairs = [Pair("1", ASK, a, b), Pair("2", ASK, c, a, label=0.6), Pair("3", other, b, c)]
+    units, refusals = pairs_to_units(r, pairs)
+    assert refusals == []
+    assert [len(u.branches) for u in units] == [3, 2]
+    assert [(e.winner, e.loser, e.label) for e in units[0].target.edges] == [(0, 1, 1.0), (2, 0, 0.6)]
+    assert units[1].unit_id == "3"
+
+
+def test_all_refused_is_an_error_some_are_counted(tokenizers):
+    r = render(tokenizers, "chatml", max_completion=4)
+    short, long = Demonstration("s", ASK, (said("Red."),)), Demonstration("l", ASK, (said("It is four. " * 9),))
+    units, refusals = r.units([short, long])
+    assert [u.unit_id for u in units] == ["s"]
+    assert [x.record_id for x in refusals] == ["l"]
+    with pytest.raises(DataError, match="1 of 1 records"):
+        r.units([long])
+
+
+def test_images_for_a_text_model_are_refused(tokenizers):
+    refusal = render(tokenizers, "chatml").unit(Prompt("p", (Message("user", (ImagePart("x.png"), TextPart("?"))),)))
+    assert isinstance(refusal, Refusal)
+    assert "text only" in refusal.reason
