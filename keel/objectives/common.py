@@ -1,0 +1,106 @@
+"""What objectives share: weights of the scored tokens, edges of the units' preferences, metrics in one transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from keel.errors import DataError
+from keel.losses.reduce import Reduction
+from keel.types import Batch, Counts, PairTarget, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWeights:
+    """For the scored tokens of a batch (or of a slice of it): factors of their losses, and their parts of the count."""
+
+    weights_S: Tensor  # float32 [S]
+    shares_S: Tensor  # float32 [S]
+
+    def mean(self, losses_S: Tensor) -> tuple[Tensor, Tensor]:
+        """(sum, count) of per-token losses under the reduction, for a metric."""
+        return (self.weights_S * losses_S).sum(), self.shares_S.sum()
+
+
+def token_weights(batch: Batch, reduction: Reduction) -> TokenWeights:
+    """Weights of the scored tokens. Lengths come from the units, so a narrowed batch weighs its tokens as the whole one does."""
+    weights = reduction(batch.units)
+    device = batch.branch_S.device
+    per_branch = torch.stack([weights.weights_R, weights.shares_R]).float().to(device)
+    weights_S, shares_S = per_branch[:, batch.branch_S]
+    return TokenWeights(weights_S, shares_S)
+
+
+def divisor(counts: Counts, name: str) -> float:
+    """The count of the whole optimizer batch; a batch in which nothing is counted must not reach the loss."""
+    assert counts[name] > 0, f"the optimizer batch has no {name} to train on"
+    return counts[name]
+
+
+def to_metrics(values: Mapping[str, tuple[Tensor, Tensor | float]]) -> dict[str, tuple[float, float]]:
+    """(sum, count) pairs of scalar tensors as floats, moved from the device at once."""
+    if not values:
+        return {}
+    flat = [torch.as_tensor(x).detach() for pair in values.values() for x in pair]
+    numbers = torch.stack([x.to(flat[0].device, torch.float64) for x in flat]).tolist()
+    return {name: (numbers[2 * i], numbers[2 * i + 1]) for i, name in enumerate(values)}
+
+
+def token_mean(values_S: Tensor) -> tuple[Tensor, float]:
+    """(sum, count) of a plain mean over the scored tokens."""
+    return values_S.sum(), float(values_S.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """All preferences of a batch; indices are into its branches R."""
+
+    winner_E: Tensor  # int64 [E]
+    loser_E: Tensor  # int64 [E]
+    label_E: Tensor  # float32 [E]
+    margin_E: Tensor  # float32 [E]
+    weight_E: Tensor  # float32 [E]
+
+    def agree(self, lead_E: Tensor) -> tuple[Tensor, Tensor]:
+        """(number right, number judged): does the sign of ``lead_E`` say what the label says? Ties of the label are not judged, a lead of
+        exactly 0 is half right."""
+        judged_E = self.label_E != 0.5
+        right_E = 0.5 * (1.0 + torch.sign(lead_E) * torch.sign(self.label_E - 0.5))
+        return right_E[judged_E].sum(), judged_E.sum()
+
+
+def edges(units: Sequence[Unit], device: torch.device) -> Edges:
+    """The edges of the units' PairTargets, in order.
+
+    Raises DataError for a unit without one: a preference loss cannot say anything about it.
+    """
+    winner: list[int] = []
+    loser: list[int] = []
+    numbers: list[tuple[float, float, float]] = []
+    first = 0
+    for unit in units:
+        for edge in _target(unit).edges:
+            winner.append(first + edge.winner)
+            loser.append(first + edge.loser)
+            numbers.append((edge.label, edge.margin, edge.weight))
+        first += len(unit.branches)
+    label_E, margin_E, weight_E = torch.tensor(numbers, dtype=torch.float32, device=device).reshape(-1, 3).T
+    index = torch.tensor([winner, loser], dtype=torch.int64, device=device)
+    return Edges(index[0], index[1], label_E, margin_E, weight_E)
+
+
+def total_weight(units: Sequence[Unit]) -> float:
+    """The sum of all edges' weights: what a preference loss is a mean over."""
+    return sum(edge.weight for unit in units for edge in _target(unit).edges)
+
+
+def _target(unit: Unit) -> PairTarget:
+    if not isinstance(unit.target, PairTarget):
+        raise DataError(
+            f"unit '{unit.unit_id}' has no preference between its answers",
+            "this loss learns from pairs: give chosen and rejected",
+        )
+    return unit.target
