@@ -64,6 +64,7 @@ class Renderer:
         media: Media | None = None,
         generation_config: Any = None,
     ) -> None:
+        assert processor is None or media is not None, "a processor needs a media store for its pixels"
         self.config = config or RenderConfig()
         self.tokenizer = tokenizer
         self.codec = Codec(tokenizer)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import inspect
+import io
+
+import pytest
+import transformers
+from PIL import Image
+
+from keel.render.config import RenderConfig
+from keel.render.renderer import Refusal, Renderer
+from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
+
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for p in m.content %}{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def picture(colour: int, size: tuple[int, int] = (56, 56)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, (colour, 10, 200)).save(out, "PNG")
+    return out.getvalue()
+
+
+def url(raw: bytes) -> ImagePart:
+    return ImagePart("data:image/png;base64," + base64.b64encode(raw).decode())
+
+
+def ask(*parts: ImagePart | str, name: str = "p") -> Prompt:
+    return Prompt(name, (Message("user", tuple(TextPart(p) if isinstance(p, str) else p for p in parts)),))
+
+
+def llava(tokenizer, template):
+    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    settings = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return transformers.LlavaProcessor(image_processor=images, tokenizer=tokenizer, chat_template=template, **settings)
+
+
+def idefics3(tokenizer, template):
+    class NoVideo(transformers.Idefics3Processor):
+        def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **settings):
+            super().__init__(image_processor=image_processor, tokenizer=tokenizer, chat_template=chat_template, **settings)
+
+    assert "video_processor" not in inspect.signature(NoVideo.__init__).parameters
+    images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False)
+    return NoVideo(image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=template)
+
+
+@pytest.fixture(params=[(llava, PARTS), (llava, TEXT), (idefics3, PARTS)], ids=["llava", "llava-text-template", "idefics3"])
+def renderer(request, tokenizers, store):
+    make, template = request.param
+    return Renderer(tokenizers["none"], make(tokenizers["none"], template), RenderConfig(), store)
+
+
+def test_placeholders_are_expanded_and_pixels_stored(renderer, store):
+    raw = picture(10)
+    encoded = renderer.prompt(ask(url(raw), "Name a colour."))
+    token = renderer.tokenizer.convert_tokens_to_ids("<image>")
+    (ref,) = encoded.media
+    assert ref.digest == hashlib.sha256(raw).hexdigest()
+    assert ref.n_tokens == 4 == encoded.tokens_T.tolist().count(token)
+    assert store.get(ref.digest)["pixel_values"].shape[-3:] == ((3, 28, 28) if "Llava" in type(renderer.images.processor).__name__ else (3, 56, 56))
+    assert not any("ids" in k for k in store.get(ref.digest))
+
+
+def test_ids_are_the_processors_own(renderer):
+    prompt = ask("first ", url(picture(10)), " then ", url(picture(250, (40, 64))), " which?")
+    encoded = renderer.prompt(prompt)
+    text = renderer.template.render(prompt.messages, True)
+    images = [Image.open(io.BytesIO(r)) for r in (picture(10), picture(250, (40, 64)))]
+    theirs = renderer.images.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)["input_ids"][0]
+    assert encoded.tokens_T.tolist() == theirs.tolist()
+    assert sum(m.n_tokens for m in encoded.media) == encoded.tokens_T.tolist().count(renderer.images.token_id)
+
+
+def test_an_image_is_processed_once_whatever_stands_beside_it(renderer, store):
+    big, small = url(picture(10, (80, 60))), url(picture(10, (8, 8)))
+    alone = renderer.prompt(ask(big, "a")).media[0]
+    pixels = store.get(alone.digest)["pixel_values"].clone()
+    both = renderer.prompt(ask(small, big, "b", name="q"))
+    assert both.media[1] == alone
+    assert store.puts == 2
+    assert store.get(alone.digest)["pixel_values"].equal(pixels)  # the small one did not change its size
+
+
+def test_pairs_share_the_image_and_no_image_token_is_trained(renderer, store):
+    prompt = ask(url(picture(10)), "Name a colour.")
+    unit = renderer.unit(Pair("x", prompt, (Message("assistant", "Red."),), (Message("assistant", "Blue."),)))
+    assert store.puts == 1
+    assert len(unit.prompt.media) == 1
+    for branch in unit.branches:
+        assert renderer.images.token_id not in branch.tokens_T.tolist()
+        assert branch.trained_T.all()
+    assert renderer.decode(unit.branches[0].tokens_T) == "Red."
+
+
+def test_placeholder_written_into_text_is_refused(renderer):
+    for prompt in (ask(url(picture(1)), "what is <image>?"), Prompt("p", (Message("user", "what is <image>?"),))):
+        refusal = renderer.unit(prompt)
+        assert isinstance(refusal, Refusal)
+        assert "image placeholders" in refusal.reason
+    answer = renderer.unit(Demonstration("d", ask(url(picture(1)), "?"), (Message("assistant", "an <image>"),)))
+    assert isinstance(answer, Refusal)
+    assert "placeholder" in answer.reason
+
+
+def test_text_only_prompts_need_no_image(renderer):
+    encoded = renderer.prompt(Prompt("p", (Message("user", "Name a colour."),)))
+    assert encoded.media == ()
+    assert renderer.tokenizer.decode(encoded.tokens_T) == "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_broken_and_missing_images_are_refused(renderer, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    for source in (str(tmp_path / "missing.png"), str(tmp_path / "broken.png"), "data:image/png;base64,%%%"):
+        refusal = renderer.unit(ask(ImagePart(source), "?"))
+        assert isinstance(refusal, Refusal)
+        assert "image" in refusal.reason
+
+
+def test_later_images_belong_to_the_prompt_when_only_the_last_turn_is_trained(tokenizers, store):
+    demo = Demonstration(
+        "d",
+        ask(url(picture(1)), "one"),
+        (Message("assistant", "a"), Message("user", (url(picture(2)), TextPart("two"))), Message("assistant", "b")),
+    )
+    processor = llava(tokenizers["none"], PARTS)
+    refusal = Renderer(tokenizers["none"], processor, RenderConfig(), store).unit(demo)
+    assert isinstance(refusal, Refusal)
+    assert "loss_on=last" in refusal.reason
+    unit = Renderer(tokenizers["none"], processor, RenderConfig(loss_on="last"), store).unit(demo)
+    assert len(unit.prompt.media) == 2
+
+
+def test_an_over_long_prompt_is_never_cut_through_an_image(tokenizers, store):
+    processor = llava(tokenizers["none"], PARTS)
+    prompt = Prompt("p", (*ask(url(picture(1)), "one").messages, Message("assistant", "a"), Message("user", "three")))
+    n = len(Renderer(tokenizers["none"], processor, RenderConfig(), store).prompt(Prompt("q", (Message("user", "three"),))))
+    short = Renderer(tokenizers["none"], processor, RenderConfig(max_prompt=n, over_long="drop_turns"), store).prompt(prompt)
+    assert short.media == ()
+    assert processor.tokenizer.convert_tokens_to_ids("<image>") not in short.tokens_T.tolist()
+
+
+def test_banned_tokens_hold_every_image_token(renderer):
+    ids = {renderer.tokenizer.convert_tokens_to_ids("<image>")}
+    if "Llava" not in type(renderer.images.processor).__name__:
+        ids |= set(renderer.tokenizer.convert_tokens_to_ids(["<fake_token_around_image>", "<global-img>"]))
+    assert ids <= set(renderer.banned_tokens)
+    assert not set(renderer.stop_tokens) & set(renderer.banned_tokens)
+
+
+def test_explain_shows_images_as_spans(renderer):
+    unit = renderer.unit(Demonstration("d", ask(url(picture(1)), "?"), (Message("assistant", "Red."),)))
+    shown = renderer.explain(unit).plain
+    assert shown.count("[image x4]") == 1
+    assert "<image>" not in shown
+    assert shown.endswith("Red.<|im_end|>")
