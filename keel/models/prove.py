@@ -10,9 +10,10 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,10 +54,10 @@ def logits_or_raise(model: Model) -> None:
         )
 
 
-def verdict(model: Model, name: str, check: Check) -> bool:
+def verdict(model: Model, name: str, check: Check, code: Sequence[ModuleType] = ()) -> bool:
     """Whether ``check``, the relative error of a fast path on this model, is within tolerance; raising means no. A hook for other rooms:
-    the sampler proves its decoding here. A failed check is logged."""
-    error = _cached(model, name, check)
+    the sampler proves its decoding here. ``code`` are the modules under test: when they change, so may the verdict. A failure is logged."""
+    error = _cached(model, name, check, code)
     ok = error is not None and error <= _TOLERANCE[model.compute_dtype]
     if not ok:
         log.warning("%s: not exact for '%s' (difference %s); the plain path is used", name, model.text_config.model_type, _percent(error))
@@ -89,7 +90,7 @@ def logits_error(model: Model) -> float:
         own_LV = module(input_ids=prompt[None].to(model.device), use_cache=False).logits[0].float()
         hidden_LH = model.run_plain(prompt[None], torch.ones_like(prompt)[None])[0]
         mine_LV = model.logits(hidden_LH)
-        target_L = prompt.to(model.device)
+        target_L = prompt.roll(1).to(model.device)  # not the tokens themselves: tied weights may be sure of those, log p near 0
         logprobs_L, _ = token_logprobs(hidden_LH, model.head_weight_VH, model.head_bias_V, target_L, model.transform)
     own_logprobs_LV = own_LV.index_fill(1, torch.tensor(banned, dtype=torch.long, device=own_LV.device), float("-inf")).log_softmax(-1)
     tiles = relative_error(logprobs_L, own_logprobs_LV.gather(1, target_L[:, None])[:, 0])
@@ -139,8 +140,8 @@ def _percent(error: float | None) -> str:
 # ------------------------------------------------------------------------------------------------------------------------- cache
 
 
-def _cached(model: Model, name: str, check: Check) -> float | None:
-    key = _key(model, name, check)
+def _cached(model: Model, name: str, check: Check, code: Sequence[ModuleType] = ()) -> float | None:
+    key = _key(model, name, check, code)
     if key not in _memory:
         stored = _read_file()
         if key in stored:
@@ -159,11 +160,13 @@ def _measure(model: Model, name: str, check: Check) -> float | None:
         return None
 
 
-def _key(model: Model, name: str, check: Check) -> str:
-    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs))}
-    code = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
+def _key(model: Model, name: str, check: Check, code: Sequence[ModuleType]) -> str:
+    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs, *code))}
+    hashes = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
     where = [model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
-    return digest_bytes(json.dumps([type(model.module).__name__, model.config.to_json_string(use_diff=False), name, where, code]).encode())
+    return digest_bytes(
+        json.dumps([type(model.module).__name__, model.config.to_json_string(use_diff=False), name, where, hashes]).encode()
+    )
 
 
 def _file() -> Path:

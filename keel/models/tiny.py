@@ -6,6 +6,7 @@ For tests, for kill drills and for trying a recipe out in seconds. Options: seed
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl
@@ -71,10 +72,10 @@ def parse(spec: str, default_seed: int) -> TinySpec:
     return result
 
 
-def build(spec: TinySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Any]:
+def build(spec: TinySpec) -> tuple[PreTrainedModel, Any, Any]:
     """The model (fp32, seeded), its tokenizer, and a processor when it takes images."""
     extra = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"] if spec.arch in _VISION else []
-    tokenizer = make_tokenizer(spec.vocab, extra)
+    tokenizer = make_tokenizer(spec.vocab, extra, spec.arch)
     config = ARCHITECTURES[spec.arch](spec, len(tokenizer), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -86,26 +87,23 @@ def build(spec: TinySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Any
     return model, tokenizer, processor
 
 
-def make_tokenizer(vocab: int, extra: list[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(vocab: int, extra: list[str], arch: str = "llama") -> Any:
     """Byte-level BPE of at most ``vocab`` tokens, trained on a few sentences in memory, with a ChatML template."""
     raw = Tokenizer(tokenizer_models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    specials = [PAD, BOS, START, END, *extra]
+    specials = [PAD, BOS, START, END, "<|endoftext|>", *extra]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        _CORPUS, trainers.BpeTrainer(vocab_size=vocab, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
-    )
-    named = {"image_token": "<image>"} if extra else {}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=END,
-        additional_special_tokens=[START, END, *extra],
-        extra_special_tokens=named or None,
-        chat_template=CHAT_TEMPLATE,
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    raw.train_from_iterator(_CORPUS, trainer)
+    settings: dict[str, Any] = {"pad_token": PAD, "bos_token": BOS, "eos_token": END, "chat_template": CHAT_TEMPLATE}
+    settings["additional_special_tokens"] = specials[2:]
+    if extra:
+        settings["extra_special_tokens"] = {"image_token": "<image>"}
+    if arch == "qwen2":  # transformers reads every Qwen2 folder with this class, which splits words its own way
+        model = json.loads(raw.to_str())["model"]
+        return transformers.Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], **settings)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **settings)
 
 
 def _text(spec: TinySpec, vocab: int, **more: Any) -> dict[str, Any]:
