@@ -13,13 +13,15 @@ from keel.types import SamplingParams
 class SamplingConfig(Section):
     """The distribution that completions are drawn from. The model's own generation config is never read."""
 
-    max_tokens: int = Field(128, ge=1, description="Longest completion in tokens, the end token included.")
-    min_tokens: int = Field(0, ge=0, description="End tokens and stop strings cannot end a completion before this many tokens.")
-    temperature: float = Field(1.0, ge=0.0, description="Logits are divided by it; 0 takes the most likely token (greedy).")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Draw from the most likely tokens that together hold this share of the mass; 1 = off.")
-    top_k: int = Field(0, ge=0, description="Draw from the k most likely tokens only; 0 = off.")
+    max_tokens: int = Field(default=128, ge=1, description="Longest completion in tokens, the end token included.")
+    min_tokens: int = Field(default=0, ge=0, description="End tokens and stop strings cannot end a completion before this many tokens.")
+    temperature: float = Field(default=1.0, ge=0.0, description="Logits are divided by it; 0 takes the most likely token (greedy).")
+    top_p: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Draw from the fewest likely tokens that hold this share of the mass; 1 = off."
+    )
+    top_k: int = Field(default=0, ge=0, description="Draw from the k most likely tokens only; 0 = off.")
     stop: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
-        (), description="Texts that end a completion; the text up to and with the first of them is kept."
+        default=(), description="Texts that end a completion; the text up to and with the first of them is kept."
     )
 
     @model_validator(mode="after")
@@ -47,8 +49,13 @@ class SamplingConfig(Section):
 class SamplerConfig(Section):
     """How the local sampler packs its work. Nothing here changes what is sampled (in fp32)."""
 
-    max_rows: int = Field(128, ge=1, description="Completions decoded side by side; more is faster and takes more memory for the cache.")
-    prefill_tokens: int = Field(4096, ge=1, description="Prompt tokens read in one forward pass (one longer prompt still goes in whole).")
+    max_rows: int = Field(
+        default=128, ge=1, description="Completions decoded side by side; more is faster and takes more memory for the cache."
+    )
+    prefill_tokens: int = Field(
+        default=4096, ge=1, description="Prompt tokens read in one forward pass (one longer prompt still goes in whole)."
+    )
     path: Literal["auto", "plain"] = Field(
-        "auto", description="auto: the shared-prompt fast path if it proves itself on the loaded model; plain: transformers' own forward."
+        default="auto",
+        description="auto: the shared-prompt fast path if it proves itself on the loaded model; plain: transformers' own forward.",
     )

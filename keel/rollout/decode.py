@@ -57,7 +57,7 @@ class FastDecoder:
     def _prefill(self, prompts: Sequence[Encoded], cache: Cache, first: int) -> Tensor:
         """Hidden states [Q, H] of the last token of each prompt."""
         lengths = [len(p) for p in prompts]
-        device = self._model.head_weight_VH.device
+        device = self._model.device
         tokens_N = torch.cat([p.tokens_T for p in prompts]).to(device)
         positions_N = packed_positions([(n, ()) for n in lengths]).to(device)
         media = tuple(ref for p in prompts for ref in p.media)
@@ -66,7 +66,7 @@ class FastDecoder:
 
     def step(self, tokens_B: Tensor) -> Tensor:
         assert self._plan is not None, "start comes first"
-        hidden_BLH = self._model.run(tokens_B[:, None], self._plan.positions_B1, self._plan)
+        hidden_BLH = self._model.run(tokens_B[:, None], self._plan.positions(), self._plan)
         self._plan.advance()
         return self._model.logits(hidden_BLH[:, 0])
 

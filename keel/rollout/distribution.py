@@ -65,10 +65,11 @@ def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor) -> Dr
     assert uniform_B.dtype == torch.float64, f"uniform numbers must be float64, got {uniform_B.dtype}"
     forbid_(logits_BV, rows, step)
     finite_B = torch.isfinite(logits_BV.amax(-1))
-    greedy_B = rows.temperature_B == 0
-    best_B = logits_BV.argmax(-1) if bool(greedy_B.any()) else None
+    forced_B = None
+    if any(p.temperature == 0 for p in rows.kinds):
+        forced_B = torch.where(rows.temperature_B == 0, logits_BV.argmax(-1), -1)
     scaled_BV = _truncate(_temper(logits_BV, rows), rows)
-    tokens_B, logprobs_B = inverse_cdf(torch.softmax(scaled_BV, -1), uniform_B, torch.where(greedy_B, best_B, -1) if best_B is not None else None)
+    tokens_B, logprobs_B = inverse_cdf(torch.softmax(scaled_BV, -1), uniform_B, forced_B)
     return Drawn(tokens_B, logprobs_B, finite_B)
 
 

@@ -39,12 +39,9 @@ class LocalSampler:
         return isinstance(self._decoder, FastDecoder)
 
     def _choose_decoder(self) -> Decoder:
-        if self._config.path == "plain":
-            return PlainDecoder(self._model)
-        proof = prove_decode(self._model)
-        if proof.ok:
+        if self._config.path == "auto" and prove_decode(self._model):
             return FastDecoder(self._model, self._config.prefill_tokens)
-        log.warning("sampling takes the plain path, which is slower: %s", proof.reason)
+        log.info("sampling takes the plain path: every row reads its own prompt")
         return PlainDecoder(self._model)
 
     def submit(self, requests: Sequence[SampleRequest]) -> None:
@@ -77,7 +74,7 @@ class LocalSampler:
         with self._model.compute():
             logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
             while True:
-                drawn = draw(logits_BV, wave.params, wave.step, wave.uniform_B)
+                drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms())
                 wave.record(drawn)
                 alive_B = wave.survivors()
                 if alive_B is None:
@@ -110,7 +107,7 @@ def _check(request: SampleRequest) -> None:
         (len(request.prompt) == 0, "the prompt has no tokens"),
         (request.n < 1, f"n is {request.n}, but at least one sample must be asked for"),
         (p.max_tokens < 1, f"max_tokens is {p.max_tokens}, but must be at least 1"),
-        (p.temperature != 0 and not 1e-3 <= p.temperature < float("inf"), f"temperature is {p.temperature}, but must be 0 or from 0.001 up"),
+        (p.temperature != 0 and not 1e-3 <= p.temperature < float("inf"), f"temperature is {p.temperature}, but must be 0 or >= 0.001"),
         (not 0 < p.top_p <= 1, f"top_p is {p.top_p}, but must be above 0 and at most 1"),
         (p.top_k < 0, f"top_k is {p.top_k}, but must be 0 (off) or more"),
         ("" in p.stop, "a stop string is empty"),

@@ -101,7 +101,8 @@ class _Partial:
 
     def rows(self, width: int, index: Tensor) -> _Partial:
         """Regroup: rows of ``width`` entries, picked by index."""
-        return _Partial(*(x.reshape(-1, width * x.shape[-1]).index_select(0, index).view(-1, width, x.shape[-1]) for x in (self.out, self.peak, self.mass)))
+        parts = (self.out, self.peak, self.mass)
+        return _Partial(*(x.reshape(-1, width * x.shape[-1]).index_select(0, index).view(-1, width, x.shape[-1]) for x in parts))
 
 
 class DecodePlan:
@@ -118,9 +119,8 @@ class DecodePlan:
         self._grids: dict[int, tuple[Tensor, Tensor, int]] = {}
         self._biases: dict[tuple[int | None, int], Tensor] = {}
 
-    @property
-    def positions_B1(self) -> Tensor:
-        """Position of each row's new token."""
+    def positions(self) -> Tensor:
+        """Position of each row's new token, [B, 1]."""
         lengths_Q = torch.tensor(self.cache.prompt_lengths, device=self.prompt_B.device)
         return (lengths_Q[self.prompt_B] + self.cache.length)[:, None]
 
@@ -162,7 +162,8 @@ class DecodePlan:
         prompt_keys, prompt_values = (x.flatten(0, 1) for x in self.cache.prompts[layer])
         grid = query_XRD.reshape(-1, repeat * dim).index_select(0, to_grid).view(-1, width * repeat, dim)
         shared = _partial(grid, prompt_keys, prompt_values, options.softcap, self._bias(options.sliding_window, key_heads))
-        joined = _join(own, shared.rows(repeat, from_grid), None if options.sinks_H is None else options.sinks_H.view(1, key_heads, repeat, 1))
+        sinks_1KR1 = None if options.sinks_H is None else options.sinks_H.view(1, key_heads, repeat, 1)
+        joined = _join(own, shared.rows(repeat, from_grid), sinks_1KR1)
         return joined.to(value_BKLD.dtype).view(rows, 1, heads, -1)
 
     def _grid(self, key_heads: int) -> tuple[Tensor, Tensor, int]:

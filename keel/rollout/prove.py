@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from keel.models import prove
 from keel.models.model import Model
+from keel.rollout import decode, plans
 from keel.rollout.decode import FastDecoder
 from keel.types import Encoded
 
-_WINDOW = 8  # windows are shrunk to it for the proof, so that a few tokens reach beyond them
-_PROMPTS = (_WINDOW + 5, 3)
+_PROMPTS = (prove.WINDOW + 5, 3)
 _ROWS = (0, 1, 0, 1, 0)  # prompt of each row; after half of the steps row 1 leaves
 _STEPS = 10
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # relative norm of the logits' difference
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """May the fast path be taken? ``error`` is the relative norm of the difference of the logits."""
-
-    ok: bool
-    reason: str
-    error: float = float("inf")
+def prove_decode(model: Model) -> bool:
+    """May the fast path be taken? It would be *silently* wrong for an architecture that does more in attention than it tells the
+    attention function. The verdict is remembered; a failure is logged."""
+    return model.packed and prove.verdict(model, "decoding with shared prompts", decode_error, (decode, plans))
 
 
 @torch.no_grad()
-def prove_decode(model: Model) -> Proof:
-    """Decode forced tokens after two prompts of different length, beyond every attention window, and compare with whole plain passes.
-
-    The fast path would be *silently* wrong for an architecture that does more in attention than it tells the attention function.
-    """
-    if not model.packed:
-        return Proof(False, "packed rows are off or not proven for this model")
-    with _short_windows(model), model.compute():
-        expected = _plain_logits(model)
-        try:
-            found = _fast_logits(model)
-        except Exception as error:  # an architecture that cannot be driven this way fails in its own words
-            return Proof(False, f"{type(model.module).__name__} cannot decode with shared prompts ({type(error).__name__}: {error})")
-    real = torch.isfinite(expected)
-    error = float((found - expected)[real].norm() / expected[real].norm())
-    if not error <= _TOLERANCE[model.compute_dtype]:
-        return Proof(False, f"{type(model.module).__name__}: logits of the fast path differ by {error:.1e} from the model's own attention", error)
-    return Proof(True, "", error)
+def decode_error(model: Model) -> float:
+    """Relative difference of logits: forced tokens decoded after two prompts of different length, beyond every (narrowed) attention
+    window and with a row that leaves, against whole plain passes."""
+    with prove.narrow_windows(model), model.compute():
+        expected, found = _plain_logits(model), _fast_logits(model)
+    real = torch.isfinite(expected)  # banned tokens are -inf in both
+    return prove.relative_error(found[real], expected[real])
 
 
 def _tokens(model: Model, salt: int, count: int) -> Tensor:
@@ -81,18 +63,3 @@ def _plain_logits(model: Model) -> Tensor:
     mask_BL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     hidden_BLH = model.run_plain(pad_sequence(rows, batch_first=True), mask_BL)
     return model.logits(torch.cat([hidden_BLH[i, len(row) - n : len(row)] for i, (row, n) in enumerate(zip(rows, lengths))]))
-
-
-@contextmanager
-def _short_windows(model: Model) -> Iterator[None]:
-    """Every attention window and chunk of the model at ``_WINDOW`` for a while: real ones would take thousands of tokens to reach."""
-    owners = [model.text_config, *model.module.get_decoder().modules()]
-    found = [(owner, name) for owner in owners for name in ("sliding_window", "attention_chunk_size") if isinstance(getattr(owner, name, None), int)]
-    before = [getattr(owner, name) for owner, name in found]
-    for owner, name in found:
-        setattr(owner, name, _WINDOW)
-    try:
-        yield
-    finally:
-        for (owner, name), value in zip(found, before, strict=True):
-            setattr(owner, name, value)

@@ -15,7 +15,9 @@ Script = Mapping[str, Sequence[str | Sequence[int]]]
 class ScriptedSampler:
     """Sample i of a prompt is answer i of its script, in a circle. An answer is a text or a list of token ids."""
 
-    def __init__(self, script: Script, encode: Callable[[str], Sequence[int]], decode: Callable[[Tensor], str], logprob: float = -1.0) -> None:
+    def __init__(
+        self, script: Script, encode: Callable[[str], Sequence[int]], decode: Callable[[Tensor], str], logprob: float = -1.0
+    ) -> None:
         """``script`` by prompt id; ``encode`` and ``decode`` turn texts into ids (end token included, if wanted) and back. Each token gets
         the log-probability ``logprob``."""
         self._script = script

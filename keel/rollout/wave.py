@@ -50,9 +50,8 @@ class Wave:
         self._error_R = [""] * len(rows)
         self._ends = [frozenset(r.request.params.stop_tokens) for r in rows]
 
-    @property
-    def uniform_B(self) -> Tensor:
-        """The random number of each row of the batch at this step."""
+    def uniforms(self) -> Tensor:
+        """The random number of each row of the batch at this step, float64 [B] in [0, 1)."""
         return torch.from_numpy(uniform(self._keys_B[self._order_B.numpy()], self.step)).to(self.params.kind_B.device)
 
     def record(self, drawn: Drawn) -> None:
@@ -78,7 +77,7 @@ class Wave:
             self._reason_R[row] = "length"
 
     def _completes_stop(self, row: int, stop: tuple[str, ...]) -> bool:
-        """Does the newest token complete one of the strings? Only a tail is decoded; every token but special ones gives at least one byte."""
+        """Does the newest token complete one of the strings? Only a tail is decoded: a token gives at least a byte, special ones aside."""
         tokens_T = self._tokens_RT[row, : self._length_R[row]]
         need = max(len(s) for s in stop)
         width = _TAIL_TOKENS + max(len(s.encode()) for s in stop)
