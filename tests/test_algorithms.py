@@ -1,0 +1,250 @@
+"""The table of algorithms: what each is made of, overrides by field, refusals with their reasons, and credit end to end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from keel.algorithms import (
+    ALGORITHMS,
+    KL,
+    PREFERENCE_OBJECTIVES,
+    AlgorithmConfig,
+    Critic,
+    ObjectiveConfig,
+    credit,
+    preference_objective,
+    resolve,
+    rollout_units,
+)
+from keel.errors import ConfigError
+from keel.learner.packing import pack
+from keel.losses.kl import k3
+from keel.losses.policy import policy_gradient
+from keel.losses.preference import dpo
+from keel.losses.reduce import REDUCTIONS
+from keel.types import Encoded, Group, Outputs, Prompt, Rollout, Unit
+
+
+def config(name: str = "grpo", **fields) -> AlgorithmConfig:
+    return AlgorithmConfig(name=name, **fields)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ table
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_row_resolves_to_itself(name):
+    assert resolve(config(name), samples=4) == ALGORITHMS[name]
+    assert ALGORITHMS[name].policy_objective().needs == {"logprobs", "entropy"}
+
+
+def test_grpo_is_the_paper():
+    a = ALGORITHMS["grpo"]
+    assert (a.credit.estimator, a.reduce, a.clip, a.critic) == ("group_normalised", "per_sequence", (0.2, 0.2), None)
+    assert a.kl == KL("loss", "k3", 0.04)
+    objective = a.policy_objective()
+    assert (objective.kl, objective.kl_coef, objective.reduction) == (k3, 0.04, REDUCTIONS["per_sequence"])
+    assert isinstance(objective.policy_loss, partial)
+    assert objective.policy_loss.keywords == {"low": 0.2, "high": 0.2}
+    assert (a.needs_reference, a.needs_critic, a.needs_old_logprobs) == (True, False, False)
+
+
+def test_trl_preset_has_no_kl_and_a_token_level_loss():
+    a = ALGORITHMS["grpo_trl"]
+    assert (a.kl, a.reduce, a.needs_reference) == (None, "per_token", False)
+    assert replace(a, name="grpo", kl=ALGORITHMS["grpo"].kl, reduce="per_sequence") == ALGORITHMS["grpo"]
+
+
+def test_rloo_reinforce_and_ppo():
+    rloo, reinforce, ppo = (ALGORITHMS[n] for n in ("rloo", "reinforce", "ppo"))
+    assert (rloo.credit.estimator, rloo.objective, rloo.kl) == ("leave_one_out", "policy_gradient", KL("reward", "k1", 0.05))
+    assert rloo.policy_objective().policy_loss is policy_gradient
+    assert rloo.policy_objective().kl is None  # it is in the reward
+    assert reinforce == replace(rloo, name="reinforce", credit=replace(rloo.credit, estimator="batch_baseline"))
+    assert (ppo.credit.estimator, ppo.credit.gamma, ppo.credit.lam, ppo.critic) == ("gae", 1.0, 0.95, Critic(0.2, 0.1))
+    assert (ppo.needs_critic, ppo.needs_old_logprobs) == (True, True)
+    assert (ppo.value_objective().clip, ppo.value_objective().coef) == (0.2, 0.1)
+
+
+# -------------------------------------------------------------------------------------------------------------------- overrides
+
+
+def test_every_field_overrides_its_part():
+    a = resolve(
+        config(
+            "ppo",
+            reduce="per_sequence",
+            entropy_coef=0.01,
+            epochs=2,
+            minibatches=3,
+            clip={"high": 0.28},
+            credit={"gamma": 0.9, "lam": 0.5, "whiten": False, "mask_truncated": True},
+            kl={"coef": 0.2},
+            critic={"clip": 0.5, "vf_coef": 0.7},
+        )
+    )
+    assert (a.reduce, a.entropy_coef, a.epochs, a.minibatches, a.clip) == ("per_sequence", 0.01, 2, 3, (0.2, 0.28))
+    assert (a.credit.gamma, a.credit.lam, a.credit.whiten, a.credit.mask_truncated) == (0.9, 0.5, False, True)
+    assert (a.kl, a.critic) == (KL("reward", "k1", 0.2), Critic(0.5, 0.7))
+    assert a.policy_objective().entropy_coef == 0.01
+
+
+def test_the_kl_can_move_and_takes_its_place_s_estimator():
+    assert resolve(config("grpo", kl={"place": "reward"})).kl == KL("reward", "k1", 0.04)
+    assert resolve(config("rloo", kl={"place": "loss"})).kl == KL("loss", "k2", 0.05)
+    assert resolve(config("grpo", kl={"estimator": "k2"})).kl == KL("loss", "k2", 0.04)
+    assert resolve(config("grpo_trl", kl={"place": "loss", "coef": 0.1})).kl == KL("loss", "k2", 0.1)
+    for off in ({"place": "none"}, {"coef": 0.0}):
+        assert resolve(config("grpo", kl=off)).kl is None
+
+
+def test_a_group_method_gets_a_critic_by_name():
+    a = resolve(config("grpo", credit={"estimator": "gae", "lam": 0.9}, critic={"use": True}))
+    assert (a.needs_critic, a.credit.lam) == (True, 0.9)
+
+
+# --------------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("grpo", {"credit": {"estimator": "gae"}}, "gae estimates advantages with a critic and there is none"),
+        ("ppo", {"critic": {"use": False}}, "gae estimates advantages with a critic and there is none"),
+        ("grpo", {"critic": {"use": True}}, "a critic would be trained and never asked"),
+        ("grpo", {"kl": {"estimator": "k1"}}, "k1 in the loss has an expected gradient of zero"),
+        ("ppo", {"kl": {"estimator": "k3"}}, "k3 in the reward does not give the KL's gradient"),
+        ("grpo_trl", {"kl": {"place": "loss"}}, "kl.place=loss has no price"),
+        ("gspo", {"reduce": "per_token"}, "which per_token would count by its tokens"),
+        ("rloo", {"epochs": 2}, "no correction for a policy that has moved on"),
+        ("rloo", {"clip": {"low": 0.1}}, "clip.low would have no effect: policy_gradient does not clip"),
+        ("rloo", {"ratio": "sequence", "reduce": "per_sequence"}, "ratio=sequence would have no effect"),
+        ("grpo", {"credit": {"gamma": 0.9}}, "credit.gamma would have no effect"),
+        ("reinforce_pp", {"credit": {"lam": 0.9}}, "credit.lam would have no effect"),
+        ("grpo", {"critic": {"vf_coef": 0.5}}, "critic.vf_coef would have no effect: there is no critic"),
+        ("grpo_trl", {"kl": {"coef": 0.1}}, "kl.coef would have no effect: there is no KL"),
+        ("grpo_trl", {"kl": {"estimator": "k2"}}, "kl.estimator would have no effect: there is no KL"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_with_the_reason(name, fields, reason):
+    with pytest.raises(ValidationError, match=reason):
+        config(name, **fields)
+
+
+@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "rloo"])
+def test_one_sample_cannot_be_compared(name):
+    with pytest.raises(ConfigError, match=r"compares the answers to one prompt and gets 1 \(samples=2"):
+        resolve(config(name), samples=1)
+    assert resolve(config(name), samples=2) == ALGORITHMS[name]
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "reinforce_pp"])
+def test_one_sample_is_enough_for_the_others(name):
+    assert resolve(config(name), samples=1) == ALGORITHMS[name]
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ValidationError) as caught:
+        config("grpo", credit={"estimator": "gae"}, kl={"estimator": "k1"})
+    assert "with a critic" in str(caught.value)
+    assert "expected gradient of zero" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": "grop"}, {"objective": "ppo"}, {"reduce": "mean"}, {"credit": {"estimator": "gea"}}, {"epochs": 0}, {"clp": {}}]
+)
+def test_unknown_names_and_bad_numbers_are_refused(fields):
+    with pytest.raises(ValidationError):
+        AlgorithmConfig(**fields)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValidationError, match="'grop' is none of: grpo, grpo_trl"):
+        config("grop")
+
+
+# ----------------------------------------------------------------------------------------------------------------------- credit
+
+
+def group(rewards: list[float], lengths: list[int]) -> Group:
+    def rollout(n: int) -> Rollout:
+        zeros = torch.zeros(n, dtype=torch.int64)
+        return Rollout("p", 0, 0, zeros, torch.ones(n, dtype=torch.bool), torch.full((n,), -1.0), zeros, zeros, zeros, "stop")
+
+    valid = torch.ones(len(rewards), dtype=torch.bool)
+    return Group(Prompt("p", text="?"), Encoded(torch.tensor([1])), tuple(map(rollout, lengths)), torch.tensor(rewards), {}, valid)
+
+
+def with_signal(units: tuple[Unit, ...], name: str, value: float) -> tuple[Unit, ...]:
+    return tuple(
+        replace(u, branches=tuple(replace(b, signals={**b.signals, name: torch.full((len(b),), value)}) for b in u.branches)) for u in units
+    )
+
+
+def test_kl_in_the_reward_is_priced_and_in_the_loss_is_not():
+    groups = [group([1.0, 1.0], [1, 3])]
+    units = with_signal(rollout_units(groups), "ref_logprobs", -2.0)  # 1 and 3 nats
+    rloo = credit(groups, units, ALGORITHMS["rloo"])
+    first, second = rloo.units[0].branches
+    assert first.signals["advantages"].tolist() == pytest.approx([0.1])
+    assert second.signals["advantages"].tolist() == pytest.approx([-0.1] * 3)
+    assert rloo.metrics == pytest.approx(
+        {"objective/kl": 2.0, "objective/scores": 1.0, "objective/non_score_reward": -0.1, "objective/rlhf_reward": 0.9}
+    )
+    grpo = credit(groups, units, ALGORITHMS["grpo"])
+    assert all(b.signals["advantages"].eq(0).all() for b in grpo.units[0].branches)
+    assert grpo.metrics["objective/kl"] == pytest.approx(2.0)
+    assert grpo.metrics["objective/non_score_reward"] == 0.0
+
+
+def test_ppo_credit_has_returns_and_says_what_the_critic_explains():
+    groups = [group([1.0], [2]), group([3.0], [1])]
+    units = with_signal(with_signal(rollout_units(groups), "ref_logprobs", -1.0), "values", 0.5)
+    credited = credit(groups, units, ALGORITHMS["ppo"])
+    assert credited.units[1].branches[0].signals["returns"].tolist() == [3.0]
+    assert credited.metrics["critic/vf_explained_var"] == pytest.approx(0.0)  # a constant explains nothing
+    advantages = torch.cat([b.signals["advantages"] for u in credited.units for b in u.branches])
+    assert advantages.mean().item() == pytest.approx(0, abs=1e-6)  # whitened
+    assert advantages.var(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_batch_in_which_everything_failed_gives_no_units():
+    groups = [replace(group([1.0, 1.0], [1, 3]), valid_G=torch.zeros(2, dtype=torch.bool))]
+    assert credit(groups, rollout_units(groups), ALGORITHMS["ppo"]) == ((), {})
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_goes_from_groups_to_a_gradient(name):
+    groups = [group([0.0, 1.0], [2, 3]), group([2.0, 0.0], [1, 1])]
+    algorithm, units = ALGORITHMS[name], rollout_units(groups)
+    for signal, needed in (("ref_logprobs", algorithm.needs_reference), ("values", algorithm.needs_critic)):
+        units = with_signal(units, signal, -1.5) if needed else units
+    credited = credit(groups, units, algorithm).units
+    batch, objective = pack(credited), algorithm.policy_objective()
+    logprobs = torch.full((batch.n_scored,), -1.0, requires_grad=True)
+    objective.loss(batch, Outputs(logprobs, torch.ones(batch.n_scored)), objective.counts(credited)).loss.backward()
+    better = batch.signals["advantages"] > 0
+    assert better.any()
+    assert logprobs.grad[better].max() < 0  # what was better becomes likelier
+    if algorithm.needs_critic:
+        values = torch.zeros(batch.n_scored, requires_grad=True)
+        value = algorithm.value_objective()
+        assert value.loss(batch, Outputs(values_S=values), value.counts(credited)).loss.requires_grad
+
+
+# ------------------------------------------------------------------------------------------------------------------- preference
+
+
+def test_preference_objectives_by_name():
+    objective = preference_objective(ObjectiveConfig(beta=0.3, label_smoothing=0.1))
+    assert (objective.pair_loss, objective.beta, objective.label_smoothing) == (dpo, 0.3, 0.1)
+    names = ObjectiveConfig.model_fields["name"].annotation.__args__
+    assert list(PREFERENCE_OBJECTIVES) == list(names)
+    for wrong in ({"name": "dpoo"}, {"beta": 0.0}, {"label_smoothing": 0.5}):
+        with pytest.raises(ValidationError):
+            ObjectiveConfig(**wrong)
