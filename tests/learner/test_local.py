@@ -1,0 +1,318 @@
+"""The learner: results independent of how a batch is cut, exact resume, schedules, guards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel.errors import ConfigError, DivergedError, ModelError
+from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.local import LocalLearner
+from keel.learner.optim import decay_groups, learning_rate, make_optimizer
+from keel.models.config import LoraConfig
+from keel.types import Batch, Branch, Counts, Encoded, LossOutput, Need, Outputs, Unit
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A loss that uses everything it asks for: weighted log-probabilities, entropy, squared values, squared scores."""
+
+    needs: frozenset[Need] = frozenset({"logprobs"})
+    token_local: bool = False
+    couples_branches: bool = False
+    factor: float = 1.0
+
+    def counts(self, units: Sequence[Unit]) -> Counts:
+        return {
+            "token": float(sum(int(b.trained_T.sum()) for u in units for b in u.branches)),
+            "branch": float(sum(len(u.branches) for u in units)),
+        }
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        loss = torch.zeros(())
+        if outputs.logprobs_S is not None:
+            loss = loss - (batch.signals["weight"] * outputs.logprobs_S).sum() / counts["token"]
+        if outputs.entropy_S is not None:
+            loss = loss - 0.3 * outputs.entropy_S.sum() / counts["token"]
+        if outputs.values_S is not None:
+            loss = loss + (outputs.values_S - 1).square().sum() / counts["token"]
+        if outputs.scores_R is not None:
+            loss = loss + (outputs.scores_R - 1).square().sum() / counts["branch"]
+        logp = outputs.logprobs_S.detach() if outputs.logprobs_S is not None else torch.zeros(1)
+        return LossOutput(self.factor * loss, {"logp": (float(logp.sum()), float(len(logp)))})
+
+
+ALL: frozenset[Need] = frozenset({"logprobs", "entropy", "values", "scores"})
+TOKEN: frozenset[Need] = frozenset({"logprobs", "entropy", "values"})
+
+
+def make_units(n: int = 8, branches: int = 3) -> list[Unit]:
+    g = torch.Generator().manual_seed(0)
+
+    def branch(length: int) -> Branch:
+        trained = torch.ones(length, dtype=torch.bool)
+        trained[1::4] = False
+        return Branch(torch.randint(10, 500, (length,), generator=g), trained, {"weight": torch.randn(length, generator=g)})
+
+    lengths = [[3 + (5 * i + 7 * j) % 11 for j in range(branches)] for i in range(n)]
+    return [
+        Unit(f"u{i}", Encoded(torch.randint(10, 500, (4 + i % 5,), generator=g)), tuple(branch(k) for k in row))
+        for i, row in enumerate(lengths)
+    ]
+
+
+def gradients(learner: LocalLearner) -> Tensor:
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for _, p in learner.model.trainable()])
+
+
+def learner_of(load, arch: str = "llama", microbatch: int = 4096, optim: OptimConfig | None = None, **options) -> LocalLearner:
+    model = load(arch, **options).model
+    return LocalLearner(
+        model, optim or OptimConfig(lr=1e-3), BatchConfig(microbatch_tokens=microbatch, inference_tokens=microbatch), 10, seed=5
+    )
+
+
+def close(got: Tensor, expected: Tensor, tolerance: float = 5e-6) -> bool:
+    return ((got - expected).norm() / expected.norm()).item() < tolerance
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2", "qwen3_moe"])
+@pytest.mark.parametrize("token_local", [False, True])
+def test_one_times_eight_is_eight_times_one(load, arch: str, token_local: bool) -> None:
+    objective = Probe(TOKEN if token_local else ALL, token_local)
+    heads = frozenset({"score", "value"})
+    units = make_units()
+    whole, parts = (learner_of(load, arch, size, heads=heads) for size in (4096, 1))
+    a, b = whole.forward_backward(units, objective), parts.forward_backward(units, objective)
+    assert a.metrics["loss"] == pytest.approx(b.metrics["loss"], rel=1e-5)
+    assert a.metrics["logp"] == pytest.approx(b.metrics["logp"], rel=1e-5)
+    assert close(gradients(parts), gradients(whole))
+    assert a.n_tokens == sum(u.n_tokens for u in units)
+
+
+def test_token_local_path_equals_the_general_one(load, monkeypatch) -> None:
+    from keel.models import logprobs
+
+    monkeypatch.setattr(logprobs, "_TILE_CPU", 1)  # several tiles
+    fused, general = (learner_of(load, heads=frozenset({"value"})) for _ in range(2))
+    units = make_units()
+    a = fused.forward_backward(units, Probe(TOKEN, True))
+    b = general.forward_backward(units, Probe(TOKEN, False))
+    assert a.metrics == pytest.approx(b.metrics, rel=1e-5)
+    assert close(gradients(fused), gradients(general))
+
+
+def test_accumulating_two_calls_equals_their_sum(load) -> None:
+    units = make_units()
+    learner = learner_of(load)
+    learner.forward_backward(units[:4], Probe())
+    first = gradients(learner).clone()
+    learner.forward_backward(units[4:], Probe())
+    both = gradients(learner)
+    other = learner_of(load)
+    other.forward_backward(units[4:], Probe())
+    assert close(both, first + gradients(other))
+
+
+def test_couples_stay_whole(load) -> None:
+    seen: list[list[int]] = []
+
+    class Watch(Probe):
+        def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+            seen.append([len(u.branches) for u in batch.units])
+            return super().loss(batch, outputs, counts)
+
+    learner = learner_of(load, microbatch=1)
+    learner.forward_backward(make_units(4), Watch(couples_branches=True))
+    assert seen == [[3]] * 4
+
+
+def test_logprobs_values_and_scores_by_unit(load) -> None:
+    units = make_units()
+    learner, cut = (learner_of(load, microbatch=size, heads=frozenset({"score", "value"})) for size in (4096, 1))
+    torch.nn.init.ones_(learner.model.value_head.weight)
+    torch.nn.init.ones_(cut.model.value_head.weight)
+    for unit, logprobs, values, scores in zip(units, learner.logprobs(units), learner.values(units), learner.scores(units), strict=True):
+        for i, branch in enumerate(unit.branches):
+            row = torch.cat([unit.prompt.tokens_T, branch.tokens_T])[None]
+            with learner.model.own_attention() as module, torch.no_grad():
+                out = module(input_ids=row, output_hidden_states=True)
+            hidden = out.hidden_states[-1][0]
+            source = slice(len(unit.prompt) - 1, -1)
+            expected = out.logits[0].log_softmax(-1)[source].gather(1, branch.tokens_T[:, None])[:, 0]
+            assert close(logprobs[i], expected * branch.trained_T)
+            assert close(values[i], hidden[source].sum(1) * branch.trained_T, 1e-5)
+            assert close(scores[i], learner.model.score_head(hidden[-1])[0].detach(), 1e-5)
+            assert not logprobs[i].requires_grad
+    for whole, parts in ((learner.logprobs(units), cut.logprobs(units)), (learner.values(units), cut.values(units))):
+        assert all(close(p, w, 1e-5) for a, b in zip(whole, parts, strict=True) for w, p in zip(a, b, strict=True))
+    assert all(close(p, w, 1e-5) for w, p in zip(learner.scores(units), cut.scores(units), strict=True))
+
+
+def test_temperature(load) -> None:
+    units = make_units(1, 1)
+    model = load("llama").model
+    warm = LocalLearner(model, OptimConfig(), BatchConfig(), 1, 0, temperature=2.0).logprobs(units)[0][0]
+    row = torch.cat([units[0].prompt.tokens_T, units[0].branches[0].tokens_T])[None]
+    with model.own_attention() as module, torch.no_grad():
+        logp = (module(input_ids=row).logits[0] / 2.0).log_softmax(-1)[len(units[0].prompt) - 1 : -1]
+    branch = units[0].branches[0]
+    assert close(warm, logp.gather(1, branch.tokens_T[:, None])[:, 0] * branch.trained_T)
+
+
+def test_evaluate_changes_nothing_and_agrees(load) -> None:
+    learner = learner_of(load)
+    before = learner.model.digest()
+    evaluated = learner.evaluate(make_units(), Probe(token_local=True))
+    trained = learner.forward_backward(make_units(), Probe(token_local=True))
+    assert evaluated.metrics == pytest.approx(trained.metrics, rel=1e-5)
+    assert learner.model.digest() == before
+
+
+def test_units_without_trained_tokens_are_harmless(load) -> None:
+    unit = make_units(1)[0]
+    masked = replace(unit, branches=tuple(replace(b, trained_T=torch.zeros_like(b.trained_T)) for b in unit.branches))
+    learner = learner_of(load)
+    assert learner.forward_backward([masked], Probe()).metrics == {"loss": 0.0}
+    assert [t.sum().item() for t in learner.logprobs([masked])[0]] == [0.0, 0.0, 0.0]
+    before = learner.model.digest()
+    assert learner.step().metrics["grad_norm"] == 0.0
+    assert learner.model.digest() == before
+
+
+# ------------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, dropout=0.3)])
+def test_resume_is_bit_identical(load, name: str, lora: LoraConfig | None) -> None:
+    optim = OptimConfig(name=name, lr=1e-3, weight_decay=0.1, warmup_steps=2)
+
+    def fresh() -> LocalLearner:
+        return learner_of(load, "qwen2", 60, optim, lora=lora, heads=frozenset({"value"}))
+
+    def run(learner: LocalLearner, steps: int) -> None:
+        for _ in range(steps):
+            learner.forward_backward(make_units(), Probe(TOKEN, True))
+            learner.step()
+
+    undisturbed = fresh()
+    run(undisturbed, 2)
+    tensors, state = undisturbed.state()
+    tensors = {k: v.clone() for k, v in tensors.items()}
+    run(undisturbed, 2)
+    resumed = fresh()
+    resumed.load_state(tensors, state)
+    assert resumed.lr == learning_rate(2, 10, optim, optim.lr * (10 if lora else 1))
+    run(resumed, 2)
+    assert resumed.model.digest() == undisturbed.model.digest()
+    again, _ = resumed.state()
+    expected, _ = undisturbed.state()
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[k], expected[k]) for k in again)
+
+
+def test_state_is_refused_between_microbatches(load) -> None:
+    learner = learner_of(load)
+    learner.forward_backward(make_units(2), Probe())
+    with pytest.raises(ValueError, match="between optimizer steps"):
+        learner.state()
+
+
+def test_dropout_is_drawn_from_seed_and_step_alone(load) -> None:
+    def grads(disturb: bool, seed: int) -> Tensor:
+        model = load("llama", lora=LoraConfig(r=4, dropout=0.5)).model
+        learner = LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed)
+        if disturb:
+            torch.rand(17)
+        before = torch.get_rng_state()
+        learner.forward_backward(make_units(), Probe(token_local=True))
+        assert torch.equal(before, torch.get_rng_state())
+        assert learner.logprobs(make_units())[0][0].equal(learner.logprobs(make_units())[0][0])  # off
+        return gradients(learner)
+
+    assert torch.equal(grads(False, 1), grads(True, 1))
+    assert not torch.equal(grads(False, 1), grads(False, 2))
+
+
+# ------------------------------------------------------------------------------------------------------- schedules and guards
+
+
+def test_learning_rate_by_hand() -> None:
+    cosine = OptimConfig(lr=1.0, warmup_steps=2, min_lr_ratio=0.2)
+    rates = [learning_rate(s, 6, cosine, 1.0) for s in range(7)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.2 + 0.8 * (0.5 + math.sqrt(2) / 4), 0.6, 0.2 + 0.8 * (0.5 - math.sqrt(2) / 4), 0.2])
+    linear = OptimConfig(lr=1.0, schedule="linear", warmup_ratio=0.0)
+    assert [learning_rate(s, 4, linear, 2.0) for s in range(5)] == pytest.approx([2.0, 1.5, 1.0, 0.5, 0.0])
+    constant = OptimConfig(lr=1.0, schedule="constant", warmup_ratio=0.25)
+    assert [learning_rate(s, 8, constant, 1.0) for s in range(4)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
+
+
+def test_norms_biases_and_embeddings_do_not_decay(load) -> None:
+    model = load("qwen2").model
+    named = model.trainable()
+    embedding = model.module.get_input_embeddings().weight
+    decayed, plain = decay_groups(named, {id(embedding)}, 0.1)
+    assert decayed["weight_decay"] == 0.1
+    assert plain["weight_decay"] == 0.0
+    names = {id(p): n for n, p in named}
+    assert {names[id(p)].rsplit(".", 2)[-2] for p in decayed["params"]} == {f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")}
+    assert all("norm" in names[id(p)] or "bias" in names[id(p)] or "embed" in names[id(p)] for p in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(named)
+
+
+def test_clipping(load) -> None:
+    free, clipped = (learner_of(load, optim=OptimConfig(clip_norm=c, name="adafactor")) for c in (None, 0.01))
+    for learner in (free, clipped):
+        learner.forward_backward(make_units(), Probe(token_local=True))
+    norm = gradients(clipped).norm().item()
+    scaled: list[Tensor] = []
+    clipped._optimizer.register_step_pre_hook(lambda *_: scaled.append(gradients(clipped).clone()))
+    assert clipped.step().metrics["grad_norm"] == pytest.approx(norm, rel=1e-5) == pytest.approx(free.step().metrics["grad_norm"], rel=1e-5)
+    assert norm > 0.01
+    assert scaled[0].norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_non_finite_steps_are_skipped_counted_and_end_the_run(load) -> None:
+    learner = learner_of(load)
+    before = learner.model.digest()
+    bad, good = Probe(factor=math.nan), Probe()
+    for _ in range(2):
+        learner.forward_backward(make_units(1), bad)
+        report = learner.step()
+        assert report.skipped
+        assert report.metrics["skipped_steps"] == 1.0
+    assert learner.model.digest() == before
+    learner.forward_backward(make_units(1), good)
+    assert not learner.step().skipped  # the count starts again
+    assert learner.model.digest() != before
+    for _ in range(2):
+        learner.forward_backward(make_units(1), bad)
+        learner.step()
+    learner.forward_backward(make_units(1), bad)
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        learner.step()
+
+
+def test_lora_learning_rate_and_what_is_trained(load) -> None:
+    optim = OptimConfig(lr=1e-4, warmup_ratio=0.0)
+    assert learner_of(load, optim=optim).lr == pytest.approx(1e-4)
+    assert learner_of(load, optim=optim, lora=LoraConfig(r=2)).lr == pytest.approx(1e-3)
+
+
+def test_refusals(load, monkeypatch) -> None:
+    with pytest.raises(ModelError, match="nothing to train"):
+        LocalLearner(load("llama").model.frozen_copy(), OptimConfig(), BatchConfig(), 1, 0)
+    learner = learner_of(load)
+    with pytest.raises(ModelError, match="no value head"):
+        learner.values(make_units(1))
+    with pytest.raises(ModelError, match="no score head"):
+        learner.scores(make_units(1))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="bitsandbytes"):
+        make_optimizer(learner.model.trainable(), set(), OptimConfig(name="adamw_8bit"))
