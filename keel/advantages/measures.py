@@ -77,7 +77,7 @@ def kl_metrics(groups: Sequence[Group], units: Sequence[Unit], kl_coef: float) -
         return {}
     kl = sum(kls) / len(kls)
     score = float(torch.cat([g.rewards_G[g.valid_G].double() for g in groups]).mean())
-    penalty = -kl_coef * kl
+    penalty = 0.0 - kl_coef * kl  # never -0.0
     return {
         "objective/kl": kl,
         "objective/scores": score,
