@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.data.sources import RawRow
+from keel.data.sources import RawRow, json_type
 from keel.types import ImagePart, Message, Prompt, TextPart
 
 IMAGE_MARK = "<image>"
@@ -66,7 +66,7 @@ class Fields:
         """A string with something in it besides white space."""
         value = self.need(name)
         if not isinstance(value, str):
-            raise FieldError(name, f"must be text, is {_type(value)}")
+            raise FieldError(name, f"must be text, is {json_type(value)}")
         if not value.strip():
             raise FieldError(name, "is empty")
         return value
@@ -74,7 +74,7 @@ class Fields:
     def optional_text(self, name: str) -> str:
         value = self.get(name, "")
         if not isinstance(value, str):
-            raise FieldError(name, f"must be text, is {_type(value)}")
+            raise FieldError(name, f"must be text, is {json_type(value)}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -89,10 +89,10 @@ class Fields:
     def list(self, name: str, item: type | None = None) -> list[Any]:
         value = self.need(name)
         if not isinstance(value, list) or not value:
-            raise FieldError(name, f"must be a list with something in it, is {_type(value)}")
+            raise FieldError(name, f"must be a list with something in it, is {'empty' if value == [] else json_type(value)}")
         for i, entry in enumerate(value):
             if item is not None and not isinstance(entry, item):
-                raise FieldError(f"{name}.{i}", f"must be {item.__name__}, is {_type(entry)}")
+                raise FieldError(f"{name}.{i}", f"must be {'text' if item is str else 'an object'}, is {json_type(entry)}")
         return value
 
     def messages(self, name: str) -> tuple[Message, ...]:
@@ -112,7 +112,7 @@ class Fields:
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(t, dict) for t in value):
-            raise FieldError("tools", f"must be a list of objects, is {_type(value)}")
+            raise FieldError("tools", f"must be a list of objects, is {json_type(value)}")
         return tuple(value)
 
     def images(self) -> tuple[ImagePart, ...]:
@@ -132,7 +132,7 @@ def as_number(name: str, value: Any) -> float:
         except ValueError:
             raise FieldError(name, f"must be a number, is {value[:40]!r}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FieldError(name, f"must be a number, is {_type(value)}")
+        raise FieldError(name, f"must be a number, is {json_type(value)}")
     if not math.isfinite(value):
         raise FieldError(name, f"must be a finite number, is {value}")
     return float(value)
@@ -151,14 +151,14 @@ def as_flag(name: str, value: Any) -> bool:
 def as_messages(name: str, value: Any) -> tuple[Message, ...]:
     """Messages from dictionaries; roles mapped to system, user, assistant, tool."""
     if not isinstance(value, list | tuple):
-        raise FieldError(name, f"must be a list of messages, is {_type(value)}")
+        raise FieldError(name, f"must be a list of messages, is {json_type(value)}")
     return tuple(as_message(f"{name}.{i}", entry) for i, entry in enumerate(value))
 
 
 def as_message(name: str, value: Any) -> Message:
     """One message from ``{role, content}`` (chat) or ``{from, value}`` (ShareGPT); other keys go to ``extra``."""
     if not isinstance(value, dict):
-        raise FieldError(name, f"must be an object with role and content, is {_type(value)}")
+        raise FieldError(name, f"must be an object with role and content, is {json_type(value)}")
     role_key = next((k for k in _ROLE_KEYS if k in value), None)
     text_key = next((k for k in _TEXT_KEYS if k in value), None)
     if role_key is None:
@@ -195,7 +195,7 @@ def as_content(name: str, value: Any) -> str | tuple[TextPart | ImagePart, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list | tuple):
-        raise FieldError(name, f"must be text or a list of content blocks, is {_type(value)}")
+        raise FieldError(name, f"must be text or a list of content blocks, is {json_type(value)}")
     parts: list[TextPart | ImagePart] = []
     for i, block in enumerate(value):
         kind = block.get("type") if isinstance(block, dict) else None
@@ -227,7 +227,7 @@ def as_image(name: str, value: Any, folder: str) -> ImagePart:
         value.save(buffer, format="PNG")
         return ImagePart("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
     if not isinstance(value, str) or not value:
-        raise FieldError(name, f"must be a path or a data: URL, is {_type(value)}")
+        raise FieldError(name, f"must be a path or a data: URL, is {json_type(value)}")
     if value.startswith(("http://", "https://")):
         raise FieldError(name, "images on the web are not fetched; download them and give paths")
     if value.startswith("data:"):
@@ -321,9 +321,3 @@ def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, m
     given = fields.get("prompt_id")
     key = str(given) if given is not None else prompt_key(messages, text, tools, fields.raw.folder)
     return Prompt(key, tuple(messages), text, tools, fields.raw.place, dict(meta))
-
-
-def _type(value: Any) -> str:
-    if value in ("", [], {}):
-        return f"an empty {type(value).__name__}"
-    return f"a {type(value).__name__}"

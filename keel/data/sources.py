@@ -181,7 +181,7 @@ def _read_jsonl(content: bytes, file: Path) -> Rows:
         if isinstance(values, dict):
             yield RawRow(values, str(file), number, str(file.parent))
         else:
-            yield BadRow(str(file), number, "", f"a row must be a JSON object, this is a {_json_type(values)}", text[:2000])
+            yield BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}", text[:2000])
 
 
 def _read_json(content: bytes, file: Path) -> Rows:
@@ -200,12 +200,12 @@ def _read_json(content: bytes, file: Path) -> Rows:
         lists = [v for v in data.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
         data = lists[0] if len(lists) == 1 and "messages" not in data and "conversations" not in data else [data]
     if not isinstance(data, list):
-        raise DataError(f"{file}: the file holds a {_json_type(data)}", "it must hold a list of objects, or one object a line (JSONL)")
+        raise DataError(f"{file}: the file holds {json_type(data)}", "it must hold a list of objects, or one object a line (JSONL)")
     for number, values in enumerate(data, start=1):  # a JSON array has no lines of its own: rows are counted
         if isinstance(values, dict):
             yield RawRow(values, str(file), number, str(file.parent))
         else:
-            yield BadRow(str(file), number, "", f"a row must be a JSON object, this is a {_json_type(values)}")
+            yield BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}")
 
 
 def _read_csv(content: bytes, file: Path) -> Rows:
@@ -304,6 +304,7 @@ def _utf8(content: bytes, file: Path) -> str:
         ) from None
 
 
-def _json_type(value: Any) -> str:
-    names = {list: "list", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null", dict: "object"}
+def json_type(value: Any) -> str:
+    """What JSON calls this value, for messages."""
+    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false", type(None): "null", dict: "an object"}
     return names.get(type(value), type(value).__name__)
