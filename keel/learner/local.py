@@ -246,10 +246,11 @@ class LocalLearner:
         """Restore what ``state`` returned: the next step is bit-identical to the one that would have been."""
         self.model.load_state_tensors({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
         self._optimizer.state.clear()
+        fused = bool(self._optimizer.defaults.get("fused"))  # only then the step counter lives on the parameter's device
         for name, p in self._trained:
             prefix = f"optim/{name}/"
             kept = {key.removeprefix(prefix): t.clone() for key, t in tensors.items() if key.startswith(prefix)}
-            kept = {key: t if t.dim() == 0 else t.to(p.device) for key, t in kept.items()} | dict(state["optim"].get(name, {}))
+            kept = {key: t.to(p.device) if t.dim() or fused else t for key, t in kept.items()} | dict(state["optim"].get(name, {}))
             if kept:
                 self._optimizer.state[p] = kept
         self._optimizer.zero_grad(set_to_none=True)

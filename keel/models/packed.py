@@ -28,6 +28,7 @@ class PackedPlan:
 
     groups: Sequence[tuple[int, tuple[int, ...]]]
     _masks: dict[tuple[_MaskKey, int | None, torch.device], Tensor] = field(default_factory=dict, init=False)
+    _indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict, init=False)
 
     def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
         """Attention's output [1, N, H, D] for one packed row (B = 1, L = N)."""
@@ -84,7 +85,19 @@ class PackedPlan:
         first, longest = len(prompt[0]), max(lengths)
         mask = self._mask((first, longest, first + longest), _window(options, first + longest), query_GHMD.device)
         out_GMHD = attention(query_GHMD, key_GKTD, value_GKTD, mask, options).transpose(1, 2)
-        return [row[:length] for row, length in zip(out_GMHD.unbind(), lengths)]
+        flat = out_GMHD.flatten(0, 1)
+        if min(lengths) < longest:
+            flat = flat.index_select(0, self._real(tuple(lengths), flat.device))
+        return list(flat.split(lengths))
+
+    def _real(self, lengths: tuple[int, ...], device: torch.device) -> Tensor:
+        """Indices of what is not padding in rows of these lengths, padded to the longest and joined."""
+        found = self._indices.get((lengths, device))
+        if found is None:
+            longest = max(lengths)
+            found = torch.cat([torch.arange(i * longest, i * longest + n, device=device) for i, n in enumerate(lengths)])
+            self._indices[(lengths, device)] = found
+        return found
 
     def _mask(self, key: _MaskKey, window: int | None, device: torch.device) -> Tensor:
         """Which key positions each query sees, bool [queries, keys]; the same for all layers, so it is kept."""

@@ -154,9 +154,15 @@ def test_unknown_keywords_are_refused() -> None:
 # ------------------------------------------------------------------------------------------------------------------ proofs
 
 
-@pytest.mark.parametrize(("arch", "field"), [("gemma2", "softcap"), ("mistral", "sliding_window"), ("gemma3", "sliding_window")])
-def test_proof_sees_an_ignored_option_and_the_plain_path_takes_over(load, monkeypatch, caplog, arch: str, field: str) -> None:
-    query = "std=0.6"
+@pytest.mark.parametrize(
+    ("arch", "field", "query"),
+    [
+        ("gemma2", "softcap", "std=0.6"),
+        ("mistral", "sliding_window", "std=0.6"),
+        ("gemma3", "sliding_window", "std=0.6&window=300"),  # wider than the proof's sequences
+    ],
+)
+def test_proof_sees_an_ignored_option_and_the_plain_path_takes_over(load, monkeypatch, caplog, arch: str, field: str, query: str) -> None:
     exact = load(arch, query)
     units = make_units(exact)
     expected, _ = by_transformers(exact.model, units)
