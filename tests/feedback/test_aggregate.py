@@ -1,0 +1,97 @@
+"""Votes to pairs: labels, weights and margins by hand; nothing of a prompt on both sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from keel.errors import DataError
+from keel.feedback.aggregate import aggregate, split_by_prompt
+from keel.feedback.config import AggregateConfig
+from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
+
+A, B, C = Candidate("a", "one"), Candidate("b", "two"), Candidate("c", "三")
+
+
+def votes(outcomes: str, pair: tuple[Candidate, Candidate] = (A, B), prompt_id: str = "p", strength: float = 0.5) -> list[Comparison]:
+    """``"112="`` = two votes for the first, one for the second, a tie."""
+    prompt, name = Prompt(prompt_id, (Message("user", prompt_id),)), {"1": "first", "2": "second", "=": "tie"}
+    return [
+        Comparison(f"{prompt_id}{pair[1].candidate_id}{i}", prompt, pair, name[o], strength, f"ann{i}", "pairwise-v1", (0, 1))
+        for i, o in enumerate(outcomes)
+    ]
+
+
+def test_soft_label_is_the_share_of_votes_with_ties_half() -> None:
+    (pair,) = aggregate(votes("112="))
+    assert (pair.chosen[0].text, pair.rejected[0].text) == ("one", "two")
+    assert pair.label == pytest.approx(2.5 / 4)
+    assert pair.margin == 0.5
+    assert pair.chosen[0].role == "assistant"
+
+
+def test_the_second_candidate_can_win() -> None:
+    (pair,) = aggregate(votes("221"))
+    assert (pair.chosen[0].text, pair.label) == ("two", pytest.approx(2 / 3))
+
+
+def test_smoothing_by_hand() -> None:
+    (pair,) = aggregate(votes("111"), AggregateConfig(smoothing=1.0))
+    assert pair.label == pytest.approx(4 / 5)
+
+
+def test_majority_rounds() -> None:
+    (pair,) = aggregate(votes("112="), AggregateConfig(label="majority", ties="keep"))
+    assert pair.label == 1.0
+    (even,) = aggregate(votes("12"), AggregateConfig(label="majority", ties="keep"))
+    assert even.label == 0.5
+
+
+def test_even_votes_are_dropped_or_kept() -> None:
+    assert aggregate(votes("12")) == ()
+    (pair,) = aggregate(votes("12="), AggregateConfig(ties="keep", smoothing=2.0))
+    assert pair.label == 0.5
+
+
+def test_weight_by_votes() -> None:
+    pairs = aggregate(votes("111") + votes("1", (A, C)), AggregateConfig(weight="votes"))
+    assert [p.weight for p in pairs] == [1.5, 0.5]  # 3 and 1 votes, 2 on average
+    assert {p.weight for p in aggregate(votes("111") + votes("1", (A, C)))} == {1.0}
+
+
+def test_reliability_weighs_annotators() -> None:
+    (pair,) = aggregate(votes("12"), AggregateConfig(), {"ann0": 3.0, "ann1": 1.0})
+    assert (pair.chosen[0].text, pair.label) == ("one", pytest.approx(0.75))
+
+
+def test_protocols_are_not_mixed() -> None:
+    from dataclasses import replace
+
+    mixed = votes("11")
+    with pytest.raises(DataError, match="protocol"):
+        aggregate([mixed[0], replace(mixed[1], protocol="likert-v1")])
+
+
+def pair(prompt_id: str, text: str) -> Pair:
+    return Pair(prompt_id, Prompt(prompt_id, (Message("user", text),)), (Message("assistant", "x"),), (Message("assistant", "y"),))
+
+
+def test_split_keeps_a_prompt_on_one_side_whatever_its_id() -> None:
+    pairs = [pair(f"p{i}-{j}", f"Question {i}{'?' * j}") for i in range(10) for j in range(3)]
+    for seed in range(5):
+        training, held = split_by_prompt(pairs, 0.2, seed)
+        assert len(held) == 2 * 3
+        assert len(training) == 8 * 3
+        assert not {p.prompt.last_user_text.rstrip("?") for p in training} & {p.prompt.last_user_text.rstrip("?") for p in held}
+    assert split_by_prompt(pairs, 0.2, 0) != split_by_prompt(pairs, 0.2, 1)
+    assert split_by_prompt(list(reversed(pairs)), 0.2, 0)[1] == tuple(reversed(split_by_prompt(pairs, 0.2, 0)[1]))
+
+
+def test_split_tells_images_apart() -> None:
+    prompts = [Prompt(str(i), (Message("user", (ImagePart(f"{i}.png"), TextPart("What is this?"))),)) for i in range(4)]
+    pairs = [Pair(p.prompt_id, p, (Message("assistant", "x"),), (Message("assistant", "y"),)) for p in prompts]
+    assert [len(side) for side in split_by_prompt(pairs, 0.25, 0)] == [3, 1]
+
+
+def test_split_refuses_an_empty_side() -> None:
+    with pytest.raises(DataError, match="hold out"):
+        split_by_prompt([pair("p", "only one")], 0.5, 0)

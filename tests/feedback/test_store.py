@@ -1,0 +1,128 @@
+"""The preference store: written, read back equal, and clear about what is wrong in which line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keel.data.dataset import read as read_dataset
+from keel.errors import DataError
+from keel.feedback import store
+from keel.types import Candidate, Comparison, ImagePart, Message, Prompt, TextPart
+
+SAID = (Message("system", "Be kind."), Message("user", '退货要多久？\n\u2028 "quoted"'))
+PLAIN = Comparison(
+    record_id="p1:a:b:ann",
+    prompt=Prompt("p1", SAID, source_id="x.jsonl:3", meta={"category": "returns"}),
+    candidates=(Candidate("a", "六十天。", {"temperature": 0.7}), Candidate("b", "Sixty days.")),
+    outcome="second",
+    strength=0.123456789,
+    annotator_id="ann",
+    protocol="pairwise-v1",
+    display_order=(1, 0),
+    source_id="simulated",
+)
+RICH = replace(
+    PLAIN,
+    record_id="p2:a:b:ann",
+    prompt=Prompt(
+        "p2",
+        (
+            Message("user", (ImagePart("cat.png"), TextPart("What?"))),
+            Message("assistant", "", {"tool_calls": [{"name": "f"}]}),
+            Message("user", (TextPart("a"), TextPart("b"))),
+        ),
+        tools=({"name": "f"},),
+    ),
+    outcome="tie",
+    strength=0.0,
+)
+RAW = replace(PLAIN, record_id="p3", prompt=Prompt("p3", text="2 + 2 ="), outcome="first", strength=1)
+
+
+def test_exact_round_trip_over_several_appends(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "store.jsonl"
+    store.append(path, [PLAIN, RICH])
+    store.append(path, [])
+    store.append(path, [RAW])
+    assert store.read(path) == (PLAIN, RICH, RAW)
+    assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_a_record_written_twice_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "store.jsonl"
+    store.append(path, [PLAIN])
+    store.append(path, [PLAIN, RICH])
+    assert store.read(path) == (PLAIN, RICH)
+    store.append(path, [replace(PLAIN, outcome="first")])
+    with pytest.raises(DataError, match=r"store\.jsonl:4: record_id 'p1:a:b:ann' stands twice"):
+        store.read(path)
+
+
+def test_the_data_room_reads_it_as_comparisons(tmp_path: Path) -> None:
+    path = tmp_path / "store.jsonl"
+    store.append(path, [PLAIN])
+    dataset = read_dataset(str(path))
+    assert dataset.layout == "comparison"
+    (record,) = dataset.of(Comparison)
+    assert (record.candidates, record.outcome, record.display_order) == (PLAIN.candidates, "second", (1, 0))
+    assert record.prompt.messages == PLAIN.prompt.messages
+
+
+def broken(**changes: object) -> str:
+    row = {k: v for k, v in (store.to_row(PLAIN) | changes).items() if v is not ...}
+    return json.dumps(row)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "broken JSON"),
+        ("[1]", "must be a JSON object"),
+        (broken(schema=2), "schema is 2"),
+        (broken(outcome="left"), "outcome must be one of first, second, tie, is 'left'"),
+        (broken(strength=1.5), "strength must be between 0 and 1"),
+        (broken(strength=True), "strength must be between 0 and 1"),
+        (broken(display_order=[0, 0]), "display_order must be"),
+        (broken(annotator_id=...), "annotator_id is missing"),
+        (broken(candidates=[{"candidate_id": "a", "text": "x", "origin": {}}]), "candidates must be two"),
+        (broken(candidates=[{"candidate_id": "a", "text": "x", "origin": {}}] * 2), "both candidates have the id 'a'"),
+        (broken(prompt=[{"role": "user"}]), "content is missing"),
+        (broken(prompt=[{"role": "user", "content": [{"type": "sound"}]}]), "unknown content block"),
+        (broken(prompt=3), "prompt must be str or list, is int"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "store.jsonl"
+    store.append(path, [RICH])
+    path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"store\.jsonl:2: ") as error:
+        store.read(path)
+    assert message in str(error.value)
+    assert error.value.hint
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such preference store"):
+        store.read(tmp_path / "none.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"a": "\xe9"}\n')
+    with pytest.raises(DataError, match="cannot be read"):
+        store.read(tmp_path / "latin.jsonl")
+
+
+def test_nothing_is_appended_to_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "store.jsonl"
+    store.append(path, [PLAIN])
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataError, match="interrupted write"):
+        store.append(path, [RICH])
+
+
+def test_a_record_that_is_not_json_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.jsonl"
+    with pytest.raises(ValueError, match="JSON"):
+        store.append(path, [PLAIN, replace(RICH, strength=float("nan"))])
+    assert not path.exists()
