@@ -42,11 +42,12 @@ class Layout:
         """Convert one row. Raises FieldError naming the field."""
         for name in self.needs:
             fields.need(name)
+        given = fields.get("meta", {})
         meta = {k: v for k, v in fields.values.items() if k not in self.columns}
-        return self.convert(fields, meta)
+        return self.convert(fields, {**(given if isinstance(given, dict) else {"meta": given}), **meta})
 
 
-_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "image", "images"})
+_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "image", "images", "meta", "schema"})
 _PAIR_EXTRAS = ("margin", "strength", "confidence", "label", "tie", "weight")
 
 
@@ -80,7 +81,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "comparison",
         ("prompt", "candidates", "outcome", "annotator_id"),
-        ("strength", "protocol", "display_order", "source_id"),
+        ("strength", "protocol", "display_order", "source_id", "prompt_source_id"),
         to.comparison,
         {"prompt": "2 + 2?", "candidates": ["4", "5"], "outcome": "first", "annotator_id": "ann"},
     ),

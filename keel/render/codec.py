@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ class Codec:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self._encode = lru_cache(maxsize=64)(self._encode_once)  # the answers to one prompt share its text
         plain = self.encode("a")
         whole = list(tokenizer("a")["input_ids"])
         start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
@@ -23,7 +25,10 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, nothing added; special tokens written in it become themselves."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._encode(text))
+
+    def _encode_once(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def start(self, text: str) -> list[int]:
         """Ids of a raw text with the tokenizer's own beginning; one that is written out in the text is not doubled."""

@@ -21,7 +21,16 @@ from keel.render.codec import Codec
 from keel.render.template import RefusedError
 from keel.types import ImagePart, MediaRef, Message
 
-_TOKENS = ("image_token", "boi_token", "eoi_token", "fake_image_token", "global_image_token", "global_image_tag", "video_token", "vision_start_token")
+_TOKENS = (
+    "image_token",
+    "boi_token",
+    "eoi_token",
+    "fake_image_token",
+    "global_image_token",
+    "global_image_tag",
+    "video_token",
+    "vision_start_token",
+)
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
 

@@ -15,6 +15,7 @@ from keel.errors import DataError
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
+from keel.render.show import explain
 from keel.render.spans import answer_spans
 from keel.render.template import ChatTemplate, RefusedError, template_source
 from keel.types import (
@@ -79,6 +80,10 @@ class Renderer:
         self._told_as_chat = False
         if self.config.system is not None:
             self._prove_system()
+        if source and "strftime_now" in source:
+            log.warning(
+                "the chat template writes today's date into prompts: fix it with render.template_args, so that runs can be repeated"
+            )
 
     # --- prompts ----------------------------------------------------------------------------------------------------------------
 
@@ -167,8 +172,6 @@ class Renderer:
 
     def explain(self, unit: Unit) -> Text:
         """The unit as coloured text: prompt dim, trained tokens green, special tokens framed, images as ``[image xN]``."""
-        from keel.render.show import explain
-
         return explain(self, unit)
 
     def _parts(self, record: Record) -> tuple[Encoded, tuple[Branch, ...], Target]:
@@ -239,8 +242,8 @@ class Renderer:
         """Rendered by the template; trained are the answers up to and with their first end token, nothing else."""
         template = self._need_template()
         whole = (*messages, *completion)
-        head = self.codec.encode(template.render(messages, True, prompt.tools))
         if template.marks_answers:
+            head = self.codec.encode(template.render(messages, True, prompt.tools))
             ids, marks = template.marked(whole, prompt.tools)
             if ids[: len(head)] == head and any(marks[len(head) :]):
                 return self._checked(*_up_to_end(ids[len(head) :], marks[len(head) :], template.end_token))

@@ -25,7 +25,7 @@ def test_last_batch():
     kept = [batch_at(10, s, 4, 0) for s in range(6)]
     assert [len(b) for b in kept] == [4, 4, 2, 4, 4, 2]
     for epoch in (0, 1):
-        assert sorted(sum(kept[3 * epoch : 3 * epoch + 3], [])) == list(range(10))
+        assert sorted(i for batch in kept[3 * epoch : 3 * epoch + 3] for i in batch) == list(range(10))
     assert [len(batch_at(10, s, 4, 0, drop_last=True)) for s in range(3)] == [4, 4, 4]
     assert len(batch_at(3, 5, 4, 0, drop_last=True)) == 3
 

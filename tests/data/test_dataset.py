@@ -116,7 +116,10 @@ def test_broken_json_names_its_line(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a"\n[1]\n')
     dataset = read(str(file))
-    assert [(b.line, b.reason.split(":")[0]) for b in dataset.bad] == [(3, "broken JSON at column 15"), (4, "a row must be a JSON object, this is a list")]
+    assert [(b.line, b.reason.split(":")[0]) for b in dataset.bad] == [
+        (3, "broken JSON at column 15"),
+        (4, "a row must be a JSON object, this is a list"),
+    ]
     (tmp_path / "a.json").write_text('[{"prompt": "a"},\n {"prompt" "b"}]')
     assert "a.json:2: broken JSON" in fails(tmp_path / "a.json")
 
@@ -140,7 +143,10 @@ def test_bad_rows_are_set_aside_counted_and_written(tmp_path, caplog):
     out = tmp_path / "run" / "bad_rows.jsonl"
     dataset.write_bad(out)
     written = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(w["line"], w["field"], w["reason"]) for w in written] == [(3, "completion", "the answer is empty"), (4, "completion", "is missing")]
+    assert [(w["line"], w["field"], w["reason"]) for w in written] == [
+        (3, "completion", "the answer is empty"),
+        (4, "completion", "is missing"),
+    ]
     assert written[0]["row"] == {"prompt": "x", "completion": ""}
     message = fails(path, strict=True)
     assert "a.jsonl:3: completion: the answer is empty" in message

@@ -151,7 +151,8 @@ def test_hh_dialogue_with_the_same_speaker_twice(tmp_path):
 
 def test_alpaca_system_history_and_input(tmp_path):
     demo = one(
-        tmp_path, {"instruction": "Add.", "input": "1, 2", "output": "3", "system": "Be brief.", "history": [["Hi", "Hello"], ["Sum?", "Yes"]]}
+        tmp_path,
+        {"instruction": "Add.", "input": "1, 2", "output": "3", "system": "Be brief.", "history": [["Hi", "Hello"], ["Sum?", "Yes"]]},
     )
     assert text(demo.prompt.messages) == [
         ("system", "Be brief."),
@@ -257,7 +258,12 @@ def test_prompt_id_does_not_depend_on_where_the_folder_is(tmp_path):
 def test_keels_own_comparison_row(tmp_path):
     row = {
         "record_id": "c1",
-        "prompt": {"prompt_id": "p1", "messages": [{"role": "user", "content": "2 + 2?", "extra": {}}], "text": None, "meta": {"topic": "sums"}},
+        "prompt": {
+            "prompt_id": "p1",
+            "messages": [{"role": "user", "content": "2 + 2?", "extra": {}}],
+            "text": None,
+            "meta": {"topic": "sums"},
+        },
         "candidates": [{"candidate_id": "x", "text": "4", "origin": {"temperature": 0.7}}, {"candidate_id": "y", "text": "5"}],
         "outcome": "second",
         "strength": 0.5,
@@ -303,3 +309,18 @@ def test_keels_own_comparison_row(tmp_path):
 )
 def test_bad_rows_name_field_and_reason(tmp_path, row, why):
     assert why in reason(tmp_path, row)
+
+
+def test_preference_store_rows_are_read_as_written(tmp_path):
+    from keel.feedback.store import append
+    from keel.types import Candidate
+
+    prompt = Prompt(
+        "p1", (Message("user", (ImagePart("/cat.png"), TextPart("?")), {"name": "ann"}),), source_id="f:1", meta={"topic": "cats"}
+    )
+    two = (Candidate("x", "a cat", {"temperature": 0.7}), Candidate("y", "a dog"))
+    written = Comparison("c1", prompt, two, "tie", 0.0, "ann", "pairwise-v1", (1, 0), "round 1")
+    append(tmp_path / "store.jsonl", [written])
+    (found,) = read(str(tmp_path / "store.jsonl")).records
+    assert (found.prompt.messages, found.prompt.prompt_id, found.prompt.meta) == (prompt.messages, "p1", {"topic": "cats"})
+    assert (found.candidates, found.outcome, found.display_order, found.source_id) == (two, "tie", (1, 0), "round 1")

@@ -14,8 +14,8 @@ from keel.render.renderer import Refusal, Renderer
 from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
 
 PARTS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for p in m.content %}{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for p in m.content %}"
+    "{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -49,7 +49,9 @@ def idefics3(tokenizer, template):
             super().__init__(image_processor=image_processor, tokenizer=tokenizer, chat_template=chat_template, **settings)
 
     assert "video_processor" not in inspect.signature(NoVideo.__init__).parameters
-    images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False)
+    images = transformers.Idefics3ImageProcessorPil(
+        size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False
+    )
     return NoVideo(image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=template)
 
 
@@ -66,7 +68,9 @@ def test_placeholders_are_expanded_and_pixels_stored(renderer, store):
     (ref,) = encoded.media
     assert ref.digest == hashlib.sha256(raw).hexdigest()
     assert ref.n_tokens == 4 == encoded.tokens_T.tolist().count(token)
-    assert store.get(ref.digest)["pixel_values"].shape[-3:] == ((3, 28, 28) if "Llava" in type(renderer.images.processor).__name__ else (3, 56, 56))
+    assert store.get(ref.digest)["pixel_values"].shape[-3:] == (
+        (3, 28, 28) if "Llava" in type(renderer.images.processor).__name__ else (3, 56, 56)
+    )
     assert not any("ids" in k for k in store.get(ref.digest))
 
 

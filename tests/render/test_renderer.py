@@ -30,8 +30,12 @@ from keel.types import (
 )
 
 
-def user(text): return Message("user", text)  # noqa: E704
-def said(text, **extra): return Message("assistant", text, extra)  # noqa: E704
+def user(text):
+    return Message("user", text)
+
+
+def said(text, **extra):
+    return Message("assistant", text, extra)
 
 
 ASK = Prompt("p", (user("Name a colour."),), source_id="f.jsonl:1")
@@ -84,7 +88,9 @@ def test_prompt_is_a_token_prefix_of_the_whole(tokenizers):
     for name in ("chatml", "llama3", "gemma"):
         r = render(tokenizers, name)
         unit = r.unit(replace(TALK, completion=TALK.completion[:1]))
-        text = r.tokenizer.apply_chat_template([{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}], tokenize=False)
+        text = r.tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Red."}], tokenize=False
+        )
         ids = r.tokenizer(text, add_special_tokens=False)["input_ids"]
         mine = unit.prompt.tokens_T.tolist() + unit.branches[0].tokens_T.tolist()
         assert ids[: len(mine)] == mine
@@ -100,7 +106,9 @@ def test_loss_on_last_moves_earlier_turns_into_the_prompt(tokenizers):
 
 def test_template_that_rewrites_earlier_turns_is_found_out(tokenizers):
     r = render(tokenizers, "think")
-    thought = replace(TALK, completion=(said("Red.", reasoning_content="hm"), user("What is two and two?"), said("It is four.", reasoning_content="sum")))
+    thought = replace(
+        TALK, completion=(said("Red.", reasoning_content="hm"), user("What is two and two?"), said("It is four.", reasoning_content="sum"))
+    )
     unit = r.unit(thought)
     # the first turn as the template shows it (no reasoning), the last one with its reasoning
     assert trained_text(r, unit) == ["Red.<|im_end|>", "<think>\nsum\n</think>\n\nIt is four.<|im_end|>"]
@@ -144,7 +152,8 @@ def test_answer_that_no_method_finds_is_refused(tokenizers, tmp_path):
 def test_answer_changed_by_the_template_is_refused(tokenizers, tmp_path):
     file = tmp_path / "t.jinja"
     file.write_text(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper if m.role == 'assistant' else m.content }}<|im_end|>{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content | upper if m.role == 'assistant' else m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     refusal = render(tokenizers, "none", chat_template=str(file)).unit(TALK)
@@ -251,7 +260,9 @@ def test_chat_template_from_file(tokenizers, tmp_path):
 
 def test_template_arguments_and_tools_pass_through(tokenizers, tmp_path):
     file = tmp_path / "t.jinja"
-    file.write_text("{{ mood }}|{% for t in tools or [] %}{{ t.name }}{% endfor %}|{% for m in messages %}{{ m.content }}{{ m.tag }}{% endfor %}")
+    file.write_text(
+        "{{ mood }}|{% for t in tools or [] %}{{ t.name }}{% endfor %}|{% for m in messages %}{{ m.content }}{{ m.tag }}{% endfor %}"
+    )
     r = render(tokenizers, "none", chat_template=str(file), template_args={"mood": "calm"})
     prompt = Prompt("p", (Message("user", "hi", {"tag": "#1"}),), tools=({"name": "clock"},))
     assert r.tokenizer.decode(r.prompt(prompt).tokens_T) == "calm|clock|hi#1"
@@ -279,7 +290,7 @@ def test_pieces_when_a_token_would_straddle_the_cut(tokenizers):
     assert len(codec.encode("four")) < len(codec.encode("fo")) + len(codec.encode("ur"))  # "four" is merged over the cut
     assert codec.split("four", [2]) == [codec.encode("fo"), codec.encode("ur")]
     assert codec.split("It is four", [5]) == [codec.encode("It is"), codec.encode(" four")]
-    assert sum(codec.split("It is four", [2, 5]), []) == codec.encode("It is four")
+    assert [t for piece in codec.split("It is four", [2, 5]) for t in piece] == codec.encode("It is four")
 
 
 def test_plain_text_starts_with_what_the_tokenizer_begins_with(tokenizers):

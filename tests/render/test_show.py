@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import io
+import json
+
+from rich.console import Console
+
+from keel.data.dataset import read
+from keel.render.config import RenderConfig
+from keel.render.renderer import Renderer
+from keel.render.show import show
+from keel.types import Demonstration, Message, Pair, Prompt
+
+ASK = Prompt("p", (Message("user", "你好"),))
+
+
+def said(text):
+    return (Message("assistant", text),)
+
+
+def test_explain_tells_prompt_from_trained_and_untrained(tokenizers):
+    r = Renderer(tokenizers["chatml"])
+    turns = (*said("Red."), Message("user", "Sure?"), *said("Yes."))
+    text = r.explain(r.unit(Demonstration("d", ASK, turns)))
+    assert text.plain == (
+        "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\nRed.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
+        "<|im_start|>assistant\nYes.<|im_end|>"
+    )
+
+    def style(part):
+        at = text.plain.index(part)
+        return " ".join(str(s.style) for s in text.spans if s.start <= at < s.end)
+
+    assert "dim" in style("你好")
+    assert "green" in style("Red.")
+    assert "yellow" in style("Sure?")
+    assert "green" in style("Yes.")
+    assert "reverse" in style("<|im_end|>")
+
+
+def test_explain_names_the_answers_of_a_pair(tokenizers):
+    r = Renderer(tokenizers["chatml"])
+    plain = r.explain(r.unit(Pair("x", ASK, said("Red."), said("Blue.")))).plain
+    assert "[answer 1 of 2: over 2] Red." in plain
+    assert "[answer 2 of 2: under 1] Blue." in plain
+
+
+def test_show_reports_layout_bad_rows_and_the_injected_system_prompt(tokenizers, tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = [
+        {"prompt": "two?", "completion": "It is four."},
+        {"prompt": "two?", "completion": ""},
+        {"prompt": "two?", "completion": "x " * 99},
+    ]
+    file.write_text("\n".join(json.dumps(r) for r in rows))
+    out = io.StringIO()
+    r = Renderer(tokenizers["default_system"], config=RenderConfig(max_completion=50))
+    show(read(str(file)), r, 2, Console(file=out, width=400))
+    shown = out.getvalue()
+    for part in (
+        "3 rows, layout prompt_completion (2 demonstration)",
+        "a.jsonl:2: completion: the answer is empty",
+        "'You are kind.'",
+        "answers end at: '<eos>', '<|im_end|>'",
+        "It is four.<|im_end|>",
+        "refused",
+        "render.max_completion",
+    ):
+        assert part in shown
