@@ -64,8 +64,10 @@ def test_uniform_does_not_depend_on_batch_mates_and_looks_uniform() -> None:
     keys_B = np.arange(20_000, dtype=np.uint64)
     all_B = uniform(keys_B, 5)
     assert uniform(keys_B[77:78], 5)[0] == all_B[77]
-    assert all_B.min() >= 0.0 and all_B.max() < 1.0
-    assert abs(all_B.mean() - 0.5) < 0.01 and abs(all_B.var() - 1 / 12) < 0.002
+    assert all_B.min() >= 0.0
+    assert all_B.max() < 1.0
+    assert abs(all_B.mean() - 0.5) < 0.01
+    assert abs(all_B.var() - 1 / 12) < 0.002
     assert abs(np.corrcoef(all_B, uniform(keys_B, 6))[0, 1]) < 0.03
     assert abs(np.corrcoef(all_B[:-1], all_B[1:])[0, 1]) < 0.03
 
@@ -74,7 +76,8 @@ def test_permutation_holds_each_number_once_and_follows_its_parts() -> None:
     assert sorted(permutation(50, 0, "train", 1)) == list(range(50))
     assert permutation(50, 0, "train", 1) == permutation(50, 0, "train", 1)
     assert permutation(50, 0, "train", 1) != permutation(50, 0, "train", 2)
-    assert permutation(0, 1) == [] and permutation(1, 1) == [0]
+    assert permutation(0, 1) == []
+    assert permutation(1, 1) == [0]
 
 
 def test_permutation_puts_every_number_in_every_place() -> None:

@@ -75,13 +75,33 @@ def message(overrides: list[str], recipe: Path | None = None) -> str:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("-2E3", -2000.0), ("1.", 1.0), (".5", 0.5), ("1_000", 1000), ("0", 0), ("-7", -7), ("+3", 3), (".inf", math.inf)]
-    + [("1:30", "1:30"), ("2024-01-02", "2024-01-02"), ("007", "007"), ("1e", "1e"), ("-", "-"), ("1.2.3", "1.2.3"), ("null", None)]
-    + [("true", True), ("tiny:llama?seed=0", "tiny:llama?seed=0"), ("[1, 2e1]", [1, 20.0]), ("中文", "中文")],
+    [
+        ("1e-4", 0.0001),
+        ("-2E3", -2000.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("1_000", 1000),
+        ("0", 0),
+        ("-7", -7),
+        ("+3", 3),
+        (".inf", math.inf),
+        ("1:30", "1:30"),
+        ("2024-01-02", "2024-01-02"),
+        ("007", "007"),
+        ("1e", "1e"),
+        ("-", "-"),
+        ("1.2.3", "1.2.3"),
+        ("null", None),
+        ("true", True),
+        ("tiny:llama?seed=0", "tiny:llama?seed=0"),
+        ("[1, 2e1]", [1, 20.0]),
+        ("中文", "中文"),
+    ],
 )
 def test_scalars(text: str, value: object) -> None:
     got = parse_yaml(f"x: {text}" if text != "-" else "x: '-'")["x"]
-    assert got == value and type(got) is type(value)
+    assert got == value
+    assert type(got) is type(value)
 
 
 def test_defaults_alone() -> None:
@@ -91,14 +111,20 @@ def test_defaults_alone() -> None:
 def test_file_and_overrides(tmp_path: Path) -> None:
     recipe = write(tmp_path, "steps: 3\noptim:\n  lr: 1e-4\nrewards:\n- {kind: rule, pattern: a}\n- {kind: model}\n")
     got = load(Recipe, recipe, ["rewards.0.weight=2", "optim.schedule.kind=linear", "critic.lr=3e-5", "stop=[a, b]", "weights.x=1"])
-    assert got.steps == 3 and got.optim.lr == 1e-4 and got.optim.schedule.kind == "linear"
+    assert got.steps == 3
+    assert got.optim.lr == 1e-4
+    assert got.optim.schedule.kind == "linear"
     assert got.rewards == (Rule(pattern="a", weight=2.0), Scored())
-    assert got.critic == Optim(lr=3e-5) and got.stop == ("a", "b") and got.weights == {"x": 1.0}
+    assert got.critic == Optim(lr=3e-5)
+    assert got.stop == ("a", "b")
+    assert got.weights == {"x": 1.0}
 
 
 def test_later_overrides_win_and_lists_grow_by_one(tmp_path: Path) -> None:
     got = load(Recipe, None, ["steps=3", "steps=4", "rewards.1={kind: rule, pattern: z}", "rewards.0.weight=5", "stop.0=x"])
-    assert got.steps == 4 and got.rewards == (Scored(weight=5.0), Rule(pattern="z")) and got.stop == ("x",)
+    assert got.steps == 4
+    assert got.rewards == (Scored(weight=5.0), Rule(pattern="z"))
+    assert got.stop == ("x",)
 
 
 def test_part_of_a_section_keeps_the_numbers_of_its_default() -> None:
@@ -114,7 +140,8 @@ def test_an_equals_sign_in_the_value() -> None:
 
 def test_dump_is_json_and_reads_back() -> None:
     got = load(Recipe, None, ["critic.lr=1", "folder=a/b"])
-    assert dump(got)["folder"] == "a/b" and dump(got)["rewards"] == [{"kind": "model", "weight": 1.0, "path": "rm"}]
+    assert dump(got)["folder"] == "a/b"
+    assert dump(got)["rewards"] == [{"kind": "model", "weight": 1.0, "path": "rm"}]
     assert Recipe.model_validate(dump(got)) == got
 
 
@@ -148,7 +175,9 @@ def test_base_must_be_one_file_that_exists(tmp_path: Path) -> None:
 def test_missing_file_suggests_a_neighbour(tmp_path: Path) -> None:
     write(tmp_path, "steps: 1\n", "quickstart.yaml")
     text = message([], tmp_path / "quikstart.yaml")
-    assert "no such recipe" in text and "did you mean" in text and "quickstart.yaml?" in text
+    assert "no such recipe" in text
+    assert "did you mean" in text
+    assert "quickstart.yaml?" in text
 
 
 def test_folder_instead_of_file(tmp_path: Path) -> None:
@@ -157,12 +186,14 @@ def test_folder_instead_of_file(tmp_path: Path) -> None:
 
 def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:
     text = message([], write(tmp_path, "steps: 1\nmodel: [a, b\noptim: 3\n"))
-    assert "recipe.yaml, line 3, column" in text and "broken YAML" in text
+    assert "recipe.yaml, line 3, column" in text
+    assert "broken YAML" in text
 
 
 def test_the_same_key_twice(tmp_path: Path) -> None:
     text = message([], write(tmp_path, "steps: 1\noptim:\n  lr: 1\n  lr: 2\n"))
-    assert "line 4, column 3" in text and "'lr' stands here a second time" in text
+    assert "line 4, column 3" in text
+    assert "'lr' stands here a second time" in text
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- a\n", "a list"), ("just words\n", "'just words'"), ("3\n", "the number 3")])
@@ -178,7 +209,8 @@ def test_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"steps: 1\nmodel: caf\xe9\n")
     text = message([], path)
-    assert "recipe.yaml, line 2: not UTF-8 text (byte 0xe9)" in text and "save the file as UTF-8" in text
+    assert "recipe.yaml, line 2: not UTF-8 text (byte 0xe9)" in text
+    assert "save the file as UTF-8" in text
 
 
 def test_python_objects_are_not_made(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Settings of checkpoints and trackers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from keel.config import Section
+
+
+class CheckpointConfig(Section):
+    """When a checkpoint is written and how many are kept."""
+
+    every: int = Field(50, ge=1, description="Write a checkpoint every N steps, and after the last one.")
+    keep: int = Field(
+        3, ge=1, description="Keep the newest N; latest, best and good are always kept. From 2 on, a broken one can be replaced."
+    )
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside `metrics.jsonl`, which is always written."""
+
+    tensorboard: bool = Field(False, description="Write TensorBoard files into `tensorboard/` of the run directory.")
+    wandb: bool = Field(False, description="Send metrics to Weights & Biases.")
+    wandb_project: str = Field("keel", description="Project that the run appears in.")
+    wandb_mode: Literal["online", "offline"] = Field(
+        "online", description="`offline` writes into the run directory; send it later with `wandb sync`."
+    )
+    log_every: int = Field(10, ge=1, description="Without a terminal: print a line every N steps.")

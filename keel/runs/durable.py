@@ -1,0 +1,130 @@
+"""Files that survive a power cut. Everything a run must not lose goes through :class:`Disk`, one operation a method, so that a test can
+record the sequence and play back every point at which the power may fail.
+
+What a disk promises: the content of a file is safe after the file was synced, a name (new, renamed or removed) after its folder was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import torch as safetensors_torch
+from torch import Tensor
+
+TEMPORARY = ".tmp-"  # names that start so are leftovers when no process is at work
+
+
+class Disk:
+    """The operations of the real file system."""
+
+    def make_dir(self, path: Path) -> None:
+        path.mkdir()
+
+    def write(self, path: Path, data: bytes) -> None:
+        path.write_bytes(data)
+
+    def write_tensors(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        cast("Any", safetensors_torch).save_file(dict(tensors), path, dict(metadata))
+
+    def sync_file(self, path: Path) -> None:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def sync_dir(self, path: Path) -> None:
+        if os.name == "nt":  # Windows cannot open folders; its rename is journalled
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """A file replaces a file of that name; a folder must have a free name."""
+        os.replace(source, target)
+
+    def remove(self, path: Path) -> None:
+        """A file or a whole folder; fine when it is not there."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+DISK = Disk()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the cpu. Raises SafetensorError or OSError."""
+    return cast("Any", safetensors_torch).load_file(path)
+
+
+def write_atomic(path: Path, data: bytes, disk: Disk = DISK) -> None:
+    """Write a small file: at any moment, also after a power cut, ``path`` holds all of the old or all of the new content."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        disk.write(temporary, data)
+        disk.sync_file(temporary)
+        disk.rename(temporary, path)
+    except BaseException:
+        remove_quietly(temporary, disk)
+        raise
+    disk.sync_dir(path.parent)
+
+
+def publish_folder(path: Path, fill: Callable[[Path], None], disk: Disk = DISK) -> None:
+    """Let ``fill`` write a folder under a temporary name, sync every file in it, and give it the name ``path``.
+
+    A folder that was there is replaced. In between it stands under a ``.old-`` name, from which :func:`recover_folders` puts it back.
+    """
+    temporary, old = path.with_name(f"{TEMPORARY}{path.name}"), path.with_name(f".old-{path.name}")
+    disk.remove(temporary)
+    try:
+        disk.make_dir(temporary)
+        fill(temporary)
+        sync_tree(temporary, disk)
+        if path.exists():
+            disk.remove(old)
+            disk.rename(path, old)
+            disk.sync_dir(path.parent)
+        disk.rename(temporary, path)
+    except BaseException:
+        remove_quietly(temporary, disk)
+        if old.exists() and not path.exists():
+            disk.rename(old, path)
+        raise
+    disk.sync_dir(path.parent)
+    disk.remove(old)
+
+
+def sync_tree(folder: Path, disk: Disk = DISK) -> None:
+    """Sync every file and folder below ``folder``, inner ones first, and itself."""
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in sorted(files):
+            disk.sync_file(Path(root) / name)
+        disk.sync_dir(Path(root))
+
+
+def recover_folders(parent: Path, disk: Disk = DISK) -> None:
+    """After a crash: put back what was moved aside, remove leftovers of temporary names."""
+    for old in parent.glob(".old-*"):
+        target = parent / old.name.removeprefix(".old-")
+        if target.exists():
+            disk.remove(old)
+        else:
+            disk.rename(old, target)
+            disk.sync_dir(parent)
+    for leftover in parent.glob(f"{TEMPORARY}*"):
+        disk.remove(leftover)
+
+
+def remove_quietly(path: Path, disk: Disk = DISK) -> None:
+    """Remove what a failed write left; its own failure must not hide the first one."""
+    try:
+        disk.remove(path)
+    except OSError:
+        return
