@@ -113,8 +113,8 @@ class Piece:
 
 def plan_pieces(units: Sequence[Unit], max_tokens: int, keep_units_whole: bool) -> list[list[Piece]]:
     """Micro-batches of at most ``max_tokens`` tokens, as few as first-fit finds, the largest units first: they decide the peak of memory,
-    so a batch that does not fit fails at once. What is larger by itself is split between branches, its prompt repeated, unless units are kept
-    whole; a single branch that is larger stands alone. Deterministic."""
+    so a batch that does not fit fails at once. What is larger by itself is split between branches, its prompt repeated, unless units are
+    kept whole; a single branch that is larger stands alone. Deterministic."""
     pieces = [piece for i, unit in enumerate(units) for piece in _split(i, unit, max_tokens, keep_units_whole)]
     pieces.sort(key=lambda p: (-p.unit.n_tokens, p.index, p.first))
     bins: list[list[Piece]] = []

@@ -1,0 +1,145 @@
+"""The one console script: verbs only. Each verb is imported when it is asked for, so that `keel --help` does not load torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keel.errors import UserError
+
+Summary = Mapping[str, Any]
+
+
+def _stage(verb: str) -> Callable[[argparse.Namespace], Summary | None]:
+    def run(args: argparse.Namespace) -> Summary | None:
+        from keel.stages.run import run_verb
+
+        return run_verb(verb, Path(args.recipe), args.overrides, dry_run=args.dry_run)
+
+    return run
+
+
+def _pipeline(args: argparse.Namespace) -> Summary | None:
+    from keel.pipeline import run_pipeline
+
+    return run_pipeline(Path(args.recipe), args.overrides, dry_run=args.dry_run)
+
+
+def _doctor(args: argparse.Namespace) -> Summary:
+    from keel.doctor import doctor
+
+    return doctor(args.model, args.overrides)
+
+
+def _data_show(args: argparse.Namespace) -> Summary:
+    from keel.stages.data_show import data_show
+
+    return data_show(args.path, args.model, args.rows, args.overrides)
+
+
+def _runs(args: argparse.Namespace) -> Summary:
+    from keel.runs.listing import compare, list_runs, print_comparison, print_runs
+
+    if args.compare:
+        table = compare([Path(p) for p in args.compare])
+        print_comparison(table)
+        return {"compare": args.compare}
+    rows = list_runs(Path(args.root))
+    print_runs(rows)
+    return {"runs": [str(row.path) for row in rows]}
+
+
+def _report(args: argparse.Namespace) -> Summary:
+    from keel.evaluate.report import collect, write_report
+
+    target = Path(args.run_dir) / "report.html"
+    write_report(target, collect(Path(args.run_dir)))
+    return {"report": str(target)}
+
+
+def _reference(args: argparse.Namespace) -> None:
+    from keel.stages.reference import reference_markdown
+
+    print(reference_markdown(), end="")
+
+
+STAGES = {
+    "sft": "supervised fine-tuning on demonstrations",
+    "reward": "train a reward model on preferences",
+    "prefer": "direct preference optimisation (DPO)",
+    "rl": "reinforcement learning (GRPO, PPO, RLOO)",
+    "eval": "compare two models on held-out prompts",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. Overrides are `key.path=value`, values are YAML."""
+    top = argparse.ArgumentParser(prog="keel", description="Align language models with what people prefer.")
+    top.add_argument("--version", action="store_true", help="print the version")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the summary as one JSON line, last on standard output")
+
+    def add(name: str, help_text: str, action: Callable[[argparse.Namespace], Summary | None]) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help_text, parents=[common], description=help_text)
+        sub.set_defaults(action=action)
+        return sub
+
+    for name, help_text in {"run": "a whole pipeline from one recipe"}.items() | STAGES.items():
+        sub = add(name, help_text, _pipeline if name == "run" else _stage(name))
+        sub.add_argument("recipe", help="YAML file, see recipes/")
+        sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR")
+        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
+    sub.add_argument("model", nargs="?", default="tiny:llama", help="folder, id, GGUF file or tiny:ARCH")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value")
+    sub = add("data", "look at data: keel data show PATH", _data_show)
+    sub.add_argument("what", choices=["show"])
+    sub.add_argument("path", help="file, folder or data set id")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
+    sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
+    sub.add_argument("--rows", type=int, default=3, help="how many rows to show")
+    sub = add("runs", "list runs, or compare some", _runs)
+    sub.add_argument("--root", default="runs", help="folder that holds the runs")
+    sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")
+    sub = add("report", "write report.html of a run again", _report)
+    sub.add_argument("run_dir")
+    add("reference", "print every setting as Markdown", _reference)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted (resumable)."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("keel").setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if args.version:
+        from keel import __version__
+
+        print(__version__)
+        return 0
+    if args.verb is None:
+        parser().print_help()
+        return 2
+    try:
+        summary = args.action(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    if summary is not None and args.json:
+        print(json.dumps(summary, ensure_ascii=False))
+    return 130 if summary is not None and summary.get("interrupted") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

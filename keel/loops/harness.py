@@ -1,0 +1,171 @@
+"""What all loops share: resume, step, evaluate, checkpoint, stop. A trainer supplies one step at a time and its whole state; everything
+that happens is an event. Wall-clock time is measured here and decides nothing."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from keel.errors import DivergedError
+from keel.events import EventBus
+from keel.loops.config import LoopConfig
+from keel.runs.checkpoints import Checkpoint, Checkpoints
+from keel.runs.directory import RunDir
+from keel.runs.interrupt import Interrupts
+from keel.watch.config import EarlyStopConfig, WatchConfig
+from keel.watch.early_stop import EarlyStop
+from keel.watch.rules import Finding, Watch
+
+TensorFiles = Mapping[str, Mapping[str, Tensor]]
+
+
+class Trainer(Protocol):
+    """A stage's training, one step at a time. Its state is complete: after ``load_state`` the next step is the one that would have been."""
+
+    @property
+    def total_steps(self) -> int: ...
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """Do step ``step`` (0-based) and return its metrics; ``tokens`` among them is the number of tokens processed."""
+        ...
+
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        """Metrics on held-out data, names starting with ``eval/``; writes samples as a side effect. No randomness of its own."""
+        ...
+
+    def state(self) -> tuple[TensorFiles, dict[str, Any]]: ...
+
+    def load_state(self, tensors: TensorFiles, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a loop ended. ``interrupted``: stopped by a signal at ``step``, the run resumes from there."""
+
+    step: int
+    interrupted: bool
+    stopped_early: bool
+    last: Mapping[str, float]
+    last_eval: Mapping[str, float]
+    wall_s: float
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / 1024 / 1024
+
+
+class Harness:
+    """Runs a trainer inside a run directory until it is done, interrupted or stopped."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunDir,
+        checkpoints: Checkpoints,
+        bus: EventBus,
+        config: LoopConfig,
+        watch: WatchConfig,
+        checkpoint_every: int,
+        default_best: EarlyStopConfig,
+    ) -> None:
+        self.trainer, self.run, self.checkpoints, self.bus, self.config = trainer, run, checkpoints, bus, config
+        self.checkpoint_every = checkpoint_every
+        self.watch = Watch(watch, self._tell)
+        self.selection = EarlyStop(config.best or default_best)
+        self.last: Mapping[str, float] = {}
+        self.last_eval: Mapping[str, float] = {}
+        self.wall_before = 0.0
+
+    def train(self) -> TrainResult:
+        """Resume if there is something to resume from, then step to the end. Raises DivergedError when a guard stops the run."""
+        started = time.perf_counter()
+        step = self._resume()
+        stopped_early = self.selection.should_stop
+        self.bus.emit("run_started", step, total_steps=self.trainer.total_steps)
+        with Interrupts() as interrupts:
+            if step == 0 and self.config.eval_at_start:
+                self._evaluate(0)
+            while step < self.trainer.total_steps and not interrupts.requested and not stopped_early:
+                self._step(step)
+                step += 1
+                done = step == self.trainer.total_steps
+                improved = False
+                if done or (self.config.eval_every and step % self.config.eval_every == 0):
+                    improved = self._evaluate(step)
+                    stopped_early = self.selection.should_stop
+                if improved or done or interrupts.requested or stopped_early or step % self.checkpoint_every == 0:
+                    self._save(step, improved, started)
+        interrupted = interrupts.requested and step < self.trainer.total_steps and not stopped_early
+        if interrupted:
+            self.bus.emit("interrupted", step, f"stopped at step {step}; start the same command again to go on")
+        if stopped_early:
+            best = self.selection.best
+            self.bus.emit("warning", step, f"stopped early at step {step}: nothing better than {best.value:.4g} of step {best.step}" if best else "")
+        wall = self.wall_before + time.perf_counter() - started
+        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, wall)
+
+    def _resume(self) -> int:
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint is None:
+            self.run.cut_metrics(-1)
+            return 0
+        self.run.cut_metrics(checkpoint.step)
+        self._load(checkpoint)
+        self.bus.emit("resumed", checkpoint.step, f"resumed from step {checkpoint.step}")
+        return checkpoint.step
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.trainer.load_state(checkpoint.tensors, state["trainer"])
+        self.last, self.last_eval, self.wall_before = state["last"], state["last_eval"], state["wall_s"]
+        self.selection.load_state(state["selection"])
+        self.watch.load_state(state["watch"])
+
+    def _save(self, step: int, improved: bool, started: float) -> None:
+        tensors, trainer_state = self.trainer.state()
+        state = {
+            "trainer": trainer_state,
+            "last": dict(self.last),
+            "last_eval": dict(self.last_eval),
+            "selection": self.selection.state(),
+            "watch": self.watch.state(),
+            "wall_s": self.wall_before + time.perf_counter() - started,
+        }
+        mark = {"good"} | ({"best"} if improved else set())
+        self.checkpoints.save(step, tensors, state, mark)
+        self.bus.emit("checkpoint", step, best=improved)
+
+    def _step(self, step: int) -> None:
+        started = time.perf_counter()
+        metrics = dict(self.trainer.step(step))
+        seconds = time.perf_counter() - started
+        tokens = metrics.pop("tokens", 0.0)
+        metrics |= {"time/step_s": seconds, "tokens_per_s": tokens / seconds, "mem/peak_mb": peak_mb()}
+        self.last = metrics
+        self.bus.emit("step", step + 1, metrics=metrics)
+        verdict = self.watch.check(step + 1, metrics)
+        if verdict.action == "stop":
+            self.bus.emit("verdict", step + 1, verdict.reason, action=verdict.action)
+            raise DivergedError(f"stopped at step {step + 1}: {verdict.reason}", "the last good checkpoint stands; see events.jsonl")
+
+    def _evaluate(self, step: int) -> bool:
+        """Evaluate and say whether this is the best so far."""
+        started = time.perf_counter()
+        metrics = dict(self.trainer.evaluate(step))
+        if not metrics:
+            return False
+        metrics["time/eval_s"] = time.perf_counter() - started
+        self.last_eval = metrics
+        self.bus.emit("eval", step, metrics=metrics)
+        return step > 0 and self.selection.update(step, metrics)
+
+    def _tell(self, finding: Finding) -> None:
+        self.bus.emit("warning" if finding.level != "stop" else "verdict", finding.step, finding.text, rule=finding.rule, level=finding.level)

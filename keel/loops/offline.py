@@ -1,0 +1,72 @@
+"""The offline loop's trainer: SFT, reward models and direct preference optimisation are the same loop with another objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from keel.data.batching import steps_per_epoch, units_for_step
+from keel.learner.local import LocalLearner
+from keel.loops.config import LoopConfig
+from keel.loops.harness import TensorFiles
+from keel.types import Objective, Unit
+
+Probe = Callable[[int], None]
+
+
+def total_steps(config: LoopConfig, n_units: int) -> int:
+    """Optimizer steps of a loop over ``n_units`` units."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, math.ceil(config.epochs * steps_per_epoch(n_units, config.batch_size, config.last_batch == "drop")))
+
+
+class OfflineTrainer:
+    """Steps an objective over a fixed set of units. The order is a function of (seed, epoch), so the state is the learner's alone."""
+
+    def __init__(
+        self,
+        learner: LocalLearner,
+        objective: Objective,
+        train: Sequence[Unit],
+        held_out: Sequence[Unit],
+        config: LoopConfig,
+        seed: int,
+        probe: Probe | None = None,
+    ) -> None:
+        self.learner, self.objective, self.train, self.held_out = learner, objective, train, held_out
+        self.config, self.seed, self.probe = config, seed, probe
+
+    @property
+    def total_steps(self) -> int:
+        return total_steps(self.config, len(self.train))
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """One optimizer batch."""
+        units = self._units(step)
+        report = self.learner.forward_backward(units, self.objective)
+        stepped = self.learner.step()
+        per_epoch = steps_per_epoch(len(self.train), self.config.batch_size, self.config.last_batch == "drop")
+        return {**report.metrics, **stepped.metrics, "epoch": (step + 1) / per_epoch, "tokens": float(report.n_tokens)}
+
+    def _units(self, step: int) -> list[Unit]:
+        c = self.config
+        return units_for_step(
+            self.train, step, c.batch_size, self.seed, drop_last=c.last_batch == "drop", by_length=c.group_by_length, balance_by=c.balance_by
+        )
+
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        """The objective's own metrics on the held-out units."""
+        if self.probe is not None:
+            self.probe(step)
+        if not self.held_out:
+            return {}
+        return {f"eval/{name}": value for name, value in self.learner.evaluate(self.held_out, self.objective).metrics.items()}
+
+    def state(self) -> tuple[TensorFiles, dict[str, Any]]:
+        tensors, state = self.learner.state()
+        return {"policy": tensors}, {"learner": state}
+
+    def load_state(self, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
+        self.learner.load_state(tensors["policy"], state["learner"])

@@ -1,0 +1,261 @@
+"""Checks that run before training, on the loaded model and the real data. Each one fails closed and names itself: training that would be
+silently wrong does not start. A check is skipped only by its name (``settings.skip_self_test``).
+
+Names: ``loss-mask``, ``image-tokens``, ``micro-batches``, ``gradients``, ``longest-batch``, ``reference``, ``sampler``, ``ratio``, ``weight-sync``,
+``reward-reads-prompt``, ``reward-reads-answer``, ``reward-reads-image``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from keel.advantages.credit import rollout_units
+from keel.errors import SelfTestError
+from keel.events import EventBus
+from keel.learner.config import BatchConfig
+from keel.learner.local import LocalLearner
+from keel.loops.online import sample_groups
+from keel.types import Encoded, Objective, PolicyVersion, Prompt, SampleRequest, Sampler, SamplingParams, Unit
+
+log = logging.getLogger("keel")
+
+_LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
+
+
+class _Checks:
+    """Runs named checks, one after the other; the first failure raises SelfTestError."""
+
+    def __init__(self, bus: EventBus, skip: Sequence[str]) -> None:
+        self.bus, self.skip, self.passed, self.left_out = bus, set(skip), [], []
+
+    def run(self, name: str, check: Callable[[], str]) -> None:
+        """``check`` returns "" when all is well, else what is wrong."""
+        if name in self.skip:
+            self.left_out.append(name)
+            log.warning("self-test: %s skipped by settings.skip_self_test", name)
+            return
+        wrong = check()
+        if wrong:
+            self.bus.emit("self_test", 0, wrong, check=name, passed=False)
+            raise SelfTestError(
+                f"self-test '{name}' failed: {wrong}", f"settings.skip_self_test=[{name}] trains all the same, at your own risk"
+            )
+        self.passed.append(name)
+
+    def done(self) -> None:
+        self.bus.emit("self_test", 0, "self-test passed: " + ", ".join(self.passed), passed=True, checks=self.passed, skipped=self.left_out)
+
+
+def tolerance(learner: LocalLearner) -> float:
+    """Relative tolerance of equivalences in the learner's compute precision."""
+    return _TIGHT if learner.model.compute_dtype == torch.float32 else _LOOSE
+
+
+def check_training(learner: LocalLearner, objective: Objective, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
+    """What every training stage proves before its first step. Leaves the learner as it was."""
+    checks = _Checks(bus, skip)
+    by_size = sorted(units, key=lambda u: u.n_tokens)
+    if "scores" not in objective.needs:
+        checks.run("loss-mask", lambda: _empty_masks(units))
+    checks.run("image-tokens", lambda: _image_tokens(learner, units))
+    checks.run("micro-batches", lambda: _micro_batches(learner, objective, by_size[: min(3, len(by_size))]))
+    with _gradients(learner, objective, by_size[-1:]):
+        checks.run("gradients", lambda: _missing_gradients(learner))
+        checks.passed.append("longest-batch")  # it went through forward and backward: it fits
+    checks.done()
+
+
+def check_reference(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
+    """At step 0 the policy is its reference: the KL between them is 0."""
+    checks = _Checks(bus, skip)
+    few = sorted(units, key=lambda u: u.n_tokens)[:2]
+    checks.run("reference", lambda: _reference_differs(learner, few))
+    checks.done()
+
+
+def check_sampling(
+    learner: LocalLearner,
+    sampler: Sampler,
+    prompts: Sequence[tuple[Prompt, Encoded]],
+    params: SamplingParams,
+    bus: EventBus,
+    skip: Sequence[str],
+) -> tuple[Unit, ...]:
+    """The sampler draws from the very distribution that the trainer scores, refuses weights it was not told of, and shows new ones.
+    Returns the sampled units, for further checks."""
+    checks = _Checks(bus, skip)
+    checks.run("weight-sync", lambda: _accepts_wrong_digest(learner, sampler))
+    sampler.load(PolicyVersion(0, learner.model.digest()))
+    short = replace(params, max_tokens=min(8, params.max_tokens), min_tokens=0, stop=())
+    requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0) for p, encoded in prompts[:2]]
+    units = rollout_units(sample_groups(sampler, requests, {p.prompt_id: p for p, _ in prompts[:2]}))
+    if (
+        params.top_p == 1.0 and params.top_k == 0 and params.temperature > 0
+    ):  # otherwise the supports differ, and off-policy correction is due
+        checks.run("sampler", lambda: _sampler_differs(learner, units))
+    checks.run("ratio", lambda: _ratio_moves(learner, units))
+    checks.done()
+    return units
+
+
+def check_reward_reads(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
+    """The reward model's score changes when the prompt, the answer or the image is swapped."""
+    checks = _Checks(bus, skip)
+    first, second = _two_that_differ(units)
+    if second is not None:
+        checks.run(
+            "reward-reads-prompt",
+            lambda: _ignores(
+                learner,
+                first,
+                replace(first, prompt=replace(first.prompt, tokens_T=second.prompt.tokens_T, media=second.prompt.media)),
+                "prompt",
+            ),
+        )
+        checks.run("reward-reads-answer", lambda: _ignores(learner, first, replace(first, branches=second.branches[:1]), "answer"))
+    images = [u for u in units if u.prompt.media]
+    other = next(
+        (
+            u
+            for u in images
+            if images and u.prompt.media[0] != images[0].prompt.media[0] and len(u.prompt.media) == len(images[0].prompt.media)
+        ),
+        None,
+    )
+    if other is not None:
+        swapped = replace(images[0], prompt=replace(images[0].prompt, media=other.prompt.media))
+        checks.run("reward-reads-image", lambda: _ignores(learner, images[0], swapped, "image"))
+    checks.done()
+
+
+# --------------------------------------------------------------------------------------------------------------------------------
+# The checks: each returns what is wrong, or ""
+# --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _empty_masks(units: Sequence[Unit]) -> str:
+    empty = [u.unit_id for u in units if not any(bool(b.trained_T.any()) for b in u.branches)]
+    return f"{len(empty)} of {len(units)} units have no token to train on (first: {empty[0]})" if empty else ""
+
+
+def _image_tokens(learner: LocalLearner, units: Sequence[Unit]) -> str:
+    placeholder = getattr(learner.model.config, "image_token_id", None)
+    for unit in units if placeholder is not None else ():
+        found, due = int((unit.prompt.tokens_T == placeholder).sum()), sum(m.n_tokens for m in unit.prompt.media)
+        if found != due:
+            return f"unit {unit.unit_id} has {found} image tokens, its images have {due} features"
+    return ""
+
+
+@contextmanager
+def _inference_tokens(learner: LocalLearner, tokens: int) -> Iterator[None]:
+    before = learner.batch
+    learner.batch = BatchConfig(microbatch_tokens=before.microbatch_tokens, inference_tokens=tokens)
+    try:
+        yield
+    finally:
+        learner.batch = before
+
+
+def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
+    with _inference_tokens(learner, 1 << 30):
+        whole = learner.evaluate(units, objective).metrics["loss"]
+    with _inference_tokens(learner, 1):
+        split = learner.evaluate(units, objective).metrics["loss"]
+    apart = abs(whole - split) / max(1e-6, abs(whole))
+    return f"the loss is {whole:.6g} in one batch and {split:.6g} in micro-batches of one" if apart > tolerance(learner) else ""
+
+
+@contextmanager
+def _gradients(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> Iterator[None]:
+    learner.forward_backward(units, objective)
+    try:
+        yield
+    finally:
+        learner.discard_gradients()
+
+
+def _missing_gradients(learner: LocalLearner) -> str:
+    trained = dict(learner.model.trainable())
+    missing = [name for name, p in trained.items() if p.grad is None]
+    frozen = [name for name, p in learner.model.module.named_parameters() if not p.requires_grad and p.grad is not None]
+    broken = [name for name, p in trained.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    for names, what in (
+        (missing, "trained parameters got no gradient"),
+        (frozen, "frozen parameters got one"),
+        (broken, "gradients are not finite"),
+    ):
+        if names:
+            return f"{len(names)} {what}: {', '.join(names[:3])}"
+    return ""
+
+
+def _largest_gap(ours: Sequence[tuple[torch.Tensor, ...]], units: Sequence[Unit], signal: str) -> float:
+    gaps = [
+        float((a - b.signals[signal])[b.trained_T].abs().max())
+        for row, u in zip(ours, units, strict=True)
+        for a, b in zip(row, u.branches, strict=True)
+    ]
+    return max(gaps, default=0.0)
+
+
+def _absolute(learner: LocalLearner) -> float:
+    """Tolerance of single log-probabilities, in nats: rounding in bf16 is of the order of 0.1 on unlikely tokens."""
+    return 1e-3 if learner.model.compute_dtype == torch.float32 else 0.5
+
+
+def _reference_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
+    gap = _largest_gap(learner.logprobs(units), units, "ref_logprobs")
+    return f"policy and reference differ by {gap:.3g} nats on a token before the first step" if gap > _absolute(learner) else ""
+
+
+def _sampler_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
+    gap = _largest_gap(learner.logprobs(units), units, "sampler_logprobs")
+    return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > _absolute(learner) else ""
+
+
+def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
+    """The trainer's log-probabilities of the same units, twice."""
+    first, second = learner.logprobs(units), learner.logprobs(units)
+    same = all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
+    return "" if same else "the same weights give different log-probabilities twice: the first ratio would not be 1"
+
+
+def _accepts_wrong_digest(learner: LocalLearner, sampler: Sampler) -> str:
+    _, parameter = learner.model.trainable()[-1]
+    honest = learner.model.digest()
+    kept = parameter.detach().clone()
+    try:
+        with torch.no_grad():
+            parameter.add_(1.0)
+        if learner.model.digest() == honest:
+            return "the digest does not change when the weights do"
+        try:
+            sampler.load(PolicyVersion(0, honest))
+        except SelfTestError:
+            return ""
+        return "the sampler accepts a digest that is not that of its weights"
+    finally:
+        with torch.no_grad():
+            parameter.copy_(kept)
+
+
+def _two_that_differ(units: Sequence[Unit]) -> tuple[Unit, Unit | None]:
+    first = replace(units[0], branches=units[0].branches[:1])
+    for unit in units[1:]:
+        if not torch.equal(unit.prompt.tokens_T, first.prompt.tokens_T) and not torch.equal(
+            unit.branches[0].tokens_T, first.branches[0].tokens_T
+        ):
+            return first, unit
+    return first, None
+
+
+def _ignores(learner: LocalLearner, unit: Unit, swapped: Unit, what: str) -> str:
+    """A new head is small but not zero, so any difference of the inputs shows."""
+    before, after = (learner.scores([replace(u, branches=u.branches[:1])])[0] for u in (unit, swapped))
+    return f"the score stays {float(before[0]):.6g} when the {what} is swapped" if torch.equal(before, after) else ""
