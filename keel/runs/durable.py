@@ -31,7 +31,7 @@ class Disk:
         cast("Any", safetensors_torch).save_file(dict(tensors), path, dict(metadata))
 
     def sync_file(self, path: Path) -> None:
-        with path.open("rb+") as file:
+        with path.open("rb+" if os.name == "nt" else "rb") as file:
             os.fsync(file.fileno())
 
     def sync_dir(self, path: Path) -> None:
@@ -104,8 +104,9 @@ def publish_folder(path: Path, fill: Callable[[Path], None], disk: Disk = DISK) 
 def sync_tree(folder: Path, disk: Disk = DISK) -> None:
     """Sync every file and folder below ``folder``, inner ones first, and itself."""
     for root, _, files in os.walk(folder, topdown=False):
-        for name in sorted(files):
-            disk.sync_file(Path(root) / name)
+        for path in (Path(root) / name for name in sorted(files)):
+            if not path.is_symlink():
+                disk.sync_file(path)
         disk.sync_dir(Path(root))
 
 

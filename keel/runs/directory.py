@@ -1,0 +1,230 @@
+"""The run directory: one folder that holds everything a run made and everything it depended on.
+
+``manifest.json`` is written first, ``summary.json`` last: a directory without a manifest is no run, one without a summary is not finished.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+from keel.config import Section, dump
+from keel.errors import RunError
+from keel.runs import logs
+from keel.runs.checkpoints import Checkpoints
+from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic
+from keel.runs.environment import differences, environment, flatten, git_state
+from keel.runs.lock import Lock
+
+log = logging.getLogger("keel")
+
+SCHEMA = 1
+MANIFEST, SUMMARY, METRICS, EVENTS, SAMPLES, CHECKPOINTS = (
+    "manifest.json",
+    "summary.json",
+    "metrics.jsonl",
+    "events.jsonl",
+    "samples",
+    "checkpoints",
+)
+_OWN = (SUMMARY, METRICS, EVENTS, SAMPLES, CHECKPOINTS, "final")
+
+# A resumed run may differ in a setting when a part of its key path is one of these names.
+OBSERVATIONAL = frozenset({"run_dir", "tracking", "checkpoint", "watch", "threads", "skip_self_test"})  # not what is trained, and how
+EXTENDING = frozenset({"steps", "epochs"})  # how far the run goes: allowed, told, and the learning rate's schedule is laid out anew
+_HISTORY = frozenset({"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished"})  # kept when a run goes back
+
+
+class RunDir:
+    """An open run directory, locked against other processes until :meth:`close`. Make one with :meth:`open`.
+
+    ``resumed``: it was there before. ``warnings``: why a resumed run may not be bit-identical to an undisturbed one.
+    """
+
+    def __init__(self, path: Path, lock: Lock, manifest: dict[str, Any], warnings: Sequence[str], resumed: bool) -> None:
+        self.path, self.manifest, self.warnings, self.resumed = path, manifest, tuple(warnings), resumed
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        recipe: Section,
+        verb: str,
+        seed: int,
+        parent: str | None = None,
+        data_fingerprints: Mapping[str, str] | None = None,
+        argv: Sequence[str] = (),
+    ) -> RunDir:
+        """Create the directory, or resume the run in it.
+
+        Raises RunError when another process uses it, it cannot be written, or it holds a run of another verb, recipe or data.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = Lock(path)
+        except FileExistsError:
+            raise RunError(f"{path} is a file, a run needs a folder", "choose another run_dir") from None
+        except OSError as error:
+            raise RunError(f"{path} cannot be used for a run: {error.strerror}", "choose a run_dir that you may write to") from None
+        try:
+            recover_folders(path)
+            if not os.access(path, os.W_OK):
+                raise RunError(f"{path} cannot be used for a run: no permission to write", "choose a run_dir that you may write to")
+            wanted: dict[str, Any] = {
+                "verb": verb,
+                "seed": seed,
+                "parent": parent,
+                "data": dict(data_fingerprints or {}),
+                "config": dump(recipe),
+            }
+            return cls._start(path, lock, logs.plain(wanted), list(argv))
+        except OSError as error:
+            lock.release()
+            raise RunError(f"{path} cannot be used for a run: {error.strerror}", "choose a run_dir that you may write to") from None
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _start(cls, path: Path, lock: Lock, wanted: dict[str, Any], argv: list[str]) -> RunDir:
+        now = logs.plain({"git": git_state(), **environment()})
+        start = {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "argv": argv}
+        before = read_manifest(path)
+        if before is None:
+            stray = [name for name in _OWN if (path / name).exists()]
+            if stray:
+                raise RunError(
+                    f"{path} holds {', '.join(stray)} but no {MANIFEST}: it is no run", "choose another run_dir, or move these away"
+                )
+            manifest: dict[str, Any] = {"schema": SCHEMA, **wanted, **now, "starts": [start]}
+            warnings: list[str] = []
+        else:
+            changed = _check_same_run(path, before, wanted)
+            warnings = [f"the setting {text}" for text, extends in changed if extends]
+            warnings += differences({k: before.get(k) for k in now}, now)
+            if any(extends for _, extends in changed):
+                (path / SUMMARY).unlink(missing_ok=True)  # it goes on: no longer finished
+            manifest = {**before, "config": wanted["config"], "starts": [*before.get("starts", ()), {**start, "changed": warnings}]}
+            for warning in warnings:
+                log.warning("%s: resumed with %s; the result may not be bit-identical to an undisturbed run", path, warning)
+        (path / SAMPLES).mkdir(exist_ok=True)
+        write_atomic(path / MANIFEST, _record(manifest))
+        DISK.sync_dir(path.parent)
+        return cls(path, lock, manifest, warnings, before is not None)
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes in."""
+        self._lock.release()
+
+    @property
+    def finished(self) -> bool:
+        """Did the run come to its end (``summary.json`` is there)?"""
+        return (self.path / SUMMARY).is_file()
+
+    def record(self, **entries: Any) -> None:
+        """Add entries to the manifest: what is known only later (template hash, model digest ...)."""
+        self.manifest = {**self.manifest, **logs.plain(entries)}
+        write_atomic(self.path / MANIFEST, _record(self.manifest))
+
+    def checkpoints(self, keep: int) -> Checkpoints:
+        """The run's checkpoints; each one is written after the metrics that belong to it are safe."""
+        return Checkpoints(self.path / CHECKPOINTS, keep, before_commit=self.sync_logs)
+
+    def sync_logs(self) -> None:
+        """Make metrics, events and samples safe from a power cut."""
+        for path in (self.path / METRICS, self.path / EVENTS, *(self.path / SAMPLES).glob("*.jsonl")):
+            if path.is_file():
+                DISK.sync_file(path)
+        DISK.sync_dir(self.path / SAMPLES)
+        DISK.sync_dir(self.path)
+
+    def cut_metrics(self, step: int) -> None:
+        """Go back to ``step``: drop metrics, samples and events of later steps, so that each stands once. -1: from the beginning."""
+        logs.keep_rows(self.path / METRICS, lambda row: _step(row) <= step)
+        logs.keep_rows(self.path / EVENTS, lambda row: _step(row) <= step or row.get("kind") in _HISTORY)
+        logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
+
+    def write_sample(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to ``samples/training.jsonl``; each gets the step."""
+        logs.append(self.path / SAMPLES / "training.jsonl", [{"step": step, **row} for row in rows])
+
+    def samples(self) -> list[dict[str, Any]]:
+        """What :meth:`write_sample` wrote."""
+        return logs.read(self.path / SAMPLES / "training.jsonl")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Make everything in the directory safe, then write ``summary.json``: the run is finished."""
+        for child in sorted(self.path.iterdir()):
+            if child.is_dir() and child.name != CHECKPOINTS:
+                sync_tree(child)
+        self.sync_logs()
+        write_atomic(self.path / SUMMARY, _record({"schema": SCHEMA, **summary}))
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a run directory; None when there is none. Raises RunError when it cannot be read."""
+    return _read(path / MANIFEST)
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None when it is not finished. Raises RunError when it cannot be read."""
+    return _read(path / SUMMARY)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read: {error}", "restore it, or choose another run_dir") from None
+    if not isinstance(record, dict):
+        raise RunError(f"{file} holds no record", "restore it, or choose another run_dir")
+    found = cast("dict[str, Any]", record)
+    if found.get("schema", SCHEMA) != SCHEMA:
+        raise RunError(f"{file} has format {found['schema']}, this version of Keel reads {SCHEMA}", "use the version of Keel that wrote it")
+    return found
+
+
+def _record(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(logs.plain(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _step(row: Mapping[str, Any]) -> int:
+    step = row.get("step", 0)
+    return step if isinstance(step, int) else 0
+
+
+def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """The settings that differ and may: (in words, does it extend the run). Raises RunError for those that may not."""
+    if before.get("verb") != wanted["verb"]:
+        raise RunError(f"{path} holds a run of `keel {before.get('verb')}`, not of `keel {wanted['verb']}`", "choose another run_dir")
+    old, new = ({"seed": record.get("seed"), **flatten(record.get("config") or {})} for record in (before, wanted))
+    missing = object()
+    keys = [k for k in {**new, **old} if old.get(k, missing) != new.get(k, missing)]
+    texts = {k: f"{k}: {old.get(k, '(not set)')} -> {new.get(k, '(not set)')}" for k in keys}
+    refused = [texts[k] for k in keys if not (OBSERVATIONAL | EXTENDING) & set(k.split("."))]
+    if refused:
+        shown = "\n".join(f"  {text}" for text in refused[:12]) + (f"\n  and {len(refused) - 12} more" if len(refused) > 12 else "")
+        raise RunError(
+            f"{path} holds a run with other settings (in the run -> now):\n{shown}",
+            "choose another run_dir, or use the settings of the run",
+        )
+    if before.get("data") != wanted["data"]:
+        sources = sorted(s for s in {**before.get("data", {}), **wanted["data"]} if before["data"].get(s) != wanted["data"].get(s))
+        raise RunError(f"{path}: the data is not what the run began with: {', '.join(sources)}", "put it back, or choose another run_dir")
+    return [(texts[k], bool(EXTENDING & set(k.split(".")))) for k in keys]

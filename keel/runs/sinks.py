@@ -1,0 +1,213 @@
+"""Where events go: the run's own files, the console, TensorBoard, Weights & Biases. All sinks that print write to standard error, so
+that standard output is free for results."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from keel.errors import UserError
+from keel.events import Event, Sink
+from keel.hashing import stable_hash
+from keel.runs import logs
+from keel.runs.config import TrackingConfig
+from keel.runs.directory import EVENTS, METRICS, RunDir
+
+# What a person wants to see while it runs: label -> the metrics that can stand for it, the first one that is there.
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "loss": ("loss", "loss/policy_avg", "train/loss"),
+    "reward": ("reward", "objective/scores", "rewards/margins"),
+    "acc": ("rewards/accuracies", "accuracy"),
+    "kl": ("kl", "objective/kl"),
+    "tok/s": ("tokens_per_s",),
+}
+
+
+def make_sinks(run: RunDir, config: TrackingConfig) -> list[Sink]:
+    """The sinks of a run as its settings ask. Raises UserError when a tracker is asked for that is not installed."""
+    sinks: list[Sink] = [JsonlSink(run), ConsoleSink(log_every=config.log_every, label=run.path.name)]
+    if config.tensorboard:
+        sinks.append(TensorBoardSink(run))
+    if config.wandb:
+        sinks.append(WandbSink(run, config.wandb_project, config.wandb_mode))
+    return sinks
+
+
+def metrics_of(event: Event) -> dict[str, float]:
+    """The numbers of a ``step`` or ``eval`` event."""
+    metrics: Mapping[str, Any] = event.data.get("metrics", {})
+    return {name: float(value) for name, value in metrics.items()}
+
+
+class JsonlSink:
+    """``metrics.jsonl``: one object a step, with that step's evaluation in it. ``events.jsonl``: everything else that happened.
+
+    Non-finite numbers are the strings "NaN", "Infinity" and "-Infinity".
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self._metrics, self._events = run.path / METRICS, run.path / EVENTS
+        self._last: dict[str, Any] = {}
+        self._offset = 0  # where the last row begins
+
+    def handle(self, event: Event) -> None:
+        if event.kind in ("step", "eval"):
+            self._write(event.step, metrics_of(event))
+        if event.kind != "step":
+            logs.append(self._events, [{"kind": event.kind, "step": event.step, "message": event.message, **event.data}])
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a row, or put the numbers into the last one when it is of the same step."""
+        row: dict[str, Any] = {"step": step, **metrics}
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        grows_last = self._last.get("step") == step and size == self._offset + len(logs.json_line(self._last))
+        if grows_last:
+            row = self._last | row
+        else:
+            self._offset = size
+        with self._metrics.open("rb+" if grows_last else "ab") as file:
+            file.seek(self._offset)
+            file.write(logs.json_line(row))
+        self._last = row
+
+    def close(self) -> None:
+        self._last = {}
+
+
+class TensorBoardSink:
+    """TensorBoard files in ``tensorboard/``. Steps that a resumed run does again replace the earlier ones."""
+
+    def __init__(self, run: RunDir) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "settings: tracking.tensorboard is on, but tensorboard is not installed", 'pip install "keel-align[tensorboard]"'
+            )
+        self._folder = str(run.path / "tensorboard")
+        self._writer: Any = None
+
+    def handle(self, event: Event) -> None:
+        if event.kind not in ("run_started", "step", "eval"):
+            return
+        if self._writer is None:
+            module = importlib.import_module("torch.utils.tensorboard")
+            self._writer = module.SummaryWriter(self._folder, purge_step=event.step + (event.kind == "run_started"))
+        for name, value in metrics_of(event).items():
+            self._writer.add_scalar(name, value, event.step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbSink:
+    """Weights & Biases. The run's id comes from its directory, so a resumed run goes on in the same one."""
+
+    def __init__(self, run: RunDir, project: str, mode: str) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError("settings: tracking.wandb is on, but wandb is not installed", 'pip install "keel-align[wandb]"')
+        wandb: Any = importlib.import_module("wandb")
+        first_start = run.manifest["starts"][0]["at"]
+        self._run: Any = wandb.init(
+            project=project,
+            name=run.path.name,
+            id=f"{stable_hash(str(run.path.resolve()), first_start):016x}",
+            resume="allow",
+            mode=mode,
+            dir=str(run.path),
+            config=run.manifest["config"],
+        )
+
+    def handle(self, event: Event) -> None:
+        if event.kind in ("step", "eval"):
+            self._run.log(metrics_of(event), step=event.step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class ConsoleSink:
+    """A progress bar with the numbers that matter on a terminal; plain lines, one every ``log_every`` steps, without one."""
+
+    def __init__(self, stream: TextIO | None = None, log_every: int = 10, label: str = "") -> None:
+        self._console = Console(file=stream or sys.stderr)
+        self._log_every, self._label = log_every, label
+        self._total, self._first = 0, 0
+        self._started = time.perf_counter()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def handle(self, event: Event) -> None:
+        if event.kind == "run_started":
+            self._begin(event)
+        elif event.kind == "step":
+            self._step(event)
+        elif event.kind == "eval":
+            numbers = "  ".join(f"{name} {short(value)}" for name, value in metrics_of(event).items() if not name.startswith("time/"))
+            self._say(f"evaluation at step {event.step}: {numbers}")
+        elif event.kind in ("stage_started", "stage_finished", "resumed", "interrupted") and event.message:
+            self._say(event.message)
+        elif event.kind in ("warning", "verdict") and event.message:
+            self._say(f"{event.kind}: {event.message}", "yellow" if event.kind == "warning" else "bold red")
+        if event.kind in ("run_finished", "interrupted"):
+            self._stop()
+
+    def _begin(self, event: Event) -> None:
+        self._stop()
+        self._total, self._first = int(event.data.get("total_steps", 0)), event.step
+        self._started = time.perf_counter()
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self._console, redirect_stdout=False)
+            self._task = self._bar.add_task(escape(self._label), total=self._total or None, completed=event.step, numbers="")
+            self._bar.start()
+
+    def _step(self, event: Event) -> None:
+        numbers = shown(metrics_of(event))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=event.step, numbers=numbers)
+        elif event.step % self._log_every == 0 or event.step in (self._first + 1, self._total):
+            of = f"/{self._total}" if self._total else ""
+            self._say(f"{self._label} step {event.step}{of}  {numbers}{self._time_left(event.step)}".strip())
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._first
+        if done <= 0 or self._total <= step:
+            return ""
+        seconds = round((time.perf_counter() - self._started) / done * (self._total - step))
+        return f"  left {seconds // 60}:{seconds % 60:02d}"
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def close(self) -> None:
+        self._stop()
+
+
+def shown(metrics: Mapping[str, float]) -> str:
+    """The numbers of a step that a person wants to see, in one line."""
+    found = {label: metrics[name] for label, names in SHOWN.items() for name in [next((n for n in names if n in metrics), "")] if name}
+    return "  ".join(f"{label} {short(value)}" for label, value in found.items())
+
+
+def short(value: float) -> str:
+    """A number in about four characters: 0.0312, 1.25, 843, 1.2e-05."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
