@@ -83,8 +83,7 @@ def build(spec: TinySpec) -> tuple[PreTrainedModel, Any, Any]:
         model = cls.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    processor = _VISION[spec.arch](tokenizer) if spec.arch in _VISION else None
-    return model, tokenizer, processor
+    return model, tokenizer, _processor(spec.arch, tokenizer)
 
 
 def make_tokenizer(vocab: int, extra: list[str], arch: str = "llama") -> Any:
@@ -202,6 +201,14 @@ def _idefics3(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
         pad_token_id=0,
         tie_word_embeddings=False,
     )
+
+
+def _processor(arch: str, tokenizer: Any) -> Any:
+    """The processor of a vision-language model, None for a text model. Some versions of transformers want torchvision for some of them."""
+    try:
+        return _VISION[arch](tokenizer) if arch in _VISION else None
+    except ImportError as error:
+        raise ModelError(f"tiny:{arch} needs torchvision with transformers {transformers.__version__}", "use tiny:llava") from error
 
 
 def _llava_processor(tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -36,7 +36,7 @@ def test_saved_model_equals_in_plain_transformers(load, tmp_path, arch: str) -> 
     perturb(loaded.model)
     loaded.model.save(tmp_path, loaded.tokenizer, loaded.processor)
     auto = transformers.AutoModelForImageTextToText if loaded.processor else transformers.AutoModelForCausalLM
-    again = auto.from_pretrained(tmp_path)
+    again = auto.from_pretrained(tmp_path, attn_implementation="eager")  # others leave out soft caps in some versions
     own = again(input_ids=TOKENS).logits[0]
     mine = logits(loaded.model)
     kept = torch.isfinite(mine[0])
