@@ -67,8 +67,8 @@ FINISHED = re.compile(r"[.!?。！？…][\"'”’」』）)]*$")
 FUNCTION_EN = _words(
     "a an the and or but if so as of to in on at for with from by about into after before until is are was were be been am do does did "
     "have has had can could will would should may might must i you we they he she it me us them my your our their its this that these "
-    "those there here not no yes what which who when where how why than then too very just also only any some all more most please i'm i'll we'll it's "
-    "you'll don't that's up out off"
+    "those there here not no yes what which who when where how why than then too very just also only any some all more most please i'm "
+    "i'll we'll it's you'll don't that's up out off"
 )
 FUNCTION_ZH = frozenset("的了是我您你请在可以不有会就也都和把给到好吗呢吧后前再先如果能这那一")
 IDLE = FUNCTION_EN | _words("get got want need like know tell please hello hi one two thing really still much many bought buy way good")

@@ -1,0 +1,90 @@
+"""Weighted sums by hand; a failure is never a low score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel.errors import UserError
+from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.text import TextSource
+from keel.types import Group
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A source that returns what it was given: [G] for each group."""
+
+    name: str
+    values: Sequence[Sequence[float]]
+
+    def score(self, groups: Sequence[Group]) -> list[Tensor]:
+        return [torch.tensor(v) for v in self.values]
+
+
+def test_weighted_sum_and_unweighted_parts(group: Callable) -> None:
+    rewards = [Reward(Given("model", [[1.0, -2.0], [0.5]]), 2.0), Reward(Given("rules", [[0.25, 1.0], [0.0]]), -1.0)]
+    first, second = apply_rewards([group("a", "b"), group("c", prompt_id="q")], rewards)
+    assert first.rewards_G.tolist() == [1.75, -5.0]
+    assert second.rewards_G.tolist() == [1.0]
+    assert first.parts["rules"].tolist() == [0.25, 1.0]
+    assert first.rewards_G.dtype == torch.float32
+    assert first.valid_G.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), float("-inf")])
+def test_a_failed_score_makes_the_sample_invalid(bad: float, group: Callable) -> None:
+    rewards = [Reward(Given("a", [[1.0, bad, 3.0]])), Reward(Given("b", [[1.0, 1.0, 1.0]]))]
+    (found,) = apply_rewards([group("x", "y", "z")], rewards)
+    assert found.valid_G.tolist() == [True, False, True]
+    assert found.rewards_G.tolist() == [2.0, 0.0, 4.0]
+    assert found.parts["a"].isnan().tolist() == [False, True, False]
+
+
+def test_stop_names_reward_prompt_and_sample(group: Callable) -> None:
+    with pytest.raises(UserError, match="reward 'judge' failed for prompt q, sample 1"):
+        apply_rewards([group("x", "y", prompt_id="q")], [Reward(Given("judge", [[1.0, NAN]]))], "stop")
+
+
+def test_a_failed_rollout_stays_invalid_and_does_not_stop(group: Callable) -> None:
+    for on_failure in ("drop_sample", "stop"):
+        (found,) = apply_rewards([group("x", "y", failed=(0,))], [Reward(Given("a", [[NAN, 1.0]]))], on_failure)
+        assert found.valid_G.tolist() == [False, True]
+    (found,) = apply_rewards([group("x", "y", failed=(0,))], [Reward(Given("a", [[7.0, 1.0]]))])
+    assert found.rewards_G.tolist() == [0.0, 1.0]
+
+
+def test_the_input_is_left_as_it_was(group: Callable) -> None:
+    given = group("x", "y")
+    apply_rewards([given], [Reward(Given("a", [[NAN, 1.0]]))])
+    assert given.valid_G.tolist() == [True, True]
+    assert given.parts == {}
+
+
+def test_names_stand_once(group: Callable) -> None:
+    with pytest.raises(UserError, match="several rewards are named 'a'"):
+        apply_rewards([group("x")], [Reward(Given("a", [[1.0]])), Reward(Given("a", [[1.0]]))])
+
+
+def test_one_score_a_rollout(group: Callable) -> None:
+    with pytest.raises(AssertionError, match="one score a rollout"):
+        apply_rewards([group("x", "y")], [Reward(Given("a", [[1.0]]))])
+
+
+def test_a_text_source_reads_prompt_and_text_and_no_failed_rollout(group: Callable) -> None:
+    seen: list[str] = []
+
+    def length(prompt: object, text: str) -> float:
+        seen.append(text)
+        return len(text)
+
+    (found,) = TextSource("length", length).score([group("one", "three", "failed", failed=(2,))])
+    assert found.tolist()[:2] == [3.0, 5.0]
+    assert found[2].isnan()
+    assert seen == ["one", "three"]

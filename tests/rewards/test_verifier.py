@@ -1,0 +1,88 @@
+"""Verifiers by hand, in both languages."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import pytest
+
+from keel.rewards import verifier
+from keel.rewards.config import ContainsReward, ExactReward, NumericReward, RegexReward
+
+
+@pytest.mark.parametrize(
+    ("text", "score"), [("Paris", 1.0), ("  paris \n", 1.0), ("Ｐaris", 1.0), ("Paris.", 0.0), ("Paris France", 0.0), ("", 0.0)]
+)
+def test_exact(text: str, score: float, prompt: Callable) -> None:
+    assert verifier.exact(ExactReward(name="e"))(prompt(ground_truth="Paris"), text) == score
+
+
+def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callable) -> None:
+    strict = verifier.exact(ExactReward(name="e", ignore_case=False, truth="extra.answer"))
+    assert strict(prompt(extra={"answer": "Paris"}), "paris") == 0.0
+    assert strict(prompt(extra={"answer": "巴黎"}), "巴黎 ") == 1.0
+    assert strict(prompt(extra={"answer": 7}), "7") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 3 + 4 = 7 apples.", 7.0),
+        ("So it is 1,234.50", 1234.5),
+        ("#### 72", 72.0),
+        ("First 5, the answer is 6. Check: 7 days.", 6.0),
+        (r"\boxed{-3} and 9", -3.0),
+        (r"\boxed{1} no, \boxed{2}", 2.0),
+        ("答案是42个", 42.0),
+        ("一共买了１２个", 12.0),
+        ("about 2.5e3", 2500.0),
+        ("5-3=2", 2.0),
+        ("it grows by 40%", 40.0),
+        ("−8", -8.0),
+        ("x2 and none", None),
+        ("no number", None),
+        ("the answer is unknown, 4 at most", 4.0),
+    ],
+)
+def test_final_number(text: str, number: float | None) -> None:
+    assert verifier.final_number(text) == number
+
+
+def test_numeric_with_tolerance(prompt: Callable) -> None:
+    judge = verifier.numeric(NumericReward(name="n", tolerance=0.01))
+    asked = prompt(ground_truth="He pays 200.\n#### 200")
+    assert [judge(asked, t) for t in ("201.9", "202.1", "none")] == [1.0, 0.0, 0.0]  # relative: 2 of 200
+    assert judge(prompt(ground_truth=0.5), "0.509") == 1.0  # absolute below 1
+    assert verifier.numeric(NumericReward(name="n"))(asked, "200.001") == 0.0
+
+
+def test_contains_counts_words_once(prompt: Callable) -> None:
+    assert verifier.contains(ContainsReward(name="c", words=["order number", "订单号", "sorry"]))(prompt(), "Sorry! 订单号, sorry") == 2 / 3
+    assert verifier.contains(ContainsReward(name="c", words=["a", "b"], need="any"))(prompt(), "only b") == 1.0
+    assert verifier.contains(ContainsReward(name="c", words=["ant"]))(prompt(), "pants") == 0.0
+
+
+def test_regex_alone_and_with_a_truth(prompt: Callable) -> None:
+    assert verifier.regex(RegexReward(name="r", pattern=r"^\{.*\}$"))(prompt(), '{"a": 1}') == 1.0
+    assert verifier.regex(RegexReward(name="r", pattern=r"^\{.*\}$"))(prompt(), "a") == 0.0
+    judge = verifier.regex(RegexReward(name="r", pattern=r"选([A-D])|\(([A-D])\)", truth="ground_truth"))
+    assert judge(prompt(ground_truth="B"), "先看选A，再看选B") == 1.0  # the last match counts
+    assert judge(prompt(ground_truth="A"), "先看选A，再看选B") == 0.0
+    assert judge(prompt(ground_truth="A"), "没有") == 0.0
+
+
+def test_no_truth_is_a_failure_said_once_and_not_a_wrong_answer(caplog: pytest.LogCaptureFixture, prompt: Callable) -> None:
+    judge = verifier.exact(ExactReward(name="check"))
+    with caplog.at_level(logging.WARNING, "keel"):
+        values = [judge(prompt(), "x"), judge(prompt(ground_truth=None), "x"), judge(prompt(ground_truth=["x"]), "x")]
+    assert all(map(math.isnan, values))
+    assert len(caplog.records) == 1
+    assert "reward check: prompt p (file.jsonl:3) has no usable 'ground_truth'" in caplog.text
+    assert math.isnan(verifier.numeric(NumericReward(name="n"))(prompt(ground_truth="many"), "3"))
+
+
+def test_a_broken_pattern_is_refused_with_the_config() -> None:
+    with pytest.raises(ValueError, match="not a regular expression"):
+        RegexReward(name="r", pattern="(")
