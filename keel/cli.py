@@ -64,7 +64,7 @@ def _report(args: argparse.Namespace) -> Summary:
 
 
 def _reference(args: argparse.Namespace) -> None:
-    from keel.stages.reference import reference_markdown
+    from keel.reference import reference_markdown
 
     print(reference_markdown(), end="")
 

@@ -1,0 +1,200 @@
+"""Stages in order, one recipe. A stage takes what the stage before wrote; any of them can be replaced by the user's own file or model.
+
+In a pipeline recipe ``"@model"`` stands for the pipeline's base model and ``"@sft"``, ``"@preferences"``, ``"@reward"``, ``"@rl"``, ``"@prefer"`` for
+what that stage left behind (a model folder, a file of pairs). Each stage has a run directory of its own under ``stages/`` and resumes by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from keel.algorithms import AlgorithmConfig, ObjectiveConfig
+from keel.config import Section, dump, load
+from keel.errors import ConfigError
+from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
+from keel.evaluate.report import collect, write_report
+from keel.evaluate.statistics import pooled_win_rate
+from keel.loops.harness import peak_mb
+from keel.models.config import ModelOptions
+from keel.render.config import RenderConfig
+from keel.runs.directory import RunDir, read_summary
+from keel.runs.durable import write_atomic
+from keel.runs.logs import read as read_rows
+from keel.stages.recipes import (
+    EvalRecipe,
+    ModelRecipe,
+    PreferencesRecipe,
+    PreferRecipe,
+    RewardRecipe,
+    RLRecipe,
+    SFTRecipe,
+    Settings,
+)
+from keel.stages.run import STAGE_FUNCTIONS, run_directory
+from keel.stages.session import show_recipe
+
+log = logging.getLogger("keel")
+SHARED = ("model_options", "render", "seed", "settings")  # what every stage inherits from the pipeline
+
+
+class Stages(Section):
+    """The stages, in this order. One that is left out is not run."""
+
+    sft: SFTRecipe | None = Field(None, description="Supervised fine-tuning.")
+    preferences: PreferencesRecipe | None = Field(None, description="Candidates and simulated annotators.")
+    reward: RewardRecipe | None = Field(None, description="The reward model.")
+    rl: RLRecipe | None = Field(None, description="Reinforcement learning.")
+    prefer: PreferRecipe | None = Field(None, description="Direct preference optimisation.")
+    evaluate: EvalRecipe | None = Field(None, description="Comparison of two models on held-out prompts.")
+
+    def items(self) -> list[tuple[str, ModelRecipe]]:
+        """The stages that are there, by name, in order."""
+        return [(name, stage) for name in type(self).model_fields if (stage := getattr(self, name)) is not None]
+
+
+class PipelineRecipe(Section):
+    """`keel run`: a whole alignment, from a raw model to an evaluated one."""
+
+    model: str = Field(description="The raw model: folder, Hugging Face id, *.gguf, package:PKG/FILE or tiny:ARCH.")
+    model_options: ModelOptions = Field(ModelOptions(), description="How models are loaded and computed; inherited by every stage.")
+    render: RenderConfig = Field(RenderConfig(), description="How messages become tokens; inherited by every stage.")
+    seed: int = Field(0, ge=0, description="Seed of everything that is drawn; inherited by every stage.")
+    seeds: list[int] = Field([], description="Run the whole pipeline once for each of these and pool the win rate.")
+    run_dir: str = Field("", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
+    settings: Settings = Field(Settings(), description="Threads, checkpoints, trackers, self-test, alarms; inherited by every stage.")
+    algorithm: AlgorithmConfig | None = Field(None, description="The RL stage's algorithm (short for stages.rl.algorithm).")
+    objective: ObjectiveConfig | None = Field(None, description="The prefer stage's objective (short for stages.prefer.objective).")
+    stages: Stages = Field(description="The stages and their own settings.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, raw: Any) -> Any:
+        """Hand shared settings down to the stages that do not set them."""
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("stages"), Mapping):
+            return raw
+        shared = {key: raw[key] for key in SHARED if key in raw}
+        stages: dict[str, Any] = {}
+        for name, stage in raw["stages"].items():
+            own = {"rl": "algorithm", "prefer": "objective"}.get(name)
+            short = {own: raw[own]} if own and raw.get(own) is not None else {}
+            stages[name] = {**shared, **stage, **short} if isinstance(stage, Mapping) else stage
+        return {**raw, "stages": stages}
+
+
+def run_pipeline(recipe_path: Path, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
+    """Run (or resume) the pipeline of a recipe and write its report and summary. Returns the summary."""
+    recipe = load(PipelineRecipe, recipe_path, overrides)
+    root = run_directory(recipe.run_dir, recipe_path)
+    if dry_run:
+        show_recipe(recipe)
+        return {"run_dir": str(root), "dry_run": True}
+    if not recipe.seeds:
+        return _run_once(recipe, root)
+    rest = [o for o in overrides if not o.startswith(("seeds=", "run_dir="))]
+    summaries: dict[int, dict[str, Any]] = {}
+    for seed in recipe.seeds:
+        summaries[seed] = _run_once(load(PipelineRecipe, recipe_path, [*rest, "seeds=[]", f"seed={seed}"]), root / f"seed-{seed}")
+        if summaries[seed].get("interrupted"):
+            return summaries[seed]
+    return _pool(root, summaries, recipe)
+
+
+def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
+    run = RunDir.open(root, recipe, "run", recipe.seed, argv=sys.argv)
+    try:
+        if (done := read_summary(root)) is not None:
+            log.info("%s is finished already; its report is %s", root, root / "report.html")
+            return done
+        outputs, summaries = {"model": recipe.model}, {}
+        for name, stage in recipe.stages.items():
+            log.info("\n== %s ==", name)
+            folder = root / "stages" / name
+            verb = "eval" if name == "evaluate" else name
+            summary = STAGE_FUNCTIONS[verb](resolve_references(stage, outputs), folder, str(root))
+            if summary.get("interrupted"):
+                return {**summary, "run_dir": str(root), "stage": name}
+            summaries[name] = summary
+            outputs[name] = str(summary.get("file", folder / "final"))
+        summary = _summary(root, summaries)
+        run.finish(summary)
+        write_report(root / "report.html", collect(root))
+        _tell(summary)
+        return summary
+    finally:
+        run.close()
+
+
+def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelRecipe:
+    """The stage's recipe with every ``"@name"`` replaced by what that stage left. Raises ConfigError for one that has not run."""
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("@"):
+            if value[1:] not in outputs:
+                raise ConfigError(f"{value} is not there yet: stages that ran before are {', '.join('@' + n for n in outputs)}")
+            return outputs[value[1:]]
+        if isinstance(value, dict):
+            return {k: resolved(v) for k, v in value.items()}
+        return [resolved(v) for v in value] if isinstance(value, list) else value
+
+    return type(stage).model_validate(resolved(dump(stage)))
+
+
+COMPARED = ("win_rate", "win_rate_reward_model", "win_rate_rules", "gain", "reward_before", "reward_after", "kl", "retention", "languages", "level") + (
+    "length_before", "length_after", "distinct_1_before", "distinct_1_after", "distinct_2_before", "distinct_2_after", "scores_before", "scores_after"
+)  # fmt: skip
+
+
+def _summary(root: Path, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The pipeline's summary: the evaluation's numbers on top, seconds by stage, and what each stage said."""
+    evaluated = stages.get("evaluate", {})
+    summary: dict[str, Any] = {"run_dir": str(root), "verb": "run", "stages": list(stages)}
+    summary |= {key: evaluated[key] for key in COMPARED if key in evaluated}
+    if "preferences" in stages:
+        summary["agreement"] = stages["preferences"]["agreement"]
+    if "reward_model" in stages.get("reward", {}):
+        summary["reward_model"] = stages["reward"]["reward_model"]
+    summary["wall_s"] = {name: stage["wall_s"] for name, stage in stages.items()}
+    summary["wall_total_s"] = round(sum(summary["wall_s"].values()), 2)
+    summary["peak_mb"] = round(max(peak_mb(), *(stage["peak_mb"] for stage in stages.values())), 1)
+    summary["models"] = {name: str(root / "stages" / name / "final") for name in stages if (root / "stages" / name / "final").is_dir()}
+    return summary
+
+
+def _pool(root: Path, summaries: Mapping[int, Mapping[str, Any]], recipe: PipelineRecipe) -> dict[str, Any]:
+    """Win rates of the seeds side by side, and pooled by prompt."""
+    evaluate = recipe.stages.evaluate
+    assert evaluate is not None, "pooling win rates needs an evaluate stage"
+    config = evaluate.evaluate
+    shares = []
+    for seed in summaries:
+        rows = [PromptAnswers.from_row(r) for r in read_rows(root / f"seed-{seed}" / "stages" / "evaluate" / "samples" / "evaluation.jsonl")]
+        shares.append(win_shares([r for r in rows if not config.languages or r.language in config.languages], GOLD))
+    pooled = pooled_win_rate(shares, draws=config.draws, level=config.level, seed=config.seed).to_json()
+    by_seed = {str(seed): summary.get("win_rate") for seed, summary in summaries.items()}
+    summary = {"run_dir": str(root), "verb": "run", "seeds": list(summaries), "win_rate": pooled, "win_rate_by_seed": by_seed}
+    write_atomic(root / "seeds.json", (json.dumps(summary, indent=1) + "\n").encode())
+    for seed, rate in by_seed.items():
+        if rate is not None:
+            log.info("seed %s: gold win rate %.1f%% [%.1f, %.1f]", seed, 100 * rate["mean"], 100 * rate["low"], 100 * rate["high"])
+    log.info("pooled: gold win rate %.1f%% [%.1f, %.1f], %d prompts", *(100 * pooled[k] for k in ("mean", "low", "high")), pooled["n"])
+    return summary
+
+
+def _tell(summary: Mapping[str, Any]) -> None:
+    """The outcome in a few lines, for whoever watches."""
+    rate = summary.get("win_rate")
+    if rate is not None:
+        text = "gold win rate of the aligned model over the SFT model: %.1f%% [%.1f, %.1f] on %d prompts"
+        log.info("\n" + text, 100 * rate["mean"], 100 * rate["low"], 100 * rate["high"], rate["n"])
+    if "reward_before" in summary:
+        log.info("reward model: %.3f -> %.3f (standardised; the gold utility is not part of any reward)", summary["reward_before"], summary["reward_after"])
+    if "kl" in summary:
+        log.info("KL to the SFT model: %.2f nats per answer", summary["kl"]["mean"])
+    log.info("%.0f s in all; report: %s", summary["wall_total_s"], Path(summary["run_dir"]) / "report.html")

@@ -1,0 +1,155 @@
+"""`keel eval`: two models on held-out prompts, scored side by side.
+
+The headline is the gold utility, which simulated annotators see through noise only and which no reward reads; reward model and rules are
+reported apart from it. Sampling and randomness are the evaluation's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keel.advantages.credit import rollout_units
+from keel.data.config import DataConfig
+from keel.data.dataset import load as load_data
+from keel.data.text import language
+from keel.errors import DataError
+from keel.evaluate.compare import Answer, PromptAnswers, compare
+from keel.evaluate.config import EvaluateConfig
+from keel.evaluate.measures import retention
+from keel.feedback import gold
+from keel.learner.config import BatchConfig
+from keel.learner.inference import LocalInference
+from keel.loops.online import sample_groups
+from keel.render.renderer import Renderer
+from keel.rollout.config import SamplerConfig
+from keel.rollout.local import LocalSampler
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+from keel.stages.preferences import encode
+from keel.stages.recipes import EvalRecipe
+from keel.stages.rewards import rewards_of
+from keel.stages.session import load, open_session
+from keel.types import Branch, Encoded, Group, Prompt, SampleRequest, Unit
+
+ROWS = 256  # answers decoded side by side: an evaluation samples everything at once
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two models with its answers."""
+
+    inference: LocalInference
+    groups: tuple[Group, ...]
+    retained: float | None  # summed log-probability of the unrelated text
+    retained_tokens: int
+
+
+def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]:
+    """Sample both models, score, compare; leaves ``samples/evaluation.jsonl`` and returns the summary."""
+    config = recipe.evaluate
+    data = load_data(DataConfig(path=list(config.prompts)), config.seed)
+    with open_session("eval", recipe, path, {data.source: data.fingerprint}, parent) as session:
+        if (done := session.finished()) is not None:
+            return done
+        session.bus.emit("run_started", 0, total_steps=3)
+        before, _ = _side(recipe, recipe.baseline, data.prompts(), path)
+        session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
+        after, renderer = _side(recipe, recipe.model, data.prompts(), path)
+        session.bus.emit("step", 2, metrics={"answers": float(sum(len(g.rollouts) for g in after.groups))})
+        rows = score(recipe, before.groups, after.groups, renderer)
+        write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
+        summary: dict[str, Any] = {"kl": sequence_kl(after, before, config.kl_prompts)} if config.kl_prompts else {}
+        if before.retained is not None and after.retained is not None:
+            summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
+        session.bus.emit("step", 3, metrics={})
+        compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
+        return session.finish(summary | compared.to_json())
+
+
+def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], path: Path) -> tuple[Side, Renderer]:
+    config = recipe.evaluate
+    loaded, renderer = load(recipe, spec=spec)
+    groups = answer(loaded.model, renderer, encode(prompts, renderer, path), config)
+    inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
+    if not config.retention_text:
+        return Side(inference, groups, None, 0), renderer
+    text = text_units(renderer, config)
+    plain = LocalInference(loaded.model, BatchConfig())
+    total = sum(float(b.sum()) for row in plain.logprobs(text) for b in row)
+    return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches)), renderer
+
+
+def answer(model: Any, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], config: EvaluateConfig) -> tuple[Group, ...]:
+    """``config.samples`` answers to every prompt, in the evaluation's own distribution."""
+    sampler = LocalSampler(model, renderer.decode, SamplerConfig(max_rows=ROWS))
+    params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
+    requests = [SampleRequest(i, encoded, config.samples, params, config.seed) for i, (_, encoded) in prompts.items()]
+    return sample_groups(sampler, requests, {i: prompt for i, (prompt, _) in prompts.items()})
+
+
+def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
+    """The unrelated text as units: each paragraph predicted from its own first token on, up to ``retention_tokens`` in all."""
+    texts = load_data(DataConfig(path=config.retention_text)).records
+    units: list[Unit] = []
+    left = config.retention_tokens
+    for i, record in enumerate(texts):
+        text = record.text if isinstance(record, Prompt) else "".join(m.text for m in getattr(record, "completion", ()))
+        ids = torch.tensor(renderer.codec.start(text or "")[: left + 1], dtype=torch.int64)
+        if len(ids) < 2:
+            continue
+        branch = Branch(ids[1:], torch.ones(len(ids) - 1, dtype=torch.bool))
+        units.append(Unit(f"text-{i}", Encoded(ids[:1]), (branch,)))
+        left -= len(branch)
+        if left <= 0:
+            break
+    if not units:
+        raise DataError(f"{config.retention_text}: no text in it", "give a file of {\"text\": ...} rows")
+    return units
+
+
+def sequence_kl(after: Side, before: Side, n_prompts: int) -> dict[str, float]:
+    """KL(after || before) in nats per sequence and per token, estimated (k1) on answers that ``after`` sampled, both sides at the evaluation's
+    temperature, for the first ``n_prompts`` prompts."""
+    units = rollout_units(after.groups)[:n_prompts]
+    ratios = [
+        (float((new - old).sum()), len(new))
+        for row_new, row_old in zip(after.inference.logprobs(units), before.inference.logprobs(units), strict=True)
+        for new, old in zip(row_new, row_old, strict=True)
+    ]
+    total, tokens = sum(r for r, _ in ratios), sum(n for _, n in ratios)
+    return {"mean": total / len(ratios), "per_token": total / tokens, "n": len(ratios)}
+
+
+def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], renderer: Renderer) -> list[PromptAnswers]:
+    """Both sides' answers with the scores of gold, reward model and rules."""
+    sources = [reward.source for reward in rewards_of(recipe.rewards, recipe, renderer)]
+    scores = {
+        (side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources
+    }
+    model_name = next((r.name for r in recipe.rewards if r.type == "model"), None)
+
+    def answers(side: str, k: int, group: Group) -> tuple[Answer, ...]:
+        found: list[Answer] = []
+        for i, rollout in enumerate(group.rollouts):
+            by_source = {s.name: float(scores[side, s.name][k][i]) for s in sources}
+            reward = by_source.pop(model_name) if model_name else None
+            utility = gold.utility(group.prompt, rollout.text) if recipe.evaluate.gold else None
+            found.append(Answer(rollout.text, utility, reward, by_source, len(rollout)))
+        return tuple(found)
+
+    return [
+        PromptAnswers(
+            b.prompt.prompt_id,
+            b.prompt.last_user_text,
+            answers("before", k, b),
+            answers("after", k, a),
+            str(b.prompt.meta.get("language") or language(b.prompt.last_user_text)),
+            str(b.prompt.meta.get("category", "")),
+        )
+        for k, (b, a) in enumerate(zip(before, after, strict=True))
+    ]

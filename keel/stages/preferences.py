@@ -1,0 +1,105 @@
+"""Candidates sampled from a model, compared by simulated annotators: the records are those that people's answers will use."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from keel.data.dataset import load as load_data
+from keel.errors import DataError
+from keel.feedback.agreement import agreement
+from keel.feedback.annotators import annotate, make_annotators
+from keel.feedback.candidates import choose_pairs, make_candidate, samples_by_temperature, select
+from keel.feedback.store import append
+from keel.hashing import stable_hash
+from keel.render.renderer import Refusal, Renderer
+from keel.render.template import RefusedError
+from keel.rollout.local import LocalSampler
+from keel.runs.directory import RunDir
+from keel.stages.recipes import PreferencesRecipe
+from keel.stages.session import load, open_session
+from keel.stages.units import write_refused
+from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
+
+FILE = "comparisons.jsonl"
+
+
+def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> dict[str, Any]:
+    """Leaves ``comparisons.jsonl`` and returns the summary with the annotators' agreement."""
+    data = load_data(recipe.data, recipe.seed)
+    with open_session("preferences", recipe, path, {data.source: data.fingerprint}, parent) as session:
+        if (done := session.finished()) is not None:
+            return done
+        loaded, renderer = load(recipe)
+        prompts = encode(data.prompts(), renderer, path)
+        session.bus.emit("run_started", 0, total_steps=len(recipe.preferences.temperatures))
+        sampler = LocalSampler(loaded.model, renderer.decode)
+        rollouts = _sample(recipe, renderer, sampler, prompts)
+        candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
+        comparisons = _compare(recipe, {i: p for i, (p, _) in prompts.items()}, candidates)
+        if not comparisons:
+            raise DataError("no prompt got two different answers: nothing can be compared", "sample hotter or more (preferences.temperatures)")
+        (path / FILE).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
+        append(path / FILE, comparisons)
+        _show(session.run, candidates, prompts)
+        found = agreement(comparisons)
+        agreed = {**asdict(found), "krippendorff_alpha": found.alpha_ordinal}
+        counts = {"prompts": len(prompts), "answers": sum(len(r) for r in rollouts.values()), "candidates": sum(map(len, candidates.values()))}
+        return session.finish({**counts, "comparisons": len(comparisons), "agreement": agreed, "file": str(path / FILE)})
+
+
+def encode(prompts: Sequence[Prompt], renderer: Renderer, out: Path) -> dict[str, tuple[Prompt, Encoded]]:
+    """Prompts with their tokens, by id; those that cannot be rendered are written to ``refused.jsonl``."""
+    encoded: dict[str, tuple[Prompt, Encoded]] = {}
+    refused: list[Refusal] = []
+    for prompt in prompts:
+        try:
+            encoded[prompt.prompt_id] = (prompt, renderer.prompt(prompt))
+        except RefusedError as error:
+            refused.append(Refusal(prompt.prompt_id, prompt.source_id, error.reason))
+    write_refused(refused, out / "refused.jsonl")
+    if not encoded:
+        raise DataError(f"no prompt is left: all {len(refused)} were refused" + (f" (first: {refused[0].reason})" if refused else ""))
+    return encoded
+
+
+def _sample(
+    recipe: PreferencesRecipe, renderer: Renderer, sampler: LocalSampler, prompts: Mapping[str, tuple[Prompt, Encoded]]
+) -> dict[str, list[tuple[float, Rollout]]]:
+    base = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
+    found: defaultdict[str, list[tuple[float, Rollout]]] = defaultdict(list)
+    for attempt, (temperature, n) in enumerate(samples_by_temperature(recipe.preferences)):
+        params = replace(base, temperature=temperature)
+        sampler.submit([SampleRequest(i, encoded, n, params, recipe.seed, attempt) for i, (_, encoded) in prompts.items()])
+        for rollout in sampler.collect():
+            found[rollout.prompt_id].append((temperature, rollout))
+    return found
+
+
+def _candidates(rollouts: Mapping[str, list[tuple[float, Rollout]]], recipe: PreferencesRecipe) -> dict[str, list[Candidate]]:
+    def one(prompt_id: str, temperature: float, r: Rollout) -> Candidate:
+        origin = {"model": recipe.model, "temperature": temperature, "sample": r.sample, "finish_reason": r.finish_reason}
+        return make_candidate(prompt_id, r.text, origin)
+
+    return {i: [one(i, temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))] for i, found in rollouts.items()}
+
+
+def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidates: Mapping[str, Sequence[Candidate]]) -> tuple[Any, ...]:
+    config = recipe.preferences
+    annotators = make_annotators(config.annotators, stable_hash("annotators", recipe.seed))
+    items = [
+        (prompts[i], first, second)
+        for i in prompts
+        for first, second in choose_pairs(candidates.get(i, ()), config.pairs, "pairs", recipe.seed, i)
+    ]
+    return annotate(items, annotators, config.annotators.per_item, recipe.seed)
+
+
+def _show(run: RunDir, candidates: Mapping[str, Sequence[Candidate]], prompts: Mapping[str, tuple[Prompt, Encoded]]) -> None:
+    """A few prompts with their candidates, for the report."""
+    shown = sorted(candidates, key=lambda i: stable_hash("show", i))[:8]
+    rows = [{"step": 0, "prompt": prompts[i][0].last_user_text, "text": c.text, "why": "candidate", **c.origin} for i in shown for c in candidates[i]]
+    run.write_sample(0, rows)

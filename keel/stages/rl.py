@@ -1,0 +1,145 @@
+"""`keel rl`: sample, reward, improve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from keel.advantages.measures import group_metrics
+from keel.algorithms import Algorithm, resolve
+from keel.learner.inference import LocalInference
+from keel.learner.local import LocalLearner
+from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
+from keel.loops.offline import total_steps
+from keel.render.renderer import Renderer
+from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.model import Scorer, units_of
+from keel.rollout.local import LocalSampler
+from keel.runs.directory import RunDir
+from keel.selftest import check_reference, check_sampling, check_training
+from keel.stages.preferences import encode
+from keel.stages.recipes import RLRecipe
+from keel.stages.rewards import rewards_of
+from keel.stages.session import load, open_session, save_final, train
+from keel.stages.units import datasets, fingerprints
+from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, Unit
+from keel.watch.config import EarlyStopConfig
+
+Prompts = Mapping[str, tuple[Prompt, Encoded]]
+EVAL_SEED = 1_000_003  # held-out prompts draw their own numbers, the same at every evaluation
+
+
+def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
+    """Reinforcement learning from rewards; leaves ``final/`` and returns the summary."""
+    algorithm = resolve(recipe.algorithm, recipe.samples)
+    data, held_out = datasets(recipe.data, recipe.held_out, recipe.seed)
+    with open_session("rl", recipe, path, fingerprints(data, held_out), parent) as session:
+        if (done := session.finished()) is not None:
+            return done
+        loaded, renderer = load(recipe, lora=recipe.lora)
+        prompts = encode(data.prompts(), renderer, path)
+        params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
+        updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches
+        policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
+        sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
+        reference = _reference(policy, algorithm)
+        rewards = rewards_of(recipe.rewards, recipe, renderer, _fit(sampler, prompts, params, recipe))
+        actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates))
+        _self_test(recipe, algorithm, actors, prompts, params, session.bus)
+        held = encode(held_out.prompts(), renderer, path) if held_out is not None else {}
+        evaluator = _evaluator(actors, held, params, renderer, session.run, recipe)
+        trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluator)
+        result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
+        if not result.interrupted:
+            save_final(session, loaded)
+            if actors.critic is not None:
+                actors.critic.model.save(path / "critic", loaded.tokenizer, loaded.processor)
+        return session.finish({"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples}, result)
+
+
+def _reference(policy: LocalLearner, algorithm: Algorithm) -> Callable[[Sequence[Unit]], list[tuple[Tensor, ...]]] | None:
+    """Log-probabilities under the weights that training starts from: adapters off, or a frozen copy."""
+    if not algorithm.needs_reference:
+        return None
+    model = policy.model
+    if model.peft_model is None:
+        return LocalInference(model.frozen_copy(), policy.batch, policy.temperature).logprobs
+
+    def adapter_off(units: Sequence[Unit]) -> list[tuple[Tensor, ...]]:
+        with model.as_reference():
+            return policy.logprobs(units)
+
+    return adapter_off
+
+
+def _critic(recipe: RLRecipe, algorithm: Algorithm, updates: int) -> LocalLearner | None:
+    """A model of its own with a value head. It starts from ``critic_model``, or from the policy's starting weights."""
+    if not algorithm.needs_critic:
+        return None
+    loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
+    return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
+
+
+def _rewarder(rewards: tuple[Reward, ...], recipe: RLRecipe) -> Callable[[tuple[Group, ...]], tuple[Group, ...]]:
+    return lambda groups: apply_rewards(groups, rewards, recipe.on_reward_failure)
+
+
+def _fit(sampler: LocalSampler, prompts: Prompts, params: SamplingParams, recipe: RLRecipe) -> Callable[[Scorer], Sequence[Tensor]]:
+    """Scores of the starting policy's answers, for the scale of a reward model that has none stored."""
+
+    def scores(scorer: Scorer) -> Sequence[Tensor]:
+        few = dict(list(prompts.items())[: recipe.loop.batch_size])
+        requests = [SampleRequest(i, encoded, max(2, recipe.samples), params, EVAL_SEED) for i, (_, encoded) in few.items()]
+        groups = sample_groups(sampler, requests, {i: p for i, (p, _) in few.items()})
+        return scorer([unit for unit, _ in map(units_of, groups) if unit is not None])
+
+    return scores
+
+
+def _self_test(recipe: RLRecipe, algorithm: Algorithm, actors: Actors, prompts: Prompts, params: SamplingParams, bus: Any) -> None:
+    """The trainer's checks on real rollouts of the starting policy."""
+    skip = recipe.settings.skip_self_test
+    units = check_sampling(actors.policy, actors.sampler, list(prompts.values()), params, bus, skip)
+    ready = [_ready(u) for u in units]
+    if actors.reference_logprobs is not None:
+        ready = list(with_signal(ready, "ref_logprobs", actors.reference_logprobs(ready)))
+        check_reference(actors.policy, ready, bus, skip)
+    check_training(actors.policy, algorithm.policy_objective(), ready, bus, skip)
+
+
+def _ready(unit: Unit) -> Unit:
+    """A sampled unit with advantages that make a gradient: 1 for the first branch, -1 for the others."""
+    ones = [b.trained_T.float() * (1.0 if i == 0 else -1.0) for i, b in enumerate(unit.branches)]
+    return with_signal([unit], "advantages", [tuple(ones)])[0]
+
+
+def _evaluator(
+    actors: Actors, prompts: Prompts, params: SamplingParams, renderer: Renderer, run: RunDir, recipe: RLRecipe
+) -> Callable[[int], Mapping[str, float]]:
+    """Rewards on held-out prompts and a few samples for people: the probes always, and the worst and the best."""
+
+    def evaluate(step: int) -> Mapping[str, float]:
+        if not prompts:
+            return {}
+        requests = [SampleRequest(i, encoded, 1, params, EVAL_SEED) for i, (_, encoded) in prompts.items()]
+        groups = actors.reward(sample_groups(actors.sampler, requests, {i: p for i, (p, _) in prompts.items()}))
+        order = sorted(range(len(groups)), key=lambda k: float(groups[k].rewards_G[0]))
+        chosen = {**{k: "fixed" for k in range(min(recipe.loop.probes, len(groups)))}, order[0]: "worst", order[-1]: "best"}
+        rows = [
+            {
+                "step": step,
+                "prompt": groups[k].prompt.last_user_text,
+                "text": groups[k].rollouts[0].text,
+                "raw": renderer.tokenizer.decode(groups[k].rollouts[0].tokens_T, skip_special_tokens=False),
+                "reward": float(groups[k].rewards_G[0]),
+                "why": why,
+            }
+            for k, why in chosen.items()
+        ]
+        run.write_sample(step, rows)
+        return {f"eval/{name}": value for name, value in group_metrics(groups).items()}
+
+    return evaluate

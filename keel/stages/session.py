@@ -1,0 +1,107 @@
+"""What every stage opens and closes: threads, model, renderer, run directory, sinks, summary."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from keel.config import Section, dump
+from keel.evaluate.report import collect, write_report
+from keel.events import EventBus
+from keel.loops.harness import Harness, Trainer, TrainResult, peak_mb
+from keel.models.config import LoraConfig
+from keel.models.loading import HeadName, Loaded, load_model
+from keel.render.renderer import Renderer
+from keel.runs.directory import RunDir, read_summary
+from keel.runs.sinks import make_sinks
+from keel.stages.recipes import ModelRecipe, TrainRecipe
+from keel.watch.config import EarlyStopConfig
+
+log = logging.getLogger("keel")
+
+
+@dataclass(slots=True)
+class Session:
+    """An open stage: its recipe, run directory and event bus. ``summary`` is what the stage adds to summary.json."""
+
+    verb: str
+    recipe: ModelRecipe
+    run: RunDir
+    bus: EventBus
+    started: float = field(default_factory=time.perf_counter)
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a run that came to its end before; None when there is something left to do."""
+        found = read_summary(self.run.path)
+        if found is not None:
+            log.info("%s is finished already; its summary stands", self.run.path)
+        return found
+
+    def finish(self, summary: Mapping[str, Any], result: TrainResult | None = None) -> dict[str, Any]:
+        """Write summary.json (last of all) and report.html; return the summary. An interrupted run gets neither: it is not finished."""
+        if result is not None and result.interrupted:
+            return {"run_dir": str(self.run.path), "verb": self.verb, "interrupted": True, "step": result.step}
+        whole: dict[str, Any] = {"run_dir": str(self.run.path), "verb": self.verb, **summary}
+        whole["wall_s"] = round(result.wall_s if result is not None else time.perf_counter() - self.started, 2)
+        whole["peak_mb"] = round(peak_mb(), 1)
+        if result is not None:
+            whole |= {"steps": result.step, "stopped_early": result.stopped_early, "last": dict(result.last), "last_eval": dict(result.last_eval)}
+        self.bus.emit("run_finished", result.step if result is not None else 0)
+        self.run.finish(whole)
+        write_report(self.run.path / "report.html", collect(self.run.path))
+        return whole
+
+
+@contextlib.contextmanager
+def open_session(verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mapping[str, str], parent: str = "") -> Iterator[Session]:
+    """Set threads, open (or resume) the run directory, connect the sinks."""
+    set_machine(recipe)
+    run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=fingerprints, argv=sys.argv)
+    bus = EventBus(make_sinks(run, recipe.settings.tracking))
+    try:
+        yield Session(verb, recipe, run, bus)
+    finally:
+        bus.close()
+        run.close()
+
+
+def set_machine(recipe: ModelRecipe) -> None:
+    """Threads and determinism, before anything is computed."""
+    if recipe.settings.threads is not None:
+        torch.set_num_threads(recipe.settings.threads)
+    torch.use_deterministic_algorithms(recipe.settings.deterministic, warn_only=True)
+
+
+def load(recipe: ModelRecipe, heads: frozenset[HeadName] = frozenset(), lora: LoraConfig | None = None, spec: str = "") -> tuple[Loaded, Renderer]:
+    """The recipe's model (or ``spec``) and the renderer that belongs to it."""
+    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed)
+    renderer = Renderer(loaded.tokenizer, loaded.processor, recipe.render, loaded.model.media, loaded.model.module.generation_config)
+    return loaded, renderer
+
+
+def train(session: Session, trainer: Trainer, recipe: TrainRecipe, best: EarlyStopConfig) -> TrainResult:
+    """Run the loop of a training stage."""
+    checkpoint = recipe.settings.checkpoint
+    harness = Harness(trainer, session.run, session.run.checkpoints(checkpoint.keep), session.bus, recipe.loop, recipe.settings.watch, checkpoint.every, best)
+    return harness.train()
+
+
+def save_final(session: Session, loaded: Loaded) -> None:
+    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters were trained."""
+    loaded.model.save(session.run.path / "final", loaded.tokenizer, loaded.processor)
+    if loaded.model.peft_model is not None:
+        loaded.model.save_adapter(session.run.path / "adapter")
+
+
+def show_recipe(recipe: Section) -> None:
+    """Print the resolved recipe, as YAML."""
+    print(yaml.safe_dump(dump(recipe), sort_keys=False, allow_unicode=True), end="")
