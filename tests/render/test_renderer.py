@@ -138,6 +138,14 @@ def test_answer_is_found_by_a_mark_when_the_turns_before_it_are_rewritten(tokeni
     assert trained_text(r, r.unit(TALK)) == ["Red.<|im_end|>", "It is four.<|im_end|>"]
 
 
+def test_answer_that_the_mark_cannot_prove_is_refused(tokenizers):
+    hidden = said("It is four.", reasoning_content="sum")  # the mark's turn has no reasoning, so what stands before it differs
+    refusal = render(tokenizers, "keeps_last").unit(Demonstration("d", ASK, (said("Red."), user("Sure?"), hidden)))
+    assert isinstance(refusal, Refusal)
+    assert "cannot be established" in refusal.reason
+    assert "loss_on=last" in refusal.reason
+
+
 def test_answer_that_no_method_finds_is_refused(tokenizers, tmp_path):
     file = tmp_path / "t.jinja"  # writes the number of turns into every turn: nothing rendered before is ever a beginning
     file.write_text(
