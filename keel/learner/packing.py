@@ -42,18 +42,18 @@ def pack(units: Sequence[Unit]) -> Batch:
             at += len(branch)
             unit_R.append(u)
             last_R.append(at - 1 if len(branch) else prompt_end)
-    groups = tuple((len(u.prompt), tuple(len(b) for b in u.branches)) for u in units)
-    row = {"tokens_N": torch.cat(tokens), "positions_N": torch.cat(positions), "groups": groups, "media": tuple(media)}
-    branches = {"unit_R": torch.tensor(unit_R, dtype=torch.long), "last_R": torch.tensor(last_R, dtype=torch.long)}
-    signals = _signals([b for u in units for b in u.branches])
     return Batch(
         tuple(units),
+        torch.cat(tokens),
+        torch.cat(positions),
+        groups=tuple((len(u.prompt), tuple(len(b) for b in u.branches)) for u in units),
         source_S=_cat(scored.source),
         target_S=_cat(scored.target),
         branch_S=_cat(scored.branch),
-        signals=signals,
-        **row,
-        **branches,
+        unit_R=torch.tensor(unit_R, dtype=torch.long),
+        last_R=torch.tensor(last_R, dtype=torch.long),
+        signals=_signals([b for u in units for b in u.branches]),
+        media=tuple(media),
     )
 
 

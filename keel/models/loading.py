@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedModel
 
 from keel.errors import ModelError
@@ -27,6 +26,7 @@ from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.processors import image_only
 from keel.models.quiet import quiet
+from keel.models.tables import input_table, output_layer, tied
 
 log = logging.getLogger("keel")
 PACKAGE = "package:"
@@ -75,7 +75,7 @@ def load_model(
         load_heads(parts.folder, made)
     banned = tuple(t for t in {getattr(module.config, "image_token_id", None)} if t is not None)
     model = Model(
-        module.to(device),
+        module.to(device),  # pyright: ignore[reportArgumentType]
         discover(module.config.get_text_config(), banned),
         dtype,
         MediaStore(),
@@ -85,8 +85,8 @@ def load_model(
     if lora is not None:
         model.peft_model = add_lora(module, lora, seed, new_tokens)
         model.round_frozen()
-    elif "score" in made and module.get_output_embeddings().weight is not module.get_input_embeddings().weight:
-        module.get_output_embeddings().requires_grad_(False)  # a reward model never uses it
+    elif "score" in made and not tied(module):
+        output_layer(module).requires_grad_(False)  # a reward model never uses it
     if options.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     prove.logits_or_raise(model)
@@ -163,7 +163,8 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
         processor = _read_processor(name, common) if vision else None
         cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
-        module, info = cls.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **common)
+        read: Any = cls.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **common)
+    module, info = read
     _refuse_missing(spec, module, sorted(info["missing_keys"]))
     source = {"spec": spec, "kind": "hub" if folder is None else "folder", "revision": getattr(config, "_commit_hash", None)}
     return _Parts(module, tokenizer, processor, source, folder)
@@ -172,7 +173,7 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _
 def _refuse_missing(spec: str, module: PreTrainedModel, missing: list[str]) -> None:
     """A weight that the folder lacks would be random. Only a sequence classifier may lack the head, which it never uses."""
     names = {id(p): name for name, p in module.named_parameters()}
-    head = names.get(id(module.get_output_embeddings().weight))
+    head = names.get(id(output_layer(module).weight))
     classifier = any("SequenceClassification" in a for a in module.config.architectures or ())
     lacking = [name for name in missing if not (classifier and name == head)]
     if lacking:
@@ -210,7 +211,7 @@ def _read_gguf(spec: str, path: Path) -> _Parts:
     with _plain_errors(spec), _parsed_once():
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         quantised = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    config = quantised.config
+    config: Any = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are dequantised; with it left, the model could not be saved
     with torch.random.fork_rng(devices=[]):
@@ -275,14 +276,12 @@ def _refuse_unsupported(module: PreTrainedModel) -> None:
 
 def _grow_vocabulary(module: PreTrainedModel, tokenizer: Any) -> list[int]:
     """Give tokens that the tokenizer has and the embedding lacks a row, set to the mean of the others. Returns their ids."""
-    old = module.get_input_embeddings().weight.shape[0]
+    old = input_table(module).shape[0]
     if len(tokenizer) <= old:
         return []
     module.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        tables = {
-            id(t.weight): t.weight for t in (module.get_input_embeddings(), module.get_output_embeddings()) if isinstance(t, nn.Module)
-        }
+        tables = {id(w): w for w in (input_table(module), output_layer(module).weight)}
         for weight in tables.values():
             weight[old:] = weight[:old].mean(0)
     log.info("vocabulary: %d rows added for new tokens, set to the mean of the others", len(tokenizer) - old)

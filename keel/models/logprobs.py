@@ -240,7 +240,7 @@ class _FusedTokenLoss(torch.autograd.Function):
                 loss, grads = _differentiate(loss_fn, part, stats, want_entropy, value_n)
                 total += loss
                 gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grads[0], grads[1]))
-                if grad_values_S is not None:
+                if grad_values_S is not None and grads[2] is not None:
                     grad_values_S[part] = grads[2]
         ctx.gradients, ctx.grad_values_S = gradients, grad_values_S
         return total

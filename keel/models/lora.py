@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from keel.errors import ModelError
 from keel.models.config import LoraConfig
+from keel.models.tables import input_table, output_layer, tied
 
 log = logging.getLogger("keel")
 ADAPTER = "default"
@@ -39,7 +40,7 @@ def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens:
 
 def _train_rows(module: PreTrainedModel, rows: list[int]) -> None:
     """Train these rows of the embedding and of the head: the gradient of all other rows is zero, so no optimizer moves them."""
-    for weight in {id(t.weight): t.weight for t in (module.get_input_embeddings(), module.get_output_embeddings())}.values():
+    for weight in {id(w): w for w in (input_table(module), output_layer(module).weight)}.values():
         mask_V1 = torch.zeros(weight.shape[0], 1, device=weight.device)
         mask_V1[rows] = 1.0
         weight.requires_grad_(True)
@@ -65,8 +66,8 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
     if not chosen:
         endings = sorted({name.rsplit(".", 1)[-1] for name in linears})
         raise ModelError(f"LoRA targets {config.targets!r} match no linear module", "linear modules end in: " + ", ".join(endings))
-    head = module.get_output_embeddings()
-    if any(linears[name] is head for name in chosen) and head.weight is module.get_input_embeddings().weight:
+    head = output_layer(module)
+    if any(linears[name] is head for name in chosen) and tied(module):
         raise ModelError(
             "LoRA on an output head that is tied to the input embedding cannot be merged: the embedding would change too",
             "leave the head out of the LoRA targets",
@@ -76,7 +77,11 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
 
 def merged_state(module: PreTrainedModel) -> dict[str, Tensor]:
     """The state dict of ``module`` with its adapters merged, under the names the module has without them. Merges are made in float32."""
-    deltas = {name: m.get_delta_weight(ADAPTER) for name, m in module.named_modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_A}
+    deltas = {
+        name: cast(Any, m).get_delta_weight(ADAPTER)
+        for name, m in module.named_modules()
+        if isinstance(m, LoraLayer) and ADAPTER in m.lora_A
+    }
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         if ".lora_" in name:

@@ -28,6 +28,7 @@ from keel.models.lora import ADAPTER, set_lora_dropout
 from keel.models.media import MediaStore
 from keel.models.packed import PackedPlan
 from keel.models.plain import padded_rows
+from keel.models.tables import output_layer
 from keel.types import Batch, MediaRef
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
@@ -65,11 +66,11 @@ class Model:
 
     @property
     def head_weight_VH(self) -> Tensor:
-        return self.module.get_output_embeddings().weight
+        return output_layer(self.module).weight
 
     @property
     def head_bias_V(self) -> Tensor | None:
-        return getattr(self.module.get_output_embeddings(), "bias", None)
+        return getattr(output_layer(self.module), "bias", None)
 
     @property
     def heads(self) -> dict[str, nn.Linear]:
@@ -161,7 +162,7 @@ class Model:
 
     def round_frozen(self) -> None:
         """Keep frozen linear weights in ``compute_dtype``: autocast would round them to it anyway."""
-        head = self.module.get_output_embeddings()
+        head = output_layer(self.module)
         for layer in self.module.modules():
             if isinstance(layer, nn.Linear) and layer is not head and not layer.weight.requires_grad:
                 layer.to(self.compute_dtype)
@@ -201,7 +202,7 @@ class Model:
 
     def digest(self) -> str:
         """sha256 over the names and checksums of the trained parameters (of all, when none is trained). A check against weights that
-        did not arrive, not against an adversary: checksums are CRC-32, several times faster, which counts when every step publishes them."""
+        did not arrive, not against an adversary: checksums are CRC-32, several times faster, which counts when each step publishes."""
         named = self.trainable() or list(self._parameters().items())
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             sums = list(pool.map(lambda item: _checksum(item[1]), named))
@@ -218,4 +219,4 @@ class Model:
 
 
 def _checksum(parameter: Tensor) -> int:
-    return zlib.crc32(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())
+    return zlib.crc32(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)

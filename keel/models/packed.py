@@ -46,7 +46,7 @@ class PackedPlan:
     def _unit(self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], options: AttentionOptions) -> list[Tensor]:
         """Outputs [n, H, D] of the prompt and of each branch; the inputs are [n, H, D] or [n, K, D] each, prompt first."""
         if len(queries) == 2:  # one branch: prompt and branch are one causal sequence
-            whole = self._causal(*(torch.cat(list(x)) for x in (queries, keys, values)), options)
+            whole = self._causal(torch.cat(list(queries)), torch.cat(list(keys)), torch.cat(list(values)), options)
             return list(whole.split([len(q) for q in queries]))
         out = [self._causal(queries[0], keys[0], values[0], options)]
         prompt = len(queries[0])
@@ -58,7 +58,8 @@ class PackedPlan:
             # branches of similar length share a call, so that little of it is padding
             chosen = [i for i in order[-room:] if 2 * len(queries[i]) >= longest] if longest else order[-1:]
             order = order[: len(order) - len(chosen)]
-            results = self._branches([x[0] for x in (keys, values)], *([x[i] for i in chosen] for x in (queries, keys, values)), options)
+            q, k, v = ([x[i] for i in chosen] for x in (queries, keys, values))
+            results = self._branches((keys[0], values[0]), q, k, v, options)
             branch_outputs.update(zip(chosen, results))
         return out + [branch_outputs[i] for i in range(1, len(queries))]
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from keel.errors import ModelError
 from keel.models import heads, lora
 from keel.models.quiet import quiet
+from keel.models.tables import input_table
 
 if TYPE_CHECKING:
     from keel.models.model import Model
@@ -90,7 +91,7 @@ def save_adapter(model: Model, folder: Path) -> None:
     if model.peft_model is None:
         raise ModelError("this model has no adapter to save", "train it with LoRA, or save the whole model")
     folder.mkdir(parents=True, exist_ok=True)
-    grown = model.module.get_input_embeddings().weight.requires_grad  # rows of added tokens were trained
+    grown = input_table(model.module).requires_grad  # rows of added tokens were trained
     with quiet():
         model.peft_model.save_pretrained(str(folder), save_embedding_layers=grown)
     heads.save_heads(folder, model.heads)

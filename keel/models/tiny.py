@@ -101,7 +101,8 @@ def make_tokenizer(vocab: int, extra: list[str], arch: str = "llama") -> Any:
         settings["extra_special_tokens"] = {"image_token": "<image>"}
     if arch == "qwen2":  # transformers reads every Qwen2 folder with this class, which splits words its own way
         model = json.loads(raw.to_str())["model"]
-        return transformers.Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], **settings)
+        cls: Any = transformers.Qwen2Tokenizer
+        return cls(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], **settings)
     return PreTrainedTokenizerFast(tokenizer_object=raw, **settings)
 
 
@@ -193,7 +194,8 @@ def _idefics3(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
         "image_size": 56,
         "patch_size": 14,
     }
-    return transformers.Idefics3Config(
+    cls: Any = transformers.Idefics3Config
+    return cls(
         text_config=_text(spec, vocab, model_type="llama"),
         vision_config=vision,
         scale_factor=2,

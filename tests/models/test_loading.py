@@ -83,7 +83,7 @@ def test_bad_folders(load, tmp_path) -> None:
     weights = load_file(tmp_path / "m" / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="lacks weights.*up_proj"):
+    with pytest.raises(ModelError, match=r"lacks weights.*up_proj"):
         load_model(str(tmp_path / "m"), OPTIONS)
     (tmp_path / "m" / "config.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):
@@ -91,7 +91,7 @@ def test_bad_folders(load, tmp_path) -> None:
     (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError):
         load_model(str(tmp_path / "m"), OPTIONS)
-    with pytest.raises(ModelError, match="not a .gguf"):
+    with pytest.raises(ModelError, match=r"not a \.gguf"):
         load_model(str(tmp_path / "m" / "config.json"), OPTIONS)
 
 

@@ -67,7 +67,8 @@ def test_fused_loss_equals_two_passes(case: str) -> None:
     weights = torch.randn(len(target), generator=torch.Generator().manual_seed(2))
 
     def loss_fn(part: slice, logp: torch.Tensor, entropy: torch.Tensor | None, value: torch.Tensor | None) -> torch.Tensor:
-        assert entropy is not None and value is not None
+        assert entropy is not None
+        assert value is not None
         return (weights[part] * torch.exp(logp / 10) + entropy**2 + value**2 * weights[part]).sum()
 
     leaves = (h, w, b, values)
@@ -127,7 +128,9 @@ def test_frozen_head_gets_no_gradient() -> None:
     b.requires_grad_(False)
     with Largest() as seen:
         fused_token_loss(h, Head(w, None, LogitTransform()), target, lambda _p, lp, _e, _v: lp.sum()).backward()
-    assert h.grad is not None and w.grad is None and b.grad is None
+    assert h.grad is not None
+    assert w.grad is None
+    assert b.grad is None
     assert seen.numel <= 64 * 33
 
 
@@ -136,7 +139,9 @@ def test_bf16_products_under_autocast_accumulate_in_float32() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logp, _ = token_logprobs(h, w, None, target, LogitTransform())
     logp.sum().backward()
-    assert logp.dtype == torch.float32 and w.grad is not None and w.grad.dtype == torch.float32
+    assert logp.dtype == torch.float32
+    assert w.grad is not None
+    assert w.grad.dtype == torch.float32
     expected, _ = reference(h.double(), w.double(), 0.0, target, LogitTransform(), 1.0)
     error = (logp - expected).norm() / expected.norm()
     assert 1e-5 < error < 3e-2  # rounded to bf16 indeed, and no worse
