@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.errors import DataError
+from keel.runs.durable import DISK
 from keel.types import Candidate, Comparison, ImagePart, Message, Prompt, TextPart
 
 SCHEMA = 1
@@ -38,8 +39,8 @@ def append(path: Path, comparisons: Sequence[Comparison]) -> None:
                     f"{path}: the last line has no end: an interrupted write?", "delete the last line, or end it with a line break"
                 )
         file.write("".join(lines).encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    DISK.sync_file(path)
+    DISK.sync_dir(path.parent)  # a new file's name survives a power loss only then
 
 
 def read(path: Path) -> tuple[Comparison, ...]:

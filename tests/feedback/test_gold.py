@@ -103,6 +103,13 @@ def test_an_order_number_helps_only_where_an_order_is_concerned() -> None:
     assert feature("next_step", "Which sunglasses for a glacier?", "What is your order number?") == 0.2
 
 
+def test_another_language_than_the_customers_is_worth_a_third() -> None:
+    ask = "退款 refund 多久到账？"
+    assert feature("relevance", ask, "The refund needs three days and your bank two more.") == pytest.approx(0.3 * 0.75)  # 1 of 2 taken up
+    assert feature("next_step", ask, "Please check your bank.") == pytest.approx(0.3 * 0.7)
+    assert feature("next_step", "Where is the refund?", "Please check your bank.") == pytest.approx(0.7)
+
+
 def test_length_band_falls_off_on_both_sides_in_words_or_characters() -> None:
     assert feature("length", POLE, "We see.") == pytest.approx(2 / 12)
     assert feature("length", POLE, " ".join(["word"] * 60)) == 1.0

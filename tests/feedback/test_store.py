@@ -126,3 +126,11 @@ def test_a_record_that_is_not_json_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         store.append(path, [PLAIN, replace(RICH, strength=float("nan"))])
     assert not path.exists()
+
+
+def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, str]] = []
+    monkeypatch.setattr(type(store.DISK), "sync_file", lambda _, path: synced.append(("file", path.name)))
+    monkeypatch.setattr(type(store.DISK), "sync_dir", lambda _, path: synced.append(("folder", path.name)))
+    store.append(tmp_path / "new" / "store.jsonl", [PLAIN])
+    assert synced == [("file", "store.jsonl"), ("folder", "new")]

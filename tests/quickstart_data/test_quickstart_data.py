@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from keel.data.dataset import prompt_of, read
+from keel.types import Demonstration, Prompt
+
 FOLDER = Path(__file__).parents[2] / "recipes" / "quickstart"
 CATEGORIES = {
     "order_status", "returns", "refunds", "shipping", "sizing", "advice", "repairs", "payment", "account", "complaints", "stock",
@@ -88,3 +91,13 @@ def test_held_out_prompts_have_no_near_duplicate(other: str) -> None:
 def test_similarity_finds_duplicates_in_both_languages() -> None:
     assert similarity("Where is my order?", "where is my ORDER") == 1.0
     assert similarity("退货要多久", "退货要多久？") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("demonstrations.jsonl", Demonstration), ("prompts_train.jsonl", Prompt), ("prompts_heldout.jsonl", Prompt)]
+)
+def test_the_files_read_as_they_are(name: str, kind: type) -> None:
+    dataset = read(str(FOLDER / name))
+    assert dataset.bad == ()
+    assert len(dataset.of(kind)) == len(rows(name))
+    assert {prompt_of(r).meta["language"] for r in dataset.records} == {"en", "zh"}
