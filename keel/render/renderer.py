@@ -191,6 +191,9 @@ class Renderer:
                 return *self.branches(record.prompt, (record.answer,)), UnpairedTarget((record.desirable,))
             case Steps():
                 return self._steps(record)
+            case _:
+                kind = type(record).__name__.lower()
+                raise DataError(f"{kind} records are not trained on as they are", "make pairs of them with data.convert.to=pairs")
 
     def _demonstration(self, record: Demonstration) -> tuple[Encoded, tuple[Branch, ...], Target]:
         completion = record.completion

@@ -135,10 +135,10 @@ def test_implicit_prompt_keeps_shared_answers_out_of_the_completion(tmp_path):
 
 def test_implicit_prompt_when_one_dialogue_is_the_others_beginning(tmp_path):
     more = [GOOD, {"role": "user", "content": "Sure?"}, GOOD]
-    pair = one(tmp_path, {"chosen": [USER, *more], "rejected": [USER, GOOD]})
-    assert text(pair.prompt.messages) == [("user", "2 + 2?")]
-    assert len(pair.chosen) == 3
-    assert len(pair.rejected) == 1
+    for chosen, rejected in ((more, [GOOD]), ([GOOD], more)):
+        pair = one(tmp_path, {"chosen": [USER, *chosen], "rejected": [USER, *rejected]})
+        assert text(pair.prompt.messages) == [("user", "2 + 2?")]
+        assert (len(pair.chosen), len(pair.rejected)) == (len(chosen), len(rejected))
 
 
 def test_hh_dialogue_with_the_same_speaker_twice(tmp_path):

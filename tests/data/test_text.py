@@ -59,6 +59,8 @@ def test_loops_are_seen():
         ("请把 invoice 发给我", "zh"),
         ("Please say 谢谢 to everybody in the shop", "en"),
         ("荷物はどこですか", "ja"),
+        ("明日の会議は中止です", "ja"),
+        ("这件事（の）很重要，请尽快回复我", "zh"),
         ("내 소포 어디 있어요", "ko"),
         ("Где моя посылка", "other"),
         ("12 + 3!", ""),

@@ -11,6 +11,8 @@ from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
 from keel.render.targets import pairs_to_units
 from keel.types import (
+    Candidate,
+    Comparison,
     Demonstration,
     ImagePart,
     Message,
@@ -397,6 +399,14 @@ def test_all_refused_is_an_error_some_are_counted(tokenizers):
     assert [x.record_id for x in refusals] == ["l"]
     with pytest.raises(DataError, match="1 of 1 records"):
         r.units([long])
+
+
+def test_comparisons_must_become_pairs_first(tokenizers):
+    two = (Candidate("a", "Red."), Candidate("b", "Blue."))
+    comparison = Comparison("c", ASK, two, "first", 1.0, "ann", "pairwise-v1", (0, 1))
+    with pytest.raises(DataError, match="comparison records") as error:
+        render(tokenizers, "chatml").unit(comparison)
+    assert "convert.to=pairs" in error.value.hint
 
 
 def test_images_for_a_text_model_are_refused(tokenizers):
