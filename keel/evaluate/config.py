@@ -23,6 +23,8 @@ class EvaluateConfig(Section):
     level: float = Field(0.95, gt=0, lt=1, description="Level of the intervals.")
     languages: tuple[str, ...] = Field(("en",), description="Languages that are scored; others are sampled and shown only. Empty = all.")
     shown: int = Field(6, ge=0, description="Prompts shown at every evaluation, always the same, and as many best, worst, random ones.")
+    gold: bool = Field(False, description="Score with the hidden utility of simulated annotators (the quickstart's shop assistant only).")
+    kl_prompts: int = Field(40, ge=0, description="Prompts whose answers give the KL between the two models; 0 = leave it out.")
     retention_text: str = Field("", description="Text file unrelated to the training, for the perplexity before and after; empty = skip.")
     retention_tokens: int = Field(2048, ge=2, description="Tokens of that text that are read.")
 

@@ -44,7 +44,7 @@ class Actors:
     policy: LocalLearner
     sampler: Sampler
     reward: Rewarder
-    reference_logprobs: Callable[[Sequence[Unit]], BranchTensors]
+    reference_logprobs: Callable[[Sequence[Unit]], BranchTensors] | None  # None: the algorithm has no use for a reference
     critic: LocalLearner | None = None
 
 
@@ -135,7 +135,7 @@ class OnlineTrainer:
         return [SampleRequest(i, self.encoded[i], self.samples, self.params, self.seed, attempt=step) for i in ids]
 
     def _with_signals(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        if self.algorithm.needs_reference:
+        if self.actors.reference_logprobs is not None:
             units = with_signal(units, "ref_logprobs", self.actors.reference_logprobs(units))
         if self.actors.critic is not None:
             units = with_signal(units, "values", self.actors.critic.values(units))
