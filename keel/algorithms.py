@@ -367,17 +367,17 @@ def credit(groups: Sequence[Group], units: Sequence[Unit], algorithm: Algorithm)
 # --------------------------------------------------------------------------------------------------------------------------------
 
 
-class ObjectiveConfig(Section):
-    """A direct preference loss by name, and its numbers."""
-
-    name: Literal["dpo"] = Field(default="dpo", description="Which loss.")
-    beta: float = Field(default=0.1, gt=0, description="Strength of the tie to the reference.")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="Share of the preferences that is taken to be wrong (cDPO).")
-
-
 PREFERENCE_OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "dpo": lambda config: PreferenceObjective(dpo, config.beta, config.label_smoothing),
 }
+
+
+class ObjectiveConfig(Section):
+    """A direct preference loss by name, and its numbers."""
+
+    name: Annotated[str, _key_of(PREFERENCE_OBJECTIVES)] = Field(default="dpo", description=f"One of: {', '.join(PREFERENCE_OBJECTIVES)}.")
+    beta: float = Field(default=0.1, gt=0, description="Strength of the tie to the reference.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="Share of the preferences that is taken to be wrong (cDPO).")
 
 
 def preference_objective(config: ObjectiveConfig) -> Objective:

@@ -243,8 +243,7 @@ def test_every_algorithm_goes_from_groups_to_a_gradient(name):
 def test_preference_objectives_by_name():
     objective = preference_objective(ObjectiveConfig(beta=0.3, label_smoothing=0.1))
     assert (objective.pair_loss, objective.beta, objective.label_smoothing) == (dpo, 0.3, 0.1)
-    names = ObjectiveConfig.model_fields["name"].annotation.__args__
-    assert list(PREFERENCE_OBJECTIVES) == list(names)
+    assert all(ObjectiveConfig(name=name).name == name for name in PREFERENCE_OBJECTIVES)
     for wrong in ({"name": "dpoo"}, {"beta": 0.0}, {"label_smoothing": 0.5}):
         with pytest.raises(ValidationError):
             ObjectiveConfig(**wrong)
