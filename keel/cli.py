@@ -94,7 +94,9 @@ def parser() -> argparse.ArgumentParser:
     for name, help_text in {"run": "a whole pipeline from one recipe"}.items() | STAGES.items():
         sub = add(name, help_text, _pipeline if name == "run" else _stage(name))
         sub.add_argument("recipe", help="YAML file, see recipes/")
-        sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR")
+        sub.add_argument(
+            "overrides", nargs="*", metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
+        )
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
     sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
     sub.add_argument("model", nargs="?", default="tiny:llama", help="folder, id, GGUF file or tiny:ARCH")
@@ -114,9 +116,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, options and overrides in any order (argparse alone stops taking overrides at the first option between them)."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]
+    if unknown:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted (resumable)."""
-    args = parser().parse_args(argv)
+    args = parse(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("keel").setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,150 @@
+"""The documentation does what it says: examples run, commands parse, links lead somewhere, layouts are those of the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import PAGES, ROOT, blocks, tracked_files
+
+from keel.algorithms import POLICY_LOSSES, PREFERENCE_OBJECTIVES
+from keel.cli import parse
+from keel.config import load
+from keel.data import layouts
+from keel.data.fields import Fields
+from keel.data.layouts import LAYOUTS
+from keel.data.sources import RawRow
+from keel.pipeline import PipelineRecipe
+from keel.stages.data_show import DataShowRecipe
+from keel.stages.recipes import RECIPES
+
+WITH_EXAMPLES = [page for page in PAGES if any(b.note == "test" for b in blocks(page))]
+COMMANDS = [(page.name, line) for page in PAGES for b in blocks(page) if b.language == "bash" for line in b.code.splitlines() if line]
+
+
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """Puts back what examples add to the tables."""
+    kept = dict(POLICY_LOSSES), dict(PREFERENCE_OBJECTIVES), layouts.LAYOUTS, layouts.BY_NAME
+    yield
+    for table, before in zip((POLICY_LOSSES, PREFERENCE_OBJECTIVES), kept[:2], strict=True):
+        table.clear()
+        table.update(before)
+    layouts.LAYOUTS, layouts.BY_NAME = kept[2:]
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda p: p.name)
+def test_examples_run(page, tmp_path, monkeypatch):
+    """Blocks with ``file=NAME`` are written, blocks with ``test`` are run, in order, in one namespace, beside the project's recipes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    example = types.ModuleType("example")  # a module, because dataclasses look theirs up
+    monkeypatch.setitem(sys.modules, "example", example)
+    for block in blocks(page):
+        if block.note.startswith("file="):
+            Path(block.note.removeprefix("file=")).write_text(block.code, encoding="utf-8")
+        elif block.note == "test":
+            assert block.language == "python"
+            padded = "\n" * (block.line - 1) + block.code  # so that a traceback shows the page's line
+            exec(compile(padded, str(page), "exec"), vars(example))
+
+
+def test_the_guides_have_examples():
+    guides = {p.name for p in PAGES if p.name.startswith("add_a_")}
+    assert guides == {"add_a_loss.md", "add_a_reward.md", "add_a_sampler.md", "add_a_data_layout.md"}
+    assert guides | {"concepts.md", "runs.md"} == {p.name for p in WITH_EXAMPLES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_quoted_source_is_in_the_file(page):
+    for block in blocks(page):
+        if block.note.startswith("source="):
+            source = (ROOT / block.note.removeprefix("source=")).read_text(encoding="utf-8")
+            for line in filter(None, block.code.splitlines()):
+                assert line.strip() in source, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda x: x)
+def test_commands_are_valid(page, line):
+    """`make` targets exist; `keel` lines parse, and where their recipe is the project's own, its settings and overrides hold."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+        return
+    assert words[0] == "keel", f"{page}: neither make nor keel: {line}"
+    args = parse(words[1:])
+    if args.verb == "data":
+        load(DataShowRecipe, None, [f"data.path={args.path}", *args.overrides])
+    elif hasattr(args, "recipe"):
+        load(PipelineRecipe if args.verb == "run" else RECIPES[args.verb], ROOT / args.recipe, args.overrides)
+
+
+@pytest.mark.parametrize(
+    "line", ["sft R --json a=1 b=2", "sft R a=1 --dry-run b=2", "data show --rows 1 P a=1 b=2", "data show P a=1 --rows 1 b=2"]
+)
+def test_options_and_overrides_in_any_order(line):
+    assert parse(line.split()).overrides == ["a=1", "b=2"]
+
+
+@pytest.mark.parametrize("line", ["sft R --jsn", "sft R a=1 --json stray", "runs --json a=1"])
+def test_what_is_neither_option_nor_override_is_refused(line):
+    with pytest.raises(SystemExit) as stopped:
+        parse(line.split())
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_paths_lead_somewhere(page):
+    """Links, also to headings, and every file of the project that a page names in code marks."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name) if name else page
+        assert found.is_file(), f"{page.name}: {target}"
+        assert not anchor or anchor in headings(found), f"{page.name}: {target}"
+    for name in re.findall(r"`((?:keel|recipes|docs|tests|examples)/[\w./-]*)`", text):
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme, page.name
+
+
+def test_data_md_shows_every_layout_as_it_is():
+    found = re.findall(
+        r"^### `(\w+)` → (\w+)\n(.*?)```json\n(.*?)\n```", (ROOT / "docs/data.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert [(name, json.loads(row)) for name, _, _, row in found] == [(layout.name, dict(layout.example)) for layout in LAYOUTS]
+    for (_, kind, text, row), layout in zip(found, LAYOUTS, strict=True):
+        assert layouts.match(json.loads(row)) is layout
+        assert type(layout(Fields(RawRow(json.loads(row), "data.md", 1), {}))).__name__ == kind
+        assert all(f"`{column}`" in text for column in layout.also), layout.name
+
+
+# What must not stand in the project: paths of one machine, hosts of package indexes. Written so that this line is none of them.
+FORBIDDEN = re.compile(r"(?<![\w.])/(?:wor[k]|roo[t]|hom[e]/\w+)/|index-ur[l]|PIP_INDE[X]|pypi\.or[g]|/simpl[e]\b|files\.pythonhoste[d]")
+
+
+def test_no_machine_in_the_files():
+    for path in tracked_files():
+        if path.suffix in (".png", ".safetensors", ".parquet"):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            assert not FORBIDDEN.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
