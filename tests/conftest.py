@@ -1,0 +1,76 @@
+"""Whole stages on tiny models, as tests use them: the recipes of `recipes/`, shortened by overrides, in this process."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[1]
+VERBS = {"sft": "sft", "reward": "reward", "dpo": "prefer", "grpo": "rl", "ppo": "rl"}
+SHORT = (
+    "loop.steps=4",
+    "loop.batch_size=4",
+    "loop.eval_every=2",
+    "settings.checkpoint.every=2",
+    "settings.threads=1",
+    "model_options.precision=fp32",
+)
+SHORT_RL = ("samples=4", "sampling.max_tokens=6")
+
+Stage = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository: recipes name their files relative to it."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Verdicts of proofs, shared by the stages of this session; none comes from the user's cache or goes there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def stage(proofs: None) -> Stage:
+    """``stage("grpo", run_dir, "key=value", ...)``: run recipes/tiny_grpo.yaml, four steps of it, and return the summary."""
+    from keel.stages.run import run_verb
+
+    def run(name: str, path: Path, *overrides: str) -> dict[str, Any]:
+        short = SHORT + (SHORT_RL if VERBS[name] == "rl" else ())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(ROOT)
+            logging.getLogger("keel").setLevel(logging.WARNING)
+            return run_verb(VERBS[name], Path(f"recipes/tiny_{name}.yaml"), [*short, *overrides, f"run_dir={path}"])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``finished("sft")``: the directory of a finished, undisturbed run; each is made once a session."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("finished") / name
+            stage(name, made[name])
+        return made[name]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], list[dict[str, Any]]]:
+    """``rows(file)``: the objects of a JSON lines file."""
+    return lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
