@@ -39,7 +39,7 @@ _TITLES: Mapping[type[Section], str] = {
 def reference_markdown() -> str:
     """docs/reference.md: tables of settings, then the algorithms with the parts that their settings override."""
     recipes: list[type[Section]] = [ModelRecipe, TrainRecipe, *RECIPES.values(), PipelineRecipe, DataShowRecipe]
-    verbs = {recipe: verb for verb, recipe in RECIPES.items()}
+    verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}
     told: dict[str, list[FieldDoc]] = {}
     parts = [_INTRODUCTION]
     for recipe in recipes:
