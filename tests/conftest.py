@@ -15,11 +15,8 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = {"sft": "sft", "reward": "reward", "dpo": "prefer", "grpo": "rl", "ppo": "rl"}
 SHORT = (
-    "loop.steps=4",
-    "loop.batch_size=4",
-    "loop.eval_every=2",
-    "settings.checkpoint.every=2",
-    "settings.threads=1",
+    "loop={steps: 4, batch_size: 4, eval_every: 2, probes: 1}",
+    "settings={threads: 1, checkpoint: {every: 2}}",
     "model_options.precision=fp32",
 )
 SHORT_RL = ("samples=4", "sampling.max_tokens=6")

@@ -48,7 +48,7 @@ def test_a_finished_run_is_complete(name: str, finished: Finished, rows: Rows) -
     manifest, summary = (json.loads((run / file).read_text()) for file in ("manifest.json", "summary.json"))
     assert manifest["verb"] == summary["verb"]
     assert manifest["config"]["loop"]["steps"] == summary["steps"] == 4
-    assert list(manifest["data"].values())[0], "the data's fingerprint"
+    assert next(iter(manifest["data"].values())), "the data's fingerprint"
     assert {"wall_s", "peak_mb", "last", "last_eval"} <= set(summary)
     assert "<html" in (run / "report.html").read_text(encoding="utf-8")
     assert (run / "final" / "model.safetensors").is_file()

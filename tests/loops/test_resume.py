@@ -1,0 +1,157 @@
+"""Exact resume: a run that crashed, was told to stop and lost a checkpoint ends bit for bit where the undisturbed one ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keel.cli import main
+from keel.loops.offline import OfflineTrainer
+from keel.loops.online import OnlineTrainer
+
+NAMES = ("sft", "reward", "dpo", "grpo", "ppo")
+MEASURED = ("time/", "mem/", "tokens_per_s")  # of the machine, not of the training
+
+Stage = Callable[..., dict[str, Any]]
+Finished = Callable[[str], Path]
+Rows = Callable[[Path], list[dict[str, Any]]]
+
+
+class Crash(BaseException):
+    """Ends the program where it is, as far as one process can stage it."""
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """``at_step(k, act)``: call ``act`` once the work of step k (0-based) is done and before anything is known of it."""
+
+    def arrange(k: int, act: Callable[[], None]) -> None:
+        for trainer in (OfflineTrainer, OnlineTrainer):
+            original = trainer.step
+
+            def step(self: Any, step: int, original: Callable[..., Mapping[str, float]] = original) -> Mapping[str, float]:
+                metrics = original(self, step)
+                if step == k:
+                    act()
+                return metrics
+
+            monkeypatch.setattr(trainer, "step", step)
+
+    return arrange
+
+
+def crash() -> None:
+    raise Crash
+
+
+def sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def trained(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics without what the clock says."""
+    return [{key: value for key, value in row.items() if not key.startswith(MEASURED)} for row in rows]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disturbed_run_ends_bit_for_bit_like_an_undisturbed_one(
+    name: str,
+    stage: Stage,
+    finished: Finished,
+    rows: Rows,
+    tmp_path: Path,
+    at_step: Callable[[int, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Crash in step 2 of 4 (before the first checkpoint counts it), SIGTERM in step 3, then to the end."""
+    run = tmp_path / name
+    with monkeypatch.context() as patch:
+        at_step(1, crash)
+        with pytest.raises(Crash):
+            stage(name, run)
+        patch.undo()
+    monkeypatch.undo()
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1], "the crashed step left nothing"
+    at_step(2, sigterm)
+    summary = stage(name, run)
+    monkeypatch.undo()
+    assert (summary["interrupted"], summary["step"]) == (True, 3)
+    assert not (run / "summary.json").exists()
+    assert not (run / "final").exists()
+    assert stage(name, run)["steps"] == 4
+
+    undisturbed = finished(name)
+    assert trained(rows(run / "metrics.jsonl")) == trained(rows(undisturbed / "metrics.jsonl"))
+    for weights in sorted(undisturbed.glob("*/*.safetensors")):
+        other = run / weights.relative_to(undisturbed)
+        assert other.read_bytes() == weights.read_bytes(), f"{other} differs"
+    kinds = [(row["kind"], row["step"]) for row in rows(run / "events.jsonl")]
+    assert ("resumed", 3) in kinds
+    assert ("interrupted", 3) in kinds
+
+
+def test_a_crash_after_a_checkpoint_repeats_the_steps_after_it(
+    stage: Stage,
+    finished: Finished,
+    rows: Rows,
+    tmp_path: Path,
+    at_step: Callable[[int, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps 3 and 4 had been logged, the checkpoint is of step 2: both stand once in the end."""
+    run = tmp_path / "sft"
+    at_step(3, crash)
+    with pytest.raises(Crash):
+        stage("sft", run)
+    monkeypatch.undo()
+    assert [row["step"] for row in rows(run / "metrics.jsonl")] == [0, 1, 2, 3]
+    stage("sft", run)
+    assert trained(rows(run / "metrics.jsonl")) == trained(rows(finished("sft") / "metrics.jsonl"))
+    assert same_model(run, finished("sft"))
+    samples = [(row["step"], row["prompt"]) for row in rows(run / "samples" / "training.jsonl")]
+    assert len(samples) == len(set(samples)), "a sample stands twice"
+
+
+def test_a_broken_checkpoint_is_passed_over(
+    stage: Stage,
+    finished: Finished,
+    tmp_path: Path,
+    at_step: Callable[[int, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+) -> None:
+    run = tmp_path / "dpo"
+    at_step(3, crash)
+    with pytest.raises(Crash):
+        stage("dpo", run, "settings.checkpoint.every=1")
+    monkeypatch.undo()
+    newest = run / "checkpoints" / "3" / "policy.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    stage("dpo", run, "settings.checkpoint.every=1")
+    assert "checkpoint of step 3" in caplog.text
+    assert "going back to the one of step 2" in caplog.text
+    assert same_model(run, finished("dpo"))
+
+
+def test_an_interrupted_command_exits_with_130(
+    root: Path,
+    finished: Finished,
+    tmp_path: Path,
+    at_step: Callable[[int, Callable[[], None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Any,
+) -> None:
+    monkeypatch.chdir(root)
+    at_step(0, sigterm)
+    command = ["reward", "recipes/tiny_reward.yaml", "loop.steps=4", f"run_dir={tmp_path}", "--json"]
+    assert main(command) == 130
+    assert '"interrupted": true' in capfd.readouterr().out.splitlines()[-1]
+
+
+def same_model(run: Path, other: Path) -> bool:
+    return (run / "final" / "model.safetensors").read_bytes() == (other / "final" / "model.safetensors").read_bytes()
