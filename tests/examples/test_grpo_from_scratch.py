@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -82,12 +82,19 @@ def _tiny() -> Loaded:
     return load_model(f"tiny:llama?seed={MODEL_SEED}", ModelOptions(precision="fp32", device="cpu"))
 
 
-@pytest.fixture(scope="module")
-def library_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with pytest.MonkeyPatch.context() as patch:  # verdicts of proofs neither come from the user's cache nor go there
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Verdicts of proofs neither come from the user's cache nor go there."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(prove, "_memory", {})
-        return _run_library()
+        yield
+
+
+@pytest.fixture(scope="module")
+def library_run() -> Run:
+    """Ten steps of the library's online loop with its local sampler and learner."""
+    return _run_library()
 
 
 def _run_library() -> Run:
