@@ -20,6 +20,7 @@ MEASURED = ("time/", "mem/", "tokens_per_s")  # of the machine, not of the train
 Stage = Callable[..., dict[str, Any]]
 Finished = Callable[[str], Path]
 Rows = Callable[[Path], list[dict[str, Any]]]
+AtStep = Callable[[int, Callable[[], None]], None]
 
 
 class Crash(BaseException):
@@ -27,7 +28,7 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
     """``at_step(k, act)``: call ``act`` once the work of step k (0-based) is done and before anything is known of it."""
 
     def arrange(k: int, act: Callable[[], None]) -> None:
@@ -65,7 +66,7 @@ def test_a_disturbed_run_ends_bit_for_bit_like_an_undisturbed_one(
     finished: Finished,
     rows: Rows,
     tmp_path: Path,
-    at_step: Callable[[int, Callable[[], None]], None],
+    at_step: AtStep,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Crash in step 2 of 4 (before the first checkpoint counts it), SIGTERM in step 3, then to the end."""
@@ -100,7 +101,7 @@ def test_a_crash_after_a_checkpoint_repeats_the_steps_after_it(
     finished: Finished,
     rows: Rows,
     tmp_path: Path,
-    at_step: Callable[[int, Callable[[], None]], None],
+    at_step: AtStep,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Steps 3 and 4 had been logged, the checkpoint is of step 2: both stand once in the end."""
@@ -121,7 +122,7 @@ def test_a_broken_checkpoint_is_passed_over(
     stage: Stage,
     finished: Finished,
     tmp_path: Path,
-    at_step: Callable[[int, Callable[[], None]], None],
+    at_step: AtStep,
     monkeypatch: pytest.MonkeyPatch,
     caplog: Any,
 ) -> None:
@@ -142,7 +143,7 @@ def test_an_interrupted_command_exits_with_130(
     root: Path,
     finished: Finished,
     tmp_path: Path,
-    at_step: Callable[[int, Callable[[], None]], None],
+    at_step: AtStep,
     monkeypatch: pytest.MonkeyPatch,
     capfd: Any,
 ) -> None:
