@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import TracebackType
 
 import torch
 
@@ -24,6 +25,9 @@ from keel.types import Encoded, Objective, PolicyVersion, Prompt, Sampler, Sampl
 
 log = logging.getLogger("keel")
 
+Check = Callable[[], str]  # what is wrong, or ""
+Run = Callable[[str, Check], None]  # runs one check by its name
+
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
 
 
@@ -33,8 +37,15 @@ class _Checks:
     def __init__(self, bus: EventBus, skip: Sequence[str]) -> None:
         self.bus, self.skip, self.passed, self.left_out = bus, set(skip), [], []
 
-    def run(self, name: str, check: Callable[[], str]) -> None:
-        """``check`` returns "" when all is well, else what is wrong."""
+    def __enter__(self) -> Run:
+        return self.run
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            text = "self-test passed: " + ", ".join(self.passed)
+            self.bus.emit("self_test", 0, text, passed=True, checks=self.passed, skipped=self.left_out)
+
+    def run(self, name: str, check: Check) -> None:
         if name in self.skip:
             self.left_out.append(name)
             log.warning("self-test: %s skipped by settings.skip_self_test", name)
@@ -47,9 +58,6 @@ class _Checks:
             )
         self.passed.append(name)
 
-    def done(self) -> None:
-        self.bus.emit("self_test", 0, "self-test passed: " + ", ".join(self.passed), passed=True, checks=self.passed, skipped=self.left_out)
-
 
 def tolerance(learner: LocalLearner) -> float:
     """Relative tolerance of equivalences in the learner's compute precision."""
@@ -58,24 +66,29 @@ def tolerance(learner: LocalLearner) -> float:
 
 def check_training(learner: LocalLearner, objective: Objective, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
     """What every training stage proves before its first step. Leaves the learner as it was."""
-    checks = _Checks(bus, skip)
+    with _Checks(bus, skip) as run:
+        training(run, learner, objective, units)
+
+
+def training(run: Run, learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> None:
+    """The checks of ``check_training``, by whichever runner."""
     by_size = sorted(units, key=lambda u: u.n_tokens)
     if "scores" not in objective.needs:
-        checks.run("loss-mask", lambda: _empty_masks(units))
-    checks.run("image-tokens", lambda: _image_tokens(learner, units))
-    checks.run("micro-batches", lambda: _micro_batches(learner, objective, by_size[: min(3, len(by_size))]))
-    with _gradients(learner, objective, by_size[-1:]):
-        checks.run("gradients", lambda: _missing_gradients(learner))
-        checks.passed.append("longest-batch")  # it went through forward and backward: it fits
-    checks.done()
+        run("loss-mask", lambda: _empty_masks(units))
+    run("image-tokens", lambda: _image_tokens(learner, units))
+    run("micro-batches", lambda: _micro_batches(learner, objective, by_size[:3]))
+    try:
+        run("longest-batch", lambda: _does_not_fit(learner, objective, by_size[-1]))
+        run("gradients", lambda: _missing_gradients(learner, objective, by_size[-1]))
+    finally:
+        learner.discard_gradients()
 
 
 def check_reference(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
     """At step 0 the policy is its reference: the KL between them is 0."""
-    checks = _Checks(bus, skip)
     few = sorted(units, key=lambda u: u.n_tokens)[:2]
-    checks.run("reference", lambda: _reference_differs(learner, few))
-    checks.done()
+    with _Checks(bus, skip) as run:
+        run("reference", lambda: _reference_differs(learner, few))
 
 
 def check_sampling(
@@ -88,49 +101,38 @@ def check_sampling(
 ) -> tuple[Unit, ...]:
     """The sampler draws from the very distribution that the trainer scores, refuses weights it was not told of, and shows new ones.
     Returns the sampled units, for further checks."""
-    checks = _Checks(bus, skip)
-    checks.run("weight-sync", lambda: _accepts_wrong_digest(learner, sampler))
+    with _Checks(bus, skip) as run:
+        return sampling(run, learner, sampler, prompts, params)
+
+
+def sampling(
+    run: Run, learner: LocalLearner, sampler: Sampler, prompts: Sequence[tuple[Prompt, Encoded]], params: SamplingParams
+) -> tuple[Unit, ...]:
+    """The checks of ``check_sampling``, by whichever runner."""
+    run("weight-sync", lambda: _accepts_wrong_digest(learner, sampler))
     sampler.load(PolicyVersion(0, learner.model.digest()))
     short = replace(params, max_tokens=min(8, params.max_tokens), min_tokens=0, stop=())
     requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0) for p, encoded in prompts[:2]]
     units = rollout_units(sample_groups(sampler, requests, {p.prompt_id: p for p, _ in prompts[:2]}))
-    if (
-        params.top_p == 1.0 and params.top_k == 0 and params.temperature > 0
-    ):  # otherwise the supports differ, and off-policy correction is due
-        checks.run("sampler", lambda: _sampler_differs(learner, units))
-    checks.run("ratio", lambda: _ratio_moves(learner, units))
-    checks.done()
+    if params.top_p == 1.0 and params.top_k == 0 and params.temperature > 0:  # else the supports differ, and that is corrected for
+        run("sampler", lambda: _sampler_differs(learner, units))
+    run("ratio", lambda: _ratio_moves(learner, units))
     return units
 
 
 def check_reward_reads(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
     """The reward model's score changes when the prompt, the answer or the image is swapped."""
-    checks = _Checks(bus, skip)
     first, second = _two_that_differ(units)
-    if second is not None:
-        checks.run(
-            "reward-reads-prompt",
-            lambda: _ignores(
-                learner,
-                first,
-                replace(first, prompt=replace(first.prompt, tokens_T=second.prompt.tokens_T, media=second.prompt.media)),
-                "prompt",
-            ),
-        )
-        checks.run("reward-reads-answer", lambda: _ignores(learner, first, replace(first, branches=second.branches[:1]), "answer"))
-    images = [u for u in units if u.prompt.media]
-    other = next(
-        (
-            u
-            for u in images
-            if images and u.prompt.media[0] != images[0].prompt.media[0] and len(u.prompt.media) == len(images[0].prompt.media)
-        ),
-        None,
-    )
-    if other is not None:
-        swapped = replace(images[0], prompt=replace(images[0].prompt, media=other.prompt.media))
-        checks.run("reward-reads-image", lambda: _ignores(learner, images[0], swapped, "image"))
-    checks.done()
+    pictured = [u for u in units if u.prompt.media]
+    other = next((u for u in pictured if _other_images(u, pictured[0])), None)
+    with _Checks(bus, skip) as run:
+        if second is not None:
+            prompt = replace(first.prompt, tokens_T=second.prompt.tokens_T, media=second.prompt.media)
+            run("reward-reads-prompt", lambda: _ignores(learner, first, replace(first, prompt=prompt), "prompt"))
+            run("reward-reads-answer", lambda: _ignores(learner, first, replace(first, branches=second.branches[:1]), "answer"))
+        if other is not None:
+            swapped = replace(pictured[0], prompt=replace(pictured[0].prompt, media=other.prompt.media))
+            run("reward-reads-image", lambda: _ignores(learner, pictured[0], swapped, "image"))
 
 
 # --------------------------------------------------------------------------------------------------------------------------------
@@ -171,16 +173,20 @@ def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[
     return f"the loss is {whole:.6g} in one batch and {split:.6g} in micro-batches of one" if apart > tolerance(learner) else ""
 
 
-@contextmanager
-def _gradients(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> Iterator[None]:
-    learner.forward_backward(units, objective)
+def _does_not_fit(learner: LocalLearner, objective: Objective, unit: Unit) -> str:
+    """The longest unit forward and backward. Its gradients stay, for the next check."""
     try:
-        yield
-    finally:
-        learner.discard_gradients()
+        learner.forward_backward([unit], objective)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error):
+            return f"the longest unit ({unit.unit_id}, {unit.n_tokens} tokens) does not fit in memory: {str(error).splitlines()[0]}"
+        raise
+    return ""
 
 
-def _missing_gradients(learner: LocalLearner) -> str:
+def _missing_gradients(learner: LocalLearner, objective: Objective, unit: Unit) -> str:
+    if all(p.grad is None for _, p in learner.model.trainable()):
+        learner.forward_backward([unit], objective)
     trained = dict(learner.model.trainable())
     missing = [name for name, p in trained.items() if p.grad is None]
     frozen = [name for name, p in learner.model.module.named_parameters() if not p.requires_grad and p.grad is not None]
@@ -220,10 +226,14 @@ def _sampler_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
 
 
 def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
-    """The trainer's log-probabilities of the same units, twice."""
-    first, second = learner.logprobs(units), learner.logprobs(units)
-    same = all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
-    return "" if same else "the same weights give different log-probabilities twice: the first ratio would not be 1"
+    """The trainer's log-probabilities of the same units, together and one by one: old ones and new ones need not be cut alike."""
+    whole = learner.logprobs(units)
+    with _inference_tokens(learner, 1):
+        split = learner.logprobs(units)
+    gap = max(float((a - b).abs().max()) for x, y in zip(whole, split, strict=True) for a, b in zip(x, y, strict=True))
+    if gap <= _absolute(learner):
+        return ""
+    return f"the same weights give log-probabilities {gap:.3g} nats apart when asked twice: the first ratio would not be 1"
 
 
 def _accepts_wrong_digest(learner: LocalLearner, sampler: Sampler) -> str:
@@ -243,6 +253,12 @@ def _accepts_wrong_digest(learner: LocalLearner, sampler: Sampler) -> str:
     finally:
         with torch.no_grad():
             parameter.copy_(kept)
+
+
+def _other_images(unit: Unit, than: Unit) -> bool:
+    """As many images, but not the same first one."""
+    mine, theirs = unit.prompt.media, than.prompt.media
+    return len(mine) == len(theirs) and mine[0] != theirs[0]
 
 
 def _two_that_differ(units: Sequence[Unit]) -> tuple[Unit, Unit | None]:
