@@ -1,7 +1,8 @@
 """Stages in order, one recipe. A stage takes what the stage before wrote; any of them can be replaced by the user's own file or model.
 
-In a pipeline recipe ``"@model"`` stands for the pipeline's base model and ``"@sft"``, ``"@preferences"``, ``"@reward"``, ``"@rl"``, ``"@prefer"`` for
-what that stage left behind (a model folder, a file of pairs). Each stage has a run directory of its own under ``stages/`` and resumes by itself.
+In a pipeline recipe ``"@model"`` stands for the pipeline's base model and ``"@sft"``, ``"@preferences"``, ``"@reward"``, ``"@rl"``,
+``"@prefer"`` for what that stage left behind (a model folder, a file of comparisons). Each stage has a run directory of its own under
+``stages/`` and resumes by itself.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from keel.stages.recipes import (
     PreferRecipe,
     RewardRecipe,
     RLRecipe,
-    SFTRecipe,
     Settings,
+    SFTRecipe,
 )
 from keel.stages.run import STAGE_FUNCTIONS, run_directory
 from keel.stages.session import show_recipe
@@ -47,12 +48,12 @@ SHARED = ("model_options", "render", "seed", "settings")  # what every stage inh
 class Stages(Section):
     """The stages, in this order. One that is left out is not run."""
 
-    sft: SFTRecipe | None = Field(None, description="Supervised fine-tuning.")
-    preferences: PreferencesRecipe | None = Field(None, description="Candidates and simulated annotators.")
-    reward: RewardRecipe | None = Field(None, description="The reward model.")
-    rl: RLRecipe | None = Field(None, description="Reinforcement learning.")
-    prefer: PreferRecipe | None = Field(None, description="Direct preference optimisation.")
-    evaluate: EvalRecipe | None = Field(None, description="Comparison of two models on held-out prompts.")
+    sft: SFTRecipe | None = Field(default=None, description="Supervised fine-tuning.")
+    preferences: PreferencesRecipe | None = Field(default=None, description="Candidates and simulated annotators.")
+    reward: RewardRecipe | None = Field(default=None, description="The reward model.")
+    rl: RLRecipe | None = Field(default=None, description="Reinforcement learning.")
+    prefer: PreferRecipe | None = Field(default=None, description="Direct preference optimisation.")
+    evaluate: EvalRecipe | None = Field(default=None, description="Comparison of two models on held-out prompts.")
 
     def items(self) -> list[tuple[str, ModelRecipe]]:
         """The stages that are there, by name, in order."""
@@ -63,14 +64,16 @@ class PipelineRecipe(Section):
     """`keel run`: a whole alignment, from a raw model to an evaluated one."""
 
     model: str = Field(description="The raw model: folder, Hugging Face id, *.gguf, package:PKG/FILE or tiny:ARCH.")
-    model_options: ModelOptions = Field(ModelOptions(), description="How models are loaded and computed; inherited by every stage.")
-    render: RenderConfig = Field(RenderConfig(), description="How messages become tokens; inherited by every stage.")
-    seed: int = Field(0, ge=0, description="Seed of everything that is drawn; inherited by every stage.")
-    seeds: list[int] = Field([], description="Run the whole pipeline once for each of these and pool the win rate.")
-    run_dir: str = Field("", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
-    settings: Settings = Field(Settings(), description="Threads, checkpoints, trackers, self-test, alarms; inherited by every stage.")
-    algorithm: AlgorithmConfig | None = Field(None, description="The RL stage's algorithm (short for stages.rl.algorithm).")
-    objective: ObjectiveConfig | None = Field(None, description="The prefer stage's objective (short for stages.prefer.objective).")
+    model_options: ModelOptions = Field(default=ModelOptions(), description="How models are loaded and computed; inherited by every stage.")
+    render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens; inherited by every stage.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn; inherited by every stage.")
+    seeds: list[int] = Field(default=[], description="Run the whole pipeline once for each of these and pool the win rate.")
+    run_dir: str = Field(default="", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
+    settings: Settings = Field(
+        default=Settings(), description="Threads, checkpoints, trackers, self-test, alarms; inherited by every stage."
+    )
+    algorithm: AlgorithmConfig | None = Field(default=None, description="The RL stage's algorithm (short for stages.rl.algorithm).")
+    objective: ObjectiveConfig | None = Field(default=None, description="The prefer stage's objective (short for stages.prefer.objective).")
     stages: Stages = Field(description="The stages and their own settings.")
 
     @model_validator(mode="before")
@@ -146,9 +149,11 @@ def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelR
     return type(stage).model_validate(resolved(dump(stage)))
 
 
-COMPARED = ("win_rate", "win_rate_reward_model", "win_rate_rules", "gain", "reward_before", "reward_after", "kl", "retention", "languages", "level") + (
-    "length_before", "length_after", "distinct_1_before", "distinct_1_after", "distinct_2_before", "distinct_2_after", "scores_before", "scores_after"
-)  # fmt: skip
+_SIDES = ("reward", "length", "distinct_1", "distinct_2", "scores")
+COMPARED = (
+    *("win_rate", "win_rate_reward_model", "win_rate_rules", "gain", "kl", "retention", "languages", "level"),
+    *(f"{name}_{side}" for name in _SIDES for side in ("before", "after")),
+)
 
 
 def _summary(root: Path, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -174,7 +179,9 @@ def _pool(root: Path, summaries: Mapping[int, Mapping[str, Any]], recipe: Pipeli
     config = evaluate.evaluate
     shares = []
     for seed in summaries:
-        rows = [PromptAnswers.from_row(r) for r in read_rows(root / f"seed-{seed}" / "stages" / "evaluate" / "samples" / "evaluation.jsonl")]
+        rows = [
+            PromptAnswers.from_row(r) for r in read_rows(root / f"seed-{seed}" / "stages" / "evaluate" / "samples" / "evaluation.jsonl")
+        ]
         shares.append(win_shares([r for r in rows if not config.languages or r.language in config.languages], GOLD))
     pooled = pooled_win_rate(shares, draws=config.draws, level=config.level, seed=config.seed).to_json()
     by_seed = {str(seed): summary.get("win_rate") for seed, summary in summaries.items()}
@@ -194,7 +201,11 @@ def _tell(summary: Mapping[str, Any]) -> None:
         text = "gold win rate of the aligned model over the SFT model: %.1f%% [%.1f, %.1f] on %d prompts"
         log.info("\n" + text, 100 * rate["mean"], 100 * rate["low"], 100 * rate["high"], rate["n"])
     if "reward_before" in summary:
-        log.info("reward model: %.3f -> %.3f (standardised; the gold utility is not part of any reward)", summary["reward_before"], summary["reward_after"])
+        log.info(
+            "reward model: %.3f -> %.3f (standardised; the gold utility is not part of any reward)",
+            summary["reward_before"],
+            summary["reward_after"],
+        )
     if "kl" in summary:
         log.info("KL to the SFT model: %.2f nats per answer", summary["kl"]["mean"])
     log.info("%.0f s in all; report: %s", summary["wall_total_s"], Path(summary["run_dir"]) / "report.html")

@@ -13,20 +13,28 @@ from keel.types import SamplingParams
 class EvaluateConfig(Section):
     """Evaluation of a model, alone or against a baseline, on held-out prompts."""
 
-    prompts: tuple[str, ...] = Field((), description="Files of held-out prompts, in any layout that training data may have.")
-    samples: int = Field(2, ge=1, description="Answers sampled for each prompt and model.")
-    max_tokens: int = Field(128, ge=1, description="Longest answer, in tokens.")
-    temperature: float = Field(0.7, ge=0, description="Sampling temperature of the evaluation; 0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the evaluation's sampling; 1 keeps everything.")
-    seed: int = Field(0, description="Seed of the evaluation's sampling and resampling; independent of the training seed.")
-    draws: int = Field(10_000, ge=100, description="Bootstrap resamples behind each interval.")
-    level: float = Field(0.95, gt=0, lt=1, description="Level of the intervals.")
-    languages: tuple[str, ...] = Field(("en",), description="Languages that are scored; others are sampled and shown only. Empty = all.")
-    shown: int = Field(6, ge=0, description="Prompts shown at every evaluation, always the same, and as many best, worst, random ones.")
-    gold: bool = Field(False, description="Score with the hidden utility of simulated annotators (the quickstart's shop assistant only).")
-    kl_prompts: int = Field(40, ge=0, description="Prompts whose answers give the KL between the two models; 0 = leave it out.")
-    retention_text: str = Field("", description="Text file unrelated to the training, for the perplexity before and after; empty = skip.")
-    retention_tokens: int = Field(2048, ge=2, description="Tokens of that text that are read.")
+    prompts: tuple[str, ...] = Field(default=(), description="Files of held-out prompts, in any layout that training data may have.")
+    samples: int = Field(default=2, ge=1, description="Answers sampled for each prompt and model.")
+    max_tokens: int = Field(default=128, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(default=0.7, ge=0, description="Sampling temperature of the evaluation; 0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus of the evaluation's sampling; 1 keeps everything.")
+    seed: int = Field(default=0, description="Seed of the evaluation's sampling and resampling; independent of the training seed.")
+    draws: int = Field(default=10_000, ge=100, description="Bootstrap resamples behind each interval.")
+    level: float = Field(default=0.95, gt=0, lt=1, description="Level of the intervals.")
+    languages: tuple[str, ...] = Field(
+        default=("en",), description="Languages that are scored; others are sampled and shown only. Empty = all."
+    )
+    shown: int = Field(
+        default=6, ge=0, description="Prompts shown at every evaluation, always the same, and as many best, worst, random ones."
+    )
+    gold: bool = Field(
+        default=False, description="Score with the hidden utility of simulated annotators (the quickstart's shop assistant only)."
+    )
+    kl_prompts: int = Field(default=40, ge=0, description="Prompts whose answers give the KL between the two models; 0 = leave it out.")
+    retention_text: str = Field(
+        default="", description="Text file unrelated to the training, for the perplexity before and after; empty = skip."
+    )
+    retention_tokens: int = Field(default=2048, ge=2, description="Tokens of that text that are read.")
 
     def sampling(self, stop_tokens: Sequence[int] = (), banned_tokens: Sequence[int] = ()) -> SamplingParams:
         """The evaluation's own sampling distribution; token ids come from the renderer."""

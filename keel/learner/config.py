@@ -13,22 +13,30 @@ class OptimConfig(Section):
     """Optimizer, learning rate and its schedule, clipping."""
 
     name: Literal["adamw", "adafactor", "adamw_8bit"] = Field(
-        "adamw", description="adamw; adafactor (little memory); adamw_8bit (needs bitsandbytes and a GPU)."
+        default="adamw", description="adamw; adafactor (little memory); adamw_8bit (needs bitsandbytes and a GPU)."
     )
-    lr: float = Field(1e-5, gt=0, description="Peak learning rate of a full fine-tuning.")
-    lora_lr_factor: float = Field(10.0, gt=0, description="With LoRA the learning rate is lr times this: adapters want about 10x.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
-    eps: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled decay of weight matrices; norms, biases and embeddings have none.")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the learning rate falls after the warm-up.")
-    warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of all steps in which the learning rate rises linearly from 0.")
-    warmup_steps: int | None = Field(None, ge=0, description="Steps of warm-up; replaces warmup_ratio when given.")
-    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="The schedule ends at lr times this.")
-    clip_norm: float | None = Field(1.0, gt=0, description="Gradients are scaled down to this global norm; null = no clipping.")
+    lr: float = Field(default=1e-5, gt=0, description="Peak learning rate of a full fine-tuning.")
+    lora_lr_factor: float = Field(default=10.0, gt=0, description="With LoRA the learning rate is lr times this: adapters want about 10x.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decay rates of Adam's two moments.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to Adam's denominator.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Decoupled decay of weight matrices; norms, biases and embeddings have none."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_ratio: float = Field(
+        default=0.03, ge=0, le=1, description="Share of all steps in which the learning rate rises linearly from 0."
+    )
+    warmup_steps: int | None = Field(default=None, ge=0, description="Steps of warm-up; replaces warmup_ratio when given.")
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1, description="The schedule ends at lr times this.")
+    clip_norm: float | None = Field(default=1.0, gt=0, description="Gradients are scaled down to this global norm; null = no clipping.")
 
 
 class BatchConfig(Section):
     """How many tokens go through the model at once. Results do not depend on it, memory does."""
 
-    microbatch_tokens: int = Field(4096, ge=1, description="Tokens of a forward and backward pass, shared prompts counted once.")
-    inference_tokens: int = Field(16384, ge=1, description="Tokens of a pass without gradients (log-probabilities, values, scores).")
+    microbatch_tokens: int = Field(default=4096, ge=1, description="Tokens of a forward and backward pass, shared prompts counted once.")
+    inference_tokens: int = Field(
+        default=16384, ge=1, description="Tokens of a pass without gradients (log-probabilities, values, scores)."
+    )

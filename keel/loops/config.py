@@ -13,17 +13,20 @@ from keel.watch.config import EarlyStopConfig
 class LoopConfig(Section):
     """How long to train, on how many units a step, and when to evaluate."""
 
-    epochs: float = Field(1.0, gt=0, description="Passes over the training units (or prompts). Ignored when `steps` is set.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps (iterations in RL). Overrides `epochs`.")
-    batch_size: int = Field(16, ge=1, description="Units (demonstrations, pairs, prompts) of one optimizer batch, before samples are drawn.")
-    last_batch: Literal["keep", "drop"] = Field("keep", description="What happens to the last, smaller batch of an epoch.")
-    group_by_length: bool = Field(False, description="Put units of similar length into one batch (order still random by seed).")
-    balance_by: str | None = Field(None, description="A key of the rows' extra columns: every value of it is drawn equally often.")
-    eval_every: int = Field(0, ge=0, description="Evaluate every N steps; 0 = only before the first and after the last step.")
-    eval_at_start: bool = Field(True, description="Evaluate before the first step (the step-0 baseline).")
-    probes: int = Field(4, ge=0, description="Held-out prompts that are answered at each evaluation, always the same ones.")
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the training units (or prompts). Ignored when `steps` is set.")
+    steps: int | None = Field(default=None, ge=1, description="Optimizer steps (iterations in RL). Overrides `epochs`.")
+    batch_size: int = Field(
+        default=16, ge=1, description="Units (demonstrations, pairs, prompts) of one optimizer batch, before samples are drawn."
+    )
+    last_batch: Literal["keep", "drop"] = Field(default="keep", description="What happens to the last, smaller batch of an epoch.")
+    group_by_length: bool = Field(default=False, description="Put units of similar length into one batch (order still random by seed).")
+    balance_by: str | None = Field(default=None, description="A key of the rows' extra columns: every value of it is drawn equally often.")
+    eval_every: int = Field(default=0, ge=0, description="Evaluate every N steps; 0 = only before the first and after the last step.")
+    eval_at_start: bool = Field(default=True, description="Evaluate before the first step (the step-0 baseline).")
+    probes: int = Field(default=4, ge=0, description="Held-out prompts that are answered at each evaluation, always the same ones.")
     best: EarlyStopConfig | None = Field(
-        None, description="Which evaluation is the best one, and when to stop for want of a better; empty = the stage's own metric, no early stop."
+        default=None,
+        description="Which evaluation is the best, and when to stop for want of a better; empty = the stage's own metric, no early stop.",
     )
 
     @model_validator(mode="after")

@@ -108,7 +108,8 @@ class Harness:
             self.bus.emit("interrupted", step, f"stopped at step {step}; start the same command again to go on")
         if stopped_early:
             best = self.selection.best
-            self.bus.emit("warning", step, f"stopped early at step {step}: nothing better than {best.value:.4g} of step {best.step}" if best else "")
+            why = f"nothing better than {best.value:.4g} of step {best.step}" if best else "nothing was ever better"
+            self.bus.emit("warning", step, f"stopped early at step {step}: {why}")
         wall = self.wall_before + time.perf_counter() - started
         return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, wall)
 
@@ -168,4 +169,6 @@ class Harness:
         return step > 0 and self.selection.update(step, metrics)
 
     def _tell(self, finding: Finding) -> None:
-        self.bus.emit("warning" if finding.level != "stop" else "verdict", finding.step, finding.text, rule=finding.rule, level=finding.level)
+        self.bus.emit(
+            "warning" if finding.level != "stop" else "verdict", finding.step, finding.text, rule=finding.rule, level=finding.level
+        )

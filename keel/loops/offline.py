@@ -53,7 +53,13 @@ class OfflineTrainer:
     def _units(self, step: int) -> list[Unit]:
         c = self.config
         return units_for_step(
-            self.train, step, c.batch_size, self.seed, drop_last=c.last_batch == "drop", by_length=c.group_by_length, balance_by=c.balance_by
+            self.train,
+            step,
+            c.batch_size,
+            self.seed,
+            drop_last=c.last_batch == "drop",
+            by_length=c.group_by_length,
+            balance_by=c.balance_by,
         )
 
     def evaluate(self, step: int) -> Mapping[str, float]:

@@ -25,8 +25,8 @@ from keel.types import (
     PolicyVersion,
     Prompt,
     Rollout,
-    SampleRequest,
     Sampler,
+    SampleRequest,
     SamplingParams,
     Unit,
     empty_group,
@@ -67,7 +67,9 @@ def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: 
 def with_signal(units: Sequence[Unit], name: str, tensors: BranchTensors) -> tuple[Unit, ...]:
     """Units whose branches carry ``tensors`` as signal ``name``."""
     return tuple(
-        replace(unit, branches=tuple(replace(b, signals={**b.signals, name: t}) for b, t in zip(unit.branches, branch_tensors, strict=True)))
+        replace(
+            unit, branches=tuple(replace(b, signals={**b.signals, name: t}) for b, t in zip(unit.branches, branch_tensors, strict=True))
+        )
         for unit, branch_tensors in zip(units, tensors, strict=True)
     )
 

@@ -12,19 +12,19 @@ from keel.config import Section
 class CheckpointConfig(Section):
     """When a checkpoint is written and how many are kept."""
 
-    every: int = Field(50, ge=1, description="Write a checkpoint every N steps, and after the last one.")
+    every: int = Field(default=50, ge=1, description="Write a checkpoint every N steps, and after the last one.")
     keep: int = Field(
-        3, ge=1, description="Keep the newest N; latest, best and good are always kept. From 2 on, a broken one can be replaced."
+        default=3, ge=1, description="Keep the newest N; latest, best and good are always kept. From 2 on, a broken one can be replaced."
     )
 
 
 class TrackingConfig(Section):
     """Where metrics go beside `metrics.jsonl`, which is always written."""
 
-    tensorboard: bool = Field(False, description="Write TensorBoard files into `tensorboard/` of the run directory.")
-    wandb: bool = Field(False, description="Send metrics to Weights & Biases.")
-    wandb_project: str = Field("keel", description="Project that the run appears in.")
+    tensorboard: bool = Field(default=False, description="Write TensorBoard files into `tensorboard/` of the run directory.")
+    wandb: bool = Field(default=False, description="Send metrics to Weights & Biases.")
+    wandb_project: str = Field(default="keel", description="Project that the run appears in.")
     wandb_mode: Literal["online", "offline"] = Field(
-        "online", description="`offline` writes into the run directory; send it later with `wandb sync`."
+        default="online", description="`offline` writes into the run directory; send it later with `wandb sync`."
     )
-    log_every: int = Field(10, ge=1, description="Without a terminal: print a line every N steps.")
+    log_every: int = Field(default=10, ge=1, description="Without a terminal: print a line every N steps.")

@@ -16,21 +16,8 @@ import torch
 import keel
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "datasets", "gguf", "bitsandbytes", "pydantic")
-_FLAGS = {
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "bf16",
-    "i8mm",
-    "sve",
-    "sve2",
-}
+_X86_FLAGS = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
+_FLAGS = _X86_FLAGS | {"asimd", "bf16", "i8mm", "sve", "sve2"}
 
 
 def environment() -> dict[str, Any]:

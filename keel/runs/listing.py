@@ -59,12 +59,16 @@ def _row(path: Path) -> RunRow:
     last = _last_row(path)
     status = "finished" if summary is not None else "running" if holder(path) is not None else "stopped"
     numbers = numbers_of(summary, last)
-    shown = {name: numbers[name] for name in _HEADLINE if name in numbers}
-    starts = manifest.get("starts") or [{}]
-    started = str(starts[0].get("at", ""))
-    headline = dict(list(shown.items())[:2])
+    headline = [(name, numbers[name]) for name in _HEADLINE if name in numbers][:2]
+    starts: list[dict[str, Any]] = manifest.get("starts", [])
     return RunRow(
-        path, str(manifest.get("verb", "?")), status, int(last.get("step", 0)), started, str(manifest.get("parent") or ""), headline
+        path=path,
+        verb=str(manifest.get("verb", "?")),
+        status=status,
+        step=int(last.get("step", 0)),
+        started=str(starts[0]["at"]) if starts else "",
+        parent=str(manifest.get("parent") or ""),
+        numbers=dict(headline),
     )
 
 

@@ -75,6 +75,7 @@ class JsonlSink:
             self._offset = size
         with self._metrics.open("rb+" if grows_last else "ab") as file:
             file.seek(self._offset)
+            file.truncate()
             file.write(logs.json_line(row))
         self._last = row
 
@@ -87,9 +88,7 @@ class TensorBoardSink:
 
     def __init__(self, run: RunDir) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise UserError(
-                "settings: tracking.tensorboard is on, but tensorboard is not installed", 'pip install "keel-align[tensorboard]"'
-            )
+            raise UserError("tracking.tensorboard is on, but tensorboard is not installed", 'pip install "keel-align[tensorboard]"')
         self._folder = str(run.path / "tensorboard")
         self._writer: Any = None
 
@@ -112,7 +111,7 @@ class WandbSink:
 
     def __init__(self, run: RunDir, project: str, mode: str) -> None:
         if importlib.util.find_spec("wandb") is None:
-            raise UserError("settings: tracking.wandb is on, but wandb is not installed", 'pip install "keel-align[wandb]"')
+            raise UserError("tracking.wandb is on, but wandb is not installed", 'pip install "keel-align[wandb]"')
         wandb: Any = importlib.import_module("wandb")
         first_start = run.manifest["starts"][0]["at"]
         self._run: Any = wandb.init(

@@ -22,8 +22,8 @@ class DataShowRecipe(Section):
     """Settings of `keel data show`, given as overrides."""
 
     data: DataConfig = Field(description="The data; its path is the command's argument.")
-    render: RenderConfig = Field(RenderConfig(), description="How messages become tokens.")
-    model_options: ModelOptions = Field(ModelOptions(), description="How the model is read.")
+    render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens.")
+    model_options: ModelOptions = Field(default=ModelOptions(), description="How the model is read.")
 
 
 def data_show(path: str, model: str, rows: int, overrides: Sequence[str]) -> dict[str, Any]:

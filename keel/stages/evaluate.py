@@ -25,6 +25,7 @@ from keel.feedback import gold
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.loops.online import sample_groups
+from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rollout.config import SamplerConfig
 from keel.rollout.local import LocalSampler
@@ -61,7 +62,7 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
         session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
         after, renderer = _side(recipe, recipe.model, data.prompts(), path)
         session.bus.emit("step", 2, metrics={"answers": float(sum(len(g.rollouts) for g in after.groups))})
-        rows = score(recipe, before.groups, after.groups, renderer)
+        rows = score(recipe, before.groups, after.groups, after.inference.model, renderer)
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
         summary: dict[str, Any] = {"kl": sequence_kl(after, before, config.kl_prompts)} if config.kl_prompts else {}
         if before.retained is not None and after.retained is not None:
@@ -84,7 +85,7 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], path: Path) 
     return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches)), renderer
 
 
-def answer(model: Any, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], config: EvaluateConfig) -> tuple[Group, ...]:
+def answer(model: Model, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], config: EvaluateConfig) -> tuple[Group, ...]:
     """``config.samples`` answers to every prompt, in the evaluation's own distribution."""
     sampler = LocalSampler(model, renderer.decode, SamplerConfig(max_rows=ROWS))
     params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
@@ -108,13 +109,13 @@ def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
         if left <= 0:
             break
     if not units:
-        raise DataError(f"{config.retention_text}: no text in it", "give a file of {\"text\": ...} rows")
+        raise DataError(f"{config.retention_text}: no text in it", 'give a file of {"text": ...} rows')
     return units
 
 
 def sequence_kl(after: Side, before: Side, n_prompts: int) -> dict[str, float]:
-    """KL(after || before) in nats per sequence and per token, estimated (k1) on answers that ``after`` sampled, both sides at the evaluation's
-    temperature, for the first ``n_prompts`` prompts."""
+    """KL(after || before) in nats per sequence and per token, estimated (k1) on answers that ``after`` sampled, both sides at the
+    evaluation's temperature, for the first ``n_prompts`` prompts."""
     units = rollout_units(after.groups)[:n_prompts]
     ratios = [
         (float((new - old).sum()), len(new))
@@ -125,12 +126,10 @@ def sequence_kl(after: Side, before: Side, n_prompts: int) -> dict[str, float]:
     return {"mean": total / len(ratios), "per_token": total / tokens, "n": len(ratios)}
 
 
-def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], renderer: Renderer) -> list[PromptAnswers]:
+def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], model: Model, renderer: Renderer) -> list[PromptAnswers]:
     """Both sides' answers with the scores of gold, reward model and rules."""
-    sources = [reward.source for reward in rewards_of(recipe.rewards, recipe, renderer)]
-    scores = {
-        (side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources
-    }
+    sources = [reward.source for reward in rewards_of(recipe.rewards, recipe, model, renderer)]
+    scores = {(side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources}
     model_name = next((r.name for r in recipe.rewards if r.type == "model"), None)
 
     def answers(side: str, k: int, group: Group) -> tuple[Answer, ...]:

@@ -41,13 +41,19 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
         comparisons = _compare(recipe, {i: p for i, (p, _) in prompts.items()}, candidates)
         if not comparisons:
-            raise DataError("no prompt got two different answers: nothing can be compared", "sample hotter or more (preferences.temperatures)")
+            raise DataError(
+                "no prompt got two different answers: nothing can be compared", "sample hotter or more (preferences.temperatures)"
+            )
         (path / FILE).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
         append(path / FILE, comparisons)
         _show(session.run, candidates, prompts)
         found = agreement(comparisons)
         agreed = {**asdict(found), "krippendorff_alpha": found.alpha_ordinal}
-        counts = {"prompts": len(prompts), "answers": sum(len(r) for r in rollouts.values()), "candidates": sum(map(len, candidates.values()))}
+        counts = {
+            "prompts": len(prompts),
+            "answers": sum(len(r) for r in rollouts.values()),
+            "candidates": sum(map(len, candidates.values())),
+        }
         return session.finish({**counts, "comparisons": len(comparisons), "agreement": agreed, "file": str(path / FILE)})
 
 
@@ -84,7 +90,9 @@ def _candidates(rollouts: Mapping[str, list[tuple[float, Rollout]]], recipe: Pre
         origin = {"model": recipe.model, "temperature": temperature, "sample": r.sample, "finish_reason": r.finish_reason}
         return make_candidate(prompt_id, r.text, origin)
 
-    return {i: [one(i, temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))] for i, found in rollouts.items()}
+    return {
+        i: [one(i, temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))] for i, found in rollouts.items()
+    }
 
 
 def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidates: Mapping[str, Sequence[Candidate]]) -> tuple[Any, ...]:
@@ -101,5 +109,9 @@ def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidate
 def _show(run: RunDir, candidates: Mapping[str, Sequence[Candidate]], prompts: Mapping[str, tuple[Prompt, Encoded]]) -> None:
     """A few prompts with their candidates, for the report."""
     shown = sorted(candidates, key=lambda i: stable_hash("show", i))[:8]
-    rows = [{"step": 0, "prompt": prompts[i][0].last_user_text, "text": c.text, "why": "candidate", **c.origin} for i in shown for c in candidates[i]]
+    rows = [
+        {"step": 0, "prompt": prompts[i][0].last_user_text, "text": c.text, "why": "candidate", **c.origin}
+        for i in shown
+        for c in candidates[i]
+    ]
     run.write_sample(0, rows)

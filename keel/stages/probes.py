@@ -27,7 +27,9 @@ class SampleProbe:
     def __call__(self, step: int) -> None:
         if self.sampler is None:
             return
-        params = SamplingParams(PROBE_TOKENS, temperature=0.7, stop_tokens=self.renderer.stop_tokens, banned_tokens=self.renderer.banned_tokens)
+        params = SamplingParams(
+            PROBE_TOKENS, temperature=0.7, stop_tokens=self.renderer.stop_tokens, banned_tokens=self.renderer.banned_tokens
+        )
         self.sampler.submit([SampleRequest(p.prompt_id, encoded, 1, params, PROBE_SEED) for p, encoded in self.prompts])
         asked = {p.prompt_id: p for p, _ in self.prompts}
         for rollout in self.sampler.collect():

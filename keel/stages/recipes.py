@@ -24,34 +24,40 @@ from keel.watch.config import WatchConfig
 class Settings(Section):
     """How a run behaves as a program: threads, checkpoints, trackers, the self-test, alarms."""
 
-    threads: int | None = Field(None, ge=1, description="CPU threads; empty = what torch chooses. Part of what makes a resume exact.")
-    deterministic: bool = Field(True, description="Ask torch for deterministic algorithms (on CPU they are anyway).")
-    skip_self_test: list[str] = Field([], description="Names of self-test checks to skip; the message of a failed check names it.")
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="When to save and what to keep.")
-    tracking: TrackingConfig = Field(TrackingConfig(), description="Where metrics go beside the run directory.")
-    watch: WatchConfig = Field(WatchConfig(), description="Limits on metrics that warn or stop.")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; empty = what torch chooses. Part of what makes a resume exact."
+    )
+    deterministic: bool = Field(default=True, description="Ask torch for deterministic algorithms (on CPU they are anyway).")
+    skip_self_test: list[str] = Field(default=[], description="Names of self-test checks to skip; the message of a failed check names it.")
+    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="When to save and what to keep.")
+    tracking: TrackingConfig = Field(default=TrackingConfig(), description="Where metrics go beside the run directory.")
+    watch: WatchConfig = Field(default=WatchConfig(), description="Limits on metrics that warn or stop.")
 
 
 class ModelRecipe(Section):
     """What every verb shares: the model, how text becomes tokens, where the run lives."""
 
     model: str = Field(description="Folder, Hugging Face id, *.gguf file, package:PKG/FILE (a file in an installed package) or tiny:ARCH.")
-    model_options: ModelOptions = Field(ModelOptions(), description="How the model is loaded and computed.")
-    render: RenderConfig = Field(RenderConfig(), description="How messages become tokens and which tokens are trained.")
-    seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
-    run_dir: str = Field("", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
-    settings: Settings = Field(Settings(), description="Threads, checkpoints, trackers, self-test, alarms.")
+    model_options: ModelOptions = Field(default=ModelOptions(), description="How the model is loaded and computed.")
+    render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens and which tokens are trained.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn.")
+    run_dir: str = Field(default="", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
+    settings: Settings = Field(default=Settings(), description="Threads, checkpoints, trackers, self-test, alarms.")
 
 
 class TrainRecipe(ModelRecipe):
     """What every training verb shares."""
 
-    lora: LoraConfig | None = Field(None, description="Train adapters of this shape instead of all weights; empty = full fine-tuning.")
-    optim: OptimConfig = Field(OptimConfig(), description="Optimizer, learning rate, schedule.")
-    batch: BatchConfig = Field(BatchConfig(), description="How an optimizer batch is cut into micro-batches.")
-    loop: LoopConfig = Field(LoopConfig(), description="How long, how much at once, when to evaluate.")
+    lora: LoraConfig | None = Field(
+        default=None, description="Train adapters of this shape instead of all weights; empty = full fine-tuning."
+    )
+    optim: OptimConfig = Field(default=OptimConfig(), description="Optimizer, learning rate, schedule.")
+    batch: BatchConfig = Field(default=BatchConfig(), description="How an optimizer batch is cut into micro-batches.")
+    loop: LoopConfig = Field(default=LoopConfig(), description="How long, how much at once, when to evaluate.")
     data: DataConfig = Field(description="Training data.")
-    held_out: DataConfig | float = Field(0.1, description="Held-out data: a data section, or the share of prompts to hold out of `data`.")
+    held_out: DataConfig | float = Field(
+        default=0.1, description="Held-out data: a data section, or the share of prompts to hold out of `data`."
+    )
 
 
 class SFTRecipe(TrainRecipe):
@@ -61,27 +67,29 @@ class SFTRecipe(TrainRecipe):
 class RewardRecipe(TrainRecipe):
     """`keel reward`: a scalar reward model from preferences (Bradley-Terry)."""
 
-    centring: float = Field(0.0, ge=0, description="Coefficient of (score of the winner + score of the loser) squared, which keeps scores near 0.")
+    centring: float = Field(
+        default=0.0, ge=0, description="Coefficient of (score of the winner + score of the loser) squared, which keeps scores near 0."
+    )
 
 
 class PreferRecipe(TrainRecipe):
     """`keel prefer`: direct preference optimisation."""
 
-    objective: ObjectiveConfig = Field(ObjectiveConfig(), description="Which loss, and its numbers.")
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="Which loss, and its numbers.")
 
 
 class RLRecipe(TrainRecipe):
     """`keel rl`: sample, reward, improve."""
 
-    algorithm: AlgorithmConfig = Field(AlgorithmConfig(), description="Which algorithm, and its numbers.")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="The distribution that rollouts are drawn from.")
-    sampler: SamplerConfig = Field(SamplerConfig(), description="How the sampler packs its work.")
-    samples: int = Field(8, ge=1, description="Rollouts a prompt (G).")
+    algorithm: AlgorithmConfig = Field(default=AlgorithmConfig(), description="Which algorithm, and its numbers.")
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="The distribution that rollouts are drawn from.")
+    sampler: SamplerConfig = Field(default=SamplerConfig(), description="How the sampler packs its work.")
+    samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
     rewards: list[RewardConfig] = Field(description="Named rewards and their weights.")
-    critic_model: str = Field("", description="What PPO's critic starts from; empty = the policy's own starting weights.")
-    critic_optim: OptimConfig = Field(OptimConfig(lr=2e-5), description="The critic's optimizer.")
+    critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
+    critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")
     on_reward_failure: Literal["drop_sample", "stop"] = Field(
-        "drop_sample", description="A reward that fails: leave the sample out of its group's statistics, or stop the run."
+        default="drop_sample", description="A reward that fails: leave the sample out of its group's statistics, or stop the run."
     )
 
     @model_validator(mode="after")
@@ -95,7 +103,7 @@ class EvalRecipe(ModelRecipe):
 
     baseline: str = Field(description="The model to compare against (as `model`).")
     evaluate: EvaluateConfig = Field(description="Prompts, samples, sampling, bootstrap.")
-    rewards: list[RewardConfig] = Field([], description="Scorers, reported side by side.")
+    rewards: list[RewardConfig] = Field(default=[], description="Scorers, reported side by side.")
 
 
 class PreferencesRecipe(ModelRecipe):
@@ -103,7 +111,9 @@ class PreferencesRecipe(ModelRecipe):
 
     data: DataConfig = Field(description="Prompts.")
     preferences: PreferencesConfig = Field(description="How many answers, at which temperatures, by how many annotators.")
-    sampling: SamplingConfig = Field(SamplingConfig(), description="Sampling of the candidates; temperatures come from `preferences`.")
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="Sampling of the candidates; temperatures come from `preferences`."
+    )
 
 
 RECIPES: dict[str, type[ModelRecipe]] = {

@@ -13,6 +13,7 @@ from keel.errors import ModelError
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models.loading import load_model
+from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.build import build_rewards
 from keel.rewards.compose import Reward
@@ -30,14 +31,16 @@ def write_scale(folder: Path, scale: dict[str, float]) -> None:
     (folder / SCALE_FILE).write_text(json.dumps({"schema": 1, **scale}), encoding="utf-8")
 
 
-def rewards_of(configs: Sequence[RewardConfig], recipe: ModelRecipe, renderer: Renderer, fit: Fit | None = None) -> tuple[Reward, ...]:
+def rewards_of(
+    configs: Sequence[RewardConfig], recipe: ModelRecipe, policy: Model, renderer: Renderer, fit: Fit | None = None
+) -> tuple[Reward, ...]:
     """The named rewards with their weights. A reward model's scale is the recipe's, else the one stored with it, else ``fit``'s (scores of
     the starting policy's answers), else none at all."""
 
     def load_reward_model(config: ModelReward) -> ModelSource:
         loaded = load_model(config.path, recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
         _same_tokens(loaded.tokenizer, renderer.tokenizer, config)
-        loaded.model.media = renderer.images.media if renderer.images is not None else loaded.model.media
+        loaded.model.media = policy.media  # the images are read once
         inference = LocalInference(loaded.model, BatchConfig())
         return ModelSource(config.name, inference.scores, _standardiser(config, inference.scores, fit))
 
@@ -64,6 +67,6 @@ def _same_tokens(theirs: Any, ours: Any, config: ModelReward) -> None:
     """Sampled ids are scored as they are, so both models must mean the same by them."""
     if theirs.get_vocab() != ours.get_vocab():
         raise ModelError(
-            f"reward model {config.path} (reward '{config.name}') has another tokenizer than the policy: sampled ids would mean other words",
+            f"reward model {config.path} (reward '{config.name}') has another tokenizer than the policy: ids would mean other words",
             "use a reward model trained from the same model family",
         )

@@ -12,8 +12,8 @@ from keel.advantages.measures import group_metrics
 from keel.algorithms import Algorithm, resolve
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
-from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
 from keel.loops.offline import total_steps
+from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
 from keel.render.renderer import Renderer
 from keel.rewards.compose import Reward, apply_rewards
 from keel.rewards.model import Scorer, units_of
@@ -46,7 +46,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         reference = _reference(policy, algorithm)
-        rewards = rewards_of(recipe.rewards, recipe, renderer, _fit(sampler, prompts, params, recipe))
+        rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe))
         actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates))
         _self_test(recipe, algorithm, actors, prompts, params, session.bus)
         held = encode(held_out.prompts(), renderer, path) if held_out is not None else {}
@@ -111,9 +111,9 @@ def _self_test(recipe: RLRecipe, algorithm: Algorithm, actors: Actors, prompts: 
 
 
 def _ready(unit: Unit) -> Unit:
-    """A sampled unit with advantages that make a gradient: 1 for the first branch, -1 for the others."""
-    ones = [b.trained_T.float() * (1.0 if i == 0 else -1.0) for i, b in enumerate(unit.branches)]
-    return with_signal([unit], "advantages", [tuple(ones)])[0]
+    """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others."""
+    advantages = [b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches)]
+    return with_signal([unit], "advantages", [tuple(advantages)])[0]
 
 
 def _evaluator(
@@ -127,7 +127,7 @@ def _evaluator(
         requests = [SampleRequest(i, encoded, 1, params, EVAL_SEED) for i, (_, encoded) in prompts.items()]
         groups = actors.reward(sample_groups(actors.sampler, requests, {i: p for i, (p, _) in prompts.items()}))
         order = sorted(range(len(groups)), key=lambda k: float(groups[k].rewards_G[0]))
-        chosen = {**{k: "fixed" for k in range(min(recipe.loop.probes, len(groups)))}, order[0]: "worst", order[-1]: "best"}
+        chosen = {**dict.fromkeys(range(min(recipe.loop.probes, len(groups))), "fixed"), order[0]: "worst", order[-1]: "best"}
         rows = [
             {
                 "step": step,

@@ -54,7 +54,12 @@ class Session:
         whole["wall_s"] = round(result.wall_s if result is not None else time.perf_counter() - self.started, 2)
         whole["peak_mb"] = round(peak_mb(), 1)
         if result is not None:
-            whole |= {"steps": result.step, "stopped_early": result.stopped_early, "last": dict(result.last), "last_eval": dict(result.last_eval)}
+            whole |= {
+                "steps": result.step,
+                "stopped_early": result.stopped_early,
+                "last": dict(result.last),
+                "last_eval": dict(result.last_eval),
+            }
         self.bus.emit("run_finished", result.step if result is not None else 0)
         self.run.finish(whole)
         write_report(self.run.path / "report.html", collect(self.run.path))
@@ -81,7 +86,9 @@ def set_machine(recipe: ModelRecipe) -> None:
     torch.use_deterministic_algorithms(recipe.settings.deterministic, warn_only=True)
 
 
-def load(recipe: ModelRecipe, heads: frozenset[HeadName] = frozenset(), lora: LoraConfig | None = None, spec: str = "") -> tuple[Loaded, Renderer]:
+def load(
+    recipe: ModelRecipe, heads: frozenset[HeadName] = frozenset(), lora: LoraConfig | None = None, spec: str = ""
+) -> tuple[Loaded, Renderer]:
     """The recipe's model (or ``spec``) and the renderer that belongs to it."""
     loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed)
     renderer = Renderer(loaded.tokenizer, loaded.processor, recipe.render, loaded.model.media, loaded.model.module.generation_config)
@@ -91,7 +98,16 @@ def load(recipe: ModelRecipe, heads: frozenset[HeadName] = frozenset(), lora: Lo
 def train(session: Session, trainer: Trainer, recipe: TrainRecipe, best: EarlyStopConfig) -> TrainResult:
     """Run the loop of a training stage."""
     checkpoint = recipe.settings.checkpoint
-    harness = Harness(trainer, session.run, session.run.checkpoints(checkpoint.keep), session.bus, recipe.loop, recipe.settings.watch, checkpoint.every, best)
+    harness = Harness(
+        trainer,
+        session.run,
+        session.run.checkpoints(checkpoint.keep),
+        session.bus,
+        recipe.loop,
+        recipe.settings.watch,
+        checkpoint.every,
+        best,
+    )
     return harness.train()
 
 

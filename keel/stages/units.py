@@ -31,7 +31,7 @@ class Prepared:
 def datasets(data: DataConfig, held_out: DataConfig | float, seed: int) -> tuple[Dataset, Dataset | None]:
     """Training and held-out data. No prompt is on both sides: held-out prompts that also stand in the training data leave the latter."""
     whole = load_data(data, seed)
-    if isinstance(held_out, float):
+    if not isinstance(held_out, DataConfig):
         return whole.split_by_prompt(held_out, seed) if held_out > 0 else (whole, None)
     other = load_data(held_out, seed)
     return whole.without_prompts(other), other

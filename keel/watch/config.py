@@ -18,24 +18,26 @@ class Rule(Section):
     name: str = Field(description="Short name, shown with the message; a rule of the same name replaces a default one.")
     metric: str = Field(description="Metric name, or a pattern: `rewards/*/std`. A metric that is not reported is not judged.")
     compare: Compare = Field(description="Comparison that must hold: >, >=, <, <=, ==, or non-finite (NaN or infinite).")
-    threshold: float = Field(0.0, description="Right side of the comparison; not read by non-finite.")
-    for_steps: int = Field(1, ge=1, description="Steps in a row before the rule speaks.")
-    level: Level = Field("warning", description="info, warning, or stop: end the run after this step.")
-    message: str = Field("", description="What it means and what to do about it.")
+    threshold: float = Field(default=0.0, description="Right side of the comparison; not read by non-finite.")
+    for_steps: int = Field(default=1, ge=1, description="Steps in a row before the rule speaks.")
+    level: Level = Field(default="warning", description="info, warning, or stop: end the run after this step.")
+    message: str = Field(default="", description="What it means and what to do about it.")
 
 
 class WatchConfig(Section):
     """Rules that are checked after every step."""
 
-    defaults: bool = Field(True, description="Start from the default rules; false leaves only `rules`.")
-    max_kl: float = Field(10.0, gt=0, description="Default rules stop the run when the KL to the reference stays above this.")
-    rules: tuple[Rule, ...] = Field((), description="Your own rules; one with the name of a default rule replaces it.")
+    defaults: bool = Field(default=True, description="Start from the default rules; false leaves only `rules`.")
+    max_kl: float = Field(default=10.0, gt=0, description="Default rules stop the run when the KL to the reference stays above this.")
+    rules: tuple[Rule, ...] = Field(default=(), description="Your own rules; one with the name of a default rule replaces it.")
 
 
 class EarlyStopConfig(Section):
     """End a stage when a validation metric no longer improves."""
 
-    metric: str = Field("eval/loss", description="Metric of the evaluation that is watched; also decides which checkpoint is the best.")
-    mode: Literal["min", "max"] = Field("min", description="Whether lower or higher is better.")
-    patience: int = Field(0, ge=0, description="Evaluations without improvement before the stage ends; 0 = never end early.")
-    min_change: float = Field(0.0, ge=0, description="Smaller improvements than this count as none.")
+    metric: str = Field(
+        default="eval/loss", description="Metric of the evaluation that is watched; also decides which checkpoint is the best."
+    )
+    mode: Literal["min", "max"] = Field(default="min", description="Whether lower or higher is better.")
+    patience: int = Field(default=0, ge=0, description="Evaluations without improvement before the stage ends; 0 = never end early.")
+    min_change: float = Field(default=0.0, ge=0, description="Smaller improvements than this count as none.")

@@ -1,0 +1,177 @@
+"""`keel doctor`: what this machine is, and whether a model computes on it what it should. The self-test that runs before training, and
+checks that cost more: all of them on made-up data, each with its verdict and its time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from keel.config import Section, load
+from keel.errors import SelfTestError
+from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.inference import LocalInference
+from keel.learner.local import LocalLearner
+from keel.loops.harness import peak_mb
+from keel.loops.online import sample_groups, with_signal
+from keel.models import prove
+from keel.models.config import ModelOptions
+from keel.models.loading import Loaded, compute_dtype, load_model
+from keel.objectives.supervised import SupervisedObjective
+from keel.render.config import RenderConfig
+from keel.render.renderer import Refusal, Renderer
+from keel.rollout import prove as prove_sampling
+from keel.rollout.local import LocalSampler
+from keel.runs.checkpoints import Checkpoints
+from keel.runs.environment import environment
+from keel.selftest import Check, reference_differs, sampling, training
+from keel.types import Demonstration, Encoded, Message, Prompt, SampleRequest, SamplingParams, Unit
+
+LONGEST = 512  # tokens of the unit that stands for the worst length
+GREEDY_TOKENS = 16
+_TALK = (
+    ("Does the tent keep the rain out?", "Yes. It is tight up to a water column of 3000 mm."),
+    ("How do I wash a down jacket?", "Cold, with a mild soap, and dry it slowly."),
+    ("你好,请问有雨衣吗?", "有的,红色和蓝色。"),
+    ("Which rope for climbing?", "A dynamic one."),
+)
+
+
+class DoctorRecipe(Section):
+    """Settings of `keel doctor`, given as overrides."""
+
+    model_options: ModelOptions = Field(ModelOptions(), description="How the model is loaded and computed.")
+    render: RenderConfig = Field(RenderConfig(), description="How messages become tokens.")
+    seed: int = Field(0, ge=0, description="Seed of a tiny model and of what is sampled.")
+    longest: int = Field(LONGEST, ge=8, description="Tokens of the longest unit that goes through a training step.")
+
+
+@dataclass(slots=True)
+class Bench:
+    """Runs checks one after the other and keeps every verdict; a check that raises has failed."""
+
+    console: Console
+    rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def run(self, name: str, check: Check) -> None:
+        started = time.perf_counter()
+        try:
+            wrong = check()
+        except Exception as error:  # whatever breaks is the finding
+            wrong = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - started
+        self.rows.append({"check": name, "passed": not wrong, "seconds": round(seconds, 3), "wrong": wrong})
+        verdict = "[red]FAILED[/red]" if wrong else "[green]passed[/green]"
+        self.console.print(f"  {verdict}  {name:<14} {seconds:6.2f} s", highlight=False)
+        if wrong:
+            self.console.print(f"          {wrong}", style="red", markup=False)
+
+
+def doctor(model: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Print machine and versions, then run every check on ``model``. Returns the summary; raises SelfTestError when a check failed."""
+    recipe = load(DoctorRecipe, None, overrides)
+    console = Console(stderr=True)
+    machine = describe_machine(recipe.model_options)
+    print_machine(machine, console)
+    started = time.perf_counter()
+    loaded = load_model(model, recipe.model_options, seed=recipe.seed)
+    console.print(f"\n{model}: loaded in {time.perf_counter() - started:.1f} s, computes in {loaded.model.compute_dtype}", highlight=False)
+    bench = Bench(console)
+    examine(bench, loaded, recipe)
+    failed = [row["check"] for row in bench.rows if not row["passed"]]
+    if failed:
+        raise SelfTestError(f"doctor: {', '.join(failed)} failed for '{model}' on this machine")
+    return {"model": model, "machine": machine, "checks": bench.rows, "peak_mb": round(peak_mb(), 1)}
+
+
+# ------------------------------------------------------------------------------------------------------------------------- machine
+
+
+def describe_machine(options: ModelOptions) -> dict[str, Any]:
+    """Processor, memory, threads, what bf16 costs, GPU, versions."""
+    known = environment()
+    return {
+        "processor": known["processor"]["model"],
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": _memory_gb(),
+        "bf16_in_hardware": compute_dtype(ModelOptions(device=options.device)) == torch.bfloat16,
+        "gpu": known["device"] if known["device"] != "cpu" else "none",
+        "python": known["python"],
+        **known["packages"],
+    }
+
+
+def print_machine(machine: dict[str, Any], console: Console) -> None:
+    """The machine as a table of two columns."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in machine.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_gb() -> float | None:
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- checks
+
+
+def examine(bench: Bench, loaded: Loaded, recipe: DoctorRecipe) -> None:
+    """Every check, in the order in which one builds on the other."""
+    model = loaded.model
+    renderer = Renderer(loaded.tokenizer, loaded.processor, recipe.render, model.media, model.module.generation_config)
+    units, prompts = made_up(renderer)
+    learner = LocalLearner(model, OptimConfig(warmup_steps=0, schedule="constant"), BatchConfig(), 10, recipe.seed)
+    bench.run("packed-rows", lambda: _slow(model.packed, "packed rows do not give this model's own hidden states"))
+    bench.run("decoding", lambda: _slow(prove_sampling.prove_decode(model), "the fast decoder does not give this model's own logits"))
+    training(bench.run, learner, SupervisedObjective(), (*units, _longest(units[0], recipe.longest)))
+    sampler = LocalSampler(model, renderer.decode)
+    params = SamplingParams(16, stop_tokens=renderer.stop_tokens, banned_tokens=renderer.banned_tokens)
+    sampled = sampling(bench.run, learner, sampler, prompts, params)
+    bench.run("reference", lambda: _reference(learner, sampled))
+    bench.run("greedy", lambda: _differs_from_generate(loaded, sampler, prompts, renderer))
+    bench.run("resume", lambda: _resume_differs(learner, units))
+
+
+def made_up(renderer: Renderer) -> tuple[list[Unit], list[tuple[Prompt, Encoded]]]:
+    """A few demonstrations as units, and their prompts. Raises SelfTestError when the renderer refuses one."""
+    units: list[Unit] = []
+    prompts: list[tuple[Prompt, Encoded]] = []
+    for i, (question, answer) in enumerate(_TALK):
+        prompt = Prompt(f"made-up-{i}", (Message("user", question),), source_id="doctor")
+        unit = renderer.unit(Demonstration(prompt.prompt_id, prompt, (Message("assistant", answer),)))
+        if isinstance(unit, Refusal):
+            raise SelfTestError(f"a plain conversation cannot be rendered: {unit.reason}", "see render.* settings, or the model's chat template")
+        units.append(unit)
+        prompts.append((prompt, renderer.prompt(prompt)))
+    return units, prompts
+
+
+def _longest(unit: Unit, tokens: int) -> Unit:
+    """The unit's answer over and over, until it has ``tokens`` tokens."""
+    branch = unit.branches[0]
+    times = -(-tokens // len(branch))
+    long = replace(branch, tokens_T=branch.tokens_T.repeat(times)[:tokens], trained_T=branch.trained_T.repeat(times)[:tokens])
+    return replace(unit, unit_id="longest", branches=(long,))
+
+
+def _slow(fast: bool, why: str) -> str:
+    """A fast path that is not exact is not taken, so this is told but is no failure of training: it costs time."""
+    return "" if fast else f"{why}; the plain path is taken, which is slower"
