@@ -3,10 +3,11 @@ checks that cost more: all of them on made-up data, each with its verdict and it
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from transformers import GenerationConfig
 
 from keel.config import Section, load
 from keel.errors import SelfTestError
@@ -23,21 +25,20 @@ from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.harness import peak_mb
 from keel.loops.online import sample_groups, with_signal
-from keel.models import prove
 from keel.models.config import ModelOptions
 from keel.models.loading import Loaded, compute_dtype, load_model
 from keel.objectives.supervised import SupervisedObjective
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
-from keel.rollout import prove as prove_sampling
 from keel.rollout.local import LocalSampler
+from keel.rollout.prove import prove_decode
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.environment import environment
-from keel.selftest import Check, reference_differs, sampling, training
+from keel.selftest import Check, nats, reference, sampling, training
+from keel.stages.session import renderer_of
 from keel.types import Demonstration, Encoded, Message, Prompt, SampleRequest, SamplingParams, Unit
 
-LONGEST = 512  # tokens of the unit that stands for the worst length
-GREEDY_TOKENS = 16
+TOKENS = 16  # length of a sampled answer
 _TALK = (
     ("Does the tent keep the rain out?", "Yes. It is tight up to a water column of 3000 mm."),
     ("How do I wash a down jacket?", "Cold, with a mild soap, and dry it slowly."),
@@ -52,7 +53,7 @@ class DoctorRecipe(Section):
     model_options: ModelOptions = Field(ModelOptions(), description="How the model is loaded and computed.")
     render: RenderConfig = Field(RenderConfig(), description="How messages become tokens.")
     seed: int = Field(0, ge=0, description="Seed of a tiny model and of what is sampled.")
-    longest: int = Field(LONGEST, ge=8, description="Tokens of the longest unit that goes through a training step.")
+    longest: int = Field(512, ge=8, description="Tokens of the longest unit that goes through a training step.")
 
 
 @dataclass(slots=True)
@@ -62,24 +63,25 @@ class Bench:
     console: Console
     rows: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def run(self, name: str, check: Check) -> None:
+    def run(self, name: str, check: Check, *, needed: bool = True) -> None:
+        """``check`` says what is wrong, or "". What is not ``needed`` has something to fall back on: it is told, and is no failure."""
         started = time.perf_counter()
         try:
             wrong = check()
         except Exception as error:  # whatever breaks is the finding
             wrong = f"{type(error).__name__}: {error}"
         seconds = time.perf_counter() - started
-        self.rows.append({"check": name, "passed": not wrong, "seconds": round(seconds, 3), "wrong": wrong})
-        verdict = "[red]FAILED[/red]" if wrong else "[green]passed[/green]"
+        self.rows.append({"check": name, "passed": not wrong or not needed, "seconds": round(seconds, 3), "note": wrong})
+        verdict = "[green]passed[/green]" if not wrong else ("[red]FAILED[/red]" if needed else "[yellow]absent[/yellow]")
         self.console.print(f"  {verdict}  {name:<14} {seconds:6.2f} s", highlight=False)
         if wrong:
-            self.console.print(f"          {wrong}", style="red", markup=False)
+            self.console.print(f"          {wrong}", style="red" if needed else "yellow", markup=False)
 
 
 def doctor(model: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Print machine and versions, then run every check on ``model``. Returns the summary; raises SelfTestError when a check failed."""
     recipe = load(DoctorRecipe, None, overrides)
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     machine = describe_machine(recipe.model_options)
     print_machine(machine, console)
     started = time.perf_counter()
@@ -136,17 +138,18 @@ def _memory_gb() -> float | None:
 def examine(bench: Bench, loaded: Loaded, recipe: DoctorRecipe) -> None:
     """Every check, in the order in which one builds on the other."""
     model = loaded.model
-    renderer = Renderer(loaded.tokenizer, loaded.processor, recipe.render, model.media, model.module.generation_config)
+    renderer = renderer_of(loaded, recipe.render)
     units, prompts = made_up(renderer)
     learner = LocalLearner(model, OptimConfig(warmup_steps=0, schedule="constant"), BatchConfig(), 10, recipe.seed)
-    bench.run("packed-rows", lambda: _slow(model.packed, "packed rows do not give this model's own hidden states"))
-    bench.run("decoding", lambda: _slow(prove_sampling.prove_decode(model), "the fast decoder does not give this model's own logits"))
+    bench.run("packed-rows", lambda: "" if model.packed else "padded rows are used, which is slower", needed=False)
+    bench.run("decoding", lambda: "" if prove_decode(model) else "transformers' own forward samples, which is slower", needed=False)
     training(bench.run, learner, SupervisedObjective(), (*units, _longest(units[0], recipe.longest)))
     sampler = LocalSampler(model, renderer.decode)
-    params = SamplingParams(16, stop_tokens=renderer.stop_tokens, banned_tokens=renderer.banned_tokens)
+    params = SamplingParams(TOKENS, stop_tokens=renderer.stop_tokens, banned_tokens=renderer.banned_tokens)
     sampled = sampling(bench.run, learner, sampler, prompts, params)
-    bench.run("reference", lambda: _reference(learner, sampled))
-    bench.run("greedy", lambda: _differs_from_generate(loaded, sampler, prompts, renderer))
+    frozen = LocalInference(model.frozen_copy(), BatchConfig())
+    reference(bench.run, learner, with_signal(sampled, "ref_logprobs", frozen.logprobs(sampled)))
+    bench.run("greedy", lambda: _differs_from_generate(learner, sampler, prompts, replace(params, temperature=0.0)))
     bench.run("resume", lambda: _resume_differs(learner, units))
 
 
@@ -158,7 +161,9 @@ def made_up(renderer: Renderer) -> tuple[list[Unit], list[tuple[Prompt, Encoded]
         prompt = Prompt(f"made-up-{i}", (Message("user", question),), source_id="doctor")
         unit = renderer.unit(Demonstration(prompt.prompt_id, prompt, (Message("assistant", answer),)))
         if isinstance(unit, Refusal):
-            raise SelfTestError(f"a plain conversation cannot be rendered: {unit.reason}", "see render.* settings, or the model's chat template")
+            raise SelfTestError(
+                f"a plain conversation cannot be rendered: {unit.reason}", "see render.* settings, or the model's chat template"
+            )
         units.append(unit)
         prompts.append((prompt, renderer.prompt(prompt)))
     return units, prompts
@@ -172,6 +177,59 @@ def _longest(unit: Unit, tokens: int) -> Unit:
     return replace(unit, unit_id="longest", branches=(long,))
 
 
-def _slow(fast: bool, why: str) -> str:
-    """A fast path that is not exact is not taken, so this is told but is no failure of training: it costs time."""
-    return "" if fast else f"{why}; the plain path is taken, which is slower"
+def _differs_from_generate(
+    learner: LocalLearner, sampler: LocalSampler, prompts: Sequence[tuple[Prompt, Encoded]], params: SamplingParams
+) -> str:
+    """Greedy answers against transformers' ``generate``. Where they part, both tokens must be equally likely up to rounding."""
+    requests = [SampleRequest(p.prompt_id, encoded, 1, params, 0) for p, encoded in prompts]
+    groups = sample_groups(sampler, requests, {p.prompt_id: p for p, _ in prompts})
+    for group in groups:
+        ours, theirs = group.rollouts[0].tokens_T, _generate(learner, group.encoded, params)
+        if torch.equal(ours, theirs):
+            continue
+        t = next((t for t, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        if t == len(ours) or t == len(theirs):
+            return f"{len(ours)} tokens where transformers' generate makes {len(theirs)}: an end token is missed"
+        before = torch.cat([group.encoded.tokens_T, ours[:t]])[None]
+        with torch.no_grad():
+            logits_V = learner.model.logits(learner.model.run_plain(before, torch.ones_like(before))[0, -1:])[0]
+        gap = float((logits_V[ours[t]] - logits_V[theirs[t]]).abs())
+        if gap > nats(learner):
+            return f"token {t} of an answer is not that of transformers' generate, which is {gap:.3g} nats away"
+    return ""
+
+
+def _generate(learner: LocalLearner, prompt: Encoded, params: SamplingParams) -> Tensor:
+    config = GenerationConfig(
+        max_new_tokens=params.max_tokens,
+        do_sample=False,
+        eos_token_id=list(params.stop_tokens),
+        pad_token_id=0,
+        suppress_tokens=list(params.banned_tokens) or None,
+    )
+    tokens = prompt.tokens_T[None].to(learner.model.device)
+    with learner.model.own_attention() as module, learner.model.compute():
+        out = module.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)  # type: ignore[operator]
+    return out[0, len(prompt) :].cpu()
+
+
+def _resume_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
+    """A step, a checkpoint on disk, another step; then that step again from the checkpoint."""
+    _step(learner, units)
+    with tempfile.TemporaryDirectory(prefix="keel-doctor-") as folder:
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
+        tensors, state = learner.state()
+        checkpoints.save(1, {"policy": tensors}, state)
+        first = _step(learner, units)
+        read = checkpoints.load("latest")
+        learner.load_state(read.tensors["policy"], read.state)
+    again = _step(learner, units)
+    changed = [name for name, tensor in first.items() if not torch.equal(tensor, again[name])]
+    return f"{len(changed)} parameters differ after a step that was resumed: {', '.join(changed[:3])}" if changed else ""
+
+
+def _step(learner: LocalLearner, units: Sequence[Unit]) -> dict[str, Tensor]:
+    """One optimizer step; the weights after it."""
+    learner.forward_backward(units, SupervisedObjective())
+    learner.step()
+    return {name: tensor.detach().clone() for name, tensor in learner.model.state_tensors().items()}

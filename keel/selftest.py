@@ -8,7 +8,7 @@ Names: ``loss-mask``, ``image-tokens``, ``micro-batches``, ``gradients``, ``long
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -79,16 +79,22 @@ def training(run: Run, learner: LocalLearner, objective: Objective, units: Seque
     run("micro-batches", lambda: _micro_batches(learner, objective, by_size[:3]))
     try:
         run("longest-batch", lambda: _does_not_fit(learner, objective, by_size[-1]))
-        run("gradients", lambda: _missing_gradients(learner, objective, by_size[-1]))
+        pictured = [u for u in by_size if u.prompt.media][:1]
+        run("gradients", lambda: _missing_gradients(learner, objective, [by_size[-1], *pictured]))
     finally:
         learner.discard_gradients()
 
 
 def check_reference(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
     """At step 0 the policy is its reference: the KL between them is 0."""
-    few = sorted(units, key=lambda u: u.n_tokens)[:2]
     with _Checks(bus, skip) as run:
-        run("reference", lambda: _reference_differs(learner, few))
+        reference(run, learner, units)
+
+
+def reference(run: Run, learner: LocalLearner, units: Sequence[Unit]) -> None:
+    """The check of ``check_reference``, by whichever runner. Units carry ``ref_logprobs``."""
+    few = sorted(units, key=lambda u: u.n_tokens)[:2]
+    run("reference", lambda: _reference_differs(learner, few))
 
 
 def check_sampling(
@@ -174,7 +180,7 @@ def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[
 
 
 def _does_not_fit(learner: LocalLearner, objective: Objective, unit: Unit) -> str:
-    """The longest unit forward and backward. Its gradients stay, for the next check."""
+    """The longest unit forward and backward."""
     try:
         learner.forward_backward([unit], objective)
     except (MemoryError, RuntimeError) as error:
@@ -184,11 +190,12 @@ def _does_not_fit(learner: LocalLearner, objective: Objective, unit: Unit) -> st
     return ""
 
 
-def _missing_gradients(learner: LocalLearner, objective: Objective, unit: Unit) -> str:
-    if all(p.grad is None for _, p in learner.model.trainable()):
-        learner.forward_backward([unit], objective)
+def _missing_gradients(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
+    learner.discard_gradients()
+    learner.forward_backward(units, objective)
     trained = dict(learner.model.trainable())
-    missing = [name for name, p in trained.items() if p.grad is None]
+    reached = trained if any(u.prompt.media for u in units) else _read_by_text(learner, trained)
+    missing = [name for name in reached if trained[name].grad is None]
     frozen = [name for name, p in learner.model.module.named_parameters() if not p.requires_grad and p.grad is not None]
     broken = [name for name, p in trained.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
     for names, what in (
@@ -210,19 +217,19 @@ def _largest_gap(ours: Sequence[tuple[torch.Tensor, ...]], units: Sequence[Unit]
     return max(gaps, default=0.0)
 
 
-def _absolute(learner: LocalLearner) -> float:
+def nats(learner: LocalLearner) -> float:
     """Tolerance of single log-probabilities, in nats: rounding in bf16 is of the order of 0.1 on unlikely tokens."""
     return 1e-3 if learner.model.compute_dtype == torch.float32 else 0.5
 
 
 def _reference_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
     gap = _largest_gap(learner.logprobs(units), units, "ref_logprobs")
-    return f"policy and reference differ by {gap:.3g} nats on a token before the first step" if gap > _absolute(learner) else ""
+    return f"policy and reference differ by {gap:.3g} nats on a token before the first step" if gap > nats(learner) else ""
 
 
 def _sampler_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
     gap = _largest_gap(learner.logprobs(units), units, "sampler_logprobs")
-    return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > _absolute(learner) else ""
+    return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > nats(learner) else ""
 
 
 def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
@@ -231,7 +238,7 @@ def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
     with _inference_tokens(learner, 1):
         split = learner.logprobs(units)
     gap = max(float((a - b).abs().max()) for x, y in zip(whole, split, strict=True) for a, b in zip(x, y, strict=True))
-    if gap <= _absolute(learner):
+    if gap <= nats(learner):
         return ""
     return f"the same weights give log-probabilities {gap:.3g} nats apart when asked twice: the first ratio would not be 1"
 
@@ -253,6 +260,14 @@ def _accepts_wrong_digest(learner: LocalLearner, sampler: Sampler) -> str:
     finally:
         with torch.no_grad():
             parameter.copy_(kept)
+
+
+def _read_by_text(learner: LocalLearner, trained: Mapping[str, torch.nn.Parameter]) -> list[str]:
+    """Names of the parameters that take part when there is no image: a vision tower's do not."""
+    model = learner.model
+    modules = (model.module.get_decoder(), *model.heads.values())
+    text = {id(p) for module in modules for p in module.parameters()} | {id(model.head_weight_VH), id(model.head_bias_V)}
+    return [name for name, p in trained.items() if id(p) in text]
 
 
 def _other_images(unit: Unit, than: Unit) -> bool:

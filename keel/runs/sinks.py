@@ -136,7 +136,7 @@ class ConsoleSink:
     """A progress bar with the numbers that matter on a terminal; plain lines, one every ``log_every`` steps, without one."""
 
     def __init__(self, stream: TextIO | None = None, log_every: int = 10, label: str = "") -> None:
-        self._console = Console(file=stream or sys.stderr)
+        self._console = Console(file=stream or sys.stderr, emoji=False)
         self._log_every, self._label = log_every, label
         self._total, self._first = 0, 0
         self._started = time.perf_counter()

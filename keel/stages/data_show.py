@@ -14,8 +14,8 @@ from keel.data.dataset import load as load_data
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
-from keel.render.renderer import Renderer
 from keel.render.show import show
+from keel.stages.session import renderer_of
 
 
 class DataShowRecipe(Section):
@@ -31,6 +31,6 @@ def data_show(path: str, model: str, rows: int, overrides: Sequence[str]) -> dic
     recipe = load(DataShowRecipe, None, [f"data.path={path}", *overrides])
     dataset = load_data(recipe.data)
     loaded = load_model(model, recipe.model_options)
-    renderer = Renderer(loaded.tokenizer, loaded.processor, recipe.render, loaded.model.media, loaded.model.module.generation_config)
+    renderer = renderer_of(loaded, recipe.render)
     show(dataset, renderer, rows, Console())
     return {"path": path, "layout": dataset.layout, "counts": dict(dataset.counts), "bad": [str(b) for b in dataset.bad[:10]]}

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from keel.events import EventBus
 from keel.loops.harness import Harness, Trainer, TrainResult, peak_mb
 from keel.models.config import LoraConfig
 from keel.models.loading import HeadName, Loaded, load_model
+from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
 from keel.runs.directory import RunDir, read_summary
 from keel.runs.sinks import make_sinks
@@ -91,8 +92,16 @@ def load(
 ) -> tuple[Loaded, Renderer]:
     """The recipe's model (or ``spec``) and the renderer that belongs to it."""
     loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed)
-    renderer = Renderer(loaded.tokenizer, loaded.processor, recipe.render, loaded.model.media, loaded.model.module.generation_config)
-    return loaded, renderer
+    return loaded, renderer_of(loaded, recipe.render)
+
+
+def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
+    """The renderer of a model. What it never lets be sampled leaves the support of the model's log-probabilities too: both are of one
+    distribution."""
+    model = loaded.model
+    renderer = Renderer(loaded.tokenizer, loaded.processor, config, model.media, model.module.generation_config)
+    model.transform = replace(model.transform, banned=renderer.banned_tokens)
+    return renderer
 
 
 def train(session: Session, trainer: Trainer, recipe: TrainRecipe, best: EarlyStopConfig) -> TrainResult:
