@@ -73,7 +73,7 @@ def dump(config: Section) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-4`` as a number, dates and ``1:30`` as text, and refuses a key that stands twice."""
+    """Safe YAML that reads ``1e-4`` as a number, dates, ``1:30``, ``off`` and ``no`` as text, and refuses a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -85,22 +85,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_NUMBERS = (
-    ("int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$")),
-    ("float", re.compile(r"^[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$")),
+_RULES = (  # of YAML 1.2, with the first letters they apply to
+    ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    ("int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), "-+0123456789"),
+    (
+        "float",
+        re.compile(r"^[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"),
+        "-+.0123456789",
+    ),
 )
 
 
-def _set_number_rules() -> None:
+def _set_rules() -> None:
     inherited: dict[str, list[tuple[str, Any]]] = cast("Any", yaml.SafeLoader).yaml_implicit_resolvers
-    dropped = (":int", ":float", ":timestamp")
+    dropped = (":bool", ":int", ":float", ":timestamp")
     loader = cast("Any", _Loader)
     loader.yaml_implicit_resolvers = {k: [(t, p) for t, p in rules if not t.endswith(dropped)] for k, rules in inherited.items()}
-    for name, pattern in _NUMBERS:
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", pattern, list("-+.0123456789"))
+    for name, pattern, first in _RULES:
+        loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", pattern, list(first))
 
 
-_set_number_rules()
+_set_rules()
 
 
 def parse_yaml(text: str) -> Any:

@@ -24,9 +24,6 @@ class EvaluateConfig(Section):
     languages: tuple[str, ...] = Field(
         default=("en",), description="Languages that are scored; others are sampled and shown only. Empty = all."
     )
-    shown: int = Field(
-        default=6, ge=0, description="Prompts shown at every evaluation, always the same, and as many best, worst, random ones."
-    )
     gold: bool = Field(
         default=False, description="Score with the hidden utility of simulated annotators (the quickstart's shop assistant only)."
     )

@@ -23,10 +23,10 @@ class LoopConfig(Section):
     balance_by: str | None = Field(default=None, description="A key of the rows' extra columns: every value of it is drawn equally often.")
     eval_every: int = Field(default=0, ge=0, description="Evaluate every N steps; 0 = only before the first and after the last step.")
     eval_at_start: bool = Field(default=True, description="Evaluate before the first step (the step-0 baseline).")
-    probes: int = Field(default=4, ge=0, description="Held-out prompts that are answered at each evaluation, always the same ones.")
+    probes: int = Field(default=4, ge=0, description="Held-out prompts answered at each evaluation, always the same; none for rewards.")
     best: EarlyStopConfig | None = Field(
         default=None,
-        description="Which evaluation is the best, and when to stop for want of a better; empty = the stage's own metric, no early stop.",
+        description="Which evaluation is the best and when to stop early; its weights become `final/`. Empty: the last weights do.",
     )
 
     @model_validator(mode="after")

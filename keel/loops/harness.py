@@ -113,6 +113,14 @@ class Harness:
         wall = self.wall_before + time.perf_counter() - started
         return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, wall)
 
+    def restore_best(self) -> None:
+        """Put the trainer back to the best evaluation's checkpoint, where there is one."""
+        best = self.selection.best
+        if best is not None and self.checkpoints.step_of("best") == best.step:
+            checkpoint = self.checkpoints.load("best")
+            self.trainer.load_state(checkpoint.tensors, checkpoint.state["trainer"])
+            self.bus.emit("checkpoint", best.step, f"the best evaluation was at step {best.step}: its weights are the result")
+
     def _resume(self) -> int:
         checkpoint = self.checkpoints.load_latest()
         if checkpoint is None:

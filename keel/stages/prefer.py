@@ -12,7 +12,7 @@ from keel.loops.online import with_signal
 from keel.selftest import check_reference, check_training
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe
-from keel.stages.session import load, open_session, save_final, train
+from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints, preference_units, prepare
 from keel.watch.config import EarlyStopConfig
 
@@ -28,6 +28,7 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
+        record(session, loaded, renderer)
         units = prepare(data, held_out, renderer, path, preference_units(renderer))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         objective = preference_objective(recipe.objective)

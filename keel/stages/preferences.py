@@ -10,6 +10,7 @@ from typing import Any
 
 from keel.data.dataset import load as load_data
 from keel.errors import DataError
+from keel.feedback.aggregate import aggregate
 from keel.feedback.agreement import agreement
 from keel.feedback.annotators import annotate, make_annotators
 from keel.feedback.candidates import choose_pairs, make_candidate, samples_by_temperature, select
@@ -19,21 +20,24 @@ from keel.render.renderer import Refusal, Renderer
 from keel.render.template import RefusedError
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
 from keel.stages.recipes import PreferencesRecipe
-from keel.stages.session import load, open_session
+from keel.stages.session import load, open_session, record
 from keel.stages.units import write_refused
-from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
+from keel.types import Candidate, Encoded, Message, Pair, Prompt, Rollout, SampleRequest
 
-FILE = "comparisons.jsonl"
+COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
 
 
 def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> dict[str, Any]:
-    """Leaves ``comparisons.jsonl`` and returns the summary with the annotators' agreement."""
+    """Leaves ``comparisons.jsonl`` (every vote) and ``pairs.jsonl`` (what they add up to); returns the summary with the agreement."""
     data = load_data(recipe.data, recipe.seed)
     with open_session("preferences", recipe, path, {data.source: data.fingerprint}, parent) as session:
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe)
+        record(session, loaded, renderer)
         prompts = encode(data.prompts(), renderer, path)
         session.bus.emit("run_started", 0, total_steps=len(recipe.preferences.temperatures))
         sampler = LocalSampler(loaded.model, renderer.decode)
@@ -44,8 +48,10 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             raise DataError(
                 "no prompt got two different answers: nothing can be compared", "sample hotter or more (preferences.temperatures)"
             )
-        (path / FILE).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
-        append(path / FILE, comparisons)
+        (path / COMPARISONS).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
+        append(path / COMPARISONS, comparisons)
+        pairs = aggregate(comparisons, recipe.preferences.aggregate)
+        write_atomic(path / PAIRS, b"".join(json_line(pair_row(p)) for p in pairs))
         _show(session.run, candidates, prompts)
         found = agreement(comparisons)
         agreed = {**asdict(found), "krippendorff_alpha": found.alpha_ordinal}
@@ -54,7 +60,9 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             "answers": sum(len(r) for r in rollouts.values()),
             "candidates": sum(map(len, candidates.values())),
         }
-        return session.finish({**counts, "comparisons": len(comparisons), "agreement": agreed, "file": str(path / FILE)})
+        return session.finish(
+            {**counts, "comparisons": len(comparisons), "agreement": agreed, "pairs": len(pairs), "file": str(path / PAIRS)}
+        )
 
 
 def encode(prompts: Sequence[Prompt], renderer: Renderer, out: Path) -> dict[str, tuple[Prompt, Encoded]]:
@@ -70,6 +78,16 @@ def encode(prompts: Sequence[Prompt], renderer: Renderer, out: Path) -> dict[str
     if not encoded:
         raise DataError(f"no prompt is left: all {len(refused)} were refused" + (f" (first: {refused[0].reason})" if refused else ""))
     return encoded
+
+
+def pair_row(pair: Pair) -> dict[str, Any]:
+    """A pair in the conversational preference layout, with its label, margin and weight."""
+
+    def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+        return [{"role": m.role, "content": m.text} for m in messages]
+
+    numbers = {"label": pair.label, "margin": pair.margin, "weight": pair.weight}
+    return {"prompt": turns(pair.prompt.messages), "chosen": turns(pair.chosen), "rejected": turns(pair.rejected), **numbers}
 
 
 def _sample(

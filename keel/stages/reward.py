@@ -16,7 +16,7 @@ from keel.objectives.reward import BradleyTerryObjective
 from keel.selftest import check_reward_reads, check_training
 from keel.stages.recipes import RewardRecipe
 from keel.stages.rewards import write_scale
-from keel.stages.session import load, open_session, save_final, train
+from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints, preference_units, prepare
 from keel.types import PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
@@ -31,6 +31,7 @@ def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, 
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, heads=frozenset({"score"}), lora=recipe.lora)
+        record(session, loaded, renderer)
         units = prepare(data, held_out, renderer, path, preference_units(renderer))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         objective = BradleyTerryObjective(recipe.centring)

@@ -23,7 +23,7 @@ from keel.selftest import check_reference, check_sampling, check_training
 from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
-from keel.stages.session import load, open_session, save_final, train
+from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints
 from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
@@ -40,6 +40,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
+        record(session, loaded, renderer)
         prompts = encode(data.prompts(), renderer, path)
         params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
         updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches

@@ -117,7 +117,16 @@ def train(session: Session, trainer: Trainer, recipe: TrainRecipe, best: EarlySt
         checkpoint.every,
         best,
     )
-    return harness.train()
+    result = harness.train()
+    if recipe.loop.best is not None and not result.interrupted:
+        harness.restore_best()
+    return result
+
+
+def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:
+    """What is known only once the model is loaded: where it came from, its weights' digest, the template's hash."""
+    template = {"sha256": renderer.template_hash, "injected_system": renderer.injected_system}
+    session.run.record(model={**loaded.source, "digest": loaded.model.digest()}, template=template)
 
 
 def save_final(session: Session, loaded: Loaded) -> None:

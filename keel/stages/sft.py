@@ -11,7 +11,7 @@ from keel.objectives.supervised import SupervisedObjective
 from keel.selftest import check_training
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import SFTRecipe
-from keel.stages.session import load, open_session, save_final, train
+from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints, plain_units, prepare
 from keel.watch.config import EarlyStopConfig
 
@@ -23,6 +23,7 @@ def run_sft(recipe: SFTRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
+        record(session, loaded, renderer)
         units = prepare(data, held_out, renderer, path, plain_units(renderer))
         steps = total_steps(recipe.loop, len(units.train))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, steps, recipe.seed)
