@@ -273,3 +273,12 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     assert "recipe.yaml: 4 problems in the configuration" in text
     assert all(part in text for part in ("override 'foo'", "step: unknown", "optim.lr: expected", "rewards.0.wieght: unknown"))
     assert len(text.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("off", "off"), ("no", "no"), ("On", "On"), ("y", "y"), ("true", True), ("False", False), ("null", None)]
+)
+def test_words_are_words_unless_they_are_true_or_false(text: str, value: object) -> None:
+    """`language: no` is Norwegian and `fast_path=off` is a choice, as in YAML 1.2."""
+    assert parse_yaml(text) == value
+    assert type(parse_yaml(text)) is type(value)

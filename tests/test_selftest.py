@@ -1,0 +1,308 @@
+"""Each check of the self-test fails when what it is there for is broken, and says its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel import doctor as doctor_module
+from keel import selftest
+from keel.errors import SelfTestError
+from keel.events import Event, EventBus
+from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.local import LocalLearner
+from keel.loops.online import with_signal
+from keel.models.config import ModelOptions
+from keel.models.loading import load_model
+from keel.objectives.reward import BradleyTerryObjective
+from keel.objectives.supervised import SupervisedObjective
+from keel.rollout.local import LocalSampler
+from keel.types import Branch, Edge, Encoded, LossOutput, MediaRef, PairTarget, PolicyVersion, Prompt, Rollout, SamplingParams, Unit
+
+PARAMS = SamplingParams(max_tokens=6, stop_tokens=(3,))
+
+
+class Recorder:
+    """A sink that keeps events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def handle(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None: ...
+
+
+def make(*heads: Any) -> LocalLearner:
+    model = load_model("tiny:llama?seed=1&std=0.15", ModelOptions(precision="fp32"), heads=frozenset(heads)).model
+    return LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed=0)
+
+
+@pytest.fixture
+def learner(proofs: None) -> LocalLearner:
+    return make()
+
+
+@pytest.fixture
+def reward_learner(proofs: None) -> LocalLearner:
+    return make("score")
+
+
+def unit(i: int, length: int = 6) -> Unit:
+    tokens = torch.arange(10 + 7 * i, 10 + 7 * i + length)
+    branches = tuple(Branch(tokens + 50 * k, torch.ones(length, dtype=torch.bool)) for k in (1, 2))
+    return Unit(f"u{i}", Encoded(torch.arange(20 + i, 28 + i)), branches, PairTarget((Edge(0, 1),)))
+
+
+UNITS = (unit(0), unit(1, 9), unit(2, 4))
+
+
+@pytest.fixture
+def prompts() -> list[tuple[Prompt, Encoded]]:
+    return [(Prompt(f"p{i}", text="x"), Encoded(torch.arange(20 + i, 28 + i))) for i in range(2)]
+
+
+def training(learner: LocalLearner, units: Sequence[Unit] = UNITS, objective: Any = None, skip: Sequence[str] = ()) -> Recorder:
+    recorder = Recorder()
+    selftest.check_training(learner, objective or SupervisedObjective(), units, EventBus([recorder]), skip)
+    return recorder
+
+
+def fails(name: str) -> Any:
+    return pytest.raises(SelfTestError, match=f"self-test '{name}' failed")
+
+
+def test_a_sound_learner_passes_and_is_left_as_it_was(learner: LocalLearner) -> None:
+    before = learner.model.digest()
+    events = training(learner).events
+    assert events[-1].data["checks"] == ["loss-mask", "image-tokens", "micro-batches", "longest-batch", "gradients"]
+    assert learner.model.digest() == before
+    assert all(p.grad is None for _, p in learner.model.trainable())
+    learner.state()  # would refuse with gradients accumulated
+
+
+def test_empty_mask(learner: LocalLearner) -> None:
+    nothing = tuple(replace(b, trained_T=torch.zeros_like(b.trained_T)) for b in UNITS[1].branches)
+    with fails("loss-mask"):
+        training(learner, [UNITS[0], replace(UNITS[1], branches=nothing)])
+
+
+def test_image_tokens_without_features(learner: LocalLearner) -> None:
+    learner.model.config.image_token_id = 25
+    with fails("image-tokens"):
+        training(learner, [replace(UNITS[0], prompt=Encoded(torch.tensor([25, 25, 30]), (MediaRef("x", 3),)))])
+
+
+class MeanOfMeans(SupervisedObjective):
+    """A loss that divides by its own micro-batch."""
+
+    def loss(self, batch: Any, outputs: Any, counts: Any) -> LossOutput:
+        return super().loss(batch, outputs, {name: float(batch.n_scored) for name in counts})
+
+
+def test_a_loss_that_depends_on_micro_batches(learner: LocalLearner) -> None:
+    with fails("micro-batches"):
+        training(learner, objective=MeanOfMeans())
+
+
+def test_a_unit_that_does_not_fit(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(learner, "forward_backward", no_room)
+    with fails("longest-batch"):
+        training(learner)
+
+
+def test_a_trained_parameter_without_a_gradient(learner: LocalLearner) -> None:
+    learner.model.module.register_parameter("orphan", torch.nn.Parameter(torch.zeros(2)))
+    learner.model.module.get_decoder().register_parameter("idle", torch.nn.Parameter(torch.zeros(2)))
+    with fails("gradients"):
+        training(learner)
+
+
+def test_a_frozen_parameter_with_a_gradient(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = next(p for _, p in learner.model.trainable())
+    frozen.requires_grad_(False)
+    original = learner.forward_backward
+
+    def leaking(*arguments: Any) -> Any:
+        frozen.grad = torch.ones_like(frozen)
+        return original(*arguments)
+
+    monkeypatch.setattr(learner, "forward_backward", leaking)
+    with fails("gradients"):
+        training(learner)
+
+
+def test_gradients_that_are_not_finite(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = learner.forward_backward
+
+    def broken(*arguments: Any) -> Any:
+        report = original(*arguments)
+        next(p for _, p in learner.model.trainable()).grad[0] = float("nan")  # type: ignore[index]
+        return report
+
+    monkeypatch.setattr(learner, "forward_backward", broken)
+    with fails("gradients"):
+        training(learner)
+
+
+def test_a_check_is_skipped_by_its_name_only(learner: LocalLearner) -> None:
+    recorder = training(learner, objective=MeanOfMeans(), skip=["micro-batches"])
+    assert recorder.events[-1].data["skipped"] == ["micro-batches"]
+    with fails("micro-batches"):
+        training(learner, objective=MeanOfMeans(), skip=["gradients"])
+
+
+def test_a_failure_is_an_event(learner: LocalLearner) -> None:
+    recorder = Recorder()
+    with fails("micro-batches"):
+        selftest.check_training(learner, MeanOfMeans(), UNITS, EventBus([recorder]), ())
+    assert [(e.kind, e.data["check"], e.data["passed"]) for e in recorder.events] == [("self_test", "micro-batches", False)]
+
+
+# ----------------------------------------------------------------------------------------------------------- reference and sampler
+
+
+def test_a_reference_that_is_another_model(learner: LocalLearner) -> None:
+    same = with_signal(UNITS, "ref_logprobs", learner.logprobs(UNITS))
+    selftest.check_reference(learner, same, EventBus(), ())
+    other = [tuple(t - 0.01 for t in row) for row in learner.logprobs(UNITS)]
+    with fails("reference"):
+        selftest.check_reference(learner, with_signal(UNITS, "ref_logprobs", other), EventBus(), ())
+
+
+Sampling = Callable[..., tuple[Unit, ...]]
+
+
+@pytest.fixture
+def sample(learner: LocalLearner, prompts: list[tuple[Prompt, Encoded]]) -> Sampling:
+    def run(sampler: Any = None, params: SamplingParams = PARAMS) -> tuple[Unit, ...]:
+        mine = sampler or LocalSampler(learner.model, lambda tokens_T: "text")
+        return selftest.check_sampling(learner, mine, prompts, params, EventBus(), ())
+
+    return run
+
+
+class Sloppy(LocalSampler):
+    """A sampler with one fault."""
+
+    def __init__(self, learner: LocalLearner, shift: float = 0.0, checks_weights: bool = True) -> None:
+        super().__init__(learner.model, lambda tokens_T: "text")
+        self.shift, self.checks_weights = shift, checks_weights
+
+    def collect(self) -> Iterator[Rollout]:
+        for rollout in super().collect():
+            yield replace(rollout, logprobs_T=rollout.logprobs_T + self.shift)
+
+    def load(self, version: PolicyVersion) -> None:
+        if self.checks_weights:
+            super().load(version)
+
+
+def test_a_sound_sampler_passes(learner: LocalLearner, sample: Sampling) -> None:
+    before = learner.model.digest()
+    assert len(sample()) == 2
+    assert learner.model.digest() == before
+
+
+def test_a_sampler_of_another_distribution(learner: LocalLearner, sample: Sampling) -> None:
+    with fails("sampler"):
+        sample(Sloppy(learner, shift=-0.02))
+
+
+def test_a_trainer_of_another_temperature(learner: LocalLearner, sample: Sampling) -> None:
+    with fails("sampler"):
+        sample(params=replace(PARAMS, temperature=0.7))
+
+
+def test_a_sampler_that_takes_any_weights(learner: LocalLearner, sample: Sampling) -> None:
+    with fails("weight-sync"):
+        sample(Sloppy(learner, checks_weights=False))
+
+
+def test_a_digest_that_does_not_see_the_weights(learner: LocalLearner, sample: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(learner.model), "digest", lambda model: "always the same")
+    with fails("weight-sync"):
+        sample()
+
+
+def test_log_probabilities_that_change_when_asked_twice(learner: LocalLearner, sample: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, asked = learner.logprobs, iter(range(100))
+
+    def drifting(units: Sequence[Unit]) -> list[tuple[Tensor, ...]]:
+        shift = 0.1 if next(asked) >= 2 else 0.0  # the first call is the comparison with the sampler
+        return [tuple(t + shift for t in row) for row in original(units)]
+
+    monkeypatch.setattr(learner, "logprobs", drifting)
+    with fails("ratio"):
+        sample()
+
+
+# --------------------------------------------------------------------------------------------------------------------- reward models
+
+
+@pytest.mark.parametrize("part", ["prompt", "answer"])
+def test_a_reward_model_that_does_not_read(part: str, reward_learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    selftest.check_reward_reads(reward_learner, UNITS, EventBus(), ())
+
+    def blind(units: Sequence[Unit]) -> list[Tensor]:
+        read = [u.branches[0].tokens_T if part == "prompt" else u.prompt.tokens_T for u in units]
+        return [tokens.float().sum()[None] for tokens in read]
+
+    monkeypatch.setattr(reward_learner, "scores", blind)
+    with fails(f"reward-reads-{part}"):
+        selftest.check_reward_reads(reward_learner, UNITS, EventBus(), ())
+
+
+def test_a_reward_model_that_does_not_look(reward_learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictured = [replace(u, prompt=Encoded(u.prompt.tokens_T, (MediaRef(f"image {i}", 1),))) for i, u in enumerate(UNITS)]
+
+    def scores(units: Sequence[Unit]) -> list[Tensor]:
+        return [(u.prompt.tokens_T.sum() + 3 * u.branches[0].tokens_T.sum()).float()[None] for u in units]
+
+    monkeypatch.setattr(reward_learner, "scores", scores)
+    with fails("reward-reads-image"):
+        selftest.check_reward_reads(reward_learner, pictured, EventBus(), ())
+
+
+def test_a_reward_model_passes_its_training_checks(reward_learner: LocalLearner) -> None:
+    pairs = [replace(u, branches=tuple(replace(b, trained_T=torch.zeros_like(b.trained_T)) for b in u.branches)) for u in UNITS]
+    recorder = Recorder()
+    selftest.check_training(reward_learner, BradleyTerryObjective(), pairs, EventBus([recorder]), ())
+    assert "loss-mask" not in recorder.events[-1].data["checks"], "a reward model trains no token"
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_the_doctor_finds_a_sound_model_sound(proofs: None) -> None:
+    summary = doctor_module.doctor("tiny:llama", ["longest=64", "model_options.precision=fp32"])
+    assert all(row["passed"] and not row["note"] for row in summary["checks"])
+    assert {"greedy", "resume", "sampler", "weight-sync", "reference", "packed-rows"} <= {row["check"] for row in summary["checks"]}
+    assert {"cores", "threads", "memory_gb", "bf16_in_hardware", "gpu", "torch", "transformers"} <= set(summary["machine"])
+
+
+def test_the_doctor_names_what_is_broken(proofs: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    original = LocalLearner.load_state
+
+    def forgetful(self: LocalLearner, tensors: Any, state: Any) -> None:
+        original(self, {name: t for name, t in tensors.items() if not name.startswith("optim/")}, state)
+
+    monkeypatch.setattr(LocalLearner, "load_state", forgetful)
+    with pytest.raises(SelfTestError, match="resume failed"):
+        doctor_module.doctor("tiny:llama", ["longest=64", "model_options.precision=fp32"])
+    assert "FAILED  resume" in capfd.readouterr().err
+
+
+def test_the_doctor_tells_of_a_slow_path_without_failing(proofs: None) -> None:
+    summary = doctor_module.doctor("tiny:llama", ["longest=64", "model_options={precision: fp32, fast_path: off}"])
+    slow = {row["check"]: row["note"] for row in summary["checks"] if row["note"]}
+    assert set(slow) == {"packed-rows", "decoding"}
