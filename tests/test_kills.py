@@ -3,14 +3,14 @@ disturbed. Real processes, real signals."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import pytest
 
 VERBS = {"sft": "sft", "reward": "reward", "dpo": "prefer", "ppo": "rl", "grpo": "rl"}
 KILLS = 7  # of each kind of run: 35 in all
+STEPS = 12
 OVERRIDES = (
-    "loop={steps: 12, batch_size: 4, eval_every: 4, probes: 1}",
+    f"loop={{steps: {STEPS}, batch_size: 4, eval_every: 4, probes: 1}}",
     "settings={threads: 1, checkpoint: {every: 2, keep: 2}}",
 )
 RL = ("samples=4", "sampling.max_tokens=8")
@@ -32,8 +33,9 @@ class Process:
         overrides = [*OVERRIDES, *(RL if VERBS[name] == "rl" else ()), f"run_dir={run}"]
         command = [sys.executable, "-m", "keel.cli", VERBS[name], f"recipes/tiny_{name}.yaml", *overrides]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        self.log = (run.parent / f"{run.name}.log").open("ab")
-        self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=self.log, stderr=self.log, start_new_session=True)
+        self.log = run.with_suffix(".log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self, seconds: float | None = None) -> int | None:
         """The exit code, or None when it still runs after ``seconds``."""
@@ -45,45 +47,53 @@ class Process:
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.log.close()
+
+    def output(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(errors="replace")
 
 
-def undisturbed(root: Path, name: str, run: Path) -> tuple[float, float]:
-    """Run to the end; seconds until the run directory was there, and in all."""
-    started = time.perf_counter()
-    process = Process(root, name, run)
-    while not (run / "manifest.json").exists():
-        assert process.wait(0.05) is None, (run.parent / f"{run.name}.log").read_text()
-    opened = time.perf_counter() - started
-    assert process.wait() == 0, (run.parent / f"{run.name}.log").read_text()
-    return opened, time.perf_counter() - started
+def saved_step(run: Path) -> int:
+    """The step of the newest checkpoint, 0 when there is none."""
+    latest = run / "checkpoints" / "latest"
+    return json.loads(latest.read_text())["step"] if latest.exists() else 0
 
 
-def attempts(folder: Path) -> Iterator[Path]:
-    """Fresh run directories: a run may finish before it was killed often enough."""
-    n = 0
-    while True:
-        yield folder / f"run-{n}"
-        n += 1
+def logged_step(run: Path) -> int:
+    """The newest step in the metrics, -1 when there is none yet."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith(b"}") else -1
 
 
-def disturbed(root: Path, name: str, folder: Path, moment: Callable[[], float], check: Callable[[Path], None]) -> list[int]:
-    """Kill ``KILLS`` times, let the last run finish, ``check`` every run that finishes. The steps that were saved when it was killed."""
+def wait_for_the_moment(process: Process, run: Path, draw: random.Random) -> bool:
+    """Let the process come to a random moment: some in the start, most in the steps, some in the end. False when it ended before."""
+    if draw.random() < 0.2:
+        return process.wait(draw.uniform(0.0, 6.0)) is None
+    step = min(STEPS, saved_step(run) + draw.randint(0, 3))
+    while logged_step(run) < step:
+        if process.wait(0.005) is not None:
+            return False
+    return process.wait(draw.uniform(0.0, 0.3)) is None
+
+
+def disturbed(root: Path, name: str, folder: Path, draw: random.Random, check: Callable[[Path], None]) -> list[int]:
+    """Kill ``KILLS`` times, let the last run finish, ``check`` every run that finishes: one may before it was killed often enough, then
+    another begins. Returns the steps that were saved when it was killed."""
     saved: list[int] = []
-    for run in attempts(folder):
-        code: int | None = None
-        while code is None:
+    for n in itertools.count():
+        run = folder / f"run-{n}"
+        while True:
             process = Process(root, name, run)
-            code = process.wait(moment() if len(saved) < KILLS else None)
-            if code is None:
-                process.kill()
-                latest = run / "checkpoints" / "latest"
-                saved.append(json.loads(latest.read_text())["step"] if latest.exists() else 0)
-        assert code == 0, (folder / f"{run.name}.log").read_text()
+            if len(saved) == KILLS or not wait_for_the_moment(process, run, draw):
+                break
+            process.kill()
+            saved.append(saved_step(run))
+        assert process.wait() == 0, process.output()
         check(run)
-        if len(saved) >= KILLS:
-            break
-    return saved
+        if len(saved) == KILLS:
+            return saved
+    raise AssertionError
 
 
 @pytest.mark.slow
@@ -91,7 +101,8 @@ def disturbed(root: Path, name: str, folder: Path, moment: Callable[[], float], 
 def test_kill_9_leaves_no_trace_in_the_result(
     name: str, root: Path, tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened, total = undisturbed(root, name, tmp_path / "whole")
+    whole = Process(root, name, tmp_path / "whole")
+    assert whole.wait() == 0, whole.output()
     seed = int(os.environ.get("KEEL_KILL_SEED", "0"))
     draw = random.Random(f"{name} {seed}")
 
@@ -99,11 +110,10 @@ def test_kill_9_leaves_no_trace_in_the_result(
         for weights in sorted((tmp_path / "whole").glob("*/*.safetensors")):
             found = run / weights.relative_to(tmp_path / "whole")
             assert found.read_bytes() == weights.read_bytes(), f"{found} differs from the undisturbed run"
-        assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(13)), "each step stands once"
-        assert json.loads((run / "summary.json").read_text())["steps"] == 12
+        assert [row["step"] for row in rows(run / "metrics.jsonl")] == list(range(STEPS + 1)), "each step stands once"
+        assert json.loads((run / "summary.json").read_text())["steps"] == STEPS
         assert not list(run.rglob(".tmp*")), "something half-written was left"
 
-    saved = disturbed(root, name, tmp_path, lambda: draw.uniform(0.9 * opened, total), check)
+    saved = disturbed(root, name, tmp_path, draw, check)
     with capsys.disabled():
         print(f"\n{name}: {len(saved)} kills, with the checkpoint of step {', '.join(map(str, saved))} there; bit-identical")
-    assert len(saved) >= KILLS
