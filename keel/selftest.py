@@ -8,7 +8,7 @@ Names: ``loss-mask``, ``image-tokens``, ``micro-batches``, ``gradients``, ``long
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -194,10 +194,12 @@ def _missing_gradients(learner: LocalLearner, objective: Objective, units: Seque
     learner.discard_gradients()
     learner.forward_backward(units, objective)
     trained = dict(learner.model.trainable())
-    reached = trained if any(u.prompt.media for u in units) else _read_by_text(learner, trained)
-    missing = [name for name in reached if trained[name].grad is None]
+    missing = [name for name, p in trained.items() if p.grad is None]
     frozen = [name for name, p in learner.model.module.named_parameters() if not p.requires_grad and p.grad is not None]
     broken = [name for name, p in trained.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    if missing:
+        idle = _idle(learner, units[-1])
+        missing = [name for name in missing if name not in idle]
     for names, what in (
         (missing, "trained parameters got no gradient"),
         (frozen, "frozen parameters got one"),
@@ -262,12 +264,17 @@ def _accepts_wrong_digest(learner: LocalLearner, sampler: Sampler) -> str:
             parameter.copy_(kept)
 
 
-def _read_by_text(learner: LocalLearner, trained: Mapping[str, torch.nn.Parameter]) -> list[str]:
-    """Names of the parameters that take part when there is no image: a vision tower's do not."""
+def _idle(learner: LocalLearner, unit: Unit) -> set[str]:
+    """Names of the trained parameters that the model itself has no use for: a vision tower where no image is, its layers above the one
+    whose features are taken."""
+    learner.discard_gradients()
     model = learner.model
-    modules = (model.module.get_decoder(), *model.heads.values())
-    text = {id(p) for module in modules for p in module.parameters()} | {id(model.head_weight_VH), id(model.head_bias_V)}
-    return [name for name, p in trained.items() if id(p) in text]
+    tokens_BL = torch.cat([unit.prompt.tokens_T, unit.branches[0].tokens_T])[None]
+    model.logits(model.run_plain(tokens_BL, torch.ones_like(tokens_BL), unit.prompt.media)[0]).sum().backward()
+    heads = {id(p) for head in model.heads.values() for p in head.parameters()}
+    idle = {name for name, p in model.trainable() if p.grad is None and id(p) not in heads}
+    log.info("self-test: %d parameters take part in nothing and stay as they are", len(idle))
+    return idle
 
 
 def _other_images(unit: Unit, than: Unit) -> bool:

@@ -120,11 +120,23 @@ def test_a_unit_that_does_not_fit(learner: LocalLearner, monkeypatch: pytest.Mon
         training(learner)
 
 
-def test_a_trained_parameter_without_a_gradient(learner: LocalLearner) -> None:
-    learner.model.module.register_parameter("orphan", torch.nn.Parameter(torch.zeros(2)))
-    learner.model.module.get_decoder().register_parameter("idle", torch.nn.Parameter(torch.zeros(2)))
+def test_a_trained_parameter_without_a_gradient(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packed path loses the gradient of the body; the head still has one."""
+    original = type(learner.model).hidden
+    monkeypatch.setattr(type(learner.model), "hidden", lambda model, batch: original(model, batch).detach().requires_grad_())
+    learner.model.module.lm_head.weight = torch.nn.Parameter(learner.model.head_weight_VH.detach().clone())
     with fails("gradients"):
         training(learner)
+
+
+def test_a_head_without_a_gradient(reward_learner: LocalLearner) -> None:
+    with fails("gradients"):
+        training(reward_learner)  # a loss that asks for no scores
+
+
+def test_a_parameter_that_the_model_has_no_use_for_is_no_fault(learner: LocalLearner) -> None:
+    learner.model.module.get_decoder().register_parameter("idle", torch.nn.Parameter(torch.zeros(2)))
+    training(learner)
 
 
 def test_a_frozen_parameter_with_a_gradient(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
