@@ -16,6 +16,7 @@ from torch import Tensor
 from keel.runs.durable import Disk
 
 MOST_COMBINATIONS = 64
+State = frozenset[tuple[str, bytes | None]]  # paths with their content, None: a folder
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,20 @@ class PowerDisk:
         parent.pending.append(change)
         parent.moved[change] = node
 
-    def crashes(self, into: Path) -> Iterator[Path]:
-        """Every (or many a) state that the power cut may leave, each written out as real files."""
+    def crashes(self) -> Iterator[State]:
+        """The states (many of all, each once) that the power cut may leave."""
         pending = [(node, change) for node in self._folders(self.top) for change in node.pending]
         choices = itertools.product((True, False), repeat=len(pending))
         if 2 ** len(pending) > MOST_COMBINATIONS:  # all kept, none kept, each one lost or kept alone, each prefix
             n = len(pending)
             alone = [tuple(j == i for j in range(n)) for i in range(n)] + [tuple(j != i for j in range(n)) for i in range(n)]
             choices = iter([*alone, *(tuple(j < i for j in range(n)) for i in range(n + 1))])
-        for number, (kept, data) in enumerate(itertools.product(list(choices), ("whole", "half", "none"))):
-            folder = into / str(number)
-            self._write_out(self.top, folder, {id(c): k for (_, c), k in zip(pending, kept)}, data)
-            yield folder
+        seen: set[State] = set()
+        for choice, data in itertools.product(list(choices), ("whole", "half", "none")):
+            state = frozenset(self._state(self.top, "", {id(c): k for (_, c), k in zip(pending, choice)}, data))
+            if state not in seen:
+                seen.add(state)
+                yield state
 
     def _folders(self, node: Inode) -> Iterator[Inode]:
         seen = {id(n): n for n in [*node.names.values(), *node.safe.values(), *node.moved.values()]}
@@ -139,8 +142,7 @@ class PowerDisk:
             if child.content is None:
                 yield from self._folders(child)
 
-    def _write_out(self, node: Inode, path: Path, kept: Mapping[int, bool], data: str) -> None:
-        path.mkdir(parents=True)
+    def _state(self, node: Inode, path: str, kept: Mapping[int, bool], data: str) -> Iterator[tuple[str, bytes | None]]:
         names = dict(node.safe)
         for change in node.pending:
             if not kept[id(change)]:
@@ -154,8 +156,20 @@ class PowerDisk:
                 names[change[2]] = node.moved[change]
         for name, child in names.items():
             if child.content is None:
-                self._write_out(child, path / name, kept, data)
+                yield f"{path}{name}", None
+                yield from self._state(child, f"{path}{name}/", kept, data)
             elif child.synced == child.content or data == "whole":
-                (path / name).write_bytes(child.content)
+                yield f"{path}{name}", child.content
             else:
-                (path / name).write_bytes(child.content[: len(child.content) // 2] if data == "half" else child.synced)
+                yield f"{path}{name}", child.content[: len(child.content) // 2] if data == "half" else child.synced
+
+
+def write_out(state: State, folder: Path) -> Path:
+    """The state as real files."""
+    folder.mkdir(parents=True)
+    for path, content in sorted(state):
+        if content is None:
+            (folder / path).mkdir()
+        else:
+            (folder / path).write_bytes(content)
+    return folder
