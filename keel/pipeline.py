@@ -94,6 +94,7 @@ class PipelineRecipe(Section):
 def run_pipeline(recipe_path: Path, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
     """Run (or resume) the pipeline of a recipe and write its report and summary. Returns the summary."""
     recipe = load(PipelineRecipe, recipe_path, overrides)
+    _check_references(recipe)
     root = run_directory(recipe.run_dir, recipe_path)
     if dry_run:
         show_recipe(recipe)
@@ -134,13 +135,26 @@ def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
         run.close()
 
 
+def _check_references(recipe: PipelineRecipe) -> None:
+    """Before hours of work: does every stage only ask for what stages before it leave? Raises ConfigError."""
+    there = {"model": recipe.model}
+    for name, stage in recipe.stages.items():
+        try:
+            resolve_references(stage, there)
+        except ConfigError as error:
+            raise ConfigError(f"stages.{name}: {error.message}") from None
+        there[name] = name
+    if recipe.seeds and recipe.stages.evaluate is None:
+        raise ConfigError("seeds: there is no evaluate stage whose win rates could be pooled", "add stages.evaluate, or leave out seeds")
+
+
 def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelRecipe:
     """The stage's recipe with every ``"@name"`` replaced by what that stage left. Raises ConfigError for one that has not run."""
 
     def resolved(value: Any) -> Any:
         if isinstance(value, str) and value.startswith("@"):
             if value[1:] not in outputs:
-                raise ConfigError(f"{value} is not there yet: stages that ran before are {', '.join('@' + n for n in outputs)}")
+                raise ConfigError(f"{value} names no stage before this one; there are: {', '.join('@' + n for n in outputs)}")
             return outputs[value[1:]]
         if isinstance(value, dict):
             return {k: resolved(v) for k, v in value.items()}
