@@ -209,19 +209,24 @@ class Checkpoints:
 def _verified_files(folder: Path, step: int) -> list[str]:
     """The names of a checkpoint's files, after each was found as it was written."""
     marker = _read_json(folder / COMPLETE)
-    if marker.get("schema") != SCHEMA:
-        raise RunError(f"{folder}: written with checkpoint format {marker.get('schema')}, this version of Keel reads {SCHEMA}")
-    if marker.get("step") != step or STATE not in marker["files"]:
+    try:
+        schema, own_step = int(marker["schema"]), int(marker["step"])
+        files = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in marker["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BrokenCheckpointError(f"{COMPLETE} is damaged") from None
+    if schema != SCHEMA:
+        raise RunError(f"{folder}: written with checkpoint format {schema}, this version of Keel reads {SCHEMA}")
+    if own_step != step or STATE not in files:
         raise BrokenCheckpointError(f"{COMPLETE} belongs to another checkpoint")
-    for name, expected in marker["files"].items():
+    for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
             raise BrokenCheckpointError(f"{name} is missing")
-        if path.stat().st_size != expected["size"]:
-            raise BrokenCheckpointError(f"{name} has {path.stat().st_size} bytes, {expected['size']} were written")
-        if _sha256(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            raise BrokenCheckpointError(f"{name} has {path.stat().st_size} bytes, {size} were written")
+        if _sha256(path) != sha256:
             raise BrokenCheckpointError(f"{name} is not what was written (sha256 differs)")
-    return list(marker["files"])
+    return list(files)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

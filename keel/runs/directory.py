@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -76,8 +75,6 @@ class RunDir:
             raise RunError(f"{path} cannot be used for a run: {error.strerror}", "choose a run_dir that you may write to") from None
         try:
             recover_folders(path)
-            if not os.access(path, os.W_OK):
-                raise RunError(f"{path} cannot be used for a run: no permission to write", "choose a run_dir that you may write to")
             wanted: dict[str, Any] = {
                 "verb": verb,
                 "seed": seed,

@@ -1,0 +1,231 @@
+"""Sinks: valid JSON whatever the numbers are, clear words when a tracker is missing, and a console that suits where it prints."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from keel.config import Section
+from keel.errors import UserError
+from keel.events import Event, EventBus
+from keel.runs import logs
+from keel.runs.config import TrackingConfig
+from keel.runs.directory import RunDir
+from keel.runs.sinks import ConsoleSink, JsonlSink, TensorBoardSink, WandbSink, make_sinks, short, shown
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDir]:
+    with RunDir.open(tmp_path / "run", Section(), "sft", 0) as opened:
+        yield opened
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+# -- JSON lines ------------------------------------------------------------------------------------------------------------------
+
+
+def test_plain_values() -> None:
+    value = {
+        "t": torch.tensor(1.5),
+        "n": np.float32(0.5),
+        "l": torch.tensor([1, 2]),
+        "p": Path("a"),
+        "nan": float("nan"),
+        "b": True,
+        "s": {1},
+    }
+    assert logs.plain(value) == {"t": 1.5, "n": 0.5, "l": [1, 2], "p": "a", "nan": "NaN", "b": True, "s": [1]}
+    assert logs.plain([np.float64("-inf"), torch.tensor(float("inf"))]) == ["-Infinity", "Infinity"]
+
+
+def test_one_object_a_step_with_its_evaluation(run: RunDir) -> None:
+    bus = EventBus([JsonlSink(run)])
+    bus.emit("eval", 0, metrics={"eval/loss": 3.0})
+    bus.emit("step", 1, metrics={"loss": 2.0})
+    bus.emit("step", 2, metrics={"loss": float("nan"), "reward": float("-inf"), "kl": torch.tensor(0.25)})
+    bus.emit("eval", 2, metrics={"eval/loss": 1.0})
+    bus.emit("checkpoint", 2, "saved", best=True)
+    assert rows(run.path / "metrics.jsonl") == [
+        {"step": 0, "eval/loss": 3.0},
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": "NaN", "reward": "-Infinity", "kl": 0.25, "eval/loss": 1.0},
+    ]
+    assert rows(run.path / "events.jsonl") == [
+        {"kind": "eval", "step": 0, "message": "", "metrics": {"eval/loss": 3.0}},
+        {"kind": "eval", "step": 2, "message": "", "metrics": {"eval/loss": 1.0}},
+        {"kind": "checkpoint", "step": 2, "message": "saved", "best": True},
+    ]
+
+
+def test_an_open_sink_goes_on_after_the_file_was_cut(run: RunDir) -> None:
+    bus = EventBus([JsonlSink(run)])
+    for step in (1, 2, 3):
+        bus.emit("step", step, metrics={"loss": 1.0})
+    run.cut_metrics(1)
+    bus.emit("eval", 3, metrics={"eval/loss": 7.0})
+    run.cut_metrics(1)
+    for step in (2, 3):
+        bus.emit("step", step, metrics={"loss": 5.0})
+    assert rows(run.path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 5.0}, {"step": 3, "loss": 5.0}]
+
+
+def test_torn_lines_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "x\n\n[1]\n{"step": 3}\n{"st')
+    assert logs.read(path) == [{"step": 1}, {"step": 3}]
+    logs.keep_rows(path, lambda row: row["step"] != 1)
+    assert path.read_bytes() == b'{"step": 3}\n'
+    assert logs.read(tmp_path / "none.jsonl") == []
+
+
+def test_a_line_separator_inside_a_text_does_not_break_a_row(tmp_path: Path) -> None:
+    row = {"text": "a\u2028b\x85c\x0bd\ne", "lone": "\ud800"}
+    logs.append(tmp_path / "m.jsonl", [row])
+    assert logs.read(tmp_path / "m.jsonl") == [{"text": row["text"], "lone": "?"}]
+
+
+# -- trackers --------------------------------------------------------------------------------------------------------------------
+
+
+def test_which_sinks_are_made(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [type(s) for s in make_sinks(run, TrackingConfig())] == [JsonlSink, ConsoleSink]
+    fake_wandb(monkeypatch)
+    sinks = make_sinks(run, TrackingConfig(tensorboard=True, wandb=True))
+    assert [type(s) for s in sinks] == [JsonlSink, ConsoleSink, TensorBoardSink, WandbSink]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed(run: RunDir, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=f"tracking.{name} is on, but {name} is not installed") as caught:
+        make_sinks(run, TrackingConfig.model_validate({name: True}))
+    assert caught.value.hint == f'pip install "keel-align[{name}]"'
+
+
+def test_tensorboard_gets_every_number_and_replaces_what_is_done_again(run: RunDir) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, last, value in ((0, 4, 1.0), (2, 5, 2.0)):  # stopped at 4, resumed from 2
+        bus = EventBus([TensorBoardSink(run)])
+        bus.emit("run_started", first, total_steps=5)
+        for step in range(first + 1, last + 1):
+            bus.emit("step", step, metrics={"loss": value})
+        bus.close()
+    found = EventAccumulator(str(run.path / "tensorboard"))
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+
+
+def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    calls: list[tuple[str, Any]] = []
+    fake: Any = types.ModuleType("wandb")
+    fake.__spec__ = importlib.util.spec_from_loader("wandb", None)
+
+    class Run:
+        def log(self, metrics: dict[str, float], step: int) -> None:
+            calls.append(("log", (metrics, step)))
+
+        def finish(self) -> None:
+            calls.append(("finish", None))
+
+    def init(**given: Any) -> Run:
+        calls.append(("init", given))
+        return Run()
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return calls
+
+
+def test_wandb_goes_on_in_the_same_run(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_wandb(monkeypatch)
+    for _ in range(2):
+        bus = EventBus([WandbSink(run, "shop", "offline")])
+        bus.emit("step", 3, metrics={"loss": 1.0})
+        bus.close()
+    first, second = (given for name, given in calls if name == "init")
+    assert first == second
+    assert (first["project"], first["mode"], first["resume"], first["dir"]) == ("shop", "offline", "allow", str(run.path))
+    assert [c for c in calls if c[0] != "init"] == [("log", ({"loss": 1.0}, 3)), ("finish", None)] * 2
+
+
+def test_a_sink_that_fails_does_not_stop_the_others(run: RunDir, caplog: pytest.LogCaptureFixture) -> None:
+    class Down:
+        def handle(self, event: Event) -> None:
+            raise ConnectionError("no network")
+
+        def close(self) -> None: ...
+
+    bus = EventBus([Down(), JsonlSink(run)])
+    bus.emit("step", 1, metrics={"loss": 1.0})
+    bus.emit("step", 2, metrics={"loss": 1.0})
+    assert len(rows(run.path / "metrics.jsonl")) == 2
+    assert caplog.text.count("sink Down failed and was dropped, the run goes on: no network") == 1
+
+
+# -- console ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    out = io.StringIO()
+    bus = EventBus([ConsoleSink(out, log_every=3, label="sft")])
+    bus.emit("run_started", 0, total_steps=7)
+    for step in range(1, 8):
+        bus.emit("step", step, metrics={"loss": step / 10, "tokens_per_s": 512.4, "lr": 1.0})
+    bus.emit("eval", 7, metrics={"eval/loss": 0.5, "time/eval_s": 3.0})
+    bus.emit("warning", 7, "[bold]grad_norm[/bold] 131")
+    bus.emit("run_finished", 7)
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines[:4]] == ["sft step 1/7", "sft step 3/7", "sft step 6/7", "sft step 7/7"]
+    assert lines[1].startswith("sft step 3/7  loss 0.3  tok/s 512  left 0:")
+    assert lines[3] == "sft step 7/7  loss 0.7  tok/s 512"
+    assert lines[4:] == ["evaluation at step 7: eval/loss 0.5", "warning: [bold]grad_norm[/bold] 131"]
+
+
+def test_a_bar_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    bus = EventBus([ConsoleSink(out, label="[rl]")])
+    bus.emit("run_started", 2, total_steps=4)
+    bus.emit("step", 3, metrics={"loss": 0.25, "reward": 1.5, "kl": 0.01})
+    bus.emit("step", 4, metrics={"loss": 0.25, "reward": 1.5, "kl": 0.01})
+    bus.emit("run_finished", 4)
+    assert "[rl]" in out.getvalue()
+    assert "4/4" in out.getvalue()
+    assert "loss 0.25  reward 1.5  kl 0.01" in out.getvalue()
+
+
+def test_standard_output_stays_free(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    bus = EventBus(make_sinks(run, TrackingConfig(log_every=1)))
+    bus.emit("run_started", 0, total_steps=1)
+    bus.emit("step", 1, metrics={"loss": 1.0})
+    bus.close()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "loss 1" in captured.err
+
+
+def test_the_numbers_that_matter() -> None:
+    metrics = {"objective/kl": 0.5, "objective/scores": 2.0, "reward": 1.0, "lr": 3.0, "loss": float("nan")}
+    assert shown(metrics) == "loss nan  reward 1  kl 0.5"
+    assert [short(x) for x in (0.03123, 1.25, 843.2, 1.2e-5, -2.0, float("inf"))] == ["0.0312", "1.25", "843", "1.2e-05", "-2", "inf"]
