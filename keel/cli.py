@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def _reference(args: argparse.Namespace) -> None:
     print(reference_markdown(), end="")
 
 
+DOCTOR_MODEL = "tiny:llama"
 STAGES = {
     "sft": "supervised fine-tuning on demonstrations",
     "reward": "train a reward model on preferences",
@@ -99,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
     sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
-    sub.add_argument("model", nargs="?", default="tiny:llama", help="folder, id, GGUF file or tiny:ARCH")
+    sub.add_argument("model", nargs="?", default=DOCTOR_MODEL, help="folder, id, GGUF file or tiny:ARCH")
     sub.add_argument("overrides", nargs="*", metavar="key.path=value")
     sub = add("data", "look at data: keel data show PATH", _data_show)
     sub.add_argument("what", choices=["show"])
@@ -117,14 +119,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments, options and overrides in any order (argparse alone stops taking overrides at the first option between them)."""
+    """The arguments, options and overrides in any order (argparse alone stops taking overrides at the first option between them, and
+    takes ``--json`` after the verb only)."""
+    given = list(sys.argv[1:] if argv is None else argv)
     top = parser()
-    args, rest = top.parse_known_args(argv)
+    args, rest = top.parse_known_args([a for a in given if a != "--json"])
+    args.json = "--json" in given
     unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
+    if args.verb == "doctor" and re.match(r"[\w.]+=", args.model):  # `keel doctor seed=1`: an override, and the usual model
+        args.overrides, args.model = [args.model, *args.overrides], DOCTOR_MODEL
     return args
 
 

@@ -47,7 +47,7 @@ def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(capsys: pytest.Ca
 
 def test_json_is_the_last_line_and_all_of_standard_output(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert main(["reward", "recipes/tiny_reward.yaml", "loop.steps=1", f"run_dir={run}", "--json"]) == 0
+    assert main(["--json", "reward", "recipes/tiny_reward.yaml", "loop.steps=1", f"run_dir={run}"]) == 0
     out = capfd.readouterr().out
     assert json.loads(out.splitlines()[-1])["run_dir"] == str(run)
     assert json.loads(out)["steps"] == 1
@@ -81,9 +81,9 @@ def test_reference_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "tiny:qwen2", "longest=32", "--json"]) == 0
+    assert main(["doctor", "longest=32", "--json"]) == 0
     captured = capfd.readouterr()
-    assert json.loads(captured.out)["model"] == "tiny:qwen2"
+    assert json.loads(captured.out)["model"] == "tiny:llama"
     assert "passed  resume" in captured.err
 
 

@@ -109,12 +109,10 @@ def _card(title: str, note: str, series: Sequence[Series]) -> dict[str, Any]:
 def _facts(summary: Row) -> list[tuple[str, str]]:
     facts = []
     for name, value in summary.items():
-        if name == "wall_s":  # stands beside the title
+        if name in ("wall_s", "schema"):  # the one stands beside the title, the other is the file's
             continue
         if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
             facts.append((name, f"{percent(value['mean'])} ({percent(value['low'])} – {percent(value['high'])})"))
-        elif isinstance(value, str):
-            facts.append((name, value))
         elif isinstance(value, int | float):
             facts.append((name, str(value).lower() if isinstance(value, bool) else number(value, 4)))
     return facts

@@ -53,7 +53,7 @@ class TrainResult:
     stopped_early: bool
     last: Mapping[str, float]
     last_eval: Mapping[str, float]
-    wall_s: float
+    wall_before: float  # seconds of training in earlier attempts, up to the checkpoint this one went on from
 
 
 def peak_mb() -> float:
@@ -110,8 +110,7 @@ class Harness:
             best = self.selection.best
             why = f"nothing better than {best.value:.4g} of step {best.step}" if best else "nothing was ever better"
             self.bus.emit("warning", step, f"stopped early at step {step}: {why}")
-        wall = self.wall_before + time.perf_counter() - started
-        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, wall)
+        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, self.wall_before)
 
     def restore_best(self) -> None:
         """Put the trainer back to the best evaluation's checkpoint, where there is one."""

@@ -225,15 +225,18 @@ def _read_gguf(spec: str, path: Path) -> _Parts:
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """transformers parses a GGUF file anew for tokenizer, config and weights, seconds each; here they share one reader."""
+    """transformers parses a GGUF file anew for tokenizer, config and weights, and makes the table of names anew for every submodule,
+    seconds each; here they share one reader and one table."""
     import gguf
 
-    original = gguf.GGUFReader
-    gguf.GGUFReader = functools.lru_cache(original)  # type: ignore[misc,assignment]
+    originals = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, original in originals.items():
+        setattr(gguf, name, functools.lru_cache(original))
     try:
         yield
     finally:
-        gguf.GGUFReader = original  # type: ignore[misc]
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 
 import peft
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,6 +25,7 @@ from keel.models.attention import AttentionPlan
 from keel.models.logit_transform import LogitTransform
 from keel.models.lora import ADAPTER, set_lora_dropout
 from keel.models.media import MediaStore
+from keel.models.narrow import narrow_linear
 from keel.models.packed import PackedPlan
 from keel.models.plain import padded_rows
 from keel.models.tables import output_layer
@@ -108,7 +108,7 @@ class Model:
     def logits(self, hidden_BH: Tensor) -> Tensor:
         """float32 logits [B, V]: the head and what the architecture does after it. For a few rows; training uses tiles."""
         with self.compute():
-            raw_BV = F.linear(hidden_BH, self.head_weight_VH, self.head_bias_V).float()
+            raw_BV = narrow_linear(hidden_BH, self.head_weight_VH, self.head_bias_V).float().contiguous()
         return self.transform(raw_BV) if raw_BV.requires_grad else self.transform.apply_(raw_BV)
 
     def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from keel.models.model import Model
+from keel.models.narrow import narrow_linears
 from keel.models.packed import packed_positions
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
 from keel.types import Encoded
@@ -66,7 +67,8 @@ class FastDecoder:
 
     def step(self, tokens_B: Tensor) -> Tensor:
         assert self._plan is not None, "start comes first"
-        hidden_BLH = self._model.run(tokens_B[:, None], self._plan.positions(), self._plan)
+        with narrow_linears():
+            hidden_BLH = self._model.run(tokens_B[:, None], self._plan.positions(), self._plan)
         self._plan.advance()
         return self._model.logits(hidden_BLH[:, 0])
 

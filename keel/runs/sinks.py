@@ -139,7 +139,7 @@ class ConsoleSink:
         self._console = Console(file=stream or sys.stderr, emoji=False)
         self._log_every, self._label = log_every, label
         self._total, self._first = 0, 0
-        self._started = time.perf_counter()
+        self._first_done = (0, 0.0)  # number and time of the first step seen: it warms up, so the time left is counted from its end
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -161,7 +161,7 @@ class ConsoleSink:
     def _begin(self, event: Event) -> None:
         self._stop()
         self._total, self._first = int(event.data.get("total_steps", 0)), event.step
-        self._started = time.perf_counter()
+        self._first_done = (0, 0.0)
         if self._console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -175,6 +175,8 @@ class ConsoleSink:
             self._bar.start()
 
     def _step(self, event: Event) -> None:
+        if self._first_done == (0, 0.0):
+            self._first_done = (event.step, time.perf_counter())
         numbers = shown(metrics_of(event))
         if self._bar is not None:
             self._bar.update(self._task, completed=event.step, numbers=numbers)
@@ -183,10 +185,10 @@ class ConsoleSink:
             self._say(f"{self._label} step {event.step}{of}  {numbers}{self._time_left(event.step)}".strip())
 
     def _time_left(self, step: int) -> str:
-        done = step - self._first
-        if done <= 0 or self._total <= step:
+        first, then = self._first_done
+        if step <= first or self._total <= step:
             return ""
-        seconds = round((time.perf_counter() - self._started) / done * (self._total - step))
+        seconds = round((time.perf_counter() - then) / (step - first) * (self._total - step))
         return f"  left {seconds // 60}:{seconds % 60:02d}"
 
     def _say(self, text: str, style: str = "") -> None:

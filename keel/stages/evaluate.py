@@ -6,6 +6,7 @@ reported apart from it. Sampling and randomness are the evaluation's own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,6 @@ from keel.learner.inference import LocalInference
 from keel.loops.online import sample_groups
 from keel.models.model import Model
 from keel.render.renderer import Renderer
-from keel.rollout.config import SamplerConfig
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -37,7 +37,7 @@ from keel.stages.rewards import rewards_of
 from keel.stages.session import load, open_session
 from keel.types import Branch, Encoded, Group, Prompt, SampleRequest, Unit
 
-ROWS = 256  # answers decoded side by side: an evaluation samples everything at once
+log = logging.getLogger("keel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
 def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], path: Path) -> tuple[Side, Renderer]:
     config = recipe.evaluate
     loaded, renderer = load(recipe, spec=spec)
-    groups = answer(loaded.model, renderer, encode(prompts, renderer, path), config)
+    groups = answer(loaded.model, renderer, encode(prompts, renderer, path), recipe)
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
     if not config.retention_text:
         return Side(inference, groups, None, 0), renderer
@@ -85,11 +85,13 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], path: Path) 
     return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches)), renderer
 
 
-def answer(model: Model, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], config: EvaluateConfig) -> tuple[Group, ...]:
-    """``config.samples`` answers to every prompt, in the evaluation's own distribution."""
-    sampler = LocalSampler(model, renderer.decode, SamplerConfig(max_rows=ROWS))
+def answer(model: Model, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], recipe: EvalRecipe) -> tuple[Group, ...]:
+    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution."""
+    config = recipe.evaluate
+    sampler = LocalSampler(model, renderer.decode, recipe.sampler)
     params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
     requests = [SampleRequest(i, encoded, config.samples, params, config.seed) for i, (_, encoded) in prompts.items()]
+    log.info("%d answers to each of %d prompts", config.samples, len(requests))
     return sample_groups(sampler, requests, {i: prompt for i, (prompt, _) in prompts.items()})
 
 

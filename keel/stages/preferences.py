@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,6 +28,7 @@ from keel.stages.session import load, open_session, record
 from keel.stages.units import write_refused
 from keel.types import Candidate, Encoded, Message, Pair, Prompt, Rollout, SampleRequest
 
+log = logging.getLogger("keel")
 COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
 
 
@@ -39,8 +41,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         loaded, renderer = load(recipe)
         record(session, loaded, renderer)
         prompts = encode(data.prompts(), renderer, path)
-        session.bus.emit("run_started", 0, total_steps=len(recipe.preferences.temperatures))
-        sampler = LocalSampler(loaded.model, renderer.decode)
+        sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         rollouts = _sample(recipe, renderer, sampler, prompts)
         candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
         comparisons = _compare(recipe, {i: p for i, (p, _) in prompts.items()}, candidates)
@@ -95,11 +96,13 @@ def _sample(
 ) -> dict[str, list[tuple[float, Rollout]]]:
     base = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     found: defaultdict[str, list[tuple[float, Rollout]]] = defaultdict(list)
-    for attempt, (temperature, n) in enumerate(samples_by_temperature(recipe.preferences)):
+    wanted = samples_by_temperature(recipe.preferences)
+    for attempt, (temperature, n) in enumerate(wanted):
         params = replace(base, temperature=temperature)
         sampler.submit([SampleRequest(i, encoded, n, params, recipe.seed, attempt) for i, (_, encoded) in prompts.items()])
-        for rollout in sampler.collect():
-            found[rollout.prompt_id].append((temperature, rollout))
+    log.info("sampling %d answers to each of %d prompts, then comparing them", sum(n for _, n in wanted), len(prompts))
+    for rollout in sampler.collect():
+        found[rollout.prompt_id].append((wanted[rollout.attempt][0], rollout))
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from keel.algorithms import AlgorithmConfig, ObjectiveConfig, resolve
+from keel.algorithms import AlgorithmConfig, resolve
 from keel.config import Section
 from keel.data.config import DataConfig
 from keel.evaluate.config import EvaluateConfig
@@ -14,6 +14,7 @@ from keel.feedback.config import PreferencesConfig
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.loops.config import LoopConfig
 from keel.models.config import LoraConfig, ModelOptions
+from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
 from keel.rewards.config import RewardConfig
 from keel.rollout.config import SamplerConfig, SamplingConfig
@@ -104,6 +105,7 @@ class EvalRecipe(ModelRecipe):
     baseline: str = Field(description="The model to compare against (as `model`).")
     evaluate: EvaluateConfig = Field(description="Prompts, samples, sampling, bootstrap.")
     rewards: list[RewardConfig] = Field(default=[], description="Scorers, reported side by side.")
+    sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
 
 
 class PreferencesRecipe(ModelRecipe):
@@ -114,6 +116,7 @@ class PreferencesRecipe(ModelRecipe):
     sampling: SamplingConfig = Field(
         default=SamplingConfig(), description="Sampling of the candidates; temperatures come from `preferences`."
     )
+    sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
 
 
 RECIPES: dict[str, type[ModelRecipe]] = {

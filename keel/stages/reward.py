@@ -21,7 +21,7 @@ from keel.stages.units import datasets, fingerprints, preference_units, prepare
 from keel.types import PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
 
-MAX_SCALE_UNITS = 256  # units whose scores give the mean and deviation that the reward is standardised with
+MAX_SCALE_UNITS = 64  # prompts whose scores give the mean and deviation that the reward is standardised with
 
 
 def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Session:
         if result is not None and result.interrupted:
             return {"run_dir": str(self.run.path), "verb": self.verb, "interrupted": True, "step": result.step}
         whole: dict[str, Any] = {"run_dir": str(self.run.path), "verb": self.verb, **summary}
-        whole["wall_s"] = round(result.wall_s if result is not None else time.perf_counter() - self.started, 2)
+        whole["wall_s"] = round(time.perf_counter() - self.started + (result.wall_before if result is not None else 0.0), 2)
         whole["peak_mb"] = round(peak_mb(), 1)
         if result is not None:
             whole |= {

@@ -18,7 +18,7 @@ import torch
 from keel.config import Section
 from keel.errors import UserError
 from keel.events import Event, EventBus
-from keel.runs import logs
+from keel.runs import logs, sinks
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import RunDir
 from keel.runs.sinks import ConsoleSink, JsonlSink, TensorBoardSink, WandbSink, make_sinks, short, shown
@@ -106,8 +106,8 @@ def test_a_line_separator_inside_a_text_does_not_break_a_row(tmp_path: Path) -> 
 def test_which_sinks_are_made(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [type(s) for s in make_sinks(run, TrackingConfig())] == [JsonlSink, ConsoleSink]
     fake_wandb(monkeypatch)
-    sinks = make_sinks(run, TrackingConfig(tensorboard=True, wandb=True))
-    assert [type(s) for s in sinks] == [JsonlSink, ConsoleSink, TensorBoardSink, WandbSink]
+    made = make_sinks(run, TrackingConfig(tensorboard=True, wandb=True))
+    assert [type(s) for s in made] == [JsonlSink, ConsoleSink, TensorBoardSink, WandbSink]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -181,6 +181,19 @@ def test_a_sink_that_fails_does_not_stop_the_others(run: RunDir, caplog: pytest.
 
 
 # -- console ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_time_left_is_counted_from_the_end_of_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(sinks.time, "perf_counter", lambda: now[0])
+    out = io.StringIO()
+    bus = EventBus([ConsoleSink(out, log_every=1, label="rl")])
+    bus.emit("run_started", 0, total_steps=40)
+    for step in range(1, 4):
+        now[0] += 100.0 if step == 1 else 2.0
+        bus.emit("step", step, metrics={"loss": 0.5})
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines == ["rl step 1/40  loss 0.5", "rl step 2/40  loss 0.5  left 1:16", "rl step 3/40  loss 0.5  left 1:14"]
 
 
 def test_plain_lines_without_a_terminal() -> None:
