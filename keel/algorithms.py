@@ -14,7 +14,7 @@ An algorithm is a credit rule, a policy loss, a reduction, a place for the KL an
     metrics   = group_metrics(groups) | credited.metrics | ...
 
 Signals are per-branch tensors [T]. A new algorithm is one row in ``ALGORITHMS``; a new part of one is a function and a row in its own table
-(``ESTIMATORS``, ``POLICY_LOSSES``, ``REDUCTIONS``, ``PREFERENCE_OBJECTIVES``).
+(``ESTIMATORS``, ``POLICY_LOSSES``, ``REDUCTIONS``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from keel.advantages.credit import ESTIMATORS, CreditRule, SequenceEstimator, TokenEstimator, assign, rollout_units
 from keel.advantages.measures import group_metrics, kl_metrics
@@ -33,24 +33,20 @@ from keel.config import Section
 from keel.errors import ConfigError
 from keel.losses import kl
 from keel.losses.policy import policy_gradient, ppo_clip
-from keel.losses.preference import dpo
 from keel.losses.reduce import REDUCTIONS
 from keel.losses.value import explained_variance
 from keel.objectives.policy import PolicyLoss, PolicyObjective
-from keel.objectives.preference import PreferenceObjective
 from keel.objectives.value import ValueObjective
-from keel.types import Group, Objective, Unit
+from keel.schema import key_of
+from keel.types import Group, Unit
 
 __all__ = [
     "ALGORITHMS",
-    "PREFERENCE_OBJECTIVES",
     "Algorithm",
     "AlgorithmConfig",
     "Credited",
-    "ObjectiveConfig",
     "credit",
     "group_metrics",
-    "preference_objective",
     "resolve",
     "rollout_units",
 ]
@@ -163,15 +159,6 @@ ALGORITHMS: dict[str, Algorithm] = {
 # --------------------------------------------------------------------------------------------------------------------------------
 
 
-def _key_of(table: Mapping[str, Any]) -> AfterValidator:
-    def check(name: str | None) -> str | None:
-        if name is not None and name not in table:
-            raise ValueError(f"'{name}' is none of: {', '.join(table)}")
-        return name
-
-    return AfterValidator(check)
-
-
 _OWN = " Empty: the algorithm's own."
 
 
@@ -187,7 +174,7 @@ class ClipConfig(Section):
 class CreditConfig(Section):
     """From rewards to advantages."""
 
-    estimator: Annotated[str | None, _key_of(ESTIMATORS)] = Field(default=None, description=f"One of: {', '.join(ESTIMATORS)}." + _OWN)
+    estimator: Annotated[str | None, key_of(ESTIMATORS)] = Field(default=None, description=f"One of: {', '.join(ESTIMATORS)}." + _OWN)
     gamma: float | None = Field(
         default=None, ge=0, le=1, description="Discount of later rewards, for estimators that work by token." + _OWN
     )
@@ -223,14 +210,12 @@ class CriticConfig(Section):
 class AlgorithmConfig(Section):
     """An algorithm by name; every other field overrides one of its parts."""
 
-    name: Annotated[str, _key_of(ALGORITHMS)] = Field(default="grpo", description=f"One of: {', '.join(ALGORITHMS)}.")
-    objective: Annotated[str | None, _key_of(POLICY_LOSSES)] = Field(
-        default=None, description=f"One of: {', '.join(POLICY_LOSSES)}." + _OWN
-    )
+    name: Annotated[str, key_of(ALGORITHMS)] = Field(default="grpo", description=f"One of: {', '.join(ALGORITHMS)}.")
+    objective: Annotated[str | None, key_of(POLICY_LOSSES)] = Field(default=None, description=f"One of: {', '.join(POLICY_LOSSES)}." + _OWN)
     ratio: Literal["token", "sequence"] | None = Field(
         default=None, description="One ratio to the old policy a token, or a sequence." + _OWN
     )
-    reduce: Annotated[str | None, _key_of(REDUCTIONS)] = Field(default=None, description=f"One of: {', '.join(REDUCTIONS)}." + _OWN)
+    reduce: Annotated[str | None, key_of(REDUCTIONS)] = Field(default=None, description=f"One of: {', '.join(REDUCTIONS)}." + _OWN)
     entropy_coef: float | None = Field(default=None, ge=0, description="Reward of a nat of entropy per token, in the loss." + _OWN)
     epochs: int | None = Field(default=None, ge=1, description="Passes over the rollouts of a step." + _OWN)
     minibatches: int | None = Field(default=None, ge=1, description="Optimizer steps in one pass." + _OWN)
@@ -360,26 +345,3 @@ def credit(groups: Sequence[Group], units: Sequence[Unit], algorithm: Algorithm)
         values, returns = (torch.cat([b.signals[name][b.trained_T] for b in branches]) for name in ("values", "returns"))
         metrics["critic/vf_explained_var"] = explained_variance(values, returns)
     return Credited(credited, metrics)
-
-
-# --------------------------------------------------------------------------------------------------------------------------------
-# Direct preference optimisation
-# --------------------------------------------------------------------------------------------------------------------------------
-
-
-PREFERENCE_OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
-    "dpo": lambda config: PreferenceObjective(dpo, config.beta, config.label_smoothing),
-}
-
-
-class ObjectiveConfig(Section):
-    """A direct preference loss by name, and its numbers."""
-
-    name: Annotated[str, _key_of(PREFERENCE_OBJECTIVES)] = Field(default="dpo", description=f"One of: {', '.join(PREFERENCE_OBJECTIVES)}.")
-    beta: float = Field(default=0.1, gt=0, description="Strength of the tie to the reference.")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="Share of the preferences that is taken to be wrong (cDPO).")
-
-
-def preference_objective(config: ObjectiveConfig) -> Objective:
-    """The objective that ``config`` describes. Units need a PairTarget and the signal ``ref_logprobs``."""
-    return PREFERENCE_OBJECTIVES[config.name](config)

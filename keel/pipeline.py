@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from keel.algorithms import AlgorithmConfig, ObjectiveConfig
+from keel.algorithms import AlgorithmConfig
 from keel.config import Section, dump, load
 from keel.errors import ConfigError
 from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
@@ -24,6 +24,7 @@ from keel.evaluate.report import collect, write_report
 from keel.evaluate.statistics import pooled_win_rate
 from keel.loops.harness import peak_mb
 from keel.models.config import ModelOptions
+from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
 from keel.runs.directory import RunDir, read_summary
 from keel.runs.durable import write_atomic

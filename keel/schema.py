@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 
@@ -186,3 +186,14 @@ def _yaml_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return '""' if value == "" else str(value)
+
+
+def key_of(table: Mapping[str, Any]) -> AfterValidator:
+    """Annotation of a field whose value names a row of ``table`` (or is None)."""
+
+    def check(name: str | None) -> str | None:
+        if name is not None and name not in table:
+            raise ValueError(f"'{name}' is none of: {', '.join(table)}")
+        return name
+
+    return AfterValidator(check)

@@ -12,12 +12,9 @@ from pydantic import ValidationError
 from keel.algorithms import (
     ALGORITHMS,
     KL,
-    PREFERENCE_OBJECTIVES,
     AlgorithmConfig,
     Critic,
-    ObjectiveConfig,
     credit,
-    preference_objective,
     resolve,
     rollout_units,
 )
@@ -25,7 +22,6 @@ from keel.errors import ConfigError
 from keel.learner.packing import pack
 from keel.losses.kl import k3
 from keel.losses.policy import policy_gradient
-from keel.losses.preference import dpo
 from keel.losses.reduce import REDUCTIONS
 from keel.types import Encoded, Group, Outputs, Prompt, Rollout, Unit
 
@@ -235,15 +231,3 @@ def test_every_algorithm_goes_from_groups_to_a_gradient(name):
         values = torch.zeros(batch.n_scored, requires_grad=True)
         value = algorithm.value_objective()
         assert value.loss(batch, Outputs(values_S=values), value.counts(credited)).loss.requires_grad
-
-
-# ------------------------------------------------------------------------------------------------------------------- preference
-
-
-def test_preference_objectives_by_name():
-    objective = preference_objective(ObjectiveConfig(beta=0.3, label_smoothing=0.1))
-    assert (objective.pair_loss, objective.beta, objective.label_smoothing) == (dpo, 0.3, 0.1)
-    assert all(ObjectiveConfig(name=name).name == name for name in PREFERENCE_OBJECTIVES)
-    for wrong in ({"name": "dpoo"}, {"beta": 0.0}, {"label_smoothing": 0.5}):
-        with pytest.raises(ValidationError):
-            ObjectiveConfig(**wrong)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from keel.algorithms import preference_objective
 from keel.learner.local import LocalLearner
 from keel.loops.offline import OfflineTrainer, total_steps
 from keel.loops.online import with_signal
+from keel.preference_algorithms import preference_objective
 from keel.selftest import check_reference, check_training
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe

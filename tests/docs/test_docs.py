@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, blocks, tracked_files
 
-from keel.algorithms import POLICY_LOSSES, PREFERENCE_OBJECTIVES
+from keel.algorithms import POLICY_LOSSES
 from keel.cli import parse
 from keel.config import load
 from keel.data import layouts
@@ -21,6 +21,7 @@ from keel.data.fields import Fields
 from keel.data.layouts import LAYOUTS
 from keel.data.sources import RawRow
 from keel.pipeline import PipelineRecipe
+from keel.preference_algorithms import PREFERENCE_OBJECTIVES
 from keel.stages.data_show import DataShowRecipe
 from keel.stages.recipes import RECIPES
 
