@@ -166,7 +166,7 @@ def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelR
 
 _SIDES = ("reward", "length", "distinct_1", "distinct_2", "scores")
 COMPARED = (
-    *("win_rate", "win_rate_reward_model", "win_rate_rules", "gain", "kl", "retention", "languages", "level"),
+    *("win_rate", "win_rate_gold_content", "win_rate_reward_model", "win_rate_rules", "gain", "kl", "retention", "languages", "level"),
     *(f"{name}_{side}" for name in _SIDES for side in ("before", "after")),
 )
 

@@ -13,6 +13,7 @@ from keel.evaluate.statistics import DRAWS, LEVEL, Interval
 from keel.hashing import stable_hash
 
 GOLD = "gold"
+GOLD_CONTENT = "gold_content"  # the gold utility without its features of form, which rules of form may reward directly
 REWARD_MODEL = "reward_model"
 
 
@@ -104,6 +105,8 @@ class ComparisonSummary:
         for scorer, interval in self.win_rates.items():
             if scorer == GOLD:
                 out["win_rate"] = interval.to_json()
+            elif scorer == GOLD_CONTENT:
+                out["win_rate_gold_content"] = interval.to_json()
             elif scorer == REWARD_MODEL:
                 out["win_rate_reward_model"] = interval.to_json()
             else:

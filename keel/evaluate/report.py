@@ -165,6 +165,9 @@ def _headline(ledger: Ledger) -> dict[str, Any] | None:
 
 def _rates(ledger: Ledger, headline: Mapping[str, Any] | None) -> Markup | None:
     rows = [] if headline is None else [("gold utility", headline)]
+    content = ledger.interval("Win rate by gold utility without form", "win_rate_gold_content")
+    if content is not None:
+        rows.append(("gold, form left out", content))
     model = ledger.interval("Win rate by reward model", "win_rate_reward_model")
     if model is not None:
         rows.append(("reward model", model))

@@ -30,6 +30,8 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
     }
 )
 
+FORM = frozenset({"length", "fluency", "completeness"})
+
 
 def features(prompt_text: str, answer: str) -> Mapping[str, float]:
     """The readable features of ``answer`` to ``prompt_text``, each in [0, 1]; names and meanings as in ``WEIGHTS``."""
@@ -42,6 +44,13 @@ def utility(prompt: Prompt, text: str) -> float:
         return 0.0
     found = features(prompt.last_user_text, text)
     return min(1.0, max(0.0, sum(WEIGHTS[name] * value for name, value in found.items())))
+
+
+def content(prompt: Prompt, text: str) -> float:
+    """The utility's features of content alone (relevance, next step, courtesy, nothing unsafe, no echo). Length, fluency and completeness
+    are left out: a rule of form may reward those directly, and a win rate by this one shows what is left without them."""
+    found = features(prompt.last_user_text, text)
+    return sum(weight * found[name] for name, weight in WEIGHTS.items() if name not in FORM)
 
 
 @lru_cache(maxsize=1 << 16)  # several annotators read the same answer

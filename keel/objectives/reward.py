@@ -12,13 +12,14 @@ from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
 
 @dataclass(frozen=True, slots=True)
 class BradleyTerryObjective:
-    """Weighted mean over preferences of the Bradley-Terry loss, soft labels and margins included, plus ``centring`` times the squared sum
-    of a pair's scores.
+    """Weighted mean over preferences of the Bradley-Terry loss, soft labels included, plus ``centring`` times the squared sum of a pair's
+    scores. ``margin`` nats of lead are asked for per unit of the data's margin.
 
     Metrics: ``accuracy`` over pairs that are no ties, ``margin`` (score of the winner minus the loser's), ``mean_reward`` over answers.
     """
 
     centring: float = 0.0
+    margin: float = 0.0
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -39,7 +40,7 @@ class BradleyTerryObjective:
         assert outputs.scores_R is not None
         pairs = edges(batch.units, outputs.scores_R.device)
         winner_E, loser_E = outputs.scores_R[pairs.winner_E], outputs.scores_R[pairs.loser_E]
-        losses_E = bradley_terry(winner_E, loser_E, pairs.label_E, pairs.margin_E)
+        losses_E = bradley_terry(winner_E, loser_E, pairs.label_E, self.margin * pairs.margin_E)
         if self.centring:
             losses_E = losses_E + self.centring * centring(winner_E, loser_E)
         lead_E = (winner_E - loser_E).detach()

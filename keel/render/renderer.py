@@ -164,6 +164,10 @@ class Renderer:
         chat = self._messages(prompt) is not None
         return tuple(_branch(ids, [True] * len(ids)) for ids in (self._as_sampled(text, chat) for text in texts))
 
+    def end_of_answer(self, prompt: Prompt) -> tuple[int, ...]:
+        """The ids that end a finished answer to ``prompt``."""
+        return tuple(self._closing(self._messages(prompt) is not None))
+
     def decode(self, tokens_T: Tensor | Sequence[int]) -> str:
         """Text for people and rewards: special and end tokens left out. ``tokens_T`` int64 [T]."""
         stops = set(self.stop_tokens)

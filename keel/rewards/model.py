@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from keel.errors import UserError
-from keel.types import Branch, Group, Unit
+from keel.types import Branch, Group, Prompt, Rollout, Unit
 
+Ending = Callable[[Prompt], Sequence[int]]  # what ends a finished answer: ``Renderer.end_of_answer``
 Scorer = Callable[[Sequence[Unit]], Sequence[Tensor]]  # units -> float32 [branches] each: ``LocalLearner.scores``
 
 
@@ -44,11 +45,23 @@ def fit_standardiser(scores: Iterable[Tensor], mean: float | None = None, std: f
     return Standardiser(float(all_N.mean()) if mean is None else mean, found if std is None else std)
 
 
-def units_of(group: Group) -> tuple[Unit | None, list[int]]:
-    """The group's usable rollouts as one unit (tokens as sampled, truncated ones as they are), and their places in the group."""
+def units_of(group: Group, ending: Ending) -> tuple[Unit | None, list[int]]:
+    """The group's usable rollouts as one unit, tokens as sampled, and their places in the group.
+
+    An answer cut off at the length limit gets the end of an answer after its last token: a reward model has learnt to give its score there,
+    and has seen cut-off candidates closed in the same way. Without it the score would be read where it means nothing.
+    """
     used = [i for i, valid in enumerate(group.valid_G.tolist()) if valid]
-    branches = tuple(Branch(group.rollouts[i].tokens_T, group.rollouts[i].sampled_T) for i in used)
+    end_T = torch.tensor(list(ending(group.prompt)), dtype=torch.int64)
+    branches = tuple(_closed(group.rollouts[i], end_T) for i in used)
     return (Unit(group.prompt.prompt_id, group.encoded, branches) if used else None), used
+
+
+def _closed(rollout: Rollout, end_T: Tensor) -> Branch:
+    if rollout.finish_reason != "length":
+        return Branch(rollout.tokens_T, rollout.sampled_T)
+    untrained_T = torch.zeros(len(end_T), dtype=torch.bool)
+    return Branch(torch.cat([rollout.tokens_T, end_T]), torch.cat([rollout.sampled_T, untrained_T]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +70,12 @@ class ModelSource:
 
     name: str
     scorer: Scorer
+    ending: Ending
     standardiser: Standardiser = Standardiser()
 
     def score(self, groups: Sequence[Group]) -> list[Tensor]:
         """float32 [G] for each group, standardised; NaN for rollouts that failed and for scores that are not finite."""
-        found = [units_of(g) for g in groups]
+        found = [units_of(g, self.ending) for g in groups]
         scores = iter(self.scorer([unit for unit, _ in found if unit is not None]))
         result = [torch.full((len(g.rollouts),), torch.nan) for g in groups]
         for out_G, (unit, used) in zip(result, found, strict=True):

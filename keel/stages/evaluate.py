@@ -19,7 +19,7 @@ from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.data.text import language
 from keel.errors import DataError
-from keel.evaluate.compare import Answer, PromptAnswers, compare
+from keel.evaluate.compare import GOLD_CONTENT, Answer, PromptAnswers, compare
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.measures import retention
 from keel.feedback import gold
@@ -140,6 +140,8 @@ def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], m
             by_source = {s.name: float(scores[side, s.name][k][i]) for s in sources}
             reward = by_source.pop(model_name) if model_name else None
             utility = gold.utility(group.prompt, rollout.text) if recipe.evaluate.gold else None
+            if recipe.evaluate.gold:
+                by_source[GOLD_CONTENT] = gold.content(group.prompt, rollout.text)
             found.append(Answer(rollout.text, utility, reward, by_source, len(rollout)))
         return tuple(found)
 

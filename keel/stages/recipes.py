@@ -68,6 +68,9 @@ class SFTRecipe(TrainRecipe):
 class RewardRecipe(TrainRecipe):
     """`keel reward`: a scalar reward model from preferences (Bradley-Terry)."""
 
+    margin: float = Field(
+        default=0.0, ge=0, description="Nats of lead asked for per unit of the data's margin (Llama 2); 0 = labels alone."
+    )
     centring: float = Field(
         default=0.0, ge=0, description="Coefficient of (score of the winner + score of the loser) squared, which keeps scores near 0."
     )

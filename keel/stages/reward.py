@@ -34,7 +34,7 @@ def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, 
         record(session, loaded, renderer)
         units = prepare(data, held_out, renderer, path, preference_units(renderer))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
-        objective = BradleyTerryObjective(recipe.centring)
+        objective = BradleyTerryObjective(recipe.centring, recipe.margin)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test)
         check_reward_reads(learner, units.train, session.bus, recipe.settings.skip_self_test)
         trainer = OfflineTrainer(learner, objective, units.train, units.held_out, recipe.loop, recipe.seed)

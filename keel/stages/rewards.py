@@ -42,7 +42,7 @@ def rewards_of(
         _same_tokens(loaded.tokenizer, renderer.tokenizer, config)
         loaded.model.media = policy.media  # the images are read once
         inference = LocalInference(loaded.model, BatchConfig())
-        return ModelSource(config.name, inference.scores, _standardiser(config, inference.scores, fit))
+        return ModelSource(config.name, inference.scores, renderer.end_of_answer, _standardiser(config, inference.scores, fit))
 
     return build_rewards(configs, load_reward_model)
 

@@ -47,7 +47,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         reference = _reference(policy, algorithm)
-        rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe))
+        rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
         actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates))
         _self_test(recipe, algorithm, actors, prompts, params, session.bus)
         held = encode(held_out.prompts(), renderer, path) if held_out is not None else {}
@@ -88,14 +88,16 @@ def _rewarder(rewards: tuple[Reward, ...], recipe: RLRecipe) -> Callable[[tuple[
     return lambda groups: apply_rewards(groups, rewards, recipe.on_reward_failure)
 
 
-def _fit(sampler: LocalSampler, prompts: Prompts, params: SamplingParams, recipe: RLRecipe) -> Callable[[Scorer], Sequence[Tensor]]:
+def _fit(
+    sampler: LocalSampler, prompts: Prompts, params: SamplingParams, recipe: RLRecipe, renderer: Renderer
+) -> Callable[[Scorer], Sequence[Tensor]]:
     """Scores of the starting policy's answers, for the scale of a reward model that has none stored."""
 
     def scores(scorer: Scorer) -> Sequence[Tensor]:
         few = dict(list(prompts.items())[: recipe.loop.batch_size])
         requests = [SampleRequest(i, encoded, max(2, recipe.samples), params, EVAL_SEED) for i, (_, encoded) in few.items()]
         groups = sample_groups(sampler, requests, {i: p for i, (p, _) in few.items()})
-        return scorer([unit for unit, _ in map(units_of, groups) if unit is not None])
+        return scorer([unit for g in groups if (unit := units_of(g, renderer.end_of_answer)[0]) is not None])
 
     return scores
 

@@ -153,6 +153,14 @@ def test_reward_by_hand():
     assert result.metrics["accuracy"] == (1.0, 1.0)  # the tie is not judged
 
 
+def test_margins_of_the_data_count_only_when_asked_for():
+    pair = unit(branch(1), branch(1), target=PairTarget((Edge(0, 1, margin=3.0),)))
+    for margin, expected in ((0.0, math.log1p(math.exp(-2))), (0.5, math.log1p(math.exp(-0.5)))):
+        objective = BradleyTerryObjective(margin=margin)
+        result = objective.loss(pack([pair]), Outputs(scores_R=torch.tensor([3.0, 1.0])), objective.counts([pair]))
+        assert result.loss.item() == pytest.approx(expected)
+
+
 def test_reward_accuracy_follows_the_label():
     edges = (Edge(0, 1, label=0.2), Edge(0, 1, label=0.9), Edge(2, 3))
     four = unit(*(branch(1) for _ in range(4)), target=PairTarget(edges))

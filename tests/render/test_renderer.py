@@ -188,6 +188,7 @@ def test_answers_equals_the_template(tokenizers):
         (branch,) = r.answers(ASK, r.prompt(ASK), ["It is four."])
         assert branch.tokens_T.tolist() == unit.branches[0].tokens_T.tolist()
         assert branch.trained_T.all()
+        assert branch.tokens_T.tolist() == [*r.codec.continuation("It is four."), *r.end_of_answer(ASK)]
 
 
 def test_bos_is_never_doubled(tokenizers):

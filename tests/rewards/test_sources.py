@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,29 +79,43 @@ def sum_of_tokens(units: Sequence[Unit]) -> list[Tensor]:
     return [torch.tensor([float(u.prompt.tokens_T.sum() + b.tokens_T.sum()) for b in u.branches]) for u in units]
 
 
+def no_end(prompt: Prompt) -> tuple[int, ...]:
+    return ()
+
+
 def answered(prompt_id: str, *branches: Branch) -> object:
     return answered_group(Prompt(prompt_id), Encoded(torch.tensor([100])), branches, ["x"] * len(branches))
 
 
 def test_the_model_scores_sampled_tokens_after_the_prompt() -> None:
     groups = [answered("p", tokens(1, 2), tokens(3)), answered("q", tokens(4))]
-    plain, scaled = ModelSource("rm", sum_of_tokens), ModelSource("rm", sum_of_tokens, Standardiser(mean=103.0, std=2.0))
+    plain, scaled = ModelSource("rm", sum_of_tokens, no_end), ModelSource("rm", sum_of_tokens, no_end, Standardiser(mean=103.0, std=2.0))
     assert [s.tolist() for s in plain.score(groups)] == [[103.0, 103.0], [104.0]]
     assert [s.tolist() for s in scaled.score(groups)] == [[0.0, 0.0], [0.5]]
+
+
+def test_an_answer_cut_off_at_the_limit_is_scored_where_a_finished_one_would_be() -> None:
+    group = answered("p", tokens(1, 2), tokens(3, 4))
+    cut = replace(group, rollouts=(group.rollouts[0], replace(group.rollouts[1], finish_reason="length")))
+    unit, used = units_of(cut, lambda prompt: (7, 8))
+    assert unit is not None
+    assert used == [0, 1]
+    assert [b.tokens_T.tolist() for b in unit.branches] == [[1, 2], [3, 4, 7, 8]]
+    assert unit.branches[1].trained_T.tolist() == [True, True, False, False]
 
 
 def test_failed_rollouts_are_not_scored_and_keep_their_place() -> None:
     # an empty rollout has no last token to score
     groups = [answered("p", tokens(1), tokens(), tokens(3)), answered("q", tokens())]
-    assert units_of(groups[1]) == (None, [])
-    first, second = ModelSource("rm", sum_of_tokens).score(groups)
+    assert units_of(groups[1], no_end) == (None, [])
+    first, second = ModelSource("rm", sum_of_tokens, no_end).score(groups)
     assert first.tolist()[::2] == [101.0, 103.0]
     assert first[1].isnan()
     assert second.isnan().all()
 
 
 def test_scores_that_are_not_finite_failed() -> None:
-    (found,) = ModelSource("rm", lambda units: [torch.tensor([float("inf"), 1.0])]).score([answered("p", tokens(1), tokens(2))])
+    (found,) = ModelSource("rm", lambda units: [torch.tensor([float("inf"), 1.0])], no_end).score([answered("p", tokens(1), tokens(2))])
     assert found.isnan().tolist() == [True, False]
 
 
@@ -141,7 +156,7 @@ def test_a_list_of_sources_is_built_and_scores(tmp_path: Path, group: Callable) 
 
     def load_model(config: ModelReward) -> ModelSource:
         seen.append(config)
-        return ModelSource(config.name, sum_of_tokens)
+        return ModelSource(config.name, sum_of_tokens, no_end)
 
     rewards = build_rewards(configs, load_model)
     assert [(r.name, r.weight) for r in rewards] == [
