@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from keel.errors import ConfigError, UserError
 from keel.schema import FieldDoc, chosen_section, describe, plain_type, tag_field, type_text, walk
 
-__all__ = ["FieldDoc", "Section", "describe", "dump", "load", "parse_yaml", "read_recipe"]
+__all__ = ["FieldDoc", "Section", "describe", "dump", "load", "merge", "parse_yaml", "read_recipe"]
 
 
 class Section(BaseModel):
@@ -154,15 +154,15 @@ def _read_recipe(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         return recipe
     if not isinstance(base, str):
         raise ConfigError(f"{path}: `base` is the name of one recipe file, not {_value_text(base)}")
-    return _merge(_read_recipe(path.parent / base, (*below, path.resolve())), recipe)
+    return merge(_read_recipe(path.parent / base, (*below, path.resolve())), recipe)
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` laid on ``under``: mappings key by key, everything else replaced."""
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = _merge(cast("Any", old), cast("Any", value)) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = merge(cast("Any", old), cast("Any", value)) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
@@ -243,7 +243,7 @@ def _with_defaults(cls: type[BaseModel], raw: Mapping[str, Any]) -> dict[str, An
             section = chosen_section(field.annotation, given, default)
             if section is not None:
                 if type(default) is section:
-                    given = _merge(_own_numbers(default), given)
+                    given = merge(_own_numbers(default), given)
                 out[name] = _with_defaults(section, given)
         elif isinstance(value, list):
             items = cast("list[Any]", value)

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from keel.algorithms import AlgorithmConfig
-from keel.config import Section, dump, load
+from keel.config import Section, dump, load, merge
 from keel.errors import ConfigError
 from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
 from keel.evaluate.report import collect, write_report
@@ -80,7 +80,7 @@ class PipelineRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, raw: Any) -> Any:
-        """Hand shared settings down to the stages that do not set them."""
+        """Hand shared settings down: under each stage's own, section by section and key by key."""
         if not isinstance(raw, Mapping) or not isinstance(raw.get("stages"), Mapping):
             return raw
         shared = {key: raw[key] for key in SHARED if key in raw}
@@ -88,7 +88,7 @@ class PipelineRecipe(Section):
         for name, stage in raw["stages"].items():
             own = {"rl": "algorithm", "prefer": "objective"}.get(name)
             short = {own: raw[own]} if own and raw.get(own) is not None else {}
-            stages[name] = {**shared, **stage, **short} if isinstance(stage, Mapping) else stage
+            stages[name] = merge({**shared, **short}, stage) if isinstance(stage, Mapping) else stage
         return {**raw, "stages": stages}
 
 

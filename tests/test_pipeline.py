@@ -113,6 +113,27 @@ def test_what_stages_share_is_written_once() -> None:
     assert recipe.stages.sft.render == recipe.render
 
 
+def test_a_stage_changes_only_the_keys_that_it_names() -> None:
+    own = (
+        "stages.sft.render.max_total=400",
+        "stages.rl.settings.tracking.log_every=7",
+        "stages.rl.algorithm.minibatches=3",
+        "stages.reward.model_options.precision=fp32",
+    )
+    recipe = load(PipelineRecipe, Path("recipes/quickstart.yaml"), ["settings.threads=2", "model_options.revision=abc", *own])
+    sft, rl, reward = recipe.stages.sft, recipe.stages.rl, recipe.stages.reward
+    assert sft is not None
+    assert rl is not None
+    assert reward is not None
+    assert sft.render == recipe.render.model_copy(update={"max_total": 400})
+    assert sft.render.system == "You help customers of an outdoor shop."
+    tracking = recipe.settings.tracking.model_copy(update={"log_every": 7})
+    assert rl.settings == recipe.settings.model_copy(update={"tracking": tracking})
+    assert (rl.settings.threads, rl.settings.checkpoint.every) == (2, 4)
+    assert (rl.algorithm.minibatches, rl.algorithm.kl.coef) == (3, 0.05)
+    assert (reward.model_options.precision, reward.model_options.revision) == ("fp32", "abc")
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_pipeline(Path("recipes/quickstart.yaml"), [f"run_dir={tmp_path / 'run'}"], dry_run=True)
     assert "stages:" in capsys.readouterr().out
