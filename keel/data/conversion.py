@@ -90,12 +90,12 @@ def comparisons_to_pairs(
         raise DataError(
             f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time"
         )
-    groups: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
-    for c in comparisons:
-        first, second = sorted(x.candidate_id for x in c.candidates)
-        groups[(c.prompt.prompt_id, first, second)].append(c)
+    groups: dict[tuple[str, tuple[str, str], tuple[str, str]], list[Comparison]] = defaultdict(list)
+    for c in comparisons:  # by id and text: files may name their candidates "a" and "b" each
+        one, two = sorted((x.candidate_id, x.text) for x in c.candidates)
+        groups[(c.prompt.prompt_id, one, two)].append(c)
     pairs: list[Pair] = []
-    for (prompt_id, first, second), votes in groups.items():
+    for (prompt_id, (first, _), (second, _)), votes in groups.items():
         trust = [1.0 if reliability is None else reliability.get(v.annotator_id, 1.0) for v in votes]
         # votes by candidate id: the same two may stand in either order in different records
         share = sum(t * _vote(v, first) for t, v in zip(trust, votes)) / sum(trust) if sum(trust) else 0.5

@@ -6,24 +6,25 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from keel.data import conversion
 from keel.data.config import ConversionConfig, DataConfig
 from keel.data.fields import FieldError, Fields
+from keel.data.identity import Item, prompt_of, settle_ids, side_key
 from keel.data.layouts import BY_NAME, Layout, detect, named
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.errors import DataError
 from keel.hashing import stable_hash
-from keel.types import Comparison, Pair, Prompt, Record
+from keel.types import Pair, Prompt
 
 log = logging.getLogger("keel")
-Item = Record | Comparison
 K = TypeVar("K")
 
 
@@ -37,6 +38,7 @@ class Dataset:
     bad: tuple[BadRow, ...]
     fingerprint: str  # sha256 of the content of what was read
     source: str
+    in_held_out: int = 0  # records that were taken out because their prompts are held out
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,33 +76,43 @@ class Dataset:
         return tuple(first.values())
 
     def split_by_prompt(self, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """Split into (rest, held out) by hash of the prompt: nothing of one prompt is on both sides. ``share`` is held out's, in (0, 1).
+        """Split into (rest, held out) by hash of the prompt: nothing of one prompt is on both sides, whatever its ids. ``share`` is held
+        out's, in (0, 1).
 
-        The number of prompts held out is exactly round(share * prompts), at least 1. Raises DataError when a side would be empty.
+        The number of prompts held out is exactly round(share * prompts), at least 1. Bad rows stay with the rest. Raises DataError when a
+        side would be empty.
         """
-        ids = sorted({prompt_of(r).prompt_id for r in self.records})
-        n = max(1, round(share * len(ids)))
-        if not 0.0 < share < 1.0 or n >= len(ids):
+        names: dict[str, str] = {}  # content -> the least of its prompts' ids, which is what is hashed
+        for record in self.records:
+            key, prompt = side_key(record), prompt_of(record)
+            name = prompt.prompt_id if prompt.messages or prompt.text else key  # plain texts share one empty prompt
+            names[key] = min(names.get(key, name), name)
+        n = max(1, round(share * len(names)))
+        if not 0.0 < share < 1.0 or n >= len(names):
             raise DataError(
-                f"{self.source}: cannot hold out {share:g} of {len(ids)} prompts", "a share between 0 and 1 needs at least two prompts"
+                f"{self.source}: cannot hold out {share:g} of {len(names)} prompts", "a share between 0 and 1 needs at least two prompts"
             )
-        held = set(sorted(ids, key=lambda i: stable_hash("split", seed, i))[:n])
-        return self._only(lambda i: i not in held, "rest"), self._only(lambda i: i in held, "held out")
+        held = set(sorted(names, key=lambda key: (stable_hash("split", seed, names[key]), key))[:n])
+        rest, held_out = self._only(lambda key: key not in held, "rest"), self._only(lambda key: key in held, "held out")
+        return rest, replace(held_out, bad=(), counts={**held_out.counts, "bad": 0})
 
     def without_prompts(self, other: Dataset) -> Dataset:
-        """Leave out every record whose prompt stands in ``other`` (a held-out file that shares prompts with the training file)."""
-        theirs = {prompt_of(r).prompt_id for r in other.records}
-        return self._only(lambda i: i not in theirs, "not held out")
+        """Leave out every record whose prompt stands in ``other``, under whatever id, and count them as ``in_held_out``."""
+        theirs = {side_key(r) for r in other.records}
+        kept = self._only(lambda key: key not in theirs, "not held out")
+        gone = len(self) - len(kept)
+        if gone:
+            log.warning("%s: %d of %d records left out: their prompts stand in %s", self.source, gone, len(self), other.source)
+        if not kept.records:
+            raise DataError(
+                f"{self.source}: every prompt stands in {other.source} too: nothing is left to train on", "hold out other prompts"
+            )
+        return replace(kept, in_held_out=gone)
 
-    def _only(self, keep: Any, note: str) -> Dataset:
-        records = tuple(r for r in self.records if keep(prompt_of(r).prompt_id))
-        counts = {**self.counts, **_count(records)}
+    def _only(self, keep: Callable[[str], bool], note: str) -> Dataset:
+        records = tuple(r for r in self.records if keep(side_key(r)))
+        counts = {**self.counts, **dict.fromkeys(_count(self.records), 0), **_count(records)}
         return replace(self, records=records, counts=counts, source=f"{self.source} ({note})")
-
-
-def prompt_of(record: Item) -> Prompt:
-    """The prompt of any record."""
-    return record if isinstance(record, Prompt) else record.prompt
 
 
 def read(path: str, config: DataConfig | None = None) -> Dataset:
@@ -108,7 +120,11 @@ def read(path: str, config: DataConfig | None = None) -> Dataset:
 
     Raises DataError when nothing can be used, when layouts are mixed or unknown, or at the first bad rows when ``config.strict``.
     """
-    config = config or DataConfig(path=path)
+    dataset = _read(path, config or DataConfig(path=path))
+    return replace(dataset, records=tuple(settle_ids(dataset.records, dataset.source)))
+
+
+def _read(path: str, config: DataConfig) -> Dataset:
     source = read_source(path, config.split)
     rows = [Fields(row, _keys(config.keys)) for row in source.rows[: config.limit]]
     layout = _layout(rows, source, config)
@@ -126,9 +142,10 @@ def read(path: str, config: DataConfig | None = None) -> Dataset:
 
 def load(config: DataConfig, seed: int = 0) -> Dataset:
     """Read all of a section's paths, mix them by weight, convert them. A single path gives what ``read`` gives, converted."""
-    parts = [read(path, config) for path in config.paths]
+    parts = [_read(path, config) for path in config.paths]
+    settled = iter(settle_ids([r for p in parts for r in p.records], " + ".join(p.source for p in parts)))
     sizes = mixture_sizes([len(p) for p in parts], config.weights)
-    records = [r for part, size in zip(parts, sizes) for r in _sample(part.records, size, seed)]
+    records = [r for part, size in zip(parts, sizes) for r in _sample(tuple(islice(settled, len(part))), size, seed)]
     if len(parts) == 1:
         whole = replace(parts[0], records=tuple(records))
     else:

@@ -1,13 +1,13 @@
-"""Votes to pairs: labels, weights and margins by hand; nothing of a prompt on both sides."""
+"""Votes to pairs: labels, weights and margins by hand."""
 
 from __future__ import annotations
 
 import pytest
 
 from keel.errors import DataError
-from keel.feedback.aggregate import aggregate, split_by_prompt
+from keel.feedback.aggregate import aggregate
 from keel.feedback.config import AggregateConfig
-from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
+from keel.types import Candidate, Comparison, Message, Prompt
 
 A, B, C = Candidate("a", "one"), Candidate("b", "two"), Candidate("c", "三")
 
@@ -69,29 +69,3 @@ def test_protocols_are_not_mixed() -> None:
     mixed = votes("11")
     with pytest.raises(DataError, match="protocol"):
         aggregate([mixed[0], replace(mixed[1], protocol="likert-v1")])
-
-
-def pair(prompt_id: str, text: str) -> Pair:
-    return Pair(prompt_id, Prompt(prompt_id, (Message("user", text),)), (Message("assistant", "x"),), (Message("assistant", "y"),))
-
-
-def test_split_keeps_a_prompt_on_one_side_whatever_its_id() -> None:
-    pairs = [pair(f"p{i}-{j}", f"Question {i}{'?' * j}") for i in range(10) for j in range(3)]
-    for seed in range(5):
-        training, held = split_by_prompt(pairs, 0.2, seed)
-        assert len(held) == 2 * 3
-        assert len(training) == 8 * 3
-        assert not {p.prompt.last_user_text.rstrip("?") for p in training} & {p.prompt.last_user_text.rstrip("?") for p in held}
-    assert split_by_prompt(pairs, 0.2, 0) != split_by_prompt(pairs, 0.2, 1)
-    assert split_by_prompt(list(reversed(pairs)), 0.2, 0)[1] == tuple(reversed(split_by_prompt(pairs, 0.2, 0)[1]))
-
-
-def test_split_tells_images_apart() -> None:
-    prompts = [Prompt(str(i), (Message("user", (ImagePart(f"{i}.png"), TextPart("What is this?"))),)) for i in range(4)]
-    pairs = [Pair(p.prompt_id, p, (Message("assistant", "x"),), (Message("assistant", "y"),)) for p in prompts]
-    assert [len(side) for side in split_by_prompt(pairs, 0.25, 0)] == [3, 1]
-
-
-def test_split_refuses_an_empty_side() -> None:
-    with pytest.raises(DataError, match="hold out"):
-        split_by_prompt([pair("p", "only one")], 0.5, 0)
