@@ -40,7 +40,7 @@ class Recorder:
 
 
 def make(*heads: Any) -> LocalLearner:
-    model = load_model("tiny:llama?seed=1&std=0.15", ModelOptions(precision="fp32"), heads=frozenset(heads)).model
+    model = load_model("tiny:llama?seed=1&std=0.15", ModelOptions(precision="fp32"), heads=frozenset(heads), new_heads=True).model
     return LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed=0)
 
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from keel.errors import ModelError
 from keel.models import prove, tiny
 from keel.models.config import LoraConfig, ModelOptions
+from keel.models.heads import FILE as HEADS_FILE
 from keel.models.heads import HeadName, load_heads, make_head
 from keel.models.logit_transform import discover
 from keel.models.lora import add_lora
@@ -51,18 +53,26 @@ class _Parts:
     processor: Any | None
     source: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None  # where heads may lie
+    lm_head: bool = True  # the files hold the head that makes logits
 
 
 def load_model(
-    spec: str, options: ModelOptions, lora: LoraConfig | None = None, heads: frozenset[HeadName] = frozenset(), seed: int = 0
+    spec: str,
+    options: ModelOptions,
+    lora: LoraConfig | None = None,
+    heads: frozenset[HeadName] = frozenset(),
+    seed: int = 0,
+    new_heads: bool = False,
 ) -> Loaded:
     """Load ``spec``: a Hugging Face folder or id, a ``.gguf`` file, ``package:name/file.gguf`` or ``tiny:arch?option=value``.
 
     Weights are float32. With LoRA the base is frozen (and kept in bfloat16 where that is the compute precision). ``seed`` makes new
-    adapters, heads, and a tiny model that names none. Raises ModelError with what is wrong and what to do.
+    adapters, heads, and a tiny model that names none. ``heads`` must be there, unless ``new_heads``: who trains them may start new ones.
+    The head that makes logits must be there unless a scalar one is asked for, which is then what the model is for.
+    Raises ModelError with what is wrong and what to do.
     """
     with quiet():
-        parts = _read(spec, options, seed)
+        parts = _read(spec, options, seed, heads)
     module = parts.module
     _refuse_unsupported(module)
     new_tokens = _grow_vocabulary(module, parts.tokenizer)
@@ -71,8 +81,9 @@ def load_model(
     dtype = compute_dtype(options)
     device = _device(options)
     made = {name: make_head(name, module.config.get_text_config().hidden_size, seed) for name in sorted(heads)}
-    if parts.folder is not None:
-        load_heads(parts.folder, made)
+    found = load_heads(parts.folder, made) if parts.folder is not None else []
+    if not new_heads:
+        _refuse_new_heads(spec, heads - set(found))
     banned = tuple(t for t in {getattr(module.config, "image_token_id", None)} if t is not None)
     model = Model(
         module.to(device),  # pyright: ignore[reportArgumentType]
@@ -81,12 +92,13 @@ def load_model(
         MediaStore(),
         score_head=made["score"].to(device) if "score" in made else None,
         value_head=made["value"].to(device) if "value" in made else None,
+        lm_head=parts.lm_head,
     )
     if lora is not None:
         model.peft_model = add_lora(module, lora, seed, new_tokens)
         model.round_frozen()
-    elif "score" in made and not tied(module):
-        output_layer(module).requires_grad_(False)  # a reward model never uses it
+    elif made and not tied(module):
+        output_layer(module).requires_grad_(False)  # neither a reward model nor a critic uses it
     if options.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     prove.logits_or_raise(model)
@@ -116,7 +128,7 @@ def _device(options: ModelOptions) -> torch.device:
 # ------------------------------------------------------------------------------------------------------------------------- readers
 
 
-def _read(spec: str, options: ModelOptions, seed: int) -> _Parts:
+def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName]) -> _Parts:
     if spec.startswith(tiny.PREFIX):
         parsed = tiny.parse(spec, seed)
         return _Parts(*tiny.build(parsed), source={"spec": spec, "kind": "tiny", "seed": parsed.seed})
@@ -125,14 +137,14 @@ def _read(spec: str, options: ModelOptions, seed: int) -> _Parts:
         return _read_gguf(spec, path)
     if path.is_dir():
         _check_folder(path)
-        return _read_pretrained(spec, path, options)
+        return _read_pretrained(spec, path, options, heads)
     if path.is_file():
         raise ModelError(f"'{spec}' is a file, but not a .gguf file", "give the folder that holds config.json and the weights")
     if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or not spec:
         raise ModelError(
             f"model folder '{spec}' does not exist", "give a folder, a Hugging Face id (owner/name), a .gguf file or tiny:llama"
         )
-    return _read_pretrained(spec, None, options)
+    return _read_pretrained(spec, None, options, heads)
 
 
 def _check_folder(path: Path) -> None:
@@ -148,7 +160,7 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _Parts:
+def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, heads: frozenset[HeadName]) -> _Parts:
     name = str(folder) if folder is not None else spec
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if folder is None and options.revision is not None:
@@ -165,21 +177,49 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions) -> _
         cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
         read: Any = cls.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **common)
     module, info = read
-    _refuse_missing(spec, module, sorted(info["missing_keys"]))
-    source = {"spec": spec, "kind": "hub" if folder is None else "folder", "revision": getattr(config, "_commit_hash", None)}
-    return _Parts(module, tokenizer, processor, source, folder)
+    lm_head = _refuse_missing(spec, module, sorted(info["missing_keys"]), heads)
+    where = folder or _hub_folder(spec, options.revision, bool(heads))
+    revision = where.name if folder is None and where is not None else None  # the cache keeps a model in a folder named by its commit
+    source = {"spec": spec, "kind": "hub" if folder is None else "folder", "revision": revision}
+    return _Parts(module, tokenizer, processor, source, where, lm_head)
 
 
-def _refuse_missing(spec: str, module: PreTrainedModel, missing: list[str]) -> None:
-    """A weight that the folder lacks would be random. Only a sequence classifier may lack the head, which it never uses."""
+def _refuse_missing(spec: str, module: PreTrainedModel, missing: list[str], heads: frozenset[HeadName]) -> bool:
+    """A weight that the files lack would be random. Only what is loaded for a scalar head may lack the language-model head, which it never
+    uses. Returns whether that one is there."""
     names = {id(p): name for name, p in module.named_parameters()}
     head = names.get(id(output_layer(module).weight))
-    classifier = any("SequenceClassification" in a for a in module.config.architectures or ())
-    lacking = [name for name in missing if not (classifier and name == head)]
+    lacking = [name for name in missing if name != head]
     if lacking:
         raise ModelError(
             f"'{spec}' lacks weights of the model: {', '.join(lacking[:3])} ({len(lacking)} in all)", "the files are not complete"
         )
+    if missing and not heads:
+        raise ModelError(
+            f"'{spec}' has no language-model head ({head}): it is a reward model or a critic and cannot write",
+            "give the model that it was trained from, for instance final/ of the SFT run",
+        )
+    return not missing
+
+
+def _refuse_new_heads(spec: str, lacking: Set[str]) -> None:
+    """A head that nobody trained gives noise."""
+    for name in sorted(lacking):
+        what = {
+            "score": "reward model: final/ of a `keel reward` run, or a sequence classifier with one label",
+            "value": "critic: critic/ of a `keel rl` run",
+        }
+        raise ModelError(
+            f"'{spec}' has no {name} head with one output (in safetensors files): its {name}s would be noise", f"give a {what[name]}"
+        )
+
+
+def _hub_folder(spec: str, revision: str | None, heads: bool) -> Path | None:
+    """The folder of the local cache that a model of the Hub was just read from; with ``heads``, their file is brought there too."""
+    quietly: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    names = [HEADS_FILE, "config.json"] if heads else ["config.json"]
+    found = [cached_file(spec, name, revision=revision, **quietly) for name in names]
+    return next((Path(path).parent for path in found if path), None)
 
 
 def _read_processor(name: str, common: dict[str, Any]) -> Any:

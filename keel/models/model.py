@@ -49,6 +49,7 @@ class Model:
     score_head: nn.Linear | None = None
     value_head: nn.Linear | None = None
     peft_model: peft.PeftModel | None = None
+    lm_head: bool = True  # False: the files lacked it, it is random, and only the scalar heads are used
     packed: bool = True  # packed rows with shared prompts proved equal to the model's own attention
 
     @property

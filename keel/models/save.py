@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from keel.errors import ModelError
 from keel.models import heads, lora
 from keel.models.quiet import quiet
-from keel.models.tables import input_table
+from keel.models.tables import input_table, output_layer
 
 if TYPE_CHECKING:
     from keel.models.model import Model
@@ -25,6 +25,10 @@ def save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> No
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = copy.deepcopy(tokenizer)
     state = lora.merged_state(model.module)
+    if not model.lm_head:
+        head = output_layer(model.module).weight
+        random = {name.replace(".base_layer.", ".") for name, p in model.module.named_parameters() if p is head}
+        state = {name: t for name, t in state.items() if name not in random}
     classifier = None if model.score_head is None else _classifier(model, state, tokenizer)
     with quiet():
         if classifier is not None:

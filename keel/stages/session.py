@@ -90,8 +90,8 @@ def set_machine(recipe: ModelRecipe) -> None:
 def load(
     recipe: ModelRecipe, heads: frozenset[HeadName] = frozenset(), lora: LoraConfig | None = None, spec: str = ""
 ) -> tuple[Loaded, Renderer]:
-    """The recipe's model (or ``spec``) and the renderer that belongs to it."""
-    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed)
+    """The recipe's model (or ``spec``) and the renderer that belongs to it. ``heads`` may be new: the stage trains them."""
+    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed, new_heads=True)
     return loaded, renderer_of(loaded, recipe.render)
 
 

@@ -28,7 +28,7 @@ def load() -> Callable[..., Loaded]:
     def make(arch: str, query: str = "std=0.15", lora: LoraConfig | None = None, heads: frozenset = frozenset(), **options) -> Loaded:
         spec = arch if Path(arch).is_dir() else f"tiny:{arch}?{query}"
         try:
-            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, seed=3)
+            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, seed=3, new_heads=True)
         except ModelError as error:
             if "torchvision" in str(error):
                 pytest.skip(str(error))

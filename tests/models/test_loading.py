@@ -40,8 +40,8 @@ def test_transforms_are_read_from_the_config(load) -> None:
 
 
 def test_seed_of_the_call_makes_tiny_models_and_heads() -> None:
-    a = load_model("tiny:llama", OPTIONS, heads=frozenset({"score", "value"}), seed=1).model
-    b = load_model("tiny:llama", OPTIONS, heads=frozenset({"score", "value"}), seed=2).model
+    a = load_model("tiny:llama", OPTIONS, heads=frozenset({"score", "value"}), seed=1, new_heads=True).model
+    b = load_model("tiny:llama", OPTIONS, heads=frozenset({"score", "value"}), seed=2, new_heads=True).model
     assert a.digest() != b.digest()
     assert not torch.equal(a.score_head.weight, b.score_head.weight)
     assert a.value_head.weight.abs().sum() == 0
@@ -99,6 +99,60 @@ def test_hub_id_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="is not on this machine and the Hugging Face Hub cannot be reached"):
         load_model("keel-no-such-owner/keel-no-such-model", OPTIONS)
+
+
+@pytest.mark.parametrize(("head", "what"), [("score", "reward model"), ("value", "critic")])
+def test_a_head_that_nobody_trained_is_refused(load, tmp_path, head: str, what: str) -> None:
+    loaded = load("llama")
+    loaded.model.save(tmp_path, loaded.tokenizer)
+    for spec in (str(tmp_path), "tiny:llama"):
+        with pytest.raises(ModelError, match=f"no {head} head") as caught:
+            load_model(spec, OPTIONS, heads=frozenset({head}))
+        assert what in str(caught.value.hint)
+    assert load_model(str(tmp_path), OPTIONS, heads=frozenset({head}), new_heads=True).model.heads
+
+
+def test_a_classifier_with_several_labels_is_no_reward_model(load, tmp_path) -> None:
+    loaded = load("llama", heads=frozenset({"score"}))
+    loaded.model.save(tmp_path, loaded.tokenizer)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"].repeat(3, 1)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="no score head with one output"):
+        load_model(str(tmp_path), OPTIONS, heads=frozenset({"score"}))
+
+
+def test_a_reward_model_is_no_policy(load, tmp_path) -> None:
+    """Its files hold no language-model head; one made up would differ at each load. A critic may start from it, and is no policy."""
+    loaded = load("llama", heads=frozenset({"score"}))
+    loaded.model.save(tmp_path / "reward", loaded.tokenizer)
+    with pytest.raises(ModelError, match=r"no language-model head \(lm_head\.weight\)"):
+        load_model(str(tmp_path / "reward"), OPTIONS)
+    assert load_model(str(tmp_path / "reward"), OPTIONS, heads=frozenset({"score"})).model.score_head is not None
+    critic = load_model(str(tmp_path / "reward"), OPTIONS, heads=frozenset({"value"}), new_heads=True)
+    assert "lm_head.weight" not in dict(critic.model.trainable())
+    critic.model.save(tmp_path / "critic", critic.tokenizer)
+    with pytest.raises(ModelError, match="no language-model head"):
+        load_model(str(tmp_path / "critic"), OPTIONS)
+    again = load_model(str(tmp_path / "critic"), OPTIONS, heads=frozenset({"value"})).model
+    assert again.digest() == critic.model.digest()
+    tied = load("qwen2", heads=frozenset({"score"}))
+    tied.model.save(tmp_path / "tied", tied.tokenizer)
+    load_model(str(tmp_path / "tied"), OPTIONS)
+
+
+def test_heads_of_a_model_of_the_hub_are_found_in_the_cache(load, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache as a download leaves it; nothing is fetched."""
+    loaded = load("llama", heads=frozenset({"score"}))
+    commit, folder = "0" * 40, tmp_path / "models--someone--reward"
+    loaded.model.save(folder / "snapshots" / commit, loaded.tokenizer)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    again = load_model("someone/reward", OPTIONS, heads=frozenset({"score"}))
+    assert again.source["revision"] == commit
+    assert torch.equal(again.model.score_head.weight, loaded.model.score_head.weight)
 
 
 @pytest.mark.slow
