@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,9 +35,9 @@ MANIFEST, SUMMARY, METRICS, EVENTS, SAMPLES, CHECKPOINTS = (
 )
 _OWN = (SUMMARY, METRICS, EVENTS, SAMPLES, CHECKPOINTS, "final")
 
-# A resumed run may differ in a setting when a part of its key path is one of these names.
-OBSERVATIONAL = frozenset({"run_dir", "tracking", "checkpoint", "watch", "threads", "skip_self_test"})  # not what is trained, and how
-EXTENDING = frozenset({"steps", "epochs"})  # how far the run goes: allowed, told, and the learning rate's schedule is laid out anew
+# Settings that may differ in a resumed run, by the end or the middle of their key paths (those of a pipeline's stages are longer).
+OBSERVATIONAL = re.compile(r"(^|\.)(run_dir$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))")  # not what is trained
+EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: told, and the learning rate's schedule is laid out anew
 _HISTORY = frozenset({"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished"})  # kept when a run goes back
 
 
@@ -63,7 +64,9 @@ class RunDir:
     ) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        Raises RunError when another process uses it, it cannot be written, or it holds a run of another verb, recipe or data.
+        ``data_fingerprints`` are those of everything that is read: data sets and other files, by name.
+
+        Raises RunError when another process uses it, it cannot be written, or it holds a run of another verb, recipe, data or file.
         """
         path = Path(path)
         try:
@@ -137,6 +140,12 @@ class RunDir:
         self.manifest = {**self.manifest, **logs.plain(entries)}
         write_atomic(self.path / MANIFEST, _record(self.manifest))
 
+    def pin(self, facts: Mapping[str, str]) -> None:
+        """Record what a resumed run must find as it was, by name. Raises RunError with the names of those that differ."""
+        began: Mapping[str, str] = self.manifest.get("pinned", {})
+        _refuse_other(self.path, [name for name, fact in facts.items() if began.get(name, fact) != fact])
+        self.record(pinned={**began, **facts})
+
     def checkpoints(self, keep: int) -> Checkpoints:
         """The run's checkpoints; each one is written after the metrics that belong to it are safe."""
         return Checkpoints(self.path / CHECKPOINTS, keep, before_commit=self.sync_logs)
@@ -206,6 +215,11 @@ def _step(row: Mapping[str, Any]) -> int:
     return step if isinstance(step, int) else 0
 
 
+def _refuse_other(path: Path, names: Sequence[str]) -> None:
+    if names:
+        raise RunError(f"{path}: not what the run began with: {', '.join(names)}", "put back what was there, or choose another run_dir")
+
+
 def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, bool]]:
     """The settings that differ and may: (in words, does it extend the run). Raises RunError for those that may not."""
     if before.get("verb") != wanted["verb"]:
@@ -214,14 +228,13 @@ def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, 
     missing = object()
     keys = [k for k in {**new, **old} if old.get(k, missing) != new.get(k, missing)]
     texts = {k: f"{k}: {old.get(k, '(not set)')} -> {new.get(k, '(not set)')}" for k in keys}
-    refused = [texts[k] for k in keys if not (OBSERVATIONAL | EXTENDING) & set(k.split("."))]
+    refused = [texts[k] for k in keys if not (OBSERVATIONAL.search(k) or EXTENDING.search(k))]
     if refused:
         shown = "\n".join(f"  {text}" for text in refused[:12]) + (f"\n  and {len(refused) - 12} more" if len(refused) > 12 else "")
         raise RunError(
             f"{path} holds a run with other settings (in the run -> now):\n{shown}",
             "choose another run_dir, or use the settings of the run",
         )
-    if before.get("data") != wanted["data"]:
-        sources = sorted(s for s in {**before.get("data", {}), **wanted["data"]} if before["data"].get(s) != wanted["data"].get(s))
-        raise RunError(f"{path}: the data is not what the run began with: {', '.join(sources)}", "put it back, or choose another run_dir")
-    return [(texts[k], bool(EXTENDING & set(k.split(".")))) for k in keys]
+    began = before.get("data", {})
+    _refuse_other(path, sorted(name for name, found in wanted["data"].items() if began.get(name) != found))
+    return [(texts[k], bool(EXTENDING.search(k))) for k in keys]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from keel.config import Section, dump
 from keel.evaluate.report import collect, write_report
@@ -20,10 +21,13 @@ from keel.events import EventBus
 from keel.loops.harness import Harness, Trainer, TrainResult, peak_mb
 from keel.models.config import LoraConfig
 from keel.models.loading import HeadName, Loaded, load_model
+from keel.models.model import Model
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
 from keel.runs.directory import RunDir, read_summary
+from keel.runs.fingerprints import tensors_digest
 from keel.runs.sinks import make_sinks
+from keel.stages.inputs import inputs_of
 from keel.stages.recipes import ModelRecipe, TrainRecipe
 from keel.watch.config import EarlyStopConfig
 
@@ -69,9 +73,11 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mapping[str, str], parent: str = "") -> Iterator[Session]:
-    """Set threads, open (or resume) the run directory, connect the sinks."""
+    """Set threads, open (or resume) the run directory, connect the sinks. Raises RunError when a file that the recipe names is not the
+    one that the run began with."""
     set_machine(recipe)
-    run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=fingerprints, argv=sys.argv)
+    read = {**fingerprints, **inputs_of(recipe)}
+    run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=read, argv=sys.argv)
     bus = EventBus(make_sinks(run, recipe.settings.tracking))
     try:
         yield Session(verb, recipe, run, bus)
@@ -124,9 +130,21 @@ def train(session: Session, trainer: Trainer, recipe: TrainRecipe, best: EarlySt
 
 
 def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:
-    """What is known only once the model is loaded: where it came from, its weights' digest, the template's hash."""
+    """What is known only once the model is loaded: where it came from, its weights' digest, the template's hash. Raises RunError when the
+    run began with other weights or another template."""
+    precision = str(loaded.model.compute_dtype).removeprefix("torch.")  # a frozen base is kept in it: its digest is one of this precision
+    digest = tensors_digest(starting_weights(loaded.model))
+    session.run.pin({f"the model's weights ({precision})": digest, "the chat template": renderer.template_hash})
     template = {"sha256": renderer.template_hash, "injected_system": renderer.injected_system}
-    session.run.record(model={**loaded.source, "digest": loaded.model.digest()}, template=template)
+    session.run.record(model={**loaded.source, "digest": digest}, template=template)
+
+
+def starting_weights(model: Model) -> list[tuple[str, Tensor]]:
+    """All weights by name, before training. Under LoRA without the trained ones: what training adds comes from the seed, the base is what
+    matters."""
+    named = [*model.module.named_parameters()]
+    named += [(f"{name}_head.{key}", p) for name, head in model.heads.items() for key, p in head.named_parameters()]
+    return [(name, p) for name, p in named if model.peft_model is None or not p.requires_grad]
 
 
 def save_final(session: Session, loaded: Loaded) -> None:

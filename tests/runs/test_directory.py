@@ -23,11 +23,25 @@ class Tracking(Section):
     wandb: bool = Field(default=False, description="W&B.")
 
 
-class Recipe(Section):
+class Settings(Section):
+    tracking: Tracking = Field(default=Tracking(), description="Tracking.")
+
+
+class Loop(Section):
     steps: int = Field(default=10, description="Steps.")
+
+
+class Algorithm(Section):
+    epochs: int = Field(default=2, description="Passes over the rollouts.")
+    watch: int = Field(default=0, description="Named like a setting that may change.")
+
+
+class Recipe(Section):
+    loop: Loop = Field(default=Loop(), description="How long.")
+    algorithm: Algorithm = Field(default=Algorithm(), description="Which one.")
     lr: float = Field(default=0.1, description="Rate.")
     names: tuple[str, ...] = Field(default=("a", "b"), description="Names.")
-    tracking: Tracking = Field(default=Tracking(), description="Tracking.")
+    settings: Settings = Field(default=Settings(), description="Settings.")
 
 
 def start(path: Path, recipe: Recipe | None = None, verb: str = "sft", seed: int = 0, data: str = "aa") -> RunDir:
@@ -42,7 +56,13 @@ def test_the_manifest_says_what_the_numbers_depend_on(tmp_path: Path) -> None:
         assert not run.finished
     manifest = json.loads((tmp_path / "deep" / "run" / "manifest.json").read_text())
     assert manifest["schema"] == 1
-    assert manifest["config"] == {"steps": 10, "lr": 0.1, "names": ["a", "b"], "tracking": {"wandb": False}}
+    assert manifest["config"] == {
+        "loop": {"steps": 10},
+        "algorithm": {"epochs": 2, "watch": 0},
+        "lr": 0.1,
+        "names": ["a", "b"],
+        "settings": {"tracking": {"wandb": False}},
+    }
     assert (manifest["verb"], manifest["seed"], manifest["parent"], manifest["data"]) == ("sft", 0, "runs/before", {"d.jsonl": "aa"})
     assert manifest["packages"]["torch"]
     assert manifest["threads"] >= 1
@@ -77,6 +97,8 @@ def test_resuming_and_recording(tmp_path: Path) -> None:
         (Recipe(names=("a", "c")), "names.1: b -> c"),
         (Recipe(names=("a",)), "names.1: b -> (not set)"),
         (Recipe(names=("a", "b", "c")), "names.2: (not set) -> c"),
+        (Recipe(algorithm=Algorithm(epochs=1)), "algorithm.epochs: 2 -> 1"),
+        (Recipe(algorithm=Algorithm(watch=1)), "algorithm.watch: 0 -> 1"),
     ],
 )
 def test_another_recipe_is_refused(tmp_path: Path, recipe: Recipe, line: str) -> None:
@@ -94,15 +116,27 @@ def test_another_verb_seed_or_data_is_refused(tmp_path: Path) -> None:
         start(tmp_path / "run", verb="rl")
     with pytest.raises(RunError, match="seed: 0 -> 1"):
         start(tmp_path / "run", seed=1)
-    with pytest.raises(RunError, match=r"the data is not what the run began with: d\.jsonl"):
+    with pytest.raises(RunError, match=r"not what the run began with: d\.jsonl"):
         start(tmp_path / "run", data="bb")
+
+
+def test_what_was_found_while_loading_must_be_found_again(tmp_path: Path) -> None:
+    with start(tmp_path / "run") as run:
+        run.pin({"weights": "1", "template": "2"})
+    with start(tmp_path / "run") as run:
+        run.pin({"weights": "1", "template": "2"})
+        run.pin({"weights in another precision": "3"})
+        with pytest.raises(RunError, match="run: not what the run began with: weights") as caught:
+            run.pin({"weights": "0", "template": "2"})
+        assert "template" not in caught.value.message
+        assert run.manifest["pinned"] == {"weights": "1", "template": "2", "weights in another precision": "3"}
 
 
 def test_what_is_only_watched_may_change_silently(tmp_path: Path) -> None:
     start(tmp_path / "run").close()
-    with start(tmp_path / "run", Recipe(tracking=Tracking(wandb=True))) as run:
+    with start(tmp_path / "run", Recipe(settings=Settings(tracking=Tracking(wandb=True)))) as run:
         assert run.warnings == ()
-        assert run.manifest["config"]["tracking"] == {"wandb": True}
+        assert run.manifest["config"]["settings"]["tracking"] == {"wandb": True}
 
 
 def test_more_steps_may_be_asked_for_and_a_finished_run_goes_on(tmp_path: Path) -> None:
@@ -111,8 +145,8 @@ def test_more_steps_may_be_asked_for_and_a_finished_run_goes_on(tmp_path: Path) 
         assert run.finished
     with start(tmp_path / "run") as run:
         assert run.finished
-    with start(tmp_path / "run", Recipe(steps=20)) as run:
-        assert run.warnings == ("the setting steps: 10 -> 20",)
+    with start(tmp_path / "run", Recipe(loop=Loop(steps=20))) as run:
+        assert run.warnings == ("the setting loop.steps: 10 -> 20",)
         assert not run.finished
 
 

@@ -1,0 +1,45 @@
+"""What a recipe reads beside its data: models, reward functions, rule files, text. A run that goes on must find them as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from keel.data.sources import package_file
+from keel.errors import DataError
+from keel.rewards.config import ModelReward, PythonReward, RulesReward
+from keel.runs.fingerprints import file_fingerprint, model_fingerprint
+from keel.stages.recipes import EvalRecipe, ModelRecipe, RLRecipe
+
+
+def inputs_of(recipe: ModelRecipe) -> dict[str, str]:
+    """Fingerprints of the files and model folders that ``recipe`` names, by key path and name. What is no file here (a model of the Hub, a
+    tiny one) or cannot be read has none: whoever loads it says what is wrong."""
+    found: dict[str, str] = {}
+    for key, name, is_model in _named(recipe):
+        try:
+            path = package_file(name) if name.startswith("package:") else Path(name).expanduser()
+            if path.is_file() or (is_model and path.is_dir()):
+                found[f"{key} ({name})"] = model_fingerprint(path) if is_model else file_fingerprint(path)
+        except (OSError, DataError):
+            continue
+    return found
+
+
+def _named(recipe: ModelRecipe) -> Iterator[tuple[str, str, bool]]:
+    """(key path, name, is it a model) of everything that may be a file; empty names are left out."""
+    yield "model", recipe.model, True
+    if isinstance(recipe, EvalRecipe):
+        yield "baseline", recipe.baseline, True
+        if recipe.evaluate.retention_text:
+            yield "evaluate.retention_text", recipe.evaluate.retention_text, False
+    if isinstance(recipe, RLRecipe) and recipe.critic_model:
+        yield "critic_model", recipe.critic_model, True
+    rewards = recipe.rewards if isinstance(recipe, EvalRecipe | RLRecipe) else []
+    for i, reward in enumerate(rewards):
+        if isinstance(reward, ModelReward):
+            yield f"rewards.{i}.path", reward.path, True
+        elif isinstance(reward, RulesReward) and reward.path:
+            yield f"rewards.{i}.path", reward.path, False
+        elif isinstance(reward, PythonReward):
+            yield f"rewards.{i}.function", reward.function.rpartition(":")[0], False
