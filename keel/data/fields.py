@@ -320,4 +320,5 @@ def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, m
     tools = fields.tools()
     given = fields.get("prompt_id")
     key = str(given) if given is not None else prompt_key(messages, text, tools, fields.raw.folder)
-    return Prompt(key, tuple(messages), text, tools, fields.raw.place, dict(meta))
+    place = fields.optional_text("prompt_source_id") or fields.raw.place  # rows that Keel wrote know where their prompts came from
+    return Prompt(key, tuple(messages), text, tools, place, dict(meta))

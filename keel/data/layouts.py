@@ -47,7 +47,7 @@ class Layout:
         return self.convert(fields, {**(given if isinstance(given, dict) else {"meta": given}), **meta})
 
 
-_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "image", "images", "meta", "schema"})
+_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "image", "images", "meta", "prompt_source_id", "schema"})
 _PAIR_EXTRAS = ("margin", "strength", "confidence", "label", "tie", "weight")
 
 
@@ -81,7 +81,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "comparison",
         ("prompt", "candidates", "outcome", "annotator_id"),
-        ("strength", "protocol", "display_order", "source_id", "prompt_source_id"),
+        ("strength", "protocol", "display_order", "source_id"),
         to.comparison,
         {"prompt": "2 + 2?", "candidates": ["4", "5"], "outcome": "first", "annotator_id": "ann"},
     ),

@@ -22,7 +22,8 @@ from keel.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row as it stands in the file. ``folder`` is where relative image paths start."""
+    """One row as it stands in the file. ``folder`` is where relative image paths start: absolute, so that records may be
+    written elsewhere."""
 
     values: Mapping[str, Any]
     file: str
@@ -179,7 +180,7 @@ def _read_jsonl(content: bytes, file: Path) -> Rows:
             yield BadRow(str(file), number, "", f"broken JSON at column {error.colno}: {error.msg}", text[:2000])
             continue
         if isinstance(values, dict):
-            yield RawRow(values, str(file), number, str(file.parent))
+            yield RawRow(values, str(file), number, str(file.parent.absolute()))
         else:
             yield BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}", text[:2000])
 
@@ -203,7 +204,7 @@ def _read_json(content: bytes, file: Path) -> Rows:
         raise DataError(f"{file}: the file holds {json_type(data)}", "it must hold a list of objects, or one object a line (JSONL)")
     for number, values in enumerate(data, start=1):  # a JSON array has no lines of its own: rows are counted
         if isinstance(values, dict):
-            yield RawRow(values, str(file), number, str(file.parent))
+            yield RawRow(values, str(file), number, str(file.parent.absolute()))
         else:
             yield BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}")
 
@@ -219,7 +220,7 @@ def _read_csv(content: bytes, file: Path) -> Rows:
         if None in values or None in values.values():
             yield BadRow(str(file), start, "", f"this row has not the {len(reader.fieldnames or ())} columns of the header")
             continue
-        yield RawRow({k: _cell(v) for k, v in values.items()}, str(file), start, str(file.parent))
+        yield RawRow({k: _cell(v) for k, v in values.items()}, str(file), start, str(file.parent.absolute()))
 
 
 def _cell(value: str) -> Any:
@@ -245,7 +246,7 @@ def _read_parquet(content: bytes, file: Path) -> Rows:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{file}: broken Parquet file: {error}", "the file may be cut off; fetch it again") from None
     for number, values in enumerate(table.to_pylist(), start=1):
-        yield RawRow(values, str(file), number, str(file.parent))
+        yield RawRow(values, str(file), number, str(file.parent.absolute()))
 
 
 _READERS: Mapping[str, Callable[[bytes, Path], Rows]] = {
@@ -281,7 +282,7 @@ def _read_hub(path: str, name: str, config: str | None, revision: str | None, sp
     for number, values in enumerate(loaded, start=1):
         row = dict(values)  # type: ignore[call-overload]
         digest.update(json.dumps(row, sort_keys=True, default=_opaque).encode())
-        rows.append(RawRow(row, f"{path}[{split}]", number))
+        rows.append(RawRow(row, f"{path}[{split}]", number, str(Path.cwd())))
     if not rows:
         raise DataError(f"{path}: split {split!r} is empty", "choose another with data.split")
     return Source(tuple(rows), (), digest.hexdigest(), f"{path}[{split}]")

@@ -1,6 +1,7 @@
-"""The preference store: one JSON object a line, only ever appended to, read back exactly as written.
+"""The preference store: one JSON object a line, only ever appended to, read back exactly as written; and the rows of pairs made of it.
 
-The rows are those of the data layout ``comparison``, with ``schema`` (the version of the format) and what an exact copy needs beside them.
+The rows are those of the data layouts ``comparison`` and ``preference``, with what an exact copy needs beside them; a comparison's also
+have ``schema``, the version of the format.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from keel.errors import DataError
 from keel.runs.durable import DISK
-from keel.types import Candidate, Comparison, ImagePart, Message, Prompt, TextPart
+from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
 
 SCHEMA = 1
 _OUTCOMES = ("first", "second", "tie")
@@ -75,15 +76,25 @@ def read(path: Path) -> tuple[Comparison, ...]:
 
 def to_row(comparison: Comparison) -> dict[str, Any]:
     """The plain row of a record."""
-    c, prompt = comparison, comparison.prompt
-    row: dict[str, Any] = {"schema": SCHEMA, "record_id": c.record_id, "prompt_id": prompt.prompt_id}
-    row["prompt"] = prompt.text if prompt.text is not None else [_message_row(m) for m in prompt.messages]
-    if prompt.tools:
-        row["tools"] = [dict(t) for t in prompt.tools]
+    c = comparison
+    row: dict[str, Any] = {"schema": SCHEMA, "record_id": c.record_id, **prompt_row(c.prompt)}
     row["candidates"] = [{"candidate_id": x.candidate_id, "text": x.text, "origin": dict(x.origin)} for x in c.candidates]
     row |= {"outcome": c.outcome, "strength": c.strength, "annotator_id": c.annotator_id, "protocol": c.protocol}
-    row |= {"display_order": list(c.display_order), "source_id": c.source_id}
-    return row | {"prompt_source_id": prompt.source_id, "meta": dict(prompt.meta)}
+    return row | {"display_order": list(c.display_order), "source_id": c.source_id}
+
+
+def pair_row(pair: Pair) -> dict[str, Any]:
+    """The plain row of a pair: layout ``preference``, read back equal."""
+    row = {"record_id": pair.record_id, **prompt_row(pair.prompt)}
+    row |= {"chosen": [_message_row(m) for m in pair.chosen], "rejected": [_message_row(m) for m in pair.rejected]}
+    return row | {"label": pair.label, "margin": pair.margin, "weight": pair.weight}
+
+
+def prompt_row(prompt: Prompt) -> dict[str, Any]:
+    """The columns of a prompt: text or messages (images in their places), tools, id, where it came from, meta."""
+    said = prompt.text if prompt.text is not None else [_message_row(m) for m in prompt.messages]
+    tools = {"tools": [dict(t) for t in prompt.tools]} if prompt.tools else {}
+    return {"prompt_id": prompt.prompt_id, "prompt": said, **tools, "prompt_source_id": prompt.source_id, "meta": dict(prompt.meta)}
 
 
 def from_row(row: Any) -> Comparison:

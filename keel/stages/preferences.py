@@ -15,7 +15,7 @@ from keel.feedback.aggregate import aggregate
 from keel.feedback.agreement import agreement
 from keel.feedback.annotators import annotate, make_annotators
 from keel.feedback.candidates import choose_pairs, make_candidate, samples_by_temperature, select
-from keel.feedback.store import append
+from keel.feedback.store import append, pair_row
 from keel.hashing import stable_hash
 from keel.render.renderer import Refusal, Renderer
 from keel.render.template import RefusedError
@@ -26,7 +26,7 @@ from keel.runs.logs import json_line
 from keel.stages.recipes import PreferencesRecipe
 from keel.stages.session import load, open_session, record
 from keel.stages.units import write_refused
-from keel.types import Candidate, Encoded, Message, Pair, Prompt, Rollout, SampleRequest
+from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
 
 log = logging.getLogger("keel")
 COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
@@ -79,16 +79,6 @@ def encode(prompts: Sequence[Prompt], renderer: Renderer, out: Path) -> dict[str
     if not encoded:
         raise DataError(f"no prompt is left: all {len(refused)} were refused" + (f" (first: {refused[0].reason})" if refused else ""))
     return encoded
-
-
-def pair_row(pair: Pair) -> dict[str, Any]:
-    """A pair in the conversational preference layout, with its label, margin and weight."""
-
-    def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-        return [{"role": m.role, "content": m.text} for m in messages]
-
-    numbers = {"label": pair.label, "margin": pair.margin, "weight": pair.weight}
-    return {"prompt": turns(pair.prompt.messages), "chosen": turns(pair.chosen), "rejected": turns(pair.rejected), **numbers}
 
 
 def _sample(

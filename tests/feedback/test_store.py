@@ -11,7 +11,7 @@ import pytest
 from keel.data.dataset import read as read_dataset
 from keel.errors import DataError
 from keel.feedback import store
-from keel.types import Candidate, Comparison, ImagePart, Message, Prompt, TextPart
+from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
 
 SAID = (Message("system", "Be kind."), Message("user", '退货要多久？\n\u2028 "quoted"'))
 PLAIN = Comparison(
@@ -50,6 +50,46 @@ def test_exact_round_trip_over_several_appends(tmp_path: Path) -> None:
     store.append(path, [RAW])
     assert store.read(path) == (PLAIN, RICH, RAW)
     assert len(path.read_bytes().splitlines()) == 3
+
+
+def asked(tmp_path: Path) -> dict[str, Prompt]:
+    """Prompts as they are read from files, one of every kind."""
+    image = str(tmp_path / "images" / "cat.png")
+    called = Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]})
+    return {
+        "chat": Prompt("p1", SAID, source_id="x.jsonl:3", meta={"category": "returns", "ground_truth": [1, None]}),
+        "raw": Prompt("p2", text="2 + 2 =\n", source_id="x.jsonl:4"),
+        "image": Prompt("p3", (Message("user", (ImagePart(image), TextPart("What, <image>?"))),), source_id="x.jsonl:5"),
+        "data url": Prompt("p4", (Message("user", (TextPart("What?"), ImagePart("data:image/png;base64,AAAA"))),), source_id="x.jsonl:6"),
+        "tools": Prompt("p5", (*SAID, called, Message("tool", "3", {"name": "f"})), tools=({"name": "f"},), source_id="x.jsonl:7"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["chat", "raw", "image", "data url", "tools"])
+def test_rows_of_keel_are_read_back_equal_by_their_layouts(kind: str, tmp_path: Path) -> None:
+    prompt = asked(tmp_path)[kind]
+    comparison = replace(PLAIN, record_id="c", prompt=prompt)
+    called = Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]})
+    answers = ((Message("assistant", "Sixty days."),), (called, Message("tool", "3"), Message("assistant", "六十天。")))
+    pair = Pair("p:b>a", prompt, *answers, margin=0.25, label=0.75, weight=2.0)
+    store.append(tmp_path / "a" / "comparisons.jsonl", [comparison])
+    pairs = tmp_path / "b" / "pairs.jsonl"
+    pairs.parent.mkdir()
+    pairs.write_text(json.dumps(store.pair_row(pair)) + "\n", encoding="utf-8")
+    for path, record, layout in ((tmp_path / "a" / "comparisons.jsonl", comparison, "comparison"), (pairs, pair, "preference")):
+        dataset = read_dataset(str(path))
+        assert dataset.layout == layout
+        assert dataset.records == (record,)
+
+
+def test_images_of_a_relative_file_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/rows.jsonl").write_text(json.dumps({"prompt": "What?", "image": "cat.png", "chosen": "a", "rejected": "b"}) + "\n")
+    (pair,) = read_dataset("data/rows.jsonl").of(Pair)
+    assert pair.prompt.messages[0].content == (ImagePart(str(tmp_path / "data" / "cat.png")), TextPart("What?"))
+    Path("pairs.jsonl").write_text(json.dumps(store.pair_row(pair)) + "\n")
+    assert read_dataset("pairs.jsonl").records == (pair,)
 
 
 def test_a_record_written_twice_is_read_once(tmp_path: Path) -> None:
