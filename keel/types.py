@@ -6,6 +6,7 @@ sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -231,9 +232,10 @@ class RatingTarget:
 
 @dataclass(frozen=True, slots=True)
 class UnpairedTarget:
-    """Is each branch wanted? One entry a branch."""
+    """Is each branch wanted, and how much does that count? One entry a branch; no weights are weights of 1."""
 
     desirable: tuple[bool, ...]
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +305,7 @@ class Outputs:
     entropy_S: Tensor | None = None  # float32
     values_S: Tensor | None = None  # float32: V(state before target_S)
     scores_R: Tensor | None = None  # float32: reward head at last_R
+    ref_kl_S: Tensor | None = None  # float32: KL(reference || policy) of the whole distributions that target_S is of, in nats
     aux_loss: Tensor | None = None  # a router's load-balancing loss (mean over the micro-batch): the named exception to exact counting
 
 
@@ -315,7 +318,7 @@ class LossOutput:
 
 
 Counts = Mapping[str, float]
-Need = Literal["logprobs", "entropy", "values", "scores"]
+Need = Literal["logprobs", "entropy", "values", "scores", "ref_kl"]
 
 
 class Objective(Protocol):
@@ -440,6 +443,7 @@ class Group:
     rewards_G: Tensor  # float32 [G]
     parts: Mapping[str, Tensor]  # reward by source, float32 [G] each, unweighted
     valid_G: Tensor  # bool [G]
+    greedy_reward: float = math.nan  # of the greedy answer to the same prompt, where the credit rule takes it as its baseline
 
 
 class RewardSource(Protocol):

@@ -13,7 +13,9 @@ from keel.algorithms import (
     ALGORITHMS,
     KL,
     AlgorithmConfig,
+    Control,
     Critic,
+    OldKL,
     credit,
     resolve,
     rollout_units,
@@ -21,7 +23,7 @@ from keel.algorithms import (
 from keel.errors import ConfigError
 from keel.learner.packing import pack
 from keel.losses.kl import k3
-from keel.losses.policy import policy_gradient
+from keel.losses.policy import dual_clip, policy_gradient, surrogate
 from keel.losses.reduce import REDUCTIONS
 from keel.types import Encoded, Group, Outputs, Prompt, Rollout, Unit
 
@@ -65,6 +67,42 @@ def test_rloo_reinforce_and_ppo():
     assert (ppo.credit.estimator, ppo.credit.gamma, ppo.credit.lam, ppo.critic) == ("gae", 1.0, 0.95, Critic(0.2, 0.1))
     assert (ppo.needs_critic, ppo.needs_old_logprobs) == (True, True)
     assert (ppo.value_objective().clip, ppo.value_objective().coef) == (0.2, 0.1)
+
+
+def test_relatives_of_grpo():
+    grpo, gspo, token, cispo = (ALGORITHMS[n] for n in ("grpo", "gspo", "gspo_token", "cispo"))
+    assert replace(gspo, name="gspo_token", ratio="sequence_token") == token
+    assert (token.clip, token.kl, token.policy_objective().token_local) == ((3e-4, 4e-4), None, False)
+    assert (cispo.clip, cispo.reduce, cispo.kl, cispo.credit) == ((1.0, 4.0), "per_token", None, grpo.credit)
+    assert cispo.policy_objective().policy_loss.keywords == {"low": 1.0, "high": 4.0}
+
+
+def test_remax_and_ppo_with_a_penalty():
+    remax, ppo, ppo_kl = (ALGORITHMS[n] for n in ("remax", "ppo", "ppo_kl"))
+    assert replace(remax, name="rloo", credit=ALGORITHMS["rloo"].credit) == ALGORITHMS["rloo"]
+    assert remax.needs_greedy
+    assert not any(a.needs_greedy for a in ALGORITHMS.values() if a is not remax)
+    assert replace(ppo, name="ppo_kl", objective="surrogate", old_kl=OldKL(1.0, 0.01)) == ppo_kl
+    assert ppo_kl.policy_objective().policy_loss is surrogate
+    assert (ppo_kl.policy_objective().old_kl_coef, ppo.policy_objective().old_kl_coef) == (1.0, 0.0)
+
+
+def test_limits_on_a_step():
+    a = resolve(config("ppo", clip={"dual": 3.0, "kl_stop": 0.02, "kl_coef": 0.5, "kl_target": 0.03}))
+    assert (a.dual_clip, a.old_kl) == (3.0, OldKL(0.5, 0.03, 0.02))
+    loss = a.policy_objective().policy_loss
+    assert (loss.func, loss.keywords["ceiling"]) == (dual_clip, 3.0)
+    assert loss.keywords["loss"].keywords == {"low": 0.2, "high": 0.2}
+    assert resolve(config("ppo_kl", clip={"kl_coef": 0.0, "kl_stop": 0.1})).old_kl == OldKL(0.0, None, 0.1)
+
+
+def test_controls_of_the_kl():
+    assert resolve(config("ppo", kl={"control": {"kind": "fixed"}})).kl == KL("reward", "k1", 0.05)
+    proportional = resolve(config("ppo", kl={"coef": 0.001, "control": {"kind": "proportional"}})).kl
+    assert proportional == KL("reward", "k1", 0.001, Control("proportional", 0.1, "token", 10_000.0, low=1e-4))
+    multiplicative = resolve(config("grpo", kl={"control": {"kind": "multiplicative", "target": 6.0, "unit": "sequence", "high": 5.0}})).kl
+    assert multiplicative.control == Control("multiplicative", 6.0, "sequence", low=1e-3, high=5.0)
+    assert resolve(config("grpo", kl={"control": {"kind": "scheduled", "end": 0.01}})).kl.control.end == 0.01
 
 
 # -------------------------------------------------------------------------------------------------------------------- overrides
@@ -125,6 +163,22 @@ def test_a_group_method_gets_a_critic_by_name():
         ("grpo", {"critic": {"vf_coef": 0.5}}, "critic.vf_coef would have no effect: there is no critic"),
         ("grpo_trl", {"kl": {"coef": 0.1}}, "kl.coef would have no effect: there is no KL"),
         ("grpo_trl", {"kl": {"estimator": "k2"}}, "kl.estimator would have no effect: there is no KL"),
+        ("ppo_kl", {"clip": {"low": 0.1}}, "clip.low would have no effect: surrogate does not clip"),
+        ("cispo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: cispo is not blown up"),
+        ("ppo", {"clip": {"dual": 1.2}}, "clip.dual=1.2 lies inside the band"),
+        ("ppo", {"clip": {"dual": 1.0}}, "greater than 1"),
+        ("rloo", {"ratio": "sequence_token"}, "ratio=sequence_token would have no effect"),
+        ("grpo", {"clip": {"kl_stop": 0.1}}, "the only update of a step starts at the policy that sampled"),
+        ("ppo_kl", {"epochs": 1}, "the only update of a step starts at the policy that sampled"),
+        ("ppo", {"clip": {"kl_target": 0.1}}, "clip.kl_target has no coefficient to steer"),
+        ("ppo_kl", {"clip": {"kl_coef": 0.0}}, "nothing would keep a step's updates together"),
+        ("grpo_trl", {"kl": {"control": {"kind": "proportional"}}}, "kl.control.kind would have no effect: there is no KL"),
+        ("grpo", {"kl": {"control": {"target": 0.1}}}, "kl.control.target would have no effect: kl.control.kind is fixed"),
+        ("grpo", {"kl": {"control": {"kind": "scheduled", "unit": "token"}}}, "unit would have no effect: kl.control.kind is scheduled"),
+        ("grpo", {"kl": {"control": {"kind": "multiplicative", "horizon": 10}}}, "horizon would have no effect"),
+        ("grpo", {"kl": {"control": {"kind": "proportional", "high": 10}}}, "high would have no effect"),
+        ("grpo", {"kl": {"control": {"kind": "proportional", "end": 10}}}, "end would have no effect"),
+        ("grpo", {"kl": {"control": {"kind": "multiplicative", "low": 3.0, "high": 2.0}}}, "low=3 is above high=2"),
     ],
 )
 def test_what_cannot_go_together_is_refused_with_the_reason(name, fields, reason):
@@ -132,14 +186,14 @@ def test_what_cannot_go_together_is_refused_with_the_reason(name, fields, reason
         config(name, **fields)
 
 
-@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "rloo"])
+@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "gspo_token", "cispo", "rloo"])
 def test_one_sample_cannot_be_compared(name):
     with pytest.raises(ConfigError, match=r"compares the answers to one prompt and gets 1 \(samples=2"):
         resolve(config(name), samples=1)
     assert resolve(config(name), samples=2) == ALGORITHMS[name]
 
 
-@pytest.mark.parametrize("name", ["ppo", "reinforce", "reinforce_pp"])
+@pytest.mark.parametrize("name", ["ppo", "ppo_kl", "reinforce", "reinforce_pp", "remax"])
 def test_one_sample_is_enough_for_the_others(name):
     assert resolve(config(name), samples=1) == ALGORITHMS[name]
 
@@ -190,7 +244,13 @@ def test_kl_in_the_reward_is_priced_and_in_the_loss_is_not():
     assert first.signals["advantages"].tolist() == pytest.approx([0.1])
     assert second.signals["advantages"].tolist() == pytest.approx([-0.1] * 3)
     assert rloo.metrics == pytest.approx(
-        {"objective/kl": 2.0, "objective/scores": 1.0, "objective/non_score_reward": -0.1, "objective/rlhf_reward": 0.9}
+        {
+            "objective/kl": 2.0,
+            "objective/kl_per_token": 1.0,
+            "objective/scores": 1.0,
+            "objective/non_score_reward": -0.1,
+            "objective/rlhf_reward": 0.9,
+        }
     )
     grpo = credit(groups, units, ALGORITHMS["grpo"])
     assert all(b.signals["advantages"].eq(0).all() for b in grpo.units[0].branches)
@@ -217,6 +277,7 @@ def test_a_batch_in_which_everything_failed_gives_no_units():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_goes_from_groups_to_a_gradient(name):
     groups = [group([0.0, 1.0], [2, 3]), group([2.0, 0.0], [1, 1])]
+    groups = [replace(g, greedy_reward=1.0) for g in groups] if ALGORITHMS[name].needs_greedy else groups
     algorithm, units = ALGORITHMS[name], rollout_units(groups)
     for signal, needed in (("ref_logprobs", algorithm.needs_reference), ("values", algorithm.needs_critic)):
         units = with_signal(units, signal, -1.5) if needed else units

@@ -13,12 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from keel.advantages.gae import gae, returns_to_go
-from keel.advantages.group import batch_baseline, group_centred, group_normalised, leave_one_out
+from keel.advantages.group import (
+    batch_baseline,
+    greedy_baseline,
+    group_centred,
+    group_normalised,
+    leave_one_out,
+    no_baseline,
+    optimal_baseline,
+)
 from keel.advantages.shaping import kl_penalty, with_terminal_reward
 from keel.advantages.whiten import Moments, moments, whiten
 from keel.types import Branch, Group, Unit
@@ -35,13 +44,19 @@ class CreditRule:
     kl_coef: float = 0.0  # price of a nat of k1 in the reward; 0 = none
     mask_truncated: bool = False  # answers cut off at the length limit count in the statistics but are not trained on
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the estimator reads beside the rewards of whole answers."""
+        return getattr(ESTIMATORS[self.estimator], "reads", ())
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceEstimator:
-    """One advantage a sample, the same for all its tokens: ``(rewards_B, group_B) -> advantages_B``."""
+    """One advantage a sample, the same for all its tokens: ``(rewards_B, group_B[, what it reads]) -> advantages_B``."""
 
-    advantages: Callable[[Tensor, Tensor], Tensor]
+    advantages: Callable[..., Tensor]
     min_samples: int = 1  # fewer samples of a prompt give no signal
+    reads: tuple[Literal["lengths_B", "greedy_B"], ...] = ()  # float64 [B] each, by keyword: sampled tokens; the greedy answer's reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,9 @@ ESTIMATORS: dict[str, SequenceEstimator | TokenEstimator] = {
     "group_centred": SequenceEstimator(group_centred, min_samples=2),
     "leave_one_out": SequenceEstimator(leave_one_out, min_samples=2),
     "batch_baseline": SequenceEstimator(batch_baseline),
+    "optimal_baseline": SequenceEstimator(optimal_baseline, min_samples=2, reads=("lengths_B",)),
+    "greedy_baseline": SequenceEstimator(greedy_baseline, reads=("greedy_B",)),
+    "no_baseline": SequenceEstimator(no_baseline),
     "reward_to_go": TokenEstimator(_reward_to_go),
     "gae": TokenEstimator(_gae, needs_critic=True),
 }
@@ -92,7 +110,8 @@ def assign(groups: Sequence[Group], units: Sequence[Unit], rule: CreditRule) -> 
     """Give every trained token of ``units`` (made by ``rollout_units`` from the same groups) its credit.
 
     Args:
-        groups: rewarded groups; ``rewards_G`` of samples that are not valid are not read.
+        groups: rewarded groups; ``rewards_G`` of samples that are not valid are not read; ``greedy_reward`` is, where the estimator's
+            baseline is the greedy answer.
         units: with the signals that the rule needs: ``ref_logprobs`` if ``kl_coef`` is not 0, ``values`` for an estimator with a critic;
             the policy is ``old_logprobs`` where recorded, else ``sampler_logprobs``.
         rule: how.
@@ -125,6 +144,7 @@ class _Sample:
 
     unit: int
     reward: float
+    greedy: float  # reward of the greedy answer to the same prompt; NaN where none was asked for
     truncated: bool
     branch: Branch
 
@@ -152,7 +172,7 @@ def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
     alive = [(g, indices) for g, indices in zip(groups, valid) if indices]
     assert [len(i) for _, i in alive] == [len(u.branches) for u in units], "units do not belong to these groups"
     return [
-        _Sample(u, float(group.rewards_G[i]), group.rollouts[i].finish_reason == "length", branch)
+        _Sample(u, float(group.rewards_G[i]), group.greedy_reward, group.rollouts[i].finish_reason == "length", branch)
         for u, ((group, indices), unit) in enumerate(zip(alive, units))
         for i, branch in zip(indices, unit.branches)
     ]
@@ -161,7 +181,10 @@ def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
 def _by_sequence(samples: Sequence[_Sample], estimator: SequenceEstimator, rule: CreditRule) -> list[_Sample]:
     rewards_B = torch.tensor([s.reward + float(s.penalties(rule.kl_coef).sum()) for s in samples], dtype=torch.float64)
     group_B = torch.tensor([s.unit for s in samples], dtype=torch.int64)
-    advantages_B = estimator.advantages(rewards_B, group_B)
+    known = {"lengths_B": [float(s.branch.trained_T.sum()) for s in samples], "greedy_B": [s.greedy for s in samples]}
+    extra = {name: torch.tensor(known[name], dtype=torch.float64) for name in estimator.reads}
+    assert not any(x.isnan().any() for x in extra.values()), f"{rule.estimator} was not given what it reads: {', '.join(extra)}"
+    advantages_B = estimator.advantages(rewards_B, group_B, **extra)
     return [s.with_signals({"advantages": a.expand(int(s.branch.trained_T.sum()))}) for s, a in zip(samples, advantages_B)]
 
 

@@ -1,7 +1,7 @@
 """Credit for whole sequences: what a sample's reward is worth beside the others.
 
 All take ``rewards_B`` (float [B]) and ``group_B`` (int64 [B], which group a sample belongs to) over all valid samples of a batch, and give
-one advantage a sample, float [B] in the rewards' dtype, computed in float64. Groups may be of different size.
+one advantage a sample, float [B] in the rewards' dtype, computed in float64. Groups may be of different size. Some take a third vector.
 """
 
 from __future__ import annotations
@@ -39,15 +39,65 @@ def batch_baseline(rewards_B: Tensor, group_B: Tensor) -> Tensor:
     return _centred(rewards_B, torch.zeros_like(group_B))[0].to(rewards_B.dtype)
 
 
-def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Rewards minus their group's mean (float64 [B]), and the number of samples of each group (float64 [U])."""
+def no_baseline(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+    """``r_i`` as it is: REINFORCE without a baseline (Williams 1992). Unbiased, and of the largest variance of all."""
+    _check(rewards_B, group_B)
+    return rewards_B.clone()
+
+
+def optimal_baseline(rewards_B: Tensor, group_B: Tensor, lengths_B: Tensor) -> Tensor:
+    """``r_i - b`` with ``b = sum_j l_j r_j / sum_j l_j`` within each group, l the lengths in sampled tokens.
+
+    The constant of least variance is ``b = E[|g|^2 r] / E[|g|^2]``, g the gradient of the sample's log-probability (Weaver and Tao 2001;
+    Greensmith et al. 2004, theorem 13). With gradients of single tokens of about equal size and uncorrelated, |g|^2 grows as the length,
+    which gives the formula (Hao et al. 2025, arXiv:2505.23585, section 3.2). A sample's own reward is in b, so the gradient is smaller
+    than the true one, by about its share of the group's tokens.
+
+    Args:
+        rewards_B: float [B].
+        group_B: int64 [B].
+        lengths_B: float [B], sampled tokens of each sample, at least 1.
+    """
+    _check(rewards_B, group_B)
+    assert lengths_B.shape == rewards_B.shape, "every sample needs its length"
+    above_B = _above_lowest(rewards_B, group_B)
+    weights_B = lengths_B.double()
+    baseline_U = torch.bincount(group_B, weights=weights_B * above_B) / torch.bincount(group_B, weights=weights_B)
+    return (above_B - baseline_U[group_B]).to(rewards_B.dtype)
+
+
+def greedy_baseline(rewards_B: Tensor, group_B: Tensor, greedy_B: Tensor) -> Tensor:
+    """``r_i - r(greedy answer to the same prompt)`` (ReMax, Li et al. 2023, arXiv:2310.10505, section 4). Unbiased with one sample: the
+    greedy answer does not depend on what was sampled.
+
+    Args:
+        rewards_B: float [B].
+        group_B: int64 [B].
+        greedy_B: float [B], the reward of the greedy answer to each sample's prompt.
+    """
+    _check(rewards_B, group_B)
+    assert greedy_B.shape == rewards_B.shape, "every sample needs the reward of its prompt's greedy answer"
+    return (rewards_B.double() - greedy_B.double()).to(rewards_B.dtype)
+
+
+def _check(rewards_B: Tensor, group_B: Tensor) -> None:
     assert rewards_B.dim() == 1, "one reward a sample"
     assert rewards_B.is_floating_point(), f"rewards are floating point, not {rewards_B.dtype}"
     assert group_B.dtype == torch.int64, f"group indices are int64, not {group_B.dtype}"
     assert rewards_B.shape == group_B.shape, "every reward needs its group"
+
+
+def _above_lowest(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+    """Rewards minus their group's lowest (float64 [B]): equal rewards are exactly 0 from here on, whatever the rounding."""
     rewards_B = rewards_B.double()
+    lowest_U = torch.full((len(torch.bincount(group_B)),), float("inf"), dtype=torch.float64, device=rewards_B.device)
+    return rewards_B - lowest_U.scatter_reduce(0, group_B, rewards_B, "amin")[group_B]
+
+
+def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards minus their group's mean (float64 [B]), and the number of samples of each group (float64 [U])."""
+    _check(rewards_B, group_B)
+    above_B = _above_lowest(rewards_B, group_B)
     n_U = torch.bincount(group_B).double()
-    lowest_U = torch.full_like(n_U, float("inf")).scatter_reduce(0, group_B, rewards_B, "amin")
-    above_B = rewards_B - lowest_U[group_B]  # equal rewards are exactly 0 from here on, whatever the rounding
     mean_U = torch.bincount(group_B, weights=above_B) / n_U
     return above_B - mean_U[group_B], n_U

@@ -64,15 +64,18 @@ def _deviation(values: Tensor) -> float:
 
 def kl_metrics(groups: Sequence[Group], units: Sequence[Unit], kl_coef: float) -> dict[str, float]:
     """What the reference costs, per sequence, under PPO's names: ``objective/kl`` the k1 sum over a sequence's tokens, in nats, of the
-    policy that sampled (``old_logprobs`` where recorded, else ``sampler_logprobs``); ``objective/scores`` the reward;
+    policy that sampled (``old_logprobs`` where recorded, else ``sampler_logprobs``), ``objective/kl_per_token`` the same over all tokens of
+    the batch, divided by their number; ``objective/scores`` the reward;
     ``objective/non_score_reward`` minus ``kl_coef`` times the KL; ``objective/rlhf_reward`` the sum of the two.
 
     ``units`` are those of ``rollout_units(groups)`` with ``ref_logprobs``.
     """
     kls: list[float] = []
+    tokens = 0
     for branch in (b for u in units for b in u.branches):
         policy_T = branch.signals["old_logprobs" if "old_logprobs" in branch.signals else "sampler_logprobs"]
         kls.append(float((policy_T - branch.signals["ref_logprobs"])[branch.trained_T].sum()))
+        tokens += int(branch.trained_T.sum())
     if not kls:
         return {}
     kl = sum(kls) / len(kls)
@@ -80,6 +83,7 @@ def kl_metrics(groups: Sequence[Group], units: Sequence[Unit], kl_coef: float) -
     penalty = 0.0 - kl_coef * kl  # never -0.0
     return {
         "objective/kl": kl,
+        "objective/kl_per_token": sum(kls) / max(1, tokens),
         "objective/scores": score,
         "objective/non_score_reward": penalty,
         "objective/rlhf_reward": score + penalty,

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from keel.algorithms import Algorithm, credit, group_metrics, rollout_units
 from keel.data.batching import units_for_step
 from keel.hashing import permutation
 from keel.learner.local import LocalLearner
+from keel.loops.coefficients import Coefficients
 from keel.loops.config import LoopConfig
 from keel.loops.harness import TensorFiles
 from keel.loops.offline import total_steps
@@ -54,13 +56,16 @@ def publish(policy: LocalLearner, sampler: Sampler, version: int) -> None:
 
 
 def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: Mapping[str, Prompt]) -> tuple[Group, ...]:
-    """Draw all requests and put the rollouts of each into a group, in the order of requests and samples."""
+    """Draw all requests and put the rollouts of each into a group, in the order of requests and samples. Requests of one prompt must
+    differ in their samples."""
     sampler.submit(requests)
-    by_prompt: defaultdict[str, list[Rollout]] = defaultdict(list)
+    owner = {(r.prompt_id, r.first_sample + i): k for k, r in enumerate(requests) for i in range(r.n)}
+    rollouts: list[list[Rollout]] = [[] for _ in requests]
     for rollout in sampler.collect():
-        by_prompt[rollout.prompt_id].append(rollout)
+        rollouts[owner[rollout.prompt_id, rollout.sample]].append(rollout)
     return tuple(
-        empty_group(prompts[r.prompt_id], r.prompt, sorted(by_prompt[r.prompt_id], key=lambda rollout: rollout.sample)) for r in requests
+        empty_group(prompts[r.prompt_id], r.prompt, sorted(found, key=lambda rollout: rollout.sample))
+        for r, found in zip(requests, rollouts, strict=True)
     )
 
 
@@ -76,7 +81,7 @@ def with_signal(units: Sequence[Unit], name: str, tensors: BranchTensors) -> tup
 
 class OnlineTrainer:
     """One step = one set of rollouts and all updates on it. The prompts' order and all draws are functions of (seed, step), so the state is
-    that of the learners alone."""
+    that of the learners, and the coefficients that controllers move."""
 
     def __init__(
         self,
@@ -93,36 +98,52 @@ class OnlineTrainer:
         self.config, self.seed, self.evaluator = config, seed, evaluator
         self.encoded = {prompt_id: encoded for prompt_id, (_, encoded) in prompts.items()}
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
+        self.coefficients = Coefficients(algorithm, self.total_steps)
 
     @property
     def total_steps(self) -> int:
         return total_steps(self.config, len(self.prompts))
 
-    @property
-    def updates_per_step(self) -> int:
-        """Optimizer steps on the rollouts of one step."""
-        return self.algorithm.epochs * self.algorithm.minibatches
-
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
-        started = time.perf_counter()
         publish(self.actors.policy, self.actors.sampler, step)
-        groups = sample_groups(self.actors.sampler, self._requests(step), self.prompts)
-        sampled = time.perf_counter()
-        groups = self.actors.reward(groups)
-        rewarded = time.perf_counter()
+        algorithm = self.coefficients.algorithm(step)
+        groups, metrics = self._sample(self._prompt_ids(step), step)
+        started = time.perf_counter()
         units = self._with_signals(rollout_units(groups))
-        credited = credit(groups, units, self.algorithm)
-        metrics = {**group_metrics(groups), **credited.metrics}
+        credited = credit(groups, units, algorithm)
+        metrics |= {**group_metrics(groups), **credited.metrics, **self.coefficients.metrics(step)}
+        old_kl = None
         if credited.units:
-            metrics |= self._update(credited.units, step)
-        metrics["tokens"] = float(sum(len(r) for g in groups for r in g.rollouts))
-        metrics["time/rollout_s"] = sampled - started
-        metrics["time/reward_s"] = rewarded - sampled
-        metrics["time/train_s"] = time.perf_counter() - rewarded
+            updated, old_kl = self._update(credited.units, step, algorithm)
+            metrics |= updated
+        self.coefficients.update(metrics, sum(int(g.valid_G.sum()) for g in groups), old_kl)
+        metrics["time/train_s"] = time.perf_counter() - started
         return metrics
 
-    def _requests(self, step: int) -> list[SampleRequest]:
+    def _sample(self, ids: Sequence[str], step: int) -> tuple[tuple[Group, ...], dict[str, float]]:
+        """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,
+        rewarded with the others; a prompt whose greedy answer failed has no baseline, so none of its samples is valid."""
+        started = time.perf_counter()
+        requests = [SampleRequest(i, self.encoded[i], self.samples, self.params, self.seed, attempt=step) for i in ids]
+        if self.algorithm.needs_greedy:
+            greedy = replace(self.params, temperature=0.0)
+            requests += [replace(r, n=1, params=greedy, first_sample=self.samples) for r in requests]
+        groups = sample_groups(self.actors.sampler, requests, self.prompts)
+        sampled = time.perf_counter()
+        groups = self.actors.reward(groups)
+        metrics = {
+            "tokens": float(sum(len(r) for g in groups for r in g.rollouts)),
+            "time/rollout_s": sampled - started,
+            "time/reward_s": time.perf_counter() - sampled,
+        }
+        if self.algorithm.needs_greedy:
+            groups = tuple(map(with_greedy, groups[: len(ids)], groups[len(ids) :]))
+            answered = [g.greedy_reward for g in groups if g.valid_G.any()]
+            metrics |= {"reward_greedy": sum(answered) / len(answered)} if answered else {}
+        return groups, metrics
+
+    def _prompt_ids(self, step: int) -> list[str]:
         c = self.config
         prompts = units_for_step(
             list(self.prompts.values()),
@@ -133,8 +154,7 @@ class OnlineTrainer:
             by_length=c.group_by_length,
             balance_by=c.balance_by,
         )
-        ids = list(dict.fromkeys(p.prompt_id for p in prompts))  # balanced drawing may repeat a prompt: its samples would be the same
-        return [SampleRequest(i, self.encoded[i], self.samples, self.params, self.seed, attempt=step) for i in ids]
+        return list(dict.fromkeys(p.prompt_id for p in prompts))  # balanced drawing may repeat a prompt: its samples would be the same
 
     def _with_signals(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
         if self.actors.reference_logprobs is not None:
@@ -145,19 +165,27 @@ class OnlineTrainer:
             units = with_signal(units, "old_logprobs", self.actors.policy.logprobs(units))
         return units
 
-    def _update(self, units: Sequence[Unit], step: int) -> dict[str, float]:
-        """All optimizer steps on one set of rollouts; metrics are means over them."""
+    def _update(self, units: Sequence[Unit], step: int, algorithm: Algorithm) -> tuple[dict[str, float], float]:
+        """All optimizer steps on one set of rollouts, until one finds the policy too far from the one that sampled. Metrics are means over
+        them; beside them the KL to the old policy, mean over the last pass."""
         sums: defaultdict[str, list[float]] = defaultdict(list)
-        critic = self.actors.critic
-        objective = self.algorithm.policy_objective()
-        for epoch in range(self.algorithm.epochs):
-            for part in minibatches(units, self.algorithm.minibatches, self.seed, step, epoch):
-                for name, value in _one_update(self.actors.policy, part, objective).items():
-                    sums[name].append(value)
-                if critic is not None:
-                    for name, value in _one_update(critic, part, self.algorithm.value_objective()).items():
-                        sums[name if "/" in name else f"critic/{name}"].append(value)
-        return {name: sum(values) / len(values) for name, values in sums.items()}
+        old_kls: list[float] = []
+        made, stop = 0, algorithm.old_kl.stop
+        for epoch in range(algorithm.epochs):
+            old_kls.clear()
+            for part in minibatches(units, algorithm.minibatches, self.seed, step, epoch):
+                report = self.actors.policy.forward_backward(part, algorithm.policy_objective())
+                old_kls.append(report.metrics["policy/old_kl_avg"])
+                _collect(sums, report.metrics)
+                if stop is not None and old_kls[-1] > stop:
+                    self.actors.policy.discard_gradients()
+                    return {**_means(sums), "policy/updates": float(made)}, _mean(old_kls)
+                _collect(sums, self.actors.policy.step().metrics)
+                if self.actors.critic is not None:
+                    values = _one_update(self.actors.critic, part, algorithm.value_objective())
+                    _collect(sums, {name if "/" in name else f"critic/{name}": value for name, value in values.items()})
+                made += 1
+        return {**_means(sums), "policy/updates": float(made)}, _mean(old_kls)
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Held-out prompts, sampled from the newest weights."""
@@ -166,15 +194,24 @@ class OnlineTrainer:
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.actors.policy.state()
-        files, states = {"policy": tensors}, {"policy": state}
+        files: dict[str, Mapping[str, Tensor]] = {"policy": tensors}
+        states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state()}
         if self.actors.critic is not None:
             files["critic"], states["critic"] = self.actors.critic.state()
         return files, states
 
     def load_state(self, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
         self.actors.policy.load_state(tensors["policy"], state["policy"])
+        self.coefficients.load_state(state["coefficients"])
         if self.actors.critic is not None:
             self.actors.critic.load_state(tensors["critic"], state["critic"])
+
+
+def with_greedy(group: Group, greedy: Group) -> Group:
+    """The group with the reward of its prompt's greedy answer, the only sample of ``greedy``."""
+    if bool(greedy.valid_G[0]):
+        return replace(group, greedy_reward=float(greedy.rewards_G[0]))
+    return replace(group, valid_G=torch.zeros_like(group.valid_G))
 
 
 def minibatches(units: Sequence[Unit], n: int, seed: int, step: int, epoch: int) -> list[list[Unit]]:
@@ -186,3 +223,16 @@ def minibatches(units: Sequence[Unit], n: int, seed: int, step: int, epoch: int)
 def _one_update(learner: LocalLearner, units: Sequence[Unit], objective: Objective) -> dict[str, float]:
     report = learner.forward_backward(units, objective)
     return {**report.metrics, **learner.step().metrics}
+
+
+def _collect(sums: defaultdict[str, list[float]], metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        sums[name].append(value)
+
+
+def _means(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: _mean(values) for name, values in sums.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,11 @@ class PolicyTerms(NamedTuple):
 
     loss_S: Tensor  # float [S]
     low_S: Tensor  # bool [S]: the ratio fell below the band while the advantage was negative
-    high_S: Tensor  # bool [S]: the ratio rose above the band while the advantage was positive
+    high_S: Tensor  # bool [S]: the ratio rose above the band while the advantage was positive (or above a ceiling, whatever it was)
+
+
+PolicyLoss = Callable[[Tensor, Tensor, Tensor], PolicyTerms]
+"""(logprobs_S, old_logprobs_S, advantages_S) -> terms per token."""
 
 
 def policy_gradient(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor) -> PolicyTerms:
@@ -56,3 +61,58 @@ def ppo_clip(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor, l
     low_S = (ratio_S < 1.0 - low) & (advantages_S < 0)
     high_S = (ratio_S > 1.0 + high) & (advantages_S > 0)
     return PolicyTerms(loss_S, low_S, high_S)
+
+
+def surrogate(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor) -> PolicyTerms:
+    """``-rho A`` with ``rho = pi / pi_old`` and no clip (Schulman et al. 2017, arXiv:1707.06347, eq. 6). Something else has to hold the
+    policy near the old one: the KL penalty of eq. 8.
+
+    Args as ``ppo_clip``.
+
+    Returns:
+        PolicyTerms; nothing is ever clipped.
+    """
+    same_vectors(logprobs_S, old_logprobs_S, advantages_S)
+    never_S = torch.zeros_like(logprobs_S, dtype=torch.bool)
+    return PolicyTerms(-torch.exp(logprobs_S - old_logprobs_S) * advantages_S, never_S, never_S)
+
+
+def cispo(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor, low: float, high: float) -> PolicyTerms:
+    """``-sg(clip(rho, 1 - low, 1 + high)) A log pi``: the importance weight is clipped and held constant, so that every token keeps its
+    gradient (CISPO, MiniMax-M1, arXiv:2506.13585, eq. 4 and 5).
+
+    The paper sets no lower bound (``low = 1``) and tunes the upper one without naming it; a weight of at most 5 is what follow-up work
+    used (ScaleRL, arXiv:2510.13786).
+
+    Args as ``ppo_clip``.
+
+    Returns:
+        PolicyTerms; ``low_S`` and ``high_S`` where the weight was clipped, whatever the advantage. The gradient still flows there.
+    """
+    same_vectors(logprobs_S, old_logprobs_S, advantages_S)
+    ratio_S = torch.exp(logprobs_S - old_logprobs_S).detach()
+    weight_S = ratio_S.clamp(1.0 - low, 1.0 + high)
+    return PolicyTerms(-weight_S * advantages_S * logprobs_S, ratio_S < 1.0 - low, ratio_S > 1.0 + high)
+
+
+def dual_clip(
+    logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor, loss: PolicyLoss = ppo_clip, ceiling: float = 3.0
+) -> PolicyTerms:
+    """``max(objective, c A)`` where ``A < 0``: a bad token that has become much likelier cannot blow the loss up (Ye et al. 2020,
+    arXiv:1912.09729, eq. 5; c = 3 there).
+
+    Args:
+        logprobs_S: float [S], of the policy being trained.
+        old_logprobs_S: float [S], constants.
+        advantages_S: float [S], constants.
+        loss: the loss to bound, with a ratio: ``ppo_clip`` or ``surrogate``.
+        ceiling: c > 1, the ratio above which a negative advantage stops counting more.
+
+    Returns:
+        PolicyTerms; ``high_S`` also where the ceiling holds the gradient back.
+    """
+    assert ceiling > 1.0, "a ceiling at or below a ratio of 1 would switch negative advantages off"
+    terms = loss(logprobs_S, old_logprobs_S, advantages_S)
+    most_S = -ceiling * advantages_S
+    held_S = (advantages_S < 0) & (terms.loss_S > most_S)
+    return PolicyTerms(torch.where(held_S, most_S, terms.loss_S), terms.low_S, terms.high_S | held_S)

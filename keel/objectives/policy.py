@@ -10,38 +10,43 @@ import torch
 from torch import Tensor
 
 from keel.losses.kl import k3
-from keel.losses.policy import PolicyTerms, ppo_clip
+from keel.losses.policy import PolicyLoss, PolicyTerms, ppo_clip
 from keel.losses.reduce import REDUCTIONS, Reduction, sequence_means
 from keel.objectives.common import TokenWeights, divisor, to_metrics, token_mean, token_weights
 from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
 
-PolicyLoss = Callable[[Tensor, Tensor, Tensor], PolicyTerms]
-"""(logprobs_S, old_logprobs_S, advantages_S) -> terms per token."""
+Ratio = Literal["token", "sequence", "sequence_token"]
 KLEstimator = Callable[[Tensor, Tensor], Tensor]
 """(logprobs_S, ref_logprobs_S) -> nats per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyObjective:
-    """``policy_loss + kl_coef * KL - entropy_coef * entropy``, all per token, all weighed by one reduction.
+    """``policy_loss + kl_coef * KL + old_kl_coef * KL(old || policy) - entropy_coef * entropy``, per token, weighed by one reduction.
 
     Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
     ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for diagnosis.
 
     ``ratio="sequence"`` replaces log-probabilities by their mean over the sequence before the loss: the length-normalised sequence ratio of
-    GSPO (Zheng et al. 2025, arXiv:2507.18071, eq. 7); its sequences must not be split.
+    GSPO (Zheng et al. 2025, arXiv:2507.18071, eq. 7); its sequences must not be split. ``"sequence_token"`` has the same value and
+    leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, eq. 13 and 14).
+
+    ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
+    whose gradient is exactly that of the KL.
 
     Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token), ``clip_ratio/{low,high,region}_mean``,
-    ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/clipfrac_avg``, ``val/ratio``,
+    ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
+    token), ``policy/clipfrac_avg``, ``val/ratio``,
     ``sampling/importance_sampling_ratio/mean`` and ``sampling/sampling_logp_difference/mean`` (trainer against sampler); by the reduction:
     ``loss/policy_avg``.
     """
 
     policy_loss: PolicyLoss = ppo_clip
     reduction: Reduction = REDUCTIONS["per_token"]
-    ratio: Literal["token", "sequence"] = "token"
+    ratio: Ratio = "token"
     kl: KLEstimator | None = None  # in the loss
     kl_coef: float = 0.0
+    old_kl_coef: float = 0.0
     entropy_coef: float = 0.0
 
     @property
@@ -64,10 +69,12 @@ class PolicyObjective:
         assert outputs.entropy_S is not None
         logprobs_S = outputs.logprobs_S
         old_logprobs_S = batch.signals.get("old_logprobs", logprobs_S.detach())
-        terms = self.policy_loss(self._spread(logprobs_S, batch), self._spread(old_logprobs_S, batch), batch.signals["advantages"])
+        terms = self.policy_loss(*self._compared(logprobs_S, old_logprobs_S, batch), batch.signals["advantages"])
         losses_S = terms.loss_S
         if self.kl is not None:
             losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
+        if self.old_kl_coef:
+            losses_S = losses_S + self.old_kl_coef * k3(old_logprobs_S, logprobs_S)
         if self.entropy_coef:
             losses_S = losses_S - self.entropy_coef * outputs.entropy_S
         weights = token_weights(batch, self.reduction)
@@ -75,11 +82,14 @@ class PolicyObjective:
         with torch.no_grad():
             return LossOutput(loss, _metrics(batch, outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights))
 
-    def _spread(self, logprobs_S: Tensor, batch: Batch) -> Tensor:
-        """What the ratio is formed of: each token's own log-probability, or its sequence's mean."""
+    def _compared(self, logprobs_S: Tensor, old_logprobs_S: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two sides of the ratio: each token's own log-probability, or its sequence's mean."""
         if self.ratio == "token":
-            return logprobs_S
-        return sequence_means(logprobs_S, batch.branch_S, batch.n_branches)[batch.branch_S]
+            return logprobs_S, old_logprobs_S
+        mean_S, old_mean_S = (sequence_means(x_S, batch.branch_S, batch.n_branches)[batch.branch_S] for x_S in (logprobs_S, old_logprobs_S))
+        if self.ratio == "sequence_token":
+            mean_S = mean_S.detach() + (logprobs_S - logprobs_S.detach())  # exactly the mean: the brackets matter
+        return mean_S, old_mean_S
 
 
 def _metrics(
@@ -95,6 +105,7 @@ def _metrics(
         "clip_ratio/region_mean": token_mean(region_S),
         "policy/clipfrac_avg": token_mean(region_S),
         "policy/approxkl_avg": token_mean(0.5 * step_S.square()),
+        "policy/old_kl_avg": token_mean(k3(old_logprobs_S, logprobs_S)),
         "val/ratio": token_mean(step_S.exp()),
     }
     if "ref_logprobs" in batch.signals:

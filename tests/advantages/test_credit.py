@@ -89,6 +89,19 @@ def test_gae_runs_over_the_sampled_tokens():
         assign(groups, rollout_units(groups), CreditRule("gae"))
 
 
+def test_estimators_get_what_they_read():
+    """Lengths count sampled tokens only; the greedy answer's reward is its group's, less no KL."""
+    groups = [group([rollout(3, sampled=[True, False, True]), rollout(6)], [0.0, 4.0]), group([rollout(1)], [5.0])]
+    units = rollout_units(groups)
+    assert advantages(assign(groups, units, CreditRule("optimal_baseline"))) == [[[-3.0, 0.0, -3.0], [1.0] * 6], [[0.0]]]
+    greedy = [replace(groups[0], greedy_reward=1.0), replace(groups[1], greedy_reward=7.0)]
+    assert advantages(assign(greedy, units, CreditRule("greedy_baseline"))) == [[[-1.0, 0.0, -1.0], [3.0] * 6], [[-2.0]]]
+    priced = assign(greedy, with_signal(units, "ref_logprobs", -2.0), CreditRule("greedy_baseline", kl_coef=0.5))
+    assert advantages(priced) == [[[-2.0, 0.0, -2.0], [0.0] * 6], [[-2.5]]]
+    with pytest.raises(AssertionError, match="greedy_B"):
+        assign(groups, units, CreditRule("greedy_baseline"))
+
+
 def test_reward_to_go():
     groups = [group([rollout(3)], [4.0])]
     assert advantages(assign(groups, rollout_units(groups), CreditRule("reward_to_go", gamma=0.5))) == [[[1.0, 2.0, 4.0]]]
@@ -108,7 +121,12 @@ def test_units_of_other_groups_are_noticed():
 
 def test_estimators_name_what_they_need():
     assert {n for n, e in ESTIMATORS.items() if getattr(e, "needs_critic", False)} == {"gae"}
-    assert {n for n, e in ESTIMATORS.items() if getattr(e, "min_samples", 1) == 2} == {"group_normalised", "group_centred", "leave_one_out"}
+    assert {n for n, e in ESTIMATORS.items() if getattr(e, "min_samples", 1) == 2} == {
+        "group_normalised",
+        "group_centred",
+        "leave_one_out",
+        "optimal_baseline",
+    }
 
 
 def test_metrics_by_hand():
@@ -148,6 +166,12 @@ def test_metrics_of_single_samples_and_of_nothing():
 def test_kl_metrics_are_per_sequence():
     groups = [group([rollout(2), rollout(4, sampled=[True, False, True, True])], [1.0, 2.0])]
     units = with_signal(rollout_units(groups), "ref_logprobs", -2.0)  # 1 nat a token: 2 and 3
-    expected = {"objective/kl": 2.5, "objective/scores": 1.5, "objective/non_score_reward": -0.25, "objective/rlhf_reward": 1.25}
+    expected = {
+        "objective/kl": 2.5,
+        "objective/kl_per_token": 1.0,
+        "objective/scores": 1.5,
+        "objective/non_score_reward": -0.25,
+        "objective/rlhf_reward": 1.25,
+    }
     assert kl_metrics(groups, units, 0.1) == pytest.approx(expected)
     assert kl_metrics([], (), 0.1) == {}

@@ -7,9 +7,22 @@ import math
 import pytest
 import torch
 
-from keel.advantages.group import batch_baseline, group_centred, group_normalised, leave_one_out
+from keel.advantages.group import (
+    batch_baseline,
+    greedy_baseline,
+    group_centred,
+    group_normalised,
+    leave_one_out,
+    no_baseline,
+    optimal_baseline,
+)
 
-ALL = [group_normalised, group_centred, leave_one_out, batch_baseline]
+
+def equal_lengths(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    return optimal_baseline(rewards, groups, torch.full(rewards.shape, 7.0))
+
+
+ALL = [group_normalised, group_centred, leave_one_out, batch_baseline, equal_lengths]
 REWARDS = torch.tensor([1.0, 2.0, 3.0, 0.0, 4.0], dtype=torch.float64)
 GROUPS = torch.tensor([0, 0, 0, 1, 1])  # means 2 and 2; deviations 1 and 2 sqrt(2)
 
@@ -73,3 +86,37 @@ def test_refuses_what_would_broadcast(credit):
         credit(torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(AssertionError):
         credit(torch.zeros(2), torch.zeros(2))
+
+
+def test_the_optimal_baseline_weighs_rewards_by_length():
+    # group 0: (1*1 + 2*2 + 3*5) / 8 = 2.5; group 1: (0*3 + 4*1) / 4 = 1
+    lengths = torch.tensor([1.0, 2.0, 5.0, 3.0, 1.0])
+    check(optimal_baseline(REWARDS, GROUPS, lengths), -1.5, -0.5, 0.5, -1.0, 3.0)
+    torch.testing.assert_close(equal_lengths(REWARDS, GROUPS), group_centred(REWARDS, GROUPS))
+
+
+def test_the_optimal_baseline_has_the_least_variance():
+    """Gradients of l tokens' log-probabilities, each token a coin of its own: no other constant gives a smaller second moment."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 20, (4000,), generator=generator).double()
+    rewards = lengths / 10 + torch.rand(4000, generator=generator, dtype=torch.float64)
+    squares = lengths  # |g|^2 of l uncorrelated tokens of unit size
+    same = torch.zeros(4000, dtype=torch.int64)
+    best = rewards[0] - optimal_baseline(rewards, same, lengths)[0]
+
+    def second_moment(baseline: torch.Tensor) -> float:
+        return float((squares * (rewards - baseline).square()).mean())
+
+    assert all(second_moment(best) < second_moment(best + shift) for shift in (-0.05, 0.05, float(rewards.mean() - best)))
+
+
+def test_greedy_and_no_baseline():
+    greedy = torch.tensor([2.0, 2.0, 2.0, 1.0, 1.0])
+    check(greedy_baseline(REWARDS, GROUPS, greedy), -1.0, 0.0, 1.0, -1.0, 3.0)
+    check(no_baseline(REWARDS, GROUPS), 1.0, 2.0, 3.0, 0.0, 4.0)
+    assert greedy_baseline(REWARDS.float(), GROUPS, greedy.double()).dtype == torch.float32
+    for credit in (optimal_baseline, greedy_baseline):
+        with pytest.raises(AssertionError):
+            credit(REWARDS, GROUPS, torch.ones(1))
+    with pytest.raises(AssertionError):
+        no_baseline(torch.zeros(2, 2), GROUPS)

@@ -43,7 +43,7 @@ SECTIONS = sections()
 
 
 class Reads(ast.NodeVisitor):
-    """Names of attributes that are read outside validators (a check of a value is no use of it), and names handed to ``_given``."""
+    """Names of attributes that are read outside validators (a check of a value is no use of it), and names handed to ``given``."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -61,7 +61,7 @@ class Reads(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id == "_given":
+        if isinstance(node.func, ast.Name) and node.func.id == "given":
             self.names |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
         self.generic_visit(node)
 

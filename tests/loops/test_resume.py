@@ -156,3 +156,31 @@ def test_an_interrupted_command_exits_with_130(
 
 def same_model(run: Path, other: Path) -> bool:
     return (run / "final" / "model.safetensors").read_bytes() == (other / "final" / "model.safetensors").read_bytes()
+
+
+WITH_STATE = {
+    "ppo_kl": (
+        "algorithm={name: ppo_kl, epochs: 2, clip: {kl_target: 1e-4}, kl: {control: {kind: proportional, target: 1e-3, horizon: 16}}}",
+        ("kl_coef", "policy/old_kl_coef"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_STATE)
+def test_what_moves_during_a_run_is_resumed_too(
+    name: str, stage: Stage, rows: Rows, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crash in step 4 of 4, after the checkpoint of step 2: coefficients go on where they were, bit for bit."""
+    algorithm, moving = WITH_STATE[name]
+    overrides = (algorithm, "loop.eval_every=0", "loop.probes=0", "settings.checkpoint.every=2")
+    stage("grpo", tmp_path / "undisturbed", *overrides)
+    at_step(3, crash)
+    with pytest.raises(Crash):
+        stage("grpo", tmp_path / "run", *overrides)
+    monkeypatch.undo()
+    stage("grpo", tmp_path / "run", *overrides)
+    steps = trained(rows(tmp_path / "run" / "metrics.jsonl"))
+    assert steps == trained(rows(tmp_path / "undisturbed" / "metrics.jsonl"))
+    for metric in moving:
+        assert steps[1][metric] != steps[3][metric], f"{metric} did not move, so nothing was shown"
+    assert same_model(tmp_path / "run", tmp_path / "undisturbed")

@@ -68,6 +68,42 @@ def policy(m: ModuleType) -> None:
     plain = m.policy_gradient(vec(-0.5, -2.0), vec(-1.0, -1.0), vec(3.0, -1.0))
     close(plain.loss_S, 1.5, -2.0)
     assert plain.low_S.tolist() == plain.high_S.tolist() == [False, False]
+    bare = m.surrogate(new, old, advantages)
+    close(bare.loss_S, -3.0, 3.0, -1.0, 1.0, -2.2)
+    assert not (bare.low_S | bare.high_S).any()
+    close(m.surrogate(vec(0.0), vec(-0.5), vec(1.0)).loss_S, -math.exp(0.5))
+    # weights 1.3, 1.3, 0.8, 0.8, 1.1, held constant, times log pi
+    weighed = m.cispo(new, old, advantages, 0.2, 0.3)
+    log15, log05, log11 = 0.4054651081081644, -LN2, 0.0953101798043249
+    close(weighed.loss_S, -2.6 * log15, 2.6 * log15, -1.6 * log05, 1.6 * log05, -2.2 * log11)
+    assert weighed.low_S.tolist() == [False, False, True, True, False]
+    assert weighed.high_S.tolist() == [True, True, False, False, False]
+    free = m.cispo(vec(-9.0, 0.0), vec(-1.0, -2.0), vec(1.0, 1.0), 1.0, 4.0)  # no lower bound, and at most 5
+    close(free.loss_S, 9.0 * math.exp(-8.0), 0.0)
+    assert free.low_S.tolist() == [False, False]
+    assert free.high_S.tolist() == [False, True]
+    close(m.cispo(vec(-1.0), vec(-3.0), vec(1.0), 1.0, 4.0).loss_S, 5.0)
+    kept = m.cispo(vec(-0.5, -0.5), vec(-0.5, -0.5), vec(1.0, -1.0), 0.0, 0.0)
+    assert not (kept.low_S | kept.high_S).any()
+    # ratios 4, 4, 3, 1.5, 0.5 under a ceiling of 3: only the first bad one is bounded, and 3 itself is not
+    tall, small = vec(4.0, 4.0, 3.0, 1.5, 0.5).log(), vec(0.0, 0.0, 0.0, 0.0, 0.0)
+    bounded = m.dual_clip(tall, small, vec(-2.0, 2.0, -2.0, -2.0, -2.0), m.surrogate)
+    close(bounded.loss_S, 6.0, -8.0, 6.0, 3.0, 1.0)
+    assert bounded.high_S.tolist()[:2] == [True, False]
+    assert bounded.high_S.tolist()[3:] == [False, False]
+    close(m.dual_clip(tall, small, vec(-2.0, 2.0, -2.0, -2.0, -2.0), ceiling=2.0).loss_S, 4.0, -2.4, 4.0, 3.0, 1.6)
+    both = m.dual_clip(vec(4.0, 4.0, 0.5).log(), vec(0.0, 0.0, 0.0), vec(-1.0, 1.0, -1.0))
+    assert both.high_S.tolist() == [True, True, False]
+    assert both.low_S.tolist() == [False, False, True]
+    idle = m.dual_clip(vec(1.0), vec(0.0), vec(0.0), lambda *_: m.PolicyTerms(vec(1.0), vec(0.0) > 0, vec(0.0) > 0))
+    close(idle.loss_S, 1.0)  # without an advantage there is nothing to bound
+    edge = m.dual_clip(vec(0.0), vec(0.0), vec(-1.0), lambda *_: m.PolicyTerms(vec(3.0), vec(0.0) > 0, vec(0.0) > 0))
+    assert edge.high_S.tolist() == [False]  # on the ceiling itself the gradient still flows
+    refuses(m.dual_clip, vec(0.0), vec(0.0), vec(1.0), m.ppo_clip, 1.0)
+    refuses(m.dual_clip, vec(0.0), vec(0.0), vec(1.0), m.ppo_clip, 0.5)
+    close(m.dual_clip(vec(3.0).log(), vec(0.0), vec(-1.0), m.surrogate, 1.5).loss_S, 1.5)
+    refuses(m.surrogate, vec(0.0), vec(0.0), vec(0.0, 0.0))
+    refuses(m.cispo, vec(0.0), vec(0.0), vec(0.0, 0.0), 0.2, 0.2)
     refuses(m.ppo_clip, vec(0.0), vec(0.0), vec(0.0, 0.0))
     refuses(m.policy_gradient, vec(0.0), vec(0.0), torch.ones(1, dtype=torch.int64))
 
@@ -105,13 +141,90 @@ def reward(m: ModuleType) -> None:
 
 
 def preference(m: ModuleType) -> None:
-    close(m.dpo(vec(0.0), vec(0.0), vec(1.0), 0.1), LN2)
-    close(m.dpo(vec(15.0), vec(-5.0), vec(1.0), 0.1), 0.12692801104297252)  # z = 2
-    close(m.dpo(vec(15.0), vec(-5.0), vec(0.0), 0.1), 2.1269280110429725)
-    close(m.dpo(vec(15.0), vec(-5.0), vec(1.0), 0.1, 0.25), 0.6269280110429725)
-    close(m.dpo(vec(15.0), vec(-5.0), vec(0.5), 0.1, 0.25), 1.1269280110429725)  # y stays 0.5
-    close(m.dpo(vec(15.0), vec(-5.0), vec(0.0), 0.1, 0.25), 1.6269280110429725)  # y = 0.25
-    refuses(m.dpo, vec(0.0, 0.0), vec(0.0), vec(1.0), 0.1)
+    none, sure = vec(0.0), vec(1.0)
+    close(m.smoothed(vec(1.0, 0.0, 0.5, 0.8), 0.25), 0.75, 0.25, 0.5, 0.65)
+    close(m.unbiased(vec(1.0, 0.0, 0.5), 0.1), 1.125, -0.125, 0.5)
+    close(m.dpo(none, none, sure, none, 0.1), LN2)
+    lead2 = (vec(15.0), vec(-5.0))  # times 0.1: rewards 1.5 and -0.5, z = 2
+    close(m.dpo(*lead2, sure, none, 0.1), 0.12692801104297252)  # ln(1 + e^-2)
+    close(m.dpo(*lead2, none, none, 0.1), 2.1269280110429725)
+    close(m.dpo(*lead2, vec(0.75), none, 0.1), 0.6269280110429725)
+    close(m.dpo(*lead2, sure, vec(2.0), 0.1), LN2)  # the lead is just the margin
+    close(m.dpo(*lead2, none, vec(1.0), 0.1), 3.048587351573742)  # ln(1 + e^3)
+    # z = 0.5: 1 - 0.5 and 1 + 0.5; z = 2: 0 and 3; a margin of 2 at z = 2: 1 and 5
+    close(m.hinge(vec(1.0, 4.0, 4.0), vec(0.0, 0.0, 0.0), vec(1.0, 1.0, 1.0), vec(0.0, 0.0, 2.0), 0.5), 0.5, 0.0, 1.0)
+    close(m.hinge(vec(1.0, 4.0, 4.0), vec(0.0, 0.0, 0.0), vec(0.0, 0.0, 0.0), vec(0.0, 0.0, 2.0), 0.5), 1.5, 3.0, 5.0)
+    # tau 0.25: a lead of 2 is asked for; 5 - 2 = 3 and -5 - 2 = -7; a margin of 0.5 asks for 2 more
+    close(m.ipo(vec(4.0, 4.0, 4.0), vec(-1.0, -1.0, -1.0), vec(1.0, 0.0, 0.5), vec(0.0, 0.0, 0.0), 0.25), 9.0, 49.0, 29.0)
+    close(m.ipo(vec(4.0), vec(-1.0), sure, vec(0.5), 0.25), 1.0)
+    # z = ln 3, q = 3/4: 3/4 ln(3/4 / y) + 1/4 ln(1/4 / (1 - y))
+    ln3 = (vec(2 * math.log(3.0)), vec(0.0))
+    close(m.exo(*ln3, vec(0.5), 0.5), 0.13081203594113694)
+    close(m.exo(*ln3, vec(0.75), 0.5), 0.0)
+    close(m.exo(*ln3, vec(0.9), 0.5), 0.75 * math.log(0.75 / 0.9) + 0.25 * math.log(0.25 / 0.1))
+    # the winner lost 2 nats: 0.5 (-2 + 4 - 0.25 * 2) = 0.75; the loser lost 4: 0.5 (-4 + 2 - 0.25 * 4) = -1.5
+    close(m.dpop(vec(-2.0), vec(-4.0), sure, none, 0.5, 0.25), math.log1p(math.exp(-0.75)))
+    close(m.dpop(vec(-2.0), vec(-4.0), none, none, 0.5, 0.25), math.log1p(math.exp(1.5)))
+    close(m.dpop(vec(-2.0), vec(-4.0), sure, vec(0.5), 0.5, 0.25), math.log1p(math.exp(-0.25)))
+    close(m.dpop(vec(-2.0), vec(-4.0), none, vec(0.5), 0.5, 0.25), math.log1p(math.exp(2.0)))
+    close(m.dpop(vec(2.0), vec(4.0), vec(0.5), none, 0.5, 9.0), 0.5 * math.log1p(math.exp(1.0)) + 0.5 * math.log1p(math.exp(-1.0)))
+    # P = 1/2 and 1/5: odds 1 and 1/4, log odds ln 4 apart
+    odds = (vec(math.log(0.5)), vec(math.log(0.2)))
+    close(m.orpo(*odds, sure, 2.0), 2 * math.log(1.25))
+    close(m.orpo(*odds, none, 2.0), 2 * math.log(5.0))
+    assert math.isclose(float(m.orpo(none, vec(-1e-300), sure, 1.0)), LN2)  # certain answers have the same, largest odds
+    eps = 2.220446049250313e-16
+    close(m.orpo(none, vec(math.log(0.5)), none, 1.0), -math.log(eps))  # ln(1 + 1 / eps) is ln(1 / eps) to 1e-16
+    # z = 1; KLs 3 and 1: 1 - 0.5 * 0.5 * (1 - 3) = 1.5; the other way -1 - 0.25 * (3 - 1) = -1.5
+    sides = (vec(2.0), vec(0.0), vec(3.0), vec(1.0))
+    close(m.tdpo(*sides, sure, 0.5, 0.5), math.log1p(math.exp(-1.5)))
+    close(m.tdpo(*sides, none, 0.5, 0.5), math.log1p(math.exp(1.5)))
+    close(m.tdpo(*sides, vec(0.5), 0.5, 0.0), 0.5 * math.log1p(math.exp(-1.0)) + 0.5 * math.log1p(math.exp(1.0)))
+    # ranks of 2.9, -1 and 7 among -1, 3, 6 are 1, 0 and 2; the references' order is 10, 20, 30
+    close(m.matched(vec(2.9, -1.0, 7.0), vec(6.0, -1.0, 3.0), vec(20.0, 10.0, 30.0)), 20.0, 10.0, 30.0)
+    two = vec(0.0, 0.0)
+    for pair_loss in (m.dpo, m.hinge, m.ipo):
+        refuses(pair_loss, two, none, sure, none, 0.1)
+    refuses(m.exo, two, none, sure, 0.1)
+    refuses(m.dpop, two, none, sure, none, 0.1, 1.0)
+    refuses(m.orpo, vec(-1.0, -1.0), vec(-1.0), sure, 0.1)
+    refuses(m.tdpo, two, none, none, none, sure, 0.1, 0.5)
+    refuses(m.matched, torch.zeros(1, 1, dtype=torch.float64), two, two)
+    refuses(m.matched, none, two, none)
+
+
+def answers(m: ModuleType) -> None:
+    ratio, wanted = vec(5.0, 5.0, 5.0, 1.0), vec(1.0, 0.0, 0.75, 1.0)
+    # beta 0.5, point 1: 2, 2, 2, 0; sigma(2) = 0.8807970779778823
+    close(m.kto(ratio, wanted, 0.5, 1.0), 0.1192029220221177, 0.8807970779778823, 0.3096014610110588, 0.5)
+    close(m.kto(ratio, wanted, 0.5, 1.0, (2.0, 3.0)), 0.2384058440442354, 2.642391233933647, 0.8394021915165883, 1.0)
+    close(m.bco(ratio, wanted, 0.5, 1.0), 0.12692801104297252, 2.1269280110429725, 0.6269280110429725, LN2)
+    close(m.bco(ratio, vec(1.0, 0.0, 0.5, 0.0), 0.5, 1.0, (2.0, 3.0)), 0.25385602208594504, 6.380784033128918, 3.317320027607431, 3 * LN2)
+    assert m.kl_point(vec(1.0, 2.0)) == 1.5
+    assert m.kl_point(vec(1.0, -2.0)) == 0.0
+    assert m.kl_point(vec()) == 0.0
+    assert m.midpoint(vec(4.0, 2.0, -2.0), vec(1.0, 1.0, 0.0)) == 0.5  # (3 - 2) / 2
+    assert m.midpoint(vec(4.0, -1.0), vec(0.75, 0.25)) == 1.5  # 2.75 and 0.25
+    assert m.midpoint(vec(4.0, 2.0), vec(1.0, 1.0)) == 3.0
+    assert m.midpoint(vec(4.0, 1.0), vec(0.0, 0.0)) == 2.5
+    assert m.midpoint(vec(), vec()) == 0.0
+    for loss in (m.kto, m.bco):
+        refuses(loss, vec(0.0, 0.0), vec(1.0), 0.1, 0.0)
+    refuses(m.midpoint, vec(0.0, 0.0), vec(1.0))
+
+
+def divergence(m: ModuleType) -> None:
+    ratio = vec(math.log(4.0), 0.0, -math.log(2.0))
+    close(m.reverse_kl(ratio, 0.5), *ratio.tolist())
+    close(m.forward_kl(ratio, 0.5), 0.75, 0.0, -1.0)
+    close(m.js(ratio, 0.5), math.log(1.6), 0.0, math.log(2 / 3))
+    close(m.alpha_divergence(ratio, 0.5), 1.0, 0.0, 2 - 2 * math.sqrt(2.0))
+    assert math.isclose(float(m.forward_kl(vec(-90.0), 0.5)), 1 - math.exp(80.0), rel_tol=1e-12)
+    assert math.isclose(float(m.alpha_divergence(vec(-180.0), 0.5)), 2 - 2 * math.exp(80.0), rel_tol=1e-12)
+    names = {"reverse_kl": m.reverse_kl, "forward_kl": m.forward_kl, "js": m.js, "alpha": m.alpha_divergence}
+    assert names == m.DIVERGENCES
+    for measure in names.values():
+        refuses(measure, torch.zeros(1, 1, dtype=torch.float64), 0.5)
 
 
 def reduce(m: ModuleType) -> None:
@@ -159,5 +272,7 @@ CASES = {
     "value": value,
     "reward": reward,
     "preference": preference,
+    "answers": answers,
+    "divergence": divergence,
     "reduce": reduce,
 }

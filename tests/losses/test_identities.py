@@ -45,6 +45,38 @@ def test_the_gradient_stops_exactly_where_the_clip_is_reported():
     assert torch.equal(grad == 0, held)
 
 
+def test_cispo_s_gradient_is_its_clipped_weight_and_never_stops():
+    new, old, advantages = leaf(draw(200)), draw(200, seed=1), draw(200, seed=2)
+    (grad,) = torch.autograd.grad(policy.cispo(new, old, advantages, 0.2, 0.28).loss_S.sum(), new)
+    weight = torch.clamp((new - old).exp(), 0.8, 1.28)
+    torch.testing.assert_close(grad, (-weight * advantages).detach(), rtol=0, atol=1e-12)
+    same = leaf(draw(20))
+    (at_one,) = torch.autograd.grad(policy.cispo(same, same.detach(), draw(20, seed=1), 1.0, 4.0).loss_S.sum(), same)
+    torch.testing.assert_close(at_one, -draw(20, seed=1))  # at a ratio of 1 it is REINFORCE
+
+
+def test_a_dual_clip_bounds_bad_tokens_only_and_stops_their_gradient():
+    new, old, advantages = leaf(draw(200)), draw(200, seed=1), draw(200, seed=2)
+    terms = policy.dual_clip(new, old, advantages, policy.surrogate, 2.0)
+    held = (advantages < 0) & ((new - old).exp() > 2.0)
+    (grad,) = torch.autograd.grad(terms.loss_S.sum(), new)
+    assert held.any()
+    assert torch.equal(grad == 0, held)
+    assert torch.equal(terms.high_S, held)
+    free = policy.dual_clip(new, old, advantages, policy.ppo_clip, 1e9)
+    torch.testing.assert_close(free.loss_S, policy.ppo_clip(new, old, advantages).loss_S)
+
+
+def test_the_penalty_to_the_old_policy_has_the_gradient_of_its_kl():
+    """k3 of tokens drawn from the old policy, as a loss on the new one: value and gradient are those of KL(old || new)."""
+    logits, log_old = leaf(draw(7)), draw(7, seed=1).log_softmax(0)
+    log_new = logits.log_softmax(0)
+    exact = (log_old.exp() * (log_old - log_new)).sum()
+    sampled = (log_old.exp() * kl.k3(log_old, log_new)).sum()
+    torch.testing.assert_close(sampled, exact)
+    torch.testing.assert_close(*(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (sampled, exact)))
+
+
 def test_k1_and_k3_estimate_kl_and_k3_is_never_negative():
     log_p, log_q = draw(7).log_softmax(0), draw(7, seed=1).log_softmax(0)
     exact = (log_p.exp() * (log_p - log_q)).sum()
@@ -102,6 +134,8 @@ SMOOTH = {
     "k3": (kl.k3, 2),
     "policy_gradient": (lambda x: policy.policy_gradient(x, draw(6, seed=8), draw(6, seed=9)).loss_S, 1),
     "ppo_clip": (lambda x: policy.ppo_clip(x, draw(6, seed=8), draw(6, seed=9), 0.2, 0.3).loss_S, 1),
+    "surrogate": (lambda x: policy.surrogate(x, draw(6, seed=8), draw(6, seed=9)).loss_S, 1),
+    "dual_clip": (lambda x: policy.dual_clip(x, draw(6, seed=8), draw(6, seed=9), ceiling=1.5).loss_S, 1),
     "clipped_value": (lambda x: value.clipped_value(x, draw(6, seed=8), draw(6, seed=9), 0.2).loss_S, 1),
     "bradley_terry": (lambda a, b: reward.bradley_terry(a, b, draw(6, seed=8).sigmoid(), draw(6, seed=9).abs()), 2),
     "centring": (reward.centring, 2),

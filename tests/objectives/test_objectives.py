@@ -224,6 +224,7 @@ def test_policy_by_hand():
         "clip_ratio/region_mean": 2 / 3,
         "policy/clipfrac_avg": 2 / 3,
         "policy/approxkl_avg": (l15 + l2) / 6,
+        "policy/old_kl_avg": (0.5 - math.log(1.5) - 0.5 + math.log(2)) / 3,
         "val/ratio": 1.0,
         "kl": sum(k) / 3,
         "sampling/importance_sampling_ratio/mean": 2.0,

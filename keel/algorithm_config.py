@@ -1,0 +1,121 @@
+"""Settings of an algorithm of RL, section by section. Each overrides one of its parts; an empty field is the algorithm's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from keel.advantages.credit import ESTIMATORS
+from keel.algorithm_parts import POLICY_LOSSES
+from keel.config import Section
+from keel.losses.reduce import REDUCTIONS
+from keel.schema import key_of
+
+_OWN = " Empty: the algorithm's own."
+
+
+class ClipConfig(Section):
+    """How far one step may move from the policy that sampled: clips of the ratio to it, and limits on the KL to it."""
+
+    low: float | None = Field(default=None, ge=0, le=1, description="Below 1: the ratio counts down to 1 - low." + _OWN)
+    high: float | None = Field(
+        default=None, ge=0, description="Above 1: the ratio counts up to 1 + high; larger than low is clip-higher." + _OWN
+    )
+    dual: float | None = Field(
+        default=None, gt=1, description="Dual clip: for negative advantages the ratio counts up to this (3 in the paper)." + _OWN
+    )
+    kl_coef: float | None = Field(
+        default=None, ge=0, description="Price in the loss of a nat of KL(old policy || policy) per token; where it starts." + _OWN
+    )
+    kl_target: float | None = Field(
+        default=None,
+        gt=0,
+        description="That KL in nats per token (k3): kl_coef is doubled when the last pass of a step is above 1.5 times it, halved below "
+        "1/1.5 of it." + _OWN,
+    )
+    kl_stop: float | None = Field(
+        default=None,
+        gt=0,
+        description="That KL in nats per token (k3): an update that finds the policy further away is not made, nor are the rest of the "
+        "step's." + _OWN,
+    )
+
+
+class CreditConfig(Section):
+    """From rewards to advantages."""
+
+    estimator: Annotated[str | None, key_of(ESTIMATORS)] = Field(default=None, description=f"One of: {', '.join(ESTIMATORS)}." + _OWN)
+    gamma: float | None = Field(
+        default=None, ge=0, le=1, description="Discount of later rewards, for estimators that work by token." + _OWN
+    )
+    lam: float | None = Field(default=None, ge=0, le=1, description="GAE's lambda: 1 trusts the returns, 0 the critic." + _OWN)
+    whiten: bool | None = Field(
+        default=None, description="Shift and scale the advantages of the batch's tokens to mean 0, variance 1." + _OWN
+    )
+    mask_truncated: bool | None = Field(
+        default=None, description="Answers cut off at the length limit count in the statistics but are not trained on." + _OWN
+    )
+
+
+class ControlConfig(Section):
+    """How the price of the KL to the reference changes in the course of a run."""
+
+    kind: Literal["fixed", "proportional", "multiplicative", "scheduled"] | None = Field(
+        default=None,
+        description="fixed; proportional (Ziegler et al.: follows the error over a horizon); multiplicative (x1.5 above 1.5 "
+        "targets, x0.75 below half of one); scheduled (a straight line from kl.coef to `end`)." + _OWN,
+    )
+    target: float | None = Field(
+        default=None, gt=0, description="KL to steer to, in nats per `unit`: k1 of the policy that sampled. Empty: 0.1."
+    )
+    unit: Literal["token", "sequence"] | None = Field(default=None, description="What target and measured KL are per. Empty: token.")
+    horizon: float | None = Field(
+        default=None, gt=0, description="Of proportional, in samples: a full error moves the price by a fifth in so many. Empty: 10000."
+    )
+    low: float | None = Field(
+        default=None, gt=0, description="The price is never below. Empty: 0.0001 for proportional, 0.001 for multiplicative."
+    )
+    high: float | None = Field(default=None, gt=0, description="Of multiplicative: the price is never above. Empty: 10.")
+    end: float | None = Field(default=None, ge=0, description="Of scheduled: the price at the last step. Empty: 0.")
+
+
+class KLConfig(Section):
+    """The price of moving away from the reference."""
+
+    place: Literal["none", "reward", "loss"] | None = Field(
+        default=None, description="Part of the reward, a term of the loss, or none." + _OWN
+    )
+    estimator: Literal["k1", "k2", "k3"] | None = Field(
+        default=None, description="k1 in the reward; k2 (reverse KL) or k3 (as GRPO was published) in the loss." + _OWN
+    )
+    coef: float | None = Field(default=None, ge=0, description="Price of one nat; 0 switches the KL off." + _OWN)
+    control: ControlConfig = Field(default=ControlConfig(), description="How the price changes in the course of the run.")
+
+
+class CriticConfig(Section):
+    """Training of the critic."""
+
+    use: bool | None = Field(default=None, description="Train a critic." + _OWN)
+    clip: float | None = Field(default=None, gt=0, description="How far a value may move from its old one and still lower the loss." + _OWN)
+    vf_coef: float | None = Field(default=None, gt=0, description="Factor of the critic's loss." + _OWN)
+
+
+class Overrides(Section):
+    """An algorithm's name, and what overrides its parts."""
+
+    name: str = Field(default="grpo", description="A key of the table of algorithms.")
+    objective: Annotated[str | None, key_of(POLICY_LOSSES)] = Field(default=None, description=f"One of: {', '.join(POLICY_LOSSES)}." + _OWN)
+    ratio: Literal["token", "sequence", "sequence_token"] | None = Field(
+        default=None,
+        description="One ratio to the old policy a token, or a sequence; sequence_token: the sequence's, with each token's own gradient."
+        + _OWN,
+    )
+    reduce: Annotated[str | None, key_of(REDUCTIONS)] = Field(default=None, description=f"One of: {', '.join(REDUCTIONS)}." + _OWN)
+    entropy_coef: float | None = Field(default=None, ge=0, description="Reward of a nat of entropy per token, in the loss." + _OWN)
+    epochs: int | None = Field(default=None, ge=1, description="Passes over the rollouts of a step." + _OWN)
+    minibatches: int | None = Field(default=None, ge=1, description="Optimizer steps in one pass." + _OWN)
+    clip: ClipConfig = Field(default=ClipConfig(), description="How far one step may move from the policy that sampled.")
+    credit: CreditConfig = Field(default=CreditConfig(), description="From rewards to advantages.")
+    kl: KLConfig = Field(default=KLConfig(), description="The price of moving away from the reference.")
+    critic: CriticConfig = Field(default=CriticConfig(), description="Training of the critic.")

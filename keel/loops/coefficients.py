@@ -1,0 +1,55 @@
+"""The prices of KL in the course of a run: what controllers make of them. The trainer's only state beside its learners'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from keel.algorithm_parts import KL, Algorithm
+from keel.controllers import doubled_or_halved, multiplicative, proportional, scheduled
+
+
+class Coefficients:
+    """Starts from the algorithm's own coefficients and follows what each step measured."""
+
+    def __init__(self, algorithm: Algorithm, total_steps: int) -> None:
+        self._algorithm, self._total_steps = algorithm, total_steps
+        self._kl = algorithm.kl.coef if algorithm.kl is not None else 0.0
+        self._old_kl = algorithm.old_kl.coef
+
+    def algorithm(self, step: int) -> Algorithm:
+        """The algorithm with the coefficients of step ``step`` (0-based)."""
+        a = self._algorithm
+        kl = replace(a.kl, coef=self._kl_coef(a.kl, step)) if a.kl is not None else None
+        return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl))
+
+    def _kl_coef(self, kl: KL, step: int) -> float:
+        if kl.control is None or kl.control.kind != "scheduled":
+            return self._kl
+        return scheduled(kl.coef, kl.control.end, step / max(1, self._total_steps - 1))
+
+    def update(self, metrics: Mapping[str, float], samples: int, old_kl: float | None) -> None:
+        """Follow a step: ``objective/kl`` and ``objective/kl_per_token`` among its metrics, the number of its samples, and the KL to the
+        old policy in its last pass (None: there was no update)."""
+        kl, old = self._algorithm.kl, self._algorithm.old_kl
+        if kl is not None and kl.control is not None and "objective/kl" in metrics:
+            control = kl.control
+            measured = metrics["objective/kl" if control.unit == "sequence" else "objective/kl_per_token"]
+            if control.kind == "proportional":
+                self._kl = proportional(self._kl, measured, control.target, samples, control.horizon, control.low)
+            elif control.kind == "multiplicative":
+                self._kl = multiplicative(self._kl, measured, control.target, control.low, control.high)
+        if old.target is not None and old_kl is not None:
+            self._old_kl = doubled_or_halved(self._old_kl, old_kl, old.target)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The coefficients of a step: ``kl_coef`` (reference) and ``policy/old_kl_coef`` (policy that sampled), where there are any."""
+        a = self.algorithm(step)
+        named = {"kl_coef": a.kl.coef if a.kl is not None else None, "policy/old_kl_coef": a.old_kl.coef or None}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def state(self) -> dict[str, float]:
+        return {"kl": self._kl, "old_kl": self._old_kl}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        self._kl, self._old_kl = float(state["kl"]), float(state["old_kl"])

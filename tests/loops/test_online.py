@@ -1,0 +1,129 @@
+"""The online loop on scripted answers and a learner that only counts: what is asked of the sampler, what reaches the learner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from keel.algorithms import AlgorithmConfig, resolve
+from keel.loops.config import LoopConfig
+from keel.loops.online import Actors, OnlineTrainer
+from keel.rollout.scripted import ScriptedSampler
+from keel.types import Encoded, Group, Prompt, SamplingParams, StepReport, Unit
+
+
+class CountingLearner:
+    """Says of its k-th pass since the last step that the policy is ``old_kls[k]`` away from the old one."""
+
+    def __init__(self, old_kls: Sequence[float] = (0.0,)) -> None:
+        self.model = SimpleNamespace(digest=lambda: "digest")
+        self.old_kls = list(old_kls)
+        self.trained: list[list[Unit]] = []
+        self.objectives: list[Any] = []
+        self.passes = self.steps = self.discarded = 0
+
+    def logprobs(self, units: Sequence[Unit]) -> list[tuple[torch.Tensor, ...]]:
+        return [tuple(torch.full((len(b),), -1.0) for b in u.branches) for u in units]
+
+    def forward_backward(self, units: Sequence[Unit], objective: Any) -> StepReport:
+        self.trained.append(list(units))
+        self.objectives.append(objective)
+        self.passes += 1
+        return StepReport({"loss": 1.0, "policy/old_kl_avg": self.old_kls[(self.passes - 1) % len(self.old_kls)]}, 1)
+
+    def step(self) -> StepReport:
+        self.steps += 1
+        return StepReport({"lr": 1.0}, 0)
+
+    def discard_gradients(self) -> None:
+        self.discarded += 1
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {}, {}
+
+    def load_state(self, tensors: Any, state: Any) -> None:
+        pass
+
+
+def by_length(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    """The reward of an answer is its number of tokens."""
+    return tuple(replace(g, rewards_G=torch.tensor([float(len(r)) for r in g.rollouts])) for g in groups)
+
+
+def trainer(
+    settings: dict[str, Any], script: dict[str, list[list[int]]], learner: CountingLearner, samples: int = 2, **loop: Any
+) -> OnlineTrainer:
+    sampler = ScriptedSampler(script, lambda text: [], lambda tokens: "")
+    actors = Actors(learner, sampler, by_length, lambda units: learner.logprobs(units))  # type: ignore[arg-type]
+    prompts = {name: (Prompt(name, text=name), Encoded(torch.tensor([1]))) for name in script}
+    algorithm = resolve(AlgorithmConfig(**settings), samples)
+    params = SamplingParams(max_tokens=10)
+    config = LoopConfig(**{"steps": 4, "batch_size": len(script), **loop})
+    return OnlineTrainer(actors, algorithm, prompts, params, samples, config, seed=0, evaluator=lambda step: {})
+
+
+def advantages(learner: CountingLearner) -> dict[str, list[float]]:
+    return {u.unit_id: [float(b.signals["advantages"][0]) for b in u.branches] for part in learner.trained for u in part}
+
+
+def test_the_greedy_answer_is_a_baseline_and_not_trained_on():
+    """Samples 0 and 1 of the script are trained on, sample 2 is the greedy one."""
+    script = {"p": [[7], [7] * 5, [7] * 3], "q": [[7] * 4, [7] * 2, [7] * 2]}
+    learner = CountingLearner()
+    run = trainer({"name": "remax", "kl": {"place": "none"}}, script, learner)
+    metrics = run.step(0)
+    assert advantages(learner) == {"p/0": [-2.0, 2.0], "q/0": [2.0, 0.0]}
+    assert metrics["reward"] == 3.0  # of the samples: 1, 5, 4, 2
+    assert metrics["reward_greedy"] == 2.5
+    assert metrics["tokens"] == 17.0
+    asked = [(r.prompt_id, r.n, r.first_sample, r.params.temperature) for r in run.actors.sampler.requests]
+    assert sorted(asked) == [("p", 1, 2, 0.0), ("p", 2, 0, 1.0), ("q", 1, 2, 0.0), ("q", 2, 0, 1.0)]
+
+
+def test_without_a_greedy_answer_a_prompt_is_left_out():
+    learner = CountingLearner()
+    run = trainer({"name": "remax", "kl": {"place": "none"}}, {"p": [[7], [7] * 5, []], "q": [[7], [7], [7]]}, learner)
+    assert run.step(0)["completions/failed_ratio"] == 0.5
+    assert advantages(learner) == {"q/0": [0.0, 0.0]}
+
+
+SCRIPT = {"p": [[7], [7] * 5], "q": [[7] * 4, [7] * 2]}
+
+
+def test_updates_end_before_the_one_that_finds_the_policy_too_far_away():
+    settings = {"name": "grpo_trl", "epochs": 3, "clip": {"kl_stop": 0.1}}
+    learner = CountingLearner([0.0, 0.1, 0.3])
+    metrics = trainer(settings, SCRIPT, learner).step(0)
+    assert (learner.passes, learner.steps, learner.discarded) == (3, 2, 1)
+    assert metrics["policy/updates"] == 2.0
+    free = CountingLearner([0.0, 0.1, 0.1])
+    assert trainer(settings, SCRIPT, free).step(0)["policy/updates"] == 3.0
+    assert (free.steps, free.discarded) == (3, 0)
+
+
+def test_the_penalty_follows_the_last_pass_and_survives_a_resume():
+    """Two passes of two updates; the first pass says nothing of where the step ended."""
+    settings = {"name": "grpo_trl", "objective": "surrogate", "epochs": 2, "minibatches": 2, "clip": {"kl_coef": 1.0, "kl_target": 0.02}}
+    learner = CountingLearner([0.0, 0.0, 0.02, 0.06])  # the last pass: 0.04, above 1.5 targets
+    run = trainer(settings, SCRIPT, learner)
+    assert run.step(0)["policy/old_kl_coef"] == 1.0
+    assert learner.objectives[-1].old_kl_coef == 1.0
+    resumed = trainer(settings, SCRIPT, learner)
+    resumed.load_state(*run.state())
+    assert resumed.step(1)["policy/old_kl_coef"] == run.step(1)["policy/old_kl_coef"] == 2.0
+    assert learner.objectives[-1].old_kl_coef == 2.0
+
+
+@pytest.mark.parametrize("place", ["reward", "loss"])
+def test_the_price_of_the_reference_follows_its_kl(place):
+    """The sampler says -1 a token and the reference says -1: no KL, so the price falls."""
+    learner = CountingLearner()
+    run = trainer({"name": "grpo", "kl": {"place": place, "coef": 0.4, "control": {"kind": "multiplicative"}}}, SCRIPT, learner)
+    assert [run.step(k)["kl_coef"] for k in range(3)] == pytest.approx([0.4, 0.3, 0.225])
+    assert math.isclose(learner.objectives[-1].kl_coef, 0.225 if place == "loss" else 0.0)
