@@ -9,6 +9,7 @@ from keel.rewards.compose import Reward, check_names
 from keel.rewards.config import (
     ContainsReward,
     ExactReward,
+    FinishedReward,
     ModelReward,
     NumericReward,
     PythonReward,
@@ -16,6 +17,7 @@ from keel.rewards.config import (
     RewardConfig,
     RulesReward,
 )
+from keel.rewards.finished import FinishedSource
 from keel.rewards.python import python_reward
 from keel.rewards.rules import read_rules, rules_reward
 from keel.rewards.text import TextReward, TextSource
@@ -27,7 +29,17 @@ def build_rewards(configs: Sequence[RewardConfig], load_model: Callable[[ModelRe
 
     Raises UserError for names that stand twice, rule files and functions that cannot be read.
     """
-    sources = [load_model(c) if isinstance(c, ModelReward) else TextSource(c.name, text_reward(c)) for c in configs]
+
+    def source(config: RewardConfig) -> RewardSource:
+        match config:
+            case ModelReward():
+                return load_model(config)
+            case FinishedReward():
+                return FinishedSource(config.name)
+            case _:
+                return TextSource(config.name, text_reward(config))
+
+    sources = [source(c) for c in configs]
     rewards = tuple(Reward(source, config.weight) for source, config in zip(sources, configs, strict=True))
     check_names(rewards)
     return rewards
@@ -48,5 +60,5 @@ def text_reward(config: RewardConfig) -> TextReward:
             return verifier.contains(config)
         case RegexReward():
             return verifier.regex(config)
-        case ModelReward():
-            raise AssertionError("a reward model reads tokens, not text")
+        case ModelReward() | FinishedReward():
+            raise AssertionError(f"a {config.type} reward reads more than text")

@@ -202,6 +202,13 @@ class RegexReward(_Source):
         return _compiles(value)
 
 
+class FinishedReward(_Source):
+    """1 for an answer that ended by itself, 0 for one cut off at the length limit: its weight is the price of a missing end token."""
+
+    type: Literal["finished"] = Field(default="finished", description="Whether the answer came to its end.")
+
+
 RewardConfig = Annotated[
-    ModelReward | RulesReward | PythonReward | ExactReward | NumericReward | ContainsReward | RegexReward, Field(discriminator="type")
+    ModelReward | RulesReward | PythonReward | ExactReward | NumericReward | ContainsReward | RegexReward | FinishedReward,
+    Field(discriminator="type"),
 ]

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from keel.errors import UserError
 from keel.rewards.build import build_rewards
+from keel.rewards.compose import apply_rewards
 from keel.rewards.config import ModelReward, PythonReward, RewardConfig
 from keel.rewards.model import ModelSource, Standardiser, fit_standardiser, units_of
 from keel.rewards.offline import answered_group
 from keel.rewards.python import load_function, python_reward
-from keel.types import Branch, Encoded, Prompt, Unit
+from keel.types import Branch, Encoded, FinishReason, Prompt, Unit
 
 
 def source(path: Path, body: str) -> str:
@@ -102,6 +103,23 @@ def test_an_answer_cut_off_at_the_limit_is_scored_where_a_finished_one_would_be(
     assert used == [0, 1]
     assert [b.tokens_T.tolist() for b in unit.branches] == [[1, 2], [3, 4, 7, 8]]
     assert unit.branches[1].trained_T.tolist() == [True, True, False, False]
+
+
+def test_finished_tells_an_end_from_a_cut() -> None:
+    group = answered("p", tokens(1), tokens(2), tokens(3))
+    reasons: tuple[FinishReason, ...] = ("stop", "length", "error")
+    group = replace(group, rollouts=tuple(replace(r, finish_reason=reason) for r, reason in zip(group.rollouts, reasons, strict=True)))
+    (reward,) = build_rewards([TypeAdapter(RewardConfig).validate_python({"type": "finished", "name": "ended", "weight": 0.5})], no_model)
+    (found_G,) = reward.source.score([group])
+    assert found_G.tolist()[:2] == [1.0, 0.0]
+    assert found_G[2].isnan()
+    (summed,) = apply_rewards([group], [reward])
+    assert summed.rewards_G.tolist() == [0.5, 0.0, 0.0]
+    assert summed.valid_G.tolist() == [True, True, False]
+
+
+def no_model(config: ModelReward) -> ModelSource:
+    raise AssertionError(config)
 
 
 def test_failed_rollouts_are_not_scored_and_keep_their_place() -> None:
