@@ -120,8 +120,7 @@ def sampling(
     short = replace(params, max_tokens=min(8, params.max_tokens), min_tokens=0, stop=())
     requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0) for p, encoded in prompts[:2]]
     units = rollout_units(sample_groups(sampler, requests, {p.prompt_id: p for p, _ in prompts[:2]}))
-    if params.top_p == 1.0 and params.top_k == 0 and params.temperature > 0:  # else the supports differ, and that is corrected for
-        run("sampler", lambda: _sampler_differs(learner, units))
+    run("sampler", lambda: _sampler_differs(learner, units))
     run("ratio", lambda: _ratio_moves(learner, units))
     return units
 

@@ -56,7 +56,7 @@ class LocalLearner(LocalInference):
         for part in plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches):
             batch = pack(part)
             if batch.n_scored or "scores" in objective.needs:
-                with self._dropout():
+                with self._dropout(units):
                     output = self._loss(batch, objective, counts)
                     if output.loss.requires_grad:
                         output.loss.backward()
@@ -96,9 +96,11 @@ class LocalLearner(LocalInference):
         self._passes = 0
 
     @contextlib.contextmanager
-    def _dropout(self) -> Iterator[None]:
-        """The adapters' dropout, drawn from (seed, step, micro-batch) alone."""
-        if self.model.peft_model is None or not self.model.has_lora_dropout:
+    def _dropout(self, units: Sequence[Unit]) -> Iterator[None]:
+        """The adapters' dropout, drawn from (seed, step, micro-batch) alone. Units that carry recorded log-probabilities get none: what a
+        loss compares with those must be of the same distribution."""
+        recorded = any(name.endswith("logprobs") for unit in units for branch in unit.branches for name in branch.signals)
+        if recorded or not self.model.has_lora_dropout:
             yield
             return
         devices = [self.model.device] if self.model.device.type == "cuda" else []

@@ -38,7 +38,10 @@ class LoraConfig(Section):
     r: int = Field(default=16, ge=1, description="Rank of the update.")
     alpha: float = Field(default=32.0, gt=0, description="The update is scaled by alpha / r (alpha / sqrt(r) with rslora).")
     dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Dropout in front of the adapters while training; 0 in RL, reward and preference training."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Dropout in front of the adapters while training demonstrations or a reward model; RL and preference losses refuse it.",
     )
     rslora: bool = Field(
         default=False, description="Scale by alpha / sqrt(r), which keeps large ranks stable (https://arxiv.org/abs/2312.03732)."

@@ -60,6 +60,15 @@ class TrainRecipe(ModelRecipe):
         default=0.1, description="Held-out data: a data section, or the share of prompts to hold out of `data`."
     )
 
+    def _refuse_dropout(self) -> None:
+        """For losses that compare with recorded log-probabilities. A reward model's loss has none: its answers are only compared with one
+        another, and scores are taken without dropout."""
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                f"lora.dropout is {self.lora.dropout}, but this loss compares log-probabilities with recorded ones, which have no dropout: "
+                "set lora.dropout=0"
+            )
+
 
 class SFTRecipe(TrainRecipe):
     """`keel sft`: imitate demonstrations."""
@@ -81,6 +90,11 @@ class PreferRecipe(TrainRecipe):
 
     objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="Which loss, and its numbers.")
 
+    @model_validator(mode="after")
+    def _no_dropout(self) -> PreferRecipe:
+        self._refuse_dropout()
+        return self
+
 
 class RLRecipe(TrainRecipe):
     """`keel rl`: sample, reward, improve."""
@@ -95,6 +109,24 @@ class RLRecipe(TrainRecipe):
     on_reward_failure: Literal["drop_sample", "stop"] = Field(
         default="drop_sample", description="A reward that fails: leave the sample out of its group's statistics, or stop the run."
     )
+
+    @model_validator(mode="after")
+    def _trained_as_sampled(self) -> RLRecipe:
+        """The log-probabilities that are trained are those of the distribution that was sampled from."""
+        self._refuse_dropout()
+        s = self.sampling
+        settings = (("top_p", s.top_p, 1), ("top_k", s.top_k, 0), ("min_tokens", s.min_tokens, 0))
+        cut = ", ".join(f"sampling.{name}={value}" for name, value, off in settings if value != off)
+        if cut:
+            raise ValueError(
+                f"{cut}: rollouts would be drawn from a part of the distribution that is trained, which biases the policy gradient and "
+                "the KL to the reference; leave it out, or sample colder (sampling.temperature)"
+            )
+        if s.temperature == 0:
+            raise ValueError(
+                "sampling.temperature=0: greedy rollouts of a prompt are all the same and have no policy gradient; set it above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _algorithm_fits_the_samples(self) -> RLRecipe:

@@ -1,0 +1,44 @@
+"""Recipes refuse what would train something else than was sampled or recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from keel.config import load
+from keel.errors import UserError
+from keel.stages.recipes import RECIPES
+
+RL = ("model=tiny:llama", "data.path=x.jsonl", "rewards=[{type: finished, name: ended}]")
+PREFER = ("model=tiny:llama", "data.path=x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("sampling.top_p=0.9", r"sampling\.top_p=0\.9: rollouts would be drawn from a part of the distribution"),
+        ("sampling.top_k=5", r"sampling\.top_k=5: rollouts"),
+        ("sampling.min_tokens=3", r"sampling\.min_tokens=3: rollouts"),
+        ("sampling={top_p: 0.5, top_k: 4}", r"sampling\.top_p=0\.5, sampling\.top_k=4: rollouts"),
+        ("sampling.temperature=0", r"sampling\.temperature=0: greedy"),
+        ("lora={r: 2, dropout: 0.1}", r"lora\.dropout is 0\.1, .* set lora\.dropout=0"),
+    ],
+)
+def test_rl_trains_the_distribution_it_samples_from(override: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        load(RECIPES["rl"], None, [*RL, override])
+    load(RECIPES["rl"], None, [*RL, "sampling.temperature=0.7", "sampling.stop=[END]", "lora.r=2"])
+
+
+def test_preferences_may_sample_from_a_part_of_the_distribution() -> None:
+    recipe: Any = load(RECIPES["preferences"], None, [*PREFER, "preferences={}", "sampling={top_p: 0.9, top_k: 40, min_tokens: 2}"])
+    assert recipe.sampling.top_p == 0.9
+
+
+def test_dropout_is_for_losses_that_compare_with_nothing_recorded() -> None:
+    with pytest.raises(UserError, match=r"lora\.dropout"):
+        load(RECIPES["prefer"], None, [*PREFER, "lora.dropout=0.1"])
+    for verb in ("sft", "reward"):
+        recipe: Any = load(RECIPES[verb], None, [*PREFER, "lora.dropout=0.1"])
+        assert recipe.lora.dropout == 0.1
