@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.config import Section
 
@@ -13,12 +13,13 @@ class OptimConfig(Section):
     """Optimizer, learning rate and its schedule, clipping."""
 
     name: Literal["adamw", "adafactor", "adamw_8bit"] = Field(
-        default="adamw", description="adamw; adafactor (little memory); adamw_8bit (needs bitsandbytes and a GPU)."
+        default="adamw",
+        description="adamw; adafactor (one number a row and a column in place of two a weight); adamw_8bit (needs bitsandbytes and a GPU).",
     )
     lr: float = Field(default=1e-5, gt=0, description="Peak learning rate of a full fine-tuning.")
     lora_lr_factor: float = Field(default=10.0, gt=0, description="With LoRA the learning rate is lr times this: adapters want about 10x.")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decay rates of Adam's two moments.")
-    eps: float = Field(default=1e-8, gt=0, description="Added to Adam's denominator.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decay rates of Adam's two moments; adafactor has none.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to Adam's denominator; adafactor has none.")
     weight_decay: float = Field(
         default=0.0, ge=0, description="Decoupled decay of weight matrices; norms, biases and embeddings have none."
     )
@@ -31,6 +32,14 @@ class OptimConfig(Section):
     warmup_steps: int | None = Field(default=None, ge=0, description="Steps of warm-up; replaces warmup_ratio when given.")
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1, description="The schedule ends at lr times this.")
     clip_norm: float | None = Field(default=1.0, gt=0, description="Gradients are scaled down to this global norm; null = no clipping.")
+
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> Self:
+        fields = type(self).model_fields
+        unread = [name for name in ("betas", "eps") if self.name == "adafactor" and getattr(self, name) != fields[name].default]
+        if unread:
+            raise ValueError(f"optim.name=adafactor does not read {' and '.join(unread)}: leave {'them' if unread[1:] else 'it'} out")
+        return self
 
 
 class BatchConfig(Section):

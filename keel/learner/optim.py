@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from transformers.optimization import Adafactor
 
 from keel.errors import ConfigError
 from keel.learner.config import OptimConfig
@@ -35,10 +36,12 @@ def decay_groups(named: Sequence[tuple[str, nn.Parameter]], embeddings: set[int]
 
 
 def make_optimizer(named: Sequence[tuple[str, nn.Parameter]], embeddings: set[int], config: OptimConfig) -> Optimizer:
-    """The optimizer over trained parameters. Raises ConfigError when the 8-bit one is asked for and cannot be had."""
+    """The optimizer over trained parameters. Adafactor (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235) runs with the given rate
+    alone: neither scaled by the parameters nor falling by itself. Raises ConfigError when the 8-bit one is asked for and cannot be had."""
     groups = decay_groups(named, embeddings, config.weight_decay)
     if config.name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=config.lr)
+        # torch's own multiplies the rate by the parameter's size, about 0.02: at the rate of other optimizers it would stand still
+        return Adafactor(groups, lr=config.lr, scale_parameter=False, relative_step=False)
     if config.name == "adamw_8bit":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(

@@ -95,7 +95,7 @@ def load_model(
         lm_head=parts.lm_head,
     )
     if lora is not None:
-        model.peft_model = add_lora(module, lora, seed, new_tokens)
+        model.peft_model, model.start_rows = add_lora(module, lora, seed, new_tokens)
         model.round_frozen()
     elif made and not tied(module):
         output_layer(module).requires_grad_(False)  # neither a reward model nor a critic uses it

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import peft
@@ -14,37 +17,65 @@ from transformers import PreTrainedModel
 
 from keel.errors import ModelError
 from keel.models.config import LoraConfig
+from keel.models.quiet import quiet
 from keel.models.tables import input_table, output_layer, tied
 
 log = logging.getLogger("keel")
 ADAPTER = "default"
 
 
-def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens: list[int]) -> peft.PeftModel:
-    """Inject adapters into ``module`` in place, freeze the rest, and return PEFT's wrapper around it.
+@dataclass(frozen=True, slots=True)
+class StartRows:
+    """The rows of a table that are trained beside adapters, as they were before training."""
+
+    weight_VH: nn.Parameter
+    rows_K: Tensor  # int64 [K]
+    start_KH: Tensor
+
+
+def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens: list[int]) -> tuple[peft.PeftModel, list[StartRows]]:
+    """Inject adapters into ``module`` in place, freeze the rest; return PEFT's wrapper around it and what is trained beside adapters.
 
     ``new_tokens`` are embedding rows that were just added: they are trained and saved with the adapter.
     Raises ModelError when nothing matches, or when the output head is tied to the input embedding and asked for.
     """
     names = target_names(module, config)
     settings: dict[str, Any] = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, **settings), adapter_name=ADAPTER)
-    if new_tokens:
-        _train_rows(module, new_tokens)
+    started = _train_rows(module, new_tokens) if new_tokens else []
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     log.info("LoRA: %d modules adapted, %d of %d parameters are trained", len(names), trained, sum(p.numel() for p in module.parameters()))
-    return wrapped  # type: ignore[return-value]
+    return cast(peft.PeftModel, wrapped), started
 
 
-def _train_rows(module: PreTrainedModel, rows: list[int]) -> None:
+def _train_rows(module: PreTrainedModel, rows: list[int]) -> list[StartRows]:
     """Train these rows of the embedding and of the head: the gradient of all other rows is zero, so no optimizer moves them."""
+    started: list[StartRows] = []
     for weight in {id(w): w for w in (input_table(module), output_layer(module).weight)}.values():
         mask_V1 = torch.zeros(weight.shape[0], 1, device=weight.device)
         mask_V1[rows] = 1.0
         weight.requires_grad_(True)
         weight.register_hook(lambda grad_VH, mask_V1=mask_V1: grad_VH * mask_V1)
+        rows_K = torch.tensor(rows, device=weight.device)
+        started.append(StartRows(cast(nn.Parameter, weight), rows_K, weight.detach()[rows_K].clone()))
+    return started
+
+
+@contextlib.contextmanager
+def at_start(started: Sequence[StartRows]) -> Iterator[None]:
+    """Put rows back to where training started, and the trained ones back at the end, bit for bit."""
+    trained = [s.weight_VH.detach()[s.rows_K].clone() for s in started]
+    try:
+        with torch.no_grad():
+            for s in started:
+                s.weight_VH[s.rows_K] = s.start_KH
+        yield
+    finally:
+        with torch.no_grad():
+            for s, trained_KH in zip(started, trained, strict=True):
+                s.weight_VH[s.rows_K] = trained_KH
 
 
 def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:

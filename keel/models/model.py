@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from keel.hashing import digest_bytes
 from keel.models import attention, save
 from keel.models.attention import AttentionPlan
 from keel.models.logit_transform import LogitTransform
-from keel.models.lora import ADAPTER, set_lora_dropout
+from keel.models.lora import ADAPTER, StartRows, at_start, set_lora_dropout
 from keel.models.media import MediaStore
 from keel.models.narrow import narrow_linear
 from keel.models.packed import PackedPlan
@@ -49,6 +49,7 @@ class Model:
     score_head: nn.Linear | None = None
     value_head: nn.Linear | None = None
     peft_model: peft.PeftModel | None = None
+    start_rows: Sequence[StartRows] = ()  # of added tokens, trained beside the adapters
     lm_head: bool = True  # False: the files lacked it, it is random, and only the scalar heads are used
     packed: bool = True  # packed rows with shared prompts proved equal to the model's own attention
 
@@ -134,10 +135,11 @@ class Model:
 
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[Model]:
-        """This model with its adapters off: the weights training started from. Raises ModelError without LoRA."""
+        """This model with its adapters off and the rows of added tokens put back: the weights training started from. Not for use between a
+        forward pass and its backward. Raises ModelError without LoRA."""
         if self.peft_model is None:
             raise ModelError("a model without LoRA cannot serve as its own reference", "make a frozen_copy() before training")
-        with self.peft_model.disable_adapter():
+        with self.peft_model.disable_adapter(), at_start(self.start_rows):
             yield self
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from keel.errors import ConfigError, DivergedError, ModelError
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.learner.optim import decay_groups, learning_rate, make_optimizer
+from keel.loops.online import with_signal
 from keel.models.config import LoraConfig
 from keel.types import Batch, Branch, Counts, Encoded, LossOutput, Need, Outputs, Unit
 
@@ -240,7 +242,53 @@ def test_dropout_is_drawn_from_seed_and_step_alone(load) -> None:
     assert not torch.equal(grads(False, 1), grads(False, 2))
 
 
+def test_no_dropout_where_log_probabilities_were_recorded(load) -> None:
+    """Losses that compare with them see the very numbers that were recorded: the first ratio is 1."""
+    learner = LocalLearner(
+        load("llama", lora=LoraConfig(r=4, dropout=0.5)).model, OptimConfig(lr=1e-2, warmup_steps=0), BatchConfig(), 10, 1
+    )
+    learner.forward_backward(make_units(), Probe(token_local=True))
+    learner.step()  # adapters start at zero, where dropout does not show
+    units = make_units()
+    dropped = learner.forward_backward(units, Probe()).metrics["logp"]
+    for signal in ("ref_logprobs", "sampler_logprobs"):
+        recorded = with_signal(units, signal, learner.logprobs(units))
+        whole = learner.evaluate(recorded, Probe()).metrics["logp"]
+        assert learner.forward_backward(recorded, Probe()).metrics["logp"] == pytest.approx(whole, abs=1e-6)
+        assert dropped != pytest.approx(whole, abs=1e-3)
+
+
 # ------------------------------------------------------------------------------------------------------- schedules and guards
+
+
+def test_adafactor_moves_at_the_rate_that_is_given(load) -> None:
+    """As far as AdamW does, whatever the size of the weights; and it learns as fast."""
+
+    def run(name: Literal["adamw", "adafactor"]) -> tuple[float, float, float]:
+        learner = learner_of(load, optim=OptimConfig(name=name, lr=2e-3, schedule="constant", warmup_steps=0))
+        units = [replace(u, branches=tuple(replace(b, signals={"weight": torch.ones(len(b))}) for b in u.branches)) for u in make_units(4)]
+        start = [p.detach().clone() for _, p in learner.model.trainable()]
+        losses: list[float] = []
+        for _ in range(8):
+            losses.append(learner.forward_backward(units, Probe(token_local=True)).metrics["loss"])
+            learner.step()
+        matrices = [
+            (p.detach() - q).abs().mean() for (n, p), q in zip(learner.model.trainable(), start, strict=True) if n.endswith("proj.weight")
+        ]
+        return losses[0], losses[-1], float(torch.stack(matrices).mean())
+
+    start, adam_end, adam_moved = run("adamw")
+    _, end, moved = run("adafactor")
+    assert adam_moved / 2 < moved < adam_moved * 2
+    assert start - end > 0.5 * (start - adam_end) > 0.25
+
+
+def test_adafactor_refuses_what_it_does_not_read() -> None:
+    for setting in ({"betas": (0.9, 0.95)}, {"eps": 1e-6}):
+        with pytest.raises(ValueError, match=f"adafactor does not read {next(iter(setting))}"):
+            OptimConfig(name="adafactor", **setting)
+        OptimConfig(name="adamw", **setting)
+    OptimConfig.model_validate(OptimConfig(name="adafactor").model_dump())  # a stored recipe names every setting
 
 
 def test_learning_rate_by_hand() -> None:

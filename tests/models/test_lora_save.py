@@ -10,9 +10,13 @@ import torch
 import transformers
 
 from keel.errors import ModelError
+from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.local import LocalLearner
 from keel.models.config import LoraConfig
 from keel.models.model import Model
 from keel.models.packed import PackedPlan
+from keel.objectives.supervised import SupervisedObjective
+from keel.types import Branch, Encoded, Unit
 
 TOKENS = torch.tensor([[2, 40, 41, 300, 17, 9, 88, 3]])
 
@@ -200,3 +204,25 @@ def test_added_tokens_get_the_mean_and_are_trained_with_lora(load, tmp_path) -> 
     assert not torch.allclose(out(adapted.model), old)
     adapted.model.save(tmp_path / "merged", adapted.tokenizer)
     torch.testing.assert_close(out(load(str(tmp_path / "merged")).model), out(adapted.model), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2"])  # head of its own, tied head
+def test_the_reference_has_the_rows_that_training_started_from(load, tmp_path, arch: str) -> None:
+    """Rows of added tokens are trained beside the adapters; the reference is the start all the same, bit for bit."""
+    loaded = load(arch)
+    loaded.tokenizer.add_tokens(["<new>", "<newer>"])
+    loaded.model.save(tmp_path, loaded.tokenizer)
+    model = load(str(tmp_path), lora=LoraConfig(r=2)).model
+    n = len(loaded.tokenizer)
+    unit = Unit("u", Encoded(torch.tensor([2, n - 1, 40])), (Branch(torch.tensor([n - 2, 50, n - 1]), torch.ones(3, dtype=torch.bool)),))
+    learner = LocalLearner(model, OptimConfig(lr=1e-2, warmup_steps=0), BatchConfig(), 10, 0)
+    start = learner.logprobs([unit])[0][0]
+    for _ in range(3):
+        learner.forward_backward([unit], SupervisedObjective())
+        learner.step()
+    trained, digest = learner.logprobs([unit])[0][0], model.digest()
+    assert not torch.allclose(trained, start, atol=0.05)
+    with model.as_reference():
+        assert torch.equal(learner.logprobs([unit])[0][0], start)
+    assert model.digest() == digest
+    assert torch.equal(learner.logprobs([unit])[0][0], trained)
