@@ -41,6 +41,11 @@ def _of_credit(a: Algorithm, samples: int | None) -> Iterator[str]:
             f"{a.credit.estimator} compares the answers to one prompt and gets {samples} "
             f"(samples={estimator.min_samples} or more, or credit.estimator=batch_baseline)"
         )
+    if a.refill_rounds and getattr(estimator, "min_samples", 1) < 2:
+        yield (
+            f"groups of equal rewards are replaced where the answers to one prompt are compared; {a.credit.estimator} learns from them too "
+            "(credit.refill_rounds=0)"
+        )
 
 
 def _of_kl(a: Algorithm) -> Iterator[str]:
@@ -70,6 +75,13 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
         ("clip", config.clip, ("low", "high"), a.objective not in _NO_CLIP, f"{a.objective} does not clip"),
         ("clip", config.clip, ("dual",), a.objective in _DUAL, f"{a.objective} is not blown up by a large ratio"),
         ("credit", config.credit, ("gamma",), by_token, f"{a.credit.estimator} gives whole answers their credit"),
+        (
+            "credit.overlong",
+            config.credit.overlong,
+            ("buffer",),
+            a.overlong is not None,
+            "there is no penalty (set credit.overlong.factor)",
+        ),
         ("credit", config.credit, ("lam",), a.credit.estimator == "gae", f"{a.credit.estimator} has no lambda"),
         ("critic", config.critic, ("clip", "vf_coef"), a.critic is not None, "there is no critic"),
         ("kl", config.kl, ("estimator",), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),

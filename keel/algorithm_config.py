@@ -42,6 +42,15 @@ class ClipConfig(Section):
     )
 
 
+class OverlongConfig(Section):
+    """A soft penalty for answers near the length limit (DAPO)."""
+
+    buffer: float | None = Field(
+        default=None, gt=0, le=1, description="The last share of sampling.max_tokens, over which the penalty grows. Empty: 0.2."
+    )
+    factor: float | None = Field(default=None, ge=0, description="The penalty of an answer that reaches the limit; 0 = none." + _OWN)
+
+
 class CreditConfig(Section):
     """From rewards to advantages."""
 
@@ -55,6 +64,14 @@ class CreditConfig(Section):
     )
     mask_truncated: bool | None = Field(
         default=None, description="Answers cut off at the length limit count in the statistics but are not trained on." + _OWN
+    )
+    overlong: OverlongConfig = Field(default=OverlongConfig(), description="A soft penalty for answers near the length limit.")
+    refill_rounds: int | None = Field(
+        default=None,
+        ge=0,
+        description="Dynamic sampling: groups whose rewards (before penalties) are all equal are dropped and other prompts are answered in "
+        "their place, drawn without loop.balance_by, in at most this many rounds of sampling; then the step makes do with what there is. "
+        "0 keeps such groups." + _OWN,
     )
 
 

@@ -49,6 +49,14 @@ class OldKL:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlong:
+    """A soft penalty for answers near the length limit."""
+
+    buffer: float = 0.2  # share of the limit over which it falls from 0 to -factor: DAPO's 4096 of 20480 tokens
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Critic:
     """How the critic is trained."""
 
@@ -69,6 +77,8 @@ class Algorithm:
     reduce: str = "per_token"  # a key of REDUCTIONS
     kl: KL | None = None
     old_kl: OldKL = OldKL()
+    overlong: Overlong | None = None
+    refill_rounds: int = 0  # dynamic sampling: groups of equal rewards are replaced in at most so many rounds of sampling; 0 = kept
     critic: Critic | None = None
     entropy_coef: float = 0.0
     epochs: int = 1  # passes over the rollouts of a step

@@ -30,8 +30,8 @@ from pydantic import Field, model_validator
 from keel.advantages.credit import CreditRule, assign, rollout_units
 from keel.advantages.measures import group_metrics, kl_metrics
 from keel.algorithm_checks import contradictions, given, idle
-from keel.algorithm_config import ControlConfig, CriticConfig, KLConfig, Overrides
-from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL
+from keel.algorithm_config import ControlConfig, CriticConfig, KLConfig, OverlongConfig, Overrides
+from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong
 from keel.errors import ConfigError
 from keel.losses.value import explained_variance
 from keel.schema import key_of
@@ -47,6 +47,7 @@ __all__ = [
     "Credited",
     "Critic",
     "OldKL",
+    "Overlong",
     "credit",
     "group_metrics",
     "resolve",
@@ -67,6 +68,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     for a in (
         _GRPO,
         replace(_GRPO, name="grpo_trl", reduce="per_token", kl=None),  # TRL's defaults: token-level loss, no KL
+        # Yu et al. 2025 (arXiv:2503.14476, eq. 8 to 13): clip-higher, groups that differ, tokens alike, over-long penalty, no KL
+        replace(_GRPO, name="dapo", clip=(0.2, 0.28), reduce="per_token", kl=None, overlong=Overlong(0.2, 1.0), refill_rounds=10),
         # Liu et al. 2025 (arXiv:2503.20783): no deviation, no length in the denominator, no KL
         replace(_GRPO, name="dr_grpo", credit=CreditRule("group_centred"), reduce="sequence_sum", kl=None),
         # Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 13, clip of section 5.1): one ratio a sequence; with each token's own gradient
@@ -115,6 +118,8 @@ def resolve(config: AlgorithmConfig, samples: int | None = None) -> Algorithm:
     algorithm = replace(
         base,
         **given(config, "objective", "ratio", "reduce", "entropy_coef", "epochs", "minibatches"),
+        **given(config.credit, "refill_rounds"),
+        overlong=_resolve_overlong(config.credit.overlong, base.overlong),
         clip=(_or(clip.low, base.clip[0]), _or(clip.high, base.clip[1])),
         dual_clip=base.dual_clip if clip.dual is None else clip.dual,
         old_kl=OldKL(
@@ -151,6 +156,12 @@ def _resolve_control(config: ControlConfig, base: Control | None) -> Control | N
         return None
     own = base if base and base.kind == kind else Control(kind, low=1e-3 if kind == "multiplicative" else 1e-4)
     return replace(own, **given(config, "target", "unit", "horizon", "low", "high", "end"))
+
+
+def _resolve_overlong(config: OverlongConfig, base: Overlong | None) -> Overlong | None:
+    if config.factor == 0 or (base is None and config.factor is None):
+        return None
+    return replace(base or Overlong(), **given(config, "buffer", "factor"))
 
 
 def _resolve_critic(config: CriticConfig, base: Critic | None) -> Critic | None:

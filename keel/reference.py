@@ -127,7 +127,7 @@ def _cell(text: str) -> str:
 
 def _algorithms() -> str:
     """The table of algorithms: what an empty setting under ``algorithm`` means for each."""
-    names = ("credit", "objective", "ratio", "reduce", "KL", "critic", "epochs")
+    names = ("credit", "rewards", "objective", "ratio", "reduce", "KL", "critic", "epochs")
     lines = [
         "## Algorithms",
         "",
@@ -148,5 +148,7 @@ def _parts(a: Algorithm) -> tuple[str, ...]:
     clip += f" + {a.old_kl.coef:g} KL to the old policy, target {a.old_kl.target:g}" if a.old_kl.target is not None else ""
     kl = f"{a.kl.estimator} in the {a.kl.place}, {a.kl.coef:g}" if a.kl is not None else "none"
     critic = f"clip {a.critic.clip:g}, vf_coef {a.critic.vf_coef:g}" if a.critic is not None else "none"
-    parts: tuple[Any, ...] = (credit, a.objective + clip, a.ratio, a.reduce, kl, critic, a.epochs)
+    overlong = [f"over-long penalty {a.overlong.factor:g} over {a.overlong.buffer:.0%}"] if a.overlong is not None else []
+    rewards = ", ".join(overlong + ([f"groups differ, {a.refill_rounds} rounds"] if a.refill_rounds else [])) or "as they are"
+    parts: tuple[Any, ...] = (credit, rewards, a.objective + clip, a.ratio, a.reduce, kl, critic, a.epochs)
     return tuple(str(p) for p in parts)

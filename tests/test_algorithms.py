@@ -16,6 +16,7 @@ from keel.algorithms import (
     Control,
     Critic,
     OldKL,
+    Overlong,
     credit,
     resolve,
     rollout_units,
@@ -85,6 +86,17 @@ def test_remax_and_ppo_with_a_penalty():
     assert replace(ppo, name="ppo_kl", objective="surrogate", old_kl=OldKL(1.0, 0.01)) == ppo_kl
     assert ppo_kl.policy_objective().policy_loss is surrogate
     assert (ppo_kl.policy_objective().old_kl_coef, ppo.policy_objective().old_kl_coef) == (1.0, 0.0)
+
+
+def test_dapo_has_its_five_parts():
+    dapo = ALGORITHMS["dapo"]
+    assert (dapo.reduce, dapo.clip, dapo.kl, dapo.overlong, dapo.refill_rounds) == ("per_token", (0.2, 0.28), None, Overlong(0.2, 1.0), 10)
+    plain = replace(dapo, name="grpo_trl", clip=(0.2, 0.2), overlong=None, refill_rounds=0)
+    assert plain == ALGORITHMS["grpo_trl"]
+    off = resolve(config("dapo", clip={"high": 0.2}, credit={"overlong": {"factor": 0.0}, "refill_rounds": 0}))
+    assert replace(off, name="grpo_trl") == ALGORITHMS["grpo_trl"]
+    on = resolve(config("grpo", credit={"overlong": {"factor": 0.5, "buffer": 0.1}, "refill_rounds": 3}))
+    assert (on.overlong, on.refill_rounds) == (Overlong(0.1, 0.5), 3)
 
 
 def test_limits_on_a_step():
@@ -163,6 +175,9 @@ def test_a_group_method_gets_a_critic_by_name():
         ("grpo", {"critic": {"vf_coef": 0.5}}, "critic.vf_coef would have no effect: there is no critic"),
         ("grpo_trl", {"kl": {"coef": 0.1}}, "kl.coef would have no effect: there is no KL"),
         ("grpo_trl", {"kl": {"estimator": "k2"}}, "kl.estimator would have no effect: there is no KL"),
+        ("grpo", {"credit": {"overlong": {"buffer": 0.1}}}, "overlong.buffer would have no effect: there is no penalty"),
+        ("ppo", {"credit": {"refill_rounds": 2}}, "gae learns from them too"),
+        ("reinforce", {"credit": {"refill_rounds": 2}}, "batch_baseline learns from them too"),
         ("ppo_kl", {"clip": {"low": 0.1}}, "clip.low would have no effect: surrogate does not clip"),
         ("cispo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: cispo is not blown up"),
         ("ppo", {"clip": {"dual": 1.2}}, "clip.dual=1.2 lies inside the band"),
@@ -186,7 +201,7 @@ def test_what_cannot_go_together_is_refused_with_the_reason(name, fields, reason
         config(name, **fields)
 
 
-@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "gspo_token", "cispo", "rloo"])
+@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "gspo_token", "cispo", "dapo", "rloo"])
 def test_one_sample_cannot_be_compared(name):
     with pytest.raises(ConfigError, match=r"compares the answers to one prompt and gets 1 \(samples=2"):
         resolve(config(name), samples=1)

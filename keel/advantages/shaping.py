@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
+
+from keel.types import Group
 
 
 def kl_penalty(logprobs_T: Tensor, ref_logprobs_T: Tensor, coef: float) -> Tensor:
@@ -29,3 +34,32 @@ def with_terminal_reward(penalties_T: Tensor, reward: float) -> Tensor:
     rewards_T = penalties_T.clone()
     rewards_T[-1] += reward
     return rewards_T
+
+
+def overlong_penalty(lengths_G: Tensor, limit: int, buffer: float) -> Tensor:
+    """0 up to ``limit - buffer`` tokens, then falling in a straight line to -1 at ``limit`` (soft over-long punishment of DAPO, Yu et al.
+    2025, arXiv:2503.14476, eq. 13).
+
+    Args:
+        lengths_G: float [G], sampled tokens of each answer.
+        limit: the longest answer there can be.
+        buffer: the last tokens before it, above 0.
+
+    Returns:
+        float [G] from -1 to 0.
+    """
+    assert lengths_G.is_floating_point(), f"lengths are floating point, not {lengths_G.dtype}"
+    assert buffer > 0, "a penalty needs a stretch to fall over"
+    return ((limit - buffer - lengths_G) / buffer).clamp(-1.0, 0.0)
+
+
+def with_overlong_penalty(group: Group, limit: int, buffer: float, factor: float) -> Group:
+    """The group with ``factor * overlong_penalty`` added to its rewards; the penalty itself is the part ``overlong``."""
+    penalty_G = overlong_penalty(torch.tensor([float(r.sampled_T.sum()) for r in group.rollouts]), limit, buffer)
+    return replace(group, rewards_G=group.rewards_G + factor * penalty_G, parts={**group.parts, "overlong": penalty_G})
+
+
+def rewards_differ(group: Group) -> bool:
+    """Is there anything to compare? False where all valid rewards are equal, or fewer than two are valid."""
+    rewards = group.rewards_G[group.valid_G]
+    return len(rewards) > 1 and bool((rewards != rewards[0]).any())

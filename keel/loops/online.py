@@ -3,6 +3,7 @@ what differs between them is in the ``Algorithm`` that is handed in."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keel.advantages.shaping import rewards_differ, with_overlong_penalty
 from keel.algorithms import Algorithm, credit, group_metrics, rollout_units
 from keel.data.batching import units_for_step
 from keel.hashing import permutation
@@ -108,11 +110,11 @@ class OnlineTrainer:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
         publish(self.actors.policy, self.actors.sampler, step)
         algorithm = self.coefficients.algorithm(step)
-        groups, metrics = self._sample(self._prompt_ids(step), step)
+        sampled, groups, metrics = self._groups(step)
         started = time.perf_counter()
         units = self._with_signals(rollout_units(groups))
         credited = credit(groups, units, algorithm)
-        metrics |= {**group_metrics(groups), **credited.metrics, **self.coefficients.metrics(step)}
+        metrics |= {**group_metrics(sampled), **credited.metrics, **self.coefficients.metrics(step)}
         old_kl = None
         if credited.units:
             updated, old_kl = self._update(credited.units, step, algorithm)
@@ -120,6 +122,45 @@ class OnlineTrainer:
         self.coefficients.update(metrics, sum(int(g.valid_G.sum()) for g in groups), old_kl)
         metrics["time/train_s"] = time.perf_counter() - started
         return metrics
+
+    def _groups(self, step: int) -> tuple[tuple[Group, ...], tuple[Group, ...], dict[str, float]]:
+        """All groups that were sampled in a step, and those to learn from: with dynamic sampling the ones whose rewards differ (Yu et al.
+        2025, arXiv:2503.14476, section 3.2), as many as the step has prompts if they are found in time.
+
+        Prompts to fill up with come in an order by hash, none twice; a round draws as many as the share kept so far lets hope for, at most
+        a batch.
+        """
+        ids = self._prompt_ids(step)
+        if not self.algorithm.refill_rounds:
+            groups, metrics = self._sample(ids, step)
+            groups = tuple(map(self._shaped, groups))
+            return groups, groups, metrics
+        names = list(self.prompts)
+        spare = [names[i] for i in permutation(len(names), "refill", self.seed, step) if names[i] not in set(ids)]
+        sampled: list[Group] = []
+        kept: list[Group] = []
+        sums: defaultdict[str, float] = defaultdict(float)
+        wanted, rounds = ids, 0
+        while wanted and rounds < self.algorithm.refill_rounds:
+            groups, metrics = self._sample(wanted, step)
+            for name, value in metrics.items():
+                sums[name] += value
+            sampled += map(self._shaped, groups)
+            kept += [self._shaped(g) for g in groups if rewards_differ(g)]
+            rounds += 1
+            missing = max(0, len(ids) - len(kept))
+            n = min(len(ids), math.ceil(missing * len(sampled) / max(1, len(kept))))
+            wanted, spare = spare[:n], spare[n:]
+        counts = {
+            "train/num_gen_batches": rounds,
+            "dynamic_sampling/sampled_groups": len(sampled),
+            "dynamic_sampling/kept_groups": len(kept),
+        }
+        return tuple(sampled), tuple(kept[: len(ids)]), {**sums, **{name: float(n) for name, n in counts.items()}}
+
+    def _shaped(self, group: Group) -> Group:
+        overlong, limit = self.algorithm.overlong, self.params.max_tokens
+        return group if overlong is None else with_overlong_penalty(group, limit, overlong.buffer * limit, overlong.factor)
 
     def _sample(self, ids: Sequence[str], step: int) -> tuple[tuple[Group, ...], dict[str, float]]:
         """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keel.advantages.gae import gae, returns_to_go
-from keel.advantages.shaping import kl_penalty, with_terminal_reward
+from keel.advantages.shaping import kl_penalty, overlong_penalty, with_terminal_reward
 from keel.advantages.whiten import Moments, moments, whiten
 
 
@@ -54,6 +54,13 @@ def test_gae_keeps_the_dtype_and_refuses_unequal_lengths():
         gae(torch.ones(2, 2), torch.ones(2, 2), 1.0, 0.95)
     with pytest.raises(AssertionError):
         gae(torch.ones(2, dtype=torch.int64), torch.ones(2), 1.0, 0.95)
+
+
+def test_the_over_long_penalty_by_hand():
+    # limit 20, the last 4 tokens: free up to 16, then a quarter a token
+    check(overlong_penalty(vec(1.0, 16.0, 17.0, 19.0, 20.0, 25.0), 20, 4.0), 0.0, 0.0, -0.25, -0.75, -1.0, -1.0)
+    with pytest.raises(AssertionError):
+        overlong_penalty(vec(1.0), 20, 0.0)
 
 
 def test_whitening_by_hand():

@@ -127,3 +127,63 @@ def test_the_price_of_the_reference_follows_its_kl(place):
     run = trainer({"name": "grpo", "kl": {"place": place, "coef": 0.4, "control": {"kind": "multiplicative"}}}, SCRIPT, learner)
     assert [run.step(k)["kl_coef"] for k in range(3)] == pytest.approx([0.4, 0.3, 0.225])
     assert math.isclose(learner.objectives[-1].kl_coef, 0.225 if place == "loss" else 0.0)
+
+
+DRY, RICH = [[7], [7]], [[7], [7] * 5]  # rewards that are equal, rewards that differ
+
+
+def dynamic(script: dict[str, list[list[int]]], learner: CountingLearner, rounds: int, **loop: Any) -> OnlineTrainer:
+    settings = {"name": "dapo", "credit": {"refill_rounds": rounds, "overlong": {"factor": 0.0}}}
+    return trainer(settings, script, learner, **loop)
+
+
+def test_groups_of_equal_rewards_are_replaced_until_the_batch_is_full():
+    """Two of twelve prompts at a time, every other one is of use."""
+    script = {f"{kind}{i}": answers for i in range(6) for kind, answers in (("dry", DRY), ("rich", RICH))}
+    learner = CountingLearner()
+    run = dynamic(script, learner, 20, batch_size=2)
+    for step in range(4):
+        metrics = run.step(step)
+        trained = [u.unit_id for u in learner.trained[-1]]
+        assert len(trained) == len(set(trained)) == 2
+        assert all(name.startswith("rich") and name.endswith(f"/{step}") for name in trained)
+        assert metrics["dynamic_sampling/kept_groups"] >= 2
+    asked = [(r.prompt_id, r.attempt) for r in run.actors.sampler.requests]
+    assert len(asked) == len(set(asked)), "a prompt was asked twice in a step"
+    again = dynamic(script, CountingLearner(), 20, batch_size=2)
+    for step in (2, 3):  # what a step asks hangs on seed and step alone
+        again.step(step)
+    assert [(r.prompt_id, r.attempt) for r in again.actors.sampler.requests] == [a for a in asked if a[1] >= 2]
+
+
+def test_rounds_and_prompts_are_limits():
+    script = {f"dry{i}": DRY for i in range(8)}
+    learner = CountingLearner()
+    metrics = dynamic(script, learner, 3, batch_size=2).step(0)
+    assert (metrics["train/num_gen_batches"], metrics["dynamic_sampling/sampled_groups"]) == (3.0, 6.0)
+    assert metrics["dynamic_sampling/kept_groups"] == 0.0
+    assert learner.trained == []  # nothing to learn from, and nothing was made up
+    assert metrics["frac_reward_zero_std"] == 1.0
+    used_up = dynamic({"dry": DRY, "rich": RICH}, learner, 3).step(0)
+    assert (used_up["train/num_gen_batches"], used_up["dynamic_sampling/kept_groups"]) == (1.0, 1.0)
+    assert [u.unit_id for u in learner.trained[-1]] == ["rich/0"]
+    assert used_up["frac_reward_zero_std"] == 0.5  # metrics are of all that was sampled
+
+
+def test_a_full_batch_asks_no_more():
+    run = dynamic({f"rich{i}": RICH for i in range(6)}, CountingLearner(), 5, batch_size=3)
+    assert run.step(0)["train/num_gen_batches"] == 1.0
+    assert len(run.actors.sampler.requests) == 3
+
+
+def test_over_long_answers_are_punished_after_groups_were_chosen():
+    """Limit 10, buffer 5: 8 tokens cost 0.6. Equal rewards stay equal for the choice."""
+    settings = {"name": "dapo", "reduce": "per_token", "credit": {"estimator": "group_centred", "overlong": {"buffer": 0.5, "factor": 2.0}}}
+    learner = CountingLearner()
+    run = trainer(settings, {"rich": [[7] * 2, [7] * 8]}, learner)
+    metrics = run.step(0)
+    assert advantages(learner) == {"rich/0": pytest.approx([-2.4, 2.4])}  # rewards 2 and 8 - 1.2
+    assert metrics["rewards/overlong/mean"] == pytest.approx(-0.3)
+    same = trainer(settings, {"dry": [[7] * 2, [7] * 8]}, CountingLearner())
+    same.actors = replace(same.actors, reward=lambda groups: groups)  # all rewards are 0
+    assert same.step(0)["dynamic_sampling/kept_groups"] == 0.0

@@ -163,6 +163,7 @@ WITH_STATE = {
         "algorithm={name: ppo_kl, epochs: 2, clip: {kl_target: 1e-4}, kl: {control: {kind: proportional, target: 1e-3, horizon: 16}}}",
         ("kl_coef", "policy/old_kl_coef"),
     ),
+    "dapo": ("algorithm={name: dapo, credit: {refill_rounds: 4}}", ("train/num_gen_batches",)),
 }
 
 
@@ -182,5 +183,5 @@ def test_what_moves_during_a_run_is_resumed_too(
     steps = trained(rows(tmp_path / "run" / "metrics.jsonl"))
     assert steps == trained(rows(tmp_path / "undisturbed" / "metrics.jsonl"))
     for metric in moving:
-        assert steps[1][metric] != steps[3][metric], f"{metric} did not move, so nothing was shown"
+        assert len({row[metric] for row in steps[1:]}) > 1, f"{metric} did not move, so nothing was shown"
     assert same_model(tmp_path / "run", tmp_path / "undisturbed")
