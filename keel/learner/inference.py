@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from keel.errors import ModelError
 from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
-from keel.models.logprobs import Head, fused_token_loss, token_logprobs
+from keel.models.logprobs import Head, fused_token_loss, token_logprobs, token_logprobs_and_kl
 from keel.models.model import Model
 from keel.types import Batch, Counts, LossOutput, Objective, Outputs, StepReport, Unit
 
@@ -38,10 +39,15 @@ class MetricSums:
 
 
 class LocalInference:
-    """Forward passes over units. ``temperature`` is that of the distribution sampled from: log-probabilities are of it."""
+    """Forward passes over units. ``temperature`` is that of the distribution sampled from: log-probabilities are of it.
+
+    ``reference`` is a frozen model, for objectives that compare whole distributions with it; an adapted model without one is its own
+    reference, adapters off.
+    """
 
     def __init__(self, model: Model, batch: BatchConfig, temperature: float = 1.0) -> None:
         self.model, self.batch, self.temperature = model, batch, temperature
+        self.reference: Model | None = None
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """Log-probabilities per unit and branch: float32 [T], 0 at tokens that are not trained. No gradient, no dropout."""
@@ -96,6 +102,9 @@ class LocalInference:
         if objective.token_local and "logprobs" in objective.needs and "scores" not in objective.needs and torch.is_grad_enabled():
             return self._fused_loss(batch, hidden_NH, objective, counts)
         needs = objective.needs
+        if "ref_kl" in needs:
+            logprobs_S, ref_kl_S = self._logprobs_and_kl(batch, hidden_NH)
+            return objective.loss(batch, Outputs(logprobs_S, ref_kl_S=ref_kl_S), counts)
         logprobs_S, entropy_S = self._logprobs(batch, hidden_NH, "entropy" in needs) if needs & {"logprobs", "entropy"} else (None, None)
         values_S = self._values(batch, hidden_NH) if "values" in needs else None
         scores_R = self._scores(batch, hidden_NH) if "scores" in needs else None
@@ -122,8 +131,15 @@ class LocalInference:
         sums.n_tokens += batch.tokens_N.shape[0]
         sums.add(output.metrics)
 
-    def _head(self) -> Head:
-        return Head(self.model.head_weight_VH, self.model.head_bias_V, self.model.transform, self.temperature)
+    def _head(self, model: Model | None = None) -> Head:
+        model = model or self.model
+        return Head(model.head_weight_VH, model.head_bias_V, model.transform, self.temperature)
+
+    def _logprobs_and_kl(self, batch: Batch, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), self.model.as_reference() if self.reference is None else nullcontext(self.reference) as reference:
+            ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], self._head(reference)
+        with self.model.compute():
+            return token_logprobs_and_kl(hidden_NH[batch.source_S], self._head(), batch.target_S, ref_hidden_SH, ref_head)
 
     def _logprobs(self, batch: Batch, hidden_NH: Tensor, want_entropy: bool) -> tuple[Tensor, Tensor | None]:
         head = self._head()

@@ -10,6 +10,7 @@ from keel.data.batching import steps_per_epoch, units_for_step
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
 from keel.loops.harness import TensorFiles
+from keel.objectives.common import measured
 from keel.types import Objective, Unit
 
 Probe = Callable[[int], None]
@@ -45,7 +46,7 @@ class OfflineTrainer:
     def step(self, step: int) -> Mapping[str, float]:
         """One optimizer batch."""
         units = self._units(step)
-        report = self.learner.forward_backward(units, self.objective)
+        report = self.learner.forward_backward(units, measured(self.objective, units, self.learner.logprobs))
         stepped = self.learner.step()
         per_epoch = steps_per_epoch(len(self.train), self.config.batch_size, self.config.last_batch == "drop")
         return {**report.metrics, **stepped.metrics, "epoch": (step + 1) / per_epoch, "tokens": float(report.n_tokens)}
@@ -68,7 +69,8 @@ class OfflineTrainer:
             self.probe(step)
         if not self.held_out:
             return {}
-        return {f"eval/{name}": value for name, value in self.learner.evaluate(self.held_out, self.objective).metrics.items()}
+        objective = measured(self.objective, self.held_out, self.learner.logprobs)
+        return {f"eval/{name}": value for name, value in self.learner.evaluate(self.held_out, objective).metrics.items()}
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.learner.state()

@@ -1,30 +1,158 @@
-"""Direct preference losses: functions of the policy's and the reference's summed log-probabilities of two answers."""
+"""Direct preference losses of pairs: functions of two answers' scores, which are log-ratios to the reference or log-probabilities.
+
+A label is the probability p that the first answer is the better one. Unless said otherwise a loss is the expectation over that label,
+``p cost(winner, loser) + (1 - p) cost(loser, winner)``, so that swapping the answers together with the label changes nothing; a margin m
+is a lead that is asked for beyond the preference itself, in rewards, whichever answer is the better one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from keel.losses.checks import same_vectors
 
 
-def dpo(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """``-y log sigma(z) - (1 - y) log sigma(-z)`` with ``z = beta (winner - loser)`` (Rafailov et al. 2023, arXiv:2305.18290, eq. 7).
+def smoothed(label_E: Tensor, share: float) -> Tensor:
+    """``p (1 - e) + (1 - p) e``: the label when a share e of all labels is taken to be flipped (Mitchell 2023, "A note on DPO with noisy
+    preferences and relationship to IPO"; cDPO)."""
+    return label_E * (1.0 - share) + (1.0 - label_E) * share
 
-    ``label_smoothing`` is the conservative variant: a share of the labels is taken to be flipped (Mitchell 2023, "A note on DPO with
-    noisy preferences"), ``y = p (1 - smoothing) + (1 - p) smoothing``. At the reference itself the loss is ln 2.
+
+def unbiased(label_E: Tensor, share: float) -> Tensor:
+    """``(p - e) / (1 - 2 e)``: the label whose expected loss under flips with probability e is the loss of the clean label (Chowdhury et
+    al. 2024, arXiv:2403.00409; robust DPO). It may lie outside [0, 1]."""
+    return (label_E - share) / (1.0 - 2.0 * share)
+
+
+def _expected(cost: Callable[[Tensor], Tensor], lead_E: Tensor, label_E: Tensor, margin_E: Tensor) -> Tensor:
+    return label_E * cost(lead_E - margin_E) + (1.0 - label_E) * cost(-lead_E - margin_E)
+
+
+def _logistic(lead_E: Tensor) -> Tensor:
+    return -logsigmoid(lead_E)
+
+
+def _hinge(lead_E: Tensor) -> Tensor:
+    return torch.relu(1.0 - lead_E)
+
+
+def dpo(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, margin_E: Tensor, beta: float) -> Tensor:
+    """``-log sigma(z - m)`` with ``z = beta (winner - loser)`` (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; with a margin: Amini et al.
+    2024, arXiv:2402.10571). At the reference itself, without margin, the loss is ln 2.
+
+    Of summed log-probabilities in place of log-ratios it is CPO's preference term (Xu et al. 2024, arXiv:2401.08417); of mean ones
+    with a constant margin it is SimPO (Meng et al. 2024, arXiv:2405.14734, eq. 6).
 
     Args:
-        winner_E: float [E], ``log pi(y) - log pi_ref(y)`` of the preferred answer, summed over its tokens.
-        loser_E: float [E], the same of the other answer.
-        label_E: float [E] in [0, 1], probability p that the winner is better.
-        beta: strength of the tie to the reference.
-        label_smoothing: in [0, 0.5).
+        winner_E: float [E], score of the preferred answer in nats.
+        loser_E: float [E], score of the other answer.
+        label_E: float [E], probability that the winner is better.
+        margin_E: float [E], in rewards (beta times nats).
+        beta: strength of the tie to the reference, reward of a nat.
 
     Returns:
         float [E], nats per pair.
     """
+    same_vectors(winner_E, loser_E, label_E, margin_E)
+    return _expected(_logistic, beta * (winner_E - loser_E), label_E, margin_E)
+
+
+def hinge(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, margin_E: Tensor, beta: float) -> Tensor:
+    """``max(0, 1 - z + m)`` with ``z = beta (winner - loser)``: SLiC's hinge (Zhao et al. 2023, arXiv:2305.10425) on log-ratios to
+    the reference (Liu et al. 2023, arXiv:2309.06657, hinge-norm). Arguments as ``dpo``."""
+    same_vectors(winner_E, loser_E, label_E, margin_E)
+    return _expected(_hinge, beta * (winner_E - loser_E), label_E, margin_E)
+
+
+def ipo(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, margin_E: Tensor, tau: float) -> Tensor:
+    """``(winner - loser - m / tau - 1 / (2 tau))^2`` (Azar et al. 2023, arXiv:2310.12036, eq. 17): the lead is to reach a set size and no
+    more. Arguments as ``dpo``; ``tau`` is the strength of the tie to the reference.
+
+    Returns:
+        float [E], squared nats (per token, for means over tokens) per pair.
+    """
+    same_vectors(winner_E, loser_E, label_E, margin_E)
+    return _expected(lambda lead_E: (lead_E - 0.5 / tau) ** 2, winner_E - loser_E, label_E, margin_E / tau)
+
+
+def exo(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, beta: float) -> Tensor:
+    """``KL(q || p)`` between the policy's own preference ``q = sigma(z)``, ``z = beta (winner - loser)``, and the label (Ji et al. 2024,
+    arXiv:2402.00856, eq. 16). ``label_E`` must lie inside (0, 1): smooth it first. It is 0 where the policy agrees with the label."""
     same_vectors(winner_E, loser_E, label_E)
     z_E = beta * (winner_E - loser_E)
-    right_E = label_E * (1.0 - label_smoothing) + (1.0 - label_E) * label_smoothing
-    return -(right_E * logsigmoid(z_E) + (1.0 - right_E) * logsigmoid(-z_E))
+    right_E = torch.sigmoid(z_E) * (logsigmoid(z_E) - label_E.log())
+    wrong_E = torch.sigmoid(-z_E) * (logsigmoid(-z_E) - torch.log1p(-label_E))
+    return right_E + wrong_E
+
+
+def dpop(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, margin_E: Tensor, beta: float, penalty: float) -> Tensor:
+    """``-log sigma(beta (winner - loser - penalty max(0, -winner)) - m)``: DPO that also pays for a preferred answer that became less
+    likely than under the reference (Pal et al. 2024, arXiv:2402.13228). Arguments as ``dpo``, of summed log-ratios."""
+    same_vectors(winner_E, loser_E, label_E, margin_E)
+    right_E = _logistic(beta * (winner_E - loser_E - penalty * torch.relu(-winner_E)) - margin_E)
+    wrong_E = _logistic(beta * (loser_E - winner_E - penalty * torch.relu(-loser_E)) - margin_E)
+    return label_E * right_E + (1.0 - label_E) * wrong_E
+
+
+def orpo(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, weight: float) -> Tensor:
+    """``-weight log sigma(log odds(winner) - log odds(loser))``, ``odds = P / (1 - P)`` (Hong et al. 2024, arXiv:2403.07691, eq. 7; the
+    likelihood of the preferred answer, the other part of its eq. 6, is a term of its own).
+
+    Args:
+        winner_E: float [E], below 0: the preferred answer's mean log-probability over its tokens (P is its geometric mean).
+        loser_E: float [E], the same of the other answer.
+        label_E: float [E], probability that the winner is better.
+        weight: the paper's lambda.
+    """
+    same_vectors(winner_E, loser_E, label_E)
+    lead_E = _log_odds(winner_E) - _log_odds(loser_E)
+    return weight * _expected(_logistic, lead_E, label_E, torch.zeros_like(lead_E))
+
+
+def _log_odds(logprob_E: Tensor) -> Tensor:
+    """``log(P / (1 - P))``. A probability of exactly 1 has no odds: it counts as that of the last float below it."""
+    below_E = logprob_E.clamp(max=-torch.finfo(logprob_E.dtype).eps)
+    return below_E - torch.log(-torch.expm1(below_E))
+
+
+def tdpo(winner_E: Tensor, loser_E: Tensor, winner_kl_E: Tensor, loser_kl_E: Tensor, label_E: Tensor, beta: float, alpha: float) -> Tensor:
+    """``-log sigma(z - alpha beta (KL(loser) - stop_gradient(KL(winner))))`` with ``z = beta (winner - loser)``: token-level DPO (Zeng et
+    al. 2024, arXiv:2404.11999, its second variant).
+
+    Args:
+        winner_E: float [E], summed log-ratio of the preferred answer to the reference.
+        loser_E: float [E], the same of the other answer.
+        winner_kl_E: float [E], sum over the preferred answer's positions of ``KL(reference || policy)``, in nats.
+        loser_kl_E: float [E], the same of the other answer.
+        label_E: float [E], probability that the winner is better.
+        beta: strength of the tie to the reference.
+        alpha: price of the difference of the KLs.
+    """
+    same_vectors(winner_E, loser_E, winner_kl_E, loser_kl_E, label_E)
+    z_E = beta * (winner_E - loser_E)
+    right_E = _logistic(z_E - alpha * beta * (loser_kl_E - winner_kl_E.detach()))
+    wrong_E = _logistic(-z_E - alpha * beta * (winner_kl_E - loser_kl_E.detach()))
+    return label_E * right_E + (1.0 - label_E) * wrong_E
+
+
+def matched(lead_E: Tensor, leads_K: Tensor, references_K: Tensor) -> Tensor:
+    """The reference's lead of the same rank: alignment by optimal transport compares the sorted leads of the policy, ``log pi(winner) -
+    log pi(loser)``, with the sorted ones of the reference (Melnyk et al. 2024, arXiv:2406.05882, paired). The loss is then
+    ``dpo`` of ``lead_E`` against what this returns.
+
+    Args:
+        lead_E: float [E], the policy's leads of some pairs.
+        leads_K: float [K], the policy's leads of all pairs of the optimizer batch, in any order.
+        references_K: float [K], the reference's leads of those pairs.
+
+    Returns:
+        float [E], constant.
+    """
+    same_vectors(lead_E)
+    same_vectors(leads_K, references_K)
+    rank_E = (lead_E.detach()[:, None] - leads_K.sort().values[None, :]).abs().argmin(dim=1)
+    return references_K.sort().values[rank_E].detach()

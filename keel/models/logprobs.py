@@ -53,6 +53,19 @@ def token_logprobs(
     return logprobs_S, entropy_S if want_entropy else None
 
 
+def token_logprobs_and_kl(hidden_SH: Tensor, head: Head, target_S: Tensor, ref_hidden_SH: Tensor, ref_head: Head) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [S] of ``target_S`` and ``KL(reference || policy)`` [S] of the whole distributions, in float32 nats, differentiable
+    in the policy's hidden states, weight and bias. Two tiles of logits are alive at a time.
+
+    Raises ValueError for shapes that do not fit or a temperature that is not positive.
+    """
+    _check(hidden_SH, head, target_S)
+    _check(ref_hidden_SH, ref_head, target_S)
+    if head.weight_VH.shape[0] != ref_head.weight_VH.shape[0]:
+        raise ValueError(f"vocabularies differ: {head.weight_VH.shape[0]} and {ref_head.weight_VH.shape[0]} tokens")
+    return _TokenKL.apply(hidden_SH, head.weight_VH, head.bias_V, target_S, head, ref_hidden_SH, ref_head)  # type: ignore[no-any-return]
+
+
 def fused_token_loss(
     hidden_SH: Tensor, head: Head, target_S: Tensor, loss_fn: TokenLoss, want_entropy: bool = False, values_S: Tensor | None = None
 ) -> Tensor:
@@ -109,8 +122,7 @@ class _Tiles:
 
         d logprob / d z = onehot - p and d entropy / d z = -p (log p + entropy).
         """
-        transform, temperature = self.head.transform, self.head.temperature
-        y_nV = z_nV * temperature if transform.softcap is not None else z_nV
+        y_nV = z_nV * self.head.temperature if self.head.transform.softcap is not None else z_nV
         logp_nV = z_nV.sub_(stats.logsumexp_n[:, None])
         if grad_entropy_n is None:
             grad_nV = logp_nV.exp_().mul_(-grad_logp_n[:, None])
@@ -119,11 +131,24 @@ class _Tiles:
             weight_nV = logp_nV.add_(stats.entropy_n[:, None]).mul_(-grad_entropy_n[:, None]).sub_(grad_logp_n[:, None])
             grad_nV = weight_nV.mul_(probs_nV)
         grad_nV.scatter_add_(1, target_n[:, None], grad_logp_n[:, None])
-        if transform.banned:
-            grad_nV[:, list(transform.banned)] = 0.0
-        if temperature != 1.0:
-            grad_nV.div_(temperature)
-        return transform.backward_(grad_nV, y_nV)
+        return self._through_transform_(grad_nV, y_nV)
+
+    def raw_kl_gradient_(
+        self, z_nV: Tensor, logsumexp_n: Tensor, target_n: Tensor, grad_logp_n: Tensor, ref_probs_nV: Tensor, grad_kl_n: Tensor
+    ) -> Tensor:
+        """The same for log-probabilities and KLs to a reference; both buffers are used up. d KL / d z = p - p_ref."""
+        y_nV = z_nV * self.head.temperature if self.head.transform.softcap is not None else z_nV
+        grad_nV = z_nV.sub_(logsumexp_n[:, None]).exp_().mul_((grad_kl_n - grad_logp_n)[:, None])
+        grad_nV.sub_(ref_probs_nV.mul_(grad_kl_n[:, None]))
+        grad_nV.scatter_add_(1, target_n[:, None], grad_logp_n[:, None])
+        return self._through_transform_(grad_nV, y_nV)
+
+    def _through_transform_(self, grad_nV: Tensor, y_nV: Tensor) -> Tensor:
+        if self.head.transform.banned:
+            grad_nV[:, list(self.head.transform.banned)] = 0.0
+        if self.head.temperature != 1.0:
+            grad_nV.div_(self.head.temperature)
+        return self.head.transform.backward_(grad_nV, y_nV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +239,47 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_entropy_n = grad_entropy_S[part] if ctx.want_entropy else None
                 gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grad_logp_S[part], grad_entropy_n))
         return *gradients.result(), None, None, None
+
+
+class _TokenKL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        target_S: Tensor,
+        head: Head,
+        ref_hidden_SH: Tensor,
+        ref_head: Head,
+    ) -> Any:
+        ctx.dtype = _product_dtype(hidden_SH)
+        parts: list[tuple[Tensor, ...]] = []
+        with torch.autocast(hidden_SH.device.type, enabled=False):
+            for (part, z_nV), (_, ref_z_nV) in zip(_Tiles(hidden_SH, head, ctx.dtype), _Tiles(ref_hidden_SH, ref_head, ctx.dtype)):
+                stats = _stats(z_nV, target_S[part], False)
+                ref_logp_nV = ref_z_nV.log_softmax(1)
+                apart_nV = (ref_logp_nV - z_nV).add_(stats.logsumexp_n[:, None])
+                parts.append((stats.logprobs_n, stats.logsumexp_n, torch.linalg.vecdot(ref_logp_nV.exp_(), apart_nV)))
+        empty = hidden_SH.new_empty(0, dtype=torch.float32)
+        logprobs_S, logsumexp_S, kl_S = (torch.cat([empty, *(p[i] for p in parts)]) for i in range(3))
+        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, ref_hidden_SH)
+        ctx.heads = (head.transform, head.temperature), ref_head
+        return logprobs_S, kl_S
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logp_S: Tensor, grad_kl_S: Tensor) -> Any:
+        hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, ref_hidden_SH = ctx.saved_tensors
+        own, ref_head = ctx.heads
+        with torch.autocast(hidden_SH.device.type, enabled=False):
+            tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *own), ctx.dtype)
+            gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
+            for (part, z_nV), (_, ref_z_nV) in zip(tiles, _Tiles(ref_hidden_SH, ref_head, ctx.dtype)):
+                ref_probs_nV = ref_z_nV.softmax(1)
+                grads = grad_logp_S[part], ref_probs_nV, grad_kl_S[part]
+                gradients.add(part, tiles.raw_kl_gradient_(z_nV, logsumexp_S[part], target_S[part], *grads))
+        return *gradients.result(), None, None, None, None
 
 
 class _FusedTokenLoss(torch.autograd.Function):

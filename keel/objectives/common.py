@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from keel.errors import DataError
-from keel.losses.reduce import Reduction
-from keel.types import Batch, Counts, PairTarget, Unit
+from keel.losses.reduce import Reduction, trained_lengths
+from keel.types import Batch, Counts, Edge, Objective, PairTarget, Unit
+
+ScoreUnits = Callable[[Sequence[Unit]], list[tuple[Tensor, ...]]]
+"""Log-probabilities per unit and branch [T] under the present weights, without gradient: a learner's ``logprobs``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def edges(units: Sequence[Unit], device: torch.device) -> Edges:
     numbers: list[tuple[float, float, float]] = []
     first = 0
     for unit in units:
-        for edge in _target(unit).edges:
+        for edge in edges_of(unit):
             winner.append(first + edge.winner)
             loser.append(first + edge.loser)
             numbers.append((edge.label, edge.margin, edge.weight))
@@ -94,13 +98,46 @@ def edges(units: Sequence[Unit], device: torch.device) -> Edges:
 
 def total_weight(units: Sequence[Unit]) -> float:
     """The sum of all edges' weights: what a preference loss is a mean over."""
-    return sum(edge.weight for unit in units for edge in _target(unit).edges)
+    return sum(edge.weight for unit in units for edge in edges_of(unit))
 
 
-def _target(unit: Unit) -> PairTarget:
+def edges_of(unit: Unit) -> tuple[Edge, ...]:
+    """The unit's preferences. Raises DataError for a unit without any: a preference loss cannot say anything about it."""
     if not isinstance(unit.target, PairTarget):
         raise DataError(
             f"unit '{unit.unit_id}' has no preference between its answers",
             "this loss learns from pairs: give chosen and rejected",
         )
-    return unit.target
+    return unit.target.edges
+
+
+def lengths(batch: Batch) -> Tensor:
+    """Trained tokens of each branch, at least 1: float32 [R]."""
+    return trained_lengths(batch.units)[0].clamp(min=1.0).float().to(batch.branch_S.device)
+
+
+def branch_sums(units: Sequence[Unit], tensors: Sequence[tuple[Tensor, ...]] | None = None) -> Tensor:
+    """Sums over trained tokens, float64 [R], of ``tensors`` (per unit and branch [T]); without them, of the signal ``ref_logprobs``."""
+    rows = tensors if tensors is not None else [tuple(b.signals["ref_logprobs"] for b in u.branches) for u in units]
+    found = [
+        value_T.double()[b.trained_T].sum() for u, row in zip(units, rows, strict=True) for b, value_T in zip(u.branches, row, strict=True)
+    ]
+    return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """An objective with numbers that come from the whole optimizer batch (a reference point, an order of pairs): they are constants of the
+    step, taken before its first forward pass, so that the loss is still a sum over micro-batches."""
+
+    def measured(self, units: Sequence[Unit], logprobs: ScoreUnits) -> Objective:
+        """This objective with the numbers of ``units`` under the present weights."""
+        ...
+
+
+AnyObjective = TypeVar("AnyObjective", bound=Objective)
+
+
+def measured(objective: AnyObjective, units: Sequence[Unit], logprobs: ScoreUnits) -> AnyObjective:
+    """``objective`` with what it takes from the whole optimizer batch, where it takes anything."""
+    return cast(AnyObjective, objective.measured(units, logprobs)) if isinstance(objective, Measuring) else objective

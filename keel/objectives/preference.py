@@ -1,32 +1,35 @@
-"""Direct preference optimisation: one objective for every loss of two sequences' log-ratios to the reference."""
+"""Direct preference optimisation of pairs: one objective for every loss of two answers' scores, one for a batch's sorted leads, one with
+the divergence of whole distributions. Single answers with labels are in ``answers``, sums of losses in ``mixture``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from keel.losses.preference import dpo
+from keel.errors import DataError
+from keel.losses.preference import dpo, matched, tdpo
 from keel.losses.reduce import sequence_sums
-from keel.objectives.common import divisor, edges, to_metrics, total_weight
+from keel.objectives.common import Edges, ScoreUnits, branch_sums, divisor, edges, edges_of, lengths, to_metrics, total_weight
 from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
 
-PairLoss = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
-"""(winner_E, loser_E, label_E, beta, label_smoothing) -> loss_E, of summed log-ratios to the reference."""
+PairLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""(winner_E, loser_E, label_E, margin_E, beta) -> loss_E, of two answers' scores."""
+Score = Literal["ratio", "logprob"]
 
 
 @dataclass(frozen=True, slots=True)
-class PreferenceObjective:
-    """Weighted mean over preferences of ``pair_loss``. Needs the signal ``ref_logprobs``. Margins of the data are not used (plain DPO).
+class PairObjective:
+    """What objectives of pairs share: what they need, how they count, which metrics they tell.
 
-    Metrics, means over preferences: ``rewards/chosen`` and ``rewards/rejected`` (beta times the log-ratio to the reference),
+    Metrics, means over preferences: ``rewards/chosen`` and ``rewards/rejected`` (beta times the score that the loss compares),
     ``rewards/margins``, ``rewards/accuracies`` (ties left out), ``logps/chosen`` and ``logps/rejected`` (summed over tokens).
     """
 
-    pair_loss: PairLoss = dpo
     beta: float = 0.1
-    label_smoothing: float = 0.0
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -40,18 +43,29 @@ class PreferenceObjective:
     def couples_branches(self) -> bool:
         return True
 
+    @property
+    def needs_reference(self) -> bool:
+        """Units must carry the signal ``ref_logprobs``."""
+        return True
+
+    @property
+    def needs_strangers(self) -> bool:
+        """Units must carry answers to other prompts in ``meta["stranger"]``."""
+        return False
+
+    @property
+    def takes_answers(self) -> bool:
+        """Learns from single answers with labels too."""
+        return False
+
     def counts(self, units: Sequence[Unit]) -> Counts:
         return {"pairs": total_weight(units)}
 
-    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
-        assert outputs.logprobs_S is not None
-        pairs = edges(batch.units, outputs.logprobs_S.device)
-        logps_R = sequence_sums(outputs.logprobs_S, batch.branch_S, batch.n_branches)
-        ratio_R = logps_R - sequence_sums(batch.signals["ref_logprobs"], batch.branch_S, batch.n_branches)
-        winner_E, loser_E = ratio_R[pairs.winner_E], ratio_R[pairs.loser_E]
-        losses_E = self.pair_loss(winner_E, loser_E, pairs.label_E, self.beta, self.label_smoothing)
+    def output(self, pairs: Edges, losses_E: Tensor, score_R: Tensor, logps_R: Tensor, counts: Counts) -> LossOutput:
+        """The weighted mean of ``losses_E`` and the metrics."""
+        winner_E, loser_E = score_R[pairs.winner_E].detach(), score_R[pairs.loser_E].detach()
         n = float(len(winner_E))
-        lead_E = self.beta * (winner_E - loser_E).detach()
+        lead_E = self.beta * (winner_E - loser_E)
         metrics = {
             "rewards/chosen": (self.beta * winner_E.sum(), n),
             "rewards/rejected": (self.beta * loser_E.sum(), n),
@@ -61,3 +75,106 @@ class PreferenceObjective:
             "logps/rejected": (logps_R[pairs.loser_E].sum(), n),
         }
         return LossOutput((pairs.weight_E * losses_E).sum() / divisor(counts, "pairs"), to_metrics(metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceObjective(PairObjective):
+    """Weighted mean over preferences of ``pair_loss`` of the answers' scores.
+
+    The score is the log-ratio to the reference through ``divergence`` (signal ``ref_logprobs``), or with ``score="logprob"`` the
+    log-probability; summed over an answer's tokens, or their mean with ``per_token``. ``relabel`` turns the data's label into the one that
+    is trained on; the margin is ``gamma + margin_coef`` times the data's.
+    """
+
+    pair_loss: PairLoss = dpo
+    score: Score = "ratio"
+    per_token: bool = False
+    relabel: Callable[[Tensor], Tensor] | None = None
+    gamma: float = 0.0
+    margin_coef: float = 0.0
+    divergence: Callable[[Tensor], Tensor] | None = None  # None: the reverse KL, of which the log-ratio itself is the score
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.score == "ratio"
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        assert outputs.logprobs_S is not None
+        pairs = edges(batch.units, outputs.logprobs_S.device)
+        logps_R = sequence_sums(outputs.logprobs_S, batch.branch_S, batch.n_branches)
+        score_R = logps_R
+        if self.score == "ratio":
+            score_R = logps_R - sequence_sums(batch.signals["ref_logprobs"], batch.branch_S, batch.n_branches)
+            score_R = score_R if self.divergence is None else self.divergence(score_R)
+        if self.per_token:
+            score_R = score_R / lengths(batch).to(score_R)
+        label_E = pairs.label_E if self.relabel is None else self.relabel(pairs.label_E)
+        margin_E = self.gamma + self.margin_coef * pairs.margin_E
+        winner_E, loser_E = score_R[pairs.winner_E], score_R[pairs.loser_E]
+        losses_E = self.pair_loss(winner_E, loser_E, label_E.to(winner_E), margin_E.to(winner_E), self.beta)
+        return self.output(pairs, losses_E, score_R, logps_R, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class TransportObjective(PairObjective):
+    """Alignment by optimal transport: ``dpo`` of the policy's lead of each pair against the reference's lead of the same rank among the
+    pairs of the optimizer batch. Ranks are those under the weights before the step (``measured``); without them, as before the first step,
+    where policy and reference are the same, each pair meets its own reference."""
+
+    relabel: Callable[[Tensor], Tensor] | None = None
+    leads: tuple[Tensor, Tensor] | None = None  # float [K] each: the policy's and the reference's leads of the batch's pairs
+
+    def counts(self, units: Sequence[Unit]) -> Counts:
+        tie = next((u for u in units if any(e.label == 0.5 for e in edges_of(u))), None)
+        if tie is not None:
+            raise DataError(
+                f"unit '{tie.unit_id}' holds a tie, which has no place in an order of leads",
+                "leave ties out (data.ties=false), or take another loss",
+            )
+        return {"pairs": total_weight(units)}
+
+    def measured(self, units: Sequence[Unit], logprobs: ScoreUnits) -> TransportObjective:
+        """With the leads of ``units`` under the present weights."""
+        policy_R, reference_R = branch_sums(units, logprobs(units)), branch_sums(units)
+        pairs = edges(units, policy_R.device)
+        return replace(self, leads=tuple(x_R[pairs.winner_E] - x_R[pairs.loser_E] for x_R in (policy_R, reference_R)))
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        assert outputs.logprobs_S is not None
+        pairs = edges(batch.units, outputs.logprobs_S.device)
+        logps_R = sequence_sums(outputs.logprobs_S, batch.branch_S, batch.n_branches)
+        reference_R = sequence_sums(batch.signals["ref_logprobs"], batch.branch_S, batch.n_branches)
+        lead_E = logps_R[pairs.winner_E] - logps_R[pairs.loser_E]
+        match_E = reference_R[pairs.winner_E] - reference_R[pairs.loser_E]
+        if self.leads is not None:
+            leads_K, references_K = (x_K.to(lead_E) for x_K in self.leads)
+            match_E = matched(lead_E, leads_K, references_K)
+        label_E = pairs.label_E if self.relabel is None else self.relabel(pairs.label_E)
+        losses_E = dpo(lead_E, match_E.to(lead_E), label_E.to(lead_E), torch.zeros_like(lead_E), self.beta)
+        return self.output(pairs, losses_E, logps_R - reference_R, logps_R, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPreferenceObjective(PairObjective):
+    """Token-level DPO: ``tdpo`` with the KL of whole distributions at each position. One metric more: ``kl``, nats per token from the
+    reference to the policy over all answers."""
+
+    relabel: Callable[[Tensor], Tensor] | None = None
+    alpha: float = 0.5
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"logprobs", "ref_kl"})
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        assert outputs.logprobs_S is not None
+        assert outputs.ref_kl_S is not None
+        pairs = edges(batch.units, outputs.logprobs_S.device)
+        logps_R = sequence_sums(outputs.logprobs_S, batch.branch_S, batch.n_branches)
+        ratio_R = logps_R - sequence_sums(batch.signals["ref_logprobs"], batch.branch_S, batch.n_branches)
+        kl_R = sequence_sums(outputs.ref_kl_S, batch.branch_S, batch.n_branches)
+        label_E = pairs.label_E if self.relabel is None else self.relabel(pairs.label_E)
+        winner_E, loser_E = ratio_R[pairs.winner_E], ratio_R[pairs.loser_E]
+        losses_E = tdpo(winner_E, loser_E, kl_R[pairs.winner_E], kl_R[pairs.loser_E], label_E.to(winner_E), self.beta, self.alpha)
+        output = self.output(pairs, losses_E, ratio_R, logps_R, counts)
+        return replace(output, metrics={**output.metrics, **to_metrics({"kl": (outputs.ref_kl_S.sum(), float(batch.n_scored))})})

@@ -192,7 +192,7 @@ class Renderer:
             case Rating():
                 return *self.branches(record.prompt, (record.answer,)), RatingTarget((record.scores,))
             case Unpaired():
-                return *self.branches(record.prompt, (record.answer,)), UnpairedTarget((record.desirable,))
+                return *self.branches(record.prompt, (record.answer,)), UnpairedTarget((record.desirable,), (record.weight,))
             case Steps():
                 return self._steps(record)
             case _:

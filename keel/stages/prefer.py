@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keel.learner.local import LocalLearner
 from keel.loops.offline import OfflineTrainer, total_steps
 from keel.loops.online import with_signal
+from keel.objectives.mixture import DirectObjective
 from keel.preference_algorithms import preference_objective
 from keel.selftest import check_reference, check_training
+from keel.stages.answers import answer_units, answers_to_others
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe
 from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints, preference_units, prepare
+from keel.types import PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
 
 
@@ -21,7 +26,8 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
     """Train on pairs; leaves ``final/`` and returns the summary.
 
     The reference is the starting weights: its log-probabilities are taken once, before the first step (and again before a resume, which
-    gives the same numbers), so no second model is held.
+    gives the same numbers), so no second model is held; none are taken for losses that know no reference. Token-level DPO compares whole
+    distributions, so it keeps the reference (with adapters, the model itself without them).
     """
     data, held_out = datasets(recipe.data, recipe.held_out, recipe.seed)
     with open_session("prefer", recipe, path, fingerprints(data, held_out), parent) as session:
@@ -29,16 +35,35 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
         record(session, loaded, renderer)
-        units = prepare(data, held_out, renderer, path, preference_units(renderer))
-        learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         objective = preference_objective(recipe.objective)
-        training = with_signal(units.train, "ref_logprobs", learner.logprobs(units.train))
-        held = with_signal(units.held_out, "ref_logprobs", learner.logprobs(units.held_out)) if units.held_out else ()
+        render = answer_units(renderer) if objective.takes_answers else preference_units(renderer)
+        units = prepare(data, held_out, renderer, path, render)
+        learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
+        if "ref_kl" in objective.needs and recipe.lora is None:
+            learner.reference = loaded.model.frozen_copy()
+        training, held = (_referred(learner, objective, side, recipe.seed) for side in (units.train, units.held_out))
         check_training(learner, objective, training, session.bus, recipe.settings.skip_self_test)
-        check_reference(learner, training, session.bus, recipe.settings.skip_self_test)
+        if objective.needs_reference:
+            check_reference(learner, training, session.bus, recipe.settings.skip_self_test)
         probe = SampleProbe(loaded.model, renderer, held_out or data, recipe.loop.probes, session.run)
         trainer = OfflineTrainer(learner, objective, training, held, recipe.loop, recipe.seed, probe)
         result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/loss"))
         if not result.interrupted:
             save_final(session, loaded)
-        return session.finish({"pairs": sum(len(u.branches) for u in units.train), "units": len(units.train)}, result)
+        return session.finish({**_size(units.train), "units": len(units.train)}, result)
+
+
+def _size(units: Sequence[Unit]) -> dict[str, int]:
+    pairs = sum(len(u.target.edges) for u in units if isinstance(u.target, PairTarget))
+    return {"pairs": pairs} if pairs else {"answers": sum(len(u.branches) for u in units)}
+
+
+def _referred(learner: LocalLearner, objective: DirectObjective, units: tuple[Unit, ...], seed: int) -> tuple[Unit, ...]:
+    """Units with what the objective takes from the reference, which the learner's model still is."""
+    if objective.needs_reference and units:
+        units = with_signal(units, "ref_logprobs", learner.logprobs(units))
+    if objective.needs_strangers and units:
+        strangers = answers_to_others(units, seed)
+        strangers = with_signal(strangers, "ref_logprobs", learner.logprobs(strangers))
+        units = tuple(replace(u, meta={**u.meta, "stranger": s}) for u, s in zip(units, strangers, strict=True))
+    return units

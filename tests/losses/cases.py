@@ -152,13 +152,13 @@ def preference(m: ModuleType) -> None:
     close(m.dpo(*lead2, sure, vec(2.0), 0.1), LN2)  # the lead is just the margin
     close(m.dpo(*lead2, none, vec(1.0), 0.1), 3.048587351573742)  # ln(1 + e^3)
     # z = 0.5: 1 - 0.5 and 1 + 0.5; z = 2: 0 and 3; a margin of 2 at z = 2: 1 and 5
-    close(m.hinge(vec(1.0, 4.0, 4.0), vec(0.0, 0.0, 0.0), vec(1.0, 1.0, 1.0), vec(0.0, 0.0, 2.0), 0.5), 0.5, 0.0, 1.0)
-    close(m.hinge(vec(1.0, 4.0, 4.0), vec(0.0, 0.0, 0.0), vec(0.0, 0.0, 0.0), vec(0.0, 0.0, 2.0), 0.5), 1.5, 3.0, 5.0)
+    close(m.hinge(vec(0.0, 3.0, 3.0), vec(-1.0, -1.0, -1.0), vec(1.0, 1.0, 1.0), vec(0.0, 0.0, 2.0), 0.5), 0.5, 0.0, 1.0)
+    close(m.hinge(vec(0.0, 3.0, 3.0), vec(-1.0, -1.0, -1.0), vec(0.0, 0.0, 0.0), vec(0.0, 0.0, 2.0), 0.5), 1.5, 3.0, 5.0)
     # tau 0.25: a lead of 2 is asked for; 5 - 2 = 3 and -5 - 2 = -7; a margin of 0.5 asks for 2 more
     close(m.ipo(vec(4.0, 4.0, 4.0), vec(-1.0, -1.0, -1.0), vec(1.0, 0.0, 0.5), vec(0.0, 0.0, 0.0), 0.25), 9.0, 49.0, 29.0)
     close(m.ipo(vec(4.0), vec(-1.0), sure, vec(0.5), 0.25), 1.0)
     # z = ln 3, q = 3/4: 3/4 ln(3/4 / y) + 1/4 ln(1/4 / (1 - y))
-    ln3 = (vec(2 * math.log(3.0)), vec(0.0))
+    ln3 = (vec(math.log(3.0)), vec(-math.log(3.0)))
     close(m.exo(*ln3, vec(0.5), 0.5), 0.13081203594113694)
     close(m.exo(*ln3, vec(0.75), 0.5), 0.0)
     close(m.exo(*ln3, vec(0.9), 0.5), 0.75 * math.log(0.75 / 0.9) + 0.25 * math.log(0.25 / 0.1))
@@ -176,7 +176,7 @@ def preference(m: ModuleType) -> None:
     eps = 2.220446049250313e-16
     close(m.orpo(none, vec(math.log(0.5)), none, 1.0), -math.log(eps))  # ln(1 + 1 / eps) is ln(1 / eps) to 1e-16
     # z = 1; KLs 3 and 1: 1 - 0.5 * 0.5 * (1 - 3) = 1.5; the other way -1 - 0.25 * (3 - 1) = -1.5
-    sides = (vec(2.0), vec(0.0), vec(3.0), vec(1.0))
+    sides = (vec(1.0), vec(-1.0), vec(3.0), vec(1.0))
     close(m.tdpo(*sides, sure, 0.5, 0.5), math.log1p(math.exp(-1.5)))
     close(m.tdpo(*sides, none, 0.5, 0.5), math.log1p(math.exp(1.5)))
     close(m.tdpo(*sides, vec(0.5), 0.5, 0.0), 0.5 * math.log1p(math.exp(-1.0)) + 0.5 * math.log1p(math.exp(1.0)))

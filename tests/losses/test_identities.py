@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from keel.losses import kl, policy, preference, reduce, reward, sft, value
+from keel.losses import answers, divergence, kl, policy, preference, reduce, reward, sft, value
 from keel.types import Branch, Encoded, Unit
 
 
@@ -104,14 +105,93 @@ def test_expected_gradients_of_the_estimators_as_losses():
 
 def test_dpo_is_ln_2_at_the_reference_and_mirrors_with_its_label():
     same = draw(5)
-    torch.testing.assert_close(preference.dpo(same, same, torch.rand(5, dtype=torch.float64), 0.3), torch.full((5,), math.log(2)).double())
+    at_reference = preference.dpo(same, same, draw(5, seed=1).sigmoid(), torch.zeros_like(same), 0.3)
+    torch.testing.assert_close(at_reference, torch.full((5,), math.log(2)).double())
+
+
+def with_margin(loss):
+    return lambda a, b, label: loss(a, b, label, draw(len(a), seed=7).abs())
+
+
+# every loss of two scores as (winner_E, loser_E, label_E) -> loss_E
+PAIR_LOSSES = {
+    "dpo": with_margin(lambda *x: preference.dpo(*x, 0.4)),
+    "hinge": with_margin(lambda *x: preference.hinge(*x, 0.4)),
+    "ipo": with_margin(lambda *x: preference.ipo(*x, 0.4)),
+    "dpop": with_margin(lambda *x: preference.dpop(*x, 0.4, 2.0)),
+    "exo": lambda a, b, label: preference.exo(a, b, preference.smoothed(label, 0.01), 0.4),
+    "orpo": lambda a, b, label: preference.orpo(-a.exp(), -b.exp(), label, 0.4),
+    "tdpo": lambda a, b, label: preference.tdpo(a, b, b.square(), a.square(), label, 0.4, 0.5),
+    "robust": with_margin(lambda a, b, label, m: preference.dpo(a, b, preference.unbiased(label, 0.2), m, 0.4)),
+}
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_swapping_the_answers_with_the_label_changes_nothing(name):
     a, b, label = draw(5), draw(5, seed=1), torch.linspace(0, 1, 5, dtype=torch.float64)
-    torch.testing.assert_close(preference.dpo(a, b, label, 0.3, 0.1), preference.dpo(b, a, 1 - label, 0.3, 0.1))
+    torch.testing.assert_close(PAIR_LOSSES[name](a, b, label), PAIR_LOSSES[name](b, a, 1 - label))
+
+
+@pytest.mark.parametrize("name", [n for n in PAIR_LOSSES if n != "exo"])
+def test_a_soft_label_is_the_expectation_over_hard_ones(name):
+    a, b, label = draw(9), draw(9, seed=1), torch.linspace(0, 1, 9, dtype=torch.float64)
+    one, zero = (PAIR_LOSSES[name](a, b, torch.full_like(label, x)) for x in (1.0, 0.0))
+    torch.testing.assert_close(PAIR_LOSSES[name](a, b, label), label * one + (1 - label) * zero)
+
+
+def test_robust_dpo_is_unbiased_under_flips():
+    a, b, none = draw(9), draw(9, seed=1), torch.zeros(9, dtype=torch.float64)
+    clean, flipped = (preference.unbiased(torch.full_like(a, x), 0.2) for x in (1.0, 0.0))
+    noisy = 0.8 * preference.dpo(a, b, clean, none, 0.5) + 0.2 * preference.dpo(a, b, flipped, none, 0.5)
+    torch.testing.assert_close(noisy, preference.dpo(a, b, torch.ones_like(a), none, 0.5))
+
+
+def test_exo_is_a_divergence():
+    a, b = draw(50), draw(50, seed=1)
+    assert (preference.exo(a, b, draw(50, seed=2).sigmoid(), 0.5) >= 0).all()
+    agreed = (0.5 * (a - b)).sigmoid()
+    torch.testing.assert_close(preference.exo(a, b, agreed, 0.5), torch.zeros_like(a), rtol=0, atol=1e-12)
+
+
+def test_tdpo_holds_the_preferred_side_s_kl_constant():
+    sides = [leaf(draw(5, seed=i).abs()) for i in range(4)]
+    preference.tdpo(*sides, torch.ones(5, dtype=torch.float64), 0.5, 0.7).sum().backward()
+    assert torch.equal(sides[2].grad, torch.zeros(5).double())
+    torch.testing.assert_close(sides[3].grad, 0.7 * sides[1].grad)
+
+
+def test_sorted_leads_are_optimal_transport():
+    """Matching ranks is the assignment whose convex cost is lowest: no permutation of the references does better."""
+    leads, references, one, none = draw(5), draw(5, seed=1), torch.ones(5).double(), torch.zeros(5).double()
+    best = preference.dpo(leads, preference.matched(leads, leads, references), one, none, 1.0).sum()
+    others = [preference.dpo(leads, references[list(p)], one, none, 1.0).sum() for p in itertools.permutations(range(5))]
+    torch.testing.assert_close(best, torch.stack(others).min())
+
+
+def test_answers_mirror_with_their_label():
+    ratio, wanted = draw(9), torch.linspace(0, 1, 9, dtype=torch.float64)
+    for loss in (answers.kto, answers.bco):
+        torch.testing.assert_close(loss(ratio, wanted, 0.4, 0.3, (2.0, 3.0)), loss(-ratio, 1 - wanted, 0.4, -0.3, (3.0, 2.0)))
+    torch.testing.assert_close(answers.kto(ratio, 1 - wanted, 0.4, 0.3), 1 - answers.kto(ratio, wanted, 0.4, 0.3))
+
+
+def test_divergences_near_the_reference_are_the_log_ratio():
+    """f'(1) = 0 and u f''(u) = 1 at u = 1 for each but Jensen-Shannon, where it is 1/2; alpha lies between forward and reverse KL."""
+    ratio = leaf(torch.zeros(3, dtype=torch.float64))
+    for name, measure in divergence.DIVERGENCES.items():
+        value_R = measure(ratio, 0.3)
+        (slope,) = torch.autograd.grad(value_R.sum(), ratio)
+        assert not value_R.any()
+        torch.testing.assert_close(slope, torch.full_like(ratio, 0.5 if name == "js" else 1.0))
+    far = draw(9)
+    torch.testing.assert_close(divergence.alpha_divergence(far, 1e-9), far, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(divergence.alpha_divergence(far, 1.0), divergence.forward_kl(far, 0.0))
 
 
 def test_dpo_and_bradley_terry_are_one_likelihood():
     a, b, label = draw(9), draw(9, seed=1), torch.linspace(0, 1, 9, dtype=torch.float64)
-    torch.testing.assert_close(preference.dpo(a, b, label, 0.5), reward.bradley_terry(0.5 * a, 0.5 * b, label, torch.zeros(9).double()))
+    margin = draw(9, seed=2).abs()
+    torch.testing.assert_close(preference.dpo(a, b, label, margin, 0.5), reward.bradley_terry(0.5 * a, 0.5 * b, label, margin))
 
 
 def test_bradley_terry_mirrors_with_its_label_and_stays_finite():
@@ -139,7 +219,10 @@ SMOOTH = {
     "clipped_value": (lambda x: value.clipped_value(x, draw(6, seed=8), draw(6, seed=9), 0.2).loss_S, 1),
     "bradley_terry": (lambda a, b: reward.bradley_terry(a, b, draw(6, seed=8).sigmoid(), draw(6, seed=9).abs()), 2),
     "centring": (reward.centring, 2),
-    "dpo": (lambda a, b: preference.dpo(a, b, draw(6, seed=8).sigmoid(), 0.4, 0.1), 2),
+    **{name: (lambda a, b, loss=loss: loss(a, b, draw(6, seed=8).sigmoid()), 2) for name, loss in PAIR_LOSSES.items() if name != "tdpo"},
+    "kto": (lambda a: answers.kto(a, draw(6, seed=8).sigmoid(), 0.4, 0.3, (2.0, 3.0)), 1),
+    "bco": (lambda a: answers.bco(a, draw(6, seed=8).sigmoid(), 0.4, 0.3, (2.0, 3.0)), 1),
+    **{name: (lambda a, f=f: f(a, 0.3), 1) for name, f in divergence.DIVERGENCES.items()},
     "sequence_sums": (lambda x: reduce.sequence_sums(x, torch.tensor([0, 0, 1, 3, 3, 3]), 4), 1),
     "sequence_means": (lambda x: reduce.sequence_means(x, torch.tensor([0, 0, 1, 3, 3, 3]), 4), 1),
 }

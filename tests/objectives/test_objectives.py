@@ -12,6 +12,7 @@ from keel.errors import DataError
 from keel.learner.packing import narrow, pack
 from keel.losses.kl import k2, k3
 from keel.losses.policy import policy_gradient, ppo_clip
+from keel.losses.preference import smoothed
 from keel.losses.reduce import REDUCTIONS
 from keel.objectives.policy import PolicyObjective
 from keel.objectives.preference import PreferenceObjective
@@ -61,7 +62,7 @@ OBJECTIVES = {
     "sft": SupervisedObjective(),
     "sft per sequence": SupervisedObjective(REDUCTIONS["per_sequence"]),
     "reward": BradleyTerryObjective(centring=0.1),
-    "dpo": PreferenceObjective(label_smoothing=0.1),
+    "dpo": PreferenceObjective(relabel=lambda label_E: smoothed(label_E, 0.1)),
     "policy gradient": PolicyObjective(policy_gradient, REDUCTIONS["sequence_sum"]),
     "ppo": PolicyObjective(entropy_coef=0.1),
     "grpo": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], kl=k3, kl_coef=0.04),

@@ -362,7 +362,7 @@ def test_targets_of_every_kind(tokenizers):
     assert [trained_text(r, pair, k) for k in (0, 1)] == [["Red.<|im_end|>"], ["Blue.<|im_end|>"]]
     assert r.unit(Ranking("x", ASK, (a, b, a), (1, 2, 1))).target == RankingTarget((1, 2, 1))
     assert r.unit(Rating("x", ASK, a, {"helpful": 3.0})).target == RatingTarget(({"helpful": 3.0},))
-    assert r.unit(Unpaired("x", ASK, a, False)).target == UnpairedTarget((False,))
+    assert r.unit(Unpaired("x", ASK, a, False)).target == UnpairedTarget((False,), (1.0,))
     prompt = r.unit(replace(ASK, meta={"topic": "colour"}))
     assert prompt.branches == ()
     assert prompt.meta == {"topic": "colour", "prompt_id": "p", "source_id": "f.jsonl:1"}
