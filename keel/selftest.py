@@ -1,7 +1,7 @@
 """Checks that run before training, on the loaded model and the real data. Each one fails closed and names itself: training that would be
 silently wrong does not start. A check is skipped only by its name (``settings.skip_self_test``).
 
-Names: ``loss-mask``, ``image-tokens``, ``micro-batches``, ``gradients``, ``longest-batch``, ``reference``, ``sampler``, ``ratio``,
+Names: ``loss-mask``, ``image-tokens``, ``longest-batch``, ``gradients``, ``micro-batches``, ``reference``, ``sampler``, ``ratio``,
 ``weight-sync``, ``reward-reads-prompt``, ``reward-reads-answer``, ``reward-reads-image``.
 """
 
@@ -10,18 +10,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
+from torch import Tensor
 
 from keel.advantages.credit import rollout_units
 from keel.errors import SelfTestError
 from keel.events import EventBus
-from keel.learner.config import BatchConfig
 from keel.learner.local import LocalLearner
-from keel.loops.online import sample_groups
-from keel.types import Encoded, Objective, PolicyVersion, Prompt, Sampler, SampleRequest, SamplingParams, Unit
+from keel.learner.packing import plan_microbatches
+from keel.loops.online import sample_groups, with_signal
+from keel.rewards.model import Scorer
+from keel.types import (
+    Batch,
+    Counts,
+    Encoded,
+    LossOutput,
+    Need,
+    Objective,
+    Outputs,
+    PolicyVersion,
+    Prompt,
+    Sampler,
+    SampleRequest,
+    SamplingParams,
+    Unit,
+)
 
 log = logging.getLogger("keel")
 
@@ -29,6 +45,7 @@ Check = Callable[[], str]  # what is wrong, or ""
 Run = Callable[[str, Check], None]  # runs one check by its name
 
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
+_GRADIENT = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
 class _Checks:
@@ -64,25 +81,33 @@ def tolerance(learner: LocalLearner) -> float:
     return _TIGHT if learner.model.compute_dtype == torch.float32 else _LOOSE
 
 
-def check_training(learner: LocalLearner, objective: Objective, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
-    """What every training stage proves before its first step. Leaves the learner as it was."""
+def check_training(
+    learner: LocalLearner, objective: Objective, units: Sequence[Unit], bus: EventBus, skip: Sequence[str], longest: Sequence[Unit] = ()
+) -> None:
+    """What every training stage proves before its first step. ``longest`` is the largest optimizer batch that can come (default: all
+    units). Leaves the learner as it was."""
     with _Checks(bus, skip) as run:
-        training(run, learner, objective, units)
+        training(run, learner, objective, units, longest)
 
 
-def training(run: Run, learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> None:
+def training(run: Run, learner: LocalLearner, objective: Objective, units: Sequence[Unit], longest: Sequence[Unit] = ()) -> None:
     """The checks of ``check_training``, by whichever runner."""
-    by_size = sorted(units, key=lambda u: u.n_tokens)
+    by_size = largest(units, len(units))
     if "scores" not in objective.needs:
         run("loss-mask", lambda: _empty_masks(units))
     run("image-tokens", lambda: _image_tokens(learner, units))
-    run("micro-batches", lambda: _micro_batches(learner, objective, by_size[:3]))
     try:
-        run("longest-batch", lambda: _does_not_fit(learner, objective, by_size[-1]))
-        pictured = [u for u in by_size if u.prompt.media][:1]
-        run("gradients", lambda: _missing_gradients(learner, objective, [by_size[-1], *pictured]))
+        run("longest-batch", lambda: _does_not_fit(learner, objective, longest or units))
+        pictured = [u for u in by_size if u.prompt.media][-1:]
+        run("gradients", lambda: _missing_gradients(learner, objective, [by_size[len(by_size) // 2], *pictured]))
+        run("micro-batches", lambda: _micro_batches(learner, objective, by_size[-2:]))
     finally:
         learner.discard_gradients()
+
+
+def largest(units: Sequence[Unit], n: int) -> list[Unit]:
+    """The ``n`` units with the most tokens, the largest first."""
+    return sorted(units, key=lambda u: -u.n_tokens)[:n]
 
 
 def check_reference(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
@@ -125,19 +150,21 @@ def sampling(
     return units
 
 
-def check_reward_reads(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
+def check_reward_reads(scorer: Scorer, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
     """The reward model's score changes when the prompt, the answer or the image is swapped."""
+    if not units:
+        return
     first, second = _two_that_differ(units)
     pictured = [u for u in units if u.prompt.media]
     other = next((u for u in pictured if _other_images(u, pictured[0])), None)
     with _Checks(bus, skip) as run:
         if second is not None:
             prompt = replace(first.prompt, tokens_T=second.prompt.tokens_T, media=second.prompt.media)
-            run("reward-reads-prompt", lambda: _ignores(learner, first, replace(first, prompt=prompt), "prompt"))
-            run("reward-reads-answer", lambda: _ignores(learner, first, replace(first, branches=second.branches[:1]), "answer"))
+            run("reward-reads-prompt", lambda: _ignores(scorer, first, replace(first, prompt=prompt), "prompt"))
+            run("reward-reads-answer", lambda: _ignores(scorer, first, replace(first, branches=second.branches[:1]), "answer"))
         if other is not None:
             swapped = replace(pictured[0], prompt=replace(pictured[0].prompt, media=other.prompt.media))
-            run("reward-reads-image", lambda: _ignores(learner, pictured[0], swapped, "image"))
+            run("reward-reads-image", lambda: _ignores(scorer, pictured[0], swapped, "image"))
 
 
 # --------------------------------------------------------------------------------------------------------------------------------
@@ -160,31 +187,63 @@ def _image_tokens(learner: LocalLearner, units: Sequence[Unit]) -> str:
 
 
 @contextmanager
-def _inference_tokens(learner: LocalLearner, tokens: int) -> Iterator[None]:
-    before = learner.batch
-    learner.batch = BatchConfig(microbatch_tokens=before.microbatch_tokens, inference_tokens=tokens)
+def _cut(learner: LocalLearner, tokens: int) -> Iterator[None]:
+    """Micro-batches of at most ``tokens`` tokens, in training and without gradients, and no dropout."""
+    before, learner.dropout = learner.batch, False
+    learner.batch = before.model_copy(update={"microbatch_tokens": tokens, "inference_tokens": tokens})
     try:
         yield
     finally:
-        learner.batch = before
+        learner.batch, learner.dropout = before, True
 
 
 def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
-    with _inference_tokens(learner, 1 << 30):
+    """Loss and gradient of one batch against those of one unit (or branch) after the other, and the training pass against the one without
+    gradients."""
+    learner.discard_gradients()
+    with _cut(learner, 1 << 30):
         whole = learner.evaluate(units, objective).metrics["loss"]
-    with _inference_tokens(learner, 1):
+        trained = learner.forward_backward(units, objective).metrics["loss"]
+        norm = _gradient_norm(learner)
+        for _, p in learner.model.trainable():
+            if p.grad is not None:
+                p.grad.neg_()  # what is left after the second pass is the difference: no copy of the gradients is needed
+    with _cut(learner, 1):
         split = learner.evaluate(units, objective).metrics["loss"]
-    apart = abs(whole - split) / max(0.1, abs(whole))  # a policy's loss is a difference of large terms and may be 0
-    return f"the loss is {whole:.6g} in one batch and {split:.6g} in micro-batches of one" if apart > tolerance(learner) else ""
+        trained_split = learner.forward_backward(units, objective).metrics["loss"]
+    apart = _gradient_norm(learner)
+    learner.discard_gradients()
+    allowed = tolerance(learner) * max(0.1, abs(whole))  # a policy's loss is a difference of large terms and may be 0
+    for what, loss in (
+        ("in micro-batches of one", split),
+        ("in training", trained),
+        ("in training, in micro-batches of one", trained_split),
+    ):
+        if not abs(loss - whole) <= allowed:
+            return f"the loss is {whole:.6g} in one batch and {loss:.6g} {what}"
+    if not apart <= _GRADIENT[learner.model.compute_dtype] * norm:
+        return f"the gradient of micro-batches of one is {apart / max(norm, 1e-30):.2g} (relative) away from that of one batch"
+    return ""
 
 
-def _does_not_fit(learner: LocalLearner, objective: Objective, unit: Unit) -> str:
-    """The longest unit forward and backward."""
+def _gradient_norm(learner: LocalLearner) -> float:
+    gradients = [p.grad for _, p in learner.model.trainable() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def _does_not_fit(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
+    """The largest micro-batch of ``units`` forward and backward, beside the memory that the optimizer will take."""
+    parts = plan_microbatches(units, learner.batch.microbatch_tokens, objective.couples_branches)
+    part = max(parts, key=lambda units: sum(u.n_tokens for u in units))
+    n_tokens, unit = sum(u.n_tokens for u in part), largest(part, 1)[0]
     try:
-        learner.forward_backward([unit], objective)
+        moments = learner.moments()
+        learner.forward_backward(part, objective)
+        del moments
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error):
-            return f"the longest unit ({unit.unit_id}, {unit.n_tokens} tokens) does not fit in memory: {str(error).splitlines()[0]}"
+            what = f"{len(part)} of the longest units ({n_tokens} tokens, {unit.n_tokens} of them unit {unit.unit_id})"
+            return f"a micro-batch of {what} does not fit in memory: {str(error).splitlines()[0]}; lower batch.microbatch_tokens"
         raise
     return ""
 
@@ -209,7 +268,7 @@ def _missing_gradients(learner: LocalLearner, objective: Objective, units: Seque
     return ""
 
 
-def _largest_gap(ours: Sequence[tuple[torch.Tensor, ...]], units: Sequence[Unit], signal: str) -> float:
+def _largest_gap(ours: Sequence[tuple[Tensor, ...]], units: Sequence[Unit], signal: str) -> float:
     gaps = [
         float((a - b.signals[signal])[b.trained_T].abs().max())
         for row, u in zip(ours, units, strict=True)
@@ -233,12 +292,38 @@ def _sampler_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
     return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > nats(learner) else ""
 
 
+@dataclass(slots=True)
+class _TrainedLogprobs:
+    """An objective of no loss that keeps how far the training pass's log-probabilities are from the recorded ones."""
+
+    needs: frozenset[Need] = frozenset({"logprobs"})
+    token_local: bool = True
+    couples_branches: bool = False
+    gap: float = 0.0
+
+    def counts(self, units: Sequence[Unit]) -> Counts:
+        return {}
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        assert outputs.logprobs_S is not None
+        apart_S = outputs.logprobs_S.detach() - batch.signals["old_logprobs"]
+        self.gap = max(self.gap, float(apart_S.abs().max()))
+        return LossOutput(outputs.logprobs_S.sum() * 0.0, {})
+
+
 def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
-    """The trainer's log-probabilities of the same units, together and one by one: old ones and new ones need not be cut alike."""
+    """The trainer's log-probabilities of the same units: together, one by one, and in a training pass. Old ones and new ones need not be
+    cut alike."""
     whole = learner.logprobs(units)
-    with _inference_tokens(learner, 1):
+    with _cut(learner, 1):
         split = learner.logprobs(units)
-    gap = max(float((a - b).abs().max()) for x, y in zip(whole, split, strict=True) for a, b in zip(x, y, strict=True))
+    again = _TrainedLogprobs()
+    try:
+        learner.forward_backward(with_signal(units, "old_logprobs", whole), again)
+    finally:
+        learner.discard_gradients()
+    gaps = [float((a - b).abs().max()) for x, y in zip(whole, split, strict=True) for a, b in zip(x, y, strict=True)]
+    gap = max(again.gap, *gaps)
     if gap <= nats(learner):
         return ""
     return f"the same weights give log-probabilities {gap:.3g} nats apart when asked twice: the first ratio would not be 1"
@@ -292,7 +377,7 @@ def _two_that_differ(units: Sequence[Unit]) -> tuple[Unit, Unit | None]:
     return first, None
 
 
-def _ignores(learner: LocalLearner, unit: Unit, swapped: Unit, what: str) -> str:
+def _ignores(scorer: Scorer, unit: Unit, swapped: Unit, what: str) -> str:
     """A new head is small but not zero, so any difference of the inputs shows."""
-    before, after = (learner.scores([replace(u, branches=u.branches[:1])])[0] for u in (unit, swapped))
+    before, after = (scorer([replace(u, branches=u.branches[:1])])[0] for u in (unit, swapped))
     return f"the score stays {float(before[0]):.6g} when the {what} is swapped" if torch.equal(before, after) else ""

@@ -14,14 +14,16 @@ from keel import doctor as doctor_module
 from keel import selftest
 from keel.errors import SelfTestError
 from keel.events import Event, EventBus
+from keel.learner import inference
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.loops.online import with_signal
-from keel.models.config import ModelOptions
+from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 from keel.objectives.reward import BradleyTerryObjective
 from keel.objectives.supervised import SupervisedObjective
 from keel.rollout.local import LocalSampler
+from keel.stages.rl import _longest
 from keel.types import Branch, Edge, Encoded, LossOutput, MediaRef, PairTarget, PolicyVersion, Prompt, Rollout, SamplingParams, Unit
 
 PARAMS = SamplingParams(max_tokens=6, stop_tokens=(3,))
@@ -81,7 +83,7 @@ def fails(name: str) -> Any:
 def test_a_sound_learner_passes_and_is_left_as_it_was(learner: LocalLearner) -> None:
     before = learner.model.digest()
     events = training(learner).events
-    assert events[-1].data["checks"] == ["loss-mask", "image-tokens", "micro-batches", "longest-batch", "gradients"]
+    assert events[-1].data["checks"] == ["loss-mask", "image-tokens", "longest-batch", "gradients", "micro-batches"]
     assert learner.model.digest() == before
     assert all(p.grad is None for _, p in learner.model.trainable())
     learner.state()  # would refuse with gradients accumulated
@@ -111,13 +113,73 @@ def test_a_loss_that_depends_on_micro_batches(learner: LocalLearner) -> None:
         training(learner, objective=MeanOfMeans())
 
 
-def test_a_unit_that_does_not_fit(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+class MeanOfMeansInTraining(MeanOfMeans):
+    """The same in training passes only."""
 
-    monkeypatch.setattr(learner, "forward_backward", no_room)
-    with fails("longest-batch"):
+    def loss(self, batch: Any, outputs: Any, counts: Any) -> LossOutput:
+        return (super() if torch.is_grad_enabled() else SupervisedObjective()).loss(batch, outputs, counts)
+
+
+def test_a_training_pass_that_depends_on_micro_batches(learner: LocalLearner) -> None:
+    with fails("micro-batches"):
+        training(learner, objective=MeanOfMeansInTraining())
+
+
+class RightLossWrongGradient(SupervisedObjective):
+    """The loss does not depend on the micro-batch, its gradient does."""
+
+    def loss(self, batch: Any, outputs: Any, counts: Any) -> LossOutput:
+        right, wrong = super().loss(batch, outputs, counts), MeanOfMeans().loss(batch, outputs, counts).loss
+        return LossOutput(right.loss.detach() + wrong - wrong.detach(), right.metrics)
+
+
+def test_a_gradient_that_depends_on_micro_batches(learner: LocalLearner) -> None:
+    with pytest.raises(SelfTestError, match="the gradient of micro-batches of one is"):
+        training(learner, objective=RightLossWrongGradient())
+
+
+def test_dropout_is_no_difference_between_micro_batches(proofs: None) -> None:
+    lora = LoraConfig(r=4, dropout=0.5)
+    model = load_model("tiny:llama?seed=1&std=0.15", ModelOptions(precision="fp32"), lora).model
+    learner = LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed=0)
+    training(learner)
+    assert learner.dropout
+
+
+def test_a_full_micro_batch_of_the_longest_units_must_fit(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each unit has room by itself. What is tried is what the largest optimizer batch makes of the micro-batch's limit."""
+    original = learner.forward_backward
+
+    def little_room(units: Sequence[Unit], *arguments: Any) -> Any:
+        if sum(u.n_tokens for u in units) > max(u.n_tokens for u in UNITS):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(units, *arguments)
+
+    monkeypatch.setattr(learner, "forward_backward", little_room)
+    with pytest.raises(SelfTestError, match=r"'longest-batch' failed: a micro-batch of 3 of the longest units .* unit u1"):
         training(learner)
+    checked = ("micro-batches", "gradients")
+    selftest.check_training(learner, SupervisedObjective(), UNITS, EventBus(), checked, selftest.largest(UNITS, 1))
+    learner.batch = BatchConfig(microbatch_tokens=30)
+    training(learner, skip=checked)
+
+
+def test_room_for_the_optimizer_is_taken_while_it_has_none(learner: LocalLearner) -> None:
+    assert sum(t.numel() for t in learner.moments()) == 2 * sum(p.numel() for _, p in learner.model.trainable())
+    learner.forward_backward(UNITS[:1], SupervisedObjective())
+    learner.step()
+    assert learner.moments() == []
+
+
+def test_the_largest_batch_of_rl(learner: LocalLearner) -> None:
+    """The longest prompts, each with all its samples at full length, with every signal that the short ones have."""
+    ready = with_signal(UNITS[:1], "advantages", [tuple(torch.ones(len(b)) for b in UNITS[0].branches)])
+    prompts = {f"p{n}": (Prompt(f"p{n}", text="x"), Encoded(torch.arange(20, 20 + n))) for n in (5, 40, 7, 30)}
+    longest = _longest(ready, prompts, 2, 8, 20)
+    assert [(len(u.prompt), [len(b) for b in u.branches]) for u in longest] == [(40, [20] * 8), (30, [20] * 8)]
+    assert all(len(t) == 20 for u in longest for b in u.branches for t in (b.trained_T, *b.signals.values()))
+    report = learner.forward_backward(longest, SupervisedObjective())
+    assert report.n_tokens == 70 + 16 * 20
 
 
 def test_a_trained_parameter_without_a_gradient(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,12 +320,20 @@ def test_log_probabilities_that_change_when_asked_twice(learner: LocalLearner, s
         sample()
 
 
+def test_training_passes_of_other_log_probabilities(learner: LocalLearner, sample: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those without gradients agree with one another; the fused loss is of another temperature."""
+    original = inference.fused_token_loss
+    monkeypatch.setattr(inference, "fused_token_loss", lambda h, head, *rest: original(h, replace(head, temperature=1.2), *rest))
+    with fails("ratio"):
+        sample()
+
+
 # --------------------------------------------------------------------------------------------------------------------- reward models
 
 
 @pytest.mark.parametrize("part", ["prompt", "answer"])
 def test_a_reward_model_that_does_not_read(part: str, reward_learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
-    selftest.check_reward_reads(reward_learner, UNITS, EventBus(), ())
+    selftest.check_reward_reads(reward_learner.scores, UNITS, EventBus(), ())
 
     def blind(units: Sequence[Unit]) -> list[Tensor]:
         read = [u.branches[0].tokens_T if part == "prompt" else u.prompt.tokens_T for u in units]
@@ -271,7 +341,7 @@ def test_a_reward_model_that_does_not_read(part: str, reward_learner: LocalLearn
 
     monkeypatch.setattr(reward_learner, "scores", blind)
     with fails(f"reward-reads-{part}"):
-        selftest.check_reward_reads(reward_learner, UNITS, EventBus(), ())
+        selftest.check_reward_reads(reward_learner.scores, UNITS, EventBus(), ())
 
 
 def test_a_reward_model_that_does_not_look(reward_learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +352,7 @@ def test_a_reward_model_that_does_not_look(reward_learner: LocalLearner, monkeyp
 
     monkeypatch.setattr(reward_learner, "scores", scores)
     with fails("reward-reads-image"):
-        selftest.check_reward_reads(reward_learner, pictured, EventBus(), ())
+        selftest.check_reward_reads(reward_learner.scores, pictured, EventBus(), ())
 
 
 def test_a_reward_model_passes_its_training_checks(reward_learner: LocalLearner) -> None:

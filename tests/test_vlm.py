@@ -77,6 +77,15 @@ def test_sft_and_a_step_of_grpo(model: str, folder: Path, proofs: None, rows: Ro
     assert any(not torch.equal(before[key], after[key]) for key in tower), "the gradient reaches the image"
 
 
+def test_a_step_of_ppo(folder: Path, proofs: None, rows: Rows, tmp_path: Path) -> None:
+    """The critic is a model of its own that looks at the policy's images."""
+    short = ["samples=2", "sampling.max_tokens=6", "loop={steps: 1, batch_size: 3, probes: 0, eval_at_start: false}"]
+    run_verb("rl", folder / "rl.yaml", ["model=tiny:llava?seed=1", "algorithm.name=ppo", *short, *SHORT, f"run_dir={tmp_path / 'ppo'}"])
+    step = rows(tmp_path / "ppo" / "metrics.jsonl")[-1]
+    assert step["loss/value_avg"] > 0
+    assert step["critic/grad_norm"] > 0
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_sampler_sees_the_image(model: str, folder: Path, proofs: None) -> None:
     """The same question about another image has other probabilities; the same one the same; no placeholder is ever sampled."""

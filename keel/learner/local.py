@@ -31,6 +31,7 @@ class LocalLearner(LocalInference):
     ) -> None:
         super().__init__(model, batch, temperature)
         self.config, self.total_steps, self.seed = config, total_steps, seed
+        self.dropout = True  # False: the adapters' dropout stays off, for comparing passes
         self._trained = model.trainable()
         if not self._trained:
             raise ModelError("nothing to train: every parameter of the model is frozen")
@@ -95,12 +96,19 @@ class LocalLearner(LocalInference):
         self._optimizer.zero_grad(set_to_none=True)
         self._passes = 0
 
+    def moments(self) -> list[Tensor]:
+        """As much memory as the optimizer takes at its first step, if it has yet to take it: does a batch fit beside it?"""
+        kind = {"adamw": torch.float32, "adamw_8bit": torch.uint8}.get(self.config.name)
+        if kind is None or self._optimizer.state:
+            return []
+        return [torch.empty_like(p, dtype=kind) for _, p in self._trained for _ in range(2)]
+
     @contextlib.contextmanager
     def _dropout(self, units: Sequence[Unit]) -> Iterator[None]:
         """The adapters' dropout, drawn from (seed, step, micro-batch) alone. Units that carry recorded log-probabilities get none: what a
         loss compares with those must be of the same distribution."""
         recorded = any(name.endswith("logprobs") for unit in units for branch in unit.branches for name in branch.signals)
-        if recorded or not self.model.has_lora_dropout:
+        if recorded or not self.dropout or not self.model.has_lora_dropout:
             yield
             return
         devices = [self.model.device] if self.model.device.type == "cuda" else []

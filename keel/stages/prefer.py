@@ -12,7 +12,7 @@ from keel.loops.offline import OfflineTrainer, total_steps
 from keel.loops.online import with_signal
 from keel.objectives.mixture import DirectObjective
 from keel.preference_algorithms import preference_objective
-from keel.selftest import check_reference, check_training
+from keel.selftest import check_reference, check_training, largest
 from keel.stages.answers import answer_units, answers_to_others
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe
@@ -42,7 +42,8 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         if "ref_kl" in objective.needs and recipe.lora is None:
             learner.reference = loaded.model.frozen_copy()
         training, held = (_referred(learner, objective, side, recipe.seed) for side in (units.train, units.held_out))
-        check_training(learner, objective, training, session.bus, recipe.settings.skip_self_test)
+        longest = largest(training, recipe.loop.batch_size)
+        check_training(learner, objective, training, session.bus, recipe.settings.skip_self_test, longest)
         if objective.needs_reference:
             check_reference(learner, training, session.bus, recipe.settings.skip_self_test)
         probe = SampleProbe(loaded.model, renderer, held_out or data, recipe.loop.probes, session.run)

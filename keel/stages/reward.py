@@ -13,7 +13,7 @@ from keel.evaluate.measures import fit_temperature, pair_accuracy, pair_calibrat
 from keel.learner.local import LocalLearner
 from keel.loops.offline import OfflineTrainer, total_steps
 from keel.objectives.reward import BradleyTerryObjective
-from keel.selftest import check_reward_reads, check_training
+from keel.selftest import check_reward_reads, check_training, largest
 from keel.stages.recipes import RewardRecipe
 from keel.stages.rewards import write_scale
 from keel.stages.session import load, open_session, record, save_final, train
@@ -35,8 +35,9 @@ def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, 
         units = prepare(data, held_out, renderer, path, preference_units(renderer))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         objective = BradleyTerryObjective(recipe.centring, recipe.margin)
-        check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test)
-        check_reward_reads(learner, units.train, session.bus, recipe.settings.skip_self_test)
+        longest = largest(units.train, recipe.loop.batch_size)
+        check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
+        check_reward_reads(learner.scores, units.train, session.bus, recipe.settings.skip_self_test)
         trainer = OfflineTrainer(learner, objective, units.train, units.held_out, recipe.loop, recipe.seed)
         result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/accuracy", mode="max"))
         if result.interrupted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,24 @@ from torch import Tensor
 
 from keel.advantages.measures import group_metrics
 from keel.algorithms import Algorithm, resolve
+from keel.events import EventBus
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.offline import total_steps
 from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
+from keel.models.media import MediaStore
 from keel.render.renderer import Renderer
 from keel.rewards.compose import Reward, apply_rewards
-from keel.rewards.model import Scorer, units_of
+from keel.rewards.model import ModelSource, Scorer, units_of
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
-from keel.selftest import check_reference, check_sampling, check_training
+from keel.selftest import check_reference, check_reward_reads, check_sampling, check_training
 from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
 from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints
-from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, Unit
+from keel.types import Branch, Encoded, Group, Prompt, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
 
 Prompts = Mapping[str, tuple[Prompt, Encoded]]
@@ -48,8 +51,8 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         reference = _reference(policy, algorithm)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
-        actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates))
-        _self_test(recipe, algorithm, actors, prompts, params, session.bus)
+        actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates, loaded.model.media))
+        _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
         held = encode(held_out.prompts(), renderer, path) if held_out is not None else {}
         evaluator = _evaluator(actors, held, params, renderer, session.run, recipe)
         trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluator)
@@ -76,11 +79,13 @@ def _reference(policy: LocalLearner, algorithm: Algorithm) -> Callable[[Sequence
     return adapter_off
 
 
-def _critic(recipe: RLRecipe, algorithm: Algorithm, updates: int) -> LocalLearner | None:
-    """A model of its own with a value head. It starts from ``critic_model``, or from the policy's starting weights."""
+def _critic(recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:
+    """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
+    policy's images."""
     if not algorithm.needs_critic:
         return None
     loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
+    loaded.model.media = media
     return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
 
 
@@ -102,15 +107,42 @@ def _fit(
     return scores
 
 
-def _self_test(recipe: RLRecipe, algorithm: Algorithm, actors: Actors, prompts: Prompts, params: SamplingParams, bus: Any) -> None:
-    """The trainer's checks on real rollouts of the starting policy."""
+def _self_test(
+    recipe: RLRecipe,
+    algorithm: Algorithm,
+    actors: Actors,
+    prompts: Prompts,
+    params: SamplingParams,
+    bus: EventBus,
+    rewards: tuple[Reward, ...],
+) -> None:
+    """The trainer's checks on real rollouts of the starting policy, and of its largest batch; the reward models read what they score."""
     skip = recipe.settings.skip_self_test
     units = check_sampling(actors.policy, actors.sampler, list(prompts.values()), params, bus, skip)
     ready = [_ready(u) for u in units]
     if actors.reference_logprobs is not None:
         ready = list(with_signal(ready, "ref_logprobs", actors.reference_logprobs(ready)))
         check_reference(actors.policy, ready, bus, skip)
-    check_training(actors.policy, algorithm.policy_objective(), ready, bus, skip)
+    longest = _longest(ready, prompts, -(-recipe.loop.batch_size // algorithm.minibatches), recipe.samples, params.max_tokens)
+    check_training(actors.policy, algorithm.policy_objective(), ready, bus, skip, longest)
+    for reward in rewards:
+        if isinstance(reward.source, ModelSource):
+            check_reward_reads(reward.source.scorer, units, bus, skip)
+
+
+def _longest(ready: Sequence[Unit], prompts: Prompts, n: int, samples: int, max_tokens: int) -> list[Unit]:
+    """The largest batch that an update may have: the ``n`` longest prompts, each with ``samples`` completions of ``max_tokens``. Tokens and
+    signals of the first unit in ``ready`` are repeated to that length."""
+    if not ready:
+        return []
+    branch = ready[0].branches[0]
+
+    def long(tensor_T: Tensor) -> Tensor:
+        return tensor_T.repeat(-(-max_tokens // len(branch)))[:max_tokens]
+
+    full = Branch(long(branch.tokens_T), long(branch.trained_T), {name: long(signal_T) for name, signal_T in branch.signals.items()})
+    encoded = sorted((encoded for _, encoded in prompts.values()), key=lambda e: -len(e))[:n]
+    return [replace(ready[0], unit_id=f"longest-{i}", prompt=e, branches=(full,) * samples) for i, e in enumerate(encoded)]
 
 
 def _ready(unit: Unit) -> Unit:

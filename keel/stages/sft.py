@@ -8,7 +8,7 @@ from typing import Any
 from keel.learner.local import LocalLearner
 from keel.loops.offline import OfflineTrainer, total_steps
 from keel.objectives.supervised import SupervisedObjective
-from keel.selftest import check_training
+from keel.selftest import check_training, largest
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import SFTRecipe
 from keel.stages.session import load, open_session, record, save_final, train
@@ -28,7 +28,8 @@ def run_sft(recipe: SFTRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         steps = total_steps(recipe.loop, len(units.train))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, steps, recipe.seed)
         objective = SupervisedObjective()
-        check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test)
+        longest = largest(units.train, recipe.loop.batch_size)
+        check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         probe = SampleProbe(loaded.model, renderer, held_out or data, recipe.loop.probes, session.run)
         trainer = OfflineTrainer(learner, objective, units.train, units.held_out, recipe.loop, recipe.seed, probe)
         result = train(session, trainer, recipe, EarlyStopConfig())

@@ -118,6 +118,13 @@ def test_a_folder_of_another_architecture_trains_by_the_same_recipe(arch: str, s
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "final")
 
 
+def test_rl_checks_that_its_reward_model_reads(stage: Stage, finished: Finished, rows: Rows, tmp_path: Path) -> None:
+    reward = f"rewards=[{{type: model, name: judge, path: {finished('reward') / 'final'}}}]"
+    stage("grpo", tmp_path / "run", reward, "loop.steps=1", "loop.eval_every=0", "held_out=0")
+    checks = [name for row in rows(tmp_path / "run" / "events.jsonl") if row["kind"] == "self_test" for name in row["checks"]]
+    assert {"longest-batch", "ratio", "reward-reads-prompt", "reward-reads-answer"} <= set(checks)
+
+
 def test_a_finished_run_is_not_run_again(stage: Stage, finished: Finished) -> None:
     run = finished("reward")
     before = (run / "metrics.jsonl").read_bytes()
