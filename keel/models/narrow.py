@@ -40,8 +40,8 @@ def narrow_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) ->
     return out_OR.t() if x.dim() == 2 else out_OR.t().unflatten(0, x.shape[:-1])
 
 
-def _forward(layer: nn.Linear, input: Tensor) -> Tensor:
-    return narrow_linear(input, layer.weight, layer.bias)
+def _forward(self: nn.Linear, input: Tensor) -> Tensor:
+    return narrow_linear(input, self.weight, self.bias)
 
 
 def _float32_cpu(x: Tensor, weight_OI: Tensor) -> bool:
