@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -49,14 +47,6 @@ class Dataset:
         if self.bad:
             text += f"; {len(self.bad)} bad rows set aside, the first: {self.bad[0]}"
         return text
-
-    def write_bad(self, path: Path) -> None:
-        """Write the bad rows as JSONL: file, line, field, reason, and what could be read of the row."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as out:
-            for row in self.bad:
-                entry = {"file": row.file, "line": row.line, "field": row.field, "reason": row.reason, "row": row.values}
-                out.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
 
     def of(self, kind: type[K]) -> tuple[K, ...]:
         """The records, all of one kind. Raises DataError when they are of another, naming what would help."""

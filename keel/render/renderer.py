@@ -15,6 +15,7 @@ from keel.errors import DataError
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
+from keel.render.limits import Limits
 from keel.render.show import explain
 from keel.render.spans import answer_spans
 from keel.render.template import ChatTemplate, RefusedError, template_source
@@ -47,15 +48,20 @@ STEP_END = "\n"  # what separates the steps of a stepwise answer
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that cannot be trained on as asked, and why. Counted, never dropped silently."""
+    """A record that cannot be trained on as asked, and why. Counted, never dropped silently.
+
+    ``answers``: keys of the answers (``conversion.answer_key``) that could not be rendered, where it is them and not the prompt.
+    """
 
     record_id: str
     source_id: str
     reason: str
+    answers: tuple[str, ...] = ()
 
 
 class Renderer:
-    """Renders for one model. ``generation_config`` is the model's own: only its end tokens are taken from it."""
+    """Renders for one model. ``generation_config`` is the model's own: only its end tokens are taken from it. ``context``: the model's, in
+    tokens; what is longer is refused."""
 
     def __init__(
         self,
@@ -64,9 +70,11 @@ class Renderer:
         config: RenderConfig | None = None,
         media: Media | None = None,
         generation_config: Any = None,
+        context: int | None = None,
     ) -> None:
         assert processor is None or media is not None, "a processor needs a media store for its pixels"
         self.config = config or RenderConfig()
+        self.limits = Limits(self.config, context)
         self.tokenizer = tokenizer
         self.codec = Codec(tokenizer)
         self.images = Images(processor, self.codec, media) if processor is not None and media is not None else None
@@ -87,18 +95,21 @@ class Renderer:
 
     # --- prompts ----------------------------------------------------------------------------------------------------------------
 
-    def prompt(self, prompt: Prompt) -> Encoded:
-        """Token ids of a prompt with the beginning of the answer. Raises RefusedError (a DataError) when that fails or it is too long."""
-        return self._prompt(prompt, self._messages(prompt))[0]
+    def prompt(self, prompt: Prompt, reserve: int = 0) -> Encoded:
+        """Token ids of a prompt with the beginning of the answer, of which ``reserve`` tokens are to be sampled.
 
-    def _prompt(self, prompt: Prompt, messages: Turns | None) -> tuple[Encoded, Turns | None]:
+        Raises RefusedError (a DataError) when that fails or it is too long.
+        """
+        return self._prompt(prompt, self._messages(prompt), reserve)[0]
+
+    def _prompt(self, prompt: Prompt, messages: Turns | None, reserve: int = 0) -> tuple[Encoded, Turns | None]:
         """The encoded prompt, and its messages as far as they are left after ``drop_turns``."""
-        limit = self.config.max_prompt
+        limit, why = self.limits.prompt(reserve)
         encoded = self._encode(prompt, messages)
         while limit is not None and len(encoded) > limit:
             shorter = _drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
             if shorter is None:
-                raise RefusedError(f"the prompt has {len(encoded)} tokens, render.max_prompt is {limit}")
+                raise RefusedError(f"the prompt has {len(encoded)} tokens, {why}")
             messages = shorter
             encoded = self._encode(prompt, messages)
         return encoded, messages
@@ -151,13 +162,30 @@ class Renderer:
         return Unit(name, encoded, branches, target, meta)
 
     def units(self, records: Iterable[Record]) -> tuple[list[Unit], list[Refusal]]:
-        """Units of many records, and the refusals. Logs their number; raises DataError when nothing is left."""
-        return collect(self.unit(r) for r in records)
+        """Units of many records, and the refusals."""
+        found = [self.unit(r) for r in records]
+        return [x for x in found if isinstance(x, Unit)], [x for x in found if isinstance(x, Refusal)]
 
     def branches(self, prompt: Prompt, completions: Sequence[Turns]) -> tuple[Encoded, tuple[Branch, ...]]:
         """A prompt and its continuations. Raises RefusedError when one cannot be rendered within the limits."""
+        encoded, found = self.each_branch(prompt, completions)
+        branches: list[Branch] = []
+        for branch in found:
+            if isinstance(branch, RefusedError):
+                raise branch
+            branches.append(branch)
+        return self._with_start(encoded, branches)
+
+    def each_branch(self, prompt: Prompt, completions: Sequence[Turns]) -> tuple[Encoded, list[Branch | RefusedError]]:
+        """A prompt and its continuations, or why one of them cannot be rendered. Raises RefusedError when it is the prompt."""
         encoded, messages = self._prompt(prompt, self._messages(prompt))
-        return self._with_start(encoded, [self._branch(prompt, messages, encoded, c) for c in completions])
+        found: list[Branch | RefusedError] = []
+        for completion in completions:
+            try:
+                found.append(self._branch(prompt, messages, encoded, completion))
+            except RefusedError as refused:
+                found.append(refused)
+        return encoded, found
 
     def answers(self, prompt: Prompt, encoded: Encoded, texts: Sequence[str]) -> tuple[Branch, ...]:
         """Sampled texts -> branches as the sampler would have drawn them: the text unchanged, then the end of the turn."""
@@ -280,14 +308,12 @@ class Renderer:
 
     def _limited(self, encoded: Encoded, branch: Branch) -> Branch:
         """Hold a branch to the limits: refused, or cut by name. A cut answer has no end token, so none is trained."""
-        config = self.config
-        room = min(config.max_completion or len(branch), (config.max_total or len(encoded) + len(branch)) - len(encoded))
-        if len(branch) <= room:
+        room, why = self.limits.completion(len(encoded))
+        if room is None or len(branch) <= room:
             return branch
-        if config.over_long != "cut_completion" or room < 1:
+        if self.config.over_long != "cut_completion" or room < 1:
             raise RefusedError(
-                f"prompt and completion have {len(encoded)} + {len(branch)} tokens, the limits leave {max(room, 0)} for the completion"
-                " (render.max_completion, render.max_total)"
+                f"prompt and completion have {len(encoded)} + {len(branch)} tokens, {max(room, 0)} fit behind the prompt ({why})"
             )
         return Branch(branch.tokens_T[:room], branch.trained_T[:room])
 
@@ -333,21 +359,6 @@ class Renderer:
         if not stops:
             raise DataError("this tokenizer has no end token, so no answer could ever end", "set eos_token in tokenizer_config.json")
         return stops
-
-
-def collect(results: Iterable[Unit | Refusal]) -> tuple[list[Unit], list[Refusal]]:
-    """Sort units from refusals. Logs how many were refused and why; raises DataError when no unit is left."""
-    units: list[Unit] = []
-    refusals: list[Refusal] = []
-    for result in results:
-        units.append(result) if isinstance(result, Unit) else refusals.append(result)
-    if refusals:
-        first = refusals[0]
-        text = f"{len(refusals)} of {len(units) + len(refusals)} records cannot be rendered, the first: {first.source_id}: {first.reason}"
-        if not units:
-            raise DataError(text, "see the limits in render.*, or look at the rows with keel data show")
-        log.warning("%s", text)
-    return units, refusals
 
 
 def _up_to_end(ids: list[int], marks: list[bool], end_token: int | None) -> tuple[list[int], list[bool]]:

@@ -6,29 +6,54 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from keel.data.conversion import answer_key
-from keel.render.renderer import Refusal, Renderer, collect
+from keel.data.identity import content_key
+from keel.render.renderer import Refusal, Renderer
 from keel.render.template import RefusedError
-from keel.types import Edge, Message, Pair, PairTarget, Unit
+from keel.types import Branch, Edge, Message, Pair, PairTarget, Unit
 
 
 def pairs_to_units(renderer: Renderer, pairs: Iterable[Pair]) -> tuple[list[Unit], list[Refusal]]:
-    """Merge the pairs of each prompt into one unit of K branches and an edge a pair. Raises DataError when all are refused."""
+    """Merge the pairs of each prompt into one unit of K branches and an edge a pair; what counts as one prompt is its content.
+
+    A refused answer takes only the pairs with it that it stands in. Every pair that is lost comes back as a refusal.
+    """
     by_prompt: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        by_prompt[pair.prompt.prompt_id].append(pair)
-    return collect(_merged(renderer, group) for group in by_prompt.values())
+        by_prompt[content_key(pair.prompt)].append(pair)
+    units: list[Unit] = []
+    refusals: list[Refusal] = []
+    for group in by_prompt.values():
+        unit, refused = _merged(renderer, group)
+        units += [unit] if unit is not None else []
+        refusals += refused
+    return units, refusals
 
 
-def _merged(renderer: Renderer, pairs: Sequence[Pair]) -> Unit | Refusal:
-    if len(pairs) == 1:
-        return renderer.unit(pairs[0])
+def _merged(renderer: Renderer, pairs: Sequence[Pair]) -> tuple[Unit | None, list[Refusal]]:
     prompt = pairs[0].prompt
     answers: dict[str, tuple[Message, ...]] = {answer_key(a): a for p in pairs for a in (p.chosen, p.rejected)}
-    index = {key: i for i, key in enumerate(answers)}
     try:
-        encoded, branches = renderer.branches(prompt, list(answers.values()))
-    except RefusedError as refused:
-        return Refusal(prompt.prompt_id, prompt.source_id, refused.reason)
-    edges = tuple(Edge(index[answer_key(p.chosen)], index[answer_key(p.rejected)], p.label, p.margin, p.weight) for p in pairs)
+        encoded, found = renderer.each_branch(prompt, list(answers.values()))
+        if not len(encoded):
+            raise RefusedError("the prompt is empty and this tokenizer has no token to begin with")
+    except RefusedError as error:
+        return None, [Refusal(p.record_id, p.prompt.source_id, error.reason) for p in pairs]
+    rendered = {key: x for key, x in zip(answers, found) if isinstance(x, Branch)}
+    reasons = {key: x.reason for key, x in zip(answers, found) if isinstance(x, RefusedError)}
+    kept: list[tuple[str, str, Pair]] = []
+    refused: list[Refusal] = []
+    for pair in pairs:
+        keys = answer_key(pair.chosen), answer_key(pair.rejected)
+        bad = tuple(key for key in keys if key in reasons)
+        if bad:
+            refused.append(Refusal(pair.record_id, pair.prompt.source_id, reasons[bad[0]], bad))
+        else:
+            kept.append((*keys, pair))
+    if not kept:
+        return None, refused
+    order = dict.fromkeys(key for winner, loser, _ in kept for key in (winner, loser))  # an answer without a pair has nothing to say
+    index = {key: i for i, key in enumerate(order)}
+    edges = tuple(Edge(index[winner], index[loser], p.label, p.margin, p.weight) for winner, loser, p in kept)
     meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
-    return Unit(prompt.prompt_id, encoded, branches, PairTarget(edges), meta)
+    name = pairs[0].record_id if len(pairs) == 1 else prompt.prompt_id
+    return Unit(name, encoded, tuple(rendered[key] for key in order), PairTarget(edges), meta), refused

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
+from keel.stages.account import Account
 from keel.stages.preferences import encode
 from keel.stages.recipes import EvalRecipe
 from keel.stages.rewards import rewards_of
@@ -58,10 +59,12 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
         if (done := session.finished()) is not None:
             return done
         session.bus.emit("run_started", 0, total_steps=3)
-        before, _ = _side(recipe, recipe.baseline, data.prompts(), path)
+        account = Account(path, prompts=data)
+        before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
         session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
-        after, renderer = _side(recipe, recipe.model, data.prompts(), path)
+        after, renderer = _side(recipe, recipe.model, data.prompts(), account, "model")
         session.bus.emit("step", 2, metrics={"answers": float(sum(len(g.rollouts) for g in after.groups))})
+        before, after = _answered_by_both(before, after)
         rows = score(recipe, before.groups, after.groups, after.inference.model, renderer)
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
         summary: dict[str, Any] = {"kl": sequence_kl(after, before, config.kl_prompts)} if config.kl_prompts else {}
@@ -69,13 +72,13 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
         session.bus.emit("step", 3, metrics={})
         compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
-        return session.finish(summary | compared.to_json())
+        return session.finish(summary | compared.to_json() | {"data": account.summary()})
 
 
-def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], path: Path) -> tuple[Side, Renderer]:
+def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Account, name: str) -> tuple[Side, Renderer]:
     config = recipe.evaluate
     loaded, renderer = load(recipe, spec=spec)
-    groups = answer(loaded.model, renderer, encode(prompts, renderer, path), recipe)
+    groups = answer(loaded.model, renderer, encode(prompts, renderer, account, name, config.max_tokens), recipe)
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
     if not config.retention_text:
         return Side(inference, groups, None, 0), renderer
@@ -83,6 +86,15 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], path: Path) 
     plain = LocalInference(loaded.model, BatchConfig())
     total = sum(float(b.sum()) for row in plain.logprobs(text) for b in row)
     return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches)), renderer
+
+
+def _answered_by_both(before: Side, after: Side) -> tuple[Side, Side]:
+    """Both sides without the prompts that the other one's limits or template refused."""
+    both = {g.prompt.prompt_id for g in before.groups} & {g.prompt.prompt_id for g in after.groups}
+    if not both:
+        raise DataError("no prompt is left that both models can be asked", "refused.jsonl says why each one was refused")
+    first, second = (replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in both)) for side in (before, after))
+    return first, second
 
 
 def answer(model: Model, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], recipe: EvalRecipe) -> tuple[Group, ...]:

@@ -51,7 +51,7 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/loss"))
         if not result.interrupted:
             save_final(session, loaded)
-        return session.finish({**_size(units.train), "units": len(units.train)}, result)
+        return session.finish({**_size(units.train), "units": len(units.train), "data": units.account.summary()}, result)
 
 
 def _size(units: Sequence[Unit]) -> dict[str, int]:

@@ -23,9 +23,9 @@ from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
+from keel.stages.account import Account
 from keel.stages.recipes import PreferencesRecipe
 from keel.stages.session import load, open_session, record
-from keel.stages.units import write_refused
 from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
 
 log = logging.getLogger("keel")
@@ -40,7 +40,8 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             return done
         loaded, renderer = load(recipe)
         record(session, loaded, renderer)
-        prompts = encode(data.prompts(), renderer, path)
+        account = Account(path, prompts=data)
+        prompts = encode(data.prompts(), renderer, account, "prompts", recipe.sampling.max_tokens)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         rollouts = _sample(recipe, renderer, sampler, prompts)
         candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
@@ -62,20 +63,29 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             "candidates": sum(map(len, candidates.values())),
         }
         return session.finish(
-            {**counts, "comparisons": len(comparisons), "agreement": agreed, "pairs": len(pairs), "file": str(path / PAIRS)}
+            {
+                **counts,
+                "comparisons": len(comparisons),
+                "agreement": agreed,
+                "pairs": len(pairs),
+                "file": str(path / PAIRS),
+                "data": account.summary(),
+            }
         )
 
 
-def encode(prompts: Sequence[Prompt], renderer: Renderer, out: Path) -> dict[str, tuple[Prompt, Encoded]]:
-    """Prompts with their tokens, by id; those that cannot be rendered are written to ``refused.jsonl``."""
+def encode(
+    prompts: Sequence[Prompt], renderer: Renderer, account: Account, side: str, max_tokens: int
+) -> dict[str, tuple[Prompt, Encoded]]:
+    """Prompts with their tokens, by id; those that cannot be rendered, or leave no room for ``max_tokens`` of an answer, are refused."""
     encoded: dict[str, tuple[Prompt, Encoded]] = {}
     refused: list[Refusal] = []
     for prompt in prompts:
         try:
-            encoded[prompt.prompt_id] = (prompt, renderer.prompt(prompt))
+            encoded[prompt.prompt_id] = (prompt, renderer.prompt(prompt, max_tokens))
         except RefusedError as error:
             refused.append(Refusal(prompt.prompt_id, prompt.source_id, error.reason))
-    write_refused(refused, out / "refused.jsonl")
+    account.refuse(side, refused)
     if not encoded:
         raise DataError(f"no prompt is left: all {len(refused)} were refused" + (f" (first: {refused[0].reason})" if refused else ""))
     return encoded

@@ -45,7 +45,7 @@ def _choose(data: Dataset, renderer: Renderer, n: int) -> list[tuple[Prompt, Enc
         if len(chosen) == n:
             break
         try:
-            encoded = renderer.prompt(prompt)
+            encoded = renderer.prompt(prompt, PROBE_TOKENS)
         except RefusedError:
             continue
         if len(encoded):

@@ -45,7 +45,7 @@ def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, 
         save_final(session, loaded)
         constants = scale(learner, units.train)
         write_scale(path / "final", constants)
-        summary: dict[str, Any] = {"pairs": sum(len(_edges(u)) for u in units.train), "scale": constants}
+        summary: dict[str, Any] = {"pairs": sum(len(_edges(u)) for u in units.train), "scale": constants, "data": units.account.summary()}
         return session.finish(summary | held_out_measures(learner, units.held_out), result)
 
 

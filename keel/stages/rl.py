@@ -23,6 +23,7 @@ from keel.rewards.model import ModelSource, Scorer, units_of
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
 from keel.selftest import check_reference, check_reward_reads, check_sampling, check_training
+from keel.stages.account import Account
 from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
@@ -44,8 +45,9 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
         record(session, loaded, renderer)
-        prompts = encode(data.prompts(), renderer, path)
         params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
+        account = Account(path, train=data, held_out=held_out)
+        prompts = encode(data.prompts(), renderer, account, "train", params.max_tokens)
         updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
@@ -53,7 +55,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
         actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates, loaded.model.media))
         _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
-        held = encode(held_out.prompts(), renderer, path) if held_out is not None else {}
+        held = encode(held_out.prompts(), renderer, account, "held_out", params.max_tokens) if held_out is not None else {}
         evaluator = _evaluator(actors, held, params, renderer, session.run, recipe)
         trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluator)
         result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
@@ -61,7 +63,9 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
             save_final(session, loaded)
             if actors.critic is not None:
                 actors.critic.model.save(path / "critic", loaded.tokenizer, loaded.processor)
-        return session.finish({"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples}, result)
+        return session.finish(
+            {"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples, "data": account.summary()}, result
+        )
 
 
 def _reference(policy: LocalLearner, algorithm: Algorithm) -> Callable[[Sequence[Unit]], list[tuple[Tensor, ...]]] | None:

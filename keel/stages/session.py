@@ -23,6 +23,7 @@ from keel.models.config import LoraConfig
 from keel.models.loading import HeadName, Loaded, load_model
 from keel.models.model import Model
 from keel.render.config import RenderConfig
+from keel.render.limits import context_length
 from keel.render.renderer import Renderer
 from keel.runs.directory import RunDir, read_summary
 from keel.runs.fingerprints import tensors_digest
@@ -105,7 +106,8 @@ def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
     """The renderer of a model. What it never lets be sampled leaves the support of the model's log-probabilities too: both are of one
     distribution."""
     model = loaded.model
-    renderer = Renderer(loaded.tokenizer, loaded.processor, config, model.media, model.module.generation_config)
+    context = context_length(model.config)
+    renderer = Renderer(loaded.tokenizer, loaded.processor, config, model.media, model.module.generation_config, context)
     model.transform = replace(model.transform, banned=renderer.banned_tokens)
     return renderer
 

@@ -35,4 +35,4 @@ def run_sft(recipe: SFTRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         result = train(session, trainer, recipe, EarlyStopConfig())
         if not result.interrupted:
             save_final(session, loaded)
-        return session.finish({"units": len(units.train), "held_out": len(units.held_out)}, result)
+        return session.finish({"units": len(units.train), "held_out": len(units.held_out), "data": units.account.summary()}, result)

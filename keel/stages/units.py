@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +12,17 @@ from keel.data.dataset import load as load_data
 from keel.errors import DataError
 from keel.render.renderer import Refusal, Renderer
 from keel.render.targets import pairs_to_units
+from keel.stages.account import Account
 from keel.types import Pair, Unit
-
-log = logging.getLogger("keel")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Units to train on and held-out ones, with the fingerprints of the data they came from."""
+    """Units to train on and held-out ones, and what became of the rows that are not among them."""
 
     train: tuple[Unit, ...]
     held_out: tuple[Unit, ...]
-    fingerprints: dict[str, str]
+    account: Account
 
 
 def datasets(data: DataConfig, held_out: DataConfig | float, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -45,33 +42,21 @@ def fingerprints(train: Dataset, held_out: Dataset | None) -> dict[str, str]:
 def prepare(
     train: Dataset, held_out: Dataset | None, renderer: Renderer, out: Path, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]
 ) -> Prepared:
-    """Render both sides. Bad rows and refused records are written to ``bad_rows.jsonl`` / ``refused.jsonl`` in ``out`` and counted."""
-    sides: list[tuple[Unit, ...]] = []
-    refused: list[Refusal] = []
-    for side in (train, held_out):
-        if side is None:
-            sides.append(())
-            continue
-        if side.bad:
-            side.write_bad(out / "bad_rows.jsonl")
-            log.warning("%s: %d bad rows set aside in %s", side.source, len(side.bad), out / "bad_rows.jsonl")
-        units, refusals = render(side)
-        refused += refusals
-        sides.append(tuple(units))
-    write_refused(refused, out / "refused.jsonl")
-    if not sides[0]:
-        reason = refused[0].reason if refused else "no rows"
-        raise DataError(f"{train.source}: nothing to train on; {len(refused)} records were refused, the first because {reason}")
-    return Prepared(sides[0], sides[1], fingerprints(train, held_out))
-
-
-def write_refused(refused: Sequence[Refusal], path: Path) -> None:
-    """Name every record that could not be rendered, and why."""
-    if not refused:
-        return
-    lines = [json.dumps({"record_id": r.record_id, "source_id": r.source_id, "reason": r.reason}, ensure_ascii=False) for r in refused]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    log.warning("%d records refused (first: %s), all of them in %s", len(refused), refused[0].reason, path)
+    """Render both sides. Bad rows and refused records of both are written to ``out`` and counted. Raises DataError when nothing is left of
+    a side."""
+    account = Account(out, train=train, held_out=held_out)
+    sides: dict[str, tuple[Unit, ...]] = {"held_out": ()}
+    for side, dataset in account.sides.items():
+        units, refused = render(dataset)
+        account.refuse(side, refused)
+        if not units:
+            first = f"; the first: {refused[0].source_id}: {refused[0].reason}" if refused else ""
+            raise DataError(
+                f"{dataset.source}: none of {len(dataset)} {side} records can be rendered{first}",
+                "see the limits in render.*, or look at the rows with keel data show",
+            )
+        sides[side] = tuple(units)
+    return Prepared(sides["train"], sides["held_out"], account)
 
 
 def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:

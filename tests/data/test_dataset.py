@@ -134,20 +134,17 @@ def test_not_utf8_names_line_and_byte(tmp_path):
     assert "a.csv:2: not UTF-8 at byte 20" in fails(tmp_path / "a.csv")
 
 
-def test_bad_rows_are_set_aside_counted_and_written(tmp_path, caplog):
+def test_bad_rows_are_set_aside_and_counted(tmp_path, caplog):
     path = write(tmp_path / "a.jsonl", *demos(2), {"prompt": "x", "completion": ""}, {"prompt": "only"})
     with caplog.at_level("INFO", logger="keel"):
         dataset = read(path)
     assert dataset.counts == {"rows": 4, "bad": 2, "records": 2, "demonstration": 2}
     assert "layout prompt_completion; 2 bad rows" in caplog.text
-    out = tmp_path / "run" / "bad_rows.jsonl"
-    dataset.write_bad(out)
-    written = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(w["line"], w["field"], w["reason"]) for w in written] == [
+    assert [(b.line, b.field, b.reason) for b in dataset.bad] == [
         (3, "completion", "the answer is empty"),
         (4, "completion", "is missing"),
     ]
-    assert written[0]["row"] == {"prompt": "x", "completion": ""}
+    assert dataset.bad[0].values == {"prompt": "x", "completion": ""}
     message = fails(path, strict=True)
     assert "a.jsonl:3: completion: the answer is empty" in message
     assert "a.jsonl:4: completion: is missing" in message

@@ -8,12 +8,14 @@ import torch
 
 from keel.errors import DataError
 from keel.render.config import RenderConfig
+from keel.render.limits import context_length
 from keel.render.renderer import Refusal, Renderer
 from keel.render.targets import pairs_to_units
 from keel.types import (
     Candidate,
     Comparison,
     Demonstration,
+    Edge,
     ImagePart,
     Message,
     Pair,
@@ -392,14 +394,66 @@ def test_pairs_of_one_prompt_share_prompt_and_branches(tokenizers):
     assert units[1].unit_id == "3"
 
 
-def test_all_refused_is_an_error_some_are_counted(tokenizers):
+def test_a_refused_answer_takes_only_its_own_pairs_with_it(tokenizers):
+    r = render(tokenizers, "chatml", max_completion=12)
+    a, b, c, long = (said(t) for t in ("Red.", "Blue.", "green", "It is four. " * 9))
+    pairs = [
+        Pair("1", ASK, (long,), (a,)),
+        Pair("2", ASK, (a,), (b,), 0.5, 0.75, 2.0),
+        Pair("3", ASK, (c,), (long,)),
+        Pair("4", ASK, (c,), (a,)),
+    ]
+    (unit,), refused = pairs_to_units(r, pairs)
+    assert [trained_text(r, unit, k) for k in range(3)] == [["Red.<|im_end|>"], ["Blue.<|im_end|>"], ["green<|im_end|>"]]
+    assert unit.target.edges == (Edge(0, 1, 0.75, 0.5, 2.0), Edge(2, 0))
+    assert [x.record_id for x in refused] == ["1", "3"]
+    assert len({x.answers for x in refused}) == 1, "one answer, two pairs lost"
+    assert "render.max_completion is 12" in refused[0].reason
+    both_gone, refused = pairs_to_units(r, pairs[::2])
+    assert (both_gone, len(refused)) == ([], 2)
+    no_prompt, refused = pairs_to_units(render(tokenizers, "chatml", max_prompt=1), pairs)
+    assert (no_prompt, [(x.record_id, x.answers) for x in refused]) == ([], [(str(i), ()) for i in (1, 2, 3, 4)])
+
+
+def test_prompts_are_one_by_content_not_by_id(tokenizers):
+    r = render(tokenizers, "chatml")
+    other = Prompt(ASK.prompt_id, (user("What is two and two?"),))
+    again = Prompt("another", ASK.messages)
+    a, b, c = ((said(t),) for t in ("Red.", "Blue.", "green"))
+    units, _ = pairs_to_units(r, [Pair("1", ASK, a, b), Pair("2", other, b, c), Pair("3", again, c, a)])
+    assert [len(u.target.edges) for u in units] == [2, 1]
+
+
+def test_the_models_context_limits_prompts_and_units(tokenizers):
+    tok = tokenizers["chatml"]
+    answer = said("Red.")
+    encoded, (branch,) = render(tokenizers, "chatml").branches(ASK, [(answer,)])
+    n_prompt, n_answer = len(encoded), len(branch)
+    record = Demonstration("d", ASK, (answer,))
+    assert isinstance(Renderer(tok, context=n_prompt + n_answer).unit(record), Unit)
+    refusal = Renderer(tok, context=n_prompt + n_answer - 1).unit(record)
+    assert isinstance(refusal, Refusal)
+    assert f"the model's context is {n_prompt + n_answer - 1}" in refusal.reason
+    assert "context" in Renderer(tok, context=n_prompt - 1).unit(ASK).reason
+    cut = Renderer(tok, config=RenderConfig(over_long="cut_completion"), context=n_prompt + 1).unit(record)
+    assert len(cut.branches[0]) == 1
+    assert len(Renderer(tok, context=n_prompt + 5).prompt(ASK, 5)) == n_prompt
+    total = render(tokenizers, "chatml", max_total=n_prompt + 4)
+    for r, what in ((Renderer(tok, context=n_prompt + 4), "the model's context"), (total, "render.max_total")):
+        with pytest.raises(DataError, match=f"{what} is {n_prompt + 4}, 5 of them for the answer"):
+            r.prompt(ASK, 5)
+    assert context_length(SimpleNamespace(max_position_embeddings=7)) == 7
+    assert context_length(SimpleNamespace()) is None
+    nested = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=9))
+    assert context_length(nested) == 9
+
+
+def test_refused_records_are_told_from_units(tokenizers):
     r = render(tokenizers, "chatml", max_completion=4)
     short, long = Demonstration("s", ASK, (said("Red."),)), Demonstration("l", ASK, (said("It is four. " * 9),))
     units, refusals = r.units([short, long])
     assert [u.unit_id for u in units] == ["s"]
     assert [x.record_id for x in refusals] == ["l"]
-    with pytest.raises(DataError, match="1 of 1 records"):
-        r.units([long])
 
 
 def test_comparisons_must_become_pairs_first(tokenizers):

@@ -1,0 +1,74 @@
+"""What a stage could not use of its data: named row by row in files, counted in the summary, told on the console."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keel.data.dataset import Dataset
+from keel.render.renderer import Refusal
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+
+log = logging.getLogger("keel")
+BAD_ROWS, REFUSED = "bad_rows.jsonl", "refused.jsonl"
+
+
+class Account:
+    """The data of one stage by side (``train``, ``held_out`` ...). Writes ``bad_rows.jsonl`` at once and ``refused.jsonl`` as refusals come
+    in; what an earlier attempt left there is replaced."""
+
+    def __init__(self, out: Path, **sides: Dataset | None) -> None:
+        self.out = out
+        self.sides = {side: data for side, data in sides.items() if data is not None}
+        self.refused: dict[str, list[Refusal]] = {}
+        for name in (BAD_ROWS, REFUSED):
+            (out / name).unlink(missing_ok=True)
+        rows = [
+            {"side": side, "source": data.source, "file": b.file, "line": b.line, "field": b.field, "reason": b.reason, "row": b.values}
+            for side, data in self.sides.items()
+            for b in data.bad
+        ]
+        self._write(BAD_ROWS, rows)
+        for side, data in self.sides.items():
+            if data.bad:
+                log.warning("%s data: %d bad rows set aside, all of them in %s", side, len(data.bad), out / BAD_ROWS)
+
+    def refuse(self, side: str, refused: Sequence[Refusal]) -> None:
+        """Note records that cannot be rendered."""
+        if not refused:
+            return
+        self.refused.setdefault(side, []).extend(refused)
+        rows = [
+            {"side": name, "record_id": r.record_id, "source_id": r.source_id, "reason": r.reason}
+            | ({"answers": list(r.answers)} if r.answers else {})
+            for name, found in self.refused.items()
+            for r in found
+        ]
+        self._write(REFUSED, rows)
+        answers = _refused(refused).get("refused_answers", 0)
+        why = f" because of {answers} answers" if answers else ""
+        text = "%s data: %d records refused%s (first: %s: %s), all of them in %s"
+        log.warning(text, side, len(refused), why, refused[0].source_id, refused[0].reason, self.out / REFUSED)
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Counts by side, for the summary: rows read, records used or refused, bad rows, records taken out because they are held out."""
+        found: dict[str, dict[str, int]] = {}
+        for side, data in self.sides.items():
+            found[side] = {"rows": data.counts["rows"], "bad": len(data.bad), "records": len(data)}
+            if data.in_held_out:
+                found[side]["in_held_out"] = data.in_held_out
+        for side, refused in self.refused.items():
+            found.setdefault(side, {}).update(_refused(refused))
+        return found
+
+    def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        if rows:
+            write_atomic(self.out / name, b"".join(json_line(row) for row in rows))
+
+
+def _refused(refused: Sequence[Refusal]) -> dict[str, int]:
+    answers = {key for r in refused for key in r.answers}
+    return {"refused": len(refused), **({"refused_answers": len(answers)} if answers else {})}
