@@ -108,10 +108,9 @@ class PreferenceObjective(PairObjective):
             score_R = score_R if self.divergence is None else self.divergence(score_R)
         if self.per_token:
             score_R = score_R / lengths(batch).to(score_R)
-        label_E = pairs.label_E if self.relabel is None else self.relabel(pairs.label_E)
-        margin_E = self.gamma + self.margin_coef * pairs.margin_E
         winner_E, loser_E = score_R[pairs.winner_E], score_R[pairs.loser_E]
-        losses_E = self.pair_loss(winner_E, loser_E, label_E.to(winner_E), margin_E.to(winner_E), self.beta)
+        margin_E = self.gamma + self.margin_coef * pairs.margin_E.to(winner_E)
+        losses_E = self.pair_loss(winner_E, loser_E, _labels(pairs, self.relabel, winner_E), margin_E, self.beta)
         return self.output(pairs, losses_E, score_R, logps_R, counts)
 
 
@@ -149,8 +148,7 @@ class TransportObjective(PairObjective):
         if self.leads is not None:
             leads_K, references_K = (x_K.to(lead_E) for x_K in self.leads)
             match_E = matched(lead_E, leads_K, references_K)
-        label_E = pairs.label_E if self.relabel is None else self.relabel(pairs.label_E)
-        losses_E = dpo(lead_E, match_E.to(lead_E), label_E.to(lead_E), torch.zeros_like(lead_E), self.beta)
+        losses_E = dpo(lead_E, match_E.to(lead_E), _labels(pairs, self.relabel, lead_E), torch.zeros_like(lead_E), self.beta)
         return self.output(pairs, losses_E, logps_R - reference_R, logps_R, counts)
 
 
@@ -173,8 +171,13 @@ class TokenPreferenceObjective(PairObjective):
         logps_R = sequence_sums(outputs.logprobs_S, batch.branch_S, batch.n_branches)
         ratio_R = logps_R - sequence_sums(batch.signals["ref_logprobs"], batch.branch_S, batch.n_branches)
         kl_R = sequence_sums(outputs.ref_kl_S, batch.branch_S, batch.n_branches)
-        label_E = pairs.label_E if self.relabel is None else self.relabel(pairs.label_E)
         winner_E, loser_E = ratio_R[pairs.winner_E], ratio_R[pairs.loser_E]
-        losses_E = tdpo(winner_E, loser_E, kl_R[pairs.winner_E], kl_R[pairs.loser_E], label_E.to(winner_E), self.beta, self.alpha)
+        label_E = _labels(pairs, self.relabel, winner_E)
+        losses_E = tdpo(winner_E, loser_E, kl_R[pairs.winner_E], kl_R[pairs.loser_E], label_E, self.beta, self.alpha)
         output = self.output(pairs, losses_E, ratio_R, logps_R, counts)
         return replace(output, metrics={**output.metrics, **to_metrics({"kl": (outputs.ref_kl_S.sum(), float(batch.n_scored))})})
+
+
+def _labels(pairs: Edges, relabel: Callable[[Tensor], Tensor] | None, like: Tensor) -> Tensor:
+    label_E = pairs.label_E.to(like)
+    return label_E if relabel is None else relabel(label_E)
