@@ -28,7 +28,12 @@ class WatchConfig(Section):
     """Rules that are checked after every step."""
 
     defaults: bool = Field(default=True, description="Start from the default rules; false leaves only `rules`.")
-    max_kl: float = Field(default=10.0, gt=0, description="Default rules stop the run when the KL to the reference stays above this.")
+    max_kl_per_token: float = Field(
+        default=2.0, gt=0, description="Default rules stop the run when `kl`, in nats per token, stays above this for 3 steps."
+    )
+    max_kl_per_sequence: float = Field(
+        default=100.0, gt=0, description="The same for `objective/kl`, in nats per answer: raise it for answers of many hundred tokens."
+    )
     rules: tuple[Rule, ...] = Field(default=(), description="Your own rules; one with the name of a default rule replaces it.")
 
 

@@ -28,6 +28,11 @@ class EarlyStop:
         self._waited = 0
 
     @property
+    def metric(self) -> str:
+        """The metric that is followed."""
+        return self._config.metric
+
+    @property
     def best(self) -> Best | None:
         """The best evaluation so far; None before the first finite one."""
         return self._best

@@ -19,18 +19,21 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 
+_FAILED = "no sample got a reward, so nothing is trained"
 _KL = "the policy runs away from its reference: raise the KL coefficient or lower the learning rate"
 _CLIP = "most updates are cut off by the clip: lower the learning rate or the number of updates per batch"
 _ENTROPY = "the policy is nearly deterministic: add an entropy bonus, raise the temperature or stop earlier"
 _NO_SIGNAL = "no group has different rewards, so nothing is learned: sample hotter, more per prompt, or use a finer reward"
 
 
-def default_rules(max_kl: float) -> tuple[Rule, ...]:
-    """The rules that every run starts with. Names of metrics are the field's, so GRPO's and PPO's come side by side."""
+def default_rules(kl_per_token: float, kl_per_sequence: float) -> tuple[Rule, ...]:
+    """The rules that every run starts with. Names of metrics are the field's, so GRPO's and PPO's come side by side: ``kl`` is a mean over
+    tokens, ``objective/kl`` one over sequences of their sums."""
     columns = ("name", "metric", "compare", "threshold", "for_steps", "level", "message")
     rows = (
-        ("kl", "kl", ">", max_kl, 3, "stop", _KL),
-        ("kl-ppo", "objective/kl", ">", max_kl, 3, "stop", _KL),
+        ("kl", "kl", ">", kl_per_token, 3, "stop", _KL),
+        ("kl-ppo", "objective/kl", ">", kl_per_sequence, 3, "stop", _KL),
+        ("reward-failed", "completions/failed_ratio", ">=", 1.0, 3, "stop", _FAILED),
         ("gradient", "grad_norm", ">", 100.0, 1, "warning", "a very large gradient before clipping"),
         ("length", "completions/mean_length", "<", 2.0, 1, "warning", "answers are nearly empty"),
         ("entropy", "entropy", "<", 0.1, 3, "warning", _ENTROPY),
@@ -47,7 +50,7 @@ def default_rules(max_kl: float) -> tuple[Rule, ...]:
 def resolve(config: WatchConfig) -> tuple[Rule, ...]:
     """The rules in force: the defaults, replaced by name, then the user's others."""
     own = {rule.name: rule for rule in config.rules}
-    defaults = default_rules(config.max_kl) if config.defaults else ()
+    defaults = default_rules(config.max_kl_per_token, config.max_kl_per_sequence) if config.defaults else ()
     kept = tuple(own.pop(rule.name, rule) for rule in defaults)
     return kept + tuple(own.values())
 
@@ -71,10 +74,17 @@ class Watch:
         self._rules = resolve(config)
         self._tell = tell
         self._streaks: dict[str, int] = {}  # "rule|metric" -> steps in a row
+        self._alarmed = False
+
+    @property
+    def alarmed(self) -> bool:
+        """Does a rule of level warning or stop hold since the newest step, whether it has just begun to speak or spoke before?"""
+        return self._alarmed
 
     def check(self, step: int, metrics: Mapping[str, float]) -> Verdict:
         """Judge the metrics of one step; metrics that are not there neither break nor lengthen a streak."""
         reasons: list[str] = []
+        self._alarmed = False
         for rule in self._rules:
             for metric in sorted(name for name in metrics if fnmatchcase(name, rule.metric)):
                 value = float(metrics[metric])
@@ -82,8 +92,10 @@ class Watch:
                 self._streaks[key] = self._streaks.get(key, 0) + 1 if _holds(rule, value) else 0
                 if self._streaks[key] == rule.for_steps:
                     self._tell(Finding(rule.name, rule.level, metric, value, step, _text(rule, metric, value)))
-                if self._streaks[key] >= rule.for_steps and rule.level == "stop":
-                    reasons.append(_text(rule, metric, value))
+                if self._streaks[key] >= rule.for_steps:
+                    self._alarmed = self._alarmed or rule.level != "info"
+                    if rule.level == "stop":
+                        reasons.append(_text(rule, metric, value))
         return Verdict("stop", "; ".join(reasons)) if reasons else Verdict("continue")
 
     def state(self) -> dict[str, int]:

@@ -55,12 +55,40 @@ def test_healthy_metrics_are_silent():
 
 
 def test_kl_stops_after_three_steps_in_a_row():
-    guard, told = watch(max_kl=2.0)
+    guard, told = watch(max_kl_per_token=2.0)
     values = [3.0, 3.0, 1.0, 3.0, 3.0, 3.0]
     verdicts = [guard.check(step, {"kl": kl}) for step, kl in enumerate(values)]
     assert [v.action for v in verdicts] == ["continue"] * 5 + ["stop"]
     assert verdicts[-1].reason.startswith("kl = 3 (> 2 for 3 steps)")
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(("metric", "fires", "silent"), [("kl", 2.5, 1.5), ("objective/kl", 120.0, 60.0)])
+def test_each_kl_has_a_limit_in_its_own_unit(metric: str, fires: float, silent: float):
+    """60 nats are a lot for a token and little for an answer of a few hundred tokens."""
+    for value, action in ((fires, "stop"), (silent, "continue")):
+        guard, _ = watch()
+        assert [guard.check(step, {metric: value}).action for step in range(3)][-1] == action
+    for setting, own in (("max_kl_per_token", "kl"), ("max_kl_per_sequence", "objective/kl")):
+        guard, _ = watch(**{setting: 1.0})
+        assert ([guard.check(step, {metric: 1.2}).action for step in range(3)][-1] == "stop") == (own == metric)
+
+
+def test_steps_without_any_reward_stop_the_run():
+    guard, told = watch()
+    ratios = [1.0, 1.0, 0.9, 1.0, 1.0, 1.0]
+    assert [guard.check(i, {"completions/failed_ratio": r}).action for i, r in enumerate(ratios)] == ["continue"] * 5 + ["stop"]
+    assert [(f.rule, f.level) for f in told] == [("reward-failed", "stop")]
+
+
+def test_alarmed_as_long_as_a_warning_holds():
+    guard, told = watch(rules=(Rule(name="hint", metric="x", compare=">", threshold=0, level="info"),))
+    seen = []
+    for step, entropy in enumerate([0.05, 0.05, 0.05, 0.05, 0.5]):
+        guard.check(step, {"entropy": entropy, "x": 1.0})
+        seen.append(guard.alarmed)
+    assert seen == [False, False, True, True, False]
+    assert [f.rule for f in told] == ["hint", "entropy"]
 
 
 def test_a_rule_speaks_again_after_it_was_over():
@@ -71,7 +99,7 @@ def test_a_rule_speaks_again_after_it_was_over():
 
 
 def test_a_missing_metric_neither_breaks_nor_lengthens_a_streak():
-    guard, _ = watch(max_kl=1.0)
+    guard, _ = watch(max_kl_per_token=1.0)
     assert [guard.check(i, m).action for i, m in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}, {}, {"kl": 2.0}])][-1] == "stop"
 
 
