@@ -3,6 +3,7 @@ that happens is an event. Wall-clock time is measured here and decides nothing."
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -23,6 +24,7 @@ from keel.watch.early_stop import EarlyStop
 from keel.watch.rules import Finding, Watch
 
 TensorFiles = Mapping[str, Mapping[str, Tensor]]
+FAILED = "eval/completions/failed_ratio"  # the share of held-out samples that could not be judged
 
 
 class Trainer(Protocol):
@@ -80,6 +82,8 @@ class Harness:
         self.checkpoint_every = checkpoint_every
         self.watch = Watch(watch, self._tell)
         self.selection = EarlyStop(config.best or default_best)
+        self.good: int | None = None  # step of the last good checkpoint
+        self.sound = True  # since the last checkpoint: no alarm, every metric finite
         self.last: Mapping[str, float] = {}
         self.last_eval: Mapping[str, float] = {}
         self.wall_before = 0.0
@@ -113,10 +117,13 @@ class Harness:
         return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, self.wall_before)
 
     def restore_best(self) -> None:
-        """Put the trainer back to the best evaluation's checkpoint, where there is one."""
+        """Put the trainer back to the best evaluation's checkpoint. Without a finite evaluation the last weights stay.
+
+        Raises RunError when that checkpoint is not there or not whole: other weights must not pass for the best ones.
+        """
         best = self.selection.best
-        if best is not None and self.checkpoints.step_of("best") == best.step:
-            checkpoint = self.checkpoints.load("best")
+        if best is not None:
+            checkpoint = self.checkpoints.load(best.step)
             self.trainer.load_state(checkpoint.tensors, checkpoint.state["trainer"])
             self.bus.emit("checkpoint", best.step, f"the best evaluation was at step {best.step}: its weights are the result")
 
@@ -136,33 +143,43 @@ class Harness:
         self.last, self.last_eval, self.wall_before = state["last"], state["last_eval"], state["wall_s"]
         self.selection.load_state(state["selection"])
         self.watch.load_state(state["watch"])
+        self.good = state.get("good")
+        best = self.selection.best
+        self.checkpoints.rewind(checkpoint.step, {"best": None if best is None else best.step, "good": self.good})
 
     def _save(self, step: int, improved: bool, started: float) -> None:
+        """Write a checkpoint. It is good when since the one before it no rule of level warning or stop held and no metric of a step or an
+        evaluation was infinite or NaN."""
         tensors, trainer_state = self.trainer.state()
+        good, self.sound = self.sound, True
+        self.good = step if good else self.good
         state = {
             "trainer": trainer_state,
             "last": dict(self.last),
             "last_eval": dict(self.last_eval),
             "selection": self.selection.state(),
             "watch": self.watch.state(),
+            "good": self.good,
             "wall_s": self.wall_before + time.perf_counter() - started,
         }
-        mark = {"good"} | ({"best"} if improved else set())
-        self.checkpoints.save(step, tensors, state, mark)
-        self.bus.emit("checkpoint", step, best=improved)
+        self.checkpoints.save(step, tensors, state, {name for name, marked in (("good", good), ("best", improved)) if marked})
+        self.bus.emit("checkpoint", step, best=improved, good=good)
 
     def _step(self, step: int) -> None:
         started = time.perf_counter()
         metrics = dict(self.trainer.step(step))
         seconds = time.perf_counter() - started
         tokens = metrics.pop("tokens", 0.0)
+        metrics.setdefault("time/train_s", seconds)  # a step that says nothing of it does nothing else
         metrics |= {"time/step_s": seconds, "tokens_per_s": tokens / seconds, "mem/peak_mb": peak_mb()}
         self.last = metrics
         self.bus.emit("step", step + 1, metrics=metrics)
         verdict = self.watch.check(step + 1, metrics)
+        self.sound = self.sound and not self.watch.alarmed and all(map(math.isfinite, metrics.values()))
         if verdict.action == "stop":
             self.bus.emit("verdict", step + 1, verdict.reason, action=verdict.action)
-            raise DivergedError(f"stopped at step {step + 1}: {verdict.reason}", "the last good checkpoint stands; see events.jsonl")
+            stands = "there is no good checkpoint" if self.good is None else f"the last good checkpoint is that of step {self.good}"
+            raise DivergedError(f"stopped at step {step + 1}: {verdict.reason}", f"{stands}; events.jsonl has what happened")
 
     def _evaluate(self, step: int) -> bool:
         """Evaluate and say whether this is the best so far."""
@@ -173,7 +190,12 @@ class Harness:
         metrics["time/eval_s"] = time.perf_counter() - started
         self.last_eval = metrics
         self.bus.emit("eval", step, metrics=metrics)
-        return step > 0 and self.selection.update(step, metrics)
+        self.sound = self.sound and all(map(math.isfinite, metrics.values()))
+        if step == 0:
+            return False
+        if metrics.get(FAILED, 0.0) >= 1.0:  # nothing could be judged: no improvement, rather than a metric that is missing
+            metrics = {self.selection.metric: math.nan, **metrics}
+        return self.selection.update(step, metrics)
 
     def _tell(self, finding: Finding) -> None:
         self.bus.emit(

@@ -2,7 +2,8 @@
 
 ``checkpoints/<step>/`` holds ``<stem>.safetensors`` files, ``state.json`` and, written last, ``complete.json`` with the size and sha256 of
 each file. ``latest``, ``best`` and ``good`` are small files beside them that name a step. The order of writing (temporary name, files
-synced, renamed, folder synced, then the pointers) means that a power cut at any moment leaves the checkpoint before it or this one.
+synced, renamed, folder synced, then the pointers, ``latest`` last) means that a power cut at any moment leaves the checkpoint before it or
+this one, with all that its marks promise.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Checkpoints:
     # -- writing -----------------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, tensors: TensorFiles, state: Mapping[str, Any], mark: AbstractSet[str] = frozenset()) -> Path:
-        """Write the checkpoint of ``step``, point ``latest`` (and what ``mark`` names: best, good) at it, drop the oldest ones.
+        """Write the checkpoint of ``step``, point what ``mark`` names (best, good) and then ``latest`` at it, drop the oldest ones.
 
         Raises RunError when it cannot be written (disk full ...): nothing of it is left and the one before stands.
         """
@@ -85,17 +86,23 @@ class Checkpoints:
         target = self.folder / str(step)
         try:
             publish_folder(target, lambda folder: self._fill(folder, step, tensors, state), self._disk)
-            for name in ("latest", *sorted(set(mark) - {"latest"})):
+            for name in (*sorted(set(mark) - {"latest"}), "latest"):
                 self._point(name, step)
         except (OSError, SafetensorError) as error:
             raise self._cannot_write(step, tensors, error) from error
         self._prune(step)
         return target
 
-    def rewind(self, step: int) -> None:
-        """Make the checkpoint of ``step`` the latest: what came after it is not resumed from and goes with the next save."""
+    def rewind(self, step: int, marks: Mapping[Mark, int | None]) -> None:
+        """Make the checkpoint of ``step`` the latest, with the marks that stood when it was written: what came after it is not resumed from
+        and goes with the next save. A mark whose checkpoint is gone is taken away."""
         assert self._is_there(step), f"no checkpoint of step {step}"
-        self._point("latest", step)
+        wanted: dict[Mark, int | None] = {**marks, "latest": step}
+        for name, marked in wanted.items():
+            if marked is None or not self._is_there(marked):
+                self._disk.remove(self.folder / name)
+            elif self.step_of(name) != marked:
+                self._point(name, marked)
 
     def _fill(self, folder: Path, step: int, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
         for stem, named in tensors.items():

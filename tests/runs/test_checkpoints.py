@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -99,13 +100,23 @@ def test_a_moved_mark_frees_the_old_one(tmp_path: Path) -> None:
 def test_after_a_rewind_the_given_up_course_is_not_resumed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", 5)
     for step in (2, 4, 6):
-        save(checkpoints, step)
-    checkpoints.rewind(2)
+        save(checkpoints, step, frozenset({"best", "good"}))
+    checkpoints.rewind(2, {"best": 2, "good": None})
+    assert [checkpoints.step_of(name) for name in ("latest", "best", "good")] == [2, 2, None]
     resumed = Checkpoints(tmp_path / "c", 5).load_latest()
     assert resumed is not None
     assert resumed.step == 2
     save(checkpoints, 3)
     assert checkpoints.steps() == [2, 3]
+
+
+def test_a_mark_of_a_lost_checkpoint_is_taken_away(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", 5)
+    save(checkpoints, 2, frozenset({"best"}))
+    save(checkpoints, 4)
+    shutil.rmtree(tmp_path / "c" / "2")
+    checkpoints.rewind(4, {"best": 2})
+    assert sorted(p.name for p in checkpoints.folder.iterdir()) == ["4", "latest"]
 
 
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:

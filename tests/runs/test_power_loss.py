@@ -62,6 +62,41 @@ def test_every_save_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None
         assert seen[-1] == {(step, float(step))}, "when save returns the new one is safe, whatever the power does"
 
 
+@pytest.mark.parametrize("keep", [1, 3])
+def test_what_a_state_says_of_the_best_is_there(tmp_path: Path, keep: int) -> None:
+    """Evaluations improve at steps 1, 2 and 4. Wherever the power fails, a restarted run finds the best checkpoint of its state under the
+    mark, and so it does after the next save."""
+    disk = RecordingDisk()
+    (tmp_path / "run").mkdir()
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=keep, disk=disk)
+    best, ends = 0, [len(disk.ops)]
+    for step in (1, 2, 3, 4):
+        improved = step != 3
+        best = step if improved else best
+        checkpoints.save(step, {"model": {"w": torch.full((3,), float(step))}}, {"best": best}, {"best"} if improved else set())
+        ends.append(len(disk.ops))
+
+    def check(run: Path) -> object:
+        again = Checkpoints(run / "checkpoints", keep=keep, tell=lambda _: None)
+        latest = again.load_latest()
+        if latest is None:
+            return None
+        stated = latest.state["best"]
+        marked = again.step_of("best")
+        later = marked is not None and marked > latest.step
+        assert again.step_of("latest") is None or marked == stated or later, "latest is written last: its state's marks are there"
+        again.rewind(latest.step, {"best": stated})
+        again.save(latest.step + 1, {"model": {"w": torch.zeros(3)}}, {"best": stated})
+        assert again.step_of("best") == stated
+        return latest.step, again.load("best").tensors["model"]["w"][0].item()
+
+    for number, step in enumerate((1, 2, 3, 4)):
+        seen = after_each_crash(disk.ops[: ends[number + 1]], ends[number], tmp_path / "run", tmp_path / f"crash{step}", check)
+        bests = {0: 0, 1: 1, 2: 2, 3: 2, 4: 4}
+        assert set().union(*seen) <= {None if s == 0 else (s, float(bests[s])) for s in (step - 1, step)}
+        assert seen[-1] == {(step, float(bests[step]))}
+
+
 def test_replacing_a_checkpoint_of_the_same_step(tmp_path: Path) -> None:
     disk = RecordingDisk()
     (tmp_path / "run").mkdir()
