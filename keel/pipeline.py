@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from keel.algorithms import AlgorithmConfig
-from keel.config import Section, dump, load, merge
+from keel.config import Section, load, merge
 from keel.errors import ConfigError
 from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
 from keel.evaluate.report import collect, write_report
@@ -161,7 +161,8 @@ def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelR
             return {k: resolved(v) for k, v in value.items()}
         return [resolved(v) for v in value] if isinstance(value, list) else value
 
-    return type(stage).model_validate(resolved(dump(stage)))
+    given = stage.model_dump(mode="json", exclude_unset=True)  # what was set stays apart from what is a default
+    return type(stage).model_validate(resolved(given))
 
 
 _SIDES = ("reward", "length", "distinct_1", "distinct_2", "scores")

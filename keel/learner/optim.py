@@ -19,12 +19,17 @@ from keel.learner.config import OptimConfig
 def learning_rate(step: int, total_steps: int, config: OptimConfig, peak: float) -> float:
     """The rate of step ``step`` (0-based): linear warm-up that reaches ``peak`` after its last step, then the schedule, which ends at
     ``peak * min_lr_ratio`` after the last step of all."""
-    warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total_steps)
+    warmup = warmup_steps(config, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     shape = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[config.schedule]
     return peak * (config.min_lr_ratio + (1 - config.min_lr_ratio) * shape)
+
+
+def warmup_steps(config: OptimConfig, total_steps: int) -> int:
+    """Steps of warm-up in a training of ``total_steps``."""
+    return config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total_steps)
 
 
 def decay_groups(named: Sequence[tuple[str, nn.Parameter]], embeddings: set[int], weight_decay: float) -> list[dict[str, Any]]:

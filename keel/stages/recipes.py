@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from keel.algorithms import AlgorithmConfig, resolve
 from keel.config import Section
 from keel.data.config import DataConfig
+from keel.errors import ConfigError
 from keel.evaluate.config import EvaluateConfig
 from keel.feedback.config import PreferencesConfig
 from keel.learner.config import BatchConfig, OptimConfig
@@ -129,8 +130,18 @@ class RLRecipe(TrainRecipe):
         return self
 
     @model_validator(mode="after")
-    def _algorithm_fits_the_samples(self) -> RLRecipe:
-        resolve(self.algorithm, self.samples)
+    def _algorithm_fits(self) -> RLRecipe:
+        algorithm = resolve(self.algorithm, self.samples)
+        unread = [name for name in ("critic_model", "critic_optim") if name in self.model_fields_set]
+        if unread and not algorithm.needs_critic:
+            raise ConfigError(
+                f"{' and '.join(unread)} would have no effect: the algorithm '{algorithm.name}' has no critic", "leave it out"
+            )
+        if algorithm.minibatches > self.loop.batch_size:
+            raise ConfigError(
+                f"algorithm.minibatches is {algorithm.minibatches}, loop.batch_size {self.loop.batch_size}: updates would be left out",
+                "lower minibatches, or take more prompts a step",
+            )
         return self
 
 
@@ -152,6 +163,15 @@ class PreferencesRecipe(ModelRecipe):
         default=SamplingConfig(), description="Sampling of the candidates; temperatures come from `preferences`."
     )
     sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
+
+    @model_validator(mode="after")
+    def _temperatures_are_those_of_preferences(self) -> PreferencesRecipe:
+        if "temperature" in self.sampling.model_fields_set:
+            raise ConfigError(
+                "sampling.temperature would have no effect: candidates are sampled at preferences.temperatures",
+                "set preferences.temperatures, a list",
+            )
+        return self
 
 
 RECIPES: dict[str, type[ModelRecipe]] = {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from keel.advantages.measures import group_metrics
 from keel.algorithms import Algorithm, resolve
+from keel.errors import DivergedError
 from keel.events import EventBus
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
@@ -18,7 +19,8 @@ from keel.loops.offline import total_steps
 from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
 from keel.models.media import MediaStore
 from keel.render.renderer import Renderer
-from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.compose import Reward
+from keel.rewards.judge import Judge
 from keel.rewards.model import ModelSource, Scorer, units_of
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
@@ -29,7 +31,7 @@ from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
 from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, fingerprints
-from keel.types import Branch, Encoded, Group, Prompt, SampleRequest, SamplingParams, Unit
+from keel.types import Branch, Encoded, Prompt, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
 
 Prompts = Mapping[str, tuple[Prompt, Encoded]]
@@ -53,12 +55,18 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         reference = _reference(policy, algorithm)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
-        actors = Actors(policy, sampler, _rewarder(rewards, recipe), reference, _critic(recipe, algorithm, updates, loaded.model.media))
+        judge = Judge(rewards, recipe.on_reward_failure)
+        actors = Actors(policy, sampler, judge, reference, _critic(recipe, algorithm, updates, loaded.model.media))
         _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
         held = encode(held_out.prompts(), renderer, account, "held_out", params.max_tokens) if held_out is not None else {}
         evaluator = _evaluator(actors, held, params, renderer, session.run, recipe)
         trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluator)
-        result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
+        try:
+            result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
+        except DivergedError as error:
+            raise _explained(error, judge) from None
+        if not result.interrupted and not policy.state()[1]["step"]:
+            raise _explained(DivergedError("nothing was trained: no step had a sample to learn from"), judge)
         if not result.interrupted:
             save_final(session, loaded)
             if actors.critic is not None:
@@ -93,8 +101,11 @@ def _critic(recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaSt
     return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
 
 
-def _rewarder(rewards: tuple[Reward, ...], recipe: RLRecipe) -> Callable[[tuple[Group, ...]], tuple[Group, ...]]:
-    return lambda groups: apply_rewards(groups, rewards, recipe.on_reward_failure)
+def _explained(error: DivergedError, judge: Judge) -> DivergedError:
+    """Where rewards failed to the end, the first failure's text is what helps."""
+    if not judge.all_failed:
+        return error
+    return DivergedError(f"{error.message}; the first failure: {judge.failure}", "mend the reward and start again in another run_dir")
 
 
 def _fit(

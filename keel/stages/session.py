@@ -18,7 +18,9 @@ from torch import Tensor
 from keel.config import Section, dump
 from keel.evaluate.report import collect, write_report
 from keel.events import EventBus
-from keel.loops.harness import Harness, Trainer, TrainResult, peak_mb
+from keel.loops.harness import Harness, TrainResult, peak_mb
+from keel.loops.offline import OfflineTrainer
+from keel.loops.online import OnlineTrainer
 from keel.models.config import LoraConfig
 from keel.models.loading import HeadName, Loaded, load_model
 from keel.models.model import Model
@@ -29,6 +31,7 @@ from keel.runs.directory import RunDir, read_summary
 from keel.runs.fingerprints import tensors_digest
 from keel.runs.sinks import make_sinks
 from keel.stages.inputs import inputs_of
+from keel.stages.plan import check_plan, plan_line
 from keel.stages.recipes import ModelRecipe, TrainRecipe
 from keel.watch.config import EarlyStopConfig
 
@@ -112,8 +115,10 @@ def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
     return renderer
 
 
-def train(session: Session, trainer: Trainer, recipe: TrainRecipe, best: EarlyStopConfig) -> TrainResult:
-    """Run the loop of a training stage."""
+def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, recipe: TrainRecipe, best: EarlyStopConfig) -> TrainResult:
+    """Check and say what will be done, then run the loop of a training stage."""
+    check_plan(trainer)
+    session.bus.emit("stage_started", 0, plan_line(trainer))
     checkpoint = recipe.settings.checkpoint
     harness = Harness(
         trainer,

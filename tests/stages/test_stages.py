@@ -27,7 +27,7 @@ METRICS = {
     "grpo": {"reward", "reward_std", "rewards/share_of_e/mean", "kl", "entropy", "completions/mean_length", "frac_reward_zero_std"},
     "ppo": {"objective/kl", "objective/scores", "loss/policy_avg", "loss/value_avg", "val/ratio", "policy/clipfrac_avg"},
 }
-EVERY_STEP = {"step", "grad_norm", "lr", "time/step_s", "tokens_per_s", "mem/peak_mb"}
+EVERY_STEP = {"step", "grad_norm", "lr", "time/step_s", "time/train_s", "tokens_per_s", "mem/peak_mb"}
 FP32 = ModelOptions(precision="fp32")
 
 Rows = Callable[[Path], list[dict[str, Any]]]
