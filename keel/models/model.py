@@ -51,6 +51,7 @@ class Model:
     peft_model: peft.PeftModel | None = None
     start_rows: Sequence[StartRows] = ()  # of added tokens, trained beside the adapters
     lm_head: bool = True  # False: the files lacked it, it is random, and only the scalar heads are used
+    loaded_weights: str = ""  # digest of a sample of them, by which verdicts of proofs are kept
     packed: bool = True  # packed rows with shared prompts proved equal to the model's own attention
 
     @property

@@ -1,7 +1,10 @@
 """Proof of the fast paths on the loaded model, against its own attention and its own logits.
 
 A fast path is *silently* wrong where an architecture does more than plain attention, so nothing is assumed: ragged sequences, longer than
-any window, go through both. Verdicts are kept by a hash of config, versions and code, in memory and in the user's cache folder.
+any window, go through both. Verdicts are kept by a hash of config, weights, versions and code, in memory and in the user's cache folder.
+The weights belong to it: what an architecture does beyond plain attention may be switched off by parameters that are zero in one model
+(biases, sinks, scales) and not in another of the same config, and rounding in bf16 grows with them. Those that a model was loaded with
+count: a verdict holds for the run that trains them.
 """
 
 from __future__ import annotations
@@ -165,8 +168,20 @@ def _key(model: Model, name: str, check: Check, code: Sequence[ModuleType]) -> s
     hashes = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
     where = [model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
     return digest_bytes(
-        json.dumps([type(model.module).__name__, model.config.to_json_string(use_diff=False), name, where, hashes]).encode()
+        json.dumps(
+            [type(model.module).__name__, model.config.to_json_string(use_diff=False), _weights(model), name, where, hashes]
+        ).encode()
     )
+
+
+def _weights(model: Model) -> str:
+    """sha256 of a few values of every parameter as they were when this was first asked, adapters left out: cheap, and two
+    checkpoints differ in it."""
+    if not model.loaded_weights:
+        flat = [p.detach().reshape(-1) for name, p in model.module.named_parameters() if ".lora_" not in name]
+        values = torch.cat([values[:: max(1, len(values) // 16)][:16].float() for values in flat])
+        model.loaded_weights = digest_bytes(values.cpu().numpy().tobytes())
+    return model.loaded_weights
 
 
 def _file() -> Path:

@@ -11,6 +11,7 @@ from keel.learner.packing import pack
 from keel.models import packed as packed_module
 from keel.models import prove
 from keel.models.attention import AttentionOptions, keel_attention
+from keel.models.config import LoraConfig
 from keel.models.logprobs import token_logprobs
 from keel.models.media import MediaStore
 from keel.models.model import Model
@@ -210,6 +211,22 @@ def test_verdict_is_kept_in_the_cache_and_an_unwritable_one_does_no_harm(load, m
     monkeypatch.setattr(prove, "_memory", {})
     assert load("llama").model.packed
     assert len(calls) == 2
+
+
+def test_verdicts_belong_to_the_weights(load, monkeypatch) -> None:
+    """A feature whose parameters are zero in one model may be at work in another of the same config. Training asks for no new proof."""
+    first = load("llama").model
+    measured: list[str] = []
+    monkeypatch.setattr(prove, "_measure", lambda model, name, check: measured.append(name) or 0.0)
+    load("llama")
+    load("llama", lora=LoraConfig(r=2))
+    with torch.no_grad():
+        for _, p in first.trainable():
+            p.add_(0.1)
+    assert prove.packed_path(first)
+    assert measured == []
+    load("llama", "std=0.15&seed=9")
+    assert measured == ["logits", "packed rows with shared prompts"]
 
 
 def test_fast_path_can_be_switched_off(load) -> None:
