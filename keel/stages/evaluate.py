@@ -60,15 +60,20 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
             return done
         session.bus.emit("run_started", 0, total_steps=3)
         account = Account(path, prompts=data)
-        before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
+        before, renderer_before = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
         session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
         after, renderer = _side(recipe, recipe.model, data.prompts(), account, "model")
         session.bus.emit("step", 2, metrics={"answers": float(sum(len(g.rollouts) for g in after.groups))})
         before, after = _answered_by_both(before, after)
+        same = renderer_before.tokenizer.get_vocab() == renderer.tokenizer.get_vocab()
+        if not same:
+            _compare_texts_only(recipe)
         rows = score(recipe, before.groups, after.groups, after.inference.model, renderer)
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
-        summary: dict[str, Any] = {"kl": sequence_kl(after, before, config.kl_prompts)} if config.kl_prompts else {}
-        if before.retained is not None and after.retained is not None:
+        summary: dict[str, Any] = {}
+        if config.kl_prompts and same:
+            summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
+        if before.retained is not None and after.retained is not None and same:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
         session.bus.emit("step", 3, metrics={})
         compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
@@ -95,6 +100,16 @@ def _answered_by_both(before: Side, after: Side) -> tuple[Side, Side]:
         raise DataError("no prompt is left that both models can be asked", "refused.jsonl says why each one was refused")
     first, second = (replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in both)) for side in (before, after))
     return first, second
+
+
+def _compare_texts_only(recipe: EvalRecipe) -> None:
+    """Two tokenizers: what goes by token ids is left out, and a reward model, which reads ids, is refused."""
+    if any(reward.type == "model" for reward in recipe.rewards):
+        raise DataError(
+            "the two models have different tokenizers: a reward model would read the ids of one of them as other words",
+            "leave out the rewards of type model; texts are still compared by rules and functions",
+        )
+    log.warning("the two models have different tokenizers: KL and retention compare token ids and are left out")
 
 
 def answer(model: Model, renderer: Renderer, prompts: Mapping[str, tuple[Prompt, Encoded]], recipe: EvalRecipe) -> tuple[Group, ...]:
@@ -127,10 +142,22 @@ def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
     return units
 
 
-def sequence_kl(after: Side, before: Side, n_prompts: int) -> dict[str, float]:
-    """KL(after || before) in nats per sequence and per token, estimated (k1) on answers that ``after`` sampled, both sides at the
-    evaluation's temperature, for the first ``n_prompts`` prompts."""
-    units = rollout_units(after.groups)[:n_prompts]
+def drawn_in_full(recipe: EvalRecipe, side: Side, renderer: Renderer) -> tuple[Group, ...]:
+    """Answers of ``side`` to the first ``kl_prompts`` prompts from its whole distribution: those that are there, or new ones where the
+    evaluation draws from a part of it (``top_p`` below 1, greedy)."""
+    config = recipe.evaluate
+    groups = side.groups[: config.kl_prompts]
+    if config.top_p == 1 and config.temperature > 0:
+        return groups
+    whole = config.model_copy(update={"top_p": 1.0, "temperature": config.temperature or 1.0})
+    prompts = {g.prompt.prompt_id: (g.prompt, g.encoded) for g in groups}
+    return answer(side.inference.model, renderer, prompts, recipe.model_copy(update={"evaluate": whole}))
+
+
+def sequence_kl(after: Side, before: Side, groups: Sequence[Group]) -> dict[str, float]:
+    """KL(after || before) in nats per sequence and per token, estimated (k1) on ``groups``, answers that ``after`` sampled. Both sides are
+    the whole distributions at the evaluation's temperature (1 when it is greedy), never cut by ``top_p``, and so must be the answers'."""
+    units = rollout_units(groups)
     ratios = [
         (float((new - old).sum()), len(new))
         for row_new, row_old in zip(after.inference.logprobs(units), before.inference.logprobs(units), strict=True)
@@ -151,8 +178,9 @@ def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], m
         for i, rollout in enumerate(group.rollouts):
             by_source = {s.name: float(scores[side, s.name][k][i]) for s in sources}
             reward = by_source.pop(model_name) if model_name else None
-            utility = gold.utility(group.prompt, rollout.text) if recipe.evaluate.gold else None
-            if recipe.evaluate.gold:
+            judged = recipe.evaluate.gold and bool(group.valid_G[i])  # a rollout that failed has no text to judge
+            utility = gold.utility(group.prompt, rollout.text) if judged else None
+            if judged:
                 by_source[GOLD_CONTENT] = gold.content(group.prompt, rollout.text)
             found.append(Answer(rollout.text, utility, reward, by_source, len(rollout)))
         return tuple(found)
