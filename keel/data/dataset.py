@@ -15,6 +15,7 @@ import numpy as np
 from keel.data import conversion
 from keel.data.config import ConversionConfig, DataConfig
 from keel.data.fields import FieldError, Fields
+from keel.data.findings import find
 from keel.data.identity import Item, prompt_of, settle_ids, side_key
 from keel.data.layouts import BY_NAME, Layout, detect, named
 from keel.data.sources import BadRow, RawRow, Source, read_source
@@ -144,6 +145,9 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
         layouts = " + ".join(dict.fromkeys(p.layout for p in parts))
         bad = tuple(b for p in parts for b in p.bad)
         whole = Dataset(tuple(_distinct(records)), layouts, counts, bad, fingerprint, " + ".join(p.source for p in parts))
+    found = str(find(whole.records))
+    if found:
+        log.warning("%s: %s", whole.source, found)
     return convert(whole, config.convert)
 
 

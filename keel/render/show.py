@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from keel.data.dataset import Dataset, prompt_of
+from keel.data.findings import find
 from keel.types import Comparison, PairTarget, RankingTarget, RatingTarget, StepsTarget, Target, Unit, UnpairedTarget
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def show(dataset: Dataset, renderer: Renderer, n: int, console: Console) -> None
         console.print(f"{len(dataset.bad)} bad rows, the first ones:", style="red")
         for row in dataset.bad[:5]:
             console.print(f"  {row}", style="red", markup=False, highlight=False)
+    found = str(find(dataset.records))
+    if found:
+        console.print(found, style="yellow", markup=False, highlight=False)
     if renderer.injected_system:
         console.print(
             f"the chat template adds a system prompt of its own (set another with render.system=...): {renderer.injected_system!r}",

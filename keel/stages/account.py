@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.data.dataset import Dataset
+from keel.data.findings import find
 from keel.render.renderer import Refusal
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -23,6 +24,7 @@ class Account:
     def __init__(self, out: Path, **sides: Dataset | None) -> None:
         self.out = out
         self.sides = {side: data for side, data in sides.items() if data is not None}
+        self.findings = {side: find(data.records) for side, data in self.sides.items()}
         self.refused: dict[str, list[Refusal]] = {}
         for name in (BAD_ROWS, REFUSED):
             (out / name).unlink(missing_ok=True)
@@ -54,10 +56,13 @@ class Account:
         log.warning(text, side, len(refused), why, refused[0].source_id, refused[0].reason, self.out / REFUSED)
 
     def summary(self) -> dict[str, dict[str, int]]:
-        """Counts by side, for the summary: rows read, records used or refused, bad rows, records taken out because they are held out."""
+        """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them
+        (told and kept), records refused, records taken out because they are held out."""
         found: dict[str, dict[str, int]] = {}
         for side, data in self.sides.items():
+            labels = self.findings[side]
             found[side] = {"rows": data.counts["rows"], "bad": len(data.bad), "records": len(data)}
+            found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
         for side, refused in self.refused.items():

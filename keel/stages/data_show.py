@@ -11,6 +11,7 @@ from rich.console import Console
 from keel.config import Section, load
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
+from keel.data.findings import find
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
@@ -33,4 +34,6 @@ def data_show(path: str, model: str, rows: int, overrides: Sequence[str]) -> dic
     loaded = load_model(model, recipe.model_options)
     renderer = renderer_of(loaded, recipe.render)
     show(dataset, renderer, rows, Console())
-    return {"path": path, "layout": dataset.layout, "counts": dict(dataset.counts), "bad": [str(b) for b in dataset.bad[:10]]}
+    found = find(dataset.records)
+    labels = {"duplicates": found.duplicates, "contradictions": found.contradictions}
+    return {"path": path, "layout": dataset.layout, "counts": {**dataset.counts, **labels}, "bad": [str(b) for b in dataset.bad[:10]]}

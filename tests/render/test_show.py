@@ -67,3 +67,14 @@ def test_show_reports_layout_bad_rows_and_the_injected_system_prompt(tokenizers,
         "render.max_completion",
     ):
         assert part in shown
+
+
+def test_show_tells_duplicates_and_contradictions(tokenizers, tmp_path):
+    rows = [{"prompt": "q", "chosen": a, "rejected": b} for a, b in ("ab", "ba", "ab")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    console = Console(record=True, width=300, file=io.StringIO())
+    show(read(str(tmp_path / "a.jsonl")), Renderer(tokenizers["chatml"]), 0, console)
+    text = console.export_text()
+    assert "1 exact duplicates (first: " in text
+    assert "a.jsonl:3 repeats" in text
+    assert "a.jsonl:2 contradicts" in text

@@ -125,8 +125,30 @@ def test_answers_are_counted_once_and_old_files_go(rows: Rows, tmp_path: Path) -
         "train", [Refusal("1", "a:1", "too long", ("x",)), Refusal("2", "a:2", "too long", ("x",)), Refusal("3", "a:3", "image")]
     )
     account.refuse("train", [])
-    assert account.summary()["train"] == {"rows": 1, "bad": 0, "records": 1, "refused": 3, "refused_answers": 1}
+    assert account.summary()["train"] == {
+        "rows": 1,
+        "bad": 0,
+        "records": 1,
+        "duplicates": 0,
+        "contradictions": 0,
+        "refused": 3,
+        "refused_answers": 1,
+    }
     assert [r.get("answers") for r in rows(tmp_path / "refused.jsonl")] == [["x"], ["x"], None]
+
+
+def test_duplicates_and_contradictions_are_counted_by_side(stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def pair(text: str, chosen: str, rejected: str) -> dict[str, Any]:
+        return {"prompt": user(text), "chosen": [{"role": "assistant", "content": chosen}], "rejected": rejected}
+
+    train = write(tmp_path / "t.jsonl", pair("Sky?", "a", "b"), pair("Sky?", "b", "a"), pair("Sky?", "a", "b"), pair("Sun?", "a", "b"))
+    held = write(tmp_path / "h.jsonl", pair("Moon?", "a", "b"), pair("Moon?", "a", "b"))
+    with caplog.at_level(logging.WARNING, logger="keel"):
+        summary = stage("dpo", tmp_path / "run", f"data.path={train}", f"held_out={{path: {held}}}", *ONE_STEP)
+    counts = {side: (found["duplicates"], found["contradictions"]) for side, found in summary["data"].items()}
+    assert counts == {"train": (1, 1), "held_out": (1, 0)}
+    assert summary["pairs"] == 4, "nothing is dropped"
+    assert "t.jsonl:2 contradicts" in caplog.text
 
 
 def test_a_split_keeps_equal_questions_together(tmp_path: Path) -> None:
