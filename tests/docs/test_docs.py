@@ -94,7 +94,7 @@ def test_options_and_overrides_in_any_order(line):
     assert parse(line.split()).overrides == ["a=1", "b=2"]
 
 
-@pytest.mark.parametrize("line", ["sft R --jsn", "sft R a=1 --json stray", "runs --json a=1"])
+@pytest.mark.parametrize("line", ["sft R --jsn", "sft R a=1 --dry-run stray", "runs --json a=1"])
 def test_what_is_neither_option_nor_override_is_refused(line):
     with pytest.raises(SystemExit) as stopped:
         parse(line.split())
