@@ -74,8 +74,8 @@ DOCTOR_MODEL = "tiny:llama"
 STAGES = {
     "sft": "supervised fine-tuning on demonstrations",
     "reward": "train a reward model on preferences",
-    "prefer": "direct preference optimisation (DPO)",
-    "rl": "reinforcement learning (GRPO, PPO, RLOO)",
+    "prefer": "direct preference optimisation (DPO, KTO, SimPO ...)",
+    "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
 }
 
