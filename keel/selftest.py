@@ -198,7 +198,7 @@ def _cut(learner: LocalLearner, tokens: int) -> Iterator[None]:
 
 
 def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
-    """Loss and gradient of one batch against those of one unit (or branch) after the other, and the training pass against the one without
+    """Loss and gradient of one batch against those of one unit (or branch) after the other; the training pass against the one without
     gradients."""
     learner.discard_gradients()
     with _cut(learner, 1 << 30):
@@ -209,16 +209,11 @@ def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[
             if p.grad is not None:
                 p.grad.neg_()  # what is left after the second pass is the difference: no copy of the gradients is needed
     with _cut(learner, 1):
-        split = learner.evaluate(units, objective).metrics["loss"]
-        trained_split = learner.forward_backward(units, objective).metrics["loss"]
+        split = learner.forward_backward(units, objective).metrics["loss"]
     apart = _gradient_norm(learner)
     learner.discard_gradients()
     allowed = tolerance(learner) * max(0.1, abs(whole))  # a policy's loss is a difference of large terms and may be 0
-    for what, loss in (
-        ("in micro-batches of one", split),
-        ("in training", trained),
-        ("in training, in micro-batches of one", trained_split),
-    ):
+    for what, loss in (("in training", trained), ("in micro-batches of one", split)):
         if not abs(loss - whole) <= allowed:
             return f"the loss is {whole:.6g} in one batch and {loss:.6g} {what}"
     if not apart <= _GRADIENT[learner.model.compute_dtype] * norm:
