@@ -87,8 +87,9 @@ class Pair:
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     margin: float = 0.0
-    label: float = 1.0  # P(chosen is better), 0.5 = tie; below 1 when annotators disagree
+    label: float = 1.0  # P(chosen is better), ties half: 0.5 = a tie or an even vote; below 1 when annotators disagree
     weight: float = 1.0
+    tie: float = 0.0  # share of the votes that were ties: chosen won label - tie / 2 of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,7 @@ class Edge:
     label: float = 1.0
     margin: float = 0.0
     weight: float = 1.0
+    tie: float = 0.0  # share of ties among the votes; ``label`` counts each of them half
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,20 +300,49 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a reward head says of R sequences: M members of an ensemble (1 without), D named dimensions, K levels of a rating. float32."""
+
+    scores_RMD: Tensor  # each member's score of each dimension
+    weights_D: Tensor  # of the dimensions in the one score
+    variance_RMD: Tensor | None = None  # of the label around the score, as each member expects it (aleatoric)
+    levels_RMDK: Tensor | None = None  # log-probabilities of the levels of a rating
+    tie_M: Tensor | None = None  # log of the weight of a tie
+
+    @property
+    def members_RM(self) -> Tensor:
+        """Each member's one score."""
+        return self.scores_RMD @ self.weights_D
+
+    @property
+    def scores_R(self) -> Tensor:
+        """The one score: the mean of the members."""
+        return self.members_RM.mean(1)
+
+    @property
+    def variance_RM(self) -> Tensor:
+        """Aleatoric variance of each member's one score; 0 for heads that have none."""
+        return torch.zeros_like(self.members_RM) if self.variance_RMD is None else self.variance_RMD @ self.weights_D.square()
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """What a forward pass gives to an objective. What was not asked for is None."""
 
     logprobs_S: Tensor | None = None  # float32: log-probability of target_S, of the distribution sampled from (temperature)
     entropy_S: Tensor | None = None  # float32
     values_S: Tensor | None = None  # float32: V(state before target_S)
-    scores_R: Tensor | None = None  # float32: reward head at last_R
+    scores_R: Tensor | None = None  # float32: the reward head's one score of each branch
+    judgement: Judgement | None = None  # all that the reward head says of the branches, asked for with the scores
+    steps: Judgement | None = None  # the same at the end of each step of a ``StepsTarget``, branch after branch
     ref_kl_S: Tensor | None = None  # float32: KL(reference || policy) of the whole distributions that target_S is of, in nats
     aux_loss: Tensor | None = None  # a router's load-balancing loss (mean over the micro-batch): the named exception to exact counting
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """``loss`` is already divided by the counts of the whole optimizer batch; ``metrics`` are (sum, count), reduced by the learner."""
+    """``loss`` is already divided by the counts of the whole optimizer batch; ``metrics`` are (sum, count), reduced by the learner; of
+    those whose name ends in ``/min`` or ``/max`` the least and the greatest."""
 
     loss: Tensor
     metrics: Mapping[str, tuple[float, float]]

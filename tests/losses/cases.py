@@ -108,6 +108,29 @@ def policy(m: ModuleType) -> None:
     refuses(m.policy_gradient, vec(0.0), vec(0.0), torch.ones(1, dtype=torch.int64))
 
 
+def correction(m: ModuleType) -> None:
+    # two sequences: ratios 4, 1/2 and 2, 2; their products are 2 and 4
+    policy, sampler = vec(0.8, 0.1, 0.4, 0.6).log(), vec(0.2, 0.2, 0.2, 0.3).log()
+    branch = torch.tensor([0, 0, 1, 1])
+
+    def weigh(kind: str, level: str, cap: float, new: Tensor = policy) -> tuple[Tensor, list[bool]]:
+        weights, capped = m.importance_weights(new, sampler, branch, 2, m.Correction(kind, level, cap))
+        assert not weights.requires_grad
+        return weights, capped.tolist()
+
+    close(weigh("truncate", "token", 3.0)[0], 3.0, 0.5, 2.0, 2.0)
+    assert weigh("truncate", "token", 3.0)[1] == weigh("mask", "token", 3.0)[1] == [True, False, False, False]
+    close(weigh("mask", "token", 3.0)[0], 0.0, 0.5, 2.0, 2.0)
+    close(weigh("truncate", "sequence", 3.0)[0], 2.0, 2.0, 3.0, 3.0)
+    close(weigh("mask", "sequence", 3.0)[0], 2.0, 2.0, 0.0, 0.0)
+    assert weigh("mask", "sequence", 3.0)[1] == [False, False, True, True]
+    close(weigh("truncate", "token", 0.25, sampler.clone().requires_grad_())[0], 0.25, 0.25, 0.25, 0.25)
+    close(weigh("mask", "token", 1.0, sampler)[0], 1.0, 1.0, 1.0, 1.0)  # the cap itself counts
+    default = m.importance_weights(vec(0.8, 0.58, 0.2, 0.3).log(), sampler, branch, 2, m.Correction("truncate"))
+    close(default[0], 3.0, 2.9, 1.0, 1.0)  # by token, 3
+    refuses(m.importance_weights, vec(0.0), vec(0.0, 0.0), branch, 2, m.Correction("mask"))
+
+
 def value(m: ModuleType) -> None:
     values, old, returns = vec(1.0, 1.0, 0.1, -1.0), vec(0.0, 0.0, 0.0, 0.0), vec(2.0, 0.0, 1.0, -3.0)
     # near: 0.2, 0.2, 0.1, -0.2; errors: (1 | 3.24), (1 | 0.04), (0.81 | 0.81), (4 | 7.84)
@@ -138,6 +161,62 @@ def reward(m: ModuleType) -> None:
     close(m.centring(vec(3.0, -1.0), vec(1.0, 1.0)), 16.0, 0.0)
     refuses(m.bradley_terry, vec(0.0, 0.0), vec(0.0), one, zero)
     refuses(m.centring, vec(0.0, 0.0), vec(0.0))
+    # lead 2; margin 3: right 1, wrong 5, and three quarters of the first with a quarter of the second; margin 1: paid for only when wrong
+    close(m.hinge(vec(3.0, 3.0, 3.0), vec(1.0, 1.0, 1.0), vec(1.0, 0.0, 0.75), vec(3.0, 3.0, 3.0)), 1.0, 5.0, 2.0)
+    close(m.hinge(vec(3.0, 3.0), vec(1.0, 1.0), vec(1.0, 0.0), vec(1.0, 1.0)), 0.0, 3.0)
+    refuses(m.hinge, vec(0.0, 0.0), vec(0.0), one, zero)
+    ties(m)
+    ranking(m)
+    close(m.uncertain(vec(3.0, 3.0), vec(0.0, 24.0 / math.pi)), 3.0, 1.5)  # sqrt(1 + 3) = 2
+    refuses(m.uncertain, vec(0.0, 0.0), vec(0.0))
+    close(m.self_trusting(vec(1.0, 0.2, 0.6), vec(-1.0, 0.5, 0.0), 0.25), 0.75, 0.4, 0.45)
+    refuses(m.self_trusting, vec(0.0, 0.0), vec(0.0), 0.5)
+
+
+def ties(m: ModuleType) -> None:
+    five = [vec(3.0, 3.0, 3.0, 3.0, 1.0), vec(1.0, 1.0, 1.0, 1.0, 1.0), vec(1.0, 0.0, 0.5, 0.5, 0.5), vec(0.0, 0.0, 1.0, 0.0, 1.0)]
+    # Davidson, v = 2, d = 2: e + 2 + 1/e = 5.086161269630488 shares; a win, a loss, a tie, an even vote; then v = 2, d = 0: 2 of 4 shares
+    whole = math.log(5.086161269630488)
+    close(m.davidson(*five, torch.full((5,), LN2, dtype=torch.float64)), whole - 1.0, whole + 1.0, whole - LN2, whole, LN2)
+    # Rao and Kupper, theta = 3: v = 9 - 1. d = ln 3: a win 1/2, a loss 1/10, a tie 4/10; one of four votes a tie, the others wins
+    log8, log3 = vec(8.0, 8.0, 8.0, 8.0).log(), vec(3.0, 3.0, 3.0, 3.0).log()
+    votes = (log3 + 2.0, vec(2.0, 2.0, 2.0, 2.0), vec(1.0, 0.0, 0.5, 0.875), vec(0.0, 0.0, 1.0, 0.25), log8)
+    tie = -math.log(0.4)
+    close(m.rao_kupper(*votes), LN2, math.log(10.0), tie, 0.75 * LN2 + 0.25 * tie)
+    for loss in (m.davidson, m.rao_kupper):
+        refuses(loss, vec(0.0, 0.0), vec(0.0), vec(1.0), vec(0.0), vec(0.0))
+
+
+def ranking(m: ModuleType) -> None:
+    scores = vec(4.0, 2.0, 1.0).log()
+
+    def of(*ranks: float) -> Tensor:
+        return m.plackett_luce(scores, vec(*ranks))[None]
+
+    close(of(1, 2, 3), -(math.log(4 / 7) + math.log(2 / 3)) / 2)
+    close(of(3, 1, 2), -(math.log(2 / 7) + math.log(1 / 5)) / 2)
+    close(of(1, 1, 2), -(math.log(4 / 7) + math.log(2 / 7)) / 2)  # both chosen from all three
+    close(of(1, 2, 2), -math.log(4 / 7))
+    close(of(2, 2, 2), 0.0)
+    refuses(m.plackett_luce, vec(0.0, 0.0), vec(0.0))
+
+
+def ratings(m: ModuleType) -> None:
+    close(m.squared_error(vec(3.0, 1.0), vec(1.0, 1.5)), 4.0, 0.25)
+    # variance 4, off by 4: (ln 4 + 4) / 2; variance 1, right: 0
+    close(m.gaussian(vec(5.0, 2.0), vec(4.0, 1.0), vec(1.0, 2.0)), LN2 + 2.0, 0.0)
+    close(m.gaussian(vec(2.0), vec(4.0), vec(2.0)), LN2)
+    for loss, args in ((m.squared_error, 1), (m.gaussian, 2)):
+        refuses(loss, vec(0.0, 0.0), *[vec(0.0)] * args)
+    cuts = vec(-math.log(3.0), math.log(3.0))
+    levels = m.cumulative_link(vec(0.0, math.log(3.0)), cuts.expand(2, 2))
+    close(levels[0].exp(), 0.25, 0.5, 0.25)
+    close(levels[1].exp(), 0.1, 0.4, 0.5)
+    close(m.cumulative_link(vec(0.0), vec(math.log(3.0))[None])[0].exp(), 0.75, 0.25)  # two levels
+    four = m.cumulative_link(vec(0.0), vec(-math.log(3.0), 0.0, math.log(3.0))[None])[0]
+    close(four.exp(), 0.25, 0.25, 0.25, 0.25)
+    close(m.cumulative_link(vec(0.0)[0], cuts).exp(), 0.25, 0.5, 0.25)
+    close(m.level(levels, torch.tensor([2, 0])), -math.log(0.25), -math.log(0.1))
 
 
 def preference(m: ModuleType) -> None:
@@ -269,8 +348,10 @@ CASES = {
     "sft": sft,
     "kl": kl,
     "policy": policy,
+    "correction": correction,
     "value": value,
     "reward": reward,
+    "ratings": ratings,
     "preference": preference,
     "answers": answers,
     "divergence": divergence,

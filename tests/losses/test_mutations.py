@@ -18,7 +18,7 @@ import pytest
 import keel.losses
 
 FOLDER = Path(keel.losses.__file__).parent
-MODULES = ["checks", "sft", "kl", "policy", "value", "reward", "preference", "answers", "divergence", "reduce"]
+MODULES = ["checks", "sft", "kl", "policy", "correction", "value", "reward", "ratings", "preference", "answers", "divergence", "reduce"]
 
 SWAPPED_OPERATORS = {
     ast.Add: ast.Sub,
