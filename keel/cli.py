@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.bench.cli import add_arguments as bench_arguments
 from keel.errors import UserError
 
 Summary = Mapping[str, Any]
@@ -64,6 +65,12 @@ def _report(args: argparse.Namespace) -> Summary:
     return {"report": str(target)}
 
 
+def _bench(args: argparse.Namespace) -> None:
+    from keel.bench.cli import run
+
+    run(args)
+
+
 def _reference(args: argparse.Namespace) -> None:
     from keel.reference import reference_markdown
 
@@ -114,6 +121,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")
     sub = add("report", "write report.html of a run again", _report)
     sub.add_argument("run_dir")
+    sub = verbs.add_parser("bench", help="time, memory and learning, beside TRL or alone")  # its --json names a file
+    sub.set_defaults(action=_bench)
+    bench_arguments(sub)
     add("reference", "print every setting as Markdown", _reference)
     return top
 
@@ -123,6 +133,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     takes ``--json`` after the verb only)."""
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser()
+    if given[:1] == ["bench"]:
+        return top.parse_args(given)
     args, rest = top.parse_known_args([a for a in given if a != "--json"])
     args.json = "--json" in given
     unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]

@@ -1,0 +1,1 @@
+"""Keel against other trainers on the same work, and its own algorithms against one another."""

@@ -1,0 +1,87 @@
+"""`keel bench`: arguments, and what is printed. Nothing heavy is imported until a benchmark runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from keel.bench.workload import VERBS, ModelShape, Workload
+from keel.errors import UserError
+
+_SHAPE, _WORK = ModelShape(), Workload("rl", ModelShape())
+
+
+def add_arguments(top: argparse.ArgumentParser) -> None:
+    """The arguments of ``keel bench``."""
+    whats = top.add_subparsers(dest="what", required=True, metavar="|".join((*VERBS, "learn")))
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    for verb in VERBS:
+        _comparison(whats.add_parser(verb, parents=[common], help=f"time and memory of {verb} training"))
+
+
+def _comparison(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--against", choices=["trl", "none"], default="trl", help="the other side; none measures Keel alone")
+    sub.add_argument("--trl-python", type=Path, default=Path(sys.executable), help="interpreter that has TRL (default: this one)")
+    sub.add_argument("--repeats", type=int, default=5, help="processes of each side, taking turns; the result is their median")
+    sub.add_argument("--steps", type=int, default=_WORK.steps, help="timed optimizer steps of a process, after one that is not")
+    sub.add_argument("--prompts", type=int, default=_WORK.prompts, help="prompts of an optimizer batch")
+    sub.add_argument("--group", type=int, default=_WORK.group, help="samples a prompt; prompts x group pairs (dpo, reward) or texts (sft)")
+    sub.add_argument("--completion", type=int, default=_WORK.completion, help="tokens of a sample; the longest answer of a pair")
+    sub.add_argument("--prompt-min", type=int, default=_WORK.prompt_min, help="shortest prompt, in tokens")
+    sub.add_argument("--prompt-max", type=int, default=_WORK.prompt_max, help="longest prompt, in tokens")
+    sub.add_argument("--arch", default=_SHAPE.arch, help="architecture, as in tiny:ARCH")
+    sub.add_argument("--vocab", type=int, default=_SHAPE.vocab)
+    sub.add_argument("--hidden", type=int, default=_SHAPE.hidden)
+    sub.add_argument("--layers", type=int, default=_SHAPE.layers)
+    sub.add_argument("--intermediate", type=int, default=_SHAPE.intermediate)
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default=_SHAPE.dtype, help="of the products, on both sides")
+    sub.add_argument("--kl", type=float, default=_WORK.kl, help="price of the KL to the reference in rl; 0 = no reference")
+    sub.add_argument("--algorithm", default=_WORK.algorithm, help="of rl; other ones than grpo with --against none")
+    sub.add_argument("--threads", type=int, default=_WORK.threads, help="CPU threads of each side")
+    sub.add_argument("--seed", type=int, default=_WORK.seed)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run what was asked for, print the table, write the file."""
+    from keel.bench.compare import Plan, compare
+    from keel.bench.report import table
+
+    found = compare(Plan(workload(args), args.against, args.repeats, args.trl_python))
+    print(table(found))
+    _write(args.json, found)
+
+
+def workload(args: argparse.Namespace) -> Workload:
+    """The workload that the arguments describe. Raises UserError for one that cannot be."""
+    lowest = {"completion": 4, "vocab": 64, "hidden": 16, "prompt_min": 1, "group": 2 if args.what == "rl" else 1}
+    numbers = ("repeats", "steps", "prompts", "group", "completion", "prompt_min", "vocab", "hidden", "layers", "intermediate", "threads")
+    problems = [
+        f"--{name.replace('_', '-')} is {getattr(args, name)}, but must be at least {lowest.get(name, 1)}"
+        for name in numbers
+        if getattr(args, name) < lowest.get(name, 1)
+    ]
+    if args.prompt_max < args.prompt_min:
+        problems.append(f"--prompt-max ({args.prompt_max}) is below --prompt-min ({args.prompt_min})")
+    if args.hidden % 8:
+        problems.append(f"--hidden is {args.hidden}, but must be a multiple of 8")
+    if args.kl < 0:
+        problems.append(f"--kl is {args.kl}, but must not be below 0")
+    if problems:
+        raise UserError("; ".join(problems))
+    shape = ModelShape(**{name: getattr(args, name) for name in ModelShape.__slots__})
+    rest = {name: getattr(args, name) for name in Workload.__slots__ if name not in ("verb", "model")}
+    return Workload(args.what, shape, **rest)
+
+
+def _write(path: Path | None, found: dict[str, Any]) -> None:
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,53 @@
+"""From what each process measured to medians, ratios and a table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Run = Mapping[str, Any]
+SIDES = ("keel", "trl", "trl_tuned")
+_NUMBERS = ("step_s", "cpu_s", "page_faults", "peak_mb", "loaded_mb", "gpu_peak_mb")
+
+
+def side_summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """Medians over the repeats of one side: seconds of a step, its parts, tokens a second, memory in MB (``above_loaded_mb``: the peak less
+    what lay in memory when everything was loaded), pages handed out by the system in a step. ``step_s_all``: every repeat, in order."""
+    found: dict[str, Any] = {name: statistics.median(r[name] for r in runs) for name in _NUMBERS if name in runs[0]}
+    found["above_loaded_mb"] = statistics.median(r["peak_mb"] - r["loaded_mb"] for r in runs)
+    found["tokens_per_s"] = statistics.median(statistics.median(r["tokens"]) / r["step_s"] for r in runs)
+    names = dict.fromkeys(name for r in runs for name in r["parts"])
+    found["parts"] = {name: statistics.median(r["parts"].get(name, 0.0) for r in runs) for name in names}
+    found["step_s_all"] = [r["step_s"] for r in runs]
+    return found
+
+
+def summary(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """The whole result: the sides, ``speedup`` and ``speedup_tuned`` (TRL's median step over Keel's), ``memory_ratio`` (Keel's peak over
+    stock TRL's) and the same above loading, ``roofline_share``."""
+    keel = runs["keel"]
+    found: dict[str, Any] = {side: side_summary(of) for side, of in runs.items()}
+    for side, name in (("trl", "speedup"), ("trl_tuned", "speedup_tuned")):
+        if side in runs:
+            found[name] = found[side]["step_s"] / found["keel"]["step_s"]
+            pairs = [theirs["step_s"] / ours["step_s"] for theirs, ours in zip(runs[side], keel, strict=True)]
+            found[f"{name}_range"] = [min(pairs), max(pairs)]
+    if "trl" in runs:
+        found["memory_ratio"] = found["keel"]["peak_mb"] / found["trl"]["peak_mb"]
+        found["memory_ratio_above_loaded"] = found["keel"]["above_loaded_mb"] / max(1.0, found["trl"]["above_loaded_mb"])
+    found["roofline_share"] = statistics.median(statistics.median(r["floor_s"]) / r["step_s"] for r in keel)
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown: a line a side, then the ratios."""
+    lines = ["| side | step s | tokens/s | peak MB | above loading MB | page faults |", "|---|---|---|---|---|---|"]
+    for side in SIDES:
+        if side in found:
+            f = found[side]
+            numbers = (f"{f['step_s']:.3f}", f"{f['tokens_per_s']:.0f}", f"{f['peak_mb']:.0f}", f"{f['above_loaded_mb']:.0f}")
+            lines.append(f"| {side} | {' | '.join(numbers)} | {f['page_faults']:.0f} |")
+    ratios = [f"{name} {found[name]:.2f}" for name in ("speedup", "speedup_tuned", "memory_ratio") if name in found]
+    parts = ", ".join(f"{name.removesuffix('_s')} {seconds:.3f}" for name, seconds in found["keel"]["parts"].items())
+    return "\n".join([*lines, "", ", ".join([*ratios, f"roofline share {found['roofline_share']:.2f}"]), f"keel's seconds: {parts}"])
