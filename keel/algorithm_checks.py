@@ -86,6 +86,7 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
         ("critic", config.critic, ("clip", "vf_coef"), a.critic is not None, "there is no critic"),
         ("kl", config.kl, ("estimator",), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),
         ("kl", config.kl, ("coef",), a.kl is not None or config.kl.coef == 0, "there is no KL (set kl.place)"),
+        ("correction", config.correction, ("level", "cap"), a.correction is not None, "there is none (set correction.kind)"),
         *_of_control(config.kl.control, a),
     ]
     for section, values, names, read, reason in rules:

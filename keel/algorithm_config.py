@@ -118,6 +118,18 @@ class CriticConfig(Section):
     vf_coef: float | None = Field(default=None, gt=0, description="Factor of the critic's loss." + _OWN)
 
 
+class CorrectionConfig(Section):
+    """Importance weights between the trainer's policy and the distribution that was sampled from, in the policy's loss."""
+
+    kind: Literal["none", "truncate", "mask"] | None = Field(
+        default=None, description="A weight above the cap counts as the cap (truncate) or as 0 (mask); none: no weights." + _OWN
+    )
+    level: Literal["token", "sequence"] | None = Field(
+        default=None, description="One weight a token, or the product of a sequence's for all its tokens. Empty: token."
+    )
+    cap: float | None = Field(default=None, gt=0, description="The largest weight that counts as it is. Empty: 3.")
+
+
 class Overrides(Section):
     """An algorithm's name, and what overrides its parts."""
 
@@ -136,3 +148,4 @@ class Overrides(Section):
     credit: CreditConfig = Field(default=CreditConfig(), description="From rewards to advantages.")
     kl: KLConfig = Field(default=KLConfig(), description="The price of moving away from the reference.")
     critic: CriticConfig = Field(default=CriticConfig(), description="Training of the critic.")
+    correction: CorrectionConfig = Field(default=CorrectionConfig(), description="Importance weights between trainer and sampler.")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from keel.advantages.credit import CreditRule
 from keel.losses import kl
+from keel.losses.correction import Correction
 from keel.losses.policy import PolicyLoss, cispo, dual_clip, policy_gradient, ppo_clip, surrogate
 from keel.losses.reduce import REDUCTIONS
 from keel.objectives.policy import PolicyObjective, Ratio
@@ -80,6 +81,7 @@ class Algorithm:
     overlong: Overlong | None = None
     refill_rounds: int = 0  # dynamic sampling: groups of equal rewards are replaced in at most so many rounds of sampling; 0 = kept
     critic: Critic | None = None
+    correction: Correction | None = None  # importance weights between the trainer's policy and the sampler's
     entropy_coef: float = 0.0
     epochs: int = 1  # passes over the rollouts of a step
     minibatches: int = 1  # optimizer steps a pass
@@ -117,6 +119,7 @@ class Algorithm:
             kl_coef=in_loss.coef if in_loss else 0.0,
             old_kl_coef=self.old_kl.coef,
             entropy_coef=self.entropy_coef,
+            correction=self.correction,
         )
 
     def value_objective(self) -> ValueObjective:

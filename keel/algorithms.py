@@ -30,9 +30,10 @@ from pydantic import Field, model_validator
 from keel.advantages.credit import CreditRule, assign, rollout_units
 from keel.advantages.measures import group_metrics, kl_metrics
 from keel.algorithm_checks import contradictions, given, idle
-from keel.algorithm_config import ControlConfig, CriticConfig, KLConfig, OverlongConfig, Overrides
+from keel.algorithm_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides
 from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong
 from keel.errors import ConfigError
+from keel.losses.correction import Correction
 from keel.losses.value import explained_variance
 from keel.schema import key_of
 from keel.types import Group, Unit
@@ -44,6 +45,7 @@ __all__ = [
     "Algorithm",
     "AlgorithmConfig",
     "Control",
+    "Correction",
     "Credited",
     "Critic",
     "OldKL",
@@ -130,6 +132,7 @@ def resolve(config: AlgorithmConfig, samples: int | None = None) -> Algorithm:
         credit=replace(base.credit, **given(config.credit, "estimator", "gamma", "lam", "whiten", "mask_truncated")),
         kl=_resolve_kl(config.kl, base.kl),
         critic=_resolve_critic(config.critic, base.critic),
+        correction=_resolve_correction(config.correction, base.correction),
     )
     problems = [*contradictions(algorithm, samples), *idle(config, algorithm)]
     if problems:
@@ -168,6 +171,12 @@ def _resolve_critic(config: CriticConfig, base: Critic | None) -> Critic | None:
     if config.use is False or (base is None and not config.use):
         return None
     return replace(base or Critic(), **given(config, "clip", "vf_coef"))
+
+
+def _resolve_correction(config: CorrectionConfig, base: Correction | None) -> Correction | None:
+    if config.kind is None:
+        return None if base is None else replace(base, **given(config, "level", "cap"))
+    return None if config.kind == "none" else replace(base or Correction(config.kind), **given(config, "kind", "level", "cap"))
 
 
 # --------------------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from keel.algorithms import (
     KL,
     AlgorithmConfig,
     Control,
+    Correction,
     Critic,
     OldKL,
     Overlong,
@@ -115,6 +116,16 @@ def test_controls_of_the_kl():
     multiplicative = resolve(config("grpo", kl={"control": {"kind": "multiplicative", "target": 6.0, "unit": "sequence", "high": 5.0}})).kl
     assert multiplicative.control == Control("multiplicative", 6.0, "sequence", low=1e-3, high=5.0)
     assert resolve(config("grpo", kl={"control": {"kind": "scheduled", "end": 0.01}})).kl.control.end == 0.01
+
+
+def test_a_correction_is_a_part_of_any_row():
+    a = resolve(config("gspo_token", correction={"kind": "mask", "level": "sequence"}))
+    assert a.policy_objective().correction == a.correction == Correction("mask", "sequence", 3.0)
+    assert not resolve(config("grpo", correction={"kind": "truncate", "level": "sequence"})).policy_objective().token_local
+    assert resolve(config("grpo", correction={"kind": "truncate", "cap": 2.0})).policy_objective().token_local
+    assert resolve(config("grpo", correction={"kind": "none"})).correction is None
+    with pytest.raises(ValidationError, match=r"correction\.cap would have no effect: there is none"):
+        config("grpo", correction={"cap": 2.0})
 
 
 # -------------------------------------------------------------------------------------------------------------------- overrides

@@ -27,6 +27,16 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return metrics | _reward_metrics(groups) | _length_metrics(groups)
 
 
+def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """How many versions the policy is ahead of the one that sampled a token, over the sampled tokens of valid samples:
+    ``sampling/staleness/{mean,max}``. 0 for a sampler that had the newest weights throughout."""
+    rollouts = [r for g in groups for r, ok in zip(g.rollouts, g.valid_G, strict=True) if bool(ok)]
+    behind = torch.cat([version - r.version_T[r.sampled_T] for r in rollouts]) if rollouts else torch.zeros(0)
+    if not len(behind):
+        return {}
+    return {"sampling/staleness/mean": float(behind.double().mean()), "sampling/staleness/max": float(behind.max())}
+
+
 def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     rewards = [g.rewards_G[g.valid_G].double() for g in groups]
     compared = [r for r in rewards if len(r) > 1]

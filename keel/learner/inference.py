@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -19,22 +18,27 @@ from keel.types import Batch, Counts, LossOutput, Objective, Outputs, StepReport
 BranchTensors = list[tuple[Tensor, ...]]
 
 
+EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # how metrics of such a name come together
 class MetricSums:
-    """Metrics as sums and counts, so that how a batch was cut does not show."""
+    """Metrics as sums and counts, so that how a batch was cut does not show; of those named ``.../min`` and ``.../max`` the least and the
+    greatest."""
 
     def __init__(self) -> None:
         self.loss = 0.0
         self.n_tokens = 0
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        self._counts: defaultdict[str, float] = defaultdict(float)
+        self.pairs: dict[str, tuple[float, float]] = {}
 
     def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
         for name, (total, count) in metrics.items():
-            self._sums[name] += float(total)
-            self._counts[name] += float(count)
+            before, seen = self.pairs.get(name, (0.0, 0.0))
+            extreme = EXTREMES.get(name.rpartition("/")[2])
+            if extreme is not None:
+                self.pairs[name] = (extreme([before, float(total)]) if seen else float(total), 1.0)
+            else:
+                self.pairs[name] = (before + float(total), seen + float(count))
 
     def report(self) -> StepReport:
-        means = {name: total / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
+        means = {name: total / count for name, (total, count) in self.pairs.items() if count}
         return StepReport({"loss": self.loss, **means}, self.n_tokens)
 
 
@@ -112,19 +116,17 @@ class LocalInference:
 
     def _fused_loss(self, batch: Batch, hidden_NH: Tensor, objective: Objective, counts: Counts) -> LossOutput:
         """The loss tile by tile, the gradient of the logits formed in the same pass."""
-        sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        sums = MetricSums()
 
         def tile(part: slice, logprobs_n: Tensor, entropy_n: Tensor | None, values_n: Tensor | None) -> Tensor:
             output = objective.loss(narrow(batch, part), Outputs(logprobs_n, entropy_n, values_n), counts)
-            for name, (total, count) in output.metrics.items():
-                sums[name][0] += float(total)
-                sums[name][1] += float(count)
+            sums.add(output.metrics)
             return output.loss
 
         values_S = self._values(batch, hidden_NH) if "values" in objective.needs else None
         with self.model.compute():
             loss = fused_token_loss(hidden_NH[batch.source_S], self._head(), batch.target_S, tile, "entropy" in objective.needs, values_S)
-        return LossOutput(loss, {name: (total, count) for name, (total, count) in sums.items()})
+        return LossOutput(loss, sums.pairs)
 
     def _account(self, sums: MetricSums, batch: Batch, output: LossOutput) -> None:
         sums.loss += float(output.loss.detach())

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keel.advantages.measures import staleness
 from keel.advantages.shaping import rewards_differ, with_overlong_penalty
 from keel.algorithms import Algorithm, credit, group_metrics, rollout_units
 from keel.data.batching import units_for_step
 from keel.hashing import permutation
+from keel.learner.inference import EXTREMES
 from keel.learner.local import LocalLearner
 from keel.loops.coefficients import Coefficients
 from keel.loops.config import LoopConfig
@@ -114,7 +116,7 @@ class OnlineTrainer:
         started = time.perf_counter()
         units = self._with_signals(rollout_units(groups))
         credited = credit(groups, units, algorithm)
-        metrics |= {**group_metrics(sampled), **credited.metrics, **self.coefficients.metrics(step)}
+        metrics |= {**group_metrics(sampled), **staleness(sampled, step), **credited.metrics, **self.coefficients.metrics(step)}
         old_kl = None
         if credited.units:
             updated, old_kl = self._update(credited.units, step, algorithm)
@@ -272,7 +274,8 @@ def _collect(sums: defaultdict[str, list[float]], metrics: Mapping[str, float]) 
 
 
 def _means(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: _mean(values) for name, values in sums.items()}
+    """Over a step's updates: means, of metrics named ``.../min`` and ``.../max`` the least and the greatest."""
+    return {name: EXTREMES.get(name.rpartition("/")[2], _mean)(values) for name, values in sums.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from keel.losses.correction import Correction, importance_weights
 from keel.losses.kl import k3
 from keel.losses.policy import PolicyLoss, PolicyTerms, ppo_clip
 from keel.losses.reduce import REDUCTIONS, Reduction, sequence_means
@@ -18,6 +19,7 @@ from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
 Ratio = Literal["token", "sequence", "sequence_token"]
 KLEstimator = Callable[[Tensor, Tensor], Tensor]
 """(logprobs_S, ref_logprobs_S) -> nats per token."""
+Metrics = Mapping[str, tuple[Tensor, Tensor | float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,14 @@ class PolicyObjective:
     """``policy_loss + kl_coef * KL + old_kl_coef * KL(old || policy) - entropy_coef * entropy``, per token, weighed by one reduction.
 
     Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
-    ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for diagnosis.
+    ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for a correction and for diagnosis.
 
     ``ratio="sequence"`` replaces log-probabilities by their mean over the sequence before the loss: the length-normalised sequence ratio of
     GSPO (Zheng et al. 2025, arXiv:2507.18071, eq. 7); its sequences must not be split. ``"sequence_token"`` has the same value and
     leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, eq. 13 and 14).
+
+    ``correction`` weighs the policy's part of the loss by importance weights between the old policy and the sampler
+    (``losses.correction``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
 
     ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
     whose gradient is exactly that of the KL.
@@ -37,8 +42,9 @@ class PolicyObjective:
     Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token), ``clip_ratio/{low,high,region}_mean``,
     ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
     token), ``policy/clipfrac_avg``, ``val/ratio``,
-    ``sampling/importance_sampling_ratio/mean`` and ``sampling/sampling_logp_difference/mean`` (trainer against sampler); by the reduction:
-    ``loss/policy_avg``.
+    ``sampling/importance_sampling_ratio/{mean,min,max}`` (trainer against sampler: the weights in use, after truncation or masking, each
+    token's own ratio without a correction), ``sampling/capped_ratio`` (the share above the cap) and
+    ``sampling/sampling_logp_difference/{mean,max}`` (absolute, per token); by the reduction: ``loss/policy_avg``.
     """
 
     policy_loss: PolicyLoss = ppo_clip
@@ -48,6 +54,7 @@ class PolicyObjective:
     kl_coef: float = 0.0
     old_kl_coef: float = 0.0
     entropy_coef: float = 0.0
+    correction: Correction | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -55,7 +62,7 @@ class PolicyObjective:
 
     @property
     def token_local(self) -> bool:
-        return self.ratio == "token"
+        return self.ratio == "token" and (self.correction is None or self.correction.level == "token")
 
     @property
     def couples_branches(self) -> bool:
@@ -70,7 +77,7 @@ class PolicyObjective:
         logprobs_S = outputs.logprobs_S
         old_logprobs_S = batch.signals.get("old_logprobs", logprobs_S.detach())
         terms = self.policy_loss(*self._compared(logprobs_S, old_logprobs_S, batch), batch.signals["advantages"])
-        losses_S = terms.loss_S
+        sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
         if self.kl is not None:
             losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
         if self.old_kl_coef:
@@ -80,7 +87,29 @@ class PolicyObjective:
         weights = token_weights(batch, self.reduction)
         loss = (weights.weights_S * losses_S).sum() / divisor(counts, self.reduction.unit)
         with torch.no_grad():
-            return LossOutput(loss, _metrics(batch, outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights))
+            metrics = _metrics(batch, outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights)
+            return LossOutput(loss, to_metrics({**metrics, **sampling}))
+
+    def _against_sampler(self, old_logprobs_S: Tensor, batch: Batch, losses_S: Tensor) -> tuple[Metrics, Tensor]:
+        """The metrics of trainer against sampler, and the policy's losses under the importance weights."""
+        if "sampler_logprobs" not in batch.signals:
+            assert self.correction is None, "a correction needs the sampler's log-probabilities"
+            return {}, losses_S
+        sampler_S = batch.signals["sampler_logprobs"]
+        apart_S = (old_logprobs_S - sampler_S).abs()
+        metrics: dict[str, tuple[Tensor, Tensor | float]] = {}
+        if self.correction is None:
+            weights_S = torch.exp(old_logprobs_S - sampler_S)
+        else:
+            weights_S, capped_S = importance_weights(old_logprobs_S, sampler_S, batch.branch_S, batch.n_branches, self.correction)
+            losses_S = weights_S * losses_S
+            metrics["sampling/capped_ratio"] = token_mean(capped_S.float())
+        name = "sampling/importance_sampling_ratio"
+        metrics |= {f"{name}/mean": token_mean(weights_S), "sampling/sampling_logp_difference/mean": token_mean(apart_S)}
+        if len(apart_S):
+            metrics |= {f"{name}/min": (weights_S.min(), 1.0), f"{name}/max": (weights_S.max(), 1.0)}
+            metrics["sampling/sampling_logp_difference/max"] = apart_S.max(), 1.0
+        return metrics, losses_S
 
     def _compared(self, logprobs_S: Tensor, old_logprobs_S: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The two sides of the ratio: each token's own log-probability, or its sequence's mean."""
@@ -94,10 +123,10 @@ class PolicyObjective:
 
 def _metrics(
     batch: Batch, entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, terms: PolicyTerms, weights: TokenWeights
-) -> dict[str, tuple[float, float]]:
+) -> Metrics:
     region_S = (terms.low_S | terms.high_S).float()
     step_S = logprobs_S - old_logprobs_S
-    metrics = {
+    metrics: dict[str, tuple[Tensor, Tensor | float]] = {
         "loss/policy_avg": weights.mean(terms.loss_S),
         "entropy": token_mean(entropy_S),
         "clip_ratio/low_mean": token_mean(terms.low_S.float()),
@@ -110,8 +139,4 @@ def _metrics(
     }
     if "ref_logprobs" in batch.signals:
         metrics["kl"] = token_mean(k3(logprobs_S, batch.signals["ref_logprobs"]))
-    if "sampler_logprobs" in batch.signals:
-        apart_S = old_logprobs_S - batch.signals["sampler_logprobs"]
-        metrics["sampling/importance_sampling_ratio/mean"] = token_mean(apart_S.exp())
-        metrics["sampling/sampling_logp_difference/mean"] = token_mean(apart_S.abs())
-    return to_metrics(metrics)
+    return metrics

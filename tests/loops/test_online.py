@@ -187,3 +187,29 @@ def test_over_long_answers_are_punished_after_groups_were_chosen():
     same = trainer(settings, {"dry": [[7] * 2, [7] * 8]}, CountingLearner())
     same.actors = replace(same.actors, reward=lambda groups: groups)  # all rewards are 0
     assert same.step(0)["dynamic_sampling/kept_groups"] == 0.0
+
+
+def test_staleness_is_counted_by_token():
+    """A sampler that was two versions behind for one answer, one for another; the failed one does not count."""
+    learner = CountingLearner()
+    run = trainer({"name": "grpo_trl"}, {"p": [[7] * 3, [7]], "q": [[7], []]}, learner)
+    version = {("p", 0): 3, ("p", 1): 4, ("q", 0): 5, ("q", 1): 0}
+    collect = run.actors.sampler.collect
+    run.actors.sampler.collect = lambda: (replace(r, version_T=torch.full((len(r),), version[r.prompt_id, r.sample])) for r in collect())
+    metrics = run.step(5)
+    assert metrics["sampling/staleness/mean"] == pytest.approx((3 * 2 + 1 * 1 + 0) / 5)
+    assert metrics["sampling/staleness/max"] == 2.0
+
+
+def test_extremes_of_updates_are_not_averaged():
+    learner = CountingLearner([0.0, 0.0])
+    values = iter([3.0, 1.0])
+    forward_backward = learner.forward_backward
+
+    def noting(units, objective):
+        report, x = forward_backward(units, objective), next(values)
+        return replace(report, metrics={**report.metrics, "a/min": x, "a/max": x, "a/mean": x})
+
+    learner.forward_backward = noting
+    metrics = trainer({"name": "grpo_trl", "epochs": 2}, SCRIPT, learner).step(0)
+    assert (metrics["a/min"], metrics["a/mean"], metrics["a/max"]) == (1.0, 2.0, 3.0)

@@ -6,7 +6,9 @@ import importlib
 
 import pytest
 
+NAMES = ["checks", "sft", "kl", "policy", "correction", "value", "reward", "ratings", "preference", "answers", "divergence", "reduce"]
 
-@pytest.mark.parametrize("name", ["checks", "sft", "kl", "policy", "value", "reward", "preference", "answers", "divergence", "reduce"])
+
+@pytest.mark.parametrize("name", NAMES)
 def test_hand_computed_numbers(cases, name):
     cases[name](importlib.import_module(f"keel.losses.{name}"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from keel.errors import DataError
+from keel.learner.inference import MetricSums
 from keel.learner.packing import narrow, pack
 from keel.losses.kl import k2, k3
 from keel.losses.policy import policy_gradient, ppo_clip
@@ -74,14 +75,12 @@ OBJECTIVES = {
 
 def total(objective, batches: list[tuple[Batch, Outputs]], units: list[Unit]) -> tuple[float, dict]:
     counts = objective.counts(units)
-    loss, metrics = 0.0, {}
+    loss, sums = 0.0, MetricSums()
     for batch, out in batches:
         part = objective.loss(batch, out, counts)
         loss += part.loss.item()
-        for name, (s, c) in part.metrics.items():
-            before = metrics.get(name, (0.0, 0.0))
-            metrics[name] = (before[0] + s, before[1] + c)
-    return loss, metrics
+        sums.add(part.metrics)
+    return loss, sums.pairs
 
 
 def assert_same(a: tuple[float, dict], b: tuple[float, dict]) -> None:
@@ -229,7 +228,10 @@ def test_policy_by_hand():
         "val/ratio": 1.0,
         "kl": sum(k) / 3,
         "sampling/importance_sampling_ratio/mean": 2.0,
+        "sampling/importance_sampling_ratio/min": 1.0,
+        "sampling/importance_sampling_ratio/max": 4.0,
         "sampling/sampling_logp_difference/mean": math.log(4) / 3,
+        "sampling/sampling_logp_difference/max": math.log(4),
     }
     assert metrics_of(result) == pytest.approx(expected)
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
+from keel.learner.inference import MetricSums
 from keel.learner.packing import narrow, pack
+from keel.losses.correction import Correction
+from keel.losses.kl import k2
 from keel.losses.policy import cispo, dual_clip, ppo_clip, surrogate
 from keel.losses.reduce import REDUCTIONS
 from keel.objectives.policy import PolicyObjective
 from keel.types import Batch, Branch, Encoded, Outputs, Unit
 
-SIGNALS = ("advantages", "old_logprobs", "key")
+SIGNALS = ("advantages", "old_logprobs", "sampler_logprobs", "key")
 OBJECTIVES = {
     "cispo": PolicyObjective(partial(cispo, low=1.0, high=0.5)),
     "gspo_token": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], ratio="sequence_token"),
     "dual": PolicyObjective(partial(dual_clip, ceiling=1.5)),
     "ppo_kl": PolicyObjective(surrogate, old_kl_coef=0.7),
+    "tis": PolicyObjective(ppo_clip, correction=Correction("truncate", "token", 1.5)),
+    "mis": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], correction=Correction("mask", "sequence", 1.5)),
 }
 
 
@@ -131,3 +137,55 @@ def test_the_penalty_to_the_old_policy_by_hand():
     assert metrics["policy/old_kl_avg"] == pytest.approx(0.5 / 3)
     assert loss == pytest.approx(3 * 0.5 / 3)
     assert grad == pytest.approx([1.0, -0.5, 0.0])
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_importance_weights_scale_the_policy_s_part_alone(recorded):
+    """Weights 2 and 4, cut to 3, and 1/2; the penalty to the reference (r = 1: k2 is 1/2) is not weighed. Whether the old policy was
+    recorded or is this very pass makes no difference to the first update."""
+    ln2 = math.log(2)
+    units = unit_of([1.0, 1.0, -2.0], [-1.0, -1.0, -1.0])
+    sampler = torch.tensor([-1.0 - ln2, -1.0 - 2 * ln2, -1.0 + ln2])
+    extra = [{"sampler_logprobs": sampler[i:j], "ref_logprobs": torch.full((j - i,), -2.0)} for i, j in ((0, 2), (2, 3))]
+    kept = ("advantages", "old_logprobs") if recorded else ("advantages",)
+    branches = [
+        Branch(b.tokens_T, b.trained_T, {name: b.signals[name] for name in kept} | x) for b, x in zip(units[0].branches, extra, strict=True)
+    ]
+    units = [Unit("u", units[0].prompt, tuple(branches))]
+    objective = PolicyObjective(surrogate, kl=k2, kl_coef=0.1, correction=Correction("truncate", "token", 3.0))
+    loss, grad, metrics = loss_and_gradient(objective, units, [-1.0, -1.0, -1.0])
+    assert loss == pytest.approx((-2.0 - 3.0 + 1.0) / 3 + 0.1 * 0.5)
+    assert grad == pytest.approx([(-2.0 + 0.1) / 3, (-3.0 + 0.1) / 3, (1.0 + 0.1) / 3])
+    name = "sampling/importance_sampling_ratio"
+    assert [metrics[f"{name}/{x}"] for x in ("mean", "min", "max")] == pytest.approx([5.5 / 3, 0.5, 3.0])
+    difference = "sampling/sampling_logp_difference"
+    assert [metrics[f"{difference}/{x}"] for x in ("mean", "max")] == pytest.approx([4 * ln2 / 3, 2 * ln2])
+    assert metrics["sampling/capped_ratio"] == pytest.approx(1 / 3)
+    masked, grad, metrics = loss_and_gradient(replace(objective, correction=Correction("mask", "sequence", 3.0)), units, [-1.0] * 3)
+    assert masked == pytest.approx(1.0 / 3 + 0.1 * 0.5)  # the first sequence's ratio is 8
+    assert grad == pytest.approx([0.1 / 3, 0.1 / 3, 1.1 / 3])
+    assert (metrics[f"{name}/min"], metrics["sampling/capped_ratio"]) == (0.0, pytest.approx(2 / 3))
+
+
+def test_without_a_correction_the_ratio_is_only_measured():
+    units, ln2 = unit_of([1.0, 1.0, 1.0], [-1.0] * 3), math.log(2)
+    branches = tuple(replace(b, signals={**b.signals, "sampler_logprobs": b.signals["old_logprobs"] - ln2}) for b in units[0].branches)
+    plain = loss_and_gradient(PolicyObjective(surrogate), units, [-1.0] * 3)
+    measured = loss_and_gradient(PolicyObjective(surrogate), [replace(units[0], branches=branches)], [-1.0] * 3)
+    assert plain[:2] == measured[:2]
+    assert measured[2]["sampling/importance_sampling_ratio/mean"] == pytest.approx(2.0)
+    with pytest.raises(AssertionError, match="sampler's log-probabilities"):
+        loss_and_gradient(PolicyObjective(surrogate, correction=Correction("mask")), units, [-1.0] * 3)
+
+
+def test_extremes_are_of_the_whole_batch_however_it_is_cut():
+    units, objective = ragged(), OBJECTIVES["tis"]
+    counts, found = objective.counts(units), []
+    for parts in ([pack(units)], [pack([u]) for u in units], [narrow(pack(units), slice(i, i + 2)) for i in range(0, 10, 2)]):
+        sums = MetricSums()
+        for batch in parts:
+            sums.add(objective.loss(batch, Outputs(of(batch), torch.zeros(batch.n_scored)), counts).metrics)
+        metrics = sums.report().metrics
+        found.append([metrics[f"sampling/importance_sampling_ratio/{x}"] for x in ("min", "mean", "max")])
+        assert found[-1][0] < found[-1][1] < found[-1][2] == 1.5
+    assert found[1:] == [pytest.approx(found[0])] * 2
