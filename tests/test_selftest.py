@@ -20,7 +20,7 @@ from keel.learner.local import LocalLearner
 from keel.loops.online import with_signal
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
-from keel.objectives.reward import BradleyTerryObjective
+from keel.objectives.reward import RewardObjective
 from keel.objectives.supervised import SupervisedObjective
 from keel.rollout.local import LocalSampler
 from keel.stages.rl import _longest
@@ -358,7 +358,7 @@ def test_a_reward_model_that_does_not_look(reward_learner: LocalLearner, monkeyp
 def test_a_reward_model_passes_its_training_checks(reward_learner: LocalLearner) -> None:
     pairs = [replace(u, branches=tuple(replace(b, trained_T=torch.zeros_like(b.trained_T)) for b in u.branches)) for u in UNITS]
     recorder = Recorder()
-    selftest.check_training(reward_learner, BradleyTerryObjective(), pairs, EventBus([recorder]), ())
+    selftest.check_training(reward_learner, RewardObjective(), pairs, EventBus([recorder]), ())
     assert "loss-mask" not in recorder.events[-1].data["checks"], "a reward model trains no token"
 
 

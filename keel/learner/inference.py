@@ -11,14 +11,16 @@ from torch import Tensor
 from keel.errors import ModelError
 from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
+from keel.models.heads import ScoreHead
 from keel.models.logprobs import Head, fused_token_loss, token_logprobs, token_logprobs_and_kl
 from keel.models.model import Model
-from keel.types import Batch, Counts, LossOutput, Objective, Outputs, StepReport, Unit
+from keel.models.pooling import single, spans
+from keel.types import Batch, Counts, Judgement, LossOutput, Objective, Outputs, StepReport, StepsTarget, Unit
 
 BranchTensors = list[tuple[Tensor, ...]]
-
-
 EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # how metrics of such a name come together
+
+
 class MetricSums:
     """Metrics as sums and counts, so that how a batch was cut does not show; of those named ``.../min`` and ``.../max`` the least and the
     greatest."""
@@ -65,15 +67,48 @@ class LocalInference:
         """The value head before each trained token, laid out like ``logprobs``."""
         return self._per_token(units, lambda batch, hidden_NH: self._values(batch, hidden_NH))
 
-    @torch.no_grad()
     def scores(self, units: Sequence[Unit]) -> list[Tensor]:
-        """The score head at each branch's last token: float32 [G] per unit."""
-        out = [torch.zeros(len(u.branches)) for u in units]
+        """The score head's one score of each branch: float32 [G] per unit."""
+        return [members_GM.mean(1) for members_GM, _ in self.judgements(units)]
+
+    @torch.no_grad()
+    def judgements(self, units: Sequence[Unit]) -> list[tuple[Tensor, Tensor]]:
+        """Each ensemble member's one score of each branch, and the variance that it expects of the label: float32 [G, M] twice per
+        unit, on the CPU. M is 1 without an ensemble."""
+        members = self._score_head().spec.members
+        out = [(torch.zeros(len(u.branches), members), torch.zeros(len(u.branches), members)) for u in units]
         for pieces in plan_pieces(units, self.batch.inference_tokens, False):
             batch = pack([p.unit for p in pieces])
-            scores = iter(self._scores(batch, self.model.hidden(batch)).cpu().split([len(p.unit.branches) for p in pieces]))
-            for piece in pieces:
-                out[piece.index][piece.first : piece.first + len(piece.unit.branches)] = next(scores)
+            judged = self._judge(batch, self.model.hidden(batch))
+            sizes = [len(p.unit.branches) for p in pieces]
+            for piece, *found in zip(pieces, judged.members_RM.cpu().split(sizes), judged.variance_RM.cpu().split(sizes), strict=True):
+                for whole, part in zip(out[piece.index], found, strict=True):
+                    whole[piece.first : piece.first + len(part)] = part
+        return out
+
+    @torch.no_grad()
+    def dimensions(self, units: Sequence[Unit]) -> list[Tensor]:
+        """The mean over members of each dimension's score: float32 [G, D] per unit, on the CPU."""
+        out: list[Tensor] = [torch.zeros(len(u.branches), len(self._score_head().spec.dimensions)) for u in units]
+        for pieces in plan_pieces(units, self.batch.inference_tokens, False):
+            batch = pack([p.unit for p in pieces])
+            scores_RD = self._judge(batch, self.model.hidden(batch)).scores_RMD.mean(1).cpu()
+            for piece, part in zip(pieces, scores_RD.split([len(p.unit.branches) for p in pieces]), strict=True):
+                out[piece.index][piece.first : piece.first + len(part)] = part
+        return out
+
+    @torch.no_grad()
+    def steps(self, units: Sequence[Unit]) -> list[tuple[Tensor, ...]]:
+        """The score at the end of each step: per unit and branch float32 [steps], on the CPU. Units carry a StepsTarget."""
+        out: list[tuple[Tensor, ...]] = [()] * len(units)
+        for pieces in plan_pieces(units, self.batch.inference_tokens, True):
+            batch = pack([p.unit for p in pieces])
+            judged = self._judge_steps(batch, self.model.hidden(batch))
+            assert judged is not None, "units without steps were asked for the scores of steps"
+            ends = [_steps_of(p.unit).ends for p in pieces]
+            parts = iter(judged.scores_R.cpu().split([len(e) for of_unit in ends for e in of_unit]))
+            for piece, of_unit in zip(pieces, ends, strict=True):
+                out[piece.index] = tuple(next(parts) for _ in of_unit)
         return out
 
     @torch.no_grad()
@@ -111,8 +146,11 @@ class LocalInference:
             return objective.loss(batch, Outputs(logprobs_S, ref_kl_S=ref_kl_S), counts)
         logprobs_S, entropy_S = self._logprobs(batch, hidden_NH, "entropy" in needs) if needs & {"logprobs", "entropy"} else (None, None)
         values_S = self._values(batch, hidden_NH) if "values" in needs else None
-        scores_R = self._scores(batch, hidden_NH) if "scores" in needs else None
-        return objective.loss(batch, Outputs(logprobs_S, entropy_S, values_S, scores_R), counts)
+        if "scores" not in needs:
+            return objective.loss(batch, Outputs(logprobs_S, entropy_S, values_S), counts)
+        judged = self._judge(batch, hidden_NH)
+        steps = self._judge_steps(batch, hidden_NH)
+        return objective.loss(batch, Outputs(logprobs_S, entropy_S, values_S, judged.scores_R, judged, steps), counts)
 
     def _fused_loss(self, batch: Batch, hidden_NH: Tensor, objective: Objective, counts: Counts) -> LossOutput:
         """The loss tile by tile, the gradient of the logits formed in the same pass."""
@@ -155,7 +193,29 @@ class LocalInference:
             raise ModelError("values were asked for, but the model has no value head", "load the critic with heads={'value'}")
         return self.model.value_head(hidden_NH[batch.source_S].float())[:, 0]
 
-    def _scores(self, batch: Batch, hidden_NH: Tensor) -> Tensor:
+    def _score_head(self) -> ScoreHead:
         if self.model.score_head is None:
             raise ModelError("scores were asked for, but the model has no score head", "load the reward model with heads={'score'}")
-        return self.model.score_head(hidden_NH[batch.last_R].float())[:, 0]
+        return self.model.score_head
+
+    def _judge(self, batch: Batch, hidden_NH: Tensor) -> Judgement:
+        return self._score_head()(hidden_NH, spans(batch, hidden_NH.device))
+
+    def _judge_steps(self, batch: Batch, hidden_NH: Tensor) -> Judgement | None:
+        """The score head at the end of each step, in the order of branches and steps; None without steps."""
+        if not any(isinstance(u.target, StepsTarget) for u in batch.units):
+            return None
+        at: list[int] = []
+        start = 0
+        for unit, (prompt, lengths) in zip(batch.units, batch.groups, strict=True):
+            start += prompt
+            ends = unit.target.ends if isinstance(unit.target, StepsTarget) else ((),) * len(lengths)
+            for length, of_branch in zip(lengths, ends, strict=True):
+                at += [start + end for end in of_branch]
+                start += length
+        return self._score_head()(hidden_NH, single(torch.tensor(at, device=hidden_NH.device)))
+
+
+def _steps_of(unit: Unit) -> StepsTarget:
+    assert isinstance(unit.target, StepsTarget), f"unit '{unit.unit_id}' has no steps"
+    return unit.target

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -21,7 +21,7 @@ from keel.errors import ModelError
 from keel.models import prove, tiny
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.heads import FILE as HEADS_FILE
-from keel.models.heads import HeadName, load_heads, make_head
+from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, load_heads, make_head, stored_spec
 from keel.models.logit_transform import discover
 from keel.models.lora import add_lora
 from keel.models.media import MediaStore
@@ -63,11 +63,13 @@ def load_model(
     heads: frozenset[HeadName] = frozenset(),
     seed: int = 0,
     new_heads: bool = False,
+    score: HeadSpec | None = None,
 ) -> Loaded:
     """Load ``spec``: a Hugging Face folder or id, a ``.gguf`` file, ``package:name/file.gguf`` or ``tiny:arch?option=value``.
 
     Weights are float32. With LoRA the base is frozen (and kept in bfloat16 where that is the compute precision). ``seed`` makes new
     adapters, heads, and a tiny model that names none. ``heads`` must be there, unless ``new_heads``: who trains them may start new ones.
+    ``score`` is what a score head is made of; None = as the model's config says, else the plain one.
     The head that makes logits must be there unless a scalar one is asked for, which is then what the model is for.
     Raises ModelError with what is wrong and what to do.
     """
@@ -80,7 +82,8 @@ def load_model(
     module.eval()
     dtype = compute_dtype(options)
     device = _device(options)
-    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed) for name in sorted(heads)}
+    spec_of_score = score or (stored_spec(parts.folder) if parts.folder is not None else None) or PLAIN
+    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed, spec_of_score) for name in sorted(heads)}
     found = load_heads(parts.folder, made) if parts.folder is not None else []
     if not new_heads:
         _refuse_new_heads(spec, heads - set(found))
@@ -90,8 +93,8 @@ def load_model(
         discover(module.config.get_text_config(), banned),
         dtype,
         MediaStore(),
-        score_head=made["score"].to(device) if "score" in made else None,
-        value_head=made["value"].to(device) if "value" in made else None,
+        score_head=cast(ScoreHead, made["score"].to(device)) if "score" in made else None,
+        value_head=cast(torch.nn.Linear, made["value"].to(device)) if "value" in made else None,
         lm_head=parts.lm_head,
     )
     if lora is not None:

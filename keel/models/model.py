@@ -22,6 +22,7 @@ from keel.errors import ModelError
 from keel.hashing import digest_bytes
 from keel.models import attention, save
 from keel.models.attention import AttentionPlan
+from keel.models.heads import ScoreHead
 from keel.models.logit_transform import LogitTransform
 from keel.models.lora import ADAPTER, StartRows, at_start, set_lora_dropout
 from keel.models.media import MediaStore
@@ -46,7 +47,7 @@ class Model:
     transform: LogitTransform
     compute_dtype: torch.dtype
     media: MediaStore
-    score_head: nn.Linear | None = None
+    score_head: ScoreHead | None = None
     value_head: nn.Linear | None = None
     peft_model: peft.PeftModel | None = None
     start_rows: Sequence[StartRows] = ()  # of added tokens, trained beside the adapters
@@ -76,8 +77,8 @@ class Model:
         return getattr(output_layer(self.module), "bias", None)
 
     @property
-    def heads(self) -> dict[str, nn.Linear]:
-        """The scalar heads that are there, by name."""
+    def heads(self) -> dict[str, nn.Module]:
+        """The heads beside the language-model head that are there, by name."""
         return {name: head for name, head in (("score", self.score_head), ("value", self.value_head)) if head is not None}
 
     # ---------------------------------------------------------------------------------------------------------------- forward

@@ -29,26 +29,30 @@ def save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> No
         head = output_layer(model.module).weight
         random = {name.replace(".base_layer.", ".") for name, p in model.module.named_parameters() if p is head}
         state = {name: t for name, t in state.items() if name not in random}
-    classifier = None if model.score_head is None else _classifier(model, state, tokenizer)
+    score = model.score_head
+    classifier = _classifier(model, state, tokenizer) if score is not None and score.spec.plain else None
     with quiet():
         if classifier is not None:
             classifier.save_pretrained(folder)
         else:
-            _write(model.module, state, folder)
-    heads.save_heads(folder, {k: v for k, v in model.heads.items() if classifier is None or k != "score"})
+            _write(model.module, state, folder, {} if score is None else {heads.CONFIG_KEY: score.spec.to_json()})
+    whole = classifier is not None and score is not None and not score.spec.ties  # nothing of the head is left to write
+    heads.save_heads(folder, {k: v for k, v in model.heads.items() if not (whole and k == "score")})
     (processor or tokenizer).save_pretrained(folder)
     if processor is not None:
         tokenizer.save_pretrained(folder)
 
 
-def _write(module: PreTrainedModel, state: dict[str, Tensor], folder: Path) -> None:
-    config = module.config
-    before = config.dtype
-    config.dtype = torch.float32
+def _write(module: PreTrainedModel, state: dict[str, Tensor], folder: Path, extra: dict[str, Any]) -> None:
+    """``extra`` goes into config.json."""
+    before = module.config
+    module.config = copy.deepcopy(before)
+    module.config.dtype = torch.float32
+    module.config.update(extra)
     try:
         module.save_pretrained(folder, state_dict=state)
     finally:
-        config.dtype = before
+        module.config = before
 
 
 def _classifier(model: Model, state: dict[str, Tensor], tokenizer: Any) -> PreTrainedModel | None:
@@ -61,6 +65,8 @@ def _classifier(model: Model, state: dict[str, Tensor], tokenizer: Any) -> PreTr
         return None
     config = copy.deepcopy(model.config)
     config.num_labels = 1
+    assert model.score_head is not None
+    config.update({heads.CONFIG_KEY: model.score_head.spec.to_json()})
     config.get_text_config().pad_token_id = tokenizer.pad_token_id = _pad_token(model, tokenizer)
     with torch.random.fork_rng(devices=[]):
         classifier = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
@@ -69,7 +75,6 @@ def _classifier(model: Model, state: dict[str, Tensor], tokenizer: Any) -> PreTr
     classifier.base_model.load_state_dict(body)
     if not isinstance(getattr(classifier, "score", None), torch.nn.Linear):
         return None
-    assert model.score_head is not None
     with torch.no_grad():
         classifier.score.weight.copy_(model.score_head.weight)
     return classifier

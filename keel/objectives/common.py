@@ -67,6 +67,7 @@ class Edges:
     label_E: Tensor  # float32 [E]
     margin_E: Tensor  # float32 [E]
     weight_E: Tensor  # float32 [E]
+    tie_E: Tensor  # float32 [E]: share of ties among the votes
 
     def agree(self, lead_E: Tensor) -> tuple[Tensor, Tensor]:
         """(number right, number judged): does the sign of ``lead_E`` say what the label says? Ties of the label are not judged, a lead of
@@ -83,17 +84,17 @@ def edges(units: Sequence[Unit], device: torch.device) -> Edges:
     """
     winner: list[int] = []
     loser: list[int] = []
-    numbers: list[tuple[float, float, float]] = []
+    numbers: list[tuple[float, float, float, float]] = []
     first = 0
     for unit in units:
         for edge in edges_of(unit):
             winner.append(first + edge.winner)
             loser.append(first + edge.loser)
-            numbers.append((edge.label, edge.margin, edge.weight))
+            numbers.append((edge.label, edge.margin, edge.weight, edge.tie))
         first += len(unit.branches)
-    label_E, margin_E, weight_E = torch.tensor(numbers, dtype=torch.float32, device=device).reshape(-1, 3).T
+    label_E, margin_E, weight_E, tie_E = torch.tensor(numbers, dtype=torch.float32, device=device).reshape(-1, 4).T
     index = torch.tensor([winner, loser], dtype=torch.int64, device=device)
-    return Edges(index[0], index[1], label_E, margin_E, weight_E)
+    return Edges(index[0], index[1], label_E, margin_E, weight_E, tie_E)
 
 
 def total_weight(units: Sequence[Unit]) -> float:

@@ -149,7 +149,7 @@ def test_logprobs_values_and_scores_by_unit(load) -> None:
             expected = out.logits[0].log_softmax(-1)[source].gather(1, branch.tokens_T[:, None])[:, 0]
             assert close(logprobs[i], expected * branch.trained_T)
             assert close(values[i], hidden[source].sum(1) * branch.trained_T, 1e-5)
-            assert close(scores[i], learner.model.score_head(hidden[-1])[0].detach(), 1e-5)
+            assert close(scores[i], (learner.model.score_head.weight[0] @ hidden[-1]).detach(), 1e-5)
             assert not logprobs[i].requires_grad
     for whole, parts in ((learner.logprobs(units), cut.logprobs(units)), (learner.values(units), cut.values(units))):
         assert all(close(p, w, 1e-5) for a, b in zip(whole, parts, strict=True) for w, p in zip(a, b, strict=True))

@@ -77,7 +77,7 @@ GRADIENTS = {
     "rao_kupper": lambda s: reward.rao_kupper(s[:2], s[2:4], full(0.6, 2), full(0.3, 2), s[4:]),
     "plackett_luce": partial(reward.plackett_luce, ranks_K=torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0, 4.0]).double()),
     "uncertain": lambda s: reward.uncertain(s[:3], s[3:].exp()),
-    "squared_error": lambda s: ratings.squared_error(s[:3], s[3:].detach()),
+    "squared_error": lambda s: ratings.squared_error(s[:3], full(0.4, 3)),
     "gaussian": lambda s: ratings.gaussian(s[:3], s[3:].exp(), full(0.4, 3)),
     "ordinal": lambda s: ratings.level(ratings.cumulative_link(s[:3], s[3:].sort().values.expand(3, 3)), torch.tensor([0, 1, 3])),
 }

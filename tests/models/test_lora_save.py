@@ -153,7 +153,7 @@ def test_score_head_reloads_as_sequence_classifier(load, tmp_path, arch: str) ->
     with torch.no_grad():
         plan = PackedPlan([(5, ()), (3, ())])
         hidden = loaded.model.run(torch.cat(rows)[None], torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]]), plan)[0]
-        scores = loaded.model.score_head(hidden[[4, 7]])[:, 0]
+        scores = hidden[[4, 7]] @ loaded.model.score_head.weight[0]
     loaded.model.save(tmp_path, loaded.tokenizer)
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     pad = transformers.AutoTokenizer.from_pretrained(tmp_path).pad_token_id

@@ -17,7 +17,7 @@ from keel.losses.preference import smoothed
 from keel.losses.reduce import REDUCTIONS
 from keel.objectives.policy import PolicyObjective
 from keel.objectives.preference import PreferenceObjective
-from keel.objectives.reward import BradleyTerryObjective
+from keel.objectives.reward import RewardObjective
 from keel.objectives.supervised import SupervisedObjective
 from keel.objectives.value import ValueObjective
 from keel.types import Batch, Branch, Edge, Encoded, Outputs, PairTarget, Unit
@@ -62,7 +62,7 @@ def outputs(batch: Batch, seed: int = 1) -> Outputs:
 OBJECTIVES = {
     "sft": SupervisedObjective(),
     "sft per sequence": SupervisedObjective(REDUCTIONS["per_sequence"]),
-    "reward": BradleyTerryObjective(centring=0.1),
+    "reward": RewardObjective(centring=0.1),
     "dpo": PreferenceObjective(relabel=lambda label_E: smoothed(label_E, 0.1)),
     "policy gradient": PolicyObjective(policy_gradient, REDUCTIONS["sequence_sum"]),
     "ppo": PolicyObjective(entropy_coef=0.1),
@@ -145,7 +145,7 @@ def test_sft_by_hand():
 def test_reward_by_hand():
     pair = unit(branch(1), branch(1), target=PairTarget((Edge(1, 0, weight=3.0),)))
     tie = unit(branch(1), branch(1), target=PairTarget((Edge(0, 1, label=0.5),)))
-    units, objective = [pair, tie], BradleyTerryObjective(centring=0.5)
+    units, objective = [pair, tie], RewardObjective(centring=0.5)
     result = objective.loss(pack(units), Outputs(scores_R=torch.tensor([1.0, 3.0, 1.0, 1.0])), objective.counts(units))
     # weight 3: ln(1 + e^-2) + 0.5 * 16; weight 1: ln 2 + 0.5 * 4
     assert result.loss.item() == pytest.approx((3 * (math.log1p(math.exp(-2)) + 8) + math.log(2) + 2) / 4)
@@ -156,7 +156,7 @@ def test_reward_by_hand():
 def test_margins_of_the_data_count_only_when_asked_for():
     pair = unit(branch(1), branch(1), target=PairTarget((Edge(0, 1, margin=3.0),)))
     for margin, expected in ((0.0, math.log1p(math.exp(-2))), (0.5, math.log1p(math.exp(-0.5)))):
-        objective = BradleyTerryObjective(margin=margin)
+        objective = RewardObjective(margin=margin)
         result = objective.loss(pack([pair]), Outputs(scores_R=torch.tensor([3.0, 1.0])), objective.counts([pair]))
         assert result.loss.item() == pytest.approx(expected)
 
@@ -164,7 +164,7 @@ def test_margins_of_the_data_count_only_when_asked_for():
 def test_reward_accuracy_follows_the_label():
     edges = (Edge(0, 1, label=0.2), Edge(0, 1, label=0.9), Edge(2, 3))
     four = unit(*(branch(1) for _ in range(4)), target=PairTarget(edges))
-    objective = BradleyTerryObjective()
+    objective = RewardObjective()
     result = objective.loss(pack([four]), Outputs(scores_R=torch.tensor([2.0, 1.0, 0.0, 0.0])), objective.counts([four]))
     assert result.metrics["accuracy"] == (1.5, 3.0)  # wrong, right, and undecided
 
@@ -190,7 +190,7 @@ def test_dpo_by_hand():
 
 def test_preference_losses_refuse_units_without_pairs():
     lone = unit(branch(1, ref_logprobs=0.0))
-    for objective in (BradleyTerryObjective(), PreferenceObjective()):
+    for objective in (RewardObjective(), PreferenceObjective()):
         with pytest.raises(DataError, match="'u' has no preference"):
             objective.counts([lone])
 
