@@ -66,9 +66,9 @@ class Dataset:
             first.setdefault(prompt_of(record).prompt_id, prompt_of(record))
         return tuple(first.values())
 
-    def split_by_prompt(self, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+    def split_by_prompt(self, share: float, seed: int = 0, salt: str = "split") -> tuple[Dataset, Dataset]:
         """Split into (rest, held out) by hash of the prompt: nothing of one prompt is on both sides, whatever its ids. ``share`` is held
-        out's, in (0, 1).
+        out's, in (0, 1); splits of other ``salt`` are other ones.
 
         The number of prompts held out is exactly round(share * prompts), at least 1. Bad rows stay with the rest. Raises DataError when a
         side would be empty.
@@ -83,7 +83,7 @@ class Dataset:
             raise DataError(
                 f"{self.source}: cannot hold out {share:g} of {len(names)} prompts", "a share between 0 and 1 needs at least two prompts"
             )
-        held = set(sorted(names, key=lambda key: (stable_hash("split", seed, names[key]), key))[:n])
+        held = set(sorted(names, key=lambda key: (stable_hash(salt, seed, names[key]), key))[:n])
         rest, held_out = self._only(lambda key: key not in held, "rest"), self._only(lambda key: key in held, "held out")
         return rest, replace(held_out, bad=(), counts={**held_out.counts, "bad": 0})
 

@@ -22,6 +22,9 @@ class LoopConfig(Section):
     group_by_length: bool = Field(default=False, description="Put units of similar length into one batch (order still random by seed).")
     balance_by: str | None = Field(default=None, description="A key of the rows' extra columns: every value of it is drawn equally often.")
     eval_every: int = Field(default=0, ge=0, description="Evaluate every N steps; 0 = only before the first and after the last step.")
+    eval_tokens: int = Field(
+        default=0, ge=0, description="Evaluate whenever this many more tokens were trained on (sampled, in RL); in place of `eval_every`."
+    )
     eval_at_start: bool = Field(default=True, description="Evaluate before the first step (the step-0 baseline).")
     probes: int = Field(default=4, ge=0, description="Held-out prompts answered at each evaluation, always the same; none for rewards.")
     best: EarlyStopConfig | None = Field(
@@ -31,6 +34,8 @@ class LoopConfig(Section):
 
     @model_validator(mode="after")
     def _early_stop_needs_evaluations(self) -> LoopConfig:
-        if self.best is not None and self.best.patience and not self.eval_every:
-            raise ValueError("best.patience needs eval_every > 0: an early stop looks at evaluations")
+        if self.best is not None and self.best.patience and not (self.eval_every or self.eval_tokens):
+            raise ValueError("best.patience needs eval_every > 0 or eval_tokens > 0: an early stop looks at evaluations")
+        if self.eval_every and self.eval_tokens:
+            raise ValueError("eval_every and eval_tokens are both set: evaluate by steps or by tokens")
         return self

@@ -41,6 +41,10 @@ class Trainer(Protocol):
         """Metrics on held-out data, names starting with ``eval/``; writes samples as a side effect. No randomness of its own."""
         ...
 
+    def test(self) -> Mapping[str, float]:
+        """Metrics on data that chooses nothing, names starting with ``test/``; empty where there is none."""
+        ...
+
     def state(self) -> tuple[TensorFiles, dict[str, Any]]: ...
 
     def load_state(self, tensors: TensorFiles, state: Mapping[str, Any]) -> None: ...
@@ -54,7 +58,8 @@ class TrainResult:
     interrupted: bool
     stopped_early: bool
     last: Mapping[str, float]
-    last_eval: Mapping[str, float]
+    last_eval: Mapping[str, float]  # of the weights that are the result
+    test: Mapping[str, float]
     wall_before: float  # seconds of training in earlier attempts, up to the checkpoint this one went on from
 
 
@@ -87,9 +92,11 @@ class Harness:
         self.last: Mapping[str, float] = {}
         self.last_eval: Mapping[str, float] = {}
         self.wall_before = 0.0
+        self.tokens = 0.0  # processed since the beginning
 
     def train(self) -> TrainResult:
-        """Resume if there is something to resume from, then step to the end. Raises DivergedError when a guard stops the run."""
+        """Resume if there is something to resume from, step to the end, go back to the best weights if ``loop.best`` asks for them, and
+        test. Raises DivergedError when a guard stops the run."""
         started = time.perf_counter()
         step = self._resume()
         stopped_early = self.selection.should_stop
@@ -98,11 +105,12 @@ class Harness:
             if step == 0 and self.config.eval_at_start:
                 self._evaluate(0)
             while step < self.trainer.total_steps and not interrupts.requested and not stopped_early:
+                before = self.tokens
                 self._step(step)
                 step += 1
                 done = step == self.trainer.total_steps
                 improved = False
-                if done or (self.config.eval_every and step % self.config.eval_every == 0):
+                if done or self._evaluation_due(step, before):
                     improved = self._evaluate(step)
                     stopped_early = self.selection.should_stop
                 if improved or done or interrupts.requested or stopped_early or step % self.checkpoint_every == 0:
@@ -114,7 +122,21 @@ class Harness:
             best = self.selection.best
             why = f"nothing better than {best.value:.4g} of step {best.step}" if best else "nothing was ever better"
             self.bus.emit("warning", step, f"stopped early at step {step}: {why}")
-        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, self.wall_before)
+        test = {} if interrupted else self._finish(step)
+        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before)
+
+    def _finish(self, step: int) -> Mapping[str, float]:
+        if self.config.best is not None:
+            self.restore_best()
+        test = self.trainer.test()
+        if test:
+            self.bus.emit("eval", step, metrics=test)
+        return test
+
+    def _evaluation_due(self, step: int, tokens_before: float) -> bool:
+        """After step ``step``, which began when ``tokens_before`` tokens had been processed."""
+        every, tokens = self.config.eval_every, self.config.eval_tokens
+        return bool(every and step % every == 0) or bool(tokens and self.tokens // tokens > tokens_before // tokens)
 
     def restore_best(self) -> None:
         """Put the trainer back to the best evaluation's checkpoint. Without a finite evaluation the last weights stay.
@@ -125,6 +147,7 @@ class Harness:
         if best is not None:
             checkpoint = self.checkpoints.load(best.step)
             self.trainer.load_state(checkpoint.tensors, checkpoint.state["trainer"])
+            self.last_eval = checkpoint.state["last_eval"]
             self.bus.emit("checkpoint", best.step, f"the best evaluation was at step {best.step}: its weights are the result")
 
     def _resume(self) -> int:
@@ -143,7 +166,7 @@ class Harness:
         self.last, self.last_eval, self.wall_before = state["last"], state["last_eval"], state["wall_s"]
         self.selection.load_state(state["selection"])
         self.watch.load_state(state["watch"])
-        self.good = state.get("good")
+        self.good, self.tokens = state.get("good"), state["tokens"]
         best = self.selection.best
         self.checkpoints.rewind(checkpoint.step, {"best": None if best is None else best.step, "good": self.good})
 
@@ -160,6 +183,7 @@ class Harness:
             "selection": self.selection.state(),
             "watch": self.watch.state(),
             "good": self.good,
+            "tokens": self.tokens,
             "wall_s": self.wall_before + time.perf_counter() - started,
         }
         self.checkpoints.save(step, tensors, state, {name for name, marked in (("good", good), ("best", improved)) if marked})
@@ -170,6 +194,7 @@ class Harness:
         metrics = dict(self.trainer.step(step))
         seconds = time.perf_counter() - started
         tokens = metrics.pop("tokens", 0.0)
+        self.tokens += tokens
         metrics.setdefault("time/train_s", seconds)  # a step that says nothing of it does nothing else
         metrics |= {"time/step_s": seconds, "tokens_per_s": tokens / seconds, "mem/peak_mb": peak_mb()}
         self.last = metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from keel.data.batching import steps_per_epoch, units_for_step
@@ -14,6 +15,15 @@ from keel.objectives.common import measured
 from keel.types import Objective, Unit
 
 Probe = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Units to train on, to evaluate on while training, and to report on at the end."""
+
+    train: tuple[Unit, ...]
+    held_out: tuple[Unit, ...] = ()
+    test: tuple[Unit, ...] = ()
 
 
 def total_steps(config: LoopConfig, n_units: int) -> int:
@@ -30,31 +40,30 @@ class OfflineTrainer:
         self,
         learner: LocalLearner,
         objective: Objective,
-        train: Sequence[Unit],
-        held_out: Sequence[Unit],
+        units: Sides,
         config: LoopConfig,
         seed: int,
         probe: Probe | None = None,
     ) -> None:
-        self.learner, self.objective, self.train, self.held_out = learner, objective, train, held_out
+        self.learner, self.objective, self.units = learner, objective, units
         self.config, self.seed, self.probe = config, seed, probe
 
     @property
     def total_steps(self) -> int:
-        return total_steps(self.config, len(self.train))
+        return total_steps(self.config, len(self.units.train))
 
     def step(self, step: int) -> Mapping[str, float]:
         """One optimizer batch."""
         units = self._units(step)
         report = self.learner.forward_backward(units, measured(self.objective, units, self.learner.logprobs))
         stepped = self.learner.step()
-        per_epoch = steps_per_epoch(len(self.train), self.config.batch_size, self.config.last_batch == "drop")
+        per_epoch = steps_per_epoch(len(self.units.train), self.config.batch_size, self.config.last_batch == "drop")
         return {**report.metrics, **stepped.metrics, "epoch": (step + 1) / per_epoch, "tokens": float(report.n_tokens)}
 
     def _units(self, step: int) -> list[Unit]:
         c = self.config
         return units_for_step(
-            self.train,
+            self.units.train,
             step,
             c.batch_size,
             self.seed,
@@ -67,10 +76,17 @@ class OfflineTrainer:
         """The objective's own metrics on the held-out units."""
         if self.probe is not None:
             self.probe(step)
-        if not self.held_out:
+        return self._measures("eval", self.units.held_out)
+
+    def test(self) -> Mapping[str, float]:
+        """The objective's own metrics on the test units."""
+        return self._measures("test", self.units.test)
+
+    def _measures(self, side: str, units: Sequence[Unit]) -> dict[str, float]:
+        if not units:
             return {}
-        objective = measured(self.objective, self.held_out, self.learner.logprobs)
-        return {f"eval/{name}": value for name, value in self.learner.evaluate(self.held_out, objective).metrics.items()}
+        objective = measured(self.objective, units, self.learner.logprobs)
+        return {f"{side}/{name}": value for name, value in self.learner.evaluate(units, objective).metrics.items()}
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.learner.state()

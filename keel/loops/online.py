@@ -96,10 +96,10 @@ class OnlineTrainer:
         samples: int,
         config: LoopConfig,
         seed: int,
-        evaluator: Evaluator,
+        evaluators: Mapping[str, Evaluator],  # by side: "eval", and "test" where there is one
     ) -> None:
         self.actors, self.algorithm, self.params, self.samples = actors, algorithm, params, samples
-        self.config, self.seed, self.evaluator = config, seed, evaluator
+        self.config, self.seed, self.evaluators = config, seed, evaluators
         self.encoded = {prompt_id: encoded for prompt_id, (_, encoded) in prompts.items()}
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
         self.coefficients = Coefficients(algorithm, self.total_steps)
@@ -233,7 +233,14 @@ class OnlineTrainer:
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Held-out prompts, sampled from the newest weights."""
         publish(self.actors.policy, self.actors.sampler, step)
-        return self.evaluator(step)
+        return self.evaluators["eval"](step)
+
+    def test(self) -> Mapping[str, float]:
+        """Test prompts, sampled from the weights that are the result."""
+        if "test" not in self.evaluators:
+            return {}
+        publish(self.actors.policy, self.actors.sampler, self.total_steps)
+        return self.evaluators["test"](self.total_steps)
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.actors.policy.state()

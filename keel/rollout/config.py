@@ -46,6 +46,13 @@ class SamplingConfig(Section):
         )
 
 
+class EvalSamplingConfig(Section):
+    """How answers are drawn that only measure. Its numbers come from a seed of their own, the same at every evaluation and in every run."""
+
+    temperature: float = Field(default=0.7, ge=0.0, description="Logits are divided by it; 0 takes the most likely token (greedy).")
+    samples: int = Field(default=1, ge=1, description="Answers to each prompt.")
+
+
 class SamplerConfig(Section):
     """How the local sampler packs its work. Nothing here changes what is sampled (in fp32)."""
 

@@ -41,4 +41,4 @@ def plan_line(trainer: OfflineTrainer | OnlineTrainer) -> str:
 
 
 def _items(trainer: OfflineTrainer | OnlineTrainer) -> Sequence[Unit | Prompt]:
-    return list(trainer.prompts.values()) if isinstance(trainer, OnlineTrainer) else trainer.train
+    return list(trainer.prompts.values()) if isinstance(trainer, OnlineTrainer) else trainer.units.train

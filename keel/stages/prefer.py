@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.learner.local import LocalLearner
-from keel.loops.offline import OfflineTrainer, total_steps
+from keel.loops.offline import OfflineTrainer, Sides, total_steps
 from keel.loops.online import with_signal
 from keel.objectives.mixture import DirectObjective
 from keel.preference_algorithms import preference_objective
@@ -17,7 +17,7 @@ from keel.stages.answers import answer_units, answers_to_others
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe
 from keel.stages.session import load, open_session, record, save_final, train
-from keel.stages.units import datasets, fingerprints, preference_units, prepare
+from keel.stages.units import datasets, preference_units, prepare
 from keel.types import PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
 
@@ -29,29 +29,29 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
     gives the same numbers), so no second model is held; none are taken for losses that know no reference. Token-level DPO compares whole
     distributions, so it keeps the reference (with adapters, the model itself without them).
     """
-    data, held_out = datasets(recipe.data, recipe.held_out, recipe.seed)
-    with open_session("prefer", recipe, path, fingerprints(data, held_out), parent) as session:
+    splits = datasets(recipe)
+    with open_session("prefer", recipe, path, splits.fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
         record(session, loaded, renderer)
         objective = preference_objective(recipe.objective)
         render = answer_units(renderer) if objective.takes_answers else preference_units(renderer)
-        units = prepare(data, held_out, renderer, path, render)
+        units, account = prepare(splits, path, render)
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         if "ref_kl" in objective.needs and recipe.lora is None:
             learner.reference = loaded.model.frozen_copy()
-        training, held = (_referred(learner, objective, side, recipe.seed) for side in (units.train, units.held_out))
-        longest = largest(training, recipe.loop.batch_size)
-        check_training(learner, objective, training, session.bus, recipe.settings.skip_self_test, longest)
+        units = Sides(*(_referred(learner, objective, side, recipe.seed) for side in (units.train, units.held_out, units.test)))
+        longest = largest(units.train, recipe.loop.batch_size)
+        check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         if objective.needs_reference:
-            check_reference(learner, training, session.bus, recipe.settings.skip_self_test)
-        probe = SampleProbe(loaded.model, renderer, held_out or data, recipe.loop.probes, session.run)
-        trainer = OfflineTrainer(learner, objective, training, held, recipe.loop, recipe.seed, probe)
+            check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
+        probe = SampleProbe(loaded.model, renderer, splits.held_out or splits.train, recipe.loop.probes, session.run)
+        trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
         result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/loss"))
         if not result.interrupted:
             save_final(session, loaded)
-        return session.finish({**_size(units.train), "units": len(units.train), "data": units.account.summary()}, result)
+        return session.finish({**_size(units.train), "units": len(units.train), "data": account.summary()}, result)
 
 
 def _size(units: Sequence[Unit]) -> dict[str, int]:

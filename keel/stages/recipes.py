@@ -18,7 +18,7 @@ from keel.models.config import LoraConfig, ModelOptions
 from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
 from keel.rewards.config import RewardConfig
-from keel.rollout.config import SamplerConfig, SamplingConfig
+from keel.rollout.config import EvalSamplingConfig, SamplerConfig, SamplingConfig
 from keel.runs.config import CheckpointConfig, TrackingConfig
 from keel.watch.config import WatchConfig
 
@@ -59,6 +59,11 @@ class TrainRecipe(ModelRecipe):
     data: DataConfig = Field(description="Training data.")
     held_out: DataConfig | float = Field(
         default=0.1, description="Held-out data: a data section, or the share of prompts to hold out of `data`."
+    )
+
+    test: DataConfig | float = Field(
+        default=0.0,
+        description="Data to evaluate on once, after training; it chooses nothing. A section, or a share of `data`'s prompts; 0 = none.",
     )
 
     def _refuse_dropout(self) -> None:
@@ -102,6 +107,9 @@ class RLRecipe(TrainRecipe):
 
     algorithm: AlgorithmConfig = Field(default=AlgorithmConfig(), description="Which algorithm, and its numbers.")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="The distribution that rollouts are drawn from.")
+    eval_sampling: EvalSamplingConfig = Field(
+        default=EvalSamplingConfig(), description="How held-out and test prompts are answered, whatever the training draws by."
+    )
     sampler: SamplerConfig = Field(default=SamplerConfig(), description="How the sampler packs its work.")
     samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
     rewards: list[RewardConfig] = Field(description="Named rewards and their weights.")

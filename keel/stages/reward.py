@@ -17,7 +17,7 @@ from keel.selftest import check_reward_reads, check_training, largest
 from keel.stages.recipes import RewardRecipe
 from keel.stages.rewards import write_scale
 from keel.stages.session import load, open_session, record, save_final, train
-from keel.stages.units import datasets, fingerprints, preference_units, prepare
+from keel.stages.units import datasets, preference_units, prepare
 from keel.types import PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
 
@@ -26,27 +26,27 @@ MAX_SCALE_UNITS = 64  # prompts whose scores give the mean and deviation that th
 
 def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Train a reward model; leaves ``final/`` (a sequence classifier with one label) and its held-out measures in the summary."""
-    data, held_out = datasets(recipe.data, recipe.held_out, recipe.seed)
-    with open_session("reward", recipe, path, fingerprints(data, held_out), parent) as session:
+    splits = datasets(recipe)
+    with open_session("reward", recipe, path, splits.fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, heads=frozenset({"score"}), lora=recipe.lora)
         record(session, loaded, renderer)
-        units = prepare(data, held_out, renderer, path, preference_units(renderer))
+        units, account = prepare(splits, path, preference_units(renderer))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         objective = BradleyTerryObjective(recipe.centring, recipe.margin)
         longest = largest(units.train, recipe.loop.batch_size)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         check_reward_reads(learner.scores, units.train, session.bus, recipe.settings.skip_self_test)
-        trainer = OfflineTrainer(learner, objective, units.train, units.held_out, recipe.loop, recipe.seed)
+        trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed)
         result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/accuracy", mode="max"))
         if result.interrupted:
             return session.finish({}, result)
         save_final(session, loaded)
         constants = scale(learner, units.train)
         write_scale(path / "final", constants)
-        summary: dict[str, Any] = {"pairs": sum(len(_edges(u)) for u in units.train), "scale": constants, "data": units.account.summary()}
-        return session.finish(summary | held_out_measures(learner, units.held_out), result)
+        summary: dict[str, Any] = {"pairs": sum(len(_edges(u)) for u in units.train), "scale": constants, "data": account.summary()}
+        return session.finish(summary | held_out_measures(learner, units.held_out) | _test_measures(learner, units.test), result)
 
 
 def scale(learner: LocalLearner, units: Sequence[Unit]) -> dict[str, float]:
@@ -69,6 +69,10 @@ def held_out_measures(learner: LocalLearner, units: Sequence[Unit]) -> dict[str,
     calibration = pair_calibration(margins, labels)
     model = {**accuracy.to_json(), "accuracy": accuracy.mean, "ece": calibration.ece, "temperature": fit_temperature(margins, labels)}
     return {"reward_model": model, "calibration": calibration.to_json()}
+
+
+def _test_measures(learner: LocalLearner, units: Sequence[Unit]) -> dict[str, Any]:
+    return {f"test_{name}": value for name, value in held_out_measures(learner, units).items()}
 
 
 def _edges(unit: Unit) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from keel.advantages.measures import group_metrics
 from keel.algorithms import Algorithm, resolve
 from keel.errors import DivergedError
 from keel.events import EventBus
@@ -23,33 +22,35 @@ from keel.rewards.compose import Reward
 from keel.rewards.judge import Judge
 from keel.rewards.model import ModelSource, Scorer, units_of
 from keel.rollout.local import LocalSampler
-from keel.runs.directory import RunDir
 from keel.selftest import check_reference, check_reward_reads, check_sampling, check_training
 from keel.stages.account import Account
 from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
+from keel.stages.rl_eval import EVAL_SEED, RolloutEvaluator
 from keel.stages.session import load, open_session, record, save_final, train
-from keel.stages.units import datasets, fingerprints
+from keel.stages.units import datasets
 from keel.types import Branch, Encoded, Prompt, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
 
 Prompts = Mapping[str, tuple[Prompt, Encoded]]
-EVAL_SEED = 1_000_003  # held-out prompts draw their own numbers, the same at every evaluation
 
 
 def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Reinforcement learning from rewards; leaves ``final/`` and returns the summary."""
     algorithm = resolve(recipe.algorithm, recipe.samples)
-    data, held_out = datasets(recipe.data, recipe.held_out, recipe.seed)
-    with open_session("rl", recipe, path, fingerprints(data, held_out), parent) as session:
+    splits = datasets(recipe)
+    with open_session("rl", recipe, path, splits.fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
         record(session, loaded, renderer)
         params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
-        account = Account(path, train=data, held_out=held_out)
-        prompts = encode(data.prompts(), renderer, account, "train", params.max_tokens)
+        account = Account(path, **splits.sides)
+        prompts, held_out, test = (
+            encode(side.prompts(), renderer, account, name, params.max_tokens) if (side := splits.sides.get(name)) is not None else {}
+            for name in ("train", "held_out", "test")
+        )
         updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
@@ -58,9 +59,12 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         judge = Judge(rewards, recipe.on_reward_failure)
         actors = Actors(policy, sampler, judge, reference, _critic(recipe, algorithm, updates, loaded.model.media))
         _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
-        held = encode(held_out.prompts(), renderer, account, "held_out", params.max_tokens) if held_out is not None else {}
-        evaluator = _evaluator(actors, held, params, renderer, session.run, recipe)
-        trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluator)
+        own = replace(params, temperature=recipe.eval_sampling.temperature)
+        evaluators = {
+            side: RolloutEvaluator(side, actors, found, own, recipe.eval_sampling.samples, renderer, session.run, recipe.loop.probes)
+            for side, found in (("eval", held_out), ("test", test))
+        }
+        trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluators)
         try:
             result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
         except DivergedError as error:
@@ -164,32 +168,3 @@ def _ready(unit: Unit) -> Unit:
     """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others."""
     advantages = [b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches)]
     return with_signal([unit], "advantages", [tuple(advantages)])[0]
-
-
-def _evaluator(
-    actors: Actors, prompts: Prompts, params: SamplingParams, renderer: Renderer, run: RunDir, recipe: RLRecipe
-) -> Callable[[int], Mapping[str, float]]:
-    """Rewards on held-out prompts and a few samples for people: the probes always, and the worst and the best."""
-
-    def evaluate(step: int) -> Mapping[str, float]:
-        if not prompts:
-            return {}
-        requests = [SampleRequest(i, encoded, 1, params, EVAL_SEED) for i, (_, encoded) in prompts.items()]
-        groups = actors.reward(sample_groups(actors.sampler, requests, {i: p for i, (p, _) in prompts.items()}))
-        order = sorted(range(len(groups)), key=lambda k: float(groups[k].rewards_G[0]))
-        chosen = {**dict.fromkeys(range(min(recipe.loop.probes, len(groups))), "fixed"), order[0]: "worst", order[-1]: "best"}
-        rows = [
-            {
-                "step": step,
-                "prompt": groups[k].prompt.last_user_text,
-                "text": groups[k].rollouts[0].text,
-                "raw": renderer.tokenizer.decode(groups[k].rollouts[0].tokens_T, skip_special_tokens=False),
-                "reward": float(groups[k].rewards_G[0]),
-                "why": why,
-            }
-            for k, why in chosen.items()
-        ]
-        run.write_sample(step, rows)
-        return {f"eval/{name}": value for name, value in group_metrics(groups).items()}
-
-    return evaluate

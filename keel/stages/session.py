@@ -68,6 +68,7 @@ class Session:
                 "stopped_early": result.stopped_early,
                 "last": dict(result.last),
                 "last_eval": dict(result.last_eval),
+                **({"test": dict(result.test)} if result.test else {}),
             }
         self.bus.emit("run_finished", result.step if result is not None else 0)
         self.run.finish(whole)
@@ -130,10 +131,7 @@ def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, recipe: Tra
         checkpoint.every,
         best,
     )
-    result = harness.train()
-    if recipe.loop.best is not None and not result.interrupted:
-        harness.restore_best()
-    return result
+    return harness.train()
 
 
 def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:

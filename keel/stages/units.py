@@ -10,42 +10,58 @@ from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.errors import DataError
+from keel.loops.offline import Sides
 from keel.render.renderer import Refusal, Renderer
 from keel.render.targets import pairs_to_units
 from keel.stages.account import Account
+from keel.stages.recipes import TrainRecipe
 from keel.types import Pair, Unit
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """Units to train on and held-out ones, and what became of the rows that are not among them."""
+class Splits:
+    """Data to train on, to look at while training (``held_out``: the best checkpoint is chosen by it) and to report on once, at the end
+    (``test``: it chooses nothing)."""
 
-    train: tuple[Unit, ...]
-    held_out: tuple[Unit, ...]
-    account: Account
+    train: Dataset
+    held_out: Dataset | None
+    test: Dataset | None
+
+    @property
+    def sides(self) -> dict[str, Dataset]:
+        """Those that are there, by name."""
+        sides = {"train": self.train, "held_out": self.held_out, "test": self.test}
+        return {name: data for name, data in sides.items() if data is not None}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of each data set's content, for the manifest."""
+        return {data.source: data.fingerprint for data in self.sides.values()}
 
 
-def datasets(data: DataConfig, held_out: DataConfig | float, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Training and held-out data. No prompt is on both sides: held-out prompts that also stand in the training data leave the latter."""
-    whole = load_data(data, seed)
-    if not isinstance(held_out, DataConfig):
-        return whole.split_by_prompt(held_out, seed) if held_out > 0 else (whole, None)
-    other = load_data(held_out, seed)
+def datasets(recipe: TrainRecipe) -> Splits:
+    """A recipe's data by side. No prompt is on two sides: test prompts leave the held-out data, both leave the training data."""
+    train, test = _split(load_data(recipe.data, recipe.seed), recipe.test, recipe.seed, "test")
+    held_out = load_data(recipe.held_out, recipe.seed) if isinstance(recipe.held_out, DataConfig) else recipe.held_out
+    if test is not None and isinstance(held_out, Dataset):
+        held_out = held_out.without_prompts(test)
+    train, held_out = _split(train, held_out, recipe.seed, "split")
+    return Splits(train, held_out, test)
+
+
+def _split(whole: Dataset, out: DataConfig | Dataset | float, seed: int, name: str) -> tuple[Dataset, Dataset | None]:
+    """(what is left of ``whole``, what is taken out): a share of its prompts, or data of its own."""
+    if isinstance(out, float | int):
+        return whole.split_by_prompt(out, seed, name) if out > 0 else (whole, None)
+    other = load_data(out, seed) if isinstance(out, DataConfig) else out
     return whole.without_prompts(other), other
 
 
-def fingerprints(train: Dataset, held_out: Dataset | None) -> dict[str, str]:
-    """sha256 of each data set's content, for the manifest."""
-    return {train.source: train.fingerprint} | ({held_out.source: held_out.fingerprint} if held_out else {})
-
-
-def prepare(
-    train: Dataset, held_out: Dataset | None, renderer: Renderer, out: Path, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]
-) -> Prepared:
-    """Render both sides. Bad rows and refused records of both are written to ``out`` and counted. Raises DataError when nothing is left of
-    a side."""
-    account = Account(out, train=train, held_out=held_out)
-    sides: dict[str, tuple[Unit, ...]] = {"held_out": ()}
+def prepare(splits: Splits, out: Path, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]) -> tuple[Sides, Account]:
+    """Units of all sides, and what became of the other rows: bad ones and refused ones are written to ``out`` and counted.
+    Raises DataError when nothing is left of a side."""
+    account = Account(out, **splits.sides)
+    sides: dict[str, tuple[Unit, ...]] = {}
     for side, dataset in account.sides.items():
         units, refused = render(dataset)
         account.refuse(side, refused)
@@ -56,7 +72,7 @@ def prepare(
                 "see the limits in render.*, or look at the rows with keel data show",
             )
         sides[side] = tuple(units)
-    return Prepared(sides["train"], sides["held_out"], account)
+    return Sides(**sides), account
 
 
 def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:

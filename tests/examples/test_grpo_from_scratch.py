@@ -118,7 +118,7 @@ def _run_library() -> Run:
         s.samples,
         LoopConfig(steps=s.steps, batch_size=len(PROMPTS)),
         s.seed,
-        lambda step: {},
+        {"eval": lambda step: {}},
     )
     steps = [trainer.step(i) for i in range(s.steps)]
     weights = {name: t.detach().clone() for name, t in loaded.model.module.named_parameters()}

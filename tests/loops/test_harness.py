@@ -41,6 +41,9 @@ class Scripted:
     def evaluate(self, step: int) -> Mapping[str, float]:
         return self.evaluations.get(step, {})
 
+    def test(self) -> Mapping[str, float]:
+        return {"test/weight": self.weight}
+
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         return {"policy": {"w": torch.tensor([self.weight])}}, {}
 
@@ -131,6 +134,31 @@ def test_the_best_weights_come_back_or_nothing_does(tmp_path: Path) -> None:
     lost.train()
     with pytest.raises(RunError, match="there is no checkpoint '2'"):
         lost.restore_best()
+
+
+def test_the_test_is_of_the_best_weights_and_chooses_nothing(tmp_path: Path) -> None:
+    evaluations = {step: {"eval/loss": abs(step - 2.0)} for step in range(5)}
+    events = Events()
+    trainer = Scripted([{}] * 4, evaluations)
+    result = harness(tmp_path / "run", trainer, events, best={"metric": "eval/loss"}).train()
+    assert trainer.weight == 2.0 and result.test == {"test/weight": 2.0}
+    assert result.last_eval["eval/loss"] == 0.0, "the evaluation of the weights that are the result"
+    assert [e.data["metrics"] for e in events.all if e.kind == "eval"][-1] == {"test/weight": 2.0}
+    assert harness(tmp_path / "plain", Scripted([{}] * 4, evaluations)).train().test == {"test/weight": 4.0}
+
+
+def test_evaluation_by_tokens(tmp_path: Path) -> None:
+    rows = [{"tokens": n} for n in (30.0, 30.0, 50.0, 10.0, 230.0, 10.0, 5.0)]
+    evaluations = {step: {"eval/loss": 1.0} for step in range(8)}
+    events = Events()
+    harness(tmp_path / "run", Scripted(rows, evaluations), events, eval_every=0, eval_tokens=100, eval_at_start=False).train()
+    evaluated = [e.step for e in events.all if e.kind == "eval" and "eval/loss" in e.data["metrics"]]
+    assert evaluated == [3, 5, 7], "110 tokens, 350 (three hundreds at once), and the end"
+    first = harness(tmp_path / "cut", Scripted(rows[:2], evaluations), eval_every=0, eval_tokens=100, eval_at_start=False)
+    first.train()
+    events = Events()
+    harness(tmp_path / "cut", Scripted(rows, evaluations), events, eval_every=0, eval_tokens=100, eval_at_start=False).train()
+    assert [e.step for e in events.all if e.kind == "eval" and "eval/loss" in e.data["metrics"]] == [3, 5, 7], "tokens are counted on"
 
 
 def test_without_a_finite_evaluation_the_last_weights_stay(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def trainer(
     algorithm = resolve(AlgorithmConfig(**settings), samples)
     params = SamplingParams(max_tokens=10)
     config = LoopConfig(**{"steps": 4, "batch_size": len(script), **loop})
-    return OnlineTrainer(actors, algorithm, prompts, params, samples, config, seed=0, evaluator=lambda step: {})
+    return OnlineTrainer(actors, algorithm, prompts, params, samples, config, seed=0, evaluators={"eval": lambda step: {}})
 
 
 def advantages(learner: CountingLearner) -> dict[str, list[float]]:

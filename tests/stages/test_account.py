@@ -15,6 +15,7 @@ from keel.data.dataset import load as load_data
 from keel.errors import DataError
 from keel.render.renderer import Refusal
 from keel.stages.account import Account
+from keel.stages.recipes import SFTRecipe
 from keel.stages.run import run_verb
 from keel.stages.units import datasets
 
@@ -153,7 +154,19 @@ def test_duplicates_and_contradictions_are_counted_by_side(stage: Stage, tmp_pat
 
 def test_a_split_keeps_equal_questions_together(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *({"prompt": f"Q {i // 2}{'?' * (i % 2)}", "completion": "a", "prompt_id": i} for i in range(20)))
-    train, held = datasets(DataConfig(path=path), 0.3, seed=1)
-    assert held is not None
-    asked = [{p.text.rstrip("?") for p in side.prompts() if p.text} for side in (train, held)]
-    assert (len(asked[0]), len(asked[1]), asked[0] & asked[1]) == (7, 3, set())
+    splits = datasets(SFTRecipe(model="tiny:llama", data=DataConfig(path=path), held_out=0.3, seed=1))
+    asked = {name: {p.text.rstrip("?") for p in side.prompts() if p.text} for name, side in splits.sides.items()}
+    assert (len(asked["train"]), len(asked["held_out"]), asked["train"] & asked["held_out"]) == (7, 3, set())
+
+
+def test_no_prompt_is_on_two_of_three_sides(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *({"prompt": f"Q {i}?", "completion": "a"} for i in range(20)))
+    recipe = {"model": "tiny:llama", "data": {"path": path}, "held_out": 0.25, "test": 0.2}
+    splits = datasets(SFTRecipe.model_validate(recipe))
+    asked = [{p.text for p in side.prompts()} for side in splits.sides.values()]
+    assert list(map(len, asked)) == [12, 4, 4] and len(set.union(*asked)) == 20
+    test = write(tmp_path / "t.jsonl", *({"prompt": f"Q {i}?", "completion": "b"} for i in range(5)))
+    held = write(tmp_path / "h.jsonl", *({"prompt": f"Q {i}?", "completion": "b"} for i in range(3, 9)))
+    apart = datasets(SFTRecipe.model_validate(recipe | {"held_out": {"path": held}, "test": {"path": test}}))
+    asked = [{p.text for p in side.prompts()} for side in apart.sides.values()]
+    assert list(map(len, asked)) == [11, 4, 5] and len(set.union(*asked)) == 20, "test keeps all of its prompts"
