@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor  # a worker that reads text alone starts without torch
 
 # --------------------------------------------------------------------------------------------------------------------------------
 # What people write: messages, prompts, labels
@@ -193,7 +193,7 @@ class Branch:
 
     tokens_T: Tensor  # int64 [T]
     trained_T: Tensor  # bool [T]: tokens that losses count (the end token included; template and tool output not)
-    signals: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    signals: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]
@@ -322,7 +322,9 @@ class Judgement:
     @property
     def variance_RM(self) -> Tensor:
         """Aleatoric variance of each member's one score; 0 for heads that have none."""
-        return torch.zeros_like(self.members_RM) if self.variance_RMD is None else self.variance_RMD @ self.weights_D.square()
+        if self.variance_RMD is None:
+            return self.members_RM.new_zeros(self.members_RM.shape)
+        return self.variance_RMD @ self.weights_D.square()
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,6 +512,8 @@ class Guard(Protocol):
 
 def empty_group(prompt: Prompt, encoded: Encoded, rollouts: Sequence[Rollout]) -> Group:
     """A group before it is rewarded: rewards 0, failed rollouts already invalid."""
+    import torch
+
     n = len(rollouts)
     valid = torch.tensor([r.finish_reason != "error" and len(r) > 0 for r in rollouts], dtype=torch.bool)
     return Group(prompt, encoded, tuple(rollouts), torch.zeros(n), {}, valid)

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from keel.rewards import verifier
+from keel.rewards.build_text import text_reward
 from keel.rewards.compose import Reward, check_names
-from keel.rewards.config import (
-    ContainsReward,
-    ExactReward,
-    FinishedReward,
-    ModelReward,
-    NumericReward,
-    PythonReward,
-    RegexReward,
-    RewardConfig,
-    RulesReward,
-)
+from keel.rewards.config import CodeReward, FinishedReward, ModelReward, RewardConfig, RulesReward
 from keel.rewards.finished import FinishedSource
-from keel.rewards.python import python_reward
-from keel.rewards.rules import read_rules, rules_reward
-from keel.rewards.text import TextReward, TextSource
+from keel.rewards.rules import read_rules
+from keel.rewards.source_config import IsolatedConfig, WorkerConfig
+from keel.rewards.text import TextSource
+from keel.rewards.workers import WorkerSource
 from keel.types import RewardSource
+
+__all__ = ["build_rewards", "text_reward", "text_source"]
 
 
 def build_rewards(configs: Sequence[RewardConfig], load_model: Callable[[ModelReward], RewardSource]) -> tuple[Reward, ...]:
     """The named rewards of a recipe. ``load_model`` makes the source of a reward model: what runs models is not this room's matter.
 
-    Raises UserError for names that stand twice, rule files and functions that cannot be read.
+    Raises UserError for names that stand twice, rule files, functions and libraries that cannot be read.
     """
 
     def source(config: RewardConfig) -> RewardSource:
@@ -37,28 +30,35 @@ def build_rewards(configs: Sequence[RewardConfig], load_model: Callable[[ModelRe
             case FinishedReward():
                 return FinishedSource(config.name)
             case _:
-                return TextSource(config.name, text_reward(config))
+                return text_source(config)
 
     sources = [source(c) for c in configs]
-    rewards = tuple(Reward(source, config.weight) for source, config in zip(sources, configs, strict=True))
+    rewards = tuple(Reward(source, c.weight, c.on_failure, c.retries) for source, c in zip(sources, configs, strict=True))
     check_names(rewards)
     return rewards
 
 
-def text_reward(config: RewardConfig) -> TextReward:
-    """The function behind a source that reads text alone."""
-    match config:
-        case RulesReward():
-            return rules_reward(config.rules if config.rules is not None else read_rules(config.path))
-        case PythonReward():
-            return python_reward(config.function)
-        case ExactReward():
-            return verifier.exact(config)
-        case NumericReward():
-            return verifier.numeric(config)
-        case ContainsReward():
-            return verifier.contains(config)
-        case RegexReward():
-            return verifier.regex(config)
-        case ModelReward() | FinishedReward():
-            raise AssertionError(f"a {config.type} reward reads more than text")
+def text_source(config: RewardConfig) -> TextSource | WorkerSource:
+    """The source of a reward that reads text alone: in worker processes where it runs what may hang or die, else in this one.
+
+    Raises UserError when it cannot be built.
+    """
+    options = _workers(config)
+    if options is None:
+        return TextSource(config.name, text_reward(config))
+    source = WorkerSource(config, options)
+    source.start()
+    return source
+
+
+def _workers(config: RewardConfig) -> WorkerConfig | None:
+    if not isinstance(config, IsolatedConfig):
+        return None
+    if isinstance(config, RulesReward):
+        rules = config.rules if config.rules is not None else read_rules(config.path)
+        if not any(f.patterns for f in rules.forbidden):
+            return None  # nothing in it can hang
+    if isinstance(config, CodeReward):  # its own limits come first: code that hangs is wrong, not a failure
+        longest = config.worker.timeout_s + 2 * config.timeout_s * config.max_tests
+        return config.worker.model_copy(update={"timeout_s": longest})
+    return config.worker

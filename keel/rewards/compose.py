@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keel.errors import UserError
-from keel.rewards.config import OnFailure
+from keel.rewards.source_config import OnFailure
 from keel.types import Group, RewardSource
 
 
@@ -20,6 +20,8 @@ class Reward:
 
     source: RewardSource
     weight: float = 1.0
+    on_failure: OnFailure | None = None  # None: what the run says
+    retries: int = 2  # read with on_failure="retry"
 
     @property
     def name(self) -> str:
@@ -30,27 +32,16 @@ def apply_rewards(groups: Sequence[Group], rewards: Sequence[Reward], on_failure
     """Groups with ``rewards_G`` = sum of weight * score (float32 [G]), ``parts`` (each source's unweighted scores) and ``valid_G``.
 
     A sample whose rollout failed stays invalid, whatever a source says of it. A score that is not finite is a failure: with ``drop_sample``
-    the sample becomes invalid, with ``stop`` a UserError names source, prompt and sample. Invalid samples have reward 0; their part keeps
-    NaN where it failed.
+    the sample becomes invalid, with ``retry`` that is so after it failed again, with ``stop`` a UserError names source, prompt and sample.
+    Invalid samples have reward 0; their part keeps NaN where it failed. ``on_failure`` is for rewards that say nothing of their own.
     """
     check_names(rewards)
-    scores = [_scores(reward.source, groups) for reward in rewards]
+    scores = [_scores(reward, groups, reward.on_failure or on_failure) for reward in rewards]
     result: list[Group] = []
     for i, group in enumerate(groups):
-        total_G, valid_G = torch.zeros(len(group.rollouts)), group.valid_G.clone()
-        parts: dict[str, Tensor] = {}
-        for reward, of_groups in zip(rewards, scores, strict=True):
-            part_G = of_groups[i]
-            failed_G = ~torch.isfinite(part_G)
-            if on_failure == "stop" and bool((failed_G & group.valid_G).any()):
-                sample = int((failed_G & group.valid_G).nonzero()[0])
-                raise UserError(
-                    f"reward {reward.name!r} failed for prompt {group.prompt.prompt_id}, sample {sample}",
-                    "mend the reward (the log has its message), or set on_reward_failure=drop_sample to go on without such samples",
-                )
-            parts[reward.name] = torch.where(failed_G, torch.nan, part_G)
-            valid_G &= ~failed_G
-            total_G += reward.weight * torch.where(failed_G, 0.0, part_G)
+        parts = {reward.name: of_groups[i] for reward, of_groups in zip(rewards, scores, strict=True)}
+        valid_G = group.valid_G & torch.stack([torch.isfinite(p) for p in parts.values()]).all(0) if parts else group.valid_G
+        total_G = sum((r.weight * parts[r.name] for r in rewards), torch.zeros(len(group.rollouts)))
         result.append(replace(group, rewards_G=torch.where(valid_G, total_G, 0.0), parts=parts, valid_G=valid_G))
     return tuple(result)
 
@@ -62,9 +53,35 @@ def check_names(rewards: Sequence[Reward]) -> None:
         raise UserError(f"several rewards are named {', '.join(map(repr, double))}", "give each its own name")
 
 
-def _scores(source: RewardSource, groups: Sequence[Group]) -> list[Tensor]:
+def _scores(reward: Reward, groups: Sequence[Group], on_failure: OnFailure) -> list[Tensor]:
+    """Scores [G] of each group, NaN where they failed."""
+    scores = _asked(reward.source, groups)
+    for _ in range(reward.retries if on_failure == "retry" else 0):
+        failed = [group.valid_G & scores_G.isnan() for group, scores_G in zip(groups, scores, strict=True)]
+        again = [i for i, failed_G in enumerate(failed) if bool(failed_G.any())]
+        if not again:
+            break
+        new = _asked(reward.source, [replace(groups[i], valid_G=failed[i]) for i in again])
+        for i, new_G in zip(again, new, strict=True):
+            scores[i] = torch.where(failed[i], new_G, scores[i])
+    if on_failure == "stop":
+        for group, scores_G in zip(groups, scores, strict=True):
+            _stop_at_failure(reward.name, group, scores_G)
+    return scores
+
+
+def _stop_at_failure(name: str, group: Group, scores_G: Tensor) -> None:
+    failed = (group.valid_G & scores_G.isnan()).nonzero()
+    if len(failed):
+        raise UserError(
+            f"reward {name!r} failed for prompt {group.prompt.prompt_id}, sample {int(failed[0])}",
+            "mend the reward (the log has its message), or set on_reward_failure=drop_sample to go on without such samples",
+        )
+
+
+def _asked(source: RewardSource, groups: Sequence[Group]) -> list[Tensor]:
     scores = [torch.as_tensor(s, dtype=torch.float32) for s in source.score(groups)]
     expected = [(len(g.rollouts),) for g in groups]
     found = [tuple(s.shape) for s in scores]
     assert found == expected, f"source {source.name!r} must return one score a rollout: shapes {found} for groups of {expected}"
-    return scores
+    return [torch.where(torch.isfinite(s), s, torch.nan) for s in scores]

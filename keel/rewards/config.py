@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from keel.config import Section
+from keel.rewards.source_config import IsolatedConfig, SourceConfig, compiles
+from keel.rewards.verifier_config import (
+    ChoiceReward,
+    CodeReward,
+    ExactReward,
+    GymReward,
+    IFEvalReward,
+    JsonSchemaReward,
+    MathReward,
+    NumericReward,
+    RegexReward,
+)
 
-OnFailure = Literal["drop_sample", "stop"]
 FormatCheck = Literal["finished", "plain", "no_role_marks", "newline", "list", "bold", "two_sentences"]
 
 # --------------------------------------------------------------------------------------------------------------------------------
 # Rule sets: the content of a rule file
 # --------------------------------------------------------------------------------------------------------------------------------
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error.msg} at position {error.pos}: {pattern!r}") from None
-    return pattern
 
 
 class FormatRules(Section):
@@ -96,7 +98,7 @@ class Forbidden(Section):
     @field_validator("patterns")
     @classmethod
     def _regular(cls, value: list[str]) -> list[str]:
-        return [_compiles(p) for p in value]
+        return [compiles(p) for p in value]
 
     @model_validator(mode="after")
     def _something(self) -> Forbidden:
@@ -125,12 +127,7 @@ class RuleSet(Section):
 # --------------------------------------------------------------------------------------------------------------------------------
 
 
-class _Source(Section):
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Name of the reward in metrics and reports.")
-    weight: float = Field(default=1.0, description="Factor in the sum of rewards; below 0 punishes.")
-
-
-class ModelReward(_Source):
+class ModelReward(SourceConfig):
     """A reward model's score, standardised with constants that stay as they are during RL."""
 
     type: Literal["model"] = Field(default="model", description="A reward model.")
@@ -142,7 +139,7 @@ class ModelReward(_Source):
     )
 
 
-class RulesReward(_Source):
+class RulesReward(IsolatedConfig):
     """Rules of form, from a file or written here."""
 
     type: Literal["rules"] = Field(default="rules", description="A rule set.")
@@ -156,32 +153,14 @@ class RulesReward(_Source):
         return self
 
 
-class PythonReward(_Source):
+class PythonReward(IsolatedConfig):
     """A function of yours: ``fn(prompt: keel.types.Prompt, completion: str) -> float``. It is run as it is: use files you trust."""
 
     type: Literal["python"] = Field(default="python", description="A Python function.")
     function: str = Field(pattern=r"^.+\.py:\w+$", description="FILE.py:NAME of the function.")
 
 
-class _WithTruth(_Source):
-    truth: str = Field(default="ground_truth", min_length=1, description="Key of the prompt's extra columns that holds the right answer.")
-
-
-class ExactReward(_WithTruth):
-    """1 when the answer is the right one, white space aside; else 0."""
-
-    type: Literal["exact"] = Field(default="exact", description="The whole answer is compared.")
-    ignore_case: bool = Field(default=True, description="Upper and lower case are the same.")
-
-
-class NumericReward(_WithTruth):
-    """1 when the final number of the answer is the right one; else 0."""
-
-    type: Literal["numeric"] = Field(default="numeric", description="The final number is compared.")
-    tolerance: float = Field(default=1e-6, ge=0, description="Allowed difference, relative to the right number where that is above 1.")
-
-
-class ContainsReward(_Source):
+class ContainsReward(SourceConfig):
     """Share of the words that stand in the answer."""
 
     type: Literal["contains"] = Field(default="contains", description="Words are looked for.")
@@ -189,26 +168,26 @@ class ContainsReward(_Source):
     need: Literal["any", "all"] = Field(default="all", description="any: 1 when one of them stands there; all: the share of them.")
 
 
-class RegexReward(_Source):
-    """1 when the pattern is found; with ``truth``, when its first group (or the whole match) is the right answer."""
-
-    type: Literal["regex"] = Field(default="regex", description="A pattern is looked for.")
-    pattern: str = Field(description="Regular expression; its last match counts.")
-    truth: str = Field(default="", description="Key of the prompt's extra columns that holds the right answer; empty = any match will do.")
-
-    @field_validator("pattern")
-    @classmethod
-    def _regular(cls, value: str) -> str:
-        return _compiles(value)
-
-
-class FinishedReward(_Source):
+class FinishedReward(SourceConfig):
     """1 for an answer that ended by itself, 0 for one cut off at the length limit: its weight is the price of a missing end token."""
 
     type: Literal["finished"] = Field(default="finished", description="Whether the answer came to its end.")
 
 
 RewardConfig = Annotated[
-    ModelReward | RulesReward | PythonReward | ExactReward | NumericReward | ContainsReward | RegexReward | FinishedReward,
+    ModelReward
+    | RulesReward
+    | PythonReward
+    | ExactReward
+    | NumericReward
+    | MathReward
+    | ChoiceReward
+    | ContainsReward
+    | RegexReward
+    | JsonSchemaReward
+    | IFEvalReward
+    | GymReward
+    | CodeReward
+    | FinishedReward,
     Field(discriminator="type"),
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keel.rewards.compose import Reward, apply_rewards
-from keel.rewards.config import OnFailure
+from keel.rewards.source_config import OnFailure
 from keel.types import Group
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
 import numbers
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from keel.errors import UserError
-from keel.rewards.text import OnceLog
+from keel.rewards.score import Score, as_score, failure
 from keel.types import Prompt
 
 
@@ -40,23 +39,24 @@ def load_function(spec: str) -> Callable[..., Any]:
     return function
 
 
-def python_reward(spec: str) -> Callable[[Prompt, str], float]:
-    """The user's function with the contract kept: an exception is logged and becomes NaN (a failed sample, never a 0); a result that
-    is no number raises UserError."""
-    function, warn = load_function(spec), OnceLog()
+def python_reward(spec: str) -> Callable[[Prompt, str], Score]:
+    """The user's function with the contract kept: it returns a number, or a number and the reason for it; an exception is a failure (never
+    a 0); a result that is no number raises UserError."""
+    function = load_function(spec)
 
-    def judge(prompt: Prompt, text: str) -> float:
+    def judge(prompt: Prompt, text: str) -> Score:
         try:
             value = function(prompt, text)
         except Exception as error:  # one bad sample must not end a run; composition decides what a failure means
-            kind = type(error).__name__
-            warn(kind, "reward function %s failed for prompt %s: %s: %s", spec, prompt.prompt_id, kind, error)
-            return math.nan
+            return failure(f"{type(error).__name__}: {error}")
+        reason = ""
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str):
+            value, reason = value
         if not isinstance(value, numbers.Real):
             raise UserError(
                 f"reward function {spec} returned {type(value).__name__} for prompt {prompt.prompt_id}",
-                "it must return one number: def fn(prompt, completion) -> float",
+                "it must return one number, or a number and a reason: def fn(prompt, completion) -> float",
             )
-        return float(value)
+        return value if isinstance(value, Score) else as_score(Score(float(value), reason))
 
     return judge

@@ -11,6 +11,7 @@ from keel import config as loader
 from keel.data.text import char_count, count_keywords, language, sentences, word_count
 from keel.errors import ConfigError
 from keel.rewards.config import ElementRules, Forbidden, FormatCheck, FormatRules, LengthRules, RuleSet
+from keel.rewards.score import Score, TextReward
 from keel.types import Prompt
 
 _LIST = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+|\d+、|[一二三四五六七八九十]+、)\S", re.MULTILINE)
@@ -63,9 +64,16 @@ def check(rules: RuleSet, text: str) -> Result:
     return Result(score, parts, tuple(f.name for f in found))
 
 
-def rules_reward(rules: RuleSet) -> Callable[[Prompt, str], float]:
-    """The rule set as a function of prompt and text, for ``TextSource``."""
-    return lambda _, text: check(rules, text).score
+def rules_reward(rules: RuleSet) -> TextReward:
+    """The rule set as a function of prompt and text, for ``TextSource``; the reason names each part's score and what was forbidden."""
+
+    def judge(_: Prompt, text: str) -> Score:
+        result = check(rules, text)
+        parts = ", ".join(f"{name} {score:.3g}" for name, score in result.parts.items())
+        found = f"forbidden: {', '.join(result.forbidden)}" if result.forbidden else ""
+        return Score(result.score, "; ".join(filter(None, (parts, found))))
+
+    return judge
 
 
 def _format(rules: FormatRules, text: str) -> float:

@@ -41,7 +41,7 @@ def test_the_first_failure_is_kept(group: Groups) -> None:
 def test_a_score_that_is_not_finite_and_a_rollout_that_failed(group: Groups) -> None:
     judge = Judge((Reward(TextSource("picky", picky)),))
     judge((group("silent", prompt_id="q"),))
-    assert judge.failure == "reward 'picky' gave no finite score for prompt q"
+    assert judge.failure == "reward picky failed for prompt q (file.jsonl:3): the score is nan (said once)"
     judge = Judge((Reward(TextSource("picky", picky)),))
     failed = group("x", prompt_id="q", failed=(0,))
     judge((replace(failed, rollouts=tuple(replace(r, finish_reason="error", error="too long") for r in failed.rollouts)),))

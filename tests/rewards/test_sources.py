@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,14 +35,17 @@ def test_a_function_sees_prompt_and_completion(tmp_path: Path, prompt: Callable)
     assert python_reward(spec)(prompt("ab"), "xyz") == 23.0
 
 
-def test_an_exception_is_a_failure_not_a_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture, prompt: Callable) -> None:
+def test_an_exception_is_a_failure_not_a_zero(tmp_path: Path, prompt: Callable) -> None:
     judge = python_reward(source(tmp_path / "mine.py", "def fn(prompt, completion):\n    return 1 / len(completion)\n"))
-    with caplog.at_level(logging.WARNING, "keel"):
-        assert judge(prompt(), "") != 0.0
-        assert math.isnan(judge(prompt(), ""))
+    failed = judge(prompt(), "")
+    assert math.isnan(failed)
+    assert failed.error == "ZeroDivisionError: division by zero"
     assert judge(prompt(), "ab") == 0.5
-    assert len(caplog.records) == 1
-    assert "failed for prompt p: ZeroDivisionError" in caplog.text
+
+
+def test_a_function_may_say_why(tmp_path: Path, prompt: Callable) -> None:
+    judge = python_reward(source(tmp_path / "mine.py", "def fn(prompt, completion):\n    return 0.5, 'half of it'\n"))
+    assert (judge(prompt(), "x"), judge(prompt(), "x").reason) == (0.5, "half of it")
 
 
 @pytest.mark.parametrize(("value", "kind"), [("None", "NoneType"), ("'1'", "str"), ("[1]", "list")])

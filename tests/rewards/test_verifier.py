@@ -10,6 +10,7 @@ import pytest
 
 from keel.rewards import verifier
 from keel.rewards.config import ContainsReward, ExactReward, NumericReward, RegexReward
+from keel.rewards.text import TextSource
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,20 @@ def test_regex_alone_and_with_a_truth(prompt: Callable) -> None:
     assert judge(prompt(ground_truth="A"), "没有") == 0.0
 
 
-def test_no_truth_is_a_failure_said_once_and_not_a_wrong_answer(caplog: pytest.LogCaptureFixture, prompt: Callable) -> None:
+def test_no_truth_is_a_failure_said_once_and_not_a_wrong_answer(caplog: pytest.LogCaptureFixture, group: Callable) -> None:
     judge = verifier.exact(ExactReward(name="check"))
     with caplog.at_level(logging.WARNING, "keel"):
-        values = [judge(prompt(), "x"), judge(prompt(ground_truth=None), "x"), judge(prompt(ground_truth=["x"]), "x")]
-    assert all(map(math.isnan, values))
-    assert len(caplog.records) == 1
-    assert "reward check: prompt p (file.jsonl:3) has no usable 'ground_truth'" in caplog.text
+        (found_G,) = TextSource("check", judge).score([group("x", "y")])
+    assert found_G.isnan().all()
+    assert [r.getMessage() for r in caplog.records] == [
+        "reward check failed for prompt p (file.jsonl:3): no 'ground_truth': the row has no right answer to compare with (said once)"
+    ]
+
+
+def test_a_truth_that_cannot_be_compared_with_is_a_failure(prompt: Callable) -> None:
+    found = verifier.exact(ExactReward(name="check"))(prompt(ground_truth=["x"]), "x")
+    assert math.isnan(found)
+    assert "no usable 'ground_truth'" in found.error
     assert math.isnan(verifier.numeric(NumericReward(name="n"))(prompt(ground_truth="many"), "3"))
 
 

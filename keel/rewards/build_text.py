@@ -1,0 +1,64 @@
+"""The function behind a source that reads text alone. Imported by worker processes, so it imports no more than it needs."""
+
+from __future__ import annotations
+
+from keel.rewards.config import (
+    ChoiceReward,
+    CodeReward,
+    ContainsReward,
+    ExactReward,
+    GymReward,
+    IFEvalReward,
+    JsonSchemaReward,
+    MathReward,
+    NumericReward,
+    PythonReward,
+    RegexReward,
+    RewardConfig,
+    RulesReward,
+)
+from keel.rewards.score import TextReward
+
+
+def text_reward(config: RewardConfig) -> TextReward:
+    """Raises UserError for files, functions and libraries that are not there, AssertionError for a reward that reads more than text."""
+    match config:
+        case RulesReward():
+            from keel.rewards.rules import read_rules, rules_reward
+
+            return rules_reward(config.rules if config.rules is not None else read_rules(config.path))
+        case PythonReward():
+            from keel.rewards.python import python_reward
+
+            return python_reward(config.function)
+        case CodeReward():
+            from keel.rewards.code import code
+
+            return code(config)
+        case _:
+            return _verifier(config)
+
+
+def _verifier(config: RewardConfig) -> TextReward:
+    from keel.rewards import choice, gym, ifeval, json_schema, maths, verifier
+
+    match config:
+        case ExactReward():
+            return verifier.exact(config)
+        case NumericReward():
+            return verifier.numeric(config)
+        case ContainsReward():
+            return verifier.contains(config)
+        case RegexReward():
+            return verifier.regex(config)
+        case ChoiceReward():
+            return choice.choice(config)
+        case MathReward():
+            return maths.maths(config)
+        case JsonSchemaReward():
+            return json_schema.json_schema(config)
+        case IFEvalReward():
+            return ifeval.ifeval(config)
+        case GymReward():
+            return gym.gym(config)
+    raise AssertionError(f"a {config.type} reward reads more than text")

@@ -1,0 +1,54 @@
+"""What the settings of all sources of reward share."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field
+
+from keel.config import Section
+
+OnFailure = Literal["retry", "drop_sample", "stop"]
+
+
+def compiles(pattern: str) -> str:
+    """The pattern, if it is one. Raises ValueError with the place of the mistake."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error.msg} at position {error.pos}: {pattern!r}") from None
+    return pattern
+
+
+class SourceConfig(Section):
+    """A named source and its weight."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Name of the reward in metrics and reports.")
+    weight: float = Field(default=1.0, description="Factor in the sum of rewards; below 0 punishes.")
+    on_failure: OnFailure | None = Field(
+        default=None,
+        description="A score that fails: retry (and drop the sample when that fails too), drop_sample, stop; empty = on_reward_failure.",
+    )
+    retries: int = Field(default=2, ge=1, description="How often a failed score is asked for again; read with on_failure=retry.")
+
+
+class WorkerConfig(Section):
+    """The processes that a reward runs in: one that hangs or dies takes no run with it."""
+
+    processes: int = Field(default=2, ge=1, le=256, description="Worker processes of this reward.")
+    timeout_s: float = Field(
+        default=20.0, gt=0, description="Seconds for one answer; a worker that takes longer is ended, its score failed."
+    )
+
+
+class IsolatedConfig(SourceConfig):
+    """A source that runs in processes of its own, since what it runs may hang or die."""
+
+    worker: WorkerConfig = Field(default=WorkerConfig(), description="The processes that it runs in.")
+
+
+class TruthConfig(SourceConfig):
+    """A source that compares with the row's right answer."""
+
+    truth: str = Field(default="ground_truth", min_length=1, description="Key of the prompt's extra columns that holds the right answer.")
