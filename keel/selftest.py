@@ -188,13 +188,13 @@ def _image_tokens(learner: LocalLearner, units: Sequence[Unit]) -> str:
 
 @contextmanager
 def _cut(learner: LocalLearner, tokens: int) -> Iterator[None]:
-    """Micro-batches of at most ``tokens`` tokens, in training and without gradients, and no dropout."""
-    before, learner.dropout = learner.batch, False
+    """Micro-batches of at most ``tokens`` tokens, in training and without gradients; no dropout, no balance of experts."""
+    before, learner.dropout, learner.balance = learner.batch, False, False
     learner.batch = before.model_copy(update={"microbatch_tokens": tokens, "inference_tokens": tokens})
     try:
         yield
     finally:
-        learner.batch, learner.dropout = before, True
+        learner.batch, learner.dropout, learner.balance = before, True, True
 
 
 def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:

@@ -338,7 +338,6 @@ class Outputs:
     judgement: Judgement | None = None  # all that the reward head says of the branches, asked for with the scores
     steps: Judgement | None = None  # the same at the end of each step of a ``StepsTarget``, branch after branch
     ref_kl_S: Tensor | None = None  # float32: KL(reference || policy) of the whole distributions that target_S is of, in nats
-    aux_loss: Tensor | None = None  # a router's load-balancing loss (mean over the micro-batch): the named exception to exact counting
 
 
 @dataclass(frozen=True, slots=True)

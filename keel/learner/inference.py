@@ -136,7 +136,9 @@ class LocalInference:
         return sums.report()
 
     def _loss(self, batch: Batch, objective: Objective, counts: Counts) -> LossOutput:
-        hidden_NH = self.model.hidden(batch)
+        return self._loss_of(batch, self.model.hidden(batch), objective, counts)
+
+    def _loss_of(self, batch: Batch, hidden_NH: Tensor, objective: Objective, counts: Counts) -> LossOutput:
         batch = to_device(batch, self.model.device)
         if objective.token_local and "logprobs" in objective.needs and "scores" not in objective.needs and torch.is_grad_enabled():
             return self._fused_loss(batch, hidden_NH, objective, counts)

@@ -17,7 +17,7 @@ from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.optim import learning_rate, make_optimizer
 from keel.learner.packing import pack, plan_microbatches
 from keel.models.model import Model
-from keel.types import Objective, StepReport, Unit
+from keel.types import Batch, Counts, LossOutput, Objective, StepReport, Unit
 
 log = logging.getLogger("keel")
 MAX_SKIPS = 3  # non-finite steps in a row that end a run
@@ -32,6 +32,7 @@ class LocalLearner(LocalInference):
         super().__init__(model, batch, temperature)
         self.config, self.total_steps, self.seed = config, total_steps, seed
         self.dropout = True  # False: the adapters' dropout stays off, for comparing passes
+        self.balance = True  # False: a mixture of experts is not balanced, for comparing passes
         self._trained = model.trainable()
         if not self._trained:
             raise ModelError("nothing to train: every parameter of the model is frozen")
@@ -58,12 +59,23 @@ class LocalLearner(LocalInference):
             batch = pack(part)
             if batch.n_scored or "scores" in objective.needs:
                 with self._dropout(units):
-                    output = self._loss(batch, objective, counts)
+                    output = self._training_loss(batch, objective, counts, _answer_tokens(part) / max(1, _answer_tokens(units)))
                     if output.loss.requires_grad:
                         output.loss.backward()
                 self._account(sums, batch, output)
             self._passes += 1
         return sums.report()
+
+    def _training_loss(self, batch: Batch, objective: Objective, counts: Counts, share: float) -> LossOutput:
+        """The objective's loss; that of a mixture of experts with its routers' balance, taken in each micro-batch by itself and weighted by
+        its ``share`` of the answers' tokens: unlike all others it depends on how a batch is cut."""
+        if self.model.router is None or not self.balance:
+            return self._loss(batch, objective, counts)
+        hidden_NH, balance = self.model.hidden_and_balance(batch)
+        output = self._loss_of(batch, hidden_NH, objective, counts)
+        assert balance is not None
+        loss = output.loss + self.model.router.coefficient * share * balance if self.model.router.coefficient else output.loss
+        return LossOutput(loss, {**output.metrics, "aux_loss": (share * float(balance.detach()), share)})
 
     def step(self) -> StepReport:
         """Clip, update, zero the gradients. A step whose gradients are not finite changes nothing and is counted; three in a row raise
@@ -145,3 +157,7 @@ class LocalLearner(LocalInference):
                 self._optimizer.state[p] = kept
         self._optimizer.zero_grad(set_to_none=True)
         self._step, self._skips, self._passes = int(state["step"]), int(state["skips"]), 0
+
+
+def _answer_tokens(units: Sequence[Unit]) -> int:
+    return sum(len(branch) for unit in units for branch in unit.branches)

@@ -26,6 +26,11 @@ class ModelOptions(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute layers in the backward pass: less memory, about a third more time."
     )
+    router_aux_loss: float = Field(
+        default=0.0,
+        ge=0,
+        description="Coefficient of a mixture of experts' load-balancing loss; 0 = it is only reported (aux_loss).",
+    )
     fast_path: Literal["auto", "off"] = Field(
         default="auto",
         description="auto = packed rows with shared prompts when they prove equal to the model's own attention; off = padded rows.",

@@ -28,6 +28,7 @@ from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.processors import image_only
 from keel.models.quiet import quiet
+from keel.models.routing import router_of
 from keel.models.tables import input_table, output_layer, tied
 
 log = logging.getLogger("keel")
@@ -96,6 +97,7 @@ def load_model(
         score_head=cast(ScoreHead, made["score"].to(device)) if "score" in made else None,
         value_head=cast(torch.nn.Linear, made["value"].to(device)) if "value" in made else None,
         lm_head=parts.lm_head,
+        router=router_of(module, options.router_aux_loss),
     )
     if lora is not None:
         model.peft_model, model.start_rows = add_lora(module, lora, seed, new_tokens)

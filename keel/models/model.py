@@ -29,6 +29,7 @@ from keel.models.media import MediaStore
 from keel.models.narrow import narrow_linear
 from keel.models.packed import PackedPlan
 from keel.models.plain import padded_rows
+from keel.models.routing import Router, balance_loss
 from keel.models.tables import output_layer
 from keel.types import Batch, MediaRef
 
@@ -52,6 +53,7 @@ class Model:
     peft_model: peft.PeftModel | None = None
     start_rows: Sequence[StartRows] = ()  # of added tokens, trained beside the adapters
     lm_head: bool = True  # False: the files lacked it, it is random, and only the scalar heads are used
+    router: Router | None = None  # of a mixture of experts
     loaded_weights: str = ""  # digest of a sample of them, by which verdicts of proofs are kept
     packed: bool = True  # packed rows with shared prompts proved equal to the model's own attention
 
@@ -93,21 +95,36 @@ class Model:
     def run(self, tokens_BL: Tensor, positions_BL: Tensor, plan: AttentionPlan, media: tuple[MediaRef, ...] = ()) -> Tensor:
         """One pass through the body with the attention of ``plan``: hidden states [B, L, H] after the final norm."""
         self._use(attention.NAME)
-        return self._body(tokens_BL, media, position_ids=positions_BL.to(self.device), keel_plan=plan)
+        return self._body(tokens_BL, media, position_ids=positions_BL.to(self.device), keel_plan=plan).last_hidden_state
 
     def run_plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...] = ()) -> Tensor:
         """The same with the model's own attention; ``mask_BL`` is 1 at real tokens, rows are padded on the right."""
-        self._use(PLAIN)
-        positions_BL = torch.arange(tokens_BL.shape[1], device=self.device).expand_as(tokens_BL)
-        return self._body(tokens_BL, media, position_ids=positions_BL, attention_mask=mask_BL.to(self.device))
+        return self._plain(tokens_BL, mask_BL, media).last_hidden_state
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states [N, H] at the packed positions of ``batch``: by the packed path, or by padded rows where that is not proven."""
+        return self._pass(batch)[0]
+
+    def hidden_and_balance(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Hidden states as ``hidden`` gives them, and the routers' load-balancing loss over the tokens of ``batch`` (None for a dense
+        model)."""
+        if self.router is None:
+            return self.hidden(batch), None
+        hidden_NH, logits = self._pass(batch, output_router_logits=True)
+        return hidden_NH, balance_loss(logits, self.router.top_k)
+
+    def _pass(self, batch: Batch, **inputs: Any) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states [N, H], and each router's logits [N, E] where ``inputs`` ask for them."""
         if self.packed:
-            return self.run(batch.tokens_N[None], batch.positions_N[None], PackedPlan(batch.groups), batch.media)[0]
+            self._use(attention.NAME)
+            plan, positions_1N = PackedPlan(batch.groups), batch.positions_N[None].to(self.device)
+            out = self._body(batch.tokens_N[None], batch.media, position_ids=positions_1N, keel_plan=plan, **inputs)
+            return out.last_hidden_state[0], [layer.flatten(0, -2) for layer in getattr(out, "router_logits", None) or ()]
         rows = padded_rows(batch)
-        hidden_RLH = self.run_plain(rows.tokens_RL, rows.mask_RL, rows.media)
-        return hidden_RLH[rows.row_N.to(self.device), rows.column_N.to(self.device)]
+        row_N, column_N = rows.row_N.to(self.device), rows.column_N.to(self.device)
+        out = self._plain(rows.tokens_RL, rows.mask_RL, rows.media, **inputs)
+        logits = [layer.view(*rows.tokens_RL.shape, -1)[row_N, column_N] for layer in getattr(out, "router_logits", None) or ()]
+        return out.last_hidden_state[row_N, column_N], logits
 
     def logits(self, hidden_BH: Tensor) -> Tensor:
         """float32 logits [B, V]: the head and what the architecture does after it. For a few rows; training uses tiles."""
@@ -115,11 +132,15 @@ class Model:
             raw_BV = narrow_linear(hidden_BH, self.head_weight_VH, self.head_bias_V).float().contiguous()
         return self.transform(raw_BV) if raw_BV.requires_grad else self.transform.apply_(raw_BV)
 
-    def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Tensor:
+    def _plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
+        self._use(PLAIN)
+        positions_BL = torch.arange(tokens_BL.shape[1], device=self.device).expand_as(tokens_BL)
+        return self._body(tokens_BL, media, position_ids=positions_BL, attention_mask=mask_BL.to(self.device), **inputs)
+
+    def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
         pixels = {name: value.to(self.device) for name, value in self.media.gather(media).items()}
         with self.compute():
-            out = self.module.base_model(input_ids=tokens_BL.to(self.device), use_cache=False, **pixels, **inputs)
-        return out.last_hidden_state
+            return self.module.base_model(input_ids=tokens_BL.to(self.device), use_cache=False, **pixels, **inputs)
 
     def _use(self, implementation: str) -> None:
         """Switch the text decoder's attention; a vision tower keeps its own."""
