@@ -28,7 +28,7 @@ from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
 from keel.stages.rl_eval import EVAL_SEED, RolloutEvaluator
-from keel.stages.session import load, open_session, record, save_final, train
+from keel.stages.session import Session, load, open_session, pin_weights, record, save_final, train
 from keel.stages.units import datasets
 from keel.types import Branch, Encoded, Prompt, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
@@ -57,7 +57,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         reference = _reference(policy, algorithm)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
         judge = Judge(rewards, recipe.on_reward_failure)
-        actors = Actors(policy, sampler, judge, reference, _critic(recipe, algorithm, updates, loaded.model.media))
+        actors = Actors(policy, sampler, judge, reference, _critic(session, recipe, algorithm, updates, loaded.model.media))
         _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
         own = replace(params, temperature=recipe.eval_sampling.temperature)
         evaluators = {
@@ -95,12 +95,13 @@ def _reference(policy: LocalLearner, algorithm: Algorithm) -> Callable[[Sequence
     return adapter_off
 
 
-def _critic(recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:
+def _critic(session: Session, recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:
     """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
     policy's images."""
     if not algorithm.needs_critic:
         return None
     loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
+    pin_weights(session, loaded.model, "the critic's weights")
     loaded.model.media = media
     return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
 

@@ -137,11 +137,18 @@ def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, recipe: Tra
 def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:
     """What is known only once the model is loaded: where it came from, its weights' digest, the template's hash. Raises RunError when the
     run began with other weights or another template."""
-    precision = str(loaded.model.compute_dtype).removeprefix("torch.")  # a frozen base is kept in it: its digest is one of this precision
-    digest = tensors_digest(starting_weights(loaded.model))
-    session.run.pin({f"the model's weights ({precision})": digest, "the chat template": renderer.template_hash})
+    digest = pin_weights(session, loaded.model, "the model's weights")
+    session.run.pin({"the chat template": renderer.template_hash})
     template = {"sha256": renderer.template_hash, "injected_system": renderer.injected_system}
     session.run.record(model={**loaded.source, "digest": digest}, template=template)
+
+
+def pin_weights(session: Session, model: Model, name: str) -> str:
+    """Record the digest of a model's starting weights, or raise RunError when the run began with others. Returns it."""
+    precision = str(model.compute_dtype).removeprefix("torch.")  # a frozen base is kept in it: its digest is one of this precision
+    digest = tensors_digest(starting_weights(model))
+    session.run.pin({f"{name} ({precision})": digest})
+    return digest
 
 
 def starting_weights(model: Model) -> list[tuple[str, Tensor]]:

@@ -110,3 +110,16 @@ def test_another_reward_function_is_refused(stage: Stage, tmp_path: Path) -> Non
     function.write_text("def fn(prompt, completion):\n    return -float(len(completion))\n")
     with pytest.raises(RunError, match=r"not what the run began with: rewards.0.function"):
         stage("grpo", tmp_path / "run", "loop.steps=1", rewards)
+
+
+def test_another_critic_is_refused(stage: Stage, tmp_path: Path) -> None:
+    critic, run = save(tmp_path / "critic", "tiny:llama?seed=1"), tmp_path / "run"
+    settings = (f"critic_model={critic}", "loop.steps=1", "loop.eval_every=0")
+    stage("ppo", run, *settings)
+    (run / "summary.json").unlink()
+    shutil.rmtree(critic)
+    save(critic, "tiny:llama?seed=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keel.stages.session.inputs_of", lambda recipe: {})
+        with pytest.raises(RunError, match=r"not what the run began with: the critic's weights \(float32\)"):
+            stage("ppo", run, *settings)
