@@ -30,7 +30,7 @@ from keel.loops.online import Actors, OnlineTrainer, with_signal
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.models.model import Model
-from keel.objectives.reward import BradleyTerryObjective
+from keel.objectives.reward import RewardObjective
 from keel.objectives.supervised import SupervisedObjective
 from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.rollout.local import LocalSampler
@@ -156,7 +156,7 @@ def offline(side: Side) -> OfflineTrainer:
 def objective(work: Workload) -> Objective:
     if work.verb == "sft":
         return SupervisedObjective()
-    return BradleyTerryObjective() if work.verb == "reward" else preference_objective(ObjectiveConfig(name="dpo", beta=BETA))
+    return RewardObjective() if work.verb == "reward" else preference_objective(ObjectiveConfig(name="dpo", beta=BETA))
 
 
 def unit(name: str, row: Mapping[str, Sequence[int]]) -> Unit:

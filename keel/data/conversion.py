@@ -50,7 +50,7 @@ def ratings_to_pairs(
             if better.answer == worse.answer:
                 continue
             name = f"{better.record_id}>{worse.record_id}"
-            pairs.append(Pair(name, better.prompt, better.answer, worse.answer, margin=gap, label=1.0 if gap else 0.5))
+            pairs.append(Pair(name, better.prompt, better.answer, worse.answer, margin=gap, label=1.0 if gap else 0.5, tie=0.0 if gap else 1.0))
     return pairs
 
 
@@ -72,7 +72,7 @@ def rankings_to_pairs(
                 continue
             name, label = f"{ranking.record_id}:{i}>{j}", 1.0 if gap else 0.5
             of = gap / mean if weight == "distance" and gap else 1.0
-            pairs.append(Pair(name, ranking.prompt, ranking.answers[i], ranking.answers[j], label=label, weight=of))
+            pairs.append(Pair(name, ranking.prompt, ranking.answers[i], ranking.answers[j], label=label, weight=of, tie=0.0 if gap else 1.0))
     return pairs
 
 
@@ -107,7 +107,8 @@ def comparisons_to_pairs(
         margin = sum(strengths) / len(strengths) if strengths else 0.0
         chosen, rejected = ((Message("assistant", texts[i]),) for i in (winner, loser))
         name = f"{prompt_id}:{winner}>{loser}"
-        pairs.append(Pair(name, votes[0].prompt, chosen, rejected, margin, max(share, 1.0 - share)))
+        tie = sum(t for t, v in zip(trust, votes) if v.outcome == "tie") / sum(trust) if sum(trust) else 0.0
+        pairs.append(Pair(name, votes[0].prompt, chosen, rejected, margin, max(share, 1.0 - share), tie=tie))
     return pairs
 
 

@@ -91,13 +91,22 @@ def _pair(fields: Fields, prompt: Prompt, chosen: Turns, rejected: Turns) -> Pai
     label = as_number("label", fields.get("label", 1.0)) if not isinstance(fields.get("label"), bool) else float(fields.flag("label"))
     if not 0.0 <= label <= 1.0:
         raise FieldError("label", f"must be between 0 and 1 (P(chosen is better)), is {label}")
-    if "tie" in fields and fields.flag("tie"):
-        label = 0.5
+    tie = _tie(fields)
+    label = 0.5 if tie == 1.0 else label
+    if not tie / 2 - 1e-9 <= label <= 1 - tie / 2 + 1e-9:
+        raise FieldError("tie", f"{tie:g} of the votes, each counted half for both sides, do not fit a label of {label:g}")
     margin = fields.number("margin", fields.number("strength", 0.0))
     weight = fields.number("weight", fields.number("confidence", 1.0))
     if weight <= 0:
         raise FieldError("weight", f"must be above 0, is {weight}")
-    return Pair(identity(fields, prompt, (chosen, rejected)), prompt, chosen, rejected, margin, label, weight)
+    return Pair(identity(fields, prompt, (chosen, rejected)), prompt, chosen, rejected, margin, label, weight, tie)
+
+
+def _tie(fields: Fields) -> float:
+    """Share of ties among the votes: a flag, or a number between 0 and 1."""
+    found = fields.get("tie", False)
+    share = isinstance(found, float) and 0.0 < found < 1.0
+    return float(found) if share else float("tie" in fields and fields.flag("tie"))
 
 
 def _truth(meta: Meta) -> Meta:

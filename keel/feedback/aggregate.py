@@ -26,8 +26,9 @@ def aggregate(
     for pair in comparisons_to_pairs(comparisons, reliability, config.ties):
         n = votes[pair.prompt.prompt_id, frozenset((pair.chosen[0].text, pair.rejected[0].text))]
         if config.label == "majority":
-            label = 1.0 if pair.label > 0.5 else 0.5
+            label, tie = (1.0, 0.0) if pair.label > 0.5 else (0.5, 1.0)
         else:
             label = (pair.label * n + config.smoothing) / (n + 2.0 * config.smoothing)
-        result.append(replace(pair, label=label, weight=n / mean_votes if config.weight == "votes" else 1.0))
+            tie = pair.tie * n / (n + 2.0 * config.smoothing)
+        result.append(replace(pair, label=label, tie=tie, weight=n / mean_votes if config.weight == "votes" else 1.0))
     return tuple(result)

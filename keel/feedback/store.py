@@ -87,7 +87,8 @@ def pair_row(pair: Pair) -> dict[str, Any]:
     """The plain row of a pair: layout ``preference``, read back equal."""
     row = {"record_id": pair.record_id, **prompt_row(pair.prompt)}
     row |= {"chosen": [_message_row(m) for m in pair.chosen], "rejected": [_message_row(m) for m in pair.rejected]}
-    return row | {"label": pair.label, "margin": pair.margin, "weight": pair.weight}
+    row |= {"label": pair.label, "margin": pair.margin, "weight": pair.weight}
+    return row | {"tie": pair.tie} if pair.tie else row
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:

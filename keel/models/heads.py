@@ -26,7 +26,7 @@ FILE = "keel_heads.safetensors"  # beside the model, for heads that the saved ar
 CONFIG_KEY = "keel_reward_head"  # in the model's config.json: the HeadSpec of its score head
 Pooling = Literal["last", "mean", "attention", "last_mean"]
 Output = Literal["point", "gaussian", "ordinal", "distribution"]
-FLOOR = 1e-4  # least variance of a Gaussian head
+FLOOR = 1e-4  # least variance of a Gaussian head, least distance of two cuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class HeadSpec:
     output: Output = "point"
     dimensions: tuple[str, ...] = ("score",)
     weights: tuple[float, ...] = (1.0,)  # of the dimensions in the one score
-    levels: tuple[float, ...] = ()  # of ratings, standardised: what ``ordinal`` and ``distribution`` choose from
+    units: tuple[tuple[float, float], ...] = ()  # (mean, standard deviation) of each dimension's ratings, which its scores are in
+    levels: tuple[float, ...] = ()  # of ratings, in these units: what ``ordinal`` and ``distribution`` choose from
     members: int = 1  # of an ensemble on one trunk
     ties: bool = False  # the head has learnt how likely a tie is
 
@@ -53,16 +54,20 @@ class HeadSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in config.json."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))
 
     @staticmethod
     def from_json(found: Mapping[str, Any]) -> HeadSpec:
         """Back from config.json. Raises ModelError for a head of another version of Keel."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        fields: dict[str, Any] = {k: _tuples(v) for k, v in found.items()}
         try:
             return HeadSpec(**fields)
         except TypeError as error:
             raise ModelError(f"{CONFIG_KEY} in config.json is not one that this version knows: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 PLAIN = HeadSpec()
@@ -109,7 +114,7 @@ class ScoreHead(nn.Module):
         start = torch.linspace(-2.0, 2.0, cuts) if cuts > 1 else torch.zeros(cuts)
         shape = (spec.members, len(spec.dimensions), 1)
         self.first_cut = nn.Parameter(start[:1].expand(shape).clone()) if spec.output == "ordinal" else None
-        steps = torch.log(torch.expm1((start[1:] - start[:-1]).clamp(min=FLOOR)))  # softplus of it is the distance of two cuts
+        steps = torch.log(torch.expm1(start[1:] - start[:-1] - FLOOR))  # softplus of it is the distance of two cuts
         self.cut_steps = nn.Parameter(steps.expand(*shape[:2], -1).clone()) if spec.output == "ordinal" and cuts > 1 else None
 
     @property
@@ -164,7 +169,7 @@ class ScoreHead(nn.Module):
         assert self.first_cut is not None
         if self.cut_steps is None:
             return self.first_cut
-        return torch.cat([self.first_cut, self.first_cut + softplus(self.cut_steps).cumsum(-1)], -1)
+        return torch.cat([self.first_cut, self.first_cut + (softplus(self.cut_steps) + FLOOR).cumsum(-1)], -1)
 
 
 def make_head(name: HeadName, hidden: int, seed: int, spec: HeadSpec = PLAIN) -> nn.Module:

@@ -40,9 +40,9 @@ class RewardObjective:
 
     ``pairs``: the loss of preferences; ``margin``: the lead asked for per unit of the data's margin; ``least_margin``: the least lead asked
     for (hinge); ``centring``: coefficient of a pair's squared sum of scores; ``smoothing``: share of labels taken to be flipped;
-    ``self_trust``: share of a label that is the model's own view (weak-to-strong); ``units``: (mean, standard deviation) of ratings by
-    dimension, which scores are in; ``levels``: the ratings there are, in these units. Rankings are Plackett-Luce's, ratings what the head's
-    output says.
+    ``self_trust``: share of a label that is the model's own view (weak-to-strong); ``weights`` of the
+    dimensions in the one score; ``units``: (mean, standard deviation) of ratings by dimension, which scores are in; ``levels``: the ratings
+    there are, in these units. Rankings are Plackett-Luce's, ratings what the head's output says.
 
     Metrics: ``accuracy`` over preferences that are no ties (of pairs, rankings, ratings of one prompt, steps), ``margin`` (score of the
     better answer minus the other's), ``mean_reward`` over answers, ``std/members`` (of the members' scores), ``loss/<kind>`` where there
@@ -56,6 +56,7 @@ class RewardObjective:
     smoothing: float = 0.0
     self_trust: float = 0.0
     dimensions: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     units: tuple[tuple[float, float], ...] = ()
     levels: tuple[float, ...] = ()
 
@@ -97,7 +98,7 @@ class RewardObjective:
         if of["steps"]:
             assert outputs.steps is not None
             losses["steps"] = _step_losses(batch, outputs.steps, weights_UM, of["steps"], metrics)
-        _orders(batch, of, judged.scores_R.detach(), metrics)
+        self._orders(batch, of, judged.scores_R.detach(), metrics)
         if judged.scores_RMD.shape[1] > 1:
             metrics["std/members"] = (judged.members_RM.detach().std(1, correction=0).sum(), float(batch.n_branches))
         if sum(counts[kind] > 0 for kind in KINDS) > 1:
@@ -177,6 +178,24 @@ class RewardObjective:
             return ratings.gaussian(score_N, judged.variance_RMD[row_N, m, dim_N], rating_N)
         return ratings.squared_error(score_N, rating_N)
 
+    @property
+    def scales(self) -> dict[str, tuple[float, float, float]]:
+        """(weight, mean, standard deviation) by dimension."""
+        return {name: (w, *unit) for name, w, unit in zip(self.dimensions, self.weights, self.units)}
+
+    def _orders(self, batch: Batch, of: Mapping[str, Sequence[tuple[int, slice]]], scores_R: Tensor, metrics: Metrics) -> None:
+        """Accuracy over all ordered answers of rankings and of ratings, added to that of the pairs."""
+        right, judged = metrics.get("accuracy", (torch.zeros((), device=scores_R.device), 0.0))
+        for kind in ("rankings", "ratings"):
+            for u, part in of[kind]:
+                values_K = torch.tensor(order_of(batch.units[u], self.scales), device=scores_R.device)
+                gap_KK = torch.sign(values_K[:, None] - values_K[None, :])
+                agree_KK = 0.5 * (1.0 + gap_KK * torch.sign(scores_R[part][:, None] - scores_R[part][None, :]))
+                ordered_KK = gap_KK > 0
+                right, judged = right + agree_KK[ordered_KK].sum(), judged + ordered_KK.sum()
+        if of["pairs"] or of["rankings"] or of["ratings"]:
+            metrics["accuracy"] = (right, judged)
+
 
 def _step_losses(batch: Batch, judged: Judgement, weights_UM: Tensor, of: Sequence[tuple[int, slice]], metrics: Metrics) -> Tensor:
     """Each step's score is the log-odds that it is right (Lightman et al. 2023, arXiv:2305.20050): its cross-entropy."""
@@ -191,25 +210,17 @@ def _step_losses(batch: Batch, judged: Judgement, weights_UM: Tensor, of: Sequen
     return torch.stack(each).mean(0).sum()
 
 
-def _orders(batch: Batch, of: Mapping[str, Sequence[tuple[int, slice]]], scores_R: Tensor, metrics: Metrics) -> None:
-    """Accuracy over all ordered answers of rankings and of ratings, added to that of the pairs."""
-    right, judged = metrics.get("accuracy", (torch.zeros((), device=scores_R.device), 0.0))
-    for kind in ("rankings", "ratings"):
-        for u, part in of[kind]:
-            values_K = torch.tensor(order_of(batch.units[u]), device=scores_R.device)
-            gap_KK = torch.sign(values_K[:, None] - values_K[None, :])
-            agree_KK = 0.5 * (1.0 + gap_KK * torch.sign(scores_R[part][:, None] - scores_R[part][None, :]))
-            ordered_KK = gap_KK > 0
-            right, judged = right + agree_KK[ordered_KK].sum(), judged + ordered_KK.sum()
-    if of["pairs"] or of["rankings"] or of["ratings"]:
-        metrics["accuracy"] = (right, judged)
-
-
-def order_of(unit: Unit) -> list[float]:
-    """What the labels of a ranking or of ratings say of each answer, the higher the better."""
+def order_of(unit: Unit, scales: Mapping[str, tuple[float, float, float]]) -> list[float]:
+    """What the labels of a ranking or of ratings say of each answer, the higher the better: of ratings the weighted sum of the dimensions,
+    in standard units. ``scales`` are (weight, mean, standard deviation) by dimension; without any, the mean of the ratings."""
     if isinstance(unit.target, RankingTarget):
         return [-float(r) for r in unit.target.ranks]
-    return [sum(s.values()) / len(s) for s in _ratings(unit).scores]
+    plain = {name: (1.0, 0.0, 1.0) for scores in _ratings(unit).scores for name in scores}
+    of = scales if any(name in scales for name in plain) else plain
+    return [
+        math.fsum(of[name][0] * (value - of[name][1]) / of[name][2] for name, value in sorted(scores.items()) if name in of)
+        for scores in _ratings(unit).scores
+    ]
 
 
 def by_kind(units: Sequence[Unit]) -> dict[str, list[tuple[int, slice]]]:
@@ -270,6 +281,3 @@ def _ratings(unit: Unit) -> RatingTarget:
 def _steps(unit: Unit) -> StepsTarget:
     assert isinstance(unit.target, StepsTarget)
     return unit.target
-
-
-BradleyTerryObjective = RewardObjective

@@ -213,7 +213,7 @@ class Renderer:
             case Demonstration():
                 return self._demonstration(record)
             case Pair():
-                edge = Edge(0, 1, record.label, record.margin, record.weight)
+                edge = Edge(0, 1, record.label, record.margin, record.weight, record.tie)
                 return *self.branches(record.prompt, (record.chosen, record.rejected)), PairTarget((edge,))
             case Ranking():
                 return *self.branches(record.prompt, record.answers), RankingTarget(record.ranks)

@@ -53,7 +53,7 @@ def _merged(renderer: Renderer, pairs: Sequence[Pair]) -> tuple[Unit | None, lis
         return None, refused
     order = dict.fromkeys(key for winner, loser, _ in kept for key in (winner, loser))  # an answer without a pair has nothing to say
     index = {key: i for i, key in enumerate(order)}
-    edges = tuple(Edge(index[winner], index[loser], p.label, p.margin, p.weight) for winner, loser, p in kept)
+    edges = tuple(Edge(index[winner], index[loser], p.label, p.margin, p.weight, p.tie) for winner, loser, p in kept)
     meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
     name = pairs[0].record_id if len(pairs) == 1 else prompt.prompt_id
     return Unit(name, encoded, tuple(rendered[key] for key in order), PairTarget(edges), meta), refused

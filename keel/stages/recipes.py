@@ -15,11 +15,13 @@ from keel.feedback.config import PreferencesConfig
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.loops.config import LoopConfig
 from keel.models.config import LoraConfig, ModelOptions
+from keel.models.head_config import HeadConfig
 from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
 from keel.rewards.config import RewardConfig
 from keel.rollout.config import EvalSamplingConfig, SamplerConfig, SamplingConfig
 from keel.runs.config import CheckpointConfig, TrackingConfig
+from keel.stages.reward_config import RewardLossConfig
 from keel.watch.config import WatchConfig
 
 
@@ -81,10 +83,15 @@ class SFTRecipe(TrainRecipe):
 
 
 class RewardRecipe(TrainRecipe):
-    """`keel reward`: a scalar reward model from preferences (Bradley-Terry)."""
+    """`keel reward`: a reward model from pairs, comparisons, rankings, ratings or stepwise labels; the data say which."""
 
-    margin: float = Field(
-        default=0.0, ge=0, description="Nats of lead asked for per unit of the data's margin (Llama 2); 0 = labels alone."
+    head: HeadConfig = Field(default=HeadConfig(), description="What stands on top of the body.")
+    loss: RewardLossConfig = Field(default=RewardLossConfig(), description="How preferences become a loss.")
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        description="Nats of lead asked for per unit of the data's margin (Llama 2); 0 = labels alone. Empty: the largest margin of the "
+        "data asks for a lead of 1.",
     )
     centring: float = Field(
         default=0.0, ge=0, description="Coefficient of (score of the winner + score of the loser) squared, which keeps scores near 0."

@@ -22,6 +22,7 @@ from keel.loops.harness import Harness, TrainResult, peak_mb
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.models.config import LoraConfig
+from keel.models.heads import HeadSpec
 from keel.models.loading import HeadName, Loaded, load_model
 from keel.models.model import Model
 from keel.render.config import RenderConfig
@@ -99,10 +100,15 @@ def set_machine(recipe: ModelRecipe) -> None:
 
 
 def load(
-    recipe: ModelRecipe, heads: frozenset[HeadName] = frozenset(), lora: LoraConfig | None = None, spec: str = ""
+    recipe: ModelRecipe,
+    heads: frozenset[HeadName] = frozenset(),
+    lora: LoraConfig | None = None,
+    spec: str = "",
+    score: HeadSpec | None = None,
 ) -> tuple[Loaded, Renderer]:
-    """The recipe's model (or ``spec``) and the renderer that belongs to it. ``heads`` may be new: the stage trains them."""
-    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed, new_heads=True)
+    """The recipe's model (or ``spec``) and the renderer that belongs to it. ``heads`` may be new: the stage trains them. ``score``: what a
+    score head is made of."""
+    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed, new_heads=True, score=score)
     return loaded, renderer_of(loaded, recipe.render)
 
 
