@@ -16,11 +16,12 @@ class Coefficients:
         self._algorithm, self._total_steps = algorithm, total_steps
         self._kl = algorithm.kl.coef if algorithm.kl is not None else 0.0
         self._old_kl = algorithm.old_kl.coef
+        self.scale = 1.0  # of the price of the KL to the reference, whatever its controller says; whoever sets it keeps it
 
     def algorithm(self, step: int) -> Algorithm:
         """The algorithm with the coefficients of step ``step`` (0-based)."""
         a = self._algorithm
-        kl = replace(a.kl, coef=self._kl_coef(a.kl, step)) if a.kl is not None else None
+        kl = replace(a.kl, coef=self.scale * self._kl_coef(a.kl, step)) if a.kl is not None else None
         return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl))
 
     def _kl_coef(self, kl: KL, step: int) -> float:

@@ -9,19 +9,21 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
 from keel.errors import DivergedError
 from keel.events import EventBus
 from keel.loops.config import LoopConfig
+from keel.loops.emergency import Emergency, in_short, place_to_go_back_to, refusal
 from keel.runs.checkpoints import Checkpoint, Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.interrupt import Interrupts
 from keel.watch.config import EarlyStopConfig, WatchConfig
 from keel.watch.early_stop import EarlyStop
 from keel.watch.rules import Finding, Watch
+from keel.watch.trends import Trends
 
 TensorFiles = Mapping[str, Mapping[str, Tensor]]
 FAILED = "eval/completions/failed_ratio"  # the share of held-out samples that could not be judged
@@ -33,6 +35,11 @@ class Trainer(Protocol):
     @property
     def total_steps(self) -> int: ...
 
+    @property
+    def may_run_away(self) -> bool:
+        """It trains on what it makes itself: the starting weights are kept, so that there always is a place to go back to."""
+        ...
+
     def step(self, step: int) -> Mapping[str, float]:
         """Do step ``step`` (0-based) and return its metrics; ``tokens`` among them is the number of tokens processed."""
         ...
@@ -43,6 +50,15 @@ class Trainer(Protocol):
 
     def test(self) -> Mapping[str, float]:
         """Metrics on data that chooses nothing, names starting with ``test/``; empty where there is none."""
+        ...
+
+    def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
+        """Scale the recipe's learning rates and price of the KL from the next step on; what they are now, by metric name. Not part of the
+        state: the caller keeps the scales."""
+        ...
+
+    def drift(self, first: int, last: int) -> Mapping[str, float]:
+        """How far the data of steps ``first`` to ``last`` is from all data (``watch.drift``)."""
         ...
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]: ...
@@ -85,7 +101,8 @@ class Harness:
     ) -> None:
         self.trainer, self.run, self.checkpoints, self.bus, self.config = trainer, run, checkpoints, bus, config
         self.checkpoint_every = checkpoint_every
-        self.watch = Watch(watch, self._tell)
+        self.watch, self.trends = Watch(watch, self._tell), Trends()
+        self.limits, self.emergency = watch.emergency, Emergency()
         self.selection = EarlyStop(config.best or default_best)
         self.good: int | None = None  # step of the last good checkpoint
         self.sound = True  # since the last checkpoint: no alarm, every metric finite
@@ -102,12 +119,17 @@ class Harness:
         stopped_early = self.selection.should_stop
         self.bus.emit("run_started", step, total_steps=self.trainer.total_steps)
         with Interrupts() as interrupts:
-            if step == 0 and self.config.eval_at_start:
+            if step == 0 and self.config.eval_at_start and not self.last_eval:
                 self._evaluate(0)
+            if step == 0 and self.good is None and self.trainer.may_run_away and self.limits.rollbacks:
+                self._save(0, False, started)
             while step < self.trainer.total_steps and not interrupts.requested and not stopped_early:
                 before = self.tokens
-                self._step(step)
+                trouble = self._step(step)
                 step += 1
+                if trouble:
+                    step = self._go_back(step, trouble, started)
+                    continue
                 done = step == self.trainer.total_steps
                 improved = False
                 if done or self._evaluation_due(step, before):
@@ -166,12 +188,15 @@ class Harness:
         self.last, self.last_eval, self.wall_before = state["last"], state["last_eval"], state["wall_s"]
         self.selection.load_state(state["selection"])
         self.watch.load_state(state["watch"])
+        self.trends.load_state(state["trends"])
+        self.emergency = Emergency(**state["emergency"])
+        self.trainer.adjust(self.emergency.lr_scale, self.emergency.kl_scale)
         self.good, self.tokens = state.get("good"), state["tokens"]
         best = self.selection.best
         self.checkpoints.rewind(checkpoint.step, {"best": None if best is None else best.step, "good": self.good})
 
     def _save(self, step: int, improved: bool, started: float) -> None:
-        """Write a checkpoint. It is good when since the one before it no rule of level warning or stop held and no metric of a step or an
+        """Write a checkpoint. It is good when since the one before it there was no alarm (``Watch.alarmed``) and no metric of a step or an
         evaluation was infinite or NaN."""
         tensors, trainer_state = self.trainer.state()
         good, self.sound = self.sound, True
@@ -182,6 +207,8 @@ class Harness:
             "last_eval": dict(self.last_eval),
             "selection": self.selection.state(),
             "watch": self.watch.state(),
+            "trends": self.trends.state(),
+            "emergency": self.emergency.state(),
             "good": self.good,
             "tokens": self.tokens,
             "wall_s": self.wall_before + time.perf_counter() - started,
@@ -189,12 +216,17 @@ class Harness:
         self.checkpoints.save(step, tensors, state, {name for name, marked in (("good", good), ("best", improved)) if marked})
         self.bus.emit("checkpoint", step, best=improved, good=good)
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int) -> str:
+        """One step. Returns why the run has to go back; empty when it goes on. Raises DivergedError when a rule stops it."""
         started = time.perf_counter()
-        metrics = dict(self.trainer.step(step))
+        try:
+            metrics = dict(self.trainer.step(step))
+        except DivergedError as error:
+            return error.message
         seconds = time.perf_counter() - started
         tokens = metrics.pop("tokens", 0.0)
         self.tokens += tokens
+        metrics |= self.trends.update(metrics)
         metrics.setdefault("time/train_s", seconds)  # a step that says nothing of it does nothing else
         metrics |= {"time/step_s": seconds, "tokens_per_s": tokens / seconds, "mem/peak_mb": peak_mb()}
         self.last = metrics
@@ -202,9 +234,34 @@ class Harness:
         verdict = self.watch.check(step + 1, metrics)
         self.sound = self.sound and not self.watch.alarmed and all(map(math.isfinite, metrics.values()))
         if verdict.action == "stop":
-            self.bus.emit("verdict", step + 1, verdict.reason, action=verdict.action)
             stands = "there is no good checkpoint" if self.good is None else f"the last good checkpoint is that of step {self.good}"
-            raise DivergedError(f"stopped at step {step + 1}: {verdict.reason}", f"{stands}; events.jsonl has what happened")
+            self._stop(step + 1, verdict.reason, stands)
+        return verdict.reason
+
+    def _stop(self, step: int, reason: str, stands: str) -> NoReturn:
+        self.bus.emit("verdict", step, reason, action="stop")
+        raise DivergedError(f"stopped at step {step}: {reason}", f"{stands}; events.jsonl has what happened")
+
+    def _go_back(self, step: int, reason: str, started: float) -> int:
+        """The emergency after step ``step``: back to a good checkpoint with smaller steps and a dearer KL, from which on it is part
+        of the state. Returns the step to go on from; raises DivergedError where there is no way back."""
+        refused = refusal(self.limits, self.emergency, self.good)
+        if refused or self.good is None:
+            self._stop(step, reason, refused)
+        checkpoint = place_to_go_back_to(self.checkpoints, self.good, self.emergency)
+        back, wall_before = checkpoint.step, self.wall_before
+        now = self.emergency.next(self.limits, back)
+        drift = self.trainer.drift(back, step - 1)
+        self.run.give_up(back, now.rollbacks)
+        self._load(checkpoint)
+        self.emergency, self.wall_before, self.sound = now, wall_before, True
+        settings = self.trainer.adjust(now.lr_scale, now.kl_scale)
+        told = {"rollback": now.rollbacks, "back_to": back, "reason": reason, "settings": settings, "drift": drift}
+        message = in_short(reason, now, settings, drift)
+        self.bus.emit("emergency", step, message, **told, lr_scale=now.lr_scale, kl_scale=now.kl_scale)
+        best = self.selection.best
+        self._save(back, best is not None and best.step == back, started)
+        return back
 
     def _evaluate(self, step: int) -> bool:
         """Evaluate and say whether this is the best so far."""
@@ -223,6 +280,5 @@ class Harness:
         return self.selection.update(step, metrics)
 
     def _tell(self, finding: Finding) -> None:
-        self.bus.emit(
-            "warning" if finding.level != "stop" else "verdict", finding.step, finding.text, rule=finding.rule, level=finding.level
-        )
+        kind = "verdict" if finding.level in ("rollback", "stop") else "warning"
+        self.bus.emit(kind, finding.step, finding.text, rule=finding.rule, level=finding.level)

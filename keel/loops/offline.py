@@ -7,12 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from keel.data.batching import steps_per_epoch, units_for_step
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
 from keel.loops.harness import TensorFiles
 from keel.objectives.common import measured
 from keel.types import Objective, Unit
+from keel.watch.drift import drift
 
 Probe = Callable[[int], None]
 
@@ -52,6 +56,10 @@ class OfflineTrainer:
     def total_steps(self) -> int:
         return total_steps(self.config, len(self.units.train))
 
+    @property
+    def may_run_away(self) -> bool:
+        return False
+
     def step(self, step: int) -> Mapping[str, float]:
         """One optimizer batch."""
         units = self._units(step)
@@ -87,6 +95,19 @@ class OfflineTrainer:
             return {}
         objective = measured(self.objective, units, self.learner.logprobs)
         return {f"{side}/{name}": value for name, value in self.learner.evaluate(units, objective).metrics.items()}
+
+    def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
+        """Scale the recipe's learning rate; there is no price of a KL to scale."""
+        self.learner.lr_scale = lr_scale
+        return {"lr": self.learner.lr}
+
+    def drift(self, first: int, last: int) -> Mapping[str, float]:
+        """Are the units of these steps like all units?"""
+
+        def texts(units: Sequence[Unit]) -> list[Tensor]:
+            return [torch.cat([u.prompt.tokens_T, *(b.tokens_T for b in u.branches)]) for u in units]
+
+        return drift(texts([u for step in range(first, last + 1) for u in self._units(step)]), texts(self.units.train))
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.learner.state()

@@ -37,6 +37,7 @@ from keel.types import (
     Unit,
     empty_group,
 )
+from keel.watch.drift import drift
 
 BranchTensors = list[tuple[Tensor, ...]]  # per unit, per branch: [T]
 Rewarder = Callable[[tuple[Group, ...]], tuple[Group, ...]]
@@ -107,6 +108,10 @@ class OnlineTrainer:
     @property
     def total_steps(self) -> int:
         return total_steps(self.config, len(self.prompts))
+
+    @property
+    def may_run_away(self) -> bool:
+        return True
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
@@ -241,6 +246,21 @@ class OnlineTrainer:
             return {}
         publish(self.actors.policy, self.actors.sampler, self.total_steps)
         return self.evaluators["test"](self.total_steps)
+
+    def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
+        """Scale the recipe's learning rates and price of the KL to the reference."""
+        learners = {"lr": self.actors.policy, "critic/lr": self.actors.critic}
+        for learner in learners.values():
+            if learner is not None:
+                learner.lr_scale = lr_scale
+        self.coefficients.scale = kl_scale
+        kl = self.coefficients.algorithm(0).kl
+        return {name: x.lr for name, x in learners.items() if x is not None} | ({"kl_coef": kl.coef} if kl is not None else {})
+
+    def drift(self, first: int, last: int) -> Mapping[str, float]:
+        """Are the prompts of these steps like all prompts?"""
+        asked = [i for step in range(first, last + 1) for i in self._prompt_ids(step)]
+        return drift([self.encoded[i].tokens_T for i in asked], [e.tokens_T for e in self.encoded.values()])
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.actors.policy.state()

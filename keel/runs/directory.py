@@ -25,20 +25,23 @@ from keel.runs.lock import Lock
 log = logging.getLogger("keel")
 
 SCHEMA = 1
-MANIFEST, SUMMARY, METRICS, EVENTS, SAMPLES, CHECKPOINTS = (
+MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS = (
     "manifest.json",
     "summary.json",
     "metrics.jsonl",
     "events.jsonl",
+    "abandoned.jsonl",
     "samples",
     "checkpoints",
 )
-_OWN = (SUMMARY, METRICS, EVENTS, SAMPLES, CHECKPOINTS, "final")
+_OWN = (SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, "final")
 
 # Settings that may differ in a resumed run, by the end or the middle of their key paths (those of a pipeline's stages are longer).
 OBSERVATIONAL = re.compile(r"(^|\.)(run_dir$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))")  # not what is trained
 EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: told, and the learning rate's schedule is laid out anew
-_HISTORY = frozenset({"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished"})  # kept when a run goes back
+_HISTORY = frozenset(  # kept when a run goes back
+    {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency"}
+)
 
 
 class RunDir:
@@ -152,7 +155,7 @@ class RunDir:
 
     def sync_logs(self) -> None:
         """Make metrics, events and samples safe from a power cut."""
-        for path in (self.path / METRICS, self.path / EVENTS, *(self.path / SAMPLES).glob("*.jsonl")):
+        for path in (self.path / METRICS, self.path / EVENTS, self.path / ABANDONED, *(self.path / SAMPLES).glob("*.jsonl")):
             if path.is_file():
                 DISK.sync_file(path)
         DISK.sync_dir(self.path / SAMPLES)
@@ -163,6 +166,15 @@ class RunDir:
         logs.keep_rows(self.path / METRICS, lambda row: _step(row) <= step)
         logs.keep_rows(self.path / EVENTS, lambda row: _step(row) <= step or row.get("kind") in _HISTORY)
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
+
+    def give_up(self, step: int, number: int) -> None:
+        """Go back to ``step`` for the ``number``-th time: metrics of later steps move to ``abandoned.jsonl``, with the number. Done again
+        after a crash it leaves the same."""
+        logs.keep_rows(self.path / ABANDONED, lambda row: row.get("rollback", 0) < number)
+        later = [row for row in logs.read(self.path / METRICS) if _step(row) > step]
+        logs.append(self.path / ABANDONED, [{"rollback": number, **row} for row in later])
+        logs.keep_rows(self.path / EVENTS, lambda row: row.get("kind") != "emergency" or row.get("rollback", 0) < number)
+        self.cut_metrics(step)
 
     def write_sample(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to ``samples/training.jsonl``; each gets the step."""

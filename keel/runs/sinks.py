@@ -153,7 +153,7 @@ class ConsoleSink:
             self._say(f"evaluation at step {event.step}: {numbers}")
         elif event.kind in ("stage_started", "stage_finished", "resumed", "interrupted") and event.message:
             self._say(event.message)
-        elif event.kind in ("warning", "verdict") and event.message:
+        elif event.kind in ("warning", "verdict", "emergency") and event.message:
             self._say(f"{event.kind}: {event.message}", "yellow" if event.kind == "warning" else "bold red")
         if event.kind in ("run_finished", "interrupted"):
             self._stop()

@@ -9,7 +9,7 @@ from pydantic import Field
 from keel.config import Section
 
 Compare = Literal[">", ">=", "<", "<=", "==", "non-finite"]
-Level = Literal["info", "warning", "stop"]
+Level = Literal["info", "warning", "rollback", "stop"]
 
 
 class Rule(Section):
@@ -20,8 +20,19 @@ class Rule(Section):
     compare: Compare = Field(description="Comparison that must hold: >, >=, <, <=, ==, or non-finite (NaN or infinite).")
     threshold: float = Field(default=0.0, description="Right side of the comparison; not read by non-finite.")
     for_steps: int = Field(default=1, ge=1, description="Steps in a row before the rule speaks.")
-    level: Level = Field(default="warning", description="info, warning, or stop: end the run after this step.")
+    level: Level = Field(default="warning", description="info, warning, rollback (see `emergency`) or stop: end the run after this step.")
     message: str = Field(default="", description="What it means and what to do about it.")
+
+
+class EmergencyConfig(Section):
+    """What happens when a rule of level `rollback` speaks, or gradients are not finite three times in a row: the run goes back to its last
+    good checkpoint and on from there with these changes, all told in `events.jsonl`."""
+
+    rollbacks: int = Field(
+        default=3, ge=0, description="So many times in a run; the next one stops it. 0: the first one does, and rollback means stop."
+    )
+    lr_factor: float = Field(default=0.1, gt=0, le=1, description="All learning rates are multiplied by this, each time.")
+    kl_factor: float = Field(default=2.0, ge=1, description="The price of the KL to the reference is multiplied by this, each time.")
 
 
 class WatchConfig(Section):
@@ -29,11 +40,17 @@ class WatchConfig(Section):
 
     defaults: bool = Field(default=True, description="Start from the default rules; false leaves only `rules`.")
     max_kl_per_token: float = Field(
-        default=2.0, gt=0, description="Default rules stop the run when `kl`, in nats per token, stays above this for 3 steps."
+        default=2.0, gt=0, description="Default rules roll back when `kl`, in nats per token, stays above this for 3 steps."
     )
     max_kl_per_sequence: float = Field(
         default=100.0, gt=0, description="The same for `objective/kl`, in nats per answer: raise it for answers of many hundred tokens."
     )
+    max_reward_fall: float = Field(
+        default=1.0,
+        gt=0,
+        description="Default rules roll back when the reward of 10 steps is this much below its best, in units of `reward_std`.",
+    )
+    emergency: EmergencyConfig = Field(default=EmergencyConfig(), description="What a rule of level rollback does.")
     rules: tuple[Rule, ...] = Field(default=(), description="Your own rules; one with the name of a default rule replaces it.")
 
 

@@ -21,18 +21,20 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 
 _FAILED = "no sample got a reward, so nothing is trained"
 _KL = "the policy runs away from its reference: raise the KL coefficient or lower the learning rate"
+_COLLAPSE = "the reward has collapsed: lower the learning rate, or look at what the reward calls good"
 _CLIP = "most updates are cut off by the clip: lower the learning rate or the number of updates per batch"
 _ENTROPY = "the policy is nearly deterministic: add an entropy bonus, raise the temperature or stop earlier"
 _NO_SIGNAL = "no group has different rewards, so nothing is learned: sample hotter, more per prompt, or use a finer reward"
 
 
-def default_rules(kl_per_token: float, kl_per_sequence: float) -> tuple[Rule, ...]:
+def default_rules(config: WatchConfig) -> tuple[Rule, ...]:
     """The rules that every run starts with. Names of metrics are the field's, so GRPO's and PPO's come side by side: ``kl`` is a mean over
     tokens, ``objective/kl`` one over sequences of their sums."""
     columns = ("name", "metric", "compare", "threshold", "for_steps", "level", "message")
     rows = (
-        ("kl", "kl", ">", kl_per_token, 3, "stop", _KL),
-        ("kl-ppo", "objective/kl", ">", kl_per_sequence, 3, "stop", _KL),
+        ("kl", "kl", ">", config.max_kl_per_token, 3, "rollback", _KL),
+        ("kl-ppo", "objective/kl", ">", config.max_kl_per_sequence, 3, "rollback", _KL),
+        ("collapse", "trend/reward/fall", ">", config.max_reward_fall, 3, "rollback", _COLLAPSE),
         ("reward-failed", "completions/failed_ratio", ">=", 1.0, 3, "stop", _FAILED),
         ("gradient", "grad_norm", ">", 100.0, 1, "warning", "a very large gradient before clipping"),
         ("length", "completions/mean_length", "<", 2.0, 1, "warning", "answers are nearly empty"),
@@ -50,7 +52,7 @@ def default_rules(kl_per_token: float, kl_per_sequence: float) -> tuple[Rule, ..
 def resolve(config: WatchConfig) -> tuple[Rule, ...]:
     """The rules in force: the defaults, replaced by name, then the user's others."""
     own = {rule.name: rule for rule in config.rules}
-    defaults = default_rules(config.max_kl_per_token, config.max_kl_per_sequence) if config.defaults else ()
+    defaults = default_rules(config) if config.defaults else ()
     kept = tuple(own.pop(rule.name, rule) for rule in defaults)
     return kept + tuple(own.values())
 
@@ -68,7 +70,8 @@ class Finding:
 
 
 class Watch:
-    """A guard (``types.Guard``): checks the rules after each step; tells each finding once, when it begins; stops on a ``stop`` rule."""
+    """A guard (``types.Guard``): checks the rules after each step; tells each finding once, when it begins; the verdict is that of its
+    rules of level ``rollback`` and ``stop``, the harder one if both hold."""
 
     def __init__(self, config: WatchConfig, tell: Callable[[Finding], None]) -> None:
         self._rules = resolve(config)
@@ -78,12 +81,13 @@ class Watch:
 
     @property
     def alarmed(self) -> bool:
-        """Does a rule of level warning or stop hold since the newest step, whether it has just begun to speak or spoke before?"""
+        """Does a rule above level info hold since the newest step, whether it has just begun to speak or spoke before? One of level
+        rollback or stop counts from the first step on, before it speaks: what it is about to condemn must not pass for good."""
         return self._alarmed
 
     def check(self, step: int, metrics: Mapping[str, float]) -> Verdict:
         """Judge the metrics of one step; metrics that are not there neither break nor lengthen a streak."""
-        reasons: list[str] = []
+        reasons: dict[Level, list[str]] = {"stop": [], "rollback": []}
         self._alarmed = False
         for rule in self._rules:
             for metric in sorted(name for name in metrics if fnmatchcase(name, rule.metric)):
@@ -92,11 +96,13 @@ class Watch:
                 self._streaks[key] = self._streaks.get(key, 0) + 1 if _holds(rule, value) else 0
                 if self._streaks[key] == rule.for_steps:
                     self._tell(Finding(rule.name, rule.level, metric, value, step, _text(rule, metric, value)))
-                if self._streaks[key] >= rule.for_steps:
-                    self._alarmed = self._alarmed or rule.level != "info"
-                    if rule.level == "stop":
-                        reasons.append(_text(rule, metric, value))
-        return Verdict("stop", "; ".join(reasons)) if reasons else Verdict("continue")
+                speaks, grave = self._streaks[key] >= rule.for_steps, rule.level in reasons
+                self._alarmed = self._alarmed or (speaks and rule.level != "info") or (grave and self._streaks[key] > 0)
+                if speaks and grave:
+                    reasons[rule.level].append(_text(rule, metric, value))
+        if reasons["stop"]:
+            return Verdict("stop", "; ".join(reasons["stop"]))
+        return Verdict("rollback", "; ".join(reasons["rollback"])) if reasons["rollback"] else Verdict("continue")
 
     def state(self) -> dict[str, int]:
         """Streaks that are running, for a checkpoint (JSON)."""

@@ -44,6 +44,15 @@ class Scripted:
     def test(self) -> Mapping[str, float]:
         return {"test/weight": self.weight}
 
+    may_run_away = False
+
+    def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
+        self.scales = (lr_scale, kl_scale)
+        return {"lr": lr_scale}
+
+    def drift(self, first: int, last: int) -> Mapping[str, float]:
+        return {"texts": last - first + 1.0, "length_z": 0.5, "surprise_z": 0.0}
+
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         return {"policy": {"w": torch.tensor([self.weight])}}, {}
 

@@ -54,11 +54,11 @@ def test_healthy_metrics_are_silent():
     assert told == []
 
 
-def test_kl_stops_after_three_steps_in_a_row():
+def test_kl_rolls_back_after_three_steps_in_a_row():
     guard, told = watch(max_kl_per_token=2.0)
     values = [3.0, 3.0, 1.0, 3.0, 3.0, 3.0]
     verdicts = [guard.check(step, {"kl": kl}) for step, kl in enumerate(values)]
-    assert [v.action for v in verdicts] == ["continue"] * 5 + ["stop"]
+    assert [v.action for v in verdicts] == ["continue"] * 5 + ["rollback"]
     assert verdicts[-1].reason.startswith("kl = 3 (> 2 for 3 steps)")
     assert len(told) == 1
 
@@ -66,12 +66,12 @@ def test_kl_stops_after_three_steps_in_a_row():
 @pytest.mark.parametrize(("metric", "fires", "silent"), [("kl", 2.5, 1.5), ("objective/kl", 120.0, 60.0)])
 def test_each_kl_has_a_limit_in_its_own_unit(metric: str, fires: float, silent: float):
     """60 nats are a lot for a token and little for an answer of a few hundred tokens."""
-    for value, action in ((fires, "stop"), (silent, "continue")):
+    for value, action in ((fires, "rollback"), (silent, "continue")):
         guard, _ = watch()
         assert [guard.check(step, {metric: value}).action for step in range(3)][-1] == action
     for setting, own in (("max_kl_per_token", "kl"), ("max_kl_per_sequence", "objective/kl")):
         guard, _ = watch(**{setting: 1.0})
-        assert ([guard.check(step, {metric: 1.2}).action for step in range(3)][-1] == "stop") == (own == metric)
+        assert ([guard.check(step, {metric: 1.2}).action for step in range(3)][-1] == "rollback") == (own == metric)
 
 
 def test_steps_without_any_reward_stop_the_run():
@@ -100,7 +100,7 @@ def test_a_rule_speaks_again_after_it_was_over():
 
 def test_a_missing_metric_neither_breaks_nor_lengthens_a_streak():
     guard, _ = watch(max_kl_per_token=1.0)
-    assert [guard.check(i, m).action for i, m in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}, {}, {"kl": 2.0}])][-1] == "stop"
+    assert [guard.check(i, m).action for i, m in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}, {}, {"kl": 2.0}])][-1] == "rollback"
 
 
 def test_own_rules_replace_defaults_by_name_and_take_patterns():
@@ -128,7 +128,7 @@ def test_watch_goes_on_from_its_state():
     second, _ = watch()
     second.load_state(json.loads(json.dumps(first.state())))
     assert [*head, second.check(2, metrics[2])] == wanted
-    assert wanted[-1].action == "stop"
+    assert wanted[-1].action == "rollback"
 
 
 def test_early_stop_waits_for_patience_and_keeps_the_best():

@@ -1,0 +1,94 @@
+"""Moving averages, trends, the fall of the reward; drift of data."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from keel.watch.config import WatchConfig
+from keel.watch.drift import drift, in_words
+from keel.watch.rules import Watch
+from keel.watch.trends import Trends
+
+
+def feed(trends: Trends, values: list[float], std: float = 1.0) -> dict[str, float]:
+    return [trends.update({"reward": v, "reward_std": std}) for v in values][-1]
+
+
+def test_means_and_change_by_hand():
+    trends = Trends()
+    first = trends.update({"loss": 4.0, "grad_norm": 9.0})
+    assert first == {"trend/loss/mean_10": 4.0, "trend/loss/mean_100": 4.0}
+    found = {}
+    for step in range(1, 100):
+        found = trends.update({"loss": 4.0 if step < 50 else 1.0})
+        assert ("trend/loss/change" in found) == (step == 99)
+    assert found == {"trend/loss/mean_10": 1.0, "trend/loss/mean_100": 2.5, "trend/loss/change": -0.75}
+    assert trends.update({"loss": 1.0})["trend/loss/mean_100"] == pytest.approx(2.47)
+    assert trends.update({"loss": math.nan}) == trends.update({"loss": math.inf}), "not finite: left out"
+    assert "trend/loss/mean_10" not in trends.update({"entropy": 1.0})
+
+
+def test_a_change_from_zero_is_finite():
+    trends = Trends()
+    found = {}
+    for step in range(100):
+        found = trends.update({"kl": 0.0 if step < 50 else 1e-3})
+    assert found["trend/kl/change"] == pytest.approx(1e5)
+
+
+def test_the_fall_of_the_reward_is_in_units_of_its_spread():
+    trends = Trends()
+    assert "trend/reward/fall" not in feed(trends, [0.0] * 9, 0.2)
+    assert feed(trends, [0.0], 0.2)["trend/reward/fall"] == 0.0
+    assert feed(trends, [0.5] * 10, 0.5)["trend/reward/fall"] == 0.0
+    # down to 0.1 for five steps of ten: a mean of 0.3, 0.2 below the best; the spread was 0.5 at its largest
+    assert feed(trends, [0.1] * 5, 0.0)["trend/reward/fall"] == pytest.approx(0.4)
+
+
+def test_trends_go_on_from_their_state():
+    values = [0.3, 0.9, 0.1] * 40
+    undisturbed, first, second = Trends(), Trends(), Trends()
+    feed(undisturbed, values)
+    feed(first, values[:57])
+    second.load_state(json.loads(json.dumps(first.state())))
+    feed(second, values[57:])
+    assert second.state() == undisturbed.state()
+    assert feed(second, [0.5]) == feed(undisturbed, [0.5])
+
+
+def test_a_collapsed_reward_is_an_emergency():
+    def verdicts(values: list[float]) -> set[str]:
+        watch, trends = Watch(WatchConfig(), lambda _: None), Trends()
+        return {watch.check(i, trends.update({"reward": v, "reward_std": 0.3})).action for i, v in enumerate(values)}
+
+    assert verdicts([0.1] * 10 + [0.9] * 20 + [0.65] * 20) == {"continue"}, "by less than its spread"
+    assert verdicts([0.1] * 10 + [0.9] * 20 + [0.0] * 20) == {"continue", "rollback"}
+
+
+def test_drift_by_hand():
+    """Lengths 1, 1, 3, 3: mean 2, spread 1; two texts of 3 are 1 / (1 / sqrt 2) off."""
+    whole = [torch.tensor(t) for t in ([0], [0], [0, 0, 0], [0, 0, 0])]
+    assert drift(whole[2:], whole) == {"texts": 2.0, "length_z": pytest.approx(math.sqrt(2)), "surprise_z": 0.0}
+    assert drift(whole, whole) == {"texts": 4.0, "length_z": 0.0, "surprise_z": 0.0}
+    assert drift([], whole) == {}
+    # tokens: a share of 3/4 and of 1/4; the rare text is ln 4 against a mean of (3 ln 4/3 + ln 4) / 4
+    mixed = [torch.tensor([t]) for t in (0, 0, 0, 1)]
+    z = drift(mixed[3:], mixed)["surprise_z"]
+    common, rare = math.log(4 / 3), math.log(4)
+    mean = (3 * common + rare) / 4
+    spread = math.sqrt((3 * (common - mean) ** 2 + (rare - mean) ** 2) / 4)
+    assert z == pytest.approx((rare - mean) / spread)
+
+
+def test_other_data_is_told():
+    plain = [torch.arange(10) + i % 2 for i in range(400)]
+    odd = [torch.arange(10) + 50 for _ in range(20)]
+    found = drift(odd, plain + odd)
+    assert found["surprise_z"] > 4
+    assert in_words(found).startswith("data: the 20 texts of these steps are unlike the rest, in standard errors: tokens +")
+    assert in_words(drift(plain[:20], plain + odd)) == "data: the 20 texts of these steps are like the rest"
+    assert in_words({}) == "data: nothing to compare"
