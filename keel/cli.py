@@ -45,6 +45,12 @@ def _data_show(args: argparse.Namespace) -> Summary:
     return data_show(args.path, args.model, args.rows, args.overrides)
 
 
+def _score(args: argparse.Namespace) -> Summary:
+    from keel.stages.score import run_score
+
+    return run_score(args.file, args.reward, args.out, args.overrides, args.cache)
+
+
 def _runs(args: argparse.Namespace) -> Summary:
     from keel.runs.listing import compare, list_runs, print_comparison, print_runs
 
@@ -116,6 +122,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
     sub.add_argument("--rows", type=int, default=3, help="how many rows to show")
+    sub = add("score", "score a file of answers with any reward", _score)
+    sub.add_argument("file", help="rows {prompt, completion, ...}: JSONL, JSON, CSV, Parquet")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the reward, e.g. pattern='[0-9]+' truth=answer")
+    rewards = "gsm8k, math, choice, regex, json_schema, ifeval, code, numeric, exact, reasoning_gym"
+    sub.add_argument("--reward", required=True, help=f"{rewards}, rules:FILE, model:DIR or python:FILE:NAME")
+    sub.add_argument("--out", default="", metavar="FILE", help="where the rows go, each with score, reason and error (JSONL)")
+    sub.add_argument("--cache", default="", metavar="DIR", help="keep scores here, and take from here what the same reward scored before")
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
     sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")

@@ -21,6 +21,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     common.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     for verb in VERBS:
         _comparison(whats.add_parser(verb, parents=[common], help=f"time and memory of {verb} training"))
+    _learning(whats.add_parser("learn", parents=[common], help="what each algorithm of RL learns on three small tasks"))
 
 
 def _comparison(sub: argparse.ArgumentParser) -> None:
@@ -45,14 +46,45 @@ def _comparison(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=_WORK.seed)
 
 
+def _learning(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--algorithms", nargs="+", default=[], metavar="NAME", help="default: all")
+    sub.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="default: all")
+    sub.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
+    sub.add_argument("--steps", type=int, default=40, help="sets of rollouts of a run")
+    sub.add_argument("--threshold", type=float, default=0.8, help="share of right answers that samples are counted up to")
+    sub.add_argument("--threads", type=int, default=1)
+
+
 def run(args: argparse.Namespace) -> None:
     """Run what was asked for, print the table, write the file."""
+    if args.what == "learn":
+        return _run_learning(args)
     from keel.bench.compare import Plan, compare
     from keel.bench.report import table
 
     found = compare(Plan(workload(args), args.against, args.repeats, args.trl_python))
     print(table(found))
     _write(args.json, found)
+
+
+def _run_learning(args: argparse.Namespace) -> None:
+    import torch
+
+    from keel.algorithms import ALGORITHMS
+    from keel.bench.learn import learn, markdown
+    from keel.bench.tasks import TASKS
+
+    if args.steps < 1 or args.threads < 1 or not 0 < args.threshold <= 1:
+        raise UserError("--steps and --threads must be at least 1, --threshold above 0 and at most 1")
+    torch.set_num_threads(args.threads)
+    found = learn(_names(args.algorithms) or list(ALGORITHMS), _names(args.tasks) or list(TASKS), args.seeds, args.steps, args.threshold)
+    print(markdown(found))
+    _write(args.json, found)
+
+
+def _names(given: list[str]) -> list[str]:
+    """Names apart by spaces or commas."""
+    return [name for word in given for name in word.split(",") if name]
 
 
 def workload(args: argparse.Namespace) -> Workload:
