@@ -98,6 +98,13 @@ class _Tiles:
         self.rows = max(1, min(len(hidden_SH), max(64, min(1024, budget // vocab))))
         self.buffer = torch.empty(self.rows, vocab, dtype=torch.float32, device=hidden_SH.device)
         self.low = self.buffer if dtype == torch.float32 else torch.empty_like(self.buffer, dtype=dtype)
+        self._beside: Tensor | None = None
+
+    def beside(self, n: int) -> Tensor:
+        """A second buffer [n, V], the same for every tile: fresh memory of this size comes page by page from the system each time."""
+        if self._beside is None:
+            self._beside = torch.empty_like(self.buffer)
+        return self._beside[:n]
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, z [n, V] float32); z may be overwritten."""
@@ -117,17 +124,44 @@ class _Tiles:
                 z[:, list(self.head.transform.banned)] = _BANNED
             yield part, z
 
-    def raw_gradient_(self, z_nV: Tensor, stats: _Stats, target_n: Tensor, grad_logp_n: Tensor, grad_entropy_n: Tensor | None) -> Tensor:
-        """d loss / d raw [n, V] in the buffer of ``z_nV``.
+    def soften_(self, z_nV: Tensor, target_n: Tensor, want_entropy: bool) -> _Softened:
+        """Statistics of the tile's distributions with one pass of exponentials. ``z_nV`` is used up: without entropies the exponentials
+        take its memory, with them it becomes ``z - peak`` and they stand beside it."""
+        chosen_n = z_nV.gather(1, target_n[:, None])[:, 0]
+        peak_n = z_nV.amax(1)
+        y_nV = z_nV * self.head.temperature if self.head.transform.softcap is not None else z_nV
+        shifted_nV = z_nV.sub_(peak_n[:, None])
+        weights_nV = torch.exp(shifted_nV, out=self.beside(len(z_nV))) if want_entropy else shifted_nV.exp_()
+        mass_n = weights_nV.sum(1)
+        log_mass_n = mass_n.log()
+        entropy_n = z_nV.new_empty(0)
+        if want_entropy:  # both terms are >= 0: nothing cancels where the distribution is sharp
+            entropy_n = log_mass_n - torch.linalg.vecdot(weights_nV, shifted_nV) / mass_n
+        stats = _Stats(chosen_n - peak_n - log_mass_n, peak_n + log_mass_n, entropy_n)
+        return _Softened(stats, weights_nV, mass_n, shifted_nV, y_nV)
+
+    def softened_gradient_(self, soft: _Softened, target_n: Tensor, grad_logp_n: Tensor, grad_entropy_n: Tensor | None) -> Tensor:
+        """d loss / d raw [n, V] in the memory of the exponentials.
 
         d logprob / d z = onehot - p and d entropy / d z = -p (log p + entropy).
         """
+        if grad_entropy_n is None:
+            grad_nV = soft.weights_nV.mul_((-grad_logp_n / soft.mass_n)[:, None])
+        else:
+            apart_n = soft.stats.entropy_n - soft.mass_n.log()
+            factor_nV = soft.shifted_nV.add_(apart_n[:, None]).mul_(-grad_entropy_n[:, None]).sub_(grad_logp_n[:, None])
+            grad_nV = soft.weights_nV.mul_((1.0 / soft.mass_n)[:, None]).mul_(factor_nV)
+        grad_nV.scatter_add_(1, target_n[:, None], grad_logp_n[:, None])
+        return self._through_transform_(grad_nV, soft.y_nV)
+
+    def raw_gradient_(self, z_nV: Tensor, stats: _Stats, target_n: Tensor, grad_logp_n: Tensor, grad_entropy_n: Tensor | None) -> Tensor:
+        """The same from ``z_nV``, computed again, and the statistics of the pass before; in the buffer of ``z_nV``."""
         y_nV = z_nV * self.head.temperature if self.head.transform.softcap is not None else z_nV
         logp_nV = z_nV.sub_(stats.logsumexp_n[:, None])
         if grad_entropy_n is None:
             grad_nV = logp_nV.exp_().mul_(-grad_logp_n[:, None])
         else:
-            probs_nV = logp_nV.exp()
+            probs_nV = torch.exp(logp_nV, out=self.beside(len(z_nV)))
             weight_nV = logp_nV.add_(stats.entropy_n[:, None]).mul_(-grad_entropy_n[:, None]).sub_(grad_logp_n[:, None])
             grad_nV = weight_nV.mul_(probs_nV)
         grad_nV.scatter_add_(1, target_n[:, None], grad_logp_n[:, None])
@@ -160,14 +194,15 @@ class _Stats:
     entropy_n: Tensor  # empty when not wanted
 
 
-def _stats(z_nV: Tensor, target_n: Tensor, want_entropy: bool) -> _Stats:
-    logsumexp_n = torch.logsumexp(z_nV, dim=1)
-    chosen_n = z_nV.gather(1, target_n[:, None])[:, 0]
-    if not want_entropy:
-        return _Stats(chosen_n - logsumexp_n, logsumexp_n, z_nV.new_empty(0))
-    logp_nV = z_nV - logsumexp_n[:, None]
-    entropy_n = -torch.linalg.vecdot(logp_nV.exp(), logp_nV)  # logsumexp - p z would cancel where the distribution is sharp
-    return _Stats(chosen_n - logsumexp_n, logsumexp_n, entropy_n)
+@dataclass(frozen=True, slots=True)
+class _Softened:
+    """A tile after ``soften_``: what a gradient is made of."""
+
+    stats: _Stats
+    weights_nV: Tensor  # exp(z - peak)
+    mass_n: Tensor  # their sums
+    shifted_nV: Tensor  # z - peak, with entropies; without them it is the memory of the weights
+    y_nV: Tensor  # before the temperature, where a soft cap needs it
 
 
 class _Gradients:
@@ -217,26 +252,29 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.dtype = _product_dtype(hidden_SH)
         with torch.autocast(hidden_SH.device.type, enabled=False):
             tiles = _Tiles(hidden_SH, head, ctx.dtype)
-            parts = [_stats(z_nV, target_S[part], want_entropy) for part, z_nV in tiles]
+            parts = [tiles.soften_(z_nV, target_S[part], want_entropy).stats for part, z_nV in tiles]
         empty = hidden_SH.new_empty(0, dtype=torch.float32)
         names = ("logprobs_n", "logsumexp_n", "entropy_n")
         logprobs_S, logsumexp_S, entropy_S = (torch.cat([empty, *(getattr(p, name) for p in parts)]) for name in names)
         ctx.save_for_backward(hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, entropy_S)
-        ctx.head, ctx.want_entropy = (head.transform, head.temperature), want_entropy
+        ctx.head = head.transform, head.temperature
+        ctx.set_materialize_grads(False)
         if not want_entropy:
             ctx.mark_non_differentiable(entropy_S)
         return logprobs_S, entropy_S
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logp_S: Tensor, grad_entropy_S: Tensor) -> Any:
+    def backward(ctx: Any, grad_logp_S: Tensor | None, grad_entropy_S: Tensor | None) -> Any:
         hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, entropy_S = ctx.saved_tensors
+        if grad_logp_S is None:
+            grad_logp_S = torch.zeros_like(logsumexp_S)
         with torch.autocast(hidden_SH.device.type, enabled=False):
             tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *ctx.head), ctx.dtype)
             gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
                 stats = _Stats(z_nV.new_empty(0), logsumexp_S[part], entropy_S[part])
-                grad_entropy_n = grad_entropy_S[part] if ctx.want_entropy else None
+                grad_entropy_n = grad_entropy_S[part] if grad_entropy_S is not None else None
                 gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grad_logp_S[part], grad_entropy_n))
         return *gradients.result(), None, None, None
 
@@ -257,10 +295,11 @@ class _TokenKL(torch.autograd.Function):
         parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(hidden_SH.device.type, enabled=False):
             for (part, z_nV), (_, ref_z_nV) in zip(_Tiles(hidden_SH, head, ctx.dtype), _Tiles(ref_hidden_SH, ref_head, ctx.dtype)):
-                stats = _stats(z_nV, target_S[part], False)
+                logsumexp_n = z_nV.logsumexp(1)
+                logprobs_n = z_nV.gather(1, target_S[part, None])[:, 0] - logsumexp_n
                 ref_logp_nV = ref_z_nV.log_softmax(1)
-                apart_nV = (ref_logp_nV - z_nV).add_(stats.logsumexp_n[:, None])
-                parts.append((stats.logprobs_n, stats.logsumexp_n, torch.linalg.vecdot(ref_logp_nV.exp_(), apart_nV)))
+                apart_nV = (ref_logp_nV - z_nV).add_(logsumexp_n[:, None])
+                parts.append((logprobs_n, logsumexp_n, torch.linalg.vecdot(ref_logp_nV.exp_(), apart_nV)))
         empty = hidden_SH.new_empty(0, dtype=torch.float32)
         logprobs_S, logsumexp_S, kl_S = (torch.cat([empty, *(p[i] for p in parts)]) for i in range(3))
         ctx.save_for_backward(hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, ref_hidden_SH)
@@ -301,11 +340,11 @@ class _FusedTokenLoss(torch.autograd.Function):
             tiles = _Tiles(hidden_SH, head, _product_dtype(hidden_SH))
             gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
-                stats = _stats(z_nV, target_S[part], want_entropy)
+                soft = tiles.soften_(z_nV, target_S[part], want_entropy)
                 value_n = None if values_S is None else values_S[part]
-                loss, grads = _differentiate(loss_fn, part, stats, want_entropy, value_n)
+                loss, grads = _differentiate(loss_fn, part, soft.stats, want_entropy, value_n)
                 total += loss
-                gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grads[0], grads[1]))
+                gradients.add(part, tiles.softened_gradient_(soft, target_S[part], grads[0], grads[1]))
                 if grad_values_S is not None and grads[2] is not None:
                     grad_values_S[part] = grads[2]
         ctx.gradients, ctx.grad_values_S = gradients, grad_values_S
@@ -323,7 +362,7 @@ class _FusedTokenLoss(torch.autograd.Function):
 def _differentiate(
     loss_fn: TokenLoss, part: slice, stats: _Stats, want_entropy: bool, values_n: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor | None]]:
-    """The loss of a tile and its gradient by log-probabilities, entropies and values (zeros where the loss does not use them)."""
+    """The loss of a tile and its gradient by log-probabilities (zeros where the loss does not use them), entropies and values (None)."""
     leaves = [stats.logprobs_n, stats.entropy_n if want_entropy else None, values_n]
     leaves = [x if x is None else x.detach().requires_grad_() for x in leaves]
     logprobs_n, entropy_n, value_n = leaves
@@ -331,7 +370,6 @@ def _differentiate(
     with torch.enable_grad():
         loss = loss_fn(part, logprobs_n, entropy_n, value_n)
     given = [x for x in leaves if x is not None]
-    found = iter(torch.autograd.grad(loss, given, materialize_grads=True) if loss.requires_grad else [torch.zeros_like(x) for x in given])
+    found = iter(torch.autograd.grad(loss, given, allow_unused=True) if loss.requires_grad else [None for _ in given])
     grads = [None if x is None else next(found) for x in leaves]
-    assert grads[0] is not None
-    return loss.detach(), (grads[0], grads[1], grads[2])
+    return loss.detach(), (torch.zeros_like(logprobs_n) if grads[0] is None else grads[0], grads[1], grads[2])
