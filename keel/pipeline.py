@@ -3,21 +3,25 @@
 In a pipeline recipe ``"@model"`` stands for the pipeline's base model and ``"@sft"``, ``"@preferences"``, ``"@reward"``, ``"@rl"``,
 ``"@prefer"`` for what that stage left behind (a model folder, a file of comparisons). Each stage has a run directory of its own under
 ``stages/`` and resumes by itself.
+
+Stages of other names, any number of them, say what they are by ``verb`` and run in the order in which they are written:
+``{warm: {verb: prefer, ...}, polish: {verb: rl, model: "@warm", ...}}``.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from keel.algorithms import AlgorithmConfig
-from keel.config import Section, load, merge
+from keel.config import Section, load, merge, read_recipe
 from keel.errors import ConfigError
 from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
 from keel.evaluate.report import collect, write_report
@@ -26,10 +30,12 @@ from keel.loops.harness import peak_mb
 from keel.models.config import ModelOptions
 from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
-from keel.runs.directory import RunDir, read_summary
+from keel.runs.directory import METRICS, RunDir, read_summary
 from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
 from keel.stages.recipes import (
+    RECIPES,
     EvalRecipe,
     ModelRecipe,
     PreferencesRecipe,
@@ -43,11 +49,31 @@ from keel.stages.run import STAGE_FUNCTIONS, run_directory
 from keel.stages.session import show_recipe
 
 log = logging.getLogger("keel")
+JOINED = "stages.jsonl"
 SHARED = ("model_options", "render", "seed", "settings")  # what every stage inherits from the pipeline
 
 
-class Stages(Section):
+class StageList(Section):
+    """Stages in the order of their fields; one that is left out is not run."""
+
+    VERBS: ClassVar[Mapping[str, str]] = {}  # by stage
+
+    def items(self) -> list[tuple[str, ModelRecipe]]:
+        """The stages that are there, by name, in order."""
+        return [(name, stage) for name in type(self).model_fields if (stage := getattr(self, name)) is not None]
+
+    def of(self, verb: str) -> dict[str, ModelRecipe]:
+        """Those of one verb, by name, in order."""
+        return {name: stage for name, stage in self.items() if self.VERBS[name] == verb}
+
+
+class Stages(StageList):
     """The stages, in this order. One that is left out is not run."""
+
+    VERBS: ClassVar[Mapping[str, str]] = {
+        **{name: name for name in ("sft", "preferences", "reward", "rl", "prefer")},
+        "evaluate": "eval",
+    }
 
     sft: SFTRecipe | None = Field(default=None, description="Supervised fine-tuning.")
     preferences: PreferencesRecipe | None = Field(default=None, description="Candidates and simulated annotators.")
@@ -55,10 +81,6 @@ class Stages(Section):
     rl: RLRecipe | None = Field(default=None, description="Reinforcement learning.")
     prefer: PreferRecipe | None = Field(default=None, description="Direct preference optimisation.")
     evaluate: EvalRecipe | None = Field(default=None, description="Comparison of two models on held-out prompts.")
-
-    def items(self) -> list[tuple[str, ModelRecipe]]:
-        """The stages that are there, by name, in order."""
-        return [(name, stage) for name in type(self).model_fields if (stage := getattr(self, name)) is not None]
 
 
 class PipelineRecipe(Section):
@@ -75,7 +97,7 @@ class PipelineRecipe(Section):
     )
     algorithm: AlgorithmConfig | None = Field(default=None, description="The RL stage's algorithm (short for stages.rl.algorithm).")
     objective: ObjectiveConfig | None = Field(default=None, description="The prefer stage's objective (short for stages.prefer.objective).")
-    stages: Stages = Field(description="The stages and their own settings.")
+    stages: Stages = Field(description="The stages and their own settings; those of other names say what they are by `verb`.")
 
     @model_validator(mode="before")
     @classmethod
@@ -86,15 +108,50 @@ class PipelineRecipe(Section):
         shared = {key: raw[key] for key in SHARED if key in raw}
         stages: dict[str, Any] = {}
         for name, stage in raw["stages"].items():
-            own = {"rl": "algorithm", "prefer": "objective"}.get(name)
+            if not isinstance(stage, Mapping):
+                stages[name] = stage
+                continue
+            own = {"rl": "algorithm", "prefer": "objective"}.get(stage.get("verb", name))
             short = {own: raw[own]} if own and raw.get(own) is not None else {}
-            stages[name] = merge({**shared, **short}, stage) if isinstance(stage, Mapping) else stage
+            stages[name] = merge({**shared, **short}, {key: value for key, value in stage.items() if key != "verb"})
         return {**raw, "stages": stages}
+
+
+def load_pipeline(recipe_path: Path, overrides: Sequence[str]) -> PipelineRecipe:
+    """The pipeline of a recipe file with its overrides. Raises ConfigError."""
+    stages = _stages_of(read_recipe(recipe_path).get("stages"))
+    if stages is None:
+        return load(PipelineRecipe, recipe_path, overrides)
+    field = PipelineRecipe.model_fields["stages"]
+    return load(create_model("PipelineRecipe", __base__=PipelineRecipe, stages=(stages, field)), recipe_path, overrides)
+
+
+def _stages_of(written: Any) -> type[StageList] | None:
+    """The class of stages under names of the recipe's own; None where all have the usual ones. Raises ConfigError for a stage that does not
+    say what it is."""
+    raw: Mapping[str, Any] = written if isinstance(written, Mapping) else {}
+    verbs: dict[str, str] = {}
+    for name, stage in raw.items():
+        given = stage.get("verb") if isinstance(stage, Mapping) else None
+        verb = given or Stages.VERBS.get(name)
+        if verb not in RECIPES or Stages.VERBS.get(name, verb) != verb:
+            near = difflib.get_close_matches(str(name), Stages.VERBS, 1)
+            meant = f"; did you mean {near[0]}?" if near and given is None else ""
+            what = f"its verb cannot be {given!r}" if given else f"a stage of this name needs the key `verb`{meant}"
+            raise ConfigError(f"stages.{name}: {what}", f"verbs are: {', '.join(RECIPES)}; {', '.join(Stages.VERBS)} have their own")
+        verbs[name] = verb
+    if verbs.keys() <= Stages.VERBS.keys():
+        return None
+    described = {name: Field(default=None, description=f"`keel {verb}`") for name, verb in verbs.items()}
+    fields: dict[str, Any] = {name: (RECIPES[verb] | None, described[name]) for name, verb in verbs.items()}
+    made = create_model("Stages", __base__=StageList, **fields)
+    made.VERBS = verbs
+    return made
 
 
 def run_pipeline(recipe_path: Path, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
     """Run (or resume) the pipeline of a recipe and write its report and summary. Returns the summary."""
-    recipe = load(PipelineRecipe, recipe_path, overrides)
+    recipe = load_pipeline(recipe_path, overrides)
     _check_references(recipe)
     root = run_directory(recipe.run_dir, recipe_path)
     if dry_run:
@@ -105,7 +162,7 @@ def run_pipeline(recipe_path: Path, overrides: Sequence[str], *, dry_run: bool =
     rest = [o for o in overrides if not o.startswith(("seeds=", "run_dir="))]
     summaries: dict[int, dict[str, Any]] = {}
     for seed in recipe.seeds:
-        summaries[seed] = _run_once(load(PipelineRecipe, recipe_path, [*rest, "seeds=[]", f"seed={seed}"]), root / f"seed-{seed}")
+        summaries[seed] = _run_once(load_pipeline(recipe_path, [*rest, "seeds=[]", f"seed={seed}"]), root / f"seed-{seed}")
         if summaries[seed].get("interrupted"):
             return summaries[seed]
     return _pool(root, summaries, recipe)
@@ -121,13 +178,13 @@ def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
         for name, stage in recipe.stages.items():
             log.info("\n== %s ==", name)
             folder = root / "stages" / name
-            verb = "eval" if name == "evaluate" else name
-            summary = STAGE_FUNCTIONS[verb](resolve_references(stage, outputs), folder, str(root))
+            summary = STAGE_FUNCTIONS[recipe.stages.VERBS[name]](resolve_references(stage, outputs), folder, str(root))
             if summary.get("interrupted"):
                 return {**summary, "run_dir": str(root), "stage": name}
             summaries[name] = summary
             outputs[name] = str(summary.get("file", folder / "final"))
-        summary = _summary(root, summaries)
+        summary = _summary(root, summaries, recipe.stages)
+        _join_metrics(root, list(summaries))
         run.finish(summary)
         write_report(root / "report.html", collect(root))
         _tell(summary)
@@ -145,7 +202,7 @@ def _check_references(recipe: PipelineRecipe) -> None:
         except ConfigError as error:
             raise ConfigError(f"stages.{name}: {error.message}") from None
         there[name] = name
-    if recipe.seeds and recipe.stages.evaluate is None:
+    if recipe.seeds and "evaluate" not in recipe.stages.of("eval"):
         raise ConfigError("seeds: there is no evaluate stage whose win rates could be pooled", "add stages.evaluate, or leave out seeds")
 
 
@@ -172,15 +229,26 @@ COMPARED = (
 )
 
 
-def _summary(root: Path, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The pipeline's summary: the evaluation's numbers on top, seconds by stage, and what each stage said."""
-    evaluated = stages.get("evaluate", {})
+def _join_metrics(root: Path, names: Sequence[str]) -> None:
+    """``stages.jsonl``: the metrics of all stages in one row of steps, each row with its ``stage`` and the ``total_step`` over all."""
+    joined: list[dict[str, Any]] = []
+    for name in names:
+        done = max((row["total_step"] for row in joined), default=0)
+        rows = read_rows(root / "stages" / name / METRICS)
+        joined += [{"stage": name, "total_step": done + row["step"], **row} for row in rows]
+    write_atomic(root / JOINED, b"".join(json_line(row) for row in joined))
+
+
+def _summary(root: Path, stages: Mapping[str, Mapping[str, Any]], recipes: StageList) -> dict[str, Any]:
+    """The pipeline's summary: the (last) evaluation's numbers on top, seconds by stage, and what each stage said."""
+    evaluated = next((stages[name] for name in reversed(recipes.of("eval"))), {})
     summary: dict[str, Any] = {"run_dir": str(root), "verb": "run", "stages": list(stages)}
     summary |= {key: evaluated[key] for key in COMPARED if key in evaluated}
-    if "preferences" in stages:
-        summary["agreement"] = stages["preferences"]["agreement"]
-    if "reward_model" in stages.get("reward", {}):
-        summary["reward_model"] = stages["reward"]["reward_model"]
+    for name in recipes.of("preferences"):
+        summary["agreement"] = stages[name]["agreement"]
+    for name in recipes.of("reward"):
+        if "reward_model" in stages[name]:
+            summary["reward_model"] = stages[name]["reward_model"]
     summary["wall_s"] = {name: stage["wall_s"] for name, stage in stages.items()}
     summary["wall_total_s"] = round(sum(summary["wall_s"].values()), 2)
     summary["peak_mb"] = round(max(peak_mb(), *(stage["peak_mb"] for stage in stages.values())), 1)
@@ -190,8 +258,8 @@ def _summary(root: Path, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 def _pool(root: Path, summaries: Mapping[int, Mapping[str, Any]], recipe: PipelineRecipe) -> dict[str, Any]:
     """Win rates of the seeds side by side, and pooled by prompt."""
-    evaluate = recipe.stages.evaluate
-    assert evaluate is not None, "pooling win rates needs an evaluate stage"
+    evaluate = recipe.stages.of("eval")["evaluate"]
+    assert isinstance(evaluate, EvalRecipe)
     config = evaluate.evaluate
     shares = []
     for seed in summaries:

@@ -11,7 +11,7 @@ import pytest
 
 from keel.config import load
 from keel.errors import ConfigError
-from keel.pipeline import PipelineRecipe, run_pipeline
+from keel.pipeline import PipelineRecipe, load_pipeline, run_pipeline
 from keel.stages.run import STAGE_FUNCTIONS
 
 LOOP = "{steps: 1, batch_size: 4, probes: 1, eval_every: 0}"
@@ -138,3 +138,41 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run_pipeline(Path("recipes/quickstart.yaml"), [f"run_dir={tmp_path / 'run'}"], dry_run=True)
     assert "stages:" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+STAGED = ("model_options.precision=fp32", "settings.threads=1", "stages.first_dpo.loop.probes=0")
+
+
+def test_stages_of_any_name_run_in_the_order_written(tmp_path: Path, rows: Rows) -> None:
+    recipe, run = Path("recipes/tiny_staged.yaml"), tmp_path / "run"
+    short = ("stages.then_ppo.loop={steps: 2, batch_size: 4, probes: 0}", "stages.last_ipo.loop={steps: 1, batch_size: 4, probes: 0}")
+    summary = run_pipeline(recipe, [*STAGED, *short, f"run_dir={run}"])
+    assert summary["stages"] == ["first_dpo", "then_ppo", "last_ipo"]
+    first, second, third = (json.loads((run / "stages" / name / "manifest.json").read_text()) for name in summary["stages"])
+    assert (first["verb"], second["verb"], third["verb"]) == ("prefer", "rl", "prefer")
+    assert second["config"]["model"] == str(run / "stages" / "first_dpo" / "final")
+    assert third["config"]["model"] == str(run / "stages" / "then_ppo" / "final")
+    ended = json.loads((run / "stages" / "first_dpo" / "summary.json").read_text())
+    assert ended["stopped_early"], "every pair is told apart soon: the rule ends the stage"
+    joined = rows(run / "stages.jsonl")
+    last = {name: max(row["total_step"] for row in joined if row["stage"] == name) for name in summary["stages"]}
+    assert last == {"first_dpo": ended["steps"], "then_ppo": ended["steps"] + 2, "last_ipo": ended["steps"] + 3}
+    steps = [row["total_step"] for row in joined]
+    assert steps == sorted(steps)
+
+
+def test_a_stage_must_say_what_it_is(tmp_path: Path) -> None:
+    def load_of(stages: str) -> PipelineRecipe:
+        (tmp_path / "r.yaml").write_text(f"model: tiny:llama\nstages:\n  {stages}\n")
+        return load_pipeline(tmp_path / "r.yaml", [])
+
+    with pytest.raises(ConfigError, match=r"stages.evalute: a stage of this name needs the key `verb`; did you mean evaluate"):
+        load_of("evalute: {model: '@model'}")
+    with pytest.raises(ConfigError, match=r"stages.warm: its verb cannot be 'train'"):
+        load_of("warm: {verb: train, model: '@model'}")
+    with pytest.raises(ConfigError, match=r"stages.sft: its verb cannot be 'rl'"):
+        load_of("sft: {verb: rl, model: '@model'}")
+    with pytest.raises(ConfigError, match=r"stages.warm.lop: unknown key. Did you mean stages.warm.loop"):
+        load_of("warm: {verb: sft, model: '@model', data: {path: x}, lop: {}}")
+    made = load_of("b: {verb: sft, model: '@model', data: {path: x}}\n  a: {verb: sft, model: '@b', data: {path: x}, seed: 3}")
+    assert [(name, stage.seed) for name, stage in made.stages.items()] == [("b", 0), ("a", 3)]

@@ -116,25 +116,3 @@ def balanced_order(keys: Sequence[str], seed: int, epoch: int) -> list[int]:
     for turn in range(turns):
         result += [drawn[names[j]][turn] for j in permutation(len(names), "turn", seed, epoch, turn)]
     return result[: len(keys)]
-
-
-def mixture(sizes: Sequence[int], weights: Sequence[float], n: int, seed: int) -> list[tuple[int, int]]:
-    """``n`` draws (source, index) from several sources in the ratio of ``weights``; every prefix keeps the ratio to within one draw.
-
-    A source that is used up starts again in a new order.
-    """
-    assert len(sizes) == len(weights)
-    assert min(weights) > 0
-    assert min(sizes) > 0
-    share = [w / sum(weights) for w in weights]
-    used = [0] * len(sizes)
-    orders: dict[tuple[int, int], list[int]] = {}
-    result: list[tuple[int, int]] = []
-    for t in range(1, n + 1):
-        source = max(range(len(sizes)), key=lambda s: (share[s] * t - used[s], -s))  # the one that is furthest behind its share
-        lap, i = divmod(used[source], sizes[source])
-        if (source, lap) not in orders:
-            orders[source, lap] = permutation(sizes[source], "mixture", seed, source, lap)
-        result.append((source, orders[source, lap][i]))
-        used[source] += 1
-    return result

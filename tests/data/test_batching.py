@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from keel.data.batching import balanced_order, batch_at, length_batches, mixture, order, steps_per_epoch, units_for_step
+from keel.data.batching import balanced_order, batch_at, length_batches, order, steps_per_epoch, units_for_step
 from keel.types import Branch, Encoded, Prompt, Unit
 
 
@@ -81,16 +81,6 @@ def test_balance_by_a_meta_key():
     items = [unit(i, 4, "a" if i else "b") for i in range(8)]
     drawn = [u for s in range(2) for u in units_for_step(items, s, 4, 0, balance_by="topic")]
     assert Counter(u.meta["topic"] for u in drawn) == {"a": 4, "b": 4}
-
-
-def test_mixture_keeps_its_ratio_in_every_prefix():
-    drawn = mixture([5, 100], [1, 3], 200, seed=0)
-    for t in range(1, 201):
-        assert abs(sum(s == 0 for s, _ in drawn[:t]) - t / 4) <= 1
-    first = [i for s, i in drawn if s == 0]
-    assert sorted(first[:5]) == list(range(5)) == sorted(first[5:10])
-    assert first[:5] != first[5:10]
-    assert drawn[:50] == mixture([5, 100], [1, 3], 50, seed=0)
 
 
 def test_nothing_to_draw_from_is_a_mistake_in_the_program():
