@@ -29,7 +29,8 @@ class Reward:
 
 
 def apply_rewards(groups: Sequence[Group], rewards: Sequence[Reward], on_failure: OnFailure = "drop_sample") -> tuple[Group, ...]:
-    """Groups with ``rewards_G`` = sum of weight * score (float32 [G]), ``parts`` (each source's unweighted scores) and ``valid_G``.
+    """Groups with ``rewards_G`` = sum of weight * score (float32 [G]), ``parts`` (each source's unweighted scores, and what
+    else it tells of them under ``name/detail``) and ``valid_G``.
 
     A sample whose rollout failed stays invalid, whatever a source says of it. A score that is not finite is a failure: with ``drop_sample``
     the sample becomes invalid, with ``retry`` that is so after it failed again, with ``stop`` a UserError names source, prompt and sample.
@@ -40,9 +41,10 @@ def apply_rewards(groups: Sequence[Group], rewards: Sequence[Reward], on_failure
     result: list[Group] = []
     for i, group in enumerate(groups):
         parts = {reward.name: of_groups[i] for reward, of_groups in zip(rewards, scores, strict=True)}
+        details = {f"{r.name}/{k}": v[i] for r in rewards for k, v in getattr(r.source, "details", {}).items() if len(v) == len(groups)}
         valid_G = group.valid_G & torch.stack([torch.isfinite(p) for p in parts.values()]).all(0) if parts else group.valid_G
         total_G = sum((r.weight * parts[r.name] for r in rewards), torch.zeros(len(group.rollouts)))
-        result.append(replace(group, rewards_G=torch.where(valid_G, total_G, 0.0), parts=parts, valid_G=valid_G))
+        result.append(replace(group, rewards_G=torch.where(valid_G, total_G, 0.0), parts=parts | details, valid_G=valid_G))
     return tuple(result)
 
 

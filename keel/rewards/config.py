@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from keel.config import Section
+from keel.rewards.ensemble_config import EnsembleConfig
 from keel.rewards.source_config import IsolatedConfig, SourceConfig, compiles
 from keel.rewards.verifier_config import (
     ChoiceReward,
@@ -137,6 +138,13 @@ class ModelReward(SourceConfig):
     std: float | None = Field(
         default=None, gt=0, description="Their standard deviation; empty = measured on the starting policy's answers."
     )
+    ensemble: EnsembleConfig = Field(default=EnsembleConfig(), description="What becomes of several members' scores.")
+
+    @model_validator(mode="after")
+    def _own_scales(self) -> ModelReward:
+        if self.ensemble.members and (self.mean is not None or self.std is not None):
+            raise ValueError("mean and std are one model's: each of ensemble.members has its own scale, leave them out")
+        return self
 
 
 class RulesReward(IsolatedConfig):

@@ -39,6 +39,8 @@ def _named(recipe: ModelRecipe) -> Iterator[tuple[str, str, bool]]:
     for i, reward in enumerate(rewards):
         if isinstance(reward, ModelReward):
             yield f"rewards.{i}.path", reward.path, True
+            for k, member in enumerate(reward.ensemble.members):
+                yield f"rewards.{i}.ensemble.members.{k}", member, True
         elif isinstance(reward, RulesReward) and reward.path:
             yield f"rewards.{i}.path", reward.path, False
         elif isinstance(reward, PythonReward):

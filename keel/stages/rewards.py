@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from keel.errors import ModelError
+from keel.errors import ConfigError, ModelError
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models.loading import load_model
@@ -18,6 +18,7 @@ from keel.render.renderer import Renderer
 from keel.rewards.build import build_rewards
 from keel.rewards.compose import Reward
 from keel.rewards.config import ModelReward, RewardConfig
+from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.model import ModelSource, Scorer, Standardiser, fit_standardiser
 from keel.stages.recipes import ModelRecipe
 
@@ -37,20 +38,45 @@ def rewards_of(
     """The named rewards with their weights. A reward model's scale is the recipe's, else the one stored with it, else ``fit``'s (scores of
     the starting policy's answers), else none at all."""
 
-    def load_reward_model(config: ModelReward) -> ModelSource:
-        loaded = load_model(config.path, recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
-        _same_tokens(loaded.tokenizer, renderer.tokenizer, config)
+    def load_one(path: str, config: ModelReward) -> LocalInference:
+        loaded = load_model(path, recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
+        same_tokens(loaded.tokenizer, renderer.tokenizer, path, config)
         loaded.model.media = policy.media  # the images are read once
-        inference = LocalInference(loaded.model, BatchConfig())
-        return ModelSource(config.name, inference.scores, renderer.end_of_answer, _standardiser(config, inference.scores, fit))
+        return LocalInference(loaded.model, BatchConfig())
+
+    def load_reward_model(config: ModelReward) -> ModelSource | EnsembleSource:
+        return model_source(config, lambda path: load_one(path, config), renderer, fit)
 
     return build_rewards(configs, load_reward_model)
 
 
-def _standardiser(config: ModelReward, scorer: Scorer, fit: Fit | None) -> Standardiser:
+def model_source(
+    config: ModelReward, load_one: Callable[[str], LocalInference], renderer: Renderer, fit: Fit | None = None
+) -> ModelSource | EnsembleSource:
+    """The source of one reward model, or of an ensemble: of one with several heads, of several models, of both.
+
+    Raises ConfigError for settings of an ensemble where there is only one member.
+    """
+    paths = [config.path, *config.ensemble.members]
+    models = [load_one(path) for path in paths]
+    scales = [standardiser_of(config, path, model.scores, fit) for path, model in zip(paths, models, strict=True)]
+    members = sum(len(head.members) for model in models if (head := model.model.score_head) is not None)
+    if members > 1:
+        experts = [(model.judgements, scale) for model, scale in zip(models, scales, strict=True)]
+        return EnsembleSource(config.name, experts, renderer.end_of_answer, config.ensemble)
+    if config.ensemble.model_fields_set:
+        raise ConfigError(
+            f"reward '{config.name}': ensemble settings would have no effect, {config.path} is one model with one head",
+            "train one with head.members, or name further models in ensemble.members",
+        )
+    return ModelSource(config.name, models[0].scores, renderer.end_of_answer, scales[0])
+
+
+def standardiser_of(config: ModelReward, path: str, scorer: Scorer, fit: Fit | None) -> Standardiser:
+    """The scale of a reward model's scores: the settings', else the one stored beside its weights, else what ``fit`` measures, else none."""
     if not config.standardise:
         return Standardiser()
-    stored = _stored_scale(config.path)
+    stored = _stored_scale(path)
     mean = config.mean if config.mean is not None else stored.get("mean")
     std = config.std if config.std is not None else stored.get("std")
     if mean is not None and std is not None:
@@ -63,10 +89,10 @@ def _stored_scale(path: str) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def _same_tokens(theirs: Any, ours: Any, config: ModelReward) -> None:
+def same_tokens(theirs: Any, ours: Any, path: str, config: ModelReward) -> None:
     """Sampled ids are scored as they are, so both models must mean the same by them."""
     if theirs.get_vocab() != ours.get_vocab():
         raise ModelError(
-            f"reward model {config.path} (reward '{config.name}') has another tokenizer than the policy: ids would mean other words",
+            f"reward model {path} (reward '{config.name}') has another tokenizer than the policy: ids would mean other words",
             "use a reward model trained from the same model family",
         )

@@ -19,6 +19,7 @@ from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
 from keel.models.media import MediaStore
 from keel.render.renderer import Renderer
 from keel.rewards.compose import Reward
+from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.judge import Judge
 from keel.rewards.model import ModelSource, Scorer, units_of
 from keel.rollout.local import LocalSampler
@@ -75,9 +76,14 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
             save_final(session, loaded)
             if actors.critic is not None:
                 actors.critic.model.save(path / "critic", loaded.tokenizer, loaded.processor)
-        return session.finish(
-            {"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples, "data": account.summary()}, result
-        )
+        summary = {"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples, "data": account.summary()}
+        return session.finish(summary | _refused(rewards), result)
+
+
+def _refused(rewards: Sequence[Reward]) -> dict[str, Any]:
+    """How many answers of this process got no reward because an ensemble's members disagreed, by reward; {} where nothing refuses."""
+    sources = [r.source for r in rewards if isinstance(r.source, EnsembleSource) and r.source.config.refuse_above is not None]
+    return {"not_rewarded": {s.name: {"refused": s.refused, "scored": s.scored} for s in sources}} if sources else {}
 
 
 def _reference(policy: LocalLearner, algorithm: Algorithm) -> Callable[[Sequence[Unit]], list[tuple[Tensor, ...]]] | None:
@@ -146,7 +152,7 @@ def _self_test(
     longest = _longest(ready, prompts, -(-recipe.loop.batch_size // algorithm.minibatches), recipe.samples, params.max_tokens)
     check_training(actors.policy, algorithm.policy_objective(), ready, bus, skip, longest)
     for reward in rewards:
-        if isinstance(reward.source, ModelSource):
+        if isinstance(reward.source, ModelSource | EnsembleSource):
             check_reward_reads(reward.source.scorer, units, bus, skip)
 
 

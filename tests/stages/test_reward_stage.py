@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from keel.config import load
-from keel.errors import ConfigError
+from keel.errors import ConfigError, DivergedError
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models.config import ModelOptions
@@ -212,3 +212,22 @@ def test_settings_that_the_labels_cannot_follow(rows: Rows, override: str, match
 def test_settings_that_cannot_go_together(override: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         load(RewardRecipe, None, ["model=tiny:llama", "data={path: x}", override])
+
+
+def test_an_ensemble_rewards_in_rl_and_refuses_where_it_is_unsure(reward: Reward, tmp_path: Path) -> None:
+    reward(pairs(), "head={members: 3}")
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts()))
+    final = tmp_path / "run" / "final"
+    recipe = tmp_path / "rl.yaml"
+    recipe.write_text(
+        f"model: tiny:llama?seed=1&layers=1\ndata: {{path: {tmp_path / 'prompts.jsonl'}}}\nheld_out: 0\nsamples: 4\n"
+        f"rewards: [{{type: model, name: judge, path: {final}, ensemble: {{aggregate: lower_bound, refuse_above: 1.0e-4}}}}]\n"
+        "sampling: {max_tokens: 4}\nloop: {steps: 1, batch_size: 4, eval_at_start: false}\nmodel_options: {precision: fp32}\n"
+    )
+    with pytest.raises(DivergedError, match=r"members differ by more than 0\.0001"):
+        run_verb("rl", recipe, [f"run_dir={tmp_path / 'refused'}"])
+    careful = "rewards.0.ensemble={aggregate: lower_bound, refuse_above: 1.0e+4}"
+    summary = run_verb("rl", recipe, [careful, f"run_dir={tmp_path / 'rl'}"])
+    assert summary["not_rewarded"]["judge"]["refused"] == 0
+    assert summary["not_rewarded"]["judge"]["scored"] >= 16
+    assert summary["last"]["rewards/judge/epistemic/mean"] > 0
