@@ -154,6 +154,38 @@ def test_bad_rows_are_set_aside_and_counted(tmp_path: Path, rows: Rows, capfd: A
     assert json.loads(capfd.readouterr().out.splitlines()[-1])["units"] == 2
 
 
+OTHER_KINDS = {
+    "prompt": {"prompt": "Say hello.", "response": "Hello."},
+    "pair": PAIR,
+    "unpaired": GOOD | {"label": False},
+    "ranking": {"prompt": "Say hello.", "answers": ["Hello.", "No."], "ranks": [1, 2]},
+    "rating": {"prompt": "Say hello.", "answer": "No.", "rating": 1},
+    "steps": {"prompt": "Say hello.", "completions": ["No."], "labels": [False]},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_answers_that_are_not_to_be_imitated_are_no_demonstrations(kind: str, refused: Refused, tmp_path: Path) -> None:
+    """Of a pair the rejected answer would be imitated too, of a judged answer the unwanted one."""
+    message = refused("sft", f"data={{path: {rows_file(tmp_path / 'rows.jsonl', OTHER_KINDS[kind])}}}", *QUICK)
+    assert f"demonstration records are needed, layout {kind!r} holds" in message or f"holds {kind}" in message
+    assert "demonstrations" in message
+    if kind == "prompt":
+        assert "columns that were not read: response" in message, "the answer's column has another name"
+
+
+def test_the_best_answers_of_pairs_are_demonstrations(tmp_path: Path) -> None:
+    file, run = rows_file(tmp_path / "rows.jsonl", PAIR), tmp_path / "run"
+    assert main(["sft", RECIPES["sft"], f"data={{path: {file}, convert: {{to: demonstrations}}}}", *QUICK, f"run_dir={run}"]) == 0
+
+
+def test_prompts_of_nothing_are_refused(refused: Refused, tmp_path: Path) -> None:
+    """Plain text has an empty prompt: there is nothing to answer."""
+    message = refused("rl", f"data={{path: {rows_file(tmp_path / 'rows.jsonl', {'text': 'Hello.'})}}}", *QUICK)
+    assert "rows.jsonl:1" in message
+    assert "empty" in message
+
+
 def test_a_prompt_longer_than_the_limit(refused: Refused, tmp_path: Path) -> None:
     long = {"prompt": [{"role": "user", "content": "word " * 200}], "completion": GOOD["completion"]}
     message = refused("sft", f"data.path={rows_file(tmp_path / 'rows.jsonl', long)}", "render.max_prompt=50", *QUICK)

@@ -12,9 +12,9 @@ from keel.config import Section
 class ConversionConfig(Section):
     """How labels of one kind become labels of another."""
 
-    to: Literal["none", "pairs", "unpaired", "prompts"] = Field(
+    to: Literal["none", "pairs", "unpaired", "demonstrations", "prompts"] = Field(
         default="none",
-        description="What the rows become: pairs (from ratings, rankings, comparisons), unpaired (from pairs), prompts (from anything).",
+        description="pairs (from ratings, rankings, comparisons), unpaired (from pairs), demonstrations (the best answers), or prompts.",
     )
     balance: int = Field(
         default=0, ge=0, le=3, description="Worse answers a better one meets at most, clearest first (1:1 to 1:3); 0 = all."

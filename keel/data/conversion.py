@@ -129,6 +129,28 @@ def pairs_to_unpaired(pairs: Iterable[Pair]) -> list[Unpaired]:
     return [Unpaired(f"{key[0]}:{key[1]}", *found[key], desirable=mean > 0, weight=abs(mean)) for key, mean in means.items() if mean]
 
 
+def to_demonstrations(records: Sequence[Record | Comparison], config: ConversionConfig, source: str = "data") -> list[Demonstration]:
+    """Answers to imitate, each once: demonstrations as they are; of unpaired labels the wanted ones; of preferences (ratings, rankings,
+    comparisons) those that are better than another answer and worse than none. Raises DataError for records without such answers."""
+    found = [r for r in records if isinstance(r, Demonstration)]
+    found += [Demonstration(r.record_id, r.prompt, r.answer) for r in records if isinstance(r, Unpaired) and r.desirable]
+    rest = [r for r in records if not isinstance(r, Demonstration | Unpaired)]
+    refused = next((r for r in rest if isinstance(r, Prompt | Steps)), None)
+    if refused is not None:
+        what = f"{source}: {type(refused).__name__.lower()} records hold no answers to imitate"
+        raise DataError(what, "demonstrations come from pairs, ratings, rankings, comparisons or unpaired labels")
+    won: dict[tuple[str, str], Demonstration] = {}
+    lost: set[tuple[str, str]] = set()
+    for pair in to_pairs(rest, config, source):
+        if pair.label == 0.5:
+            continue
+        better, worse = (pair.chosen, pair.rejected) if pair.label > 0.5 else (pair.rejected, pair.chosen)
+        key = (pair.prompt.prompt_id, answer_key(better))
+        won.setdefault(key, Demonstration(":".join(key), pair.prompt, better))
+        lost.add((pair.prompt.prompt_id, answer_key(worse)))
+    return found + [demonstration for key, demonstration in won.items() if key not in lost]
+
+
 def answer_key(answer: Turns) -> str:
     """A stable id of an answer's content: equal answers to one prompt share it."""
     content = json.dumps([[m.role, m.content, dict(m.extra)] for m in answer], sort_keys=True, default=repr)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keel.data.fields import FieldError, Fields, as_flag, as_message, as_messages, as_number, make_prompt, place_images
-from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
+from keel.data.sources import json_type
+from keel.types import Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
 
 Meta = Mapping[str, Any]
 Turns = tuple[Message, ...]
@@ -30,7 +31,7 @@ def identity(fields: Fields, prompt: Prompt, content: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:
+def read_prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:
     """A prompt column: text, messages, or a prompt as Keel writes it."""
     value = fields.need(name)
     if isinstance(value, str):
@@ -41,7 +42,8 @@ def _prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:
             k: v for k, v in fields.values.items() if k in ("image", "images")
         }
         messages = as_messages(f"{name}.messages", inner.get("messages") or ())
-        return make_prompt(inner, messages, inner.get("text") if not messages else None, {**inner.get("meta", {}), **meta})
+        text = inner.optional_text("text") if "text" in inner and not messages else None
+        return make_prompt(inner, messages, text, {**inner.mapping("meta"), **meta})
     messages = fields.messages(name)
     if messages[-1].role == "assistant":
         raise FieldError(name, "ends with an assistant turn; a prompt ends before the answer")
@@ -52,6 +54,8 @@ def _answer(name: str, value: Any) -> Turns:
     """An answer: text, one message, or a list of messages."""
     if isinstance(value, str):
         return _checked(name, (Message("assistant", value),))
+    if not isinstance(value, dict | list | tuple):
+        raise FieldError(name, f"must be text or messages, is {json_type(value)}")
     return _checked(name, (as_message(name, value),) if isinstance(value, dict) else as_messages(name, value))
 
 
@@ -119,7 +123,7 @@ def _truth(meta: Meta) -> Meta:
 
 
 def prompt_only(fields: Fields, meta: Meta) -> Prompt:
-    return _prompt(fields, _truth(meta))
+    return read_prompt(fields, _truth(meta))
 
 
 def plain_text(fields: Fields, meta: Meta) -> Demonstration:
@@ -130,7 +134,7 @@ def plain_text(fields: Fields, meta: Meta) -> Demonstration:
 
 
 def prompt_completion(fields: Fields, meta: Meta) -> Demonstration:
-    prompt, answer = _prompt(fields, meta), _answer("completion", fields.need("completion"))
+    prompt, answer = read_prompt(fields, meta), _answer("completion", fields.need("completion"))
     return Demonstration(identity(fields, prompt, answer), prompt, answer)
 
 
@@ -146,7 +150,7 @@ def messages_prompt(fields: Fields, meta: Meta) -> Prompt:
 
 
 def preference(fields: Fields, meta: Meta) -> Pair:
-    prompt = _prompt(fields, meta)
+    prompt = read_prompt(fields, meta)
     chosen, rejected = (_after_prompt(fields, k, prompt) for k in ("chosen", "rejected"))
     return _pair(fields, prompt, chosen, rejected)
 
@@ -195,12 +199,12 @@ def _common_turns(fields: Fields, chosen: Turns, rejected: Turns, meta: Meta) ->
 
 
 def unpaired(fields: Fields, meta: Meta) -> Unpaired:
-    prompt, answer = _prompt(fields, meta), _answer("completion", fields.need("completion"))
+    prompt, answer = read_prompt(fields, meta), _answer("completion", fields.need("completion"))
     return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag("label"), fields.number("weight", 1.0))
 
 
 def stepwise(fields: Fields, meta: Meta) -> Steps:
-    prompt = _prompt(fields, meta)
+    prompt = read_prompt(fields, meta)
     steps = tuple(fields.list("completions", str))
     labels = tuple(as_flag(f"labels.{i}", v) for i, v in enumerate(fields.list("labels")))
     if len(steps) != len(labels):
@@ -216,7 +220,10 @@ def stepwise(fields: Fields, meta: Meta) -> Steps:
 
 def _alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
     turns = [Message("system", fields.text("system"))] if fields.optional_text("system").strip() else []
-    for i, exchange in enumerate(fields.get("history") or []):
+    history = fields.get("history", [])
+    if not isinstance(history, list | tuple):
+        raise FieldError("history", f"must be a list of pairs [question, answer], is {json_type(history)}")
+    for i, exchange in enumerate(history):
         if not isinstance(exchange, list | tuple) or len(exchange) != 2 or not all(isinstance(t, str) for t in exchange):
             raise FieldError(f"history.{i}", "must be a pair of texts [question, answer]")
         turns += [Message("user", exchange[0]), Message("assistant", exchange[1])]
@@ -254,7 +261,15 @@ def sharegpt(fields: Fields, meta: Meta) -> Demonstration:
 
 
 def sharegpt_preference(fields: Fields, meta: Meta) -> Pair:
-    prompt = make_prompt(fields, _with_system(fields, fields.messages("conversations")), None, meta)
+    return _turns_preference(fields, meta, "conversations")
+
+
+def messages_preference(fields: Fields, meta: Meta) -> Pair:
+    return _turns_preference(fields, meta, "messages")
+
+
+def _turns_preference(fields: Fields, meta: Meta, name: str) -> Pair:
+    prompt = make_prompt(fields, _with_system(fields, fields.messages(name)), None, meta)
     chosen, rejected = (_answer(k, fields.need(k)) for k in ("chosen", "rejected"))
     return _pair(fields, prompt, chosen, rejected)
 
@@ -316,11 +331,11 @@ def verl(fields: Fields, meta: Meta) -> Prompt:
     judged = fields.need("reward_model")
     if not isinstance(judged, dict) or "ground_truth" not in judged:
         raise FieldError("reward_model", "must be an object with ground_truth")
-    return _prompt(fields, {**meta, "ground_truth": judged["ground_truth"], "style": judged.get("style", "rule")})
+    return read_prompt(fields, {**meta, "ground_truth": judged["ground_truth"], "style": judged.get("style", "rule")})
 
 
 def nemo_ranking(fields: Fields, meta: Meta) -> Ranking:
-    prompt = _prompt(fields, meta, "context")
+    prompt = read_prompt(fields, meta, "context")
     entries = fields.list("completions", dict)
     answers = tuple(_answer(f"completions.{i}.completion", e.get("completion", "")) for i, e in enumerate(entries))
     ranks = [as_number(f"completions.{i}.rank", e.get("rank")) for i, e in enumerate(entries)]
@@ -328,7 +343,7 @@ def nemo_ranking(fields: Fields, meta: Meta) -> Ranking:
 
 
 def ranking(fields: Fields, meta: Meta) -> Ranking:
-    prompt = _prompt(fields, meta)
+    prompt = read_prompt(fields, meta)
     answers = tuple(_answer(f"answers.{i}", a) for i, a in enumerate(fields.list("answers")))
     return _ranking(fields, prompt, answers, [as_number(f"ranks.{i}", r) for i, r in enumerate(fields.list("ranks"))])
 
@@ -359,42 +374,5 @@ def helpsteer(fields: Fields, meta: Meta) -> Rating:
 
 
 def _rating(fields: Fields, meta: Meta, name: str, scores: Mapping[str, float]) -> Rating:
-    prompt, answer = _prompt(fields, meta), _answer(name, fields.need(name))
+    prompt, answer = read_prompt(fields, meta), _answer(name, fields.need(name))
     return Rating(identity(fields, prompt, (answer, scores)), prompt, answer, scores)
-
-
-# --- Keel's own rows ------------------------------------------------------------------------------------------------------------
-
-
-def comparison(fields: Fields, meta: Meta) -> Comparison:
-    prompt = _prompt(fields, meta)
-    entries = fields.list("candidates")
-    if len(entries) != 2:
-        raise FieldError("candidates", f"must be two, are {len(entries)}")
-    first, second = (_candidate(f"candidates.{i}", e) for i, e in enumerate(entries))
-    if first.text == second.text:
-        raise FieldError("candidates", "both answers are the same")
-    outcome = fields.text("outcome")
-    if outcome not in ("first", "second", "tie"):
-        raise FieldError("outcome", f"must be first, second or tie, is {outcome!r}")
-    strength = fields.number("strength", 1.0)
-    if not 0.0 <= strength <= 1.0:
-        raise FieldError("strength", f"must be between 0 and 1, is {strength}")
-    order = fields.get("display_order", [0, 1])
-    if list(order) not in ([0, 1], [1, 0]):
-        raise FieldError("display_order", f"must be [0, 1] or [1, 0], is {order}")
-    name = identity(fields, prompt, (first.text, second.text, fields.text("annotator_id")))
-    protocol, place = fields.optional_text("protocol") or "pairwise-v1", fields.optional_text("source_id") or fields.raw.place
-    shown = (0, 1) if list(order) == [0, 1] else (1, 0)
-    return Comparison(name, prompt, (first, second), outcome, strength, fields.text("annotator_id"), protocol, shown, place)
-
-
-def _candidate(name: str, value: Any) -> Candidate:
-    if isinstance(value, str):
-        value = {"text": value}
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-        raise FieldError(name, "must be text or an object with text")
-    if not value["text"].strip():
-        raise FieldError(name, "the answer is empty")
-    digest = hashlib.sha256(value["text"].encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Candidate(str(value.get("candidate_id") or digest), value["text"], dict(value.get("origin") or {}))

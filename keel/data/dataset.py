@@ -17,7 +17,7 @@ from keel.data.config import ConversionConfig, DataConfig
 from keel.data.fields import FieldError, Fields
 from keel.data.findings import find
 from keel.data.identity import Item, prompt_of, settle_ids, side_key
-from keel.data.layouts import BY_NAME, Layout, detect, named
+from keel.data.layouts import Layout, detect, named
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.errors import DataError
 from keel.hashing import stable_hash
@@ -53,9 +53,11 @@ class Dataset:
         """The records, all of one kind. Raises DataError when they are of another, naming what would help."""
         other = next((r for r in self.records if not isinstance(r, kind)), None)
         if other is not None:
+            unread = ", ".join(sorted({name for prompt in self.prompts() for name in prompt.meta} - {"ground_truth"}))
             raise DataError(
                 f"{self.source}: {kind.__name__.lower()} records are needed, layout {self.layout!r} holds {type(other).__name__.lower()}",
-                "give another file, convert with data.convert.to=pairs | unpaired | prompts, or set data.layout",
+                "give another file, or convert with data.convert.to=pairs | unpaired | demonstrations | prompts"
+                + (f"; columns that were not read: {unread} (data.keys={{completion: THE_ANSWER}} names one)" if unread else ""),
             )
         return tuple(r for r in self.records if isinstance(r, kind))
 
@@ -157,6 +159,8 @@ def convert(dataset: Dataset, config: ConversionConfig) -> Dataset:
         return dataset
     if config.to == "prompts":
         records: Sequence[Item] = dataset.prompts()
+    elif config.to == "demonstrations":
+        records = conversion.to_demonstrations(dataset.records, config, dataset.source)
     else:
         pairs = conversion.to_pairs(dataset.records, config, dataset.source)
         records = pairs if config.to == "pairs" else conversion.pairs_to_unpaired(pairs)
@@ -213,7 +217,7 @@ def _bad_hint(records: list[Item]) -> str:
     return (
         "mend these rows, or drop data.strict to set them aside"
         if records
-        else f"set data.layout if another was meant ({', '.join(BY_NAME)})"
+        else "mend the rows, or name another layout with data.layout; docs/data.md has all of them"
     )
 
 

@@ -86,6 +86,13 @@ class Fields:
     def flag(self, name: str) -> bool:
         return as_flag(name, self.need(name))
 
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """An object; nothing is an empty one."""
+        value = self.get(name, {})
+        if not isinstance(value, dict):
+            raise FieldError(name, f"must be an object, is {json_type(value)}")
+        return value
+
     def list(self, name: str, item: type | None = None) -> list[Any]:
         value = self.need(name)
         if not isinstance(value, list) or not value:
@@ -133,9 +140,13 @@ def as_number(name: str, value: Any) -> float:
             raise FieldError(name, f"must be a number, is {value[:40]!r}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(name, f"must be a number, is {json_type(value)}")
-    if not math.isfinite(value):
-        raise FieldError(name, f"must be a finite number, is {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise FieldError(name, f"must be a finite number, is {str(value)[:40]}")
+    return number
 
 
 def as_flag(name: str, value: Any) -> bool:
@@ -164,10 +175,13 @@ def as_message(name: str, value: Any) -> Message:
     if role_key is None:
         raise FieldError(name, f"has no role (keys: {', '.join(value)})")
     role = value[role_key]
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise FieldError(f"{name}.{role_key}", f"unknown role {role!r}; known: system, user, assistant, tool")
-    extra = {k: v for k, v in value.items() if k not in (role_key, text_key, "extra") and v not in (None, [])}
-    extra |= value.get("extra") or {}
+    more = value.get("extra") or {}
+    if not isinstance(more, dict):
+        raise FieldError(f"{name}.extra", f"must be an object, is {json_type(more)}")
+    extra = {k: v for k, v in value.items() if k not in (role_key, text_key, "extra") and v not in (None, [])} | more
+    _check_calls(f"{name}.tool_calls", extra.get("tool_calls", []))
     content = value.get(text_key) if text_key else None
     if role in _CALLS:
         extra["tool_calls"] = _calls(f"{name}.{text_key}", content)
@@ -177,6 +191,16 @@ def as_message(name: str, value: Any) -> Message:
             raise FieldError(name, "has no content")
         content = ""
     return Message(ROLES[role], as_content(f"{name}.{text_key or 'content'}", content), extra)
+
+
+def _check_calls(name: str, calls: Any) -> None:
+    """What templates read of tool calls: a list of ``{function: {name, arguments}}``, or of ``{name, arguments}``."""
+    if not isinstance(calls, list):
+        raise FieldError(name, f"must be a list of objects, is {json_type(calls)}")
+    for i, call in enumerate(calls):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise FieldError(f"{name}.{i}", "a tool call needs a name and arguments")
 
 
 def _calls(name: str, content: Any) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keel.data import converters as to
+from keel.data import own_rows
 from keel.data.fields import Fields
 from keel.errors import DataError
 from keel.types import Comparison, Record
@@ -82,7 +83,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "comparison",
         ("prompt", "candidates", "outcome", "annotator_id"),
         ("strength", "protocol", "display_order", "source_id"),
-        to.comparison,
+        own_rows.comparison,
         {"prompt": "2 + 2?", "candidates": ["4", "5"], "outcome": "first", "annotator_id": "ann"},
     ),
     Layout(
@@ -131,6 +132,24 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout("alpaca_prompt", ("instruction",), ("input", "system", "history"), to.alpaca_prompt, {"instruction": "2 + 2?"}),
     Layout(
+        "preference", ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    ),
+    Layout(
+        "messages_preference",
+        ("messages", "chosen", "rejected"),
+        ("system", *_PAIR_EXTRAS),
+        to.messages_preference,
+        {"messages": [_USER], "chosen": "4", "rejected": "5"},
+        _ends_with("user"),
+    ),
+    Layout(
+        "preference_implicit",
+        ("chosen", "rejected"),
+        _PAIR_EXTRAS,
+        to.preference_implicit,
+        {"chosen": [_USER, _GOOD], "rejected": [_USER, _POOR]},
+    ),
+    Layout(
         "swift_preference",
         ("messages", "rejected_response"),
         ("system", *_PAIR_EXTRAS),
@@ -147,16 +166,6 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout("messages_prompt", ("messages",), ("system",), to.messages_prompt, {"messages": [_USER]}, _ends_with("user")),
     Layout("messages", ("messages",), ("system",), to.messages, {"messages": [_USER, _GOOD]}),
-    Layout(
-        "preference", ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
-    ),
-    Layout(
-        "preference_implicit",
-        ("chosen", "rejected"),
-        _PAIR_EXTRAS,
-        to.preference_implicit,
-        {"chosen": [_USER, _GOOD], "rejected": [_USER, _POOR]},
-    ),
     Layout(
         "stepwise",
         ("prompt", "completions", "labels"),
@@ -264,6 +273,13 @@ def _unknown(rows: Sequence[Fields], source: str) -> DataError:
         return (-len(set(layout.needs) & set(columns)), len(set(layout.needs) - set(columns)))
 
     near = min(LAYOUTS, key=distance)
+    separator = next((c for c in ";\t|" if len(columns) == 1 and c in columns[0]), None)
+    if separator is not None:
+        what = f"the columns are separated by {separator!r}: save the file with commas, or with tabs as .tsv"
+        return DataError(f"{source}: no known layout has the column {columns[0]!r}", what)
+    if not set(near.needs) & set(columns):
+        what = "say what they are, as in data.keys={prompt: YOUR_COLUMN, completion: YOUR_COLUMN}; all layouts: docs/data.md"
+        return DataError(f"{source}: no known layout has these columns: {', '.join(columns) or '(none)'}", what)
     missing = [c for c in near.needs if c not in columns]
     guesses = {m: difflib.get_close_matches(m, columns, 1, 0.5) for m in missing}
     keys = ", ".join(f"{m}: {g[0] if g else 'YOUR_COLUMN'}" for m, g in guesses.items())

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class Source:
 
 Rows = Iterator[RawRow | BadRow]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_HALF = re.compile("[\ud800-\udfff]")
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 _HUB_ID = re.compile(r"^(?:hf:)?(?P<id>[\w.-]+/[\w.-]+|(?<=hf:)[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 
@@ -157,7 +159,7 @@ def _content(file: Path) -> bytes:
         return gzip.decompress(raw) if file.name.endswith(".gz") else raw
     except PermissionError:
         raise DataError(f"{file}: no permission to read this file", "change its permissions (chmod u+r) or give another file") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: cannot be read: {error}", "the file may be cut off or not be gzip; fetch it again") from None
 
 
@@ -175,14 +177,11 @@ def _read_jsonl(content: bytes, file: Path) -> Rows:
             yield BadRow(str(file), number, "", f"not UTF-8 at byte {start + error.start} of the file (0x{line[error.start]:02x})")
             continue
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except json.JSONDecodeError as error:
             yield BadRow(str(file), number, "", f"broken JSON at column {error.colno}: {error.msg}", text[:2000])
             continue
-        if isinstance(values, dict):
-            yield RawRow(values, str(file), number, str(file.parent.absolute()))
-        else:
-            yield BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}", text[:2000])
+        yield _row(values, file, number, _escapes(text))
 
 
 def _read_json(content: bytes, file: Path) -> Rows:
@@ -190,7 +189,7 @@ def _read_json(content: bytes, file: Path) -> Rows:
     if not text.strip():
         return
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except json.JSONDecodeError as error:
         lines = [line for line in text.splitlines() if line.strip()]
         if len(lines) > 1 and all(line.lstrip().startswith("{") for line in lines[:2]):  # JSON lines under the wrong name
@@ -202,25 +201,68 @@ def _read_json(content: bytes, file: Path) -> Rows:
         data = lists[0] if len(lists) == 1 and "messages" not in data and "conversations" not in data else [data]
     if not isinstance(data, list):
         raise DataError(f"{file}: the file holds {json_type(data)}", "it must hold a list of objects, or one object a line (JSONL)")
+    escapes = _escapes(text)
     for number, values in enumerate(data, start=1):  # a JSON array has no lines of its own: rows are counted
-        if isinstance(values, dict):
-            yield RawRow(values, str(file), number, str(file.parent.absolute()))
-        else:
-            yield BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}")
+        yield _row(values, file, number, escapes)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises JSONDecodeError, also for what Python's parser refuses in other ways."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise json.JSONDecodeError("lists or objects are nested too deep", text, 0) from None
+    except ValueError:  # Python's own limit of 4,300 digits
+        raise json.JSONDecodeError("a number has too many digits", text, 0) from None
+
+
+def _row(values: Any, file: Path, number: int, escapes: bool) -> RawRow | BadRow:
+    """A parsed value as a row. Half of a character is refused, no tokenizer reads it; only ``escapes`` in the file can have made one."""
+    if not isinstance(values, dict):
+        return BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}", str(values)[:2000])
+    if escapes and _HALF.search(json.dumps(values, ensure_ascii=False)):
+        return BadRow(str(file), number, "", "half of a character: \\ud800 to \\udfff stand in pairs only", json.dumps(values)[:2000])
+    return RawRow(values, str(file), number, str(file.parent.absolute()))
+
+
+def _escapes(text: str) -> bool:
+    """Does JSON text hold escapes that stand for half of a character each?"""
+    return "\\ud" in text or "\\uD" in text
 
 
 def _read_csv(content: bytes, file: Path) -> Rows:
     text = _utf8(content, file)
     delimiter = "\t" if _kind(file) == ".tsv" else ","
     csv.field_size_limit(1 << 30)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    line = 1
-    for values in reader:
-        start, line = line + 1, reader.line_num
-        if None in values or None in values.values():
-            yield BadRow(str(file), start, "", f"this row has not the {len(reader.fieldnames or ())} columns of the header")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = "a quote is opened here and never closed" if "end of data" in str(error) else f"broken CSV: {error}"
+            yield BadRow(str(file), start, "", reason)
             continue
-        yield RawRow({k: _cell(v) for k, v in values.items()}, str(file), start, str(file.parent.absolute()))
+        if not cells:
+            continue
+        if not names:
+            names = _header(cells, file, start)
+        elif len(cells) != len(names):
+            yield BadRow(str(file), start, "", f"this row has {len(cells)} columns, the header {len(names)}")
+        else:
+            yield _row({k: _cell(v) for k, v in zip(names, cells)}, file, start, any(map(_escapes, cells)))
+
+
+def _header(cells: list[str], file: Path, line: int) -> list[str]:
+    twice = next((c for i, c in enumerate(cells) if c in cells[:i]), None)
+    if twice is not None:
+        raise DataError(f"{file}:{line}: two columns are named {twice!r}", "give every column a name of its own")
+    return cells
 
 
 def _cell(value: str) -> Any:
@@ -229,7 +271,7 @@ def _cell(value: str) -> Any:
         return None
     if value.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except json.JSONDecodeError:
             return value
     return value

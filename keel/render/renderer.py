@@ -98,9 +98,12 @@ class Renderer:
     def prompt(self, prompt: Prompt, reserve: int = 0) -> Encoded:
         """Token ids of a prompt with the beginning of the answer, of which ``reserve`` tokens are to be sampled.
 
-        Raises RefusedError (a DataError) when that fails or it is too long.
+        Raises RefusedError (a DataError) when that fails, or when it is too long or empty.
         """
-        return self._prompt(prompt, self._messages(prompt), reserve)[0]
+        encoded = self._prompt(prompt, self._messages(prompt), reserve)[0]
+        if not len(encoded):
+            raise RefusedError("the prompt is empty and this tokenizer has no token to begin with")
+        return encoded
 
     def _prompt(self, prompt: Prompt, messages: Turns | None, reserve: int = 0) -> tuple[Encoded, Turns | None]:
         """The encoded prompt, and its messages as far as they are left after ``drop_turns``."""
@@ -238,8 +241,9 @@ class Renderer:
         return *self._with_start(encoded, [self._branch(record.prompt, messages, encoded, completion)]), None
 
     def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
-        chat = self._messages(record.prompt) is not None
-        encoded = self.prompt(record.prompt)
+        messages = self._messages(record.prompt)
+        chat = messages is not None
+        encoded = self._prompt(record.prompt, messages)[0]
         texts = [step.rstrip(STEP_END) + STEP_END for step in record.steps[:-1]] + [record.steps[-1].rstrip(STEP_END)]
         ids: list[int] = []
         ends: list[int] = []

@@ -87,7 +87,8 @@ def encode(
             refused.append(Refusal(prompt.prompt_id, prompt.source_id, error.reason))
     account.refuse(side, refused)
     if not encoded:
-        raise DataError(f"no prompt is left: all {len(refused)} were refused" + (f" (first: {refused[0].reason})" if refused else ""))
+        first = f" (first: {refused[0].source_id}: {refused[0].reason})" if refused else ""
+        raise DataError(f"no prompt is left: all {len(refused)} were refused{first}", "look at the rows with keel data show")
     return encoded
 
 

@@ -15,7 +15,7 @@ from keel.render.renderer import Refusal, Renderer
 from keel.render.targets import pairs_to_units
 from keel.stages.account import Account
 from keel.stages.recipes import TrainRecipe
-from keel.types import Pair, Unit
+from keel.types import Demonstration, Pair, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ def prepare(splits: Splits, out: Path, render: Callable[[Dataset], tuple[list[Un
 
 
 def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:
-    """One unit a record."""
-    return lambda dataset: renderer.units(dataset.records)  # type: ignore[arg-type]
+    """One unit a demonstration. Other records are refused: of a pair, say, the rejected answer would be imitated too."""
+    return lambda dataset: renderer.units(dataset.of(Demonstration))
 
 
 def preference_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from keel.data.conversion import comparisons_to_pairs, pairs_to_unpaired, rankings_to_pairs, ratings_to_pairs
+from keel.data.config import ConversionConfig
+from keel.data.conversion import comparisons_to_pairs, pairs_to_unpaired, rankings_to_pairs, ratings_to_pairs, to_demonstrations
 from keel.errors import DataError
-from keel.types import Candidate, Comparison, Message, Pair, Prompt, Ranking, Rating
+from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
 
 P, Q = Prompt("p", text="p"), Prompt("q", text="q")
 
@@ -108,3 +109,21 @@ def test_pairs_to_unpaired_counts_each_answer_once():
     found = {(u.prompt.prompt_id, u.answer[0].text): (u.desirable, u.weight) for u in pairs_to_unpaired(pairs)}
     # c: -1 and +0.5 over two pairs; the tie about q says nothing
     assert found == {("p", "a"): (True, 1.0), ("p", "b"): (False, 0.75), ("p", "c"): (False, 0.25)}
+
+
+def test_answers_to_imitate():
+    """Of a > b > c only a is the best; of unpaired answers the wanted one; a tie says nothing."""
+    ranked = Ranking("r", Q, tuple(said(a) for a in "abc"), (1, 2, 3))
+    assert [d.completion for d in to_demonstrations([ranked], ConversionConfig())] == [said("a")]
+    tie = Pair("t", Q, said("a"), said("b"), label=0.5)
+    lost = Pair("l", P, said("a"), said("b"), label=0.2)
+    assert [(d.prompt, d.completion) for d in to_demonstrations([tie, lost], ConversionConfig())] == [(P, said("b"))]
+    judged = [Unpaired(x, Q, said(x), desirable=x == "b") for x in "ab"]
+    shown = Demonstration("d", Q, said("c"))
+    assert [d.completion for d in to_demonstrations([*judged, shown], ConversionConfig())] == [said("c"), said("b")]
+
+
+@pytest.mark.parametrize("record", [Q, Steps("s", Q, ("a",), (False,))])
+def test_nothing_to_imitate(record):
+    with pytest.raises(DataError, match="no answers to imitate"):
+        to_demonstrations([record], ConversionConfig())

@@ -30,6 +30,7 @@ KINDS = {
     "messages_prompt": Prompt,
     "messages": Demonstration,
     "preference": Pair,
+    "messages_preference": Pair,
     "preference_implicit": Pair,
     "stepwise": Steps,
     "nemo_ranking": Ranking,
@@ -286,7 +287,7 @@ def test_keels_own_comparison_row(tmp_path):
     [
         ({"prompt": "a", "completion": " \n"}, "completion: the answer is empty"),
         ({"prompt": " ", "completion": "b"}, "prompt: is empty"),
-        ({"prompt": "a", "completion": 7}, "completion: must be a list of messages, is a number"),
+        ({"prompt": "a", "completion": 7}, "completion: must be text or messages, is a number"),
         ({"prompt": 7, "completion": "b"}, "prompt: must be a list"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen: is the same as rejected"),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected: the answer is empty"),
