@@ -74,7 +74,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         replace(_GRPO, name="dapo", clip=(0.2, 0.28), reduce="per_token", kl=None, overlong=Overlong(0.2, 1.0), refill_rounds=10),
         # Liu et al. 2025 (arXiv:2503.20783): no deviation, no length in the denominator, no KL
         replace(_GRPO, name="dr_grpo", credit=CreditRule("group_centred"), reduce="sequence_sum", kl=None),
-        # Zheng et al. 2025 (arXiv:2507.18071, eq. 5 and 13, clip of section 5.1): one ratio a sequence; with each token's own gradient
+        # Zheng et al. 2025 (arXiv:2507.18071, sections 4.1, 4.3; clip: 5.1): one ratio a sequence; with each token's own gradient
         replace(_GRPO, name="gspo", ratio="sequence", clip=(3e-4, 4e-4), kl=None),
         replace(_GRPO, name="gspo_token", ratio="sequence_token", clip=(3e-4, 4e-4), kl=None),
         # MiniMax-M1 (arXiv:2506.13585, eq. 4 and 5): the weight is clipped from above only, over all tokens alike, no KL

@@ -49,8 +49,8 @@ def optimal_baseline(rewards_B: Tensor, group_B: Tensor, lengths_B: Tensor) -> T
     """``r_i - b`` with ``b = sum_j l_j r_j / sum_j l_j`` within each group, l the lengths in sampled tokens.
 
     The constant of least variance is ``b = E[|g|^2 r] / E[|g|^2]``, g the gradient of the sample's log-probability (Weaver and Tao 2001;
-    Greensmith et al. 2004, theorem 13). With gradients of single tokens of about equal size and uncorrelated, |g|^2 grows as the length,
-    which gives the formula (Hao et al. 2025, arXiv:2505.23585, section 3.2). A sample's own reward is in b, so the gradient is smaller
+    Greensmith et al. 2004). With gradients of single tokens of about equal size and uncorrelated, |g|^2 grows as the length,
+    which gives the formula (Hao et al. 2025, arXiv:2505.23585). A sample's own reward is in b, so the gradient is smaller
     than the true one, by about its share of the group's tokens.
 
     Args:
@@ -67,7 +67,7 @@ def optimal_baseline(rewards_B: Tensor, group_B: Tensor, lengths_B: Tensor) -> T
 
 
 def greedy_baseline(rewards_B: Tensor, group_B: Tensor, greedy_B: Tensor) -> Tensor:
-    """``r_i - r(greedy answer to the same prompt)`` (ReMax, Li et al. 2023, arXiv:2310.10505, section 4). Unbiased with one sample: the
+    """``r_i - r(greedy answer to the same prompt)`` (ReMax, Li et al. 2023, arXiv:2310.10505). Unbiased with one sample: the
     greedy answer does not depend on what was sampled.
 
     Args:

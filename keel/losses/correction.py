@@ -25,7 +25,7 @@ class Correction:
 def importance_weights(
     logprobs_S: Tensor, sampler_logprobs_S: Tensor, branch_S: Tensor, n_branches: int, correction: Correction
 ) -> tuple[Tensor, Tensor]:
-    """``min(rho, C)`` (truncated importance sampling, Espeholt et al. 2018, arXiv:1802.01561, section 4.1) or ``rho 1[rho <= C]`` (masked),
+    """``min(rho, C)`` (truncated importance sampling, Espeholt et al. 2018, arXiv:1802.01561, section 4) or ``rho 1[rho <= C]`` (masked),
     with ``rho = pi(y_t) / mu(y_t)`` of a token, or ``rho = prod_t pi(y_t) / mu(y_t)`` of its whole sequence.
 
     Args:

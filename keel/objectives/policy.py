@@ -30,8 +30,8 @@ class PolicyObjective:
     ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for a correction and for diagnosis.
 
     ``ratio="sequence"`` replaces log-probabilities by their mean over the sequence before the loss: the length-normalised sequence ratio of
-    GSPO (Zheng et al. 2025, arXiv:2507.18071, eq. 7); its sequences must not be split. ``"sequence_token"`` has the same value and
-    leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, eq. 13 and 14).
+    GSPO (Zheng et al. 2025, arXiv:2507.18071, section 4.1); its sequences must not be split. ``"sequence_token"`` has the same value and
+    leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, section 4.3).
 
     ``correction`` weighs the policy's part of the loss by importance weights between the old policy and the sampler
     (``losses.correction``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
