@@ -26,6 +26,9 @@ class ModelOptions(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute layers in the backward pass: less memory, about a third more time."
     )
+    train: tuple[Literal["language", "projector", "vision"], ...] = Field(
+        default=(), description="Parts of a vision-language model that full fine-tuning trains, e.g. [language]; empty = all of it."
+    )
     router_aux_loss: float = Field(
         default=0.0,
         ge=0,

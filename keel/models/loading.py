@@ -26,6 +26,7 @@ from keel.models.logit_transform import discover
 from keel.models.lora import add_lora
 from keel.models.media import MediaStore
 from keel.models.model import Model
+from keel.models.parts import train_only
 from keel.models.processors import image_only
 from keel.models.quiet import quiet
 from keel.models.routing import router_of
@@ -99,6 +100,10 @@ def load_model(
         lm_head=parts.lm_head,
         router=router_of(module, options.router_aux_loss),
     )
+    if options.train:
+        if lora is not None:
+            raise ModelError("model_options.train is for full fine-tuning; adapters have lora.targets", "leave one of the two out")
+        train_only(module, options.train)
     if lora is not None:
         model.peft_model, model.start_rows = add_lora(module, lora, seed, new_tokens)
         model.round_frozen()
