@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from keel.algorithms import Algorithm, resolve
@@ -142,7 +143,8 @@ def _self_test(
     bus: EventBus,
     rewards: tuple[Reward, ...],
 ) -> None:
-    """The trainer's checks on real rollouts of the starting policy, and of its largest batch; the reward models read what they score."""
+    """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the reward models read what they
+    score."""
     skip = recipe.settings.skip_self_test
     units = check_sampling(actors.policy, actors.sampler, list(prompts.values()), params, bus, skip)
     ready = [_ready(u) for u in units]
@@ -151,6 +153,8 @@ def _self_test(
         check_reference(actors.policy, ready, bus, skip)
     longest = _longest(ready, prompts, -(-recipe.loop.batch_size // algorithm.minibatches), recipe.samples, params.max_tokens)
     check_training(actors.policy, algorithm.policy_objective(), ready, bus, skip, longest)
+    if actors.critic is not None:
+        check_training(actors.critic, algorithm.value_objective(), ready, bus, skip, longest)
     for reward in rewards:
         if isinstance(reward.source, ModelSource | EnsembleSource):
             check_reward_reads(reward.source.scorer, units, bus, skip)
@@ -172,6 +176,10 @@ def _longest(ready: Sequence[Unit], prompts: Prompts, n: int, samples: int, max_
 
 
 def _ready(unit: Unit) -> Unit:
-    """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others."""
-    advantages = [b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches)]
-    return with_signal([unit], "advantages", [tuple(advantages)])[0]
+    """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others; the same
+    are the critic's returns, where it had expected 0."""
+    advantages = tuple(b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches))
+    signals = {"advantages": advantages, "returns": advantages, "values": tuple(torch.zeros_like(a_T) for a_T in advantages)}
+    for name, tensors in signals.items():
+        (unit,) = with_signal([unit], name, [tensors])
+    return unit

@@ -150,7 +150,8 @@ def test_the_test_is_of_the_best_weights_and_chooses_nothing(tmp_path: Path) -> 
     events = Events()
     trainer = Scripted([{}] * 4, evaluations)
     result = harness(tmp_path / "run", trainer, events, best={"metric": "eval/loss"}).train()
-    assert trainer.weight == 2.0 and result.test == {"test/weight": 2.0}
+    assert trainer.weight == 2.0
+    assert result.test == {"test/weight": 2.0}
     assert result.last_eval["eval/loss"] == 0.0, "the evaluation of the weights that are the result"
     assert [e.data["metrics"] for e in events.all if e.kind == "eval"][-1] == {"test/weight": 2.0}
     assert harness(tmp_path / "plain", Scripted([{}] * 4, evaluations)).train().test == {"test/weight": 4.0}

@@ -164,9 +164,11 @@ def test_no_prompt_is_on_two_of_three_sides(tmp_path: Path) -> None:
     recipe = {"model": "tiny:llama", "data": {"path": path}, "held_out": 0.25, "test": 0.2}
     splits = datasets(SFTRecipe.model_validate(recipe))
     asked = [{p.text for p in side.prompts()} for side in splits.sides.values()]
-    assert list(map(len, asked)) == [12, 4, 4] and len(set.union(*asked)) == 20
+    assert list(map(len, asked)) == [12, 4, 4]
+    assert len(set.union(*asked)) == 20
     test = write(tmp_path / "t.jsonl", *({"prompt": f"Q {i}?", "completion": "b"} for i in range(5)))
     held = write(tmp_path / "h.jsonl", *({"prompt": f"Q {i}?", "completion": "b"} for i in range(3, 9)))
     apart = datasets(SFTRecipe.model_validate(recipe | {"held_out": {"path": held}, "test": {"path": test}}))
     asked = [{p.text for p in side.prompts()} for side in apart.sides.values()]
-    assert list(map(len, asked)) == [11, 4, 5] and len(set.union(*asked)) == 20, "test keeps all of its prompts"
+    assert list(map(len, asked)) == [11, 4, 5], "test keeps all of its prompts"
+    assert len(set.union(*asked)) == 20

@@ -129,7 +129,8 @@ def test_rl_checks_that_its_reward_model_reads(stage: Stage, finished: Finished,
 def test_the_test_side_is_measured_once_at_the_end(name: str, metric: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
     summary = stage(name, tmp_path / "run", "loop.steps=2", "loop.eval_every=1", "loop.probes=0", "test=0.2")
     tested = [row for row in rows(tmp_path / "run" / "metrics.jsonl") if f"test/{metric}" in row]
-    assert [row["step"] for row in tested] == [2] and summary["test"][f"test/{metric}"] == tested[0][f"test/{metric}"]
+    assert [row["step"] for row in tested] == [2]
+    assert summary["test"][f"test/{metric}"] == tested[0][f"test/{metric}"]
     assert summary["data"]["test"]["records"] > 0
     if name == "reward":
         assert summary["test_reward_model"]["accuracy"] == summary["test"]["test/accuracy"]
@@ -141,6 +142,12 @@ def test_rl_evaluates_by_its_own_sampling(stage: Stage, rows: Rows, tmp_path: Pa
     last = [row for row in rows(tmp_path / "run" / "metrics.jsonl") if "eval/reward" in row][-1]
     assert last["eval/reward_std"] == 0.0, "two greedy answers to a prompt are one and the same"
     assert {row["why"] for row in rows(tmp_path / "run" / "samples" / "training.jsonl")} == {"fixed", "random", "worst", "best"}
+
+
+def test_the_critic_is_tested_too(stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    stage("ppo", tmp_path / "run", "loop.steps=1", "loop.eval_every=0", "held_out=0")
+    tested = [row["checks"] for row in rows(tmp_path / "run" / "events.jsonl") if row["kind"] == "self_test"]
+    assert sum("longest-batch" in checks for checks in tested) == 2, "policy and critic"
 
 
 def test_a_finished_run_is_not_run_again(stage: Stage, finished: Finished) -> None:
