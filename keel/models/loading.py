@@ -29,6 +29,7 @@ from keel.models.model import Model
 from keel.models.parts import train_only
 from keel.models.processors import image_only
 from keel.models.quiet import quiet
+from keel.models.read_errors import check_folder, plain_errors, refuse_mismatched, tell_unused
 from keel.models.routing import router_of
 from keel.models.tables import input_table, output_layer, tied
 
@@ -146,7 +147,7 @@ def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName
     if path.suffix == ".gguf":
         return _read_gguf(spec, path)
     if path.is_dir():
-        _check_folder(path)
+        check_folder(path)
         return _read_pretrained(spec, path, options, heads)
     if path.is_file():
         raise ModelError(f"'{spec}' is a file, but not a .gguf file", "give the folder that holds config.json and the weights")
@@ -157,25 +158,12 @@ def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName
     return _read_pretrained(spec, None, options, heads)
 
 
-def _check_folder(path: Path) -> None:
-    if not (path / "config.json").exists():
-        if (path / "adapter_config.json").exists():
-            raise ModelError(f"'{path}' holds an adapter, not a whole model", "give the merged model's folder (a run's final/ is one)")
-        raise ModelError(f"model folder '{path}' has no config.json", "give a folder written by save_pretrained")
-    if not any(
-        (path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    ):
-        raise ModelError(
-            f"model folder '{path}' has no tokenizer", "save the tokenizer into the same folder: tokenizer.save_pretrained(folder)"
-        )
-
-
 def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, heads: frozenset[HeadName]) -> _Parts:
     name = str(folder) if folder is not None else spec
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if folder is None and options.revision is not None:
         common["revision"] = options.revision
-    with _plain_errors(spec):
+    with plain_errors(spec, folder):
         config = transformers.AutoConfig.from_pretrained(name, **common)
         if getattr(config, "quantization_config", None) is not None:
             raise ModelError(f"'{spec}' holds quantised weights, which cannot be trained", "use the unquantised model")
@@ -185,8 +173,12 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, head
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
         processor = _read_processor(name, common) if vision else None
         cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
-        read: Any = cls.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **common)
+        read: Any = cls.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **common
+        )
     module, info = read
+    refuse_mismatched(spec, info["mismatched_keys"])
+    tell_unused(spec, info["unexpected_keys"])
     lm_head = _refuse_missing(spec, module, sorted(info["missing_keys"]), heads)
     where = folder or _hub_folder(spec, options.revision, bool(heads))
     revision = where.name if folder is None and where is not None else None  # the cache keeps a model in a folder named by its commit
@@ -258,7 +250,7 @@ def _read_gguf(spec: str, path: Path) -> _Parts:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"reading '{path.name}' needs the package gguf", "pip install gguf")
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with _plain_errors(spec), _parsed_once():
+    with plain_errors(spec, path), _parsed_once():
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         quantised = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     config: Any = quantised.config
@@ -287,32 +279,6 @@ def _parsed_once() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)
-
-
-@contextmanager
-def _plain_errors(spec: str) -> Iterator[None]:
-    """Turn what transformers and the Hub raise into one clear message."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        text = str(error).strip() or type(error).__name__
-        low = text.lower()
-        if any(
-            word in low
-            for word in ("couldn't connect", "offline", "connection", "resolve host", "name resolution", "max retries", "local entry")
-        ):
-            raise ModelError(
-                f"model '{spec}' is not on this machine and the Hugging Face Hub cannot be reached",
-                "connect to the internet once, or give a folder or a .gguf file",
-            ) from error
-        if "gated" in low or "401" in low or "is not a local folder" in low or "404" in low:
-            raise ModelError(
-                f"model '{spec}' is neither a folder here nor a model on the Hugging Face Hub that you can read",
-                "check the spelling; for a gated model, log in with `hf auth login`",
-            ) from error
-        raise ModelError(f"model '{spec}' cannot be read: {text.splitlines()[0]}") from error
 
 
 # --------------------------------------------------------------------------------------------------------------------- adjustments

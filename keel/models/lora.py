@@ -14,6 +14,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from keel.errors import ModelError
 from keel.models.config import LoraConfig
@@ -40,10 +41,20 @@ def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens:
     Raises ModelError when nothing matches, or when the output head is tied to the input embedding and asked for.
     """
     names = target_names(module, config)
-    settings: dict[str, Any] = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout, "use_rslora": config.rslora}
+    transposed = all(isinstance(module.get_submodule(name), Conv1D) for name in names)  # GPT-2 keeps its weights the other way round
+    settings: dict[str, Any] = {
+        "fan_in_fan_out": transposed,
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.rslora,
+    }
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
-        wrapped = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, **settings), adapter_name=ADAPTER)
+        try:
+            wrapped = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, **settings), adapter_name=ADAPTER)
+        except ValueError as error:
+            raise ModelError(f"PEFT cannot adapt this model: {error}", "name other modules with lora.targets") from None
     started = _train_rows(module, new_tokens) if new_tokens else []
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     log.info("LoRA: %d modules adapted, %d of %d parameters are trained", len(names), trained, sum(p.numel() for p in module.parameters()))
@@ -79,8 +90,8 @@ def at_start(started: Sequence[StartRows]) -> Iterator[None]:
 
 
 def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
-    """Full names of the modules to adapt. Default: every linear inside the text decoder's layers."""
-    linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    """Full names of the modules to adapt. Default: every linear inside the text decoder's layers (GPT-2's are called Conv1D)."""
+    linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     decoder = module.get_decoder()
     prefix = next(name for name, m in module.named_modules() if m is decoder)
     inside = re.compile(re.escape(prefix + "." if prefix else "") + r"(layers|h|blocks)\.(\d+)\.")
@@ -96,7 +107,8 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
         chosen = [name for name in chosen if layer_of.get(name, -1) >= first]
     if not chosen:
         endings = sorted({name.rsplit(".", 1)[-1] for name in linears})
-        raise ModelError(f"LoRA targets {config.targets!r} match no linear module", "linear modules end in: " + ", ".join(endings))
+        asked = "the default LoRA targets match" if config.targets is None else f"lora.targets={config.targets!r} matches"
+        raise ModelError(f"{asked} no linear module of this model", "linear modules end in: " + ", ".join(endings))
     head = output_layer(module)
     if any(linears[name] is head for name in chosen) and tied(module):
         raise ModelError(

@@ -17,6 +17,7 @@ from keel.types import ImagePart, Message
 
 MARK = "KeelMark7f3a9"  # stands for a content that no text has
 _GENERATION = re.compile(r"\{%-?\s*generation\b")
+_ANOTHER = "mend it, or give another one with render.chat_template"
 Tools = Sequence[Mapping[str, Any]]
 
 
@@ -39,6 +40,7 @@ class ChatTemplate:
         self.hash = digest_bytes(source.encode())
         self.marks_answers = bool(_GENERATION.search(source))
         self._arguments = dict(config.template_args)
+        self._prove_syntax()
         self._image_token = image_token
         self._text_as_parts = MARK not in self._try([{"role": "user", "content": MARK}])
         blocks = [{"type": "image"}, {"type": "text", "text": MARK}]
@@ -86,6 +88,14 @@ class ChatTemplate:
             tokenize=False,
             **self._arguments,
         )
+
+    def _prove_syntax(self) -> None:
+        try:
+            self._apply([{"role": "user", "content": MARK}], True)
+        except jinja2.TemplateSyntaxError as error:
+            raise DataError(f"the chat template is broken at its line {error.lineno}: {error.message}", _ANOTHER) from None
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+            return  # it may want another conversation; the records will show
 
     def _try(self, messages: list[dict[str, Any]], generation: bool = False) -> str:
         try:

@@ -81,6 +81,28 @@ def test_adapter_loads_in_peft(load, tmp_path) -> None:
     torch.testing.assert_close(logits(loaded.model), own, rtol=1e-5, atol=1e-5)
 
 
+def test_adapters_of_gpt2(load, tmp_path) -> None:
+    """Its layers are no nn.Linear, and their weights are transposed."""
+    tokenizer = load("llama").tokenizer
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2}
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=3, **sizes)
+    base = transformers.GPT2LMHeadModel(config).eval()
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    loaded = load(str(tmp_path / "base"), lora=LoraConfig(r=4))
+    assert len(loaded.model.trainable()) == 2 * 2 * 4  # A and B, 2 layers, attention in and out, mlp in and out
+    perturb(loaded.model)
+    mine = logits(loaded.model)
+    assert (mine - base(input_ids=TOKENS).logits[0]).norm() > 0.1 * mine.norm()
+    loaded.model.save(tmp_path / "merged", loaded.tokenizer, None)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(mine, merged(input_ids=TOKENS).logits[0], rtol=1e-4, atol=1e-5)
+    loaded.model.save_adapter(tmp_path / "adapter")
+    adapted = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(mine, adapted(input_ids=TOKENS).logits[0], rtol=1e-4, atol=1e-5)
+
+
 def test_lora_targets(load) -> None:
     names = [n for n, _ in load("llama", lora=LoraConfig(r=2)).model.trainable()]
     assert len(names) == 2 * 2 * 7  # A and B, 2 layers, q k v o gate up down
@@ -94,7 +116,7 @@ def test_lora_targets(load) -> None:
 
 
 def test_lora_refusals(load) -> None:
-    with pytest.raises(ModelError, match="match no linear"):
+    with pytest.raises(ModelError, match="matches no linear"):
         load("llama", lora=LoraConfig(targets=("nothing",)))
     with pytest.raises(ModelError, match="tied"):
         load("qwen2", lora=LoraConfig(targets=("lm_head",)))

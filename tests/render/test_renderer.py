@@ -271,6 +271,12 @@ def test_chat_template_from_file(tokenizers, tmp_path):
         render(tokenizers, "chatml", chat_template=str(tmp_path / "missing"))
 
 
+def test_chat_template_that_is_no_jinja_names_its_line(tokenizers, tmp_path):
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m.content }\n{% endfor %}")
+    with pytest.raises(DataError, match="broken at its line 2"):
+        render(tokenizers, "chatml", chat_template=str(tmp_path / "t.jinja"), system="Be kind.")
+
+
 def test_template_arguments_and_tools_pass_through(tokenizers, tmp_path):
     file = tmp_path / "t.jinja"
     file.write_text(
