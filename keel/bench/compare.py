@@ -71,7 +71,9 @@ def check_tokens(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Raise UserError when some side trained on another number of tokens in any step: the comparison would be void."""
     found = {side: sorted({tuple(r["tokens"]) for r in of}) for side, of in runs.items()}
     if len({str(counts) for counts in found.values()}) > 1 or any(len(counts) > 1 for counts in found.values()):
-        raise UserError(f"the sides did not train on the same tokens a step: {found}", "this is a mistake of the benchmark: please report it")
+        raise UserError(
+            f"the sides did not train on the same tokens a step: {found}", "this is a mistake of the benchmark: please report it"
+        )
 
 
 def trl_version(python: Path) -> str:

@@ -1,6 +1,6 @@
 """Keel's side of a comparison, in a process of its own: the classes and the loops of the stages, on the workload's rows.
 
-    python -m keel.bench.keel_side FOLDER RESULT
+python -m keel.bench.keel_side FOLDER RESULT
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TRL's side of a comparison: a script for the interpreter that TRL is installed in. It needs nothing of Keel but two files beside it.
 
-    python trl_side.py FOLDER RESULT
+python trl_side.py FOLDER RESULT
 """
 
 from __future__ import annotations

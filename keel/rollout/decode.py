@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from keel.models.model import Model
-from keel.models.narrow import narrow_linears
+from keel.models.narrow import DecodeWeights, narrow_linears
 from keel.models.packed import packed_positions
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
 from keel.types import Encoded
@@ -32,6 +32,10 @@ class Decoder(Protocol):
         """Drop rows (``alive_B`` bool). Returns for each row that is left its index before."""
         ...
 
+    def finish(self) -> None:
+        """Let go of the memory that the rows took."""
+        ...
+
 
 class FastDecoder:
     """Prompt keys and values stand once for all samples of a prompt; rows that are done leave the batch."""
@@ -41,6 +45,7 @@ class FastDecoder:
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._plan: DecodePlan | None = None
+        self._copies = DecodeWeights((), 0, 0)
 
     def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
         cache = Cache([len(p) for p in prompts], max_tokens)
@@ -52,6 +57,7 @@ class FastDecoder:
         prompt_B = prompt_B.to(last_hidden[0].device)
         self._plan = DecodePlan(cache, prompt_B)
         hidden_QH = torch.cat(last_hidden)
+        self._copies = DecodeWeights(self._weights(), len(prompt_B), max_tokens)
         padded = torch.cat([hidden_QH, hidden_QH[:1].expand(max(0, MIN_ROWS - len(hidden_QH)), -1)])
         return self._model.logits(padded)[prompt_B]
 
@@ -67,14 +73,25 @@ class FastDecoder:
 
     def step(self, tokens_B: Tensor) -> Tensor:
         assert self._plan is not None, "start comes first"
-        with narrow_linears():
+        with narrow_linears(self._copies):
             hidden_BLH = self._model.run(tokens_B[:, None], self._plan.positions(), self._plan)
+            logits_BV = self._model.logits(hidden_BLH[:, 0])
         self._plan.advance()
-        return self._model.logits(hidden_BLH[:, 0])
+        return logits_BV
 
     def keep(self, alive_B: Tensor) -> Tensor:
         assert self._plan is not None, "start comes first"
         return self._plan.keep(alive_B)
+
+    def finish(self) -> None:
+        self._plan, self._copies = None, DecodeWeights((), 0, 0)
+
+    def _weights(self) -> list[Tensor]:
+        """The matrices that every decoded token goes through."""
+        if self._model.compute_dtype != torch.float32:
+            return []
+        layers = [m.weight for m in self._model.module.get_decoder().modules() if isinstance(m, nn.Linear)]
+        return [*layers, self._model.head_weight_VH]
 
 
 def _how_many(prompts: Sequence[Encoded], tokens: int) -> int:

@@ -78,6 +78,7 @@ class LocalSampler:
                 wave.record(drawn)
                 alive_B = wave.survivors()
                 if alive_B is None:
+                    self._decoder.finish()
                     return wave.rollouts(len(rows))
                 tokens_B = drawn.tokens_B
                 if not bool(alive_B.all()):

@@ -45,6 +45,9 @@ class PlainDecoder:
         """Nothing is dropped: not every cache of transformers can."""
         return torch.arange(len(alive_B))
 
+    def finish(self) -> None:
+        self._cache = None
+
     def _forward(self, tokens_BL: Tensor, **pixels: Tensor) -> Tensor:
         positions_BL = (self._mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -tokens_BL.shape[1] :]
         with self._model.own_attention() as module, self._model.compute():
