@@ -71,6 +71,12 @@ def _report(args: argparse.Namespace) -> Summary:
     return {"report": str(target)}
 
 
+def _eval_reward(args: argparse.Namespace) -> Summary:
+    from keel.stages.eval_reward import run_eval_reward
+
+    return run_eval_reward(args.model, args.data, args.json_file, args.html, args.overrides)
+
+
 def _bench(args: argparse.Namespace) -> None:
     from keel.bench.cli import run
 
@@ -129,6 +135,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--reward", required=True, help=f"{rewards}, rules:FILE, model:DIR or python:FILE:NAME")
     sub.add_argument("--out", default="", metavar="FILE", help="where the rows go, each with score, reason and error (JSONL)")
     sub.add_argument("--cache", default="", metavar="DIR", help="keep scores here, and take from here what the same reward scored before")
+    sub = verbs.add_parser("eval-reward", help="measure a reward model: keel eval reward MODEL DATA")
+    sub.set_defaults(action=_eval_reward, json=False)
+    sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
+    sub.add_argument("data", help="labelled data: file, folder or data set id")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. trained_on.path=train.jsonl stress_pairs=50")
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
+    sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
     sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")
@@ -146,10 +159,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     takes ``--json`` after the verb only)."""
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser()
-    if given[:1] == ["bench"]:
-        return top.parse_args(given)
-    args, rest = top.parse_known_args([a for a in given if a != "--json"])
-    args.json = "--json" in given
+    if given[:2] == ["eval", "reward"]:
+        given[:2] = ["eval-reward"]
+    names_a_file = given[:1] in (["bench"], ["eval-reward"])  # their --json
+    args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
+    if not names_a_file:
+        args.json = "--json" in given
     unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keel.evaluate.measures import fit_temperature, pair_accuracy, pair_calibration
-from keel.evaluate.statistics import Interval, kendall, mean_interval, ranks, spearman
+from keel.evaluate.statistics import Interval, kendall, mean_interval, spearman
 from keel.hashing import stable_hash
 
 DRAWS = 2000
@@ -26,13 +26,18 @@ class Judged:
     order: tuple[float, ...] = ()
     category: str = ""
     std: tuple[float, ...] = ()  # of the ensemble's members; empty without one
+    lengths: tuple[int, ...] = ()  # of the answers, in tokens
+
+    @property
+    def preferences(self) -> list[tuple[int, int, float]]:
+        """All (better, worse, P(better is better)), those between answers of different order included."""
+        n = len(self.order)
+        return [*self.edges, *((i, j, 1.0) for i in range(n) for j in range(n) if self.order[i] > self.order[j])]
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """(margin, label) of all preferences, those between answers of different order included."""
-        found = [(self.scores[a] - self.scores[b], label) for a, b, label in self.edges]
-        n = len(self.order)
-        return found + [(self.scores[i] - self.scores[j], 1.0) for i in range(n) for j in range(n) if self.order[i] > self.order[j]]
+        """(margin, label) of all preferences."""
+        return [(self.scores[a] - self.scores[b], label) for a, b, label in self.preferences]
 
 
 def measure(judged: Sequence[Judged], *, bins: int = 5, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -108,8 +113,7 @@ def _calibration(pairs: Sequence[tuple[Judged, float, float]], bins: int, seed: 
     fit = [(m, y) for j, m, y in pairs if j.prompt_id in fitted]
     rest = [(m, y) for j, m, y in pairs if j.prompt_id not in fitted]
     temperature = fit_temperature(*zip(*fit))
-    margins, labels = zip(*rest)
-    before, after = (pair_calibration(margins, labels, bins=bins, temperature=t) for t in (1.0, temperature))
+    before, after = (pair_calibration([m for m, _ in rest], [y for _, y in rest], bins=bins, temperature=t) for t in (1.0, temperature))
     scaled = {"temperature": temperature, "prompts": len(names) - len(fitted), "ece_before": before.ece, "ece_after": after.ece}
     found["temperature_scaling"] = scaled | {"calibration": after.to_json()}
     return found
@@ -119,12 +123,6 @@ def log_loss(pairs: Sequence[tuple[float, float]], temperature: float = 1.0) -> 
     """Mean cross-entropy of Bradley-Terry probabilities to labels, in nats: ln 2 is a coin."""
     losses = [math.log1p(math.exp(-abs(m / temperature))) + max(0.0, -m / temperature) + (1 - y) * m / temperature for m, y in pairs]
     return math.fsum(losses) / len(losses)
-
-
-def rank_gap(first: Sequence[float], second: Sequence[float]) -> float:
-    """Mean absolute difference of ranks, as a share of the largest that is possible: 0 for the same order."""
-    n = len(first)
-    return float(abs(ranks(first) - ranks(second)).mean()) / max(1.0, n / 2)
 
 
 def flat(found: Mapping[str, Any]) -> dict[str, Any]:

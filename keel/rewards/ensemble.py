@@ -1,4 +1,4 @@
-"""Several reward models, or several heads of one, as one source: their mean, or a more careful number, and no reward where they disagree."""
+"""Several reward models, or several heads of one, as one source: a mean or a more careful number, and none where they disagree."""
 
 from __future__ import annotations
 

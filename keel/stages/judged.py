@@ -25,6 +25,7 @@ def judge(inference: LocalInference, units: Sequence[Unit], column: str = "") ->
             order=() if isinstance(unit.target, PairTarget) else tuple(order_of(unit, scales)),
             category=category(unit, column),
             std=tuple(members_GM.std(1, correction=0).tolist()) if members_GM.shape[1] > 1 else (),
+            lengths=tuple(len(b) for b in unit.branches),
         )
         for unit, (members_GM, _) in zip(kept, inference.judgements(kept), strict=True)
     ]
