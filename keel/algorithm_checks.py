@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from keel.advantages.credit import ESTIMATORS, SequenceEstimator, TokenEstimator
-from keel.algorithm_config import ControlConfig, Overrides
+from keel.algorithm_config import ControlConfig, Overrides, ReferenceConfig
 from keel.algorithm_parts import Algorithm
 from keel.config import Section
 
+_Rule = tuple[str, Section, tuple[str, ...], bool, str]  # (section, its values, fields, is it read, why not)
 _NO_RATIO = {"policy_gradient"}  # losses without a ratio to the old policy
 _NO_CLIP = {"policy_gradient", "surrogate"}
 _DUAL = {"ppo_clip", "surrogate"}  # losses that a large ratio can blow up
@@ -19,6 +20,7 @@ def contradictions(a: Algorithm, samples: int | None) -> Iterator[str]:
     """Parts that cannot work together, whoever set them. ``samples``: rollouts of a prompt, None where it is not known yet."""
     yield from _of_credit(a, samples)
     yield from _of_kl(a)
+    yield from _of_rewards(a)
     if a.ratio == "sequence" and a.reduce != "per_sequence":
         yield (
             f"one ratio a sequence makes one loss a sequence, which {a.reduce} would count by its tokens "
@@ -46,6 +48,16 @@ def _of_credit(a: Algorithm, samples: int | None) -> Iterator[str]:
             f"groups of equal rewards are replaced where the answers to one prompt are compared; {a.credit.estimator} learns from them too "
             "(credit.refill_rounds=0)"
         )
+
+
+def _of_rewards(a: Algorithm) -> Iterator[str]:
+    if a.rewards.normalise != "none" and a.credit.estimator == "group_normalised":
+        yield (
+            "credit.rewards.normalise would have no effect: group_normalised takes mean and scale out of every group "
+            "(leave it out, or another credit.estimator)"
+        )
+    if a.entropy.target is not None and a.entropy.coef > a.entropy.high:
+        yield f"entropy: coef={a.entropy.coef:g} is above high={a.entropy.high:g}"
 
 
 def _of_kl(a: Algorithm) -> Iterator[str]:
@@ -86,6 +98,9 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
         ("critic", config.critic, ("clip", "vf_coef"), a.critic is not None, "there is no critic"),
         ("kl", config.kl, ("estimator",), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),
         ("kl", config.kl, ("coef",), a.kl is not None or config.kl.coef == 0, "there is no KL (set kl.place)"),
+        ("entropy", config.entropy, ("step", "high"), a.entropy.target is not None, "there is no target (set entropy.target)"),
+        ("credit.rewards", config.credit.rewards, ("decay",), a.rewards.normalise == "quantile", "normalise is not quantile"),
+        *_of_reference(config.kl.reference, a),
         ("correction", config.correction, ("level", "cap"), a.correction is not None, "there is none (set correction.kind)"),
         *_of_control(config.kl.control, a),
     ]
@@ -96,7 +111,17 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
         yield f"ratio={a.ratio} would have no effect: {a.objective} has no ratio"
 
 
-def _of_control(values: ControlConfig, a: Algorithm) -> list[tuple[str, Section, tuple[str, ...], bool, str]]:
+def _of_reference(values: ReferenceConfig, a: Algorithm) -> list[_Rule]:
+    kind = a.kl.reference.kind if a.kl is not None and a.kl.reference is not None else "fixed"
+    reason = f"kl.reference.kind is {kind}" if a.kl is not None else "there is no KL (set kl.place and kl.coef)"
+    return [
+        ("kl.reference", values, ("kind",), a.kl is not None, reason),
+        ("kl.reference", values, ("decay",), kind == "ema", reason),
+        ("kl.reference", values, ("every",), kind == "refresh", reason),
+    ]
+
+
+def _of_control(values: ControlConfig, a: Algorithm) -> list[_Rule]:
     if a.kl is None:
         return [("kl.control", values, tuple(type(values).model_fields), False, "there is no KL (set kl.place and kl.coef)")]
     kind = a.kl.control.kind if a.kl.control is not None else "fixed"

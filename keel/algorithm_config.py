@@ -51,6 +51,18 @@ class OverlongConfig(Section):
     factor: float | None = Field(default=None, ge=0, description="The penalty of an answer that reaches the limit; 0 = none." + _OWN)
 
 
+class RewardScaleConfig(Section):
+    """What is done to rewards before they are credited. The metrics `reward` and `rewards/*` stay as they were given."""
+
+    normalise: Literal["none", "running", "quantile"] | None = Field(
+        default=None,
+        description="running: less the mean, over the deviation, of all rewards so far; quantile: less the middle, over the distance, of "
+        "a moving average of the batches' 5th and 95th percentile. Empty: none.",
+    )
+    decay: float | None = Field(default=None, ge=0, lt=1, description="Of quantile: share of the average left after a batch. Empty: 0.99.")
+    clip: float | None = Field(default=None, gt=0, description="Rewards (normalised, if they are) are cut at plus and minus this.")
+
+
 class CreditConfig(Section):
     """From rewards to advantages."""
 
@@ -66,6 +78,7 @@ class CreditConfig(Section):
         default=None, description="Answers cut off at the length limit count in the statistics but are not trained on." + _OWN
     )
     overlong: OverlongConfig = Field(default=OverlongConfig(), description="A soft penalty for answers near the length limit.")
+    rewards: RewardScaleConfig = Field(default=RewardScaleConfig(), description="What is done to rewards before they are credited.")
     refill_rounds: int | None = Field(
         default=None,
         ge=0,
@@ -97,6 +110,18 @@ class ControlConfig(Section):
     end: float | None = Field(default=None, ge=0, description="Of scheduled: the price at the last step. Empty: 0.")
 
 
+class ReferenceConfig(Section):
+    """Whether the reference follows the policy. One that does is a copy of the model, under LoRA too."""
+
+    kind: Literal["fixed", "ema", "refresh"] | None = Field(
+        default=None,
+        description="fixed: the starting weights; ema: a moving average of the policy's; refresh: the policy's, every so many steps. "
+        "Empty: fixed.",
+    )
+    decay: float | None = Field(default=None, gt=0, lt=1, description="Of ema: share of it that is left after a step. Empty: 0.99.")
+    every: int | None = Field(default=None, ge=1, description="Of refresh, in steps. Empty: 100.")
+
+
 class KLConfig(Section):
     """The price of moving away from the reference."""
 
@@ -108,6 +133,7 @@ class KLConfig(Section):
     )
     coef: float | None = Field(default=None, ge=0, description="Price of one nat; 0 switches the KL off." + _OWN)
     control: ControlConfig = Field(default=ControlConfig(), description="How the price changes in the course of the run.")
+    reference: ReferenceConfig = Field(default=ReferenceConfig(), description="What the distance is measured from.")
 
 
 class CriticConfig(Section):
@@ -116,6 +142,17 @@ class CriticConfig(Section):
     use: bool | None = Field(default=None, description="Train a critic." + _OWN)
     clip: float | None = Field(default=None, gt=0, description="How far a value may move from its old one and still lower the loss." + _OWN)
     vf_coef: float | None = Field(default=None, gt=0, description="Factor of the critic's loss." + _OWN)
+
+
+class EntropyConfig(Section):
+    """A bonus for entropy, in the loss: fixed, or as much as it takes."""
+
+    coef: float | None = Field(default=None, ge=0, description="Reward of a nat of entropy per token; where it starts." + _OWN)
+    target: float | None = Field(
+        default=None, gt=0, description="Nats per token: after each step below it coef is `step` higher, above it lower. Empty: coef stays."
+    )
+    step: float | None = Field(default=None, gt=0, description="Empty: 0.005.")
+    high: float | None = Field(default=None, gt=0, description="coef is never above, and never below 0. Empty: 0.1.")
 
 
 class CorrectionConfig(Section):
@@ -141,7 +178,7 @@ class Overrides(Section):
         + _OWN,
     )
     reduce: Annotated[str | None, key_of(REDUCTIONS)] = Field(default=None, description=f"One of: {', '.join(REDUCTIONS)}." + _OWN)
-    entropy_coef: float | None = Field(default=None, ge=0, description="Reward of a nat of entropy per token, in the loss." + _OWN)
+    entropy: EntropyConfig = Field(default=EntropyConfig(), description="A bonus for entropy.")
     epochs: int | None = Field(default=None, ge=1, description="Passes over the rollouts of a step." + _OWN)
     minibatches: int | None = Field(default=None, ge=1, description="Optimizer steps in one pass." + _OWN)
     clip: ClipConfig = Field(default=ClipConfig(), description="How far one step may move from the policy that sampled.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 from keel.advantages.credit import CreditRule
+from keel.advantages.scaling import RewardRule
 from keel.losses import kl
 from keel.losses.correction import Correction
 from keel.losses.policy import PolicyLoss, cispo, dual_clip, policy_gradient, ppo_clip, surrogate
@@ -38,6 +39,26 @@ class KL:
     estimator: Literal["k1", "k2", "k3"]
     coef: float  # where it starts, if there is a control
     control: Control | None = None  # None: the price is fixed
+    reference: ReferenceRule | None = None  # None: the reference stays where training started
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRule:
+    """How the reference follows the policy (Gorbatovski et al. 2024, arXiv:2404.09656: soft and hard updates)."""
+
+    kind: Literal["ema", "refresh"]
+    decay: float = 0.99  # of ema: share of the old reference that is left after a step
+    every: int = 100  # of refresh: steps after which the reference becomes the policy
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """The price of a nat of entropy per token, in the loss."""
+
+    coef: float = 0.0  # where it starts, if there is a target
+    target: float | None = None  # nats per token: the coefficient is a step higher below it, a step lower above it; None = it stays
+    step: float = 0.005
+    high: float = 0.1  # never above
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +103,8 @@ class Algorithm:
     refill_rounds: int = 0  # dynamic sampling: groups of equal rewards are replaced in at most so many rounds of sampling; 0 = kept
     critic: Critic | None = None
     correction: Correction | None = None  # importance weights between the trainer's policy and the sampler's
-    entropy_coef: float = 0.0
+    rewards: RewardRule = field(default_factory=RewardRule)
+    entropy: Entropy = Entropy()
     epochs: int = 1  # passes over the rollouts of a step
     minibatches: int = 1  # optimizer steps a pass
 
@@ -118,7 +140,7 @@ class Algorithm:
             kl=kl.ESTIMATORS[in_loss.estimator] if in_loss else None,
             kl_coef=in_loss.coef if in_loss else 0.0,
             old_kl_coef=self.old_kl.coef,
-            entropy_coef=self.entropy_coef,
+            entropy_coef=self.entropy.coef,
             correction=self.correction,
         )
 

@@ -30,8 +30,8 @@ from pydantic import Field, model_validator
 from keel.advantages.credit import CreditRule, assign, rollout_units
 from keel.advantages.measures import group_metrics, kl_metrics
 from keel.algorithm_checks import contradictions, given, idle
-from keel.algorithm_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides
-from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong
+from keel.algorithm_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides, ReferenceConfig
+from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong, ReferenceRule
 from keel.errors import ConfigError
 from keel.losses.correction import Correction
 from keel.losses.value import explained_variance
@@ -119,7 +119,7 @@ def resolve(config: AlgorithmConfig, samples: int | None = None) -> Algorithm:
     base, clip = ALGORITHMS[config.name], config.clip
     algorithm = replace(
         base,
-        **given(config, "objective", "ratio", "reduce", "entropy_coef", "epochs", "minibatches"),
+        **given(config, "objective", "ratio", "reduce", "epochs", "minibatches"),
         **given(config.credit, "refill_rounds"),
         overlong=_resolve_overlong(config.credit.overlong, base.overlong),
         clip=(_or(clip.low, base.clip[0]), _or(clip.high, base.clip[1])),
@@ -132,6 +132,8 @@ def resolve(config: AlgorithmConfig, samples: int | None = None) -> Algorithm:
         credit=replace(base.credit, **given(config.credit, "estimator", "gamma", "lam", "whiten", "mask_truncated")),
         kl=_resolve_kl(config.kl, base.kl),
         critic=_resolve_critic(config.critic, base.critic),
+        rewards=replace(base.rewards, **given(config.credit.rewards, "normalise", "decay", "clip")),
+        entropy=replace(base.entropy, **given(config.entropy, "coef", "target", "step", "high")),
         correction=_resolve_correction(config.correction, base.correction),
     )
     problems = [*contradictions(algorithm, samples), *idle(config, algorithm)]
@@ -150,7 +152,15 @@ def _resolve_kl(config: KLConfig, base: KL | None) -> KL | None:
         return None
     own = base.estimator if base and base.place == place else ("k1" if place == "reward" else "k2")
     control = _resolve_control(config.control, base.control if base else None)
-    return KL(place, config.estimator or own, _or(config.coef, base.coef if base else 0.0), control)
+    reference = _resolve_reference(config.reference, base.reference if base else None)
+    return KL(place, config.estimator or own, _or(config.coef, base.coef if base else 0.0), control, reference)
+
+
+def _resolve_reference(config: ReferenceConfig, base: ReferenceRule | None) -> ReferenceRule | None:
+    kind = config.kind or (base.kind if base else "fixed")
+    if kind == "fixed":
+        return None
+    return replace(base if base and base.kind == kind else ReferenceRule(kind), **given(config, "decay", "every"))
 
 
 def _resolve_control(config: ControlConfig, base: Control | None) -> Control | None:

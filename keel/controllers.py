@@ -33,6 +33,12 @@ def multiplicative(coef: float, kl: float, target: float, low: float, high: floa
     return min(max(coef, low), high)
 
 
+def stepped(coef: float, measured: float, target: float, step: float, high: float) -> float:
+    """``step`` more below the target, ``step`` less above it, always within [0, high]: an entropy bonus that is there as long as it is
+    needed (after He et al. 2025, arXiv:2505.22312, whose steps are 0.005)."""
+    return min(max(coef + (step if measured < target else -step), 0.0), high)
+
+
 def scheduled(start: float, end: float, progress: float) -> float:
     """A straight line from ``start`` to ``end``; ``progress`` from 0 (first step) to 1 (last)."""
     return start + (end - start) * progress

@@ -408,6 +408,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()  # stop strings; the text up to and with the string is kept in tokens
     stop_tokens: tuple[int, ...] = ()  # union of generation config, tokenizer and end of turn; from the renderer
     banned_tokens: tuple[int, ...] = ()  # never sampled, and out of the support of the log-probabilities (image placeholders)
+    explore: float = 0.0  # share of a hotter distribution in the one that is sampled from; not of a greedy one
+    explore_temperature: float = 1.0  # of that one
 
 
 @dataclass(frozen=True, slots=True)

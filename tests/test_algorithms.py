@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from keel.advantages.scaling import RewardRule
+from keel.algorithm_parts import Entropy, ReferenceRule
 from keel.algorithms import (
     ALGORITHMS,
     KL,
@@ -118,6 +121,34 @@ def test_controls_of_the_kl():
     assert resolve(config("grpo", kl={"control": {"kind": "scheduled", "end": 0.01}})).kl.control.end == 0.01
 
 
+def test_what_follows_the_run_is_a_part_of_any_row():
+    a = resolve(config("rloo", entropy={"coef": 0.01, "target": 0.5}, credit={"rewards": {"normalise": "running", "clip": 5.0}}))
+    assert a.entropy == Entropy(0.01, 0.5, 0.005, 0.1)
+    assert a.rewards == RewardRule("running", clip=5.0)
+    assert resolve(config("grpo", kl={"reference": {"kind": "ema"}})).kl == replace(
+        ALGORITHMS["grpo"].kl, reference=ReferenceRule("ema", decay=0.99)
+    )
+    assert resolve(config("grpo", kl={"reference": {"kind": "refresh", "every": 7}})).kl.reference == ReferenceRule("refresh", every=7)
+    assert resolve(config("grpo", kl={"reference": {"kind": "fixed"}})) == ALGORITHMS["grpo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("grpo", {"entropy": {"step": 0.1}}, "entropy.step would have no effect: there is no target"),
+        ("grpo", {"entropy": {"coef": 0.5, "target": 1.0}}, "coef=0.5 is above high=0.1"),
+        ("grpo", {"credit": {"rewards": {"normalise": "running"}}}, "group_normalised takes mean and scale out of every group"),
+        ("rloo", {"credit": {"rewards": {"normalise": "running", "decay": 0.9}}}, "rewards.decay would have no effect: normalise is not"),
+        ("dapo", {"kl": {"reference": {"kind": "ema"}}}, "kl.reference.kind would have no effect: there is no KL"),
+        ("grpo", {"kl": {"reference": {"decay": 0.9}}}, "kl.reference.decay would have no effect: kl.reference.kind is fixed"),
+        ("grpo", {"kl": {"reference": {"kind": "ema", "every": 3}}}, "kl.reference.every would have no effect: kl.reference.kind is ema"),
+    ],
+)
+def test_what_nothing_would_follow_is_refused(name, fields, reason):
+    with pytest.raises(ValidationError, match=re.escape(reason)):
+        config(name, **fields)
+
+
 def test_a_correction_is_a_part_of_any_row():
     a = resolve(config("gspo_token", correction={"kind": "mask", "level": "sequence"}))
     assert a.policy_objective().correction == a.correction == Correction("mask", "sequence", 3.0)
@@ -136,7 +167,7 @@ def test_every_field_overrides_its_part():
         config(
             "ppo",
             reduce="per_sequence",
-            entropy_coef=0.01,
+            entropy={"coef": 0.01},
             epochs=2,
             minibatches=3,
             clip={"high": 0.28},
@@ -145,7 +176,7 @@ def test_every_field_overrides_its_part():
             critic={"clip": 0.5, "vf_coef": 0.7},
         )
     )
-    assert (a.reduce, a.entropy_coef, a.epochs, a.minibatches, a.clip) == ("per_sequence", 0.01, 2, 3, (0.2, 0.28))
+    assert (a.reduce, a.entropy.coef, a.epochs, a.minibatches, a.clip) == ("per_sequence", 0.01, 2, 3, (0.2, 0.28))
     assert (a.credit.gamma, a.credit.lam, a.credit.whiten, a.credit.mask_truncated) == (0.9, 0.5, False, True)
     assert (a.kl, a.critic) == (KL("reward", "k1", 0.2), Critic(0.5, 0.7))
     assert a.policy_objective().entropy_coef == 0.01

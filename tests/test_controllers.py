@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from keel.algorithms import ALGORITHMS, KL, Control
-from keel.controllers import doubled_or_halved, multiplicative, proportional, scheduled
+from keel.controllers import doubled_or_halved, multiplicative, proportional, scheduled, stepped
 from keel.loops.coefficients import Coefficients
 
 
@@ -83,7 +83,14 @@ def test_the_price_of_the_old_policy_s_kl():
     for old_kl, after in ((0.02, 2.0), (0.01, 2.0), (0.001, 1.0), (None, 1.0)):
         coefficients.update({}, samples=4, old_kl=old_kl)
         assert coefficients.algorithm(1).policy_objective().old_kl_coef == after
-    assert coefficients.state() == {"kl": 0.05, "old_kl": 1.0}
+    assert coefficients.state() == {"kl": 0.05, "old_kl": 1.0, "entropy": 0.0}
     ppo = Coefficients(ALGORITHMS["ppo"], total_steps=5)
     ppo.update({}, samples=4, old_kl=9.0)
     assert ppo.metrics(0) == {"kl_coef": 0.05}
+
+
+def test_an_entropy_bonus_takes_a_step_a_time():
+    assert stepped(0.01, 0.4, 0.5, 0.005, 0.1) == pytest.approx(0.015)
+    assert stepped(0.01, 0.5, 0.5, 0.005, 0.1) == pytest.approx(0.005), "on target it is not needed"
+    assert stepped(0.004, 0.9, 0.5, 0.005, 0.1) == 0.0
+    assert stepped(0.099, 0.1, 0.5, 0.005, 0.1) == 0.1

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from keel.config import Section
 from keel.watch.config import EarlyStopConfig
+
+
+class ExplorationConfig(Section):
+    """Rollouts of RL that are drawn otherwise than from the policy. They are weighed by what they were really drawn from."""
+
+    temperatures: tuple[float, ...] = Field(
+        default=(), description="The samples of a prompt are shared out among these, in order. Empty: all at sampling.temperature."
+    )
+    share: float = Field(
+        default=0.0, ge=0, lt=1, description="Each token is drawn, with this probability, from the hotter distribution instead."
+    )
+    hot: float = Field(default=2.0, gt=0, description="The temperature of that one.")
+
+    @property
+    def on(self) -> bool:
+        """Does it change anything?"""
+        return bool(self.temperatures) or self.share > 0
+
+    @field_validator("temperatures")
+    @classmethod
+    def _warm(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.001 <= t < float("inf") for t in value):
+            raise ValueError("temperatures are 0.001 or more: greedy samples of a prompt would all be the same")
+        return value
 
 
 class LoopConfig(Section):

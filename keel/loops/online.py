@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from keel.advantages.measures import staleness
+from keel.advantages.scaling import RewardScale, scaled
 from keel.advantages.shaping import rewards_differ, with_overlong_penalty
 from keel.algorithms import Algorithm, credit, group_metrics, rollout_units
 from keel.data.batching import units_for_step
@@ -21,9 +22,10 @@ from keel.hashing import permutation
 from keel.learner.inference import EXTREMES
 from keel.learner.local import LocalLearner
 from keel.loops.coefficients import Coefficients
-from keel.loops.config import LoopConfig
+from keel.loops.config import ExplorationConfig, LoopConfig
 from keel.loops.harness import TensorFiles
 from keel.loops.offline import total_steps
+from keel.loops.reference import MovingReference
 from keel.types import (
     Encoded,
     Group,
@@ -53,6 +55,7 @@ class Actors:
     reward: Rewarder
     reference_logprobs: Callable[[Sequence[Unit]], BranchTensors] | None  # None: the algorithm has no use for a reference
     critic: LocalLearner | None = None
+    reference: MovingReference | None = None  # behind ``reference_logprobs``, where it follows the policy
 
 
 def publish(policy: LocalLearner, sampler: Sampler, version: int) -> None:
@@ -72,6 +75,27 @@ def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: 
         empty_group(prompts[r.prompt_id], r.prompt, sorted(found, key=lambda rollout: rollout.sample))
         for r, found in zip(requests, rollouts, strict=True)
     )
+
+
+def shared_out(request: SampleRequest, exploration: ExplorationConfig) -> list[SampleRequest]:
+    """The request in parts, one for each temperature; parts differ in size by at most one, the earlier ones are the larger."""
+    params = replace(request.params, explore=exploration.share, explore_temperature=exploration.hot if exploration.share else 1.0)
+    parts: list[SampleRequest] = []
+    done, temperatures = 0, exploration.temperatures or (params.temperature,)
+    for k, temperature in enumerate(temperatures):
+        n = len(range(k, request.n, len(temperatures)))
+        parts.append(replace(request, n=n, first_sample=request.first_sample + done, params=replace(params, temperature=temperature)))
+        done += n
+    return [part for part in parts if part.n]
+
+
+def together(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Groups without rewards, those of one prompt as one, in the order of prompts and samples."""
+    rollouts: dict[str, list[Rollout]] = {}
+    for group in groups:
+        rollouts.setdefault(group.prompt.prompt_id, []).extend(group.rollouts)
+    first = {g.prompt.prompt_id: g for g in reversed(groups)}
+    return tuple(empty_group(first[i].prompt, first[i].encoded, found) for i, found in rollouts.items())
 
 
 def with_signal(units: Sequence[Unit], name: str, tensors: BranchTensors) -> tuple[Unit, ...]:
@@ -104,6 +128,8 @@ class OnlineTrainer:
         self.encoded = {prompt_id: encoded for prompt_id, (_, encoded) in prompts.items()}
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
         self.coefficients = Coefficients(algorithm, self.total_steps)
+        self.scale = RewardScale()
+        self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
     @property
     def total_steps(self) -> int:
@@ -119,6 +145,8 @@ class OnlineTrainer:
         algorithm = self.coefficients.algorithm(step)
         sampled, groups, metrics = self._groups(step)
         started = time.perf_counter()
+        self.scale = self.scale.after(groups, algorithm.rewards)
+        groups = scaled(groups, self.scale, algorithm.rewards)
         units = self._with_signals(rollout_units(groups))
         credited = credit(groups, units, algorithm)
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **credited.metrics, **self.coefficients.metrics(step)}
@@ -127,6 +155,8 @@ class OnlineTrainer:
             updated, old_kl = self._update(credited.units, step, algorithm)
             metrics |= updated
         self.coefficients.update(metrics, sum(int(g.valid_G.sum()) for g in groups), old_kl)
+        if self.actors.reference is not None:
+            self.actors.reference.follow(step + 1)
         metrics["time/train_s"] = time.perf_counter() - started
         return metrics
 
@@ -173,11 +203,14 @@ class OnlineTrainer:
         """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,
         rewarded with the others; a prompt whose greedy answer failed has no baseline, so none of its samples is valid."""
         started = time.perf_counter()
-        requests = [SampleRequest(i, self.encoded[i], self.samples, self.params, self.seed, attempt=step) for i in ids]
+        whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, self.seed, attempt=step) for i in ids]
+        requests = [part for r in whole for part in shared_out(r, self.exploration)]
+        drawn = len(requests)
         if self.algorithm.needs_greedy:
             greedy = replace(self.params, temperature=0.0)
-            requests += [replace(r, n=1, params=greedy, first_sample=self.samples) for r in requests]
+            requests += [replace(r, n=1, params=greedy, first_sample=self.samples) for r in whole]
         groups = sample_groups(self.actors.sampler, requests, self.prompts)
+        groups = (*together(groups[:drawn]), *groups[drawn:])
         sampled = time.perf_counter()
         groups = self.actors.reward(groups)
         metrics = {
@@ -209,7 +242,7 @@ class OnlineTrainer:
             units = with_signal(units, "ref_logprobs", self.actors.reference_logprobs(units))
         if self.actors.critic is not None:
             units = with_signal(units, "values", self.actors.critic.values(units))
-        if self.algorithm.needs_old_logprobs:
+        if self.algorithm.needs_old_logprobs or self.exploration.on:  # what was sampled from is not the policy
             units = with_signal(units, "old_logprobs", self.actors.policy.logprobs(units))
         return units
 
@@ -265,7 +298,9 @@ class OnlineTrainer:
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.actors.policy.state()
         files: dict[str, Mapping[str, Tensor]] = {"policy": tensors}
-        states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state()}
+        states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state(), "scale": self.scale.state()}
+        if self.actors.reference is not None:
+            files["reference"] = self.actors.reference.state()
         if self.actors.critic is not None:
             files["critic"], states["critic"] = self.actors.critic.state()
         return files, states
@@ -273,6 +308,9 @@ class OnlineTrainer:
     def load_state(self, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
         self.actors.policy.load_state(tensors["policy"], state["policy"])
         self.coefficients.load_state(state["coefficients"])
+        self.scale = RewardScale.of_state(state["scale"])
+        if self.actors.reference is not None:
+            self.actors.reference.load_state(tensors["reference"])
         if self.actors.critic is not None:
             self.actors.critic.load_state(tensors["critic"], state["critic"])
 

@@ -226,6 +226,13 @@ class Model:
             for name, p in own.items():
                 p.copy_(tensors[name])
 
+    def set_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set parameters by name, trained or not, each in the precision that it is kept in."""
+        own = self._parameters()
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+
     def digest(self) -> str:
         """sha256 over the names and checksums of the trained parameters (of all, when none is trained). A check against weights that
         did not arrive, not against an adversary: checksums are CRC-32, several times faster, which counts when each step publishes."""

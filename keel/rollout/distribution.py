@@ -58,8 +58,8 @@ def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor) -> Dr
     """Draw token number ``step`` of each row by inverse CDF in id order.
 
     ``logits_BV`` float32 is overwritten; ``uniform_B`` float64 in [0, 1). Order of the warps: forbidden tokens out, temperature, top-k,
-    top-p over what is left. A greedy row takes the most likely token that is not forbidden (the lowest id among equals); its
-    log-probability is that of the untempered, untruncated distribution, since the greedy one would always say 0.
+    top-p over what is left, a share of a hotter distribution. A greedy row takes the most likely token that is not forbidden (the lowest id
+    among equals); its log-probability is that of the untempered, untruncated distribution, since the greedy one would always say 0.
     """
     assert logits_BV.dtype == torch.float32, f"logits must be float32, got {logits_BV.dtype}"
     assert uniform_B.dtype == torch.float64, f"uniform numbers must be float64, got {uniform_B.dtype}"
@@ -69,7 +69,7 @@ def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor) -> Dr
     if any(p.temperature == 0 for p in rows.kinds):
         forced_B = torch.where(rows.temperature_B == 0, logits_BV.argmax(-1), -1)
     scaled_BV = _truncate(_temper(logits_BV, rows), rows)
-    tokens_B, logprobs_B = inverse_cdf(torch.softmax(scaled_BV, -1), uniform_B, forced_B)
+    tokens_B, logprobs_B = inverse_cdf(_explored(scaled_BV, rows), uniform_B, forced_B)
     return Drawn(tokens_B, logprobs_B, finite_B)
 
 
@@ -105,6 +105,16 @@ def _truncate(scaled_BV: Tensor, rows: RowParams) -> Tensor:
         if len(chosen_R):
             _cut_below(scaled_BV, chosen_R, top_p_floor(scaled_BV[chosen_R], rows.top_p_B[chosen_R]))
     return scaled_BV
+
+
+def _explored(scaled_BV: Tensor, rows: RowParams) -> Tensor:
+    """Probabilities of the distribution that is sampled from: ``(1 - e) p + e p_hot`` over one support, e = 0 for most."""
+    weights_BV = torch.softmax(scaled_BV, -1)
+    if not any(p.explore and p.temperature for p in rows.kinds):
+        return weights_BV
+    mixed = [(p.explore, p.temperature / p.explore_temperature) if p.temperature else (0.0, 1.0) for p in rows.kinds]
+    share_B, factor_B = weights_BV.new_tensor(mixed)[rows.kind_B].T
+    return weights_BV.lerp_(torch.softmax(scaled_BV * factor_B[:, None], -1), share_B[:, None])
 
 
 def _cut_below(scaled_BV: Tensor, chosen_R: Tensor, floor_R: Tensor) -> None:

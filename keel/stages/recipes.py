@@ -13,7 +13,7 @@ from keel.errors import ConfigError
 from keel.evaluate.config import EvaluateConfig
 from keel.feedback.config import PreferencesConfig
 from keel.learner.config import BatchConfig, OptimConfig
-from keel.loops.config import LoopConfig
+from keel.loops.config import ExplorationConfig, LoopConfig
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.head_config import HeadConfig
 from keel.preference_algorithms import ObjectiveConfig
@@ -119,6 +119,9 @@ class RLRecipe(TrainRecipe):
     )
     sampler: SamplerConfig = Field(default=SamplerConfig(), description="How the sampler packs its work.")
     samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
+    exploration: ExplorationConfig = Field(
+        default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
+    )
     rewards: list[RewardConfig] = Field(description="Named rewards and their weights.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
     critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")
@@ -147,6 +150,16 @@ class RLRecipe(TrainRecipe):
     @model_validator(mode="after")
     def _algorithm_fits(self) -> RLRecipe:
         algorithm = resolve(self.algorithm, self.samples)
+        if self.exploration.on and algorithm.correction is None:
+            raise ConfigError(
+                "exploration draws rollouts from another distribution than the policy's, and nothing would correct for it",
+                "set algorithm.correction.kind=truncate (or mask)",
+            )
+        if len(self.exploration.temperatures) > self.samples:
+            raise ConfigError(
+                f"exploration has {len(self.exploration.temperatures)} temperatures for {self.samples} samples of a prompt",
+                "take more samples or fewer temperatures",
+            )
         unread = [name for name in ("critic_model", "critic_optim") if name in self.model_fields_set]
         if unread and not algorithm.needs_critic:
             raise ConfigError(

@@ -16,7 +16,8 @@ from keel.events import EventBus
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.offline import total_steps
-from keel.loops.online import Actors, OnlineTrainer, sample_groups, with_signal
+from keel.loops.online import Actors, BranchTensors, OnlineTrainer, sample_groups, with_signal
+from keel.loops.reference import MovingReference
 from keel.models.media import MediaStore
 from keel.render.renderer import Renderer
 from keel.rewards.compose import Reward
@@ -56,10 +57,11 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
-        reference = _reference(policy, algorithm)
+        reference, moving = _reference(policy, algorithm)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
         judge = Judge(rewards, recipe.on_reward_failure)
-        actors = Actors(policy, sampler, judge, reference, _critic(session, recipe, algorithm, updates, loaded.model.media))
+        critic = _critic(session, recipe, algorithm, updates, loaded.model.media)
+        actors = Actors(policy, sampler, judge, reference, critic, moving)
         _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
         own = replace(params, temperature=recipe.eval_sampling.temperature)
         evaluators = {
@@ -67,6 +69,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
             for side, found in (("eval", held_out), ("test", test))
         }
         trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluators)
+        trainer.exploration = recipe.exploration
         try:
             result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
         except DivergedError as error:
@@ -87,19 +90,24 @@ def _refused(rewards: Sequence[Reward]) -> dict[str, Any]:
     return {"not_rewarded": {s.name: {"refused": s.refused, "scored": s.scored} for s in sources}} if sources else {}
 
 
-def _reference(policy: LocalLearner, algorithm: Algorithm) -> Callable[[Sequence[Unit]], list[tuple[Tensor, ...]]] | None:
-    """Log-probabilities under the weights that training starts from: adapters off, or a frozen copy."""
-    if not algorithm.needs_reference:
-        return None
-    model = policy.model
-    if model.peft_model is None:
-        return LocalInference(model.frozen_copy(), policy.batch, policy.temperature).logprobs
+def _reference(
+    policy: LocalLearner, algorithm: Algorithm
+) -> tuple[Callable[[Sequence[Unit]], BranchTensors] | None, MovingReference | None]:
+    """Log-probabilities under the weights that training starts from: adapters off, or a frozen copy. The latter also where the reference
+    follows the policy; what moves it is the second."""
+    if algorithm.kl is None:
+        return None, None
+    model, rule = policy.model, algorithm.kl.reference
+    if model.peft_model is None or rule is not None:
+        twin = model.frozen_copy()
+        moving = MovingReference(twin, model, rule) if rule is not None else None
+        return LocalInference(twin, policy.batch, policy.temperature).logprobs, moving
 
     def adapter_off(units: Sequence[Unit]) -> list[tuple[Tensor, ...]]:
         with model.as_reference():
             return policy.logprobs(units)
 
-    return adapter_off
+    return adapter_off, None
 
 
 def _critic(session: Session, recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:

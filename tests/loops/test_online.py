@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from keel.algorithms import AlgorithmConfig, resolve
-from keel.loops.config import LoopConfig
-from keel.loops.online import Actors, OnlineTrainer
+from keel.loops.config import ExplorationConfig, LoopConfig
+from keel.loops.online import Actors, OnlineTrainer, shared_out
 from keel.rollout.scripted import ScriptedSampler
-from keel.types import Encoded, Group, Prompt, SamplingParams, StepReport, Unit
+from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, StepReport, Unit
 
 
 class CountingLearner:
@@ -213,3 +213,58 @@ def test_extremes_of_updates_are_not_averaged():
     learner.forward_backward = noting
     metrics = trainer({"name": "grpo_trl", "epochs": 2}, SCRIPT, learner).step(0)
     assert (metrics["a/min"], metrics["a/mean"], metrics["a/max"]) == (1.0, 2.0, 3.0)
+
+
+def test_credit_sees_scaled_rewards_and_the_metrics_do_not():
+    """Rewards are lengths: 1, 5, 4, 2, mean 3, deviation sqrt 2.5; REINFORCE without a baseline passes them on."""
+    settings = {"name": "reinforce", "kl": {"place": "none"}, "credit": {"estimator": "no_baseline", "rewards": {"normalise": "running"}}}
+    learner = CountingLearner()
+    run = trainer(settings, SCRIPT, learner)
+    metrics = run.step(0)
+    assert metrics["reward"] == 3.0
+    expected = {"p/0": [-2.0, 2.0], "q/0": [1.0, -1.0]}
+    assert advantages(learner) == {name: pytest.approx([x / 2.5**0.5 for x in a]) for name, a in expected.items()}
+    resumed = trainer(settings, SCRIPT, learner)
+    resumed.load_state(*run.state())
+    assert resumed.scale == run.scale
+    assert run.scale.seen.count == 4.0
+
+
+def test_the_entropy_bonus_follows_the_entropy():
+    settings = {"name": "grpo_trl", "entropy": {"coef": 0.01, "target": 1.0, "step": 0.01, "high": 0.02}}
+    learner, values = CountingLearner(), iter([0.5, 0.5, 0.5, 3.0, 3.0])
+    forward_backward = learner.forward_backward
+
+    def noting(units, objective):
+        report = forward_backward(units, objective)
+        return replace(report, metrics={**report.metrics, "entropy": next(values)})
+
+    learner.forward_backward = noting
+    run = trainer(settings, SCRIPT, learner)
+    assert [run.step(k)["entropy_coef"] for k in range(5)] == pytest.approx([0.01, 0.02, 0.02, 0.02, 0.01])
+    assert [o.entropy_coef for o in learner.objectives] == pytest.approx([0.01, 0.02, 0.02, 0.02, 0.01])
+    resumed = trainer(settings, SCRIPT, learner)
+    resumed.load_state(*run.state())
+    assert resumed.coefficients.metrics(5) == {"entropy_coef": 0.0}
+
+
+def test_samples_are_shared_out_among_temperatures():
+    """Five samples at three temperatures: 2, 2 and 1; one group of five comes back, with the log-probabilities of the trainer beside it."""
+    script = {"p": [[7] * n for n in (1, 2, 3, 4, 5)]}
+    learner = CountingLearner()
+    settings = {"name": "remax", "kl": {"place": "none"}, "objective": "ppo_clip", "correction": {"kind": "truncate"}}
+    run = trainer(settings, {"p": [*script["p"], [7] * 3]}, learner, samples=5)
+    run.exploration = ExplorationConfig(temperatures=(0.7, 0.9, 1.1), share=0.1, hot=3.0)
+    run.step(0)
+    asked = [
+        (r.first_sample, r.n, r.params.temperature, r.params.explore, r.params.explore_temperature) for r in run.actors.sampler.requests
+    ]
+    assert asked == [(0, 2, 0.7, 0.1, 3.0), (2, 2, 0.9, 0.1, 3.0), (4, 1, 1.1, 0.1, 3.0), (5, 1, 0.0, 0.0, 1.0)]
+    assert advantages(learner) == {"p/0": [-2.0, -1.0, 0.0, 1.0, 2.0]}
+    assert all("old_logprobs" in b.signals for b in learner.trained[0][0].branches)
+
+
+def test_fewer_samples_than_temperatures():
+    whole = SampleRequest("p", Encoded(torch.tensor([1])), 2, SamplingParams(), seed=0)
+    assert [(r.first_sample, r.n) for r in shared_out(whole, ExplorationConfig(temperatures=(0.5, 1.0, 2.0)))] == [(0, 1), (1, 1)]
+    assert shared_out(whole, ExplorationConfig()) == [whole]

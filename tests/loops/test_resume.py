@@ -163,6 +163,11 @@ WITH_STATE = {
         "algorithm={name: ppo_kl, epochs: 2, clip: {kl_target: 1e-4}, kl: {control: {kind: proportional, target: 1e-3, horizon: 16}}}",
         ("kl_coef", "policy/old_kl_coef"),
     ),
+    "all that follows": (
+        "algorithm={name: rloo, entropy: {coef: 0.01, target: 9}, credit: {rewards: {normalise: quantile, decay: 0.5, clip: 0.4}}, "
+        "kl: {reference: {kind: ema, decay: 0.5}}, correction: {kind: mask, level: sequence}}",
+        ("entropy_coef",),
+    ),
     "dapo": ("algorithm={name: dapo, credit: {refill_rounds: 4}}", ("train/num_gen_batches",)),
 }
 

@@ -156,6 +156,20 @@ def test_rows_with_different_parameters_do_not_touch_each_other() -> None:
         assert alone.logprobs_B.item() == pytest.approx(together.logprobs_B[i].item(), abs=1e-6)
 
 
+def test_a_share_of_a_hotter_distribution_by_hand() -> None:
+    """Logits 0 and ln 9 at temperature 1: 0.1 and 0.9; at temperature 2 (odds of 3): 0.25 and 0.75. A fifth of the latter: 0.13 and 0.87.
+    The row beside it has none; a greedy one takes the likeliest and says its plain log-probability."""
+    raw = torch.tensor([[0.0, math.log(9.0), -math.inf]]).expand(4, -1)
+    mixed = SamplingParams(explore=0.2, explore_temperature=2.0)
+    kinds = rows(mixed, mixed, SamplingParams(), SamplingParams(temperature=0, explore=0.2, explore_temperature=2.0))
+    drawn = draw(raw.clone(), kinds, 0, torch.tensor([0.12, 0.14, 0.12, 0.0], dtype=torch.float64))
+    assert drawn.tokens_B.tolist() == [0, 1, 1, 1]
+    assert drawn.logprobs_B.exp().tolist() == pytest.approx([0.13, 0.87, 0.9, 0.9])
+    tempered = draw(raw[:1].clone(), rows(SamplingParams(temperature=0.5, explore=0.2, explore_temperature=2.0)), 0, hashed(1).fill_(0.9))
+    assert drawn.finite_B.all()
+    assert tempered.logprobs_B.exp().tolist() == pytest.approx([0.8 * 81 / 82 + 0.2 * 0.75])
+
+
 def test_rows_without_finite_logits_are_named() -> None:
     raw = logits(4, 30)
     raw[1, 4] = math.nan

@@ -31,6 +31,17 @@ def test_rl_trains_the_distribution_it_samples_from(override: str, reason: str) 
     load(RECIPES["rl"], None, [*RL, "sampling.temperature=0.7", "sampling.stop=[END]", "lora.r=2"])
 
 
+def test_exploration_needs_a_correction() -> None:
+    for exploring in ("exploration.temperatures=[0.7, 1.1]", "exploration.share=0.1"):
+        with pytest.raises(UserError, match="nothing would correct for it"):
+            load(RECIPES["rl"], None, [*RL, exploring])
+        load(RECIPES["rl"], None, [*RL, exploring, "algorithm.correction.kind=truncate"])
+    with pytest.raises(UserError, match="3 temperatures for 2 samples"):
+        load(RECIPES["rl"], None, [*RL, "exploration.temperatures=[1, 2, 3]", "samples=2", "algorithm.correction.kind=mask"])
+    with pytest.raises(UserError, match="greedy samples of a prompt would all be the same"):
+        load(RECIPES["rl"], None, [*RL, "exploration.temperatures=[0, 1]", "algorithm.correction.kind=mask"])
+
+
 def test_preferences_may_sample_from_a_part_of_the_distribution() -> None:
     recipe: Any = load(RECIPES["preferences"], None, [*PREFER, "preferences={}", "sampling={top_p: 0.9, top_k: 40, min_tokens: 2}"])
     assert recipe.sampling.top_p == 0.9

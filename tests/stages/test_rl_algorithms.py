@@ -23,3 +23,23 @@ def test_it_trains(name: str, stage: Callable[..., dict[str, Any]], tmp_path: Pa
     assert all(math.isfinite(value) for row in steps for value in row.values() if isinstance(value, float))
     assert all(row["grad_norm"] > 0 for row in steps), "nothing was learned from"
     assert json.loads((tmp_path / "manifest.json").read_text())["config"]["algorithm"]["name"] == name
+
+
+def test_it_explores_and_follows(
+    stage: Callable[..., dict[str, Any]], tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    """Several temperatures, a share of a hotter distribution, adapters with a reference that follows them: what was sampled from is told
+    apart from the policy, and only there."""
+    short = ("loop.steps=3", "loop.eval_every=0", "loop.probes=0", "lora={r: 2}", "optim.lr=1e-2")
+    explore = ("exploration={temperatures: [0.7, 1.3], share: 0.1, hot: 3.0}", "algorithm.correction.kind=truncate")
+    stage("grpo", tmp_path / "a", *short, *explore, "algorithm.kl.reference={kind: refresh, every: 2}")
+    steps = rows(tmp_path / "a" / "metrics.jsonl")[1:]
+    name = "sampling/importance_sampling_ratio"
+    assert all(row[f"{name}/min"] < 0.9 and 1.0 < row[f"{name}/max"] <= 3.0 for row in steps)
+    kl = [row["kl"] for row in steps]
+    assert kl[0] == 0.0 < kl[1]
+    assert kl[2] == 0.0, "after two steps the reference is the policy"
+    stage("grpo", tmp_path / "b", *short)
+    plain = rows(tmp_path / "b" / "metrics.jsonl")[1:]
+    assert all(abs(row[f"{name}/max"] - 1.0) < 1e-3 for row in plain)
+    assert plain[2]["kl"] > 0.0
