@@ -17,6 +17,7 @@ _ANNOUNCED = re.compile(r"(?:answer is|answer[:：]|答案是|答案为|答案[:
 _PLAIN = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:/(\d+(?:\.\d*)?))?(%?)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([-+]?[\d.]+)\}\{([-+]?[\d.]+)\}")
 _MIXED = re.compile(r"([-+]?)(\d+) (\d+)/(\d+)")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")  # a command of LaTeX is none
 _LONGEST = 2000  # characters of an expression: longer ones are no final answers, and parsers take forever
 
 
@@ -28,10 +29,8 @@ def maths(config: MathReward) -> TextReward:
     """
 
     def judge(text: str, truth: str) -> Score:
-        wanted, found = final_expression(truth) or truth.strip(), final_expression(text)
-        if found is None and "\\" not in text and plain_number(wanted) is not None:
-            last = final_number(text)
-            found = None if last is None else f"{last:.15g}"
+        wanted = final_expression(truth) or _last_number(truth) or truth.strip()
+        found = final_expression(text) or (_last_number(text) if plain_number(wanted) is not None else None)
         if not wanted:
             return failure("the right answer is empty")
         exact_wanted, exact_found = plain_number(wanted), plain_number(found or "")
@@ -60,7 +59,13 @@ def final_expression(text: str) -> str | None:
     if announced:
         return announced[-1].strip().rstrip(".。").strip("$* ")
     plain = text.strip().strip("$")
-    return plain if plain and "\n" not in plain and len(plain) <= 200 and not re.search(r"[a-z]{3,} [a-z]{2,}", plain) else None
+    return plain if plain and "\n" not in plain and len(plain) <= 200 and not _WORD.search(plain) else None
+
+
+def _last_number(text: str) -> str | None:
+    """Of a text without LaTeX, where what a dollar sign or a brace means is clear."""
+    number = final_number(text) if "\\" not in text else None
+    return None if number is None else f"{number:.15g}"
 
 
 def _braced(text: str, start: int) -> str | None:

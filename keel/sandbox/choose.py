@@ -52,14 +52,15 @@ def sandbox() -> tuple[Kind | None, str]:
         if kind == "bubblewrap" and shutil.which("bwrap") is None:
             reasons.append("bubblewrap is not installed")
             continue
-        held, words = _try(kind)
+        held, words = tried(kind)
         if held:
             return kind, words
         reasons.append(words)
     return None, "; ".join(reasons)
 
 
-def _try(kind: Kind) -> tuple[bool, str]:
+def tried(kind: Kind) -> tuple[bool, str]:
+    """Does this sandbox hold here? With its fences in words, or why not."""
     try:
         with Guest(kind, Limits()) as guest:
             fences = guest.fences

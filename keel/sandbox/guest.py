@@ -14,6 +14,9 @@ import os
 import resource
 import struct
 import sys
+from typing import Any
+
+from keel.sandbox.values import decode, encode  # inside the sandbox that file's text stands above this one's
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 38, 22
@@ -159,64 +162,6 @@ class Channel:
         os.close(self.write_fd)
 
 
-# --- values that cross the border: plain ones by value, others by reference ---------------------------------------------------------
-
-
-class OpaqueError(Exception):
-    """A value that can cross neither way."""
-
-
-def encode(value, refer):
-    """Plain values as JSON with tags. ``refer`` makes a reference of anything else."""
-    if value is None or value is True or value is False:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return {"i": hex(value)}
-    if isinstance(value, float):
-        return {"f": float.__repr__(value)}
-    if isinstance(value, complex):
-        return {"c": [repr(value.real), repr(value.imag)]}
-    if isinstance(value, (bytes, bytearray)):
-        return {"b": bytes(value).hex()}
-    for tag, kind in (("l", list), ("t", tuple), ("s", set), ("z", frozenset)):
-        if isinstance(value, kind):
-            return {tag: [encode(v, refer) for v in value]}
-    if isinstance(value, dict):
-        return {"d": [[encode(k, refer), encode(v, refer)] for k, v in value.items()]}
-    if isinstance(value, range):
-        return {"r": [value.start, value.stop, value.step]}
-    if hasattr(type(value), "__next__") or type(value).__name__ in ("dict_keys", "dict_values", "dict_items", "deque"):
-        return {"g": [encode(v, refer) for _, v in zip(range(100_000), value)]}
-    return refer(value)
-
-
-def decode(data, resolve):
-    """The inverse. Only plain values come out, whatever was sent; ``resolve`` makes what stands for a reference."""
-    if not isinstance(data, dict):
-        if data is None or isinstance(data, (bool, str)):
-            return data
-        raise ValueError("not an encoded value")
-    ((tag, body),) = data.items()
-    if tag == "i":
-        return int(body, 16)
-    if tag == "f":
-        return float(body)
-    if tag == "c":
-        return complex(float(body[0]), float(body[1]))
-    if tag == "b":
-        return bytes.fromhex(body)
-    if tag == "r":
-        return range(*body)
-    if tag == "d":
-        return {decode(k, resolve): decode(v, resolve) for k, v in body}
-    if tag == "o":
-        return resolve(body)
-    items = [decode(v, resolve) for v in body]
-    return iter(items) if tag == "g" else {"l": list, "t": tuple, "s": set, "z": frozenset}[tag](items)
-
-
 # --- the three kinds of work --------------------------------------------------------------------------------------------------------
 
 
@@ -274,14 +219,31 @@ def quiet():
     sys.stdout = sys.stderr = Nowhere()
 
 
+class OpaqueError(Exception):
+    """A value that can cross neither way."""
+
+
 class RaisedError(Exception):
     """The code under test raised."""
 
 
 KNOWN = {  # what tests may expect by type
-    kind.__name__: kind
-    for kind in (ArithmeticError, AttributeError, IndexError, KeyError, LookupError, NotImplementedError, OverflowError, RecursionError)
-    + (RuntimeError, StopIteration, TypeError, ValueError, ZeroDivisionError)
+    name: getattr(builtins, name)
+    for name in [
+        "ArithmeticError",
+        "AttributeError",
+        "IndexError",
+        "KeyError",
+        "LookupError",
+        "NotImplementedError",
+        "OverflowError",
+        "RecursionError",
+        "RuntimeError",
+        "StopIteration",
+        "TypeError",
+        "ValueError",
+        "ZeroDivisionError",
+    ]
 }
 
 
@@ -289,7 +251,7 @@ def remote_functions(channel):
     """Makes stand-ins for the other side's functions by name. Objects that they return are stand-ins too, and equal to themselves alone:
     what strangers' objects say of equality decides nothing."""
 
-    def ask(name, args=(), kwargs=None, target=None, called=True):
+    def ask(name, args=(), kwargs=None, target=None, called=True) -> Any:
         if any(callable(a) and not isinstance(a, Remote) for a in (*args, *(kwargs or {}).values())):
             raise OpaqueError("the tests hand over a function, which cannot enter the sandbox")
         request = {
@@ -338,7 +300,7 @@ def remote_functions(channel):
             return ask("__getitem__", (key,), target=self.body)
 
         def __iter__(self):
-            return iter(ask("__iter__", target=self.body))
+            yield from ask("__iter__", target=self.body)
 
         def __contains__(self, item):
             return bool(ask("__contains__", (item,), target=self.body))
@@ -401,4 +363,5 @@ def main():
     {"script": run_script, "functions": serve_functions, "tests": run_tests}[message["work"]](channel, message)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -177,7 +177,9 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 @cache
 def _guest_source() -> str:
-    return resources.files("keel.sandbox").joinpath("guest.py").read_text(encoding="utf-8")
+    """The guest as one text: the bare interpreter inside cannot import from here."""
+    values, guest = (resources.files("keel.sandbox").joinpath(name).read_text(encoding="utf-8") for name in ("values.py", "guest.py"))
+    return values + "\n".join(line for line in guest.splitlines() if not line.startswith("from keel."))
 
 
 @cache

@@ -1,0 +1,119 @@
+"""Scores kept on disk: what was scored once by the same reward is not scored again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keel.errors import UserError
+from keel.rewards.score import Score
+from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
+from keel.types import Group, Prompt, RewardSource
+
+_FILE = "scores.sqlite"
+
+
+class ScoreCache:
+    """A folder with one file. Rows belong to (identity of the reward, hash of what was scored); failures are not kept."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Raises UserError when the folder cannot be used."""
+        self.identity = identity
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(folder / _FILE, timeout=60.0, isolation_level=None)
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS scores (reward TEXT, key TEXT, score REAL, reason TEXT, PRIMARY KEY (reward, key))"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{folder}: the score cache cannot be used: {error}", "give another folder, or delete the file in it") from None
+
+    def get(self, key: str) -> Score | None:
+        row = self._db.execute("SELECT score, reason FROM scores WHERE reward = ? AND key = ?", (self.identity, key)).fetchone()
+        return None if row is None else Score(row[0], row[1])
+
+    def put(self, scores: Sequence[tuple[str, Score]]) -> None:
+        """Keep what is no failure."""
+        rows = [(self.identity, key, float(score), score.reason) for key, score in scores if math.isfinite(score)]
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)", rows)
+        self._db.execute("COMMIT")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedTexts:
+    """A source that reads text, behind a cache."""
+
+    inner: TextJudge
+    cache: ScoreCache
+    warn: OnceLog = field(default_factory=OnceLog, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    def judge(self, items: Sequence[Item]) -> list[Score]:
+        """One score for each (prompt, answer); the new ones are kept."""
+        keys = [text_key(prompt, text) for prompt, text in items]
+        found = [self.cache.get(key) for key in keys]
+        missing = [i for i, score in enumerate(found) if score is None]
+        new = self.inner.judge([items[i] for i in missing]) if missing else []
+        self.cache.put([(keys[i], score) for i, score in zip(missing, new, strict=True)])
+        made = iter(new)
+        return [score if score is not None else next(made) for score in found]
+
+    def score(self, groups: Sequence[Group]) -> list[Tensor]:
+        """float32 [G] for each group."""
+        return score_texts(self, groups, self.warn)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedGroups:
+    """A source that reads tokens (a reward model), behind a cache. A sample's score must not depend on the others of its group."""
+
+    inner: RewardSource
+    cache: ScoreCache
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    def score(self, groups: Sequence[Group]) -> list[Tensor]:
+        """float32 [G] for each group; the new ones are kept."""
+        keys = [[_tokens_key(g, i) for i in range(len(g.rollouts))] for g in groups]
+        found = [[self.cache.get(k) if ok else None for k, ok in zip(row, g.valid_G.tolist(), strict=True)] for row, g in zip(keys, groups)]
+        asked = [g.valid_G & torch.tensor([s is None for s in row], dtype=torch.bool) for g, row in zip(groups, found, strict=True)]
+        some = [i for i, asked_G in enumerate(asked) if bool(asked_G.any())]
+        new = self.inner.score([replace(groups[i], valid_G=asked[i]) for i in some]) if some else []
+        result = [torch.tensor([math.nan if s is None else float(s) for s in row], dtype=torch.float32) for row in found]
+        for i, scores_G in zip(some, new, strict=True):
+            result[i] = torch.where(asked[i], torch.as_tensor(scores_G, dtype=torch.float32), result[i])
+            self.cache.put([(keys[i][j], Score(float(scores_G[j]))) for j in asked[i].nonzero().flatten().tolist()])
+        return result
+
+
+def text_key(prompt: Prompt, text: str) -> str:
+    """Hash of what a text reward can see: messages, raw text, extra columns, the answer."""
+    messages = [[m.role, repr(m.content), dict(m.extra)] for m in prompt.messages]
+    return _hash([messages, prompt.text, dict(prompt.meta), text])
+
+
+def _tokens_key(group: Group, sample: int) -> str:
+    rollout = group.rollouts[sample]
+    images = [m.digest for m in group.encoded.media]
+    return _hash(
+        [group.encoded.tokens_T.tolist(), images, rollout.tokens_T.tolist(), rollout.finish_reason, text_key(group.prompt, rollout.text)]
+    )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,146 @@
+"""Rewards in processes of their own: what hangs or dies is a failure on record, what works keeps its place."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keel.errors import UserError
+from keel.rewards.build import text_source
+from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.config import PythonReward, RegexReward, RulesReward
+from keel.rewards.source_config import WorkerConfig
+from keel.rewards.text import TextSource
+from keel.rewards.workers import WorkerSource
+from keel.types import Group, Prompt
+
+BODY = """
+import os, signal, sys, time
+def fn(prompt, completion):
+    print("noise on standard output")
+    if completion == "hang": time.sleep(600)
+    if completion == "die": os.kill(os.getpid(), signal.SIGKILL)
+    if completion == "exit": os._exit(0)
+    if completion == "raise": raise ValueError("no such price")
+    if completion == "text": return "1"
+    if completion == "pid": return os.getpid()
+    if completion == "why": return 0.5, "half of it"
+    return len(completion) + prompt.meta.get("bonus", 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> WorkerSource:
+    file = tmp_path_factory.mktemp("user") / "mine.py"
+    file.write_text(BODY, encoding="utf-8")
+    config = PythonReward(name="mine", function=f"{file}:fn", worker=WorkerConfig(processes=2, timeout_s=1.5))
+    found = text_source(config)
+    assert isinstance(found, WorkerSource)
+    return found
+
+
+def test_order_is_kept_and_failures_are_told_apart(source: WorkerSource, prompt: Callable[..., Prompt]) -> None:
+    texts = ["a", "hang", "bb", "die", "raise", "ccc", "exit", "why", "dddd"]
+    scores = source.judge([(prompt(bonus=10), t) for t in texts])
+    assert [s if math.isfinite(s) else None for s in scores] == [11, None, 12, None, None, 13, None, 0.5, 14]
+    assert {t: s.error for t, s in zip(texts, scores, strict=True) if s.error} == {
+        "hang": "worker hung: no score after 1.5 s",
+        "die": "worker died: it was ended by SIGKILL",
+        "raise": "ValueError: no such price",
+        "exit": "worker died: it exited with code 0",
+    }
+    assert scores[7].reason == "half of it"
+
+
+def test_it_is_another_process_and_stays(source: WorkerSource, prompt: Callable[..., Prompt]) -> None:
+    first, second = (source.judge([(prompt(), "pid")])[0] for _ in range(2))
+    assert first == second != os.getpid()
+
+
+def test_a_mistake_of_the_users_is_said(source: WorkerSource, prompt: Callable[..., Prompt], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mine\.py:fn returned str for prompt p"):
+        source.judge([(prompt(), "a"), (prompt(), "text"), (prompt(), "b")])
+    assert [float(s) for s in source.judge([(prompt(), "xy")])] == [2.0]  # and the workers are in step again
+    with pytest.raises(UserError, match="no such file"):
+        text_source(PythonReward(name="mine", function=f"{tmp_path}/none.py:fn"))
+    (tmp_path / "exits.py").write_text("import os\nos._exit(3)\n", encoding="utf-8")
+    with pytest.raises(UserError, match="worker process cannot start: it exited with code 3"):
+        text_source(PythonReward(name="mine", function=f"{tmp_path}/exits.py:fn"))
+
+
+def test_a_failure_is_never_a_zero_and_leaves_its_groups_statistics(source: WorkerSource, group: Callable[..., Group]) -> None:
+    (found,) = apply_rewards([group("aa", "die", "cccc")], [Reward(source)])
+    assert found.valid_G.tolist() == [True, False, True]
+    assert found.rewards_G[found.valid_G].tolist() == [2.0, 4.0]
+    assert found.parts["mine"][1].isnan()
+    with pytest.raises(UserError, match="reward 'mine' failed for prompt p, sample 1"):
+        apply_rewards([group("aa", "die")], [Reward(source, on_failure="stop")])
+
+
+def test_what_can_hang_is_isolated_and_what_cannot_is_not() -> None:
+    assert isinstance(
+        text_source(RulesReward.model_validate({"name": "r", "rules": {"forbidden": [{"name": "x", "words": ["x"]}]}})), TextSource
+    )
+    patterns = RulesReward.model_validate({"name": "r", "rules": {"forbidden": [{"name": "x", "patterns": ["x+"]}]}})
+    assert isinstance(text_source(patterns), WorkerSource)
+
+
+def test_a_pattern_that_backtracks_for_ever_is_a_failure(prompt: Callable[..., Prompt]) -> None:
+    source = text_source(RegexReward(name="r", pattern=r"(a+)+$", worker=WorkerConfig(processes=1, timeout_s=1.0)))
+    bad, good = source.judge([(prompt(), "a" * 40 + "b"), (prompt(), "aaa")])
+    assert math.isnan(bad)
+    assert bad.error == "worker hung: no score after 1 s"
+    assert good == 1.0
+
+
+def test_workers_end_with_their_source(prompt: Callable[..., Prompt], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BODY, encoding="utf-8")
+    source = text_source(PythonReward(name="mine", function=f"{tmp_path}/mine.py:fn"))
+    assert isinstance(source, WorkerSource)
+    pid = int(source.judge([(prompt(), "pid")])[0])
+    del source
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+class Flaky:
+    """Fails a sample's first ``n`` times."""
+
+    name = "flaky"
+
+    def __init__(self, n: int) -> None:
+        self.n, self.asked = n, []
+
+    def score(self, groups: list[Group]) -> list:
+        self.asked.append([g.valid_G.tolist() for g in groups])
+        bad = len(self.asked) <= self.n
+        return [[math.nan if r.text == "bad" and bad else 1.0 for r in g.rollouts] for g in groups]
+
+
+def test_retry_asks_for_what_failed_alone(group: Callable[..., Group]) -> None:
+    groups = [group("ok", "bad"), group("ok")]
+    once = Flaky(1)
+    found = apply_rewards(groups, [Reward(once, on_failure="retry", retries=2)])  # type: ignore[arg-type]
+    assert [g.valid_G.tolist() for g in found] == [[True, True], [True]]
+    assert once.asked == [[[True, True], [True]], [[False, True]]]
+    always = Flaky(9)
+    found = apply_rewards(groups, [Reward(always)], "retry")  # type: ignore[arg-type]
+    assert [g.valid_G.tolist() for g in found] == [[True, False], [True]]
+    assert len(always.asked) == 3
+
+
+def test_a_worker_starts_without_torch() -> None:
+    """Seconds for every worker, and for each that takes a dead one's place."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import sys, keel.rewards.worker, keel.rewards.build_text as b; b._verifier; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "False"
