@@ -16,6 +16,7 @@ from keel.selftest import check_reference, check_training, largest
 from keel.stages.answers import answer_units, answers_to_others
 from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe
+from keel.stages.reference_cache import ReferenceCache
 from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, preference_units, prepare
 from keel.types import PairTarget, Unit
@@ -25,8 +26,8 @@ from keel.watch.config import EarlyStopConfig
 def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Train on pairs; leaves ``final/`` and returns the summary.
 
-    The reference is the starting weights: its log-probabilities are taken once, before the first step (and again before a resume, which
-    gives the same numbers), so no second model is held; none are taken for losses that know no reference. Token-level DPO compares whole
+    The reference is the starting weights: its log-probabilities are taken once, before the first step, and kept on disk, so no second model
+    is held; none are taken for losses that know no reference. Token-level DPO compares whole
     distributions, so it keeps the reference (with adapters, the model itself without them).
     """
     splits = datasets(recipe)
@@ -41,7 +42,8 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         if "ref_kl" in objective.needs and recipe.lora is None:
             learner.reference = loaded.model.frozen_copy()
-        units = Sides(*(_referred(learner, objective, side, recipe.seed) for side in (units.train, units.held_out, units.test)))
+        cache = ReferenceCache(Path(recipe.reference_cache or path / "reference"), learner, session.run.manifest["model"]["digest"])
+        units = Sides(*(_referred(objective, side, recipe.seed, cache) for side in (units.train, units.held_out, units.test)))
         longest = largest(units.train, recipe.loop.batch_size)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         if objective.needs_reference:
@@ -59,12 +61,12 @@ def _size(units: Sequence[Unit]) -> dict[str, int]:
     return {"pairs": pairs} if pairs else {"answers": sum(len(u.branches) for u in units)}
 
 
-def _referred(learner: LocalLearner, objective: DirectObjective, units: tuple[Unit, ...], seed: int) -> tuple[Unit, ...]:
-    """Units with what the objective takes from the reference, which the learner's model still is."""
+def _referred(objective: DirectObjective, units: tuple[Unit, ...], seed: int, cache: ReferenceCache) -> tuple[Unit, ...]:
+    """Units with what the objective takes from the reference."""
     if objective.needs_reference and units:
-        units = with_signal(units, "ref_logprobs", learner.logprobs(units))
+        units = with_signal(units, "ref_logprobs", cache.logprobs(units))
     if objective.needs_strangers and units:
         strangers = answers_to_others(units, seed)
-        strangers = with_signal(strangers, "ref_logprobs", learner.logprobs(strangers))
+        strangers = with_signal(strangers, "ref_logprobs", cache.logprobs(strangers))
         units = tuple(replace(u, meta={**u.meta, "stranger": s}) for u, s in zip(units, strangers, strict=True))
     return units

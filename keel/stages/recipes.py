@@ -102,6 +102,10 @@ class PreferRecipe(TrainRecipe):
     """`keel prefer`: direct preference optimisation."""
 
     objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="Which loss, and its numbers.")
+    reference_cache: str = Field(
+        default="",
+        description="Folder of the reference's log-probabilities, by content: runs that share it take them once; empty = the run's own.",
+    )
 
     @model_validator(mode="after")
     def _no_dropout(self) -> PreferRecipe:

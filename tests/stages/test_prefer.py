@@ -110,3 +110,31 @@ def test_strangers_belong_to_other_prompts() -> None:
         assert stranger.branches[0].signals == {}
     with pytest.raises(DataError, match="only one prompt"):
         answers_to_others(units[:6], seed=1)
+
+
+def test_the_reference_is_taken_once_for_all_runs_that_share_its_folder(stage: Stage, tmp_path: Path) -> None:
+    shared, calls = f"reference_cache={tmp_path / 'cache'}", []
+    with pytest.MonkeyPatch.context() as patch:
+        counted = LocalInference.logprobs
+        patch.setattr(LocalInference, "logprobs", lambda self, units: calls.append(len(units)) or counted(self, units))
+        taken = []
+        for name, settings in {"a": (), "b": ("objective.beta=0.3",), "other": ("model=tiny:llama?seed=2",)}.items():
+            calls.clear()
+            summary = stage("dpo", tmp_path / name, *QUICK, "loop.steps=1", "settings.skip_self_test=[reference]", shared, *settings)
+            taken.append((len(calls), summary["last_eval"]["eval/loss"]))
+    assert [n for n, _ in taken] == [2, 0, 2], "training and held-out side; the same model and data; another model"
+    kept = sorted((tmp_path / "cache").iterdir())
+    assert len(kept) == 4
+    own = stage("dpo", tmp_path / "own", *QUICK, "loop.steps=1")
+    assert own["last_eval"]["eval/loss"] == taken[0][1]
+    assert len(list((tmp_path / "own" / "reference").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-4] + b"abcd", lambda data: b""])
+def test_a_damaged_reference_is_taken_again(damage: Callable[[bytes], bytes], stage: Stage, tmp_path: Path) -> None:
+    shared = f"reference_cache={tmp_path / 'cache'}"
+    first = stage("dpo", tmp_path / "a", *QUICK, "loop.steps=1", shared)
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(damage(file.read_bytes()))
+    again = stage("dpo", tmp_path / "b", *QUICK, "loop.steps=1", shared)
+    assert again["last_eval"]["eval/loss"] == first["last_eval"]["eval/loss"]
