@@ -32,13 +32,14 @@ class ModelJudge:
     @classmethod
     def load(cls, config: ModelReward) -> ModelJudge:
         """Raises ModelError when there is no reward model at ``config.path``."""
-        loaded = load_model(config.path, ModelOptions(), heads=frozenset({"score"}))
-        renderer = renderer_of(loaded, RenderConfig())
+        first = load_model(config.path, ModelOptions(), heads=frozenset({"score"}))
+        renderer = renderer_of(first, RenderConfig())
 
         def load_one(path: str) -> LocalInference:
-            other = loaded if path == config.path else load_model(path, ModelOptions(), heads=frozenset({"score"}))
-            same_tokens(other.tokenizer, loaded.tokenizer, path, config)
-            return LocalInference(other.model, BatchConfig())
+            loaded = first if path == config.path else load_model(path, ModelOptions(), heads=frozenset({"score"}))
+            same_tokens(loaded.tokenizer, first.tokenizer, path, config)
+            loaded.model.media = first.model.media  # the images are read once
+            return LocalInference(loaded.model, BatchConfig())
 
         return cls(model_source(config, load_one, renderer), renderer)
 
