@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from keel.types import Group, Unit
+from keel.types import Group, Rollout, Unit
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards and lengths of all valid samples.
+    """Rewards, lengths and variety of all valid samples.
 
-    ``reward`` mean; ``reward_std`` mean over groups of the deviation (n - 1) within a group, over the batch where no group has two valid
+    ``reward`` mean, ``reward_min``, ``reward_max``; ``reward_std`` mean over groups of the deviation (n - 1) within a group, over the batch where no group has two valid
     samples; ``frac_reward_zero_std`` share of the groups with two or more samples whose rewards are all equal: they teach group-relative
     methods nothing; ``rewards/<name>/{mean,std}`` each source before weighting; ``completions/*`` lengths in sampled tokens,
     ``clipped_ratio`` the share cut off at the limit, ``mean_terminated_length`` of the answers that ended by themselves (0 where none did),
+    ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and ``distinct_2`` different
+    tokens and pairs of neighbours over all of the batch, ``perplexity`` of the distribution sampled from,
     ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given.
     """
     n_samples = sum(len(g.rollouts) for g in groups)
@@ -24,7 +27,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics = {"completions/failed_ratio": 1.0 - len(valid) / n_samples if n_samples else 0.0}
     if not valid:
         return metrics
-    return metrics | _reward_metrics(groups) | _length_metrics(groups)
+    rollouts = [g.rollouts[i] for g, i in valid]
+    return metrics | _reward_metrics(groups) | _length_metrics(rollouts) | _text_metrics(rollouts)
 
 
 def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
@@ -40,12 +44,13 @@ def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
 def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     rewards = [g.rewards_G[g.valid_G].double() for g in groups]
     compared = [r for r in rewards if len(r) > 1]
-    metrics = {"reward": float(torch.cat(rewards).mean())}
+    together = torch.cat(rewards)
+    metrics = {"reward": float(together.mean()), "reward_min": float(together.min()), "reward_max": float(together.max())}
     if compared:
         metrics["reward_std"] = sum(float(r.std()) for r in compared) / len(compared)
         metrics["frac_reward_zero_std"] = sum(bool((r == r[0]).all()) for r in compared) / len(compared)
     else:
-        metrics["reward_std"] = _deviation(torch.cat(rewards))
+        metrics["reward_std"] = _deviation(together)
     for name in sorted({name for g in groups for name in g.parts}):
         parts = torch.cat([g.parts[name][g.valid_G].double() for g in groups if name in g.parts])
         known = parts[~parts.isnan()]
@@ -55,8 +60,24 @@ def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return metrics
 
 
-def _length_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    rollouts = [r for g in groups for r, ok in zip(g.rollouts, g.valid_G) if bool(ok)]
+def _text_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Variety by token ids (Li et al. 2016, arXiv:1510.03055, for distinct n-grams) and perplexity, over sampled tokens."""
+    texts = [r.tokens_T[r.sampled_T] for r in rollouts]
+    pairs = [torch.stack([t[:-1], t[1:]]) for t in texts]
+    tokens_N, pairs_N, logprobs_N = torch.cat(texts), torch.cat(pairs, 1), torch.cat([r.logprobs_T[r.sampled_T] for r in rollouts])
+    ratios = [len(t.unique()) / len(t) for t in texts if len(t)]
+    if not ratios:
+        return {}
+    joined_N = pairs_N[0] * (int(tokens_N.max()) + 1) + pairs_N[1]
+    return {
+        "completions/unique_token_ratio": sum(ratios) / len(ratios),
+        "completions/distinct_1": len(tokens_N.unique()) / len(tokens_N),
+        "completions/distinct_2": len(joined_N.unique()) / len(joined_N) if len(joined_N) else 0.0,
+        "completions/perplexity": math.exp(-float(logprobs_N.double().mean())),
+    }
+
+
+def _length_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     lengths = [int(r.sampled_T.sum()) for r in rollouts]
     ended = [n for n, r in zip(lengths, rollouts) if r.finish_reason == "stop"]
     return {

@@ -39,7 +39,8 @@ class PolicyObjective:
     ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
     whose gradient is exactly that of the KL.
 
-    Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token), ``clip_ratio/{low,high,region}_mean``,
+    Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token) and ``kl/max`` (of one token),
+    ``clip_ratio/{low,high,region}_mean``,
     ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
     token), ``policy/clipfrac_avg``, ``val/ratio``,
     ``sampling/importance_sampling_ratio/{mean,min,max}`` (trainer against sampler: the weights in use, after truncation or masking, each
@@ -138,5 +139,8 @@ def _metrics(
         "val/ratio": token_mean(step_S.exp()),
     }
     if "ref_logprobs" in batch.signals:
-        metrics["kl"] = token_mean(k3(logprobs_S, batch.signals["ref_logprobs"]))
+        kl_S = k3(logprobs_S, batch.signals["ref_logprobs"])
+        metrics["kl"] = token_mean(kl_S)
+        if len(kl_S):
+            metrics["kl/max"] = kl_S.max(), 1.0
     return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -140,6 +141,8 @@ def test_metrics_by_hand():
     assert metrics == pytest.approx(
         {
             "reward": 3.5,
+            "reward_min": 1.0,
+            "reward_max": 5.0,
             "reward_std": 2**0.5 / 2,
             "frac_reward_zero_std": 0.5,
             "rewards/rm/mean": 2.0,
@@ -150,8 +153,23 @@ def test_metrics_by_hand():
             "completions/clipped_ratio": 0.25,
             "completions/mean_terminated_length": 14 / 3,
             "completions/failed_ratio": 0.2,
+            "completions/unique_token_ratio": 1.0,
+            "completions/distinct_1": 6 / 18,
+            "completions/distinct_2": 5 / 14,
+            "completions/perplexity": math.e,
         }
     )
+
+
+def test_variety_by_hand():
+    """7 7 7 8, a token of a tool not counted, and 8 7: pairs 77 77 78 and 87."""
+    first = replace(rollout(5, sampled=[True, True, False, True, True]), tokens_T=torch.tensor([7, 7, 99, 7, 8]))
+    second = replace(rollout(2, logprob=-3.0), tokens_T=torch.tensor([8, 7]))
+    metrics = group_metrics([group([first, second, rollout(9)], [0.0, 0.0, 0.0], [True, True, False])])
+    assert metrics["completions/unique_token_ratio"] == (2 / 4 + 2 / 2) / 2
+    assert (metrics["completions/distinct_1"], metrics["completions/distinct_2"]) == (2 / 6, 3 / 4)
+    assert metrics["completions/perplexity"] == pytest.approx(math.exp((4 * 1 + 2 * 3) / 6))
+    assert group_metrics([group([rollout(1)], [0.0])])["completions/distinct_2"] == 0.0
 
 
 def test_metrics_of_single_samples_and_of_nothing():

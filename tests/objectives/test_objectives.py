@@ -227,6 +227,7 @@ def test_policy_by_hand():
         "policy/old_kl_avg": (0.5 - math.log(1.5) - 0.5 + math.log(2)) / 3,
         "val/ratio": 1.0,
         "kl": sum(k) / 3,
+        "kl/max": max(k),
         "sampling/importance_sampling_ratio/mean": 2.0,
         "sampling/importance_sampling_ratio/min": 1.0,
         "sampling/importance_sampling_ratio/max": 4.0,
