@@ -77,6 +77,12 @@ def _eval_reward(args: argparse.Namespace) -> Summary:
     return run_eval_reward(args.model, args.data, args.json_file, args.html, args.overrides)
 
 
+def _merge(args: argparse.Namespace) -> Summary:
+    from keel.stages.merge import run_merge
+
+    return run_merge(args.models, args.out, args.weights)
+
+
 def _bench(args: argparse.Namespace) -> None:
     from keel.bench.cli import run
 
@@ -142,6 +148,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. trained_on.path=train.jsonl stress_pairs=50")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
+    sub = add("merge", "a model whose weights lie between those of others", _merge)
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
+    sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
+    sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
     sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")

@@ -13,7 +13,7 @@ log = logging.getLogger("keel")
 @dataclass(frozen=True, slots=True)
 class Event:
     """``kind`` is one of: ``run_started``, ``resumed``, ``step`` (data: metrics), ``eval`` (data: metrics), ``checkpoint``, ``sample``,
-    ``warning``, ``verdict``, ``emergency`` (a limit was crossed, the run went back), ``self_test``,
+    ``warning``, ``verdict``, ``emergency`` (a limit was crossed, the run went back), ``phase`` (one begins), ``self_test``,
     ``stage_started``, ``stage_finished``, ``interrupted``, ``run_finished``."""
 
     kind: str

@@ -14,12 +14,12 @@ from keel.types import Group, Rollout, Unit
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards, lengths and variety of all valid samples.
 
-    ``reward`` mean, ``reward_min``, ``reward_max``; ``reward_std`` mean over groups of the deviation (n - 1) within a group, over the batch where no group has two valid
-    samples; ``frac_reward_zero_std`` share of the groups with two or more samples whose rewards are all equal: they teach group-relative
-    methods nothing; ``rewards/<name>/{mean,std}`` each source before weighting; ``completions/*`` lengths in sampled tokens,
-    ``clipped_ratio`` the share cut off at the limit, ``mean_terminated_length`` of the answers that ended by themselves (0 where none did),
-    ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and ``distinct_2`` different
-    tokens and pairs of neighbours over all of the batch, ``perplexity`` of the distribution sampled from,
+    ``reward`` mean, ``reward_min``, ``reward_max``; ``reward_std`` mean over groups of the deviation (n - 1) within a group, over the batch
+    where no group has two valid samples; ``frac_reward_zero_std`` share of the groups with two or more samples whose rewards are all equal:
+    they teach group-relative methods nothing; ``rewards/<name>/{mean,std}`` each source before weighting; ``completions/*``: lengths in
+    sampled tokens, ``clipped_ratio`` the share cut off at the limit, ``mean_terminated_length`` of the answers that ended by themselves (0
+    where none did), ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and
+    ``distinct_2`` different tokens and pairs of neighbours over all of the batch, ``perplexity`` of the distribution sampled from,
     ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given.
     """
     n_samples = sum(len(g.rollouts) for g in groups)

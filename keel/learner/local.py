@@ -38,8 +38,9 @@ class LocalLearner(LocalInference):
             raise ModelError("nothing to train: every parameter of the model is frozen")
         embeddings = {id(model.module.get_input_embeddings().weight), id(model.head_weight_VH)}
         self._optimizer = make_optimizer(self._trained, embeddings, config)
-        self._peak = config.lr * (config.lora_lr_factor if model.peft_model is not None else 1.0)
+        self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
         self.lr_scale = 1.0  # of the recipe's rate; whoever sets it keeps it
+        self.lr_now: float | None = None  # in place of the schedule (before lora_lr_factor); whoever sets it keeps it
         self._step = 0  # optimizer steps tried, skipped ones included: what the schedule and the seeds count
         self._skips = 0  # non-finite steps in a row
         self._passes = 0  # micro-batches since the last step
@@ -47,7 +48,9 @@ class LocalLearner(LocalInference):
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return self.lr_scale * learning_rate(self._step, self.total_steps, self.config, self._peak)
+        if self.lr_now is not None:
+            return self.lr_scale * self._factor * self.lr_now
+        return self.lr_scale * learning_rate(self._step, self.total_steps, self.config, self._factor * self.config.lr)
 
     # ------------------------------------------------------------------------------------------------------------- training
 

@@ -17,13 +17,17 @@ class Coefficients:
         self._kl = algorithm.kl.coef if algorithm.kl is not None else 0.0
         self._old_kl = algorithm.old_kl.coef
         self._entropy = algorithm.entropy.coef
+        self.fixed: Mapping[str, float] = {}  # "kl" and "entropy" in place of what controllers say, which rest meanwhile; from the phase
         self.scale = 1.0  # of the price of the KL to the reference, whatever its controller says; whoever sets it keeps it
 
     def algorithm(self, step: int) -> Algorithm:
         """The algorithm with the coefficients of step ``step`` (0-based)."""
         a = self._algorithm
-        kl = replace(a.kl, coef=self.scale * self._kl_coef(a.kl, step)) if a.kl is not None else None
-        return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl), entropy=replace(a.entropy, coef=self._entropy))
+        entropy = replace(a.entropy, coef=self.fixed.get("entropy", self._entropy))
+        kl = None
+        if a.kl is not None:
+            kl = replace(a.kl, coef=self.scale * self.fixed.get("kl", self._kl_coef(a.kl, step)))
+        return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl), entropy=entropy)
 
     def _kl_coef(self, kl: KL, step: int) -> float:
         if kl.control is None or kl.control.kind != "scheduled":
@@ -34,7 +38,7 @@ class Coefficients:
         """Follow a step: ``objective/kl``, ``objective/kl_per_token`` and ``entropy`` among its metrics, the number of its samples, and
         the KL to the old policy in its last pass (None: there was no update)."""
         kl, old = self._algorithm.kl, self._algorithm.old_kl
-        if kl is not None and kl.control is not None and "objective/kl" in metrics:
+        if kl is not None and kl.control is not None and "objective/kl" in metrics and "kl" not in self.fixed:
             control = kl.control
             measured = metrics["objective/kl" if control.unit == "sequence" else "objective/kl_per_token"]
             if control.kind == "proportional":
@@ -44,7 +48,7 @@ class Coefficients:
         if old.target is not None and old_kl is not None:
             self._old_kl = doubled_or_halved(self._old_kl, old_kl, old.target)
         entropy = self._algorithm.entropy
-        if entropy.target is not None and "entropy" in metrics:
+        if entropy.target is not None and "entropy" in metrics and "entropy" not in self.fixed:
             self._entropy = stepped(self._entropy, metrics["entropy"], entropy.target, entropy.step, entropy.high)
 
     def metrics(self, step: int) -> dict[str, float]:

@@ -34,6 +34,18 @@ class ExplorationConfig(Section):
         return value
 
 
+class PhaseConfig(Section):
+    """A stretch of a training with settings of its own; what is left empty stays as it is elsewhere in the recipe."""
+
+    name: str = Field(min_length=1, description="What the phase is called in events.")
+    until: float = Field(gt=0, le=1, description="Where it ends, as a share of all steps; the last phase ends at 1.")
+    lr: float | None = Field(default=None, gt=0, description="Learning rate in place of optim's (lora_lr_factor comes on top).")
+    lr_end: float | None = Field(default=None, ge=0, description="Where the learning rate has got to in its last step, in a straight line.")
+    kl_coef: float | None = Field(default=None, ge=0, description="RL: price of a nat to the reference, whatever its controller says.")
+    entropy_coef: float | None = Field(default=None, ge=0, description="RL: reward of a nat of entropy, the same way.")
+    eval_every: int | None = Field(default=None, ge=0, description="In place of loop.eval_every.")
+
+
 class LoopConfig(Section):
     """How long to train, on how many units a step, and when to evaluate."""
 
@@ -56,9 +68,23 @@ class LoopConfig(Section):
         description="Which evaluation is the best and when to stop early; its weights become `final/`. Empty: the last weights do.",
     )
 
+    phases: tuple[PhaseConfig, ...] = Field(
+        default=(), description="Stretches of the training with settings of their own, one after the other. Empty: none."
+    )
+
+    @model_validator(mode="after")
+    def _phases_follow_each_other(self) -> LoopConfig:
+        ends = [phase.until for phase in self.phases]
+        if ends and (ends != sorted(set(ends)) or ends[-1] != 1.0):
+            raise ValueError(f"phases end at {', '.join(f'{e:g}' for e in ends)}: each `until` is above the one before, the last is 1")
+        if unread := [phase.name for phase in self.phases if phase.lr is None and phase.lr_end is not None]:
+            raise ValueError(f"phase {unread[0]}: lr_end would have no effect without lr, where it starts from")
+        return self
+
     @model_validator(mode="after")
     def _early_stop_needs_evaluations(self) -> LoopConfig:
-        if self.best is not None and self.best.patience and not (self.eval_every or self.eval_tokens):
+        by_phase = any(phase.eval_every for phase in self.phases)
+        if self.best is not None and self.best.patience and not (self.eval_every or self.eval_tokens or by_phase):
             raise ValueError("best.patience needs eval_every > 0 or eval_tokens > 0: an early stop looks at evaluations")
         if self.eval_every and self.eval_tokens:
             raise ValueError("eval_every and eval_tokens are both set: evaluate by steps or by tokens")

@@ -17,6 +17,7 @@ from keel.errors import DivergedError
 from keel.events import EventBus
 from keel.loops.config import LoopConfig
 from keel.loops.emergency import Emergency, in_short, place_to_go_back_to, refusal
+from keel.loops.phases import phase_at
 from keel.runs.checkpoints import Checkpoint, Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.interrupt import Interrupts
@@ -125,6 +126,7 @@ class Harness:
                 self._save(0, False, started)
             while step < self.trainer.total_steps and not interrupts.requested and not stopped_early:
                 before = self.tokens
+                self._tell_phase(step)
                 trouble = self._step(step)
                 step += 1
                 if trouble:
@@ -147,6 +149,11 @@ class Harness:
         test = {} if interrupted else self._finish(step)
         return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before)
 
+    def _tell_phase(self, step: int) -> None:
+        phase = phase_at(self.config.phases, step, self.trainer.total_steps)
+        if phase is not None and phase.begins:
+            self.bus.emit("phase", step + 1, f"phase {phase.number}, {phase.name}, begins with step {step + 1}", name=phase.name)
+
     def _finish(self, step: int) -> Mapping[str, float]:
         if self.config.best is not None:
             self.restore_best()
@@ -158,6 +165,8 @@ class Harness:
     def _evaluation_due(self, step: int, tokens_before: float) -> bool:
         """After step ``step``, which began when ``tokens_before`` tokens had been processed."""
         every, tokens = self.config.eval_every, self.config.eval_tokens
+        phase = phase_at(self.config.phases, step - 1, self.trainer.total_steps)
+        every = every if phase is None or phase.eval_every is None else phase.eval_every
         return bool(every and step % every == 0) or bool(tokens and self.tokens // tokens > tokens_before // tokens)
 
     def restore_best(self) -> None:

@@ -14,6 +14,7 @@ from keel.data.batching import steps_per_epoch, units_for_step
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
 from keel.loops.harness import TensorFiles
+from keel.loops.phases import phase_at
 from keel.objectives.common import measured
 from keel.types import Objective, Unit
 from keel.watch.drift import drift
@@ -62,11 +63,14 @@ class OfflineTrainer:
 
     def step(self, step: int) -> Mapping[str, float]:
         """One optimizer batch."""
+        now = phase_at(self.config.phases, step, self.total_steps)
+        self.learner.lr_now = now.lr if now is not None else None
+        phase = {"phase": float(now.number)} if now is not None else {}
         units = self._units(step)
         report = self.learner.forward_backward(units, measured(self.objective, units, self.learner.logprobs))
         stepped = self.learner.step()
         per_epoch = steps_per_epoch(len(self.units.train), self.config.batch_size, self.config.last_batch == "drop")
-        return {**report.metrics, **stepped.metrics, "epoch": (step + 1) / per_epoch, "tokens": float(report.n_tokens)}
+        return {**report.metrics, **stepped.metrics, "epoch": (step + 1) / per_epoch, **phase, "tokens": float(report.n_tokens)}
 
     def _units(self, step: int) -> list[Unit]:
         c = self.config

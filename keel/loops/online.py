@@ -25,6 +25,7 @@ from keel.loops.coefficients import Coefficients
 from keel.loops.config import ExplorationConfig, LoopConfig
 from keel.loops.harness import TensorFiles
 from keel.loops.offline import total_steps
+from keel.loops.phases import phase_at
 from keel.loops.reference import MovingReference
 from keel.types import (
     Encoded,
@@ -142,8 +143,10 @@ class OnlineTrainer:
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
         publish(self.actors.policy, self.actors.sampler, step)
+        phase = self._enter_phase(step)
         algorithm = self.coefficients.algorithm(step)
         sampled, groups, metrics = self._groups(step)
+        metrics |= phase
         started = time.perf_counter()
         self.scale = self.scale.after(groups, algorithm.rewards)
         groups = scaled(groups, self.scale, algorithm.rewards)
@@ -159,6 +162,16 @@ class OnlineTrainer:
             self.actors.reference.follow(step + 1)
         metrics["time/train_s"] = time.perf_counter() - started
         return metrics
+
+    def _enter_phase(self, step: int) -> dict[str, float]:
+        """Set what the step's phase sets; its number as a metric."""
+        now = phase_at(self.config.phases, step, self.total_steps)
+        if now is None:
+            return {}
+        self.actors.policy.lr_now = now.lr
+        named = {"kl": now.kl_coef, "entropy": now.entropy_coef}
+        self.coefficients.fixed = {name: coef for name, coef in named.items() if coef is not None}
+        return {"phase": float(now.number)}
 
     def _groups(self, step: int) -> tuple[tuple[Group, ...], tuple[Group, ...], dict[str, float]]:
         """All groups that were sampled in a step, and those to learn from: with dynamic sampling the ones whose rewards differ (Yu et al.

@@ -226,6 +226,10 @@ class Model:
             for name, p in own.items():
                 p.copy_(tensors[name])
 
+    def weights(self) -> dict[str, Tensor]:
+        """All parameters by name, heads with them, trained or not (views, not copies)."""
+        return {name: p.detach() for name, p in self._parameters().items()}
+
     def set_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Set parameters by name, trained or not, each in the precision that it is kept in."""
         own = self._parameters()

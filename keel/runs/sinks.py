@@ -151,7 +151,7 @@ class ConsoleSink:
         elif event.kind == "eval":
             numbers = "  ".join(f"{name} {short(value)}" for name, value in metrics_of(event).items() if not name.startswith("time/"))
             self._say(f"evaluation at step {event.step}: {numbers}")
-        elif event.kind in ("stage_started", "stage_finished", "resumed", "interrupted") and event.message:
+        elif event.kind in ("stage_started", "stage_finished", "resumed", "interrupted", "phase") and event.message:
             self._say(event.message)
         elif event.kind in ("warning", "verdict", "emergency") and event.message:
             self._say(f"{event.kind}: {event.message}", "yellow" if event.kind == "warning" else "bold red")

@@ -68,6 +68,13 @@ class TrainRecipe(ModelRecipe):
         description="Data to evaluate on once, after training; it chooses nothing. A section, or a share of `data`'s prompts; 0 = none.",
     )
 
+    @model_validator(mode="after")
+    def _phases_are_read(self) -> TrainRecipe:
+        prices = [p.name for p in self.loop.phases if p.kl_coef is not None or p.entropy_coef is not None]
+        if prices and not isinstance(self, RLRecipe):
+            raise ConfigError(f"loop.phases: {prices[0]} sets kl_coef or entropy_coef, which only RL has", "leave it out")
+        return self
+
     def _refuse_dropout(self) -> None:
         """For losses that compare with recorded log-probabilities. A reward model's loss has none: its answers are only compared with one
         another, and scores are taken without dropout."""
@@ -163,6 +170,10 @@ class RLRecipe(TrainRecipe):
             raise ConfigError(
                 f"exploration has {len(self.exploration.temperatures)} temperatures for {self.samples} samples of a prompt",
                 "take more samples or fewer temperatures",
+            )
+        if algorithm.kl is None and any(p.kl_coef is not None for p in self.loop.phases):
+            raise ConfigError(
+                f"loop.phases sets kl_coef, but the algorithm '{algorithm.name}' has no KL", "set algorithm.kl.place and algorithm.kl.coef"
             )
         unread = [name for name in ("critic_model", "critic_optim") if name in self.model_fields_set]
         if unread and not algorithm.needs_critic:
