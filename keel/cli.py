@@ -77,6 +77,12 @@ def _eval_reward(args: argparse.Namespace) -> Summary:
     return run_eval_reward(args.model, args.data, args.json_file, args.html, args.overrides)
 
 
+def _serve(args: argparse.Namespace) -> Summary:
+    from keel.stages.serve_reward import run_serve_reward
+
+    return run_serve_reward(args.model, args.port, args.overrides)
+
+
 def _merge(args: argparse.Namespace) -> Summary:
     from keel.stages.merge import run_merge
 
@@ -148,6 +154,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. trained_on.path=train.jsonl stress_pairs=50")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
+    sub = add("serve", "serve a reward model over HTTP: keel serve reward MODEL", _serve)
+    sub.add_argument("what", choices=["reward"])
+    sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
+    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. host=0.0.0.0 queue.waiting=4096")
+    sub.add_argument("--port", type=int, default=5000, help="0 = one that is free")
     sub = add("merge", "a model whose weights lie between those of others", _merge)
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")

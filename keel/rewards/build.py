@@ -8,6 +8,7 @@ from keel.rewards.build_text import text_reward
 from keel.rewards.compose import Reward, check_names
 from keel.rewards.config import CodeReward, FinishedReward, ModelReward, RewardConfig, RulesReward
 from keel.rewards.finished import FinishedSource
+from keel.rewards.remote_config import RemoteReward
 from keel.rewards.rules import read_rules
 from keel.rewards.source_config import IsolatedConfig, WorkerConfig
 from keel.rewards.text import TextSource
@@ -17,15 +18,16 @@ from keel.types import RewardSource
 __all__ = ["build_rewards", "text_reward", "text_source"]
 
 
-def build_rewards(configs: Sequence[RewardConfig], load_model: Callable[[ModelReward], RewardSource]) -> tuple[Reward, ...]:
-    """The named rewards of a recipe. ``load_model`` makes the source of a reward model: what runs models is not this room's matter.
+def build_rewards(configs: Sequence[RewardConfig], load_model: Callable[[ModelReward | RemoteReward], RewardSource]) -> tuple[Reward, ...]:
+    """The named rewards of a recipe. ``load_model`` makes the source of a reward model, here or behind a server:
+    what runs models and decodes tokens is not this room's matter.
 
     Raises UserError for names that stand twice, rule files, functions and libraries that cannot be read.
     """
 
     def source(config: RewardConfig) -> RewardSource:
         match config:
-            case ModelReward():
+            case ModelReward() | RemoteReward():
                 return load_model(config)
             case FinishedReward():
                 return FinishedSource(config.name)

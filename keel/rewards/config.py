@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from keel.config import Section
 from keel.rewards.ensemble_config import EnsembleConfig
+from keel.rewards.remote_config import RemoteReward
 from keel.rewards.source_config import IsolatedConfig, SourceConfig, compiles
 from keel.rewards.verifier_config import (
     ChoiceReward,
@@ -184,6 +185,7 @@ class FinishedReward(SourceConfig):
 
 RewardConfig = Annotated[
     ModelReward
+    | RemoteReward
     | RulesReward
     | PythonReward
     | ExactReward

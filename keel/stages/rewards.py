@@ -20,6 +20,8 @@ from keel.rewards.compose import Reward
 from keel.rewards.config import ModelReward, RewardConfig
 from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.model import ModelSource, Scorer, Standardiser, fit_standardiser
+from keel.rewards.remote import RemoteSource
+from keel.rewards.remote_config import RemoteReward
 from keel.stages.recipes import ModelRecipe
 
 SCALE_FILE = "keel_reward.json"  # beside the reward model's weights: mean and std of the scores it was made with
@@ -44,7 +46,9 @@ def rewards_of(
         loaded.model.media = policy.media  # the images are read once
         return LocalInference(loaded.model, BatchConfig())
 
-    def load_reward_model(config: ModelReward) -> ModelSource | EnsembleSource:
+    def load_reward_model(config: ModelReward | RemoteReward) -> ModelSource | EnsembleSource | RemoteSource:
+        if isinstance(config, RemoteReward):
+            return RemoteSource(config, lambda tokens_T: renderer.tokenizer.decode(tokens_T, skip_special_tokens=False))
         return model_source(config, lambda path: load_one(path, config), renderer, fit)
 
     return build_rewards(configs, load_reward_model)
@@ -73,7 +77,7 @@ def model_source(
 
 
 def standardiser_of(config: ModelReward, path: str, scorer: Scorer, fit: Fit | None) -> Standardiser:
-    """The scale of a reward model's scores: the settings', else the one stored beside its weights, else what ``fit`` measures, else none."""
+    """The scale of a reward model's scores: the settings', else that stored beside its weights, else what ``fit`` measures, else none."""
     if not config.standardise:
         return Standardiser()
     stored = _stored_scale(path)
