@@ -79,6 +79,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         replace(_GRPO, name="gspo_token", ratio="sequence_token", clip=(3e-4, 4e-4), kl=None),
         # MiniMax-M1 (arXiv:2506.13585, eq. 4 and 5): the weight is clipped from above only, over all tokens alike, no KL
         replace(_GRPO, name="cispo", objective="cispo", clip=(1.0, 4.0), reduce="per_token", kl=None),
+        # Liu et al. 2026 (arXiv:2601.05242): each reward normalised in its group (composition.normalise), their sum over the batch
+        replace(_GRPO, name="gdpo", credit=CreditRule("batch_normalised"), reduce="per_token", kl=None),
         _RLOO,
         replace(_RLOO, name="reinforce", credit=CreditRule("batch_baseline")),  # Williams 1992, baseline: the batch's mean
         replace(_RLOO, name="remax", credit=CreditRule("greedy_baseline")),  # Li et al. 2023 (arXiv:2310.10505), one sample is enough

@@ -21,6 +21,7 @@ from torch import Tensor
 from keel.advantages.gae import gae, returns_to_go
 from keel.advantages.group import (
     batch_baseline,
+    batch_normalised,
     greedy_baseline,
     group_centred,
     group_normalised,
@@ -81,6 +82,7 @@ ESTIMATORS: dict[str, SequenceEstimator | TokenEstimator] = {
     "group_centred": SequenceEstimator(group_centred, min_samples=2),
     "leave_one_out": SequenceEstimator(leave_one_out, min_samples=2),
     "batch_baseline": SequenceEstimator(batch_baseline),
+    "batch_normalised": SequenceEstimator(batch_normalised),
     "optimal_baseline": SequenceEstimator(optimal_baseline, min_samples=2, reads=("lengths_B",)),
     "greedy_baseline": SequenceEstimator(greedy_baseline, reads=("greedy_B",)),
     "no_baseline": SequenceEstimator(no_baseline),

@@ -39,6 +39,12 @@ def batch_baseline(rewards_B: Tensor, group_B: Tensor) -> Tensor:
     return _centred(rewards_B, torch.zeros_like(group_B))[0].to(rewards_B.dtype)
 
 
+def batch_normalised(rewards_B: Tensor, group_B: Tensor, eps: float = 1e-4) -> Tensor:
+    """``(r_i - mean) / (std + eps)`` over the whole batch, deviation n - 1: the second step of GDPO (Liu et al. 2026, arXiv:2601.05242),
+    whose rewards are sums of scores that were normalised within their groups. Groups play no part. Equal rewards give 0."""
+    return group_normalised(rewards_B, torch.zeros_like(group_B), eps)
+
+
 def no_baseline(rewards_B: Tensor, group_B: Tensor) -> Tensor:
     """``r_i`` as it is: REINFORCE without a baseline (Williams 1992). Unbiased, and of the largest variance of all."""
     _check(rewards_B, group_B)

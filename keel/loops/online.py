@@ -27,6 +27,7 @@ from keel.loops.harness import TensorFiles
 from keel.loops.offline import total_steps
 from keel.loops.phases import phase_at
 from keel.loops.reference import MovingReference
+from keel.rewards.composer import Composer
 from keel.types import (
     Encoded,
     Group,
@@ -130,6 +131,7 @@ class OnlineTrainer:
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
         self.coefficients = Coefficients(algorithm, self.total_steps)
         self.scale = RewardScale()
+        self.composer: Composer | None = None  # how rewards become one, where that changes in the course of a run
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
     @property
@@ -145,7 +147,11 @@ class OnlineTrainer:
         publish(self.actors.policy, self.actors.sampler, step)
         phase = self._enter_phase(step)
         algorithm = self.coefficients.algorithm(step)
+        if self.composer is not None:
+            self.composer.begin(step / max(1, self.total_steps))
         sampled, groups, metrics = self._groups(step)
+        if self.composer is not None:
+            metrics |= self.composer.learn(sampled)
         metrics |= phase
         started = time.perf_counter()
         self.scale = self.scale.after(groups, algorithm.rewards)
@@ -312,6 +318,8 @@ class OnlineTrainer:
         tensors, state = self.actors.policy.state()
         files: dict[str, Mapping[str, Tensor]] = {"policy": tensors}
         states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state(), "scale": self.scale.state()}
+        if self.composer is not None:
+            states["composer"] = self.composer.state()
         if self.actors.reference is not None:
             files["reference"] = self.actors.reference.state()
         if self.actors.critic is not None:
@@ -322,6 +330,8 @@ class OnlineTrainer:
         self.actors.policy.load_state(tensors["policy"], state["policy"])
         self.coefficients.load_state(state["coefficients"])
         self.scale = RewardScale.of_state(state["scale"])
+        if self.composer is not None and "composer" in state:
+            self.composer.load_state(state["composer"])
         if self.actors.reference is not None:
             self.actors.reference.load_state(tensors["reference"])
         if self.actors.critic is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from keel.errors import UserError
 from keel.rewards.source_config import OnFailure
 from keel.types import Group, RewardSource
+
+Combine = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # (scores [G] by source, valid_G) -> reward [G]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,11 @@ class Reward:
         return self.source.name
 
 
-def apply_rewards(groups: Sequence[Group], rewards: Sequence[Reward], on_failure: OnFailure = "drop_sample") -> tuple[Group, ...]:
-    """Groups with ``rewards_G`` = sum of weight * score (float32 [G]), ``parts`` (each source's unweighted scores, and what
-    else it tells of them under ``name/detail``) and ``valid_G``.
+def apply_rewards(
+    groups: Sequence[Group], rewards: Sequence[Reward], on_failure: OnFailure = "drop_sample", combine: Combine | None = None
+) -> tuple[Group, ...]:
+    """Groups with ``rewards_G`` = sum of weight * score (float32 [G]), or what ``combine`` makes of the scores, ``parts`` (each source's
+    unweighted scores, and what else it tells of them under ``name/detail``) and ``valid_G``.
 
     A sample whose rollout failed stays invalid, whatever a source says of it. A score that is not finite is a failure: with ``drop_sample``
     the sample becomes invalid, with ``retry`` that is so after it failed again, with ``stop`` a UserError names source, prompt and sample.
@@ -43,7 +47,10 @@ def apply_rewards(groups: Sequence[Group], rewards: Sequence[Reward], on_failure
         parts = {reward.name: of_groups[i] for reward, of_groups in zip(rewards, scores, strict=True)}
         details = {f"{r.name}/{k}": v[i] for r in rewards for k, v in getattr(r.source, "details", {}).items() if len(v) == len(groups)}
         valid_G = group.valid_G & torch.stack([torch.isfinite(p) for p in parts.values()]).all(0) if parts else group.valid_G
-        total_G = sum((r.weight * parts[r.name] for r in rewards), torch.zeros(len(group.rollouts)))
+        if combine is not None:
+            total_G = combine(parts, valid_G)
+        else:
+            total_G = sum((r.weight * parts[r.name] for r in rewards), torch.zeros_like(group.rewards_G))
         result.append(replace(group, rewards_G=torch.where(valid_G, total_G, 0.0), parts=parts | details, valid_G=valid_G))
     return tuple(result)
 

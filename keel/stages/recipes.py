@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from keel.algorithms import AlgorithmConfig, resolve
@@ -18,7 +16,9 @@ from keel.models.config import LoraConfig, ModelOptions
 from keel.models.head_config import HeadConfig
 from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
+from keel.rewards.composition_config import CompositionConfig
 from keel.rewards.config import RewardConfig
+from keel.rewards.source_config import OnFailure
 from keel.rollout.config import EvalSamplingConfig, SamplerConfig, SamplingConfig
 from keel.runs.config import CheckpointConfig, TrackingConfig
 from keel.stages.reward_config import RewardLossConfig
@@ -134,10 +134,13 @@ class RLRecipe(TrainRecipe):
         default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
     )
     rewards: list[RewardConfig] = Field(description="Named rewards and their weights.")
+    composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
     critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")
-    on_reward_failure: Literal["drop_sample", "stop"] = Field(
-        default="drop_sample", description="A reward that fails: leave the sample out of its group's statistics, or stop the run."
+    on_reward_failure: OnFailure = Field(
+        default="drop_sample",
+        description="A reward that fails: leave the sample out of its group's statistics (drop_sample), the same after asking again "
+        "(retry), or stop the run.",
     )
 
     @model_validator(mode="after")
@@ -155,6 +158,24 @@ class RLRecipe(TrainRecipe):
         if s.temperature == 0:
             raise ValueError(
                 "sampling.temperature=0: greedy rollouts of a prompt are all the same and have no policy gradient; set it above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _normalised_once(self) -> RLRecipe:
+        """GDPO normalises scores one by one in their groups, then their sum over the batch; a group's sum is not normalised again."""
+        algorithm = resolve(self.algorithm, self.samples)
+        by_group = self.composition.normalise == "group"
+        if algorithm.name == "gdpo" and not by_group:
+            raise ConfigError("algorithm.name=gdpo normalises each reward within its group", "set composition.normalise=group")
+        if by_group and self.samples < 2:
+            raise ConfigError(
+                f"composition.normalise=group compares the samples of a prompt, and samples is {self.samples}", "set samples=2 or more"
+            )
+        if by_group and (algorithm.credit.estimator == "group_normalised" or algorithm.needs_greedy):
+            raise ConfigError(
+                f"composition.normalise=group: the credit '{algorithm.credit.estimator}' would undo it or has no group to compare with",
+                "set algorithm.name=gdpo, or algorithm.credit.estimator=batch_normalised",
             )
         return self
 

@@ -21,6 +21,7 @@ from keel.loops.reference import MovingReference
 from keel.models.media import MediaStore
 from keel.render.renderer import Renderer
 from keel.rewards.compose import Reward
+from keel.rewards.composer import Composer
 from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.judge import Judge
 from keel.rewards.model import ModelSource, Scorer, units_of
@@ -59,17 +60,27 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         reference, moving = _reference(policy, algorithm)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, _fit(sampler, prompts, params, recipe, renderer))
-        judge = Judge(rewards, recipe.on_reward_failure)
+        composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
+        judge = Judge(rewards, recipe.on_reward_failure, composer)
         critic = _critic(session, recipe, algorithm, updates, loaded.model.media)
         actors = Actors(policy, sampler, judge, reference, critic, moving)
         _self_test(recipe, algorithm, actors, prompts, params, session.bus, rewards)
         own = replace(params, temperature=recipe.eval_sampling.temperature)
         evaluators = {
-            side: RolloutEvaluator(side, actors, found, own, recipe.eval_sampling.samples, renderer, session.run, recipe.loop.probes)
+            side: RolloutEvaluator(
+                side,
+                replace(actors, reward=judge.evaluate),
+                found,
+                own,
+                recipe.eval_sampling.samples,
+                renderer,
+                session.run,
+                recipe.loop.probes,
+            )
             for side, found in (("eval", held_out), ("test", test))
         }
         trainer = OnlineTrainer(actors, algorithm, prompts, params, recipe.samples, recipe.loop, recipe.seed, evaluators)
-        trainer.exploration = recipe.exploration
+        trainer.exploration, trainer.composer = recipe.exploration, composer
         try:
             result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
         except DivergedError as error:
@@ -81,7 +92,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
             if actors.critic is not None:
                 actors.critic.model.save(path / "critic", loaded.tokenizer, loaded.processor)
         summary = {"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples, "data": account.summary()}
-        return session.finish(summary | _refused(rewards), result)
+        return session.finish(summary | _refused(rewards) | {"composition": composer.summary()}, result)
 
 
 def _refused(rewards: Sequence[Reward]) -> dict[str, Any]:
