@@ -13,7 +13,9 @@ from keel.advantages.credit import CreditRule
 from keel.algorithms import ALGORITHMS, Algorithm
 from keel.config import FieldDoc, Section, describe
 from keel.pipeline import PipelineRecipe
+from keel.serve.config import ServeRewardConfig
 from keel.stages.data_show import DataShowRecipe
+from keel.stages.eval_reward_config import EvalRewardConfig
 from keel.stages.recipes import RECIPES, ModelRecipe, TrainRecipe
 
 _INTRODUCTION = """# Settings
@@ -32,13 +34,23 @@ _TITLES: Mapping[type[Section], str] = {
     ModelRecipe: "Every verb with a recipe",
     TrainRecipe: "Every verb that trains: `sft`, `reward`, `prefer`, `rl`",
     DataShowRecipe: "`keel data show PATH`",
+    EvalRewardConfig: "`keel eval reward MODEL DATA`",
+    ServeRewardConfig: "`keel serve reward MODEL`",
     PipelineRecipe: "`keel run`",
 }
 
 
 def reference_markdown() -> str:
     """docs/reference.md: tables of settings, then the algorithms with the parts that their settings override."""
-    recipes: list[type[Section]] = [ModelRecipe, TrainRecipe, *RECIPES.values(), PipelineRecipe, DataShowRecipe]
+    recipes: list[type[Section]] = [
+        ModelRecipe,
+        TrainRecipe,
+        *RECIPES.values(),
+        PipelineRecipe,
+        DataShowRecipe,
+        EvalRewardConfig,
+        ServeRewardConfig,
+    ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}
     told: dict[str, list[FieldDoc]] = {}
     parts = [_INTRODUCTION]

@@ -50,7 +50,9 @@ def ratings_to_pairs(
             if better.answer == worse.answer:
                 continue
             name = f"{better.record_id}>{worse.record_id}"
-            pairs.append(Pair(name, better.prompt, better.answer, worse.answer, margin=gap, label=1.0 if gap else 0.5, tie=0.0 if gap else 1.0))
+            pairs.append(
+                Pair(name, better.prompt, better.answer, worse.answer, margin=gap, label=1.0 if gap else 0.5, tie=0.0 if gap else 1.0)
+            )
     return pairs
 
 
@@ -72,7 +74,9 @@ def rankings_to_pairs(
                 continue
             name, label = f"{ranking.record_id}:{i}>{j}", 1.0 if gap else 0.5
             of = gap / mean if weight == "distance" and gap else 1.0
-            pairs.append(Pair(name, ranking.prompt, ranking.answers[i], ranking.answers[j], label=label, weight=of, tie=0.0 if gap else 1.0))
+            pairs.append(
+                Pair(name, ranking.prompt, ranking.answers[i], ranking.answers[j], label=label, weight=of, tie=0.0 if gap else 1.0)
+            )
     return pairs
 
 

@@ -342,6 +342,15 @@ def nemo_ranking(fields: Fields, meta: Meta) -> Ranking:
     return _ranking(fields, prompt, answers, ranks)
 
 
+def rewardbench2(fields: Fields, meta: Meta) -> Ranking:
+    """Right answers share rank 1, wrong ones rank 2."""
+    prompt, right, wrong = read_prompt(fields, meta), fields.list("chosen"), fields.list("rejected")
+    if not right or not wrong:
+        raise FieldError("rejected" if right else "chosen", "is empty: a right and a wrong answer are needed")
+    answers = [_answer(f"chosen.{i}", a) for i, a in enumerate(right)] + [_answer(f"rejected.{i}", a) for i, a in enumerate(wrong)]
+    return _ranking(fields, prompt, tuple(answers), [1.0] * len(right) + [2.0] * len(wrong))
+
+
 def ranking(fields: Fields, meta: Meta) -> Ranking:
     prompt = read_prompt(fields, meta)
     answers = tuple(_answer(f"answers.{i}", a) for i, a in enumerate(fields.list("answers")))

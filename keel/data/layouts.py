@@ -132,6 +132,14 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout("alpaca_prompt", ("instruction",), ("input", "system", "history"), to.alpaca_prompt, {"instruction": "2 + 2?"}),
     Layout(
+        "rewardbench2",
+        ("prompt", "chosen", "rejected", "num_correct"),
+        ("num_incorrect", "total_completions", "models", "additional_metadata"),
+        to.rewardbench2,
+        {"prompt": "2 + 2?", "chosen": ["4"], "rejected": ["5", "22"], "num_correct": 1, "num_incorrect": 2, "subset": "Math"},
+        lambda values: isinstance(values["chosen"], list) and isinstance(values["rejected"], list),
+    ),
+    Layout(
         "preference", ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
     ),
     Layout(

@@ -18,6 +18,7 @@ USER, GOOD, POOR = (
 KINDS = {
     "comparison": Comparison,
     "hh_rlhf": Pair,
+    "rewardbench2": Ranking,
     "sharegpt_preference": Pair,
     "sharegpt_unpaired": Unpaired,
     "sharegpt": Demonstration,
