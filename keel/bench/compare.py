@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from keel.algorithms import ALGORITHMS
 from keel.bench import trl_side
 from keel.bench.model import make_model
 from keel.bench.report import summary
@@ -46,6 +47,8 @@ def compare(plan: Plan) -> dict[str, Any]:
     work = plan.work
     sides: dict[str, tuple[list[str], Mapping[str, str]]] = {"keel": ([sys.executable, "-m", "keel.bench.keel_side"], {})}
     version = None
+    if work.algorithm not in ALGORITHMS:
+        raise UserError(f"no algorithm is named {work.algorithm}", f"one of: {', '.join(ALGORITHMS)}")
     if plan.against == "trl":
         if work.algorithm != "grpo":
             raise UserError(f"TRL's side measures GRPO, not {work.algorithm}", "leave --algorithm out, or take --against none")

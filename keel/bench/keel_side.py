@@ -25,9 +25,10 @@ from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
-from keel.loops.offline import OfflineTrainer
+from keel.loops.offline import OfflineTrainer, Sides
 from keel.loops.online import Actors, OnlineTrainer, with_signal
 from keel.models.config import ModelOptions
+from keel.models.heads import HeadName
 from keel.models.loading import load_model
 from keel.models.model import Model
 from keel.objectives.reward import RewardObjective
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     work, rows, order = read(folder)
     torch.set_num_threads(work.threads)
     options = ModelOptions(precision="bf16" if work.model.dtype == "bfloat16" else "fp32")
-    heads = frozenset({"score"}) if work.verb == "reward" else frozenset[Any]()
+    heads: frozenset[HeadName] = frozenset({"score"}) if work.verb == "reward" else frozenset()
     model = load_model(str(folder / MODEL), options, heads=heads, seed=work.seed, new_heads=True).model
     side = Side(work, rows, order, folder, model, Clock())
     trainer = online(side) if work.verb == "rl" else offline(side)
@@ -120,7 +121,7 @@ def online(side: Side) -> OnlineTrainer:
     prompts = {str(i): (Prompt(str(i), text=""), Encoded(torch.tensor(row["prompt"]))) for i, row in enumerate(side.rows)}
     params = SamplingParams(max_tokens=work.completion, min_tokens=work.completion, stop_tokens=(EOS,))
     actors = Actors(policy, sampler, judge, reference.logprobs if reference is not None else None, critic)
-    return OnlineTrainer(actors, algorithm, prompts, params, work.group, side.loop(), work.seed, lambda step: {})
+    return OnlineTrainer(actors, algorithm, prompts, params, work.group, side.loop(), work.seed, {})
 
 
 def decoder(folder: Path) -> Any:
@@ -150,7 +151,7 @@ def offline(side: Side) -> OfflineTrainer:
             side.clock.stop(step, "reference_s")
             for i, with_reference in zip(part, referred, strict=True):
                 units[i] = with_reference
-    return OfflineTrainer(learner, objective(side.work), units, (), side.loop(), side.work.seed)
+    return OfflineTrainer(learner, objective(side.work), Sides(tuple(units)), side.loop(), side.work.seed)
 
 
 def objective(work: Workload) -> Objective:

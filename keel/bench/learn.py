@@ -24,7 +24,7 @@ from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
-from keel.loops.offline import OfflineTrainer
+from keel.loops.offline import OfflineTrainer, Sides
 from keel.loops.online import Actors, OnlineTrainer, sample_groups
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
@@ -34,10 +34,10 @@ from keel.rollout.local import LocalSampler
 from keel.types import Branch, Encoded, Group, Prompt, SampleRequest, SamplingParams, Unit
 
 log = logging.getLogger("keel")
-_SHAPE = ModelShape("llama", vocab=VOCAB, hidden=64, layers=2, intermediate=128)
+_SHAPE = ModelShape("llama", vocab=VOCAB, hidden=32, layers=2, intermediate=64)
 _OPTIONS = ModelOptions(precision="fp32", device="cpu")
-_SFT_STEPS, _SFT_BATCH, _SFT_LR = 250, 64, 3e-3
-_PROMPTS, _SAMPLES, _LR, _CRITIC_LR = 8, 8, 1e-3, 3e-3
+_SFT_STEPS, _SFT_BATCH, _SFT_LR = 150, 64, 1e-2
+_PROMPTS, _SAMPLES, _LR, _CRITIC_LR = 8, 8, 2e-3, 5e-3
 _POOL, _HELD_OUT = 512, 256  # prompts to train on, and to measure success on
 _RECENT = 3  # steps whose successes are compared with the threshold
 
@@ -83,7 +83,7 @@ def sft_start(folder: Path, task: Task) -> dict[str, Tensor]:
     prompts = [task.prompt(rng) for _ in range(_SFT_STEPS * _SFT_BATCH)]
     units = [Unit(str(i), encoded(p), (_branch(task.demonstration(p, rng)),)) for i, p in enumerate(prompts)]
     learner = LocalLearner(model, OptimConfig(lr=_SFT_LR), BatchConfig(), _SFT_STEPS, 0)
-    trainer = OfflineTrainer(learner, SupervisedObjective(), units, (), LoopConfig(batch_size=_SFT_BATCH), 0)
+    trainer = OfflineTrainer(learner, SupervisedObjective(), Sides(tuple(units)), LoopConfig(batch_size=_SFT_BATCH), 0)
     for step in range(trainer.total_steps):
         trainer.step(step)
     return {name: tensor.clone() for name, tensor in model.state_tensors().items()}
@@ -151,7 +151,7 @@ def _trainer(
     prompts = {str(i): (Prompt(str(i), text=""), encoded(judge.task.prompt(rng))) for i in range(_POOL)}
     actors = Actors(policy, sampler, judge, reference, critic)
     loop = LoopConfig(steps=steps, batch_size=_PROMPTS)
-    return OnlineTrainer(actors, algorithm, prompts, _params(judge.task), _SAMPLES, loop, seed, lambda step: {}), sampler
+    return OnlineTrainer(actors, algorithm, prompts, _params(judge.task), _SAMPLES, loop, seed, {}), sampler
 
 
 def _started(folder: Path, start: Mapping[str, Tensor], heads: frozenset[Any] = frozenset()) -> Model:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from keel.bench.workload import BOS, EOS, FIRST_WORD
 
-SYMBOLS = range(FIRST_WORD, FIRST_WORD + 8)
+SYMBOLS = range(FIRST_WORD, FIRST_WORD + 6)
 VOCAB = FIRST_WORD + len(SYMBOLS)
-_NEEDLE = 5  # the only place of the answer that counts in `needle`, and its length without the end token
-_NEEDLE_LENGTH = 8
+MARK = SYMBOLS[0]
+_NEEDLE, _NEEDLE_LENGTH = 5, 8  # the mark's place in the answer of `needle`, and the answer's length without the end token
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def _exactly(answer: Callable[[Sequence[int], random.Random], list[int]]) -> Cal
 
 
 def _needle(prompt: Sequence[int], rng: random.Random) -> list[int]:
-    symbols = [rng.choice(SYMBOLS) for _ in range(_NEEDLE_LENGTH)]
-    symbols[_NEEDLE] = prompt[0]
+    symbols = [rng.choice(SYMBOLS[1:]) for _ in range(_NEEDLE_LENGTH)]
+    symbols[_NEEDLE] = MARK
     return symbols
 
 
@@ -59,20 +59,24 @@ def _reverse(prompt: Sequence[int], rng: random.Random) -> list[int]:
     return list(prompt[::-1])
 
 
+def _found(prompt: Sequence[int], given: Sequence[int]) -> bool:
+    return [i for i, symbol in enumerate(given) if symbol == MARK] == [_NEEDLE]
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("last", "say the last of four symbols, then stop", 4, 4, 0.8, _last, lambda i: True, _exactly(_last)),
-        Task("reverse", "say three symbols backwards, then stop", 3, 6, 0.4, _reverse, lambda i: True, _exactly(_reverse)),
+        Task("last", "say the last of three symbols, then stop", 3, 4, 0.8, _last, lambda i: True, _exactly(_last)),
+        Task("reverse", "say two symbols backwards, then stop", 2, 5, 0.5, _reverse, lambda i: True, _exactly(_reverse)),
         Task(
             "needle",
-            "token-level credit: of eight symbols only the sixth counts, which must be the prompt's first; the rest is free",
-            3,
+            "token-level credit: of eight symbols the sixth must be the mark, and no other may be; the rest is free",
+            1,
             _NEEDLE_LENGTH + 2,
-            0.8,
+            0.7,
             _needle,
             lambda i: i == _NEEDLE,
-            lambda prompt, given: len(given) > _NEEDLE and given[_NEEDLE] == prompt[0],
+            _found,
         ),
     )
 }

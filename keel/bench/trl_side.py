@@ -18,7 +18,8 @@ from typing import Any
 def beside(name: str) -> ModuleType:
     """A file of this folder as a module: the interpreter may know no Keel."""
     spec = importlib.util.spec_from_file_location(f"keel_bench_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -85,7 +86,7 @@ def parts(model: Path) -> tuple[Any, Any]:
 
 def grpo(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> Any:
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     policy, tokenizer = parts(model)
     config = GRPOConfig(
@@ -108,7 +109,7 @@ def grpo(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> A
 
 def dpo(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> Any:
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportMissingImports]
 
     policy, tokenizer = parts(model)
     config = DPOConfig(**settings(work, scratch), beta=workload_file.BETA, max_length=None, train_sampling_strategy="sequential")
@@ -118,7 +119,7 @@ def dpo(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> An
 
 def sft(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> Any:
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
     policy, tokenizer = parts(model)
     config = SFTConfig(**settings(work, scratch), max_length=None, train_sampling_strategy="sequential")
@@ -128,7 +129,7 @@ def sft(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> An
 def reward(work: Any, model: Path, texts: list[dict[str, str]], scratch: str) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportMissingImports]
 
     scorer = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype="float32")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)

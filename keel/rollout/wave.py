@@ -56,20 +56,21 @@ class Wave:
 
     def record(self, drawn: Drawn) -> None:
         """Take the tokens of this step and close the rows that are done."""
-        tokens_B, logprobs_B, finite_B = drawn.tokens_B.tolist(), drawn.logprobs_B.tolist(), drawn.finite_B.tolist()
+        self._tokens_RT[self._order_B, self.step] = drawn.tokens_B.cpu()  # of rows that are done too: it lies beyond their length
+        self._logprobs_RT[self._order_B, self.step] = drawn.logprobs_B.cpu()
+        tokens_B, finite_B = drawn.tokens_B.tolist(), drawn.finite_B.tolist()
         for place, row in enumerate(self._order_B.tolist()):
             if self._reason_R[row] is None:
                 if finite_B[place]:
-                    self._add(row, tokens_B[place], logprobs_B[place])
+                    self._add(row, tokens_B[place])
                 else:
                     self._reason_R[row] = "error"
                     self._error_R[row] = f"the model's logits for token {self.step} are not finite, or every token is banned"
         self.step += 1
 
-    def _add(self, row: int, token: int, logprob: float) -> None:
+    def _add(self, row: int, token: int) -> None:
+        """The row's newest token is ``token``: does it end the row?"""
         params = self.rows[row].request.params
-        self._tokens_RT[row, self.step] = token
-        self._logprobs_RT[row, self.step] = logprob
         self._length_R[row] = length = self.step + 1
         if token in self._ends[row] or (params.stop and length >= params.min_tokens and self._completes_stop(row, params.stop)):
             self._reason_R[row] = "stop"

@@ -1,0 +1,105 @@
+"""Both sides of a comparison on tiny work: Keel's for every verb, the command, and TRL's where TRL is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keel.bench import keel_side, roofline, trl_side
+from keel.bench.model import make_model
+from keel.bench.workload import MODEL, VERBS, ModelShape, Workload, count_tokens, make_rows, write
+from keel.cli import main
+from keel.data.batching import batch_at
+
+SHAPE = ModelShape("llama", vocab=64, hidden=16, layers=1, intermediate=24)
+TINY = Workload("rl", SHAPE, prompts=2, group=2, completion=6, prompt_min=3, prompt_max=5, threads=1, steps=1)
+FLAGS = "--prompts 1 --group 2 --completion 4 --vocab 64 --hidden 16 --layers 1 --intermediate 16 --prompt-min 3 --prompt-max 4 --threads 1"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, proofs: None) -> None:
+    monkeypatch.setattr(roofline, "_SECONDS", 0.0)
+
+
+def folder_of(work: Workload, path: Path) -> list[list[int]]:
+    make_model(work.model, path / MODEL, 0)
+    count = work.rows_a_step * (work.steps + 1)
+    order = [batch_at(count, step, work.rows_a_step, work.seed) for step in range(work.steps + 1)]
+    write(path, work, order)
+    return order
+
+
+def expected_tokens(work: Workload, order: list[list[int]]) -> list[int]:
+    rows = make_rows(work)
+    return [count_tokens(work, [rows[i] for i in part]) for part in order[1:]]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_keels_side_measures_every_verb(verb: Any, tmp_path: Path) -> None:
+    work = replace(TINY, verb=verb)
+    order = folder_of(work, tmp_path)
+    keel_side.main([str(tmp_path), str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["tokens"] == expected_tokens(work, order)
+    parts = {"rl": {"rollout_s", "reference_s", "gradient_s", "optimizer_s"}, "dpo": {"reference_s", "gradient_s", "optimizer_s"}}
+    assert parts.get(verb, {"gradient_s", "optimizer_s"}) <= set(found["parts"])
+    assert 0 < sum(found["parts"].values()) <= 1.01 * found["step_s"]
+    assert 0 < found["loaded_mb"] <= found["peak_mb"] + 1  # the system counts pages with a lag
+    assert found["floor_s"][0] > 0
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_any_algorithm_can_be_measured_alone(algorithm: str, tmp_path: Path) -> None:
+    folder_of(replace(TINY, algorithm=algorithm), tmp_path)
+    keel_side.main([str(tmp_path), str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert ("critic_gradient_s" in found["parts"]) == (algorithm == "ppo")
+
+
+def test_the_command_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "new" / "out.json"
+    assert main(["bench", "rl", "--against", "none", "--json", str(file), "--repeats", "1", "--steps", "1", *FLAGS.split()]) == 0
+    found = json.loads(file.read_text())
+    assert {"step_s", "peak_mb", "tokens_per_s", "parts"} <= set(found["keel"])
+    assert found["keel"]["tokens_per_s"] == pytest.approx(2 * 4 / found["keel"]["step_s"])
+    assert found["roofline_share"] > 0
+    assert found["workload"]["model"]["vocab"] == 64
+    assert "roofline share" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--group", "1"], "--group is 1"),
+        (["--prompt-min", "9", "--prompt-max", "3"], "--prompt-max (3) is below --prompt-min (9)"),
+        (["--hidden", "20"], "multiple of 8"),
+        (["--arch", "lama", "--against", "none"], "no architecture 'lama'"),
+        (["--algorithm", "rloo"], "not rloo"),
+        (["--algorithm", "rlo", "--against", "none"], "rlo"),
+        (["--trl-python", "/missing/python"], "cannot be started"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_message(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "rl", *FLAGS.split(), *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_trl_trains_on_the_same_tokens(verb: Any, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    work = replace(TINY, verb=verb)
+    order = folder_of(work, tmp_path)
+    subprocess.run([sys.executable, trl_side.__file__, str(tmp_path), str(tmp_path / "out.json")], check=True, capture_output=True)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["tokens"] == expected_tokens(work, order)
+    assert found["step_s"] > 0
