@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from keel.rewards.build_text import text_reward
+from keel.rewards.cache import CachedTexts, ScoreCache
 from keel.rewards.compose import Reward, check_names
 from keel.rewards.config import CodeReward, FinishedReward, ModelReward, RewardConfig, RulesReward
 from keel.rewards.finished import FinishedSource
+from keel.rewards.identity import identity
 from keel.rewards.remote_config import RemoteReward
 from keel.rewards.rules import read_rules
 from keel.rewards.source_config import IsolatedConfig, WorkerConfig
@@ -40,17 +43,20 @@ def build_rewards(configs: Sequence[RewardConfig], load_model: Callable[[ModelRe
     return rewards
 
 
-def text_source(config: RewardConfig) -> TextSource | WorkerSource:
-    """The source of a reward that reads text alone: in worker processes where it runs what may hang or die, else in this one.
+def text_source(config: RewardConfig) -> TextSource | WorkerSource | CachedTexts:
+    """The source of a reward that reads text alone: in worker processes where it runs what may hang or die, else in this one; behind its
+    cache where it has one.
 
     Raises UserError when it cannot be built.
     """
     options = _workers(config)
     if options is None:
-        return TextSource(config.name, text_reward(config))
-    source = WorkerSource(config, options)
-    source.start()
-    return source
+        source = TextSource(config.name, text_reward(config))
+    else:
+        source = WorkerSource(config, options)
+        source.start()
+    folder = config.worker.cache if isinstance(config, IsolatedConfig) else ""
+    return CachedTexts(source, ScoreCache(Path(folder), identity(config))) if folder else source
 
 
 def _workers(config: RewardConfig) -> WorkerConfig | None:

@@ -7,17 +7,16 @@ import json
 import math
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from keel.errors import UserError
 from keel.rewards.score import Score
 from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
-from keel.types import Group, Prompt, RewardSource
+from keel.types import Group, Prompt
 
 _FILE = "scores.sqlite"
 
@@ -76,43 +75,10 @@ class CachedTexts:
         return score_texts(self, groups, self.warn)
 
 
-@dataclass(frozen=True, slots=True)
-class CachedGroups:
-    """A source that reads tokens (a reward model), behind a cache. A sample's score must not depend on the others of its group."""
-
-    inner: RewardSource
-    cache: ScoreCache
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    def score(self, groups: Sequence[Group]) -> list[Tensor]:
-        """float32 [G] for each group; the new ones are kept."""
-        keys = [[_tokens_key(g, i) for i in range(len(g.rollouts))] for g in groups]
-        found = [[self.cache.get(k) if ok else None for k, ok in zip(row, g.valid_G.tolist(), strict=True)] for row, g in zip(keys, groups)]
-        asked = [g.valid_G & torch.tensor([s is None for s in row], dtype=torch.bool) for g, row in zip(groups, found, strict=True)]
-        some = [i for i, asked_G in enumerate(asked) if bool(asked_G.any())]
-        new = self.inner.score([replace(groups[i], valid_G=asked[i]) for i in some]) if some else []
-        result = [torch.tensor([math.nan if s is None else float(s) for s in row], dtype=torch.float32) for row in found]
-        for i, scores_G in zip(some, new, strict=True):
-            result[i] = torch.where(asked[i], torch.as_tensor(scores_G, dtype=torch.float32), result[i])
-            self.cache.put([(keys[i][j], Score(float(scores_G[j]))) for j in asked[i].nonzero().flatten().tolist()])
-        return result
-
-
 def text_key(prompt: Prompt, text: str) -> str:
     """Hash of what a text reward can see: messages, raw text, extra columns, the answer."""
     messages = [[m.role, repr(m.content), dict(m.extra)] for m in prompt.messages]
     return _hash([messages, prompt.text, dict(prompt.meta), text])
-
-
-def _tokens_key(group: Group, sample: int) -> str:
-    rollout = group.rollouts[sample]
-    images = [m.digest for m in group.encoded.media]
-    return _hash(
-        [group.encoded.tokens_T.tolist(), images, rollout.tokens_T.tolist(), rollout.finish_reason, text_key(group.prompt, rollout.text)]
-    )
 
 
 def _hash(value: Any) -> str:

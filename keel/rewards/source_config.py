@@ -40,6 +40,7 @@ class WorkerConfig(Section):
     timeout_s: float = Field(
         default=20.0, gt=0, description="Seconds for one answer; a worker that takes longer is ended, its score failed."
     )
+    cache: str = Field(default="", description="Folder in which scores are kept and looked up, for rewards that always say the same.")
 
 
 class IsolatedConfig(SourceConfig):

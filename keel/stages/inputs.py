@@ -7,9 +7,9 @@ from pathlib import Path
 
 from keel.data.sources import package_file
 from keel.errors import DataError
-from keel.rewards.config import ModelReward, PythonReward, RulesReward
+from keel.rewards.config import JsonSchemaReward, ModelReward, PythonReward, RulesReward
 from keel.runs.fingerprints import file_fingerprint, model_fingerprint
-from keel.stages.recipes import EvalRecipe, ModelRecipe, RLRecipe
+from keel.stages.recipes import EvalRecipe, ModelRecipe, RewardRecipe, RLRecipe
 
 
 def inputs_of(recipe: ModelRecipe) -> dict[str, str]:
@@ -35,13 +35,16 @@ def _named(recipe: ModelRecipe) -> Iterator[tuple[str, str, bool]]:
             yield "evaluate.retention_text", recipe.evaluate.retention_text, False
     if isinstance(recipe, RLRecipe) and recipe.critic_model:
         yield "critic_model", recipe.critic_model, True
+    if isinstance(recipe, RewardRecipe) and recipe.teacher is not None:
+        for k, teacher in enumerate(recipe.teacher.paths):
+            yield f"teacher.paths.{k}", teacher, True
     rewards = recipe.rewards if isinstance(recipe, EvalRecipe | RLRecipe) else []
     for i, reward in enumerate(rewards):
         if isinstance(reward, ModelReward):
             yield f"rewards.{i}.path", reward.path, True
             for k, member in enumerate(reward.ensemble.members):
                 yield f"rewards.{i}.ensemble.members.{k}", member, True
-        elif isinstance(reward, RulesReward) and reward.path:
+        elif isinstance(reward, RulesReward | JsonSchemaReward) and reward.path:
             yield f"rewards.{i}.path", reward.path, False
         elif isinstance(reward, PythonReward):
             yield f"rewards.{i}.function", reward.function.rpartition(":")[0], False

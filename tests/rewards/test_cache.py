@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from keel.errors import UserError
-from keel.rewards.cache import CachedGroups, CachedTexts, ScoreCache
+from keel.rewards.build import build_rewards
+from keel.rewards.cache import CachedTexts, ScoreCache
 from keel.rewards.config import ExactReward, MathReward, ModelReward, NumericReward, PythonReward, RulesReward
 from keel.rewards.identity import identity
 from keel.rewards.score import Score, failure
@@ -40,24 +40,6 @@ def test_what_was_scored_is_not_scored_again(tmp_path: Path, prompt: Callable[..
         assert (a.reason, a.error) == (b.reason, b.error)
     CachedTexts(inner, ScoreCache(tmp_path, "v2")).judge(items[:1])
     assert inner.seen[5:] == ["aa"]
-
-
-def test_groups_of_a_model_are_asked_for_what_is_new_alone(tmp_path: Path, group: Callable[..., Group]) -> None:
-    asked: list[list[bool]] = []
-
-    class Inner:
-        name = "rm"
-
-        def score(self, groups: Sequence[Group]) -> list[torch.Tensor]:
-            asked.extend(g.valid_G.tolist() for g in groups)
-            return [torch.tensor([float(len(r.text)) for r in g.rollouts]).masked_fill(~g.valid_G, math.nan) for g in groups]
-
-    source = CachedGroups(Inner(), ScoreCache(tmp_path, "v1"))
-    assert source.score([group("a", "bb")])[0].tolist() == [1.0, 2.0]
-    assert source.score([group("bb", "ccc"), group("a", "bb")])[0].tolist() == [2.0, 3.0]
-    assert asked == [[True, True], [False, True]]
-    assert source.score([group("zz", "a", failed=(0,))])[0].isnan().tolist() == [True, False]
-    assert len(asked) == 2
 
 
 def test_a_change_is_another_identity(tmp_path: Path) -> None:
@@ -102,3 +84,13 @@ def test_a_cached_source_scores_groups(tmp_path: Path, group: Callable[..., Grou
     source = CachedTexts(TextSource("n", lambda prompt, text: float(len(text))), ScoreCache(tmp_path, "v"))
     assert source.name == "n"
     assert [s.tolist() for s in source.score([group("a", "bb"), group("ccc")])] == [[1.0, 2.0], [3.0]]
+
+
+def test_a_recipe_may_keep_scores(tmp_path: Path, group: Callable[..., Group]) -> None:
+    body = f"def fn(prompt, completion):\n    open({str(tmp_path / 'calls')!r}, 'a').write('.')\n    return len(completion)\n"
+    (tmp_path / "mine.py").write_text(body, encoding="utf-8")
+    config = {"name": "mine", "function": f"{tmp_path}/mine.py:fn", "worker": {"cache": str(tmp_path / "kept")}}
+    for weight in (1.0, 2.0):
+        (reward,) = build_rewards([PythonReward.model_validate({**config, "weight": weight})], lambda _: pytest.fail("no model here"))
+        assert reward.source.score([group("aa", "b", "aa")])[0].tolist() == [2.0, 1.0, 2.0]
+    assert (tmp_path / "calls").read_text(encoding="utf-8") == "..."  # by the first alone
