@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from keel.algorithms import AlgorithmConfig, resolve
 from keel.config import Section
@@ -21,7 +21,8 @@ from keel.rewards.config import RewardConfig
 from keel.rewards.source_config import OnFailure
 from keel.rollout.config import EvalSamplingConfig, SamplerConfig, SamplingConfig
 from keel.runs.config import CheckpointConfig, TrackingConfig
-from keel.stages.reward_config import RewardLossConfig
+from keel.selftest import CheckName
+from keel.stages.reward_config import EarlierConfig, RewardLossConfig, TeacherConfig
 from keel.watch.config import WatchConfig
 
 
@@ -29,10 +30,10 @@ class Settings(Section):
     """How a run behaves as a program: threads, checkpoints, trackers, the self-test, alarms."""
 
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads; empty = what torch chooses. Part of what makes a resume exact."
+        default=None, ge=1, le=1024, description="CPU threads; empty = what torch chooses. Part of what makes a resume exact."
     )
     deterministic: bool = Field(default=True, description="Ask torch for deterministic algorithms (on CPU they are anyway).")
-    skip_self_test: list[str] = Field(default=[], description="Names of self-test checks to skip; the message of a failed check names it.")
+    skip_self_test: list[CheckName] = Field(default=[], description="Self-test checks to skip; the message of a failed check names it.")
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="When to save and what to keep.")
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="Where metrics go beside the run directory.")
     watch: WatchConfig = Field(default=WatchConfig(), description="Limits on metrics that warn or stop.")
@@ -44,7 +45,7 @@ class ModelRecipe(Section):
     model: str = Field(description="Folder, Hugging Face id, *.gguf file, package:PKG/FILE (a file in an installed package) or tiny:ARCH.")
     model_options: ModelOptions = Field(default=ModelOptions(), description="How the model is loaded and computed.")
     render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens and which tokens are trained.")
-    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything that is drawn.")
     run_dir: str = Field(default="", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
     settings: Settings = Field(default=Settings(), description="Threads, checkpoints, trackers, self-test, alarms.")
 
@@ -67,6 +68,13 @@ class TrainRecipe(ModelRecipe):
         default=0.0,
         description="Data to evaluate on once, after training; it chooses nothing. A section, or a share of `data`'s prompts; 0 = none.",
     )
+
+    @field_validator("held_out", "test")
+    @classmethod
+    def _is_a_share(cls, value: DataConfig | float) -> DataConfig | float:
+        if not isinstance(value, DataConfig) and not 0.0 <= value < 1.0:
+            raise ValueError(f"a share of the prompts is at least 0 and below 1, not {value:g}")
+        return value
 
     @model_validator(mode="after")
     def _phases_are_read(self) -> TrainRecipe:
@@ -94,6 +102,8 @@ class RewardRecipe(TrainRecipe):
 
     head: HeadConfig = Field(default=HeadConfig(), description="What stands on top of the body.")
     loss: RewardLossConfig = Field(default=RewardLossConfig(), description="How preferences become a loss.")
+    teacher: TeacherConfig | None = Field(default=None, description="Reward models to learn from; empty = the labels alone.")
+    earlier: EarlierConfig | None = Field(default=None, description="What the model learnt before and must not forget.")
     margin: float | None = Field(
         default=None,
         ge=0,
@@ -133,7 +143,7 @@ class RLRecipe(TrainRecipe):
     exploration: ExplorationConfig = Field(
         default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
     )
-    rewards: list[RewardConfig] = Field(description="Named rewards and their weights.")
+    rewards: list[RewardConfig] = Field(min_length=1, description="Named rewards and their weights.")
     composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
     critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")

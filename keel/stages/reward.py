@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from keel.objectives.reward import RewardObjective, bootstrap, order_of
 from keel.selftest import check_reward_reads, check_training, largest
 from keel.stages.judged import summary_measures
 from keel.stages.recipes import RewardRecipe
-from keel.stages.reward_labels import labels_line, read_labels, reward_units, settle
+from keel.stages.reward_config import TeacherConfig
+from keel.stages.reward_labels import Labels, labels_line, read_labels, reward_units, settle
+from keel.stages.reward_refresh import forgotten, refresh, remembered, taught
 from keel.stages.rewards import write_scale
 from keel.stages.session import load, open_session, record, save_final, train
 from keel.stages.units import datasets, prepare
@@ -32,24 +35,26 @@ MAX_SCALE_UNITS = 64  # prompts whose scores give the mean and deviation that th
 def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Train a reward model; leaves ``final/`` (a sequence classifier with one label where its head is a plain one) and its held-out
     measures in the summary."""
-    splits = datasets(recipe)
-    with open_session("reward", recipe, path, splits.fingerprints, parent) as session:
+    start = refresh(datasets(recipe), recipe.earlier, recipe.seed)
+    splits = start.splits
+    with open_session("reward", recipe, path, start.fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
         labels = read_labels(splits.train)
-        spec, objective = settle(recipe.head, recipe.loss, recipe.margin, recipe.centring, labels)
+        spec, objective = settle(recipe.head, recipe.loss, recipe.margin, recipe.centring, _as_taught(labels, recipe.teacher))
         log.info("%s", labels_line(labels, spec, objective))
         loaded, renderer = load(recipe, heads=frozenset({"score"}), lora=recipe.lora, score=spec)
         record(session, loaded, renderer)
-        units, account = prepare(
-            splits, path, lambda dataset: reward_units(renderer, dataset, objective.dimensions if labels.ratings else ())
-        )
+        dimensions = objective.dimensions if labels.ratings else ()
+        units, account = prepare(splits, path, lambda dataset: reward_units(renderer, dataset, dimensions))
+        units = replace(units, train=taught(units.train, recipe, loaded.model, loaded.tokenizer))
         if spec.members > 1 and recipe.head.bootstrap:
-            units = Sides(_bootstrapped(units.train, spec.members, recipe.seed), units.held_out, units.test)
+            units = replace(units, train=_bootstrapped(units.train, spec.members, recipe.seed))
         learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
         longest = largest(units.train, recipe.loop.batch_size)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         check_reward_reads(learner.scores, units.train, session.bus, recipe.settings.skip_self_test)
+        before = remembered(learner, renderer, start.earlier, dimensions)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed)
         result = train(session, trainer, recipe, _best(units.held_out, objective))
         if result.interrupted:
@@ -58,9 +63,19 @@ def run_reward(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, 
         constants = scale(learner, units.train)
         write_scale(path / "final", constants)
         summary: dict[str, Any] = {"labels": labels.summary(), "head": spec.to_json(), "loss": objective.pairs, "scale": constants}
-        summary |= {"pairs": sum(len(u.target.edges) for u in units.train if isinstance(u.target, PairTarget)), "data": account.summary()}
-        tested = {f"test_{name}": value for name, value in summary_measures(learner, units.test).items()}
-        return session.finish(summary | summary_measures(learner, units.held_out) | tested, result)
+        summary |= {"data": account.summary(), **_measures(learner, units)}
+        return session.finish(summary | forgotten(before, remembered(learner, renderer, start.earlier, dimensions), start.replayed), result)
+
+
+def _measures(learner: LocalLearner, units: Sides) -> dict[str, Any]:
+    pairs = sum(len(u.target.edges) for u in units.train if isinstance(u.target, PairTarget))
+    tested = {f"test_{name}": value for name, value in summary_measures(learner, units.test).items()}
+    return {"pairs": pairs, **summary_measures(learner, units.held_out), **tested}
+
+
+def _as_taught(labels: Labels, teacher: TeacherConfig | None) -> Labels:
+    """Where teachers alone give the labels, ties and strengths of the data play no part."""
+    return replace(labels, ties=0, margin=0.0) if teacher is not None and teacher.share == 1 else labels
 
 
 def _bootstrapped(units: Sequence[Unit], members: int, seed: int) -> tuple[Unit, ...]:

@@ -1,4 +1,4 @@
-"""Settings of a reward model's losses."""
+"""Settings of a reward model's losses, of whom it learns from, and of what it must not forget."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from keel.config import Section
+from keel.data.config import DataConfig
 
 
 class RewardLossConfig(Section):
@@ -22,4 +23,22 @@ class RewardLossConfig(Section):
         ge=0,
         lt=1,
         description="Share of a label that is the model's own preference, for learning from a weaker model's labels.",
+    )
+
+
+class TeacherConfig(Section):
+    """Reward models whose preferences are learnt: an ensemble into one model, a strong model into a small one."""
+
+    paths: list[str] = Field(min_length=1, description="Reward models with this model's tokenizer; of several the mean preference counts.")
+    share: float = Field(default=1.0, gt=0, le=1, description="Share of a pair's label that is theirs; the rest is the data's.")
+    temperature: float = Field(default=1.0, gt=0, description="Their leads are divided by it before they become probabilities.")
+
+
+class EarlierConfig(Section):
+    """Data that the model was trained on before: some of it is replayed, and what is forgotten is measured."""
+
+    data: DataConfig = Field(description="The earlier data.")
+    replay: float = Field(default=0.25, ge=0, description="Earlier records beside the new ones, as a share of these.")
+    held_out: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of the earlier prompts that is only measured, before and after."
     )

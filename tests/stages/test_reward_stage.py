@@ -231,3 +231,37 @@ def test_an_ensemble_rewards_in_rl_and_refuses_where_it_is_unsure(reward: Reward
     assert summary["not_rewarded"]["judge"]["refused"] == 0
     assert summary["not_rewarded"]["judge"]["scored"] >= 16
     assert summary["last"]["rewards/judge/epistemic/mean"] > 0
+
+
+def test_a_teacher_s_preferences_are_learnt_in_place_of_the_labels(reward: Reward, tmp_path: Path) -> None:
+    reward(pairs())
+    teacher = tmp_path / "teacher"
+    (tmp_path / "run").rename(teacher)
+    turned = [{"prompt": p, "chosen": "bad", "rejected": "great", "tie": i % 2 == 0} for i, p in enumerate(prompts())]
+    summary = reward(turned, f"teacher.paths=[{teacher / 'final'}]", "held_out=0")
+    assert summary["loss"] == "bradley_terry"
+    assert summary["last"]["accuracy"] == 1.0, "by the teacher's labels"
+    final = load_model(str(tmp_path / "run" / "final"), ModelOptions(precision="fp32"), heads=frozenset({"score"}))
+    renderer = Renderer(final.tokenizer)
+    asked = Prompt("p", text="Question number 3?")
+    units = [renderer.unit(Rating("r", asked, (Message("assistant", word),), {"x": 0.0})) for word in ("bad", "great")]
+    bad, great = LocalInference(final.model, BatchConfig()).scores(units)
+    assert great > bad
+
+
+def test_a_refresh_replays_and_tells_what_was_forgotten(reward: Reward, tmp_path: Path) -> None:
+    reward(pairs())
+    first, earlier = tmp_path / "first", tmp_path / "earlier.jsonl"
+    (tmp_path / "run").rename(first)
+    (tmp_path / "data0.jsonl").rename(earlier)
+    turned = [{"prompt": f"Another one, {i}?", "chosen": "bad", "rejected": "great"} for i in range(16)]
+    start = (f"model={first / 'final'}", f"earlier={{data: {{path: {earlier}}}, replay: 0.0}}", "optim.lr=1e-2")
+    found = reward(turned, *start)["forgetting"]
+    assert found["replayed"] == 0
+    assert (found["before"]["accuracy"], found["before"]["pairs"]) == (1.0, 3.0)
+    assert found["lost"] == 1.0, "what it learns now is the contrary"
+    (tmp_path / "run").rename(tmp_path / "second")
+    kept = reward(turned, *start, "earlier.replay=0.5")
+    assert kept["forgetting"]["replayed"] == 6
+    assert kept["labels"]["pairs"] == 18
+    assert kept["forgetting"]["after"]["loss"] < found["after"]["loss"]
