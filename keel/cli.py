@@ -111,6 +111,12 @@ STAGES = {
 }
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, is {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line. Overrides are `key.path=value`, values are YAML."""
     top = argparse.ArgumentParser(prog="keel", description="Align language models with what people prefer.")
@@ -128,21 +134,23 @@ def parser() -> argparse.ArgumentParser:
         sub = add(name, help_text, _pipeline if name == "run" else _stage(name))
         sub.add_argument("recipe", help="YAML file, see recipes/")
         sub.add_argument(
-            "overrides", nargs="*", metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
+            "overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
         )
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
     sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
     sub.add_argument("model", nargs="?", default=DOCTOR_MODEL, help="folder, id, GGUF file or tiny:ARCH")
-    sub.add_argument("overrides", nargs="*", metavar="key.path=value")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. seed=1")
     sub = add("data", "look at data: keel data show PATH", _data_show)
     sub.add_argument("what", choices=["show"])
     sub.add_argument("path", help="file, folder or data set id")
-    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
-    sub.add_argument("--rows", type=int, default=3, help="how many rows to show")
+    sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
     sub = add("score", "score a file of answers with any reward", _score)
     sub.add_argument("file", help="rows {prompt, completion, ...}: JSONL, JSON, CSV, Parquet")
-    sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the reward, e.g. pattern='[0-9]+' truth=answer")
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings of the reward, e.g. pattern='[0-9]+' truth=answer"
+    )
     rewards = "gsm8k, math, choice, regex, json_schema, ifeval, code, numeric, exact, reasoning_gym"
     sub.add_argument("--reward", required=True, help=f"{rewards}, rules:FILE, model:DIR or python:FILE:NAME")
     sub.add_argument("--out", default="", metavar="FILE", help="where the rows go, each with score, reason and error (JSONL)")
@@ -151,13 +159,13 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(action=_eval_reward, json=False)
     sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
     sub.add_argument("data", help="labelled data: file, folder or data set id")
-    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. trained_on.path=train.jsonl stress_pairs=50")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. trained_on.path=train.jsonl stress_pairs=50")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
     sub = add("serve", "serve a reward model over HTTP: keel serve reward MODEL", _serve)
     sub.add_argument("what", choices=["reward"])
     sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
-    sub.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. host=0.0.0.0 queue.waiting=4096")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. host=0.0.0.0 queue.waiting=4096")
     sub.add_argument("--port", type=int, default=5000, help="0 = one that is free")
     sub = add("merge", "a model whose weights lie between those of others", _merge)
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")

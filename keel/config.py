@@ -28,7 +28,7 @@ __all__ = ["FieldDoc", "Section", "describe", "dump", "load", "merge", "parse_ya
 class Section(BaseModel):
     """Base of every config model: frozen, unknown keys refused, every field with a ``Field(description=...)``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=False, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Section)
@@ -110,7 +110,10 @@ _set_rules()
 
 def parse_yaml(text: str) -> Any:
     """YAML with the loader's rules; raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("lists or mappings are nested too deep") from None
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

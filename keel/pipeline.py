@@ -89,7 +89,7 @@ class PipelineRecipe(Section):
     model: str = Field(description="The raw model: folder, Hugging Face id, *.gguf, package:PKG/FILE or tiny:ARCH.")
     model_options: ModelOptions = Field(default=ModelOptions(), description="How models are loaded and computed; inherited by every stage.")
     render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens; inherited by every stage.")
-    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn; inherited by every stage.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything that is drawn; inherited by every stage.")
     seeds: list[int] = Field(default=[], description="Run the whole pipeline once for each of these and pool the win rate.")
     run_dir: str = Field(default="", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
     settings: Settings = Field(
@@ -119,7 +119,10 @@ class PipelineRecipe(Section):
 
 def load_pipeline(recipe_path: Path, overrides: Sequence[str]) -> PipelineRecipe:
     """The pipeline of a recipe file with its overrides. Raises ConfigError."""
-    stages = _stages_of(read_recipe(recipe_path).get("stages"))
+    written = read_recipe(recipe_path)
+    if "data" in written and "stages" not in written:
+        raise ConfigError(f"{recipe_path} is the recipe of one stage, not of a pipeline", "start it with keel sft, reward, prefer or rl")
+    stages = _stages_of(written.get("stages"))
     if stages is None:
         return load(PipelineRecipe, recipe_path, overrides)
     field = PipelineRecipe.model_fields["stages"]

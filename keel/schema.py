@@ -111,7 +111,9 @@ def walk(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[type[BaseModel
 
 def _is_named(member: Any, key: int | str) -> bool:
     section = as_section(member)
-    return key in (*tags_of(section), section.__name__) if section else str(key).startswith(_name(member))
+    if section is None:
+        return str(key).startswith(_name(member))
+    return key in (*tags_of(section), section.__name__) or str(key).endswith(f"{section.__name__}]")  # "function-after[check(), Name]"
 
 
 def as_section(annotation: Any) -> type[BaseModel] | None:

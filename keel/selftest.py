@@ -1,8 +1,5 @@
 """Checks that run before training, on the loaded model and the real data. Each one fails closed and names itself: training that would be
 silently wrong does not start. A check is skipped only by its name (``settings.skip_self_test``).
-
-Names: ``loss-mask``, ``image-tokens``, ``longest-batch``, ``gradients``, ``micro-batches``, ``reference``, ``sampler``, ``ratio``,
-``weight-sync``, ``reward-reads-prompt``, ``reward-reads-answer``, ``reward-reads-image``.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +39,20 @@ from keel.types import (
 
 log = logging.getLogger("keel")
 
+CheckName = Literal[
+    "loss-mask",
+    "image-tokens",
+    "longest-batch",
+    "gradients",
+    "micro-batches",
+    "reference",
+    "sampler",
+    "ratio",
+    "weight-sync",
+    "reward-reads-prompt",
+    "reward-reads-answer",
+    "reward-reads-image",
+]
 Check = Callable[[], str]  # what is wrong, or ""
 Run = Callable[[str, Check], None]  # runs one check by its name
 

@@ -272,6 +272,42 @@ def test_an_override_without_a_value(refused: Refused) -> None:
     assert "key.path=value" in refused("sft", "optim.lr")
 
 
+OUT_OF_RANGE = {
+    "optim.lr=.inf": "finite",
+    "optim.lr=nan": "optim.lr",
+    "optim.betas=[2, 3]": "below 1",
+    "held_out=-0.1": "a share of the prompts",
+    "held_out=1.0": "a share of the prompts",
+    "held_out=many": "held_out: expected section or number",
+    "seed=99999999999999999999": "less than",
+    "settings.threads=100000": "less than",
+    "settings.skip_self_test=[gradient]": "Did you mean 'gradients'?",
+    "lora.targets='('": "no regular expression",
+}
+
+
+@pytest.mark.parametrize("override", OUT_OF_RANGE)
+def test_a_value_out_of_range(override: str, refused: Refused) -> None:
+    message = refused("sft", override)
+    assert override.partition("=")[0] in message
+    assert OUT_OF_RANGE[override] in message
+
+
+def test_rl_without_a_reward_and_with_one_that_counts_for_nothing(refused: Refused) -> None:
+    assert "rewards" in refused("rl", "rewards=[]")
+    assert "rewards.0.weight" in refused("rl", "rewards.0.weight=nan")
+
+
+def test_a_recipe_of_another_verb(refused: Refused) -> None:
+    assert "keel run recipes/quickstart.yaml" in refused("sft", recipe="recipes/quickstart.yaml")
+    assert "start it with keel sft" in refused("run", recipe="recipes/tiny_sft.yaml")
+
+
+def test_a_recipe_nested_too_deep(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("model: " + "[" * 2000)
+    assert "nested too deep" in refused("sft", recipe=str(tmp_path / "deep.yaml"))
+
+
 def test_a_missing_recipe(refused: Refused) -> None:
     assert "recipes/nowhere.yaml" in refused("sft", recipe="recipes/nowhere.yaml")
 

@@ -260,9 +260,10 @@ def detect(rows: Sequence[Fields], source: str) -> Layout:
     others = {layout.name for layout in found if layout is not None and not _incomplete(layout, main)}
     if others:
         first = {
-            name: next(r.raw.line for r, f in zip(rows, found) if f is not None and f.name == name) for name in (main.name, *sorted(others))
+            name: next(r.raw.place for r, f in zip(rows, found) if f is not None and f.name == name)
+            for name in (main.name, *sorted(others))
         }
-        where = "; ".join(f"{counts[name]} rows of {name!r} (first at line {line})" for name, line in first.items())
+        where = "; ".join(f"{counts[name]} rows of {name!r} (first at {place})" for name, place in first.items())
         raise DataError(
             f"{source}: rows of several layouts are mixed: {where}", "put each layout into a file of its own, or set data.layout"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from keel.config import Section
 
@@ -32,6 +32,13 @@ class OptimConfig(Section):
     warmup_steps: int | None = Field(default=None, ge=0, description="Steps of warm-up; replaces warmup_ratio when given.")
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1, description="The schedule ends at lr times this.")
     clip_norm: float | None = Field(default=1.0, gt=0, description="Gradients are scaled down to this global norm; null = no clipping.")
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_decay(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0.0 <= beta < 1.0 for beta in value):
+            raise ValueError(f"decay rates are at least 0 and below 1, not {value}")
+        return value
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:

@@ -99,7 +99,10 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
     if config.targets is None:
         chosen = list(layer_of)
     elif isinstance(config.targets, str):
-        chosen = [name for name in linears if re.fullmatch(config.targets, name)]
+        try:
+            chosen = [name for name in linears if re.fullmatch(config.targets, name)]
+        except re.error as error:
+            raise ModelError(f"lora.targets={config.targets!r} is no regular expression: {error}", "or give a list of names") from None
     else:
         chosen = [name for name in linears if any(name == t or name.endswith("." + t) for t in config.targets)]
     if config.layers is not None:

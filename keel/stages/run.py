@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.config import load
+from keel.config import load, read_recipe
+from keel.errors import ConfigError
 from keel.stages.evaluate import run_eval
 from keel.stages.prefer import run_prefer
 from keel.stages.preferences import run_preferences
@@ -35,6 +36,8 @@ def run_directory(wanted: str, recipe_path: Path) -> Path:
 
 def run_verb(verb: str, recipe_path: Path, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
     """Run (or resume) one stage. ``dry_run`` prints the resolved recipe and stops."""
+    if "stages" in read_recipe(recipe_path):
+        raise ConfigError(f"{recipe_path} is the recipe of a pipeline, not of one stage", f"keel run {recipe_path}")
     recipe: ModelRecipe = load(RECIPES[verb], recipe_path, overrides)
     path = run_directory(recipe.run_dir, recipe_path)
     if dry_run:

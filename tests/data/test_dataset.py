@@ -165,8 +165,8 @@ def test_unknown_columns_name_the_nearest_layout(tmp_path):
 def test_mixed_layouts_are_an_error_unless_one_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl", *demos(3), {"prompt": "a", "chosen": "b", "rejected": "c"})
     message = fails(path)
-    assert "3 rows of 'prompt_completion' (first at line 1)" in message
-    assert "1 rows of 'preference' (first at line 4)" in message
+    assert f"3 rows of 'prompt_completion' (first at {tmp_path / 'a.jsonl'}:1)" in message
+    assert f"1 rows of 'preference' (first at {tmp_path / 'a.jsonl'}:4)" in message
     dataset = read(path, DataConfig(path=path, layout="prompt_completion"))
     assert (len(dataset), len(dataset.bad)) == (3, 1)
 

@@ -106,7 +106,7 @@ def test_an_empty_completion(drill: Any, rows: Rows, tmp_path: Path, monkeypatch
         return replace(rollout, text="", **parts)
 
     monkeypatch.setattr(LocalSampler, "collect", lambda self: map(emptied, collect(self)))
-    steps = drill("return float(len(completion))", "settings.skip_self_test=[sampling]")
+    steps = drill("return float(len(completion))", "settings.skip_self_test=[sampler]")
     assert [row["completions/failed_ratio"] for row in steps] == [0.25] * 4
     assert all(row["completions/min_length"] >= 1 for row in steps)
     assert any(row["grad_norm"] > 0 for row in steps)
