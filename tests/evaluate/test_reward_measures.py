@@ -52,7 +52,7 @@ def test_temperature_scaling_is_told_on_prompts_it_was_not_fitted_on():
     found = measure(judged)
     assert found["calibration"]["ece"] == pytest.approx(1 / (1 + math.exp(-6.0)) - 0.7, abs=1e-6)
     scaled = found["temperature_scaling"]
-    assert scaled["prompts"] == 100
+    assert scaled["prompts"] == scaled["calibration"]["n"] == 100
     assert scaled["temperature"] == pytest.approx(6.0 / math.log(0.7 / 0.3), rel=0.25)
     assert scaled["ece_after"] < 0.12 < scaled["ece_before"]
     assert "temperature_scaling" not in measure(judged[:5])
