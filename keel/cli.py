@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.advise.cli import add_arguments as advise_arguments
 from keel.bench.cli import add_arguments as bench_arguments
 from keel.errors import UserError
 
@@ -171,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
+    advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))  # its --json names a file
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
     sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")
@@ -190,7 +192,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     top = parser()
     if given[:2] == ["eval", "reward"]:
         given[:2] = ["eval-reward"]
-    names_a_file = given[:1] in (["bench"], ["eval-reward"])  # their --json
+    names_a_file = given[:1] in (["bench"], ["eval-reward"], ["advise"])  # their --json
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given

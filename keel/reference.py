@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from keel.advantages.credit import CreditRule
+from keel.advise.config import AdviseRecipe
 from keel.algorithms import ALGORITHMS, Algorithm
 from keel.config import FieldDoc, Section, describe
 from keel.pipeline import PipelineRecipe
@@ -37,6 +38,7 @@ _TITLES: Mapping[type[Section], str] = {
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     ServeRewardConfig: "`keel serve reward MODEL`",
     PipelineRecipe: "`keel run`",
+    AdviseRecipe: "`keel advise DATA`",
 }
 
 
@@ -50,6 +52,7 @@ def reference_markdown() -> str:
         DataShowRecipe,
         EvalRewardConfig,
         ServeRewardConfig,
+        AdviseRecipe,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}
     told: dict[str, list[FieldDoc]] = {}

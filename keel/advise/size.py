@@ -1,0 +1,103 @@
+"""How large a model is, from its config alone: no weights are read."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from keel.data.sources import package_file
+from keel.errors import ModelError, UserError
+from keel.models import tiny
+from keel.models.config import ModelOptions
+from keel.models.quiet import quiet
+from keel.models.tables import output_layer
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Counts of values. ``body`` are the weights of the matrices that every token goes through (of experts, as many as are chosen),
+    ``head`` those of the output layer, ``ports`` the sum of inputs and outputs of the body's matrices (adapters of rank r have r times
+    as many weights)."""
+
+    parameters: int
+    body: int
+    head: int
+    ports: int
+    layers: int
+    hidden: int
+    intermediate: int
+    cache: int  # keys and values of one token in one layer
+    vocab: int
+    bytes_per_token: float  # of text, as the tokenizer cuts it
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the advice."""
+        return asdict(self)
+
+
+def size_of(spec: str, options: ModelOptions) -> Size:
+    """The size of a model that ``load_model`` would load. Raises ModelError when its config cannot be read."""
+    try:
+        with quiet():
+            config, bytes_per_token = _config(spec, options)
+            vision = type(config) in transformers.AutoModelForImageTextToText._model_mapping
+            cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
+            with torch.device("meta"):
+                module = cls.from_config(config, trust_remote_code=options.trust_remote_code)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"the size of '{spec}' cannot be told: {str(error).splitlines()[0]}", "give a folder with a config.json, or tiny:llama"
+        ) from error
+    return _measure(module, config.get_text_config(), bytes_per_token)
+
+
+def _config(spec: str, options: ModelOptions) -> tuple[Any, float]:
+    """The config and how many bytes of text a token is worth: what byte-level vocabularies of a size give for plain text."""
+    if spec.startswith(tiny.PREFIX):
+        parsed = tiny.parse(spec, 0)
+        tokenizer = tiny.make_tokenizer(parsed.vocab, [], parsed.arch)
+        return tiny.ARCHITECTURES[parsed.arch](parsed, len(tokenizer), tokenizer), 1.6
+    path = package_file(spec) if spec.startswith("package:") else Path(spec).expanduser()
+    if path.suffix == ".gguf":
+        if importlib.util.find_spec("gguf") is None:
+            raise ModelError(f"reading '{path.name}' needs the package gguf", "pip install gguf")
+        if not path.is_file():
+            raise ModelError(f"model file '{path}' does not exist")
+        return transformers.AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name), 4.0
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"'{spec}' has no config.json", "give the folder that holds config.json and the weights")
+    name = str(path) if path.is_dir() else spec
+    more = {} if path.is_dir() or options.revision is None else {"revision": options.revision}
+    return transformers.AutoConfig.from_pretrained(name, trust_remote_code=options.trust_remote_code, **more), 4.0
+
+
+def _measure(module: Any, text: Any, bytes_per_token: float) -> Size:
+    head = output_layer(module)
+    matrices = [m for m in module.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    stacked = [p for p in module.parameters() if p.dim() == 3]
+    chosen = getattr(text, "num_experts_per_tok", None) or 0
+    active = sum(int(p.numel() * min(1.0, chosen / p.shape[0])) for p in stacked)
+    heads = text.num_attention_heads
+    kv = getattr(text, "num_key_value_heads", None) or heads
+    per_head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Size(
+        parameters=sum(p.numel() for p in module.parameters()),
+        body=sum(m.weight.numel() for m in matrices) + active,
+        head=head.weight.numel(),
+        ports=sum(sum(m.weight.shape) for m in matrices),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        cache=2 * kv * per_head,
+        vocab=head.weight.shape[0],
+        bytes_per_token=bytes_per_token,
+    )
