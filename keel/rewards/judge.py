@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.compose import Combine, Reward, apply_rewards
 from keel.rewards.composer import Composer
 from keel.rewards.source_config import OnFailure
 from keel.types import Group
@@ -25,15 +25,19 @@ class Judge:
     all_failed: bool = field(default=False, init=False)
 
     def __call__(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
-        with _warnings() as said:
-            judged = apply_rewards(groups, self.rewards, self.on_failure, self.composer.combine if self.composer is not None else None)
+        judged = self._judge(groups, self.composer.combine if self.composer is not None else None)
         self.all_failed = not any(bool(g.valid_G.any()) for g in judged)
-        self.failure = self.failure or _why(judged, said)
         return judged
 
     def evaluate(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
         """The same by the rewards' own weights throughout: what a run is measured by must not move with what it learned."""
-        return apply_rewards(groups, self.rewards, self.on_failure, self.composer.plain if self.composer is not None else None)
+        return self._judge(groups, self.composer.plain if self.composer is not None else None)
+
+    def _judge(self, groups: tuple[Group, ...], combine: Combine | None) -> tuple[Group, ...]:
+        with _warnings() as said:
+            judged = apply_rewards(groups, self.rewards, self.on_failure, combine)
+        self.failure = self.failure or _why(judged, said)  # also an evaluation's: a warning is said once
+        return judged
 
 
 def _why(groups: Sequence[Group], said: Sequence[str]) -> str:
