@@ -45,13 +45,13 @@ class DecodeWeights:
                 elif rows <= _MOST_PACKED_ROWS and torch.backends.mkl.is_available():
                     self._packed[id(weight)] = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach(), rows)
 
-    def product(self, x_RI: Tensor, weight_OI: Tensor) -> Tensor | None:
-        """``x W^T`` [R, O], or None when there is no copy of this weight."""
+    def product(self, x: Tensor, weight_OI: Tensor) -> Tensor | None:
+        """``x W^T`` [..., O] of float32 ``x``, or None when there is no copy of this weight."""
         transposed_IO = self._transposed.get(id(weight_OI))
         if transposed_IO is not None:
-            return torch.mm(x_RI, transposed_IO)
+            return torch.matmul(x, transposed_IO)
         packed = self._packed.get(id(weight_OI))
-        return None if packed is None else torch.ops.mkl._mkl_linear(x_RI, packed, weight_OI, None, len(x_RI))
+        return None if packed is None else torch.ops.mkl._mkl_linear(x, packed, weight_OI, None, x.numel() // x.shape[-1])
 
 
 _NO_COPIES = DecodeWeights((), 0, 0)
@@ -74,12 +74,12 @@ def narrow_linears(copies: DecodeWeights = _NO_COPIES) -> Iterator[None]:
 def narrow_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """``F.linear``, by the product that is faster: the result [..., O] may not be contiguous."""
     rows = x.numel() // max(1, x.shape[-1])
-    if rows < 2 or not _float32_cpu(x, weight_OI):
+    if rows < 2 or x.dtype != torch.float32:
         return F.linear(x, weight_OI, bias_O)
-    out_RO = _copies.product(x.reshape(rows, -1), weight_OI)
-    if out_RO is not None:
-        return (out_RO if bias_O is None else out_RO.add_(bias_O)).unflatten(0, x.shape[:-1])
-    if rows > _MOST_ROWS or weight_OI.numel() < _SMALLEST_WEIGHT:
+    out = _copies.product(x, weight_OI)
+    if out is not None:
+        return out if bias_O is None else out.add_(bias_O)
+    if rows > _MOST_ROWS or weight_OI.numel() < _SMALLEST_WEIGHT or not _float32_cpu(x, weight_OI):
         return F.linear(x, weight_OI, bias_O)
     out_OR = torch.mm(weight_OI, x.reshape(rows, -1).t())
     if bias_O is not None:

@@ -15,7 +15,6 @@ from keel.models.attention import AttentionOptions
 from keel.models.packed import PackedPlan
 
 _OUT_OF_SIGHT = -1e30  # finite, so that a prompt wholly outside the window gives weight 0 and not NaN
-_SMALLEST = -80.0  # exp of it vanishes beside 1 in float32, and CPU libraries take a 60 times slower path for what underflows
 _FIRST_CAPACITY = 64
 
 
@@ -91,25 +90,11 @@ class PrefillPlan:
         return self.packed.attend(layer, query_BHLD, key_BKLD, value_BKLD, options)
 
 
-@dataclass(frozen=True, slots=True)
-class _Partial:
-    """Attention over some of the keys, not yet normalised: sum of weights * v, the largest score, sum of weights. All [..., x]."""
-
-    out: Tensor
-    peak: Tensor
-    mass: Tensor
-
-    def rows(self, width: int, index: Tensor) -> _Partial:
-        """Regroup: rows of ``width`` entries, picked by index."""
-        parts = (self.out, self.peak, self.mass)
-        return _Partial(*(x.reshape(-1, width * x.shape[-1]).index_select(0, index).view(-1, width, x.shape[-1]) for x in parts))
-
-
 class DecodePlan:
     """One new token a row: each row sees its prompt, which it shares, and its own completion.
 
     Queries of one prompt are gathered side by side, so that a prompt's keys are read once for all of its samples (a product
-    [group x heads, D] x [D, P]); completions are products of their own. The two parts are joined by their softmax statistics.
+    [group x heads, D] x [D, P]); completions are products of their own. The scores of both are laid side by side for one softmax.
     """
 
     def __init__(self, cache: Cache, prompt_B: Tensor) -> None:
@@ -156,14 +141,20 @@ class DecodePlan:
         keys, values = self.cache.append(layer, key_BKLD[:, :, 0], value_BKLD[:, :, 0])
         if options.sliding_window is not None:
             keys, values = keys[:, :, -options.sliding_window :], values[:, :, -options.sliding_window :]
-        own = _partial(query_XRD, keys.flatten(0, 1).transpose(1, 2), values.flatten(0, 1), options.softcap, None)
-
-        to_grid, from_grid, width = self._grid(key_heads)
         prompt_keys, prompt_values = (x.flatten(0, 1) for x in self.cache.prompts[layer])
-        grid = query_XRD.reshape(-1, repeat * dim).index_select(0, to_grid).view(-1, width * repeat, dim)
-        shared = _partial(grid, prompt_keys, prompt_values, options.softcap, self._bias(options.sliding_window, key_heads))
-        sinks_1KR1 = None if options.sinks_H is None else options.sinks_H.view(1, key_heads, repeat, 1)
-        joined = _join(own, shared.rows(repeat, from_grid), sinks_1KR1)
+        to_grid, from_grid, width = self._grid(key_heads)
+        queries = _regrouped(query_XRD, to_grid, width)
+        shared = _scores(queries, prompt_keys, options.softcap).add_(self._bias(options.sliding_window, key_heads))
+        own = _scores(query_XRD, keys.flatten(0, 1).transpose(1, 2), options.softcap)
+        scores = [_regrouped(shared, from_grid, 1, repeat), own]
+        if options.sinks_H is not None:
+            sinks_KR1 = options.sinks_H.float().view(1, key_heads, repeat, 1)
+            scores.append(sinks_KR1.expand(rows, -1, -1, -1).reshape(-1, repeat, 1))
+        weights = torch.cat(scores, -1).softmax(-1).to(value_BKLD.dtype)
+        seen, longest = keys.shape[2], prompt_keys.shape[2]
+        from_prompt = torch.bmm(_regrouped(weights[..., :longest], to_grid, width), prompt_values).float()
+        from_own = torch.bmm(weights[..., longest : longest + seen], values.flatten(0, 1)).float()
+        joined = from_own + _regrouped(from_prompt, from_grid, 1, repeat)
         return joined.to(value_BKLD.dtype).view(rows, 1, heads, -1)
 
     def _grid(self, key_heads: int) -> tuple[Tensor, Tensor, int]:
@@ -196,27 +187,14 @@ class DecodePlan:
         return self._biases[(window, key_heads)]
 
 
-def _partial(query_XRD: Tensor, key_XDT: Tensor, value_XTD: Tensor, softcap: float | None, bias_X1T: Tensor | None) -> _Partial:
-    scores = torch.bmm(query_XRD, key_XDT).float()
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if bias_X1T is not None:
-        scores += bias_X1T
-    peak = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(peak).clamp_(min=_SMALLEST).exp_()
-    return _Partial(torch.bmm(weights.to(value_XTD.dtype), value_XTD).float(), peak, weights.sum(-1, keepdim=True))
+def _scores(query_XRD: Tensor, key_XDT: Tensor, softcap: float | None) -> Tensor:
+    scores_XRT = torch.bmm(query_XRD, key_XDT).float()
+    return scores_XRT if softcap is None else torch.tanh(scores_XRT / softcap) * softcap
 
 
-def _join(a: _Partial, b: _Partial, sinks_1KR1: Tensor | None) -> Tensor:
-    """Softmax over the keys of both parts, and over a sink that has no value."""
-    peak = torch.maximum(a.peak, b.peak)
-    sinks = None
-    if sinks_1KR1 is not None:
-        _, key_heads, repeat, _ = sinks_1KR1.shape
-        sinks = sinks_1KR1.float().expand(peak.shape[0] // key_heads, -1, -1, -1).reshape(-1, repeat, 1)
-        peak = torch.maximum(peak, sinks)
-    scale_a, scale_b = ((part.peak - peak).clamp_(min=_SMALLEST).exp_() for part in (a, b))
-    mass = a.mass * scale_a + b.mass * scale_b
-    if sinks is not None:
-        mass = mass + (sinks - peak).exp_()
-    return (a.out * scale_a + b.out * scale_b) / mass
+def _regrouped(x: Tensor, index: Tensor, width: int, rows: int = 0) -> Tensor:
+    """Entries of ``x`` [X, R, Z], one a (row, head), picked by ``index`` and put ``width`` to a group: [-1, width * R, Z]. With ``rows`` (R)
+    ``x`` is grouped and comes apart again."""
+    last = x.shape[-1]
+    height = rows or x.shape[1]
+    return x.reshape(-1, height * last).index_select(0, index).view(-1, width * height, last)
