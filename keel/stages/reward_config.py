@@ -39,6 +39,4 @@ class EarlierConfig(Section):
 
     data: DataConfig = Field(description="The earlier data.")
     replay: float = Field(default=0.25, ge=0, description="Earlier records beside the new ones, as a share of these.")
-    held_out: float = Field(
-        default=0.2, gt=0, lt=1, description="Share of the earlier prompts that is only measured, before and after."
-    )
+    held_out: float = Field(default=0.2, gt=0, lt=1, description="Share of the earlier prompts that is only measured, before and after.")
