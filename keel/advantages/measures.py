@@ -65,16 +65,20 @@ def _text_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     texts = [r.tokens_T[r.sampled_T] for r in rollouts]
     pairs = [torch.stack([t[:-1], t[1:]]) for t in texts]
     tokens_N, pairs_N, logprobs_N = torch.cat(texts), torch.cat(pairs, 1), torch.cat([r.logprobs_T[r.sampled_T] for r in rollouts])
-    ratios = [len(t.unique()) / len(t) for t in texts if len(t)]
+    ratios = [_distinct(t) / len(t) for t in texts if len(t)]
     if not ratios:
         return {}
     joined_N = pairs_N[0] * (int(tokens_N.max()) + 1) + pairs_N[1]
     return {
         "completions/unique_token_ratio": sum(ratios) / len(ratios),
-        "completions/distinct_1": len(tokens_N.unique()) / len(tokens_N),
-        "completions/distinct_2": len(joined_N.unique()) / len(joined_N) if len(joined_N) else 0.0,
+        "completions/distinct_1": _distinct(tokens_N) / len(tokens_N),
+        "completions/distinct_2": _distinct(joined_N) / len(joined_N) if len(joined_N) else 0.0,
         "completions/perplexity": math.exp(-float(logprobs_N.double().mean())),
     }
+
+
+def _distinct(values_N: Tensor) -> int:
+    return len(set(values_N.tolist()))
 
 
 def _length_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -38,9 +38,6 @@ def _named(recipe: ModelRecipe) -> Iterator[tuple[str, str, bool]]:
     if isinstance(recipe, RewardRecipe) and recipe.teacher is not None:
         for k, teacher in enumerate(recipe.teacher.paths):
             yield f"teacher.paths.{k}", teacher, True
-    if isinstance(recipe, RewardRecipe) and recipe.teacher is not None:
-        for k, teacher in enumerate(recipe.teacher.paths):
-            yield f"teacher.paths.{k}", teacher, True
     rewards = recipe.rewards if isinstance(recipe, EvalRecipe | RLRecipe) else []
     for i, reward in enumerate(rewards):
         if isinstance(reward, ModelReward):
