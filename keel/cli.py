@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import logging
 import os
@@ -206,6 +208,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+
+
+def _disk_trouble(error: OSError) -> UserError:
+    """A file that could not be written in the middle of work, wherever that was."""
+    where = f"{error.filename}: " if error.filename else ""
+    return UserError(
+        f"{where}{error.strerror}", "free some space, or make it writable, and start the same command again: a run goes on where it was"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted (resumable)."""
     args = parse(argv)
@@ -220,16 +233,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser().print_help()
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show Chinese shows its escapes
     try:
         summary = args.action(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        print(f"error: {_disk_trouble(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     if summary is not None and args.json:
-        print(json.dumps(summary, ensure_ascii=False))
+        from keel.runs.logs import plain
+
+        print(json.dumps(plain(summary), ensure_ascii=False, allow_nan=False))
     return 130 if summary is not None and summary.get("interrupted") else 0
 
 

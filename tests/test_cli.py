@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,10 +89,11 @@ def test_doctor(capfd: pytest.CaptureFixture[str]) -> None:
     assert "passed  resume" in captured.err
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
-def test_an_interrupt_is_no_traceback(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+FULL, GONE = OSError(errno.ENOSPC, "No space left on device", "runs/a/samples"), OSError(errno.ENOENT, "No such file", "x")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FULL, GONE])
+def test_an_interrupt_is_no_traceback(error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def stop(*_: object, **__: object) -> None:
         raise error
 
@@ -98,6 +101,24 @@ def test_an_interrupt_is_no_traceback(
     if error is KeyboardInterrupt:
         assert main(["sft", "recipes/tiny_sft.yaml"]) == 130
         assert capfd.readouterr().err.strip() == "interrupted"
+    elif error is FULL:
+        assert main(["sft", "recipes/tiny_sft.yaml"]) == 2
+        assert capfd.readouterr().err.startswith("error: runs/a/samples: No space left on device\n  hint: free some space")
     else:
-        with pytest.raises(error):  # a fault of the program is not hidden as one of the user's
+        with pytest.raises(OSError, match="No such file"):  # a fault of the program is not hidden as one of the user's
             main(["sft", "recipes/tiny_sft.yaml"])
+
+
+def test_a_terminal_that_cannot_show_chinese(root: Path, tmp_path: Path) -> None:
+    """Standard output of another encoding gets escapes; the JSON line is still the same JSON."""
+    file = tmp_path / "\u6587.jsonl"
+    file.write_text('{"prompt": "\u4f60\u597d"}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "keel.cli", "data", "show", str(file), "--json"]
+    done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["path"] == str(file)
+
+
+def test_numbers_that_are_none_are_valid_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("keel.stages.run.run_verb", lambda *_, **__: {"loss": float("nan")})
+    assert main(["sft", "recipes/tiny_sft.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"loss": "NaN"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,9 +23,26 @@ if TYPE_CHECKING:
     from keel.models.model import Model
 
 
+@contextmanager
+def _into(folder: Path) -> Iterator[None]:
+    """Files are written into ``folder`` here; whatever the libraries raise when the disk is full becomes one ModelError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except Exception as error:  # tokenizers raises Exception itself, with the number of the system's error in its text
+        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
+            raise
+        hint = "free some space and start the same command again: the last checkpoint stands"
+        raise ModelError(f"{folder}: the model cannot be written: {error}", hint) from error
+
+
 def save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> None:
     """See ``Model.save``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with _into(folder):
+        _save_model(model, folder, tokenizer, processor)
+
+
+def _save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> None:
     tokenizer = copy.deepcopy(tokenizer)
     state = lora.merged_state(model.module)
     if not model.lm_head:
@@ -99,8 +119,7 @@ def save_adapter(model: Model, folder: Path) -> None:
     """See ``Model.save_adapter``."""
     if model.peft_model is None:
         raise ModelError("this model has no adapter to save", "train it with LoRA, or save the whole model")
-    folder.mkdir(parents=True, exist_ok=True)
     grown = input_table(model.module).requires_grad  # rows of added tokens were trained
-    with quiet():
+    with _into(folder), quiet():
         model.peft_model.save_pretrained(str(folder), save_embedding_layers=grown)
     heads.save_heads(folder, model.heads)

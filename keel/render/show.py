@@ -36,7 +36,8 @@ def explain(renderer: Renderer, unit: Unit) -> Text:
 def show(dataset: Dataset, renderer: Renderer, n: int, console: Console) -> None:
     """Print what was detected and the first ``n`` records as they are trained on."""
     kinds = ", ".join(f"{v} {k}" for k, v in dataset.counts.items() if k not in ("rows", "records", "bad"))
-    console.print(f"{dataset.source}: {dataset.counts['rows']} rows, layout [bold]{dataset.layout}[/bold] ({kinds})")
+    found = f"{dataset.source}: {dataset.counts['rows']} rows, layout "
+    console.print(Text.assemble(found, (dataset.layout, "bold"), f" ({kinds})"), soft_wrap=True)
     if dataset.bad:
         console.print(f"{len(dataset.bad)} bad rows, the first ones:", style="red")
         for row in dataset.bad[:5]:
@@ -58,15 +59,15 @@ def show(dataset: Dataset, renderer: Renderer, n: int, console: Console) -> None
         place = prompt_of(record).source_id
         if isinstance(record, Comparison):
             body = Text(f"{record.outcome} of:\n1. {record.candidates[0].text}\n2. {record.candidates[1].text}")
-            console.print(Panel(body, title=f"{place} comparison by {record.annotator_id}", title_align="left"))
+            console.print(Panel(body, title=Text(f"{place} comparison by {record.annotator_id}"), title_align="left"))
             continue
         result = renderer.unit(record)
         if isinstance(result, Unit):
             trained = sum(int(b.trained_T.sum()) for b in result.branches)
             title = f"{place} {type(record).__name__.lower()}: {len(result.prompt)} prompt tokens, {trained} trained"
-            console.print(Panel(renderer.explain(result), title=title, title_align="left"))
+            console.print(Panel(renderer.explain(result), title=Text(title), title_align="left"))
         else:
-            console.print(Panel(Text(result.reason, style="red"), title=f"{place} refused", title_align="left"))
+            console.print(Panel(Text(result.reason, style="red"), title=Text(f"{place} refused"), title_align="left"))
 
 
 def _tokens(renderer: Renderer, ids: Sequence[int], styles: Sequence[str], images: Sequence[int]) -> Text:

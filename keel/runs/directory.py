@@ -118,8 +118,8 @@ class RunDir:
             manifest = {**before, "config": wanted["config"], "starts": [*before.get("starts", ()), {**start, "changed": warnings}]}
             for warning in warnings:
                 log.warning("%s: resumed with %s; the result may not be bit-identical to an undisturbed run", path, warning)
+        write_atomic(path / MANIFEST, _record(manifest))  # first: pieces of a run without it are no run
         (path / SAMPLES).mkdir(exist_ok=True)
-        write_atomic(path / MANIFEST, _record(manifest))
         DISK.sync_dir(path.parent)
         return cls(path, lock, manifest, warnings, before is not None)
 

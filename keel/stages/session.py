@@ -73,7 +73,10 @@ class Session:
             }
         self.bus.emit("run_finished", result.step if result is not None else 0)
         self.run.finish(whole)
-        write_report(self.run.path / "report.html", collect(self.run.path))
+        try:
+            write_report(self.run.path / "report.html", collect(self.run.path))
+        except OSError as error:  # the run is finished all the same
+            log.warning("the report could not be written (%s); `keel report %s` writes it again", error.strerror, self.run.path)
         return whole
 
 

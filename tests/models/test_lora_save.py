@@ -81,6 +81,22 @@ def test_adapter_loads_in_peft(load, tmp_path) -> None:
     torch.testing.assert_close(logits(loaded.model), own, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")])
+@pytest.mark.parametrize("into", ["model", "adapter"])
+def test_a_full_disk_while_saving_is_one_clear_error(load, tmp_path, monkeypatch, raised: Exception, into: str) -> None:
+    """The tokenizers library raises Exception itself."""
+    loaded = load("llama", lora=LoraConfig(r=2))
+
+    def full(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(type(loaded.tokenizer), "save_pretrained", full)
+    monkeypatch.setattr(peft.PeftModel, "save_pretrained", full)
+    with pytest.raises(ModelError, match=r"cannot be written.*No space left") as error:
+        loaded.model.save(tmp_path, loaded.tokenizer, None) if into == "model" else loaded.model.save_adapter(tmp_path)
+    assert str(tmp_path) in error.value.message
+
+
 def test_adapters_of_gpt2(load, tmp_path) -> None:
     """Its layers are no nn.Linear, and their weights are transposed."""
     tokenizer = load("llama").tokenizer

@@ -18,6 +18,14 @@ def said(text):
     return (Message("assistant", text),)
 
 
+def test_names_with_brackets_are_shown_as_they_are(tokenizers, tmp_path):
+    file = tmp_path / "a[b]c.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "b <|im_end|>"}\n')
+    out = io.StringIO()
+    show(read(str(file)), Renderer(tokenizers["chatml"]), 2, Console(file=out, width=400))
+    assert out.getvalue().count("a[b]c.jsonl") == 3
+
+
 def test_explain_tells_prompt_from_trained_and_untrained(tokenizers):
     r = Renderer(tokenizers["chatml"])
     turns = (*said("Red."), Message("user", "Sure?"), *said("Yes."))

@@ -221,6 +221,19 @@ def test_no_permission_to_write(tmp_path: Path, exists: bool) -> None:
     assert "choose a run_dir that you may write to" in caught.value.hint
 
 
+def test_a_start_that_found_the_disk_full_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a run stands before its manifest."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keel.runs.directory.write_atomic", full)
+        with pytest.raises(RunError, match="No space left"):
+            start(tmp_path)
+    start(tmp_path).close()
+
+
 def test_a_folder_with_other_files_is_fine_one_with_pieces_of_a_run_is_not(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "out.log").write_text("")
