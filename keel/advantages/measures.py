@@ -78,7 +78,8 @@ def _text_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _distinct(values_N: Tensor) -> int:
-    return len(set(values_N.tolist()))
+    """Different values among at least one."""
+    return 1 + int((values_N.sort().values.diff() != 0).sum())
 
 
 def _length_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -193,7 +193,7 @@ def _scores(query_XRD: Tensor, key_XDT: Tensor, softcap: float | None) -> Tensor
 
 
 def _regrouped(x: Tensor, index: Tensor, width: int, rows: int = 0) -> Tensor:
-    """Entries of ``x`` [X, R, Z], one a (row, head), picked by ``index``, ``width`` of them to a group: [-1, width * R, Z]. With ``rows`` (R)
+    """Entries of ``x`` [X, R, Z], a (row, head) each, picked by ``index``, ``width`` to a group: [-1, width * R, Z]. With ``rows`` (R)
     ``x`` is grouped and comes apart again."""
     last = x.shape[-1]
     height = rows or x.shape[1]
