@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -22,20 +23,20 @@ def gym(config: GymReward) -> TextReward:
     if importlib.util.find_spec("reasoning_gym") is None:
         raise UserError(f"reward {config.name!r} needs the library reasoning-gym", "pip install 'keel-align[gym]'")
 
+    library: Any = importlib.import_module("reasoning_gym")  # by name: it is an extra, which types need not know
+
     def judge(prompt: Prompt, text: str) -> Score:
         entry = column_of(prompt.meta, config.entry) if config.entry else _entry(prompt)
         name = column_of(entry, "metadata.source_dataset") if isinstance(entry, Mapping) else None
         if not isinstance(name, str):
             return failure("no task: the row needs the columns of reasoning-gym's entries (answer, metadata with source_dataset)")
-        import reasoning_gym
-
         try:
-            scorer = reasoning_gym.get_score_answer_fn(name)
+            scorer = library.get_score_answer_fn(name)
         except ValueError as error:
             return failure(f"no such task: {error}")
         tagged = _TAGGED.findall(text)
         answer = tagged[-1] if tagged else text.strip()
-        value: Any = scorer(answer, entry)  # pyright: ignore[reportCallIssue] (the library's annotation lacks the arguments)
+        value: Any = scorer(answer, entry)
         return Score(float(value), f"{name}: answered {answer[:60]!r}")
 
     return judge
