@@ -41,7 +41,7 @@ from keel.types import Prompt
 
 SHARE = 0.5  # of the measured rate of products that a whole step reaches
 FIXED = 0.6e9
-MICROBATCH = 4096  # learner.BatchConfig.microbatch_tokens
+MICROBATCH = 2048  # learner.BatchConfig.microbatch_tokens
 ROWS = 128  # rollout.SamplerConfig.max_rows
 _HEAD_ROWS = 256
 _TEMPLATE = 8  # tokens around a turn

@@ -24,8 +24,9 @@ def side_summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def summary(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """The whole result: the sides, ``speedup`` and ``speedup_tuned`` (TRL's median step over Keel's), ``memory_ratio`` (Keel's peak over
-    stock TRL's) and the same above loading, ``roofline_share``."""
+    """The whole result: the sides, ``speedup`` and ``speedup_tuned`` (TRL's median step over Keel's), their ranges over the repeats, the
+    same of processor seconds (``cpu_``, which other programs disturb less), ``memory_ratio`` (Keel's peak over stock TRL's) and the same
+    above loading, ``roofline_share``."""
     keel = runs["keel"]
     found: dict[str, Any] = {side: side_summary(of) for side, of in runs.items()}
     for side, name in (("trl", "speedup"), ("trl_tuned", "speedup_tuned")):
@@ -33,6 +34,7 @@ def summary(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
             found[name] = found[side]["step_s"] / found["keel"]["step_s"]
             pairs = [theirs["step_s"] / ours["step_s"] for theirs, ours in zip(runs[side], keel, strict=True)]
             found[f"{name}_range"] = [min(pairs), max(pairs)]
+            found[f"cpu_{name}"] = found[side]["cpu_s"] / found["keel"]["cpu_s"]
     if "trl" in runs:
         found["memory_ratio"] = found["keel"]["peak_mb"] / found["trl"]["peak_mb"]
         found["memory_ratio_above_loaded"] = found["keel"]["above_loaded_mb"] / max(1.0, found["trl"]["above_loaded_mb"])
@@ -42,12 +44,14 @@ def summary(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 
 def table(found: Mapping[str, Any]) -> str:
     """Markdown: a line a side, then the ratios."""
-    lines = ["| side | step s | tokens/s | peak MB | above loading MB | page faults |", "|---|---|---|---|---|---|"]
+    lines = ["| side | step s | CPU s | tokens/s | peak MB | above loading MB | page faults |", "|---|---|---|---|---|---|---|"]
     for side in SIDES:
         if side in found:
             f = found[side]
-            numbers = (f"{f['step_s']:.3f}", f"{f['tokens_per_s']:.0f}", f"{f['peak_mb']:.0f}", f"{f['above_loaded_mb']:.0f}")
-            lines.append(f"| {side} | {' | '.join(numbers)} | {f['page_faults']:.0f} |")
-    ratios = [f"{name} {found[name]:.2f}" for name in ("speedup", "speedup_tuned", "memory_ratio") if name in found]
+            times = f"{f['step_s']:.3f} | {f['cpu_s']:.3f} | {f['tokens_per_s']:.0f}"
+            memory = f"{f['peak_mb']:.0f} | {f['above_loaded_mb']:.0f}"
+            lines.append(f"| {side} | {times} | {memory} | {f['page_faults']:.0f} |")
+    names = ("speedup", "speedup_tuned", "cpu_speedup", "cpu_speedup_tuned", "memory_ratio")
+    ratios = [f"{name} {found[name]:.2f}" for name in names if name in found]
     parts = ", ".join(f"{name.removesuffix('_s')} {seconds:.3f}" for name, seconds in found["keel"]["parts"].items())
     return "\n".join([*lines, "", ", ".join([*ratios, f"roofline share {found['roofline_share']:.2f}"]), f"keel's seconds: {parts}"])

@@ -52,7 +52,12 @@ class OptimConfig(Section):
 class BatchConfig(Section):
     """How many tokens go through the model at once. Results do not depend on it, memory does."""
 
-    microbatch_tokens: int = Field(default=4096, ge=1, description="Tokens of a forward and backward pass, shared prompts counted once.")
+    microbatch_tokens: int = Field(
+        default=2048,
+        ge=1,
+        description="Tokens of a forward and backward pass, shared prompts counted once. Fewer take less memory, and on a CPU no more "
+        "time; a GPU is busier with more.",
+    )
     inference_tokens: int = Field(
         default=16384, ge=1, description="Tokens of a pass without gradients (log-probabilities, values, scores)."
     )

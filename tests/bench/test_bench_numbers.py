@@ -105,7 +105,7 @@ def test_the_clock_leaves_the_first_step_out_and_adds_stretches_up() -> None:
 
 def one(step_s: float, peak: float = 200.0, **more: Any) -> dict[str, Any]:
     fixed = {
-        "cpu_s": step_s,
+        "cpu_s": 2 * step_s,
         "page_faults": 1.0,
         "loaded_mb": 100.0,
         "tokens": [10, 30],
@@ -129,10 +129,11 @@ def test_the_summary_is_medians_and_their_ratios() -> None:
     assert found["speedup"] == 30 / 4
     assert found["speedup_range"] == [5.0, 15.0]
     assert found["speedup_tuned"] == 9 / 4
+    assert found["cpu_speedup"] == 60 / 8
     assert found["memory_ratio"] == 200 / 500
     assert found["memory_ratio_above_loaded"] == 100 / 400
     assert found["roofline_share"] == 2.0 / 4.0  # of shares 2/4, 2/2, 2/8
-    assert "| trl | 30.000 | 1 | 500 | 400 | 1 |" in table(found)
+    assert "| trl | 30.000 | 60.000 | 1 | 500 | 400 | 1 |" in table(found)
     alone = summary({"keel": runs["keel"]})
     assert "speedup" not in alone
     assert "roofline share 0.50" in table(alone)
