@@ -22,8 +22,8 @@ Finished = Callable[[str], Path]
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("sft", "4 of 38 units a step, micro-batches of up to 4096 tokens; 4 updates in 4 steps, 1 of them warm-up"),
-        ("ppo", "4 of 32 prompts x 4 samples a step, micro-batches of up to 4096 tokens; 8 updates in 4 steps, 1 of them warm-up"),
+        ("sft", "4 of 38 units a step, micro-batches of up to 2048 tokens; 4 updates in 4 steps, 1 of them warm-up"),
+        ("ppo", "4 of 32 prompts x 4 samples a step, micro-batches of up to 2048 tokens; 8 updates in 4 steps, 1 of them warm-up"),
     ],
 )
 def test_the_batch_is_said_before_training(name: str, line: str, finished: Finished, rows: Rows) -> None:
