@@ -12,6 +12,7 @@ from keel.bench.compare import Plan, compare
 from keel.bench.report import SIDES
 from keel.bench.workload import Workload
 from keel.errors import UserError
+from keel.figures import grid, save
 
 log = logging.getLogger("keel")
 
@@ -68,13 +69,8 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """Seconds of a step above, peak memory below, one column an axis. Raises UserError when the file cannot be written."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     names = list(dict.fromkeys(p["axis"] for p in found["points"]))
-    figure, rows = pyplot.subplots(2, len(names), figsize=(2.7 * len(names), 5), squeeze=False, layout="constrained")
+    figure, rows = grid(2, len(names), 2.7 * len(names), 5)
     for column, name in enumerate(names):
         points = [p for p in found["points"] if p["axis"] == name]
         for row, number, label in ((0, "step_s", "seconds a step"), (1, "peak_mb", "peak memory, MB")):
@@ -89,10 +85,4 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             if column == 0:
                 axis.set_ylabel(label, fontsize=8)
     rows[0][0].legend(fontsize=7)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=90)
-    except OSError as error:
-        raise UserError(f"--plot {path} cannot be written: {error.strerror}") from error
-    finally:
-        pyplot.close(figure)
+    save(figure, path)

@@ -7,19 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.errors import UserError
+from keel.figures import grid, save
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
     """Draw what ``sweep`` found: a row a task, means over the seeds, the band from the lowest to the highest seed. Raises UserError when
     the file cannot be written."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     tasks = list(dict.fromkeys(r["task"] for r in found["runs"]))
-    figure, axes = pyplot.subplots(len(tasks), 2, figsize=(8, 2.6 * len(tasks)), squeeze=False, layout="constrained")
+    figure, axes = grid(len(tasks), 2, 8, 2.6 * len(tasks))
     for row, task in zip(axes, tasks, strict=True):
         for axis, metric in zip(row, ("right", found["shows"]), strict=True):
             for label in dict.fromkeys(r["label"] for r in found["runs"]):
@@ -31,13 +26,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             axis.tick_params(labelsize=7)
         row[0].set_ylim(0, 1)
         row[0].legend(fontsize=7)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=80)
-    except OSError as error:
-        raise UserError(f"--plot {path} cannot be written: {error.strerror}") from error
-    finally:
-        pyplot.close(figure)
+    save(figure, path)
 
 
 def _band(axis: Any, curves: Sequence[Sequence[float | None]], label: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.errors import RunError, UserError
+from keel.errors import RunError
+from keel.figures import grid, save
 from keel.runs import logs
 from keel.runs.directory import ABANDONED, EVENTS, METRICS
 
@@ -18,18 +19,13 @@ def plot_runs(runs: Sequence[Path], metrics: Sequence[str], path: Path) -> None:
 
     Raises RunError for a folder without metrics or a metric that no run has, UserError where the file cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = {run: _rows(run, METRICS) for run in runs}
     for metric in metrics:
         if not any(metric in row for of in rows.values() for row in of):
             there = sorted({name for of in rows.values() for row in of for name in row})
             raise RunError(f"no run has the metric {metric!r}", f"there are: {', '.join(there)}")
     names = _names(runs)
-    figure, axes = pyplot.subplots(1, len(metrics), figsize=(4 * len(metrics), 2.8), squeeze=False, layout="constrained")
+    figure, axes = grid(1, len(metrics), 4 * len(metrics), 2.8)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for run in runs:
             _draw(axis, run, metric, rows[run], names[run])
@@ -37,13 +33,7 @@ def plot_runs(runs: Sequence[Path], metrics: Sequence[str], path: Path) -> None:
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0][0].legend(fontsize=7)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=80)
-    except (OSError, ValueError) as error:  # ValueError: a format that it does not know
-        raise UserError(f"--plot {path} cannot be written: {error}") from error
-    finally:
-        pyplot.close(figure)
+    save(figure, path)
 
 
 def _rows(run: Path, file: str) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.figures import grid, save
+
 METHODS = {"best_of_n": "best of n", "rl": "RL", "dpo": "DPO"}
 Found = Mapping[str, Any]
 
@@ -17,10 +19,7 @@ def markdown(found: Found) -> str:
 
 def plot(found: Found, file: Path) -> None:
     """The curves of a study as a PNG."""
-    import matplotlib.figure
-
-    draw = _overoptimisation_plot if found["study"] == "overoptimisation" else _frontier_plot
-    draw(found, matplotlib.figure.Figure).savefig(file, dpi=80)
+    save(_overoptimisation_plot(found) if found["study"] == "overoptimisation" else _frontier_plot(found), file, "--out")
 
 
 def between(s: Mapping[str, float | None], digits: int = 2) -> str:
@@ -55,9 +54,9 @@ def _verdicts(found: Found) -> list[str]:
     return [*lines, f"- **verdict**: {'; '.join(found['verdict']['reasons'])}"]
 
 
-def _overoptimisation_plot(found: Found, figure_class: Any) -> Any:
-    figure = figure_class(figsize=(13, 4.2), layout="constrained")
-    for axis, method in zip(figure.subplots(1, len(METHODS)), METHODS, strict=True):
+def _overoptimisation_plot(found: Found) -> Any:
+    figure, axes = grid(1, len(METHODS), 13, 4.2)
+    for axis, method in zip(axes[0], METHODS, strict=True):
         curves = [c for c in found["curves"] if c["method"] == method]
         for k, c in enumerate(curves):
             _line(axis, c["points"], "gold", c["reward"], f"C{k}", "-")
@@ -104,9 +103,8 @@ def _frontier_table(found: Found) -> str:
     return "\n".join([*lines, "", f"Equal for all: {equal['model']}, {told}, optimizer and learning rate."])
 
 
-def _frontier_plot(found: Found, figure_class: Any) -> Any:
-    figure = figure_class(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
+def _frontier_plot(found: Found) -> Any:
+    figure, ((axis,),) = grid(1, 1, 8, 5)
     for k, name in enumerate(a["algorithm"] for a in found["algorithms"]):
         runs = [r for r in found["runs"] if r["algorithm"] == name]
         for r in runs:
