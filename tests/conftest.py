@@ -6,10 +6,14 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from keel.models.config import LoraConfig
+    from keel.models.loading import Loaded  # not for the tests that need no model: it takes seconds
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +41,34 @@ def proofs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def own_proofs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test of models' insides: it finds no verdict of a proof, and leaves none."""
+    from keel.models import prove
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(prove, "_memory", {})
+
+
+@pytest.fixture
+def load() -> Callable[..., Loaded]:
+    """``load("llama", lora=..., heads=...)``: a tiny model with weights large enough to show errors, in float32."""
+    from keel.errors import ModelError
+    from keel.models.config import ModelOptions
+    from keel.models.loading import load_model
+
+    def make(arch: str, query: str = "std=0.15", lora: LoraConfig | None = None, heads: frozenset = frozenset(), **options) -> Loaded:
+        spec = arch if Path(arch).is_dir() else f"tiny:{arch}?{query}"
+        try:
+            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, seed=3, new_heads=True)
+        except ModelError as error:
+            if "torchvision" in str(error):
+                pytest.skip(str(error))
+            raise
+
+    return make
 
 
 @pytest.fixture(scope="session")

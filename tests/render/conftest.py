@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from keel.render.config import RenderConfig
+from keel.render.renderer import Renderer
+from keel.types import Unit
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -125,6 +132,30 @@ def tokenizers() -> dict[str, Any]:
     made["llama3"] = make_tokenizer(LLAMA3, bos=True)
     made["metaspace"] = make_tokenizer(None, metaspace=True)
     return made
+
+
+@pytest.fixture
+def render(tokenizers: dict[str, Any]) -> Callable[..., Renderer]:
+    """``render("chatml", max_prompt=4)``: a renderer with that tokenizer and those settings."""
+    return lambda name, **config: Renderer(tokenizers[name], config=RenderConfig(**config))
+
+
+@pytest.fixture
+def trained_text() -> Callable[..., list[str]]:
+    """``trained_text(renderer, unit, k)``: the runs of trained tokens of a branch, as text."""
+
+    def runs(renderer: Renderer, unit: Unit, k: int = 0) -> list[str]:
+        branch = unit.branches[k]
+        tokens = zip(branch.tokens_T.tolist(), branch.trained_T.tolist())
+        return [renderer.tokenizer.decode([t for t, _ in run]) for trained, run in groupby(tokens, key=itemgetter(1)) if trained]
+
+    return runs
+
+
+@pytest.fixture
+def whole() -> Callable[..., str]:
+    """``whole(renderer, unit, k)``: prompt and branch as text."""
+    return lambda renderer, unit, k=0: renderer.tokenizer.decode(torch.cat([unit.prompt.tokens_T, unit.branches[k].tokens_T]))
 
 
 @pytest.fixture

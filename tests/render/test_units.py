@@ -6,7 +6,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from keel.errors import DataError
 from keel.render.config import RenderConfig
@@ -47,60 +46,40 @@ def said(text, **extra):
 ASK = Prompt("p", (user("Name a colour."),), source_id="f.jsonl:1")
 
 
-def render(tokenizers, name, **config):
-    return Renderer(tokenizers[name], config=RenderConfig(**config))
-
-
-def trained_text(renderer, unit, k=0):
-    branch = unit.branches[k]
-    runs, last = [], False
-    for token, on in zip(branch.tokens_T.tolist(), branch.trained_T.tolist()):
-        if on and not last:
-            runs.append([])
-        if on:
-            runs[-1].append(token)
-        last = on
-    return [renderer.tokenizer.decode(r) for r in runs]
-
-
-def whole(renderer, unit, k=0):
-    return renderer.tokenizer.decode(torch.cat([unit.prompt.tokens_T, unit.branches[k].tokens_T]))
-
-
-def test_limits_refuse_by_default_and_cut_only_by_name(tokenizers):
+def test_limits_refuse_by_default_and_cut_only_by_name(render):
     demo = Demonstration("d", ASK, (said("It is four. It is four."),))
-    free = render(tokenizers, "chatml").unit(demo)
+    free = render("chatml").unit(demo)
     p, c = len(free.prompt), len(free.branches[0])
-    assert isinstance(render(tokenizers, "chatml", max_prompt=p, max_completion=c, max_total=p + c).unit(demo), Unit)
+    assert isinstance(render("chatml", max_prompt=p, max_completion=c, max_total=p + c).unit(demo), Unit)
     for limit in ({"max_prompt": p - 1}, {"max_completion": c - 1}, {"max_total": p + c - 1}):
-        refusal = render(tokenizers, "chatml", **limit).unit(demo)
+        refusal = render("chatml", **limit).unit(demo)
         assert isinstance(refusal, Refusal)
         assert next(iter(limit)) in refusal.reason
-    cut = render(tokenizers, "chatml", max_completion=c - 1, over_long="cut_completion").unit(demo)
+    cut = render("chatml", max_completion=c - 1, over_long="cut_completion").unit(demo)
     assert cut.branches[0].tokens_T.tolist() == free.branches[0].tokens_T.tolist()[:-1]  # no end token is taught in mid-sentence
 
 
-def test_drop_turns_takes_whole_old_exchanges(tokenizers):
+def test_drop_turns_takes_whole_old_exchanges(render):
     long = Prompt("p", (Message("system", "S."), user("one"), said("a"), user("two"), said("b"), user("three")))
-    r = render(tokenizers, "chatml")
+    r = render("chatml")
     target = len(r.prompt(Prompt("q", (Message("system", "S."), user("three")))))
-    short = render(tokenizers, "chatml", max_prompt=target, over_long="drop_turns")
+    short = render("chatml", max_prompt=target, over_long="drop_turns")
     text = short.tokenizer.decode(short.prompt(long).tokens_T)
     assert text == "<|im_start|>system\nS.<|im_end|>\n<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
     with pytest.raises(DataError, match="max_prompt"):
-        render(tokenizers, "chatml", max_prompt=target - 1, over_long="drop_turns").prompt(long)
+        render("chatml", max_prompt=target - 1, over_long="drop_turns").prompt(long)
 
 
-def test_drop_turns_keeps_prompt_and_answer_together(tokenizers):
+def test_drop_turns_keeps_prompt_and_answer_together(render, whole):
     long = Prompt("p", (user("one"), said("a"), user("three")))
-    r = render(tokenizers, "chatml")
+    r = render("chatml")
     n = len(r.prompt(Prompt("q", (user("three"),))))
-    unit = render(tokenizers, "chatml", max_prompt=n, over_long="drop_turns").unit(Demonstration("d", long, (said("Red."),)))
+    unit = render("chatml", max_prompt=n, over_long="drop_turns").unit(Demonstration("d", long, (said("Red."),)))
     assert whole(r, unit) == "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\nRed.<|im_end|>"
 
 
-def test_targets_of_every_kind(tokenizers):
-    r = render(tokenizers, "chatml")
+def test_targets_of_every_kind(render, trained_text):
+    r = render("chatml")
     a, b = (said("Red."),), (said("Blue."),)
     pair = r.unit(Pair("x", ASK, a, b, margin=0.5, label=0.75, weight=2.0))
     assert pair.target == PairTarget((replace(pair.target.edges[0], winner=0, loser=1, label=0.75, margin=0.5, weight=2.0),))
@@ -113,8 +92,8 @@ def test_targets_of_every_kind(tokenizers):
     assert prompt.meta == {"topic": "colour", "prompt_id": "p", "source_id": "f.jsonl:1"}
 
 
-def test_steps_end_where_each_step_ends(tokenizers):
-    r = render(tokenizers, "chatml")
+def test_steps_end_where_each_step_ends(render):
+    r = render("chatml")
     unit = r.unit(Steps("x", ASK, ("It is two.", "It is four."), (True, False)))
     tokens = unit.branches[0].tokens_T.tolist()
     assert isinstance(unit.target, StepsTarget)
@@ -125,8 +104,8 @@ def test_steps_end_where_each_step_ends(tokenizers):
     assert labels == (True, False)
 
 
-def test_pairs_of_one_prompt_share_prompt_and_branches(tokenizers):
-    r = render(tokenizers, "chatml")
+def test_pairs_of_one_prompt_share_prompt_and_branches(render):
+    r = render("chatml")
     a, b, c = ((said(t),) for t in ("Red.", "Blue.", "green"))
     other = Prompt("q", (user("What is two and two?"),))
     pairs = [Pair("1", ASK, a, b), Pair("2", ASK, c, a, label=0.6), Pair("3", other, b, c)]
@@ -137,8 +116,8 @@ def test_pairs_of_one_prompt_share_prompt_and_branches(tokenizers):
     assert units[1].unit_id == "3"
 
 
-def test_a_refused_answer_takes_only_its_own_pairs_with_it(tokenizers):
-    r = render(tokenizers, "chatml", max_completion=12)
+def test_a_refused_answer_takes_only_its_own_pairs_with_it(render, trained_text):
+    r = render("chatml", max_completion=12)
     a, b, c, long = (said(t) for t in ("Red.", "Blue.", "green", "It is four. " * 9))
     pairs = [
         Pair("1", ASK, (long,), (a,)),
@@ -154,12 +133,12 @@ def test_a_refused_answer_takes_only_its_own_pairs_with_it(tokenizers):
     assert "render.max_completion is 12" in refused[0].reason
     both_gone, refused = pairs_to_units(r, pairs[::2])
     assert (both_gone, len(refused)) == ([], 2)
-    no_prompt, refused = pairs_to_units(render(tokenizers, "chatml", max_prompt=1), pairs)
+    no_prompt, refused = pairs_to_units(render("chatml", max_prompt=1), pairs)
     assert (no_prompt, [(x.record_id, x.answers) for x in refused]) == ([], [(str(i), ()) for i in (1, 2, 3, 4)])
 
 
-def test_prompts_are_one_by_content_not_by_id(tokenizers):
-    r = render(tokenizers, "chatml")
+def test_prompts_are_one_by_content_not_by_id(render):
+    r = render("chatml")
     other = Prompt(ASK.prompt_id, (user("What is two and two?"),))
     again = Prompt("another", ASK.messages)
     a, b, c = ((said(t),) for t in ("Red.", "Blue.", "green"))
@@ -167,10 +146,10 @@ def test_prompts_are_one_by_content_not_by_id(tokenizers):
     assert [len(u.target.edges) for u in units] == [2, 1]
 
 
-def test_the_models_context_limits_prompts_and_units(tokenizers):
+def test_the_models_context_limits_prompts_and_units(tokenizers, render):
     tok = tokenizers["chatml"]
     answer = said("Red.")
-    encoded, (branch,) = render(tokenizers, "chatml").branches(ASK, [(answer,)])
+    encoded, (branch,) = render("chatml").branches(ASK, [(answer,)])
     n_prompt, n_answer = len(encoded), len(branch)
     record = Demonstration("d", ASK, (answer,))
     assert isinstance(Renderer(tok, context=n_prompt + n_answer).unit(record), Unit)
@@ -181,7 +160,7 @@ def test_the_models_context_limits_prompts_and_units(tokenizers):
     cut = Renderer(tok, config=RenderConfig(over_long="cut_completion"), context=n_prompt + 1).unit(record)
     assert len(cut.branches[0]) == 1
     assert len(Renderer(tok, context=n_prompt + 5).prompt(ASK, 5)) == n_prompt
-    total = render(tokenizers, "chatml", max_total=n_prompt + 4)
+    total = render("chatml", max_total=n_prompt + 4)
     for r, what in ((Renderer(tok, context=n_prompt + 4), "the model's context"), (total, "render.max_total")):
         with pytest.raises(DataError, match=f"{what} is {n_prompt + 4}, 5 of them for the answer"):
             r.prompt(ASK, 5)
@@ -191,23 +170,23 @@ def test_the_models_context_limits_prompts_and_units(tokenizers):
     assert context_length(nested) == 9
 
 
-def test_refused_records_are_told_from_units(tokenizers):
-    r = render(tokenizers, "chatml", max_completion=4)
+def test_refused_records_are_told_from_units(render):
+    r = render("chatml", max_completion=4)
     short, long = Demonstration("s", ASK, (said("Red."),)), Demonstration("l", ASK, (said("It is four. " * 9),))
     units, refusals = r.units([short, long])
     assert [u.unit_id for u in units] == ["s"]
     assert [x.record_id for x in refusals] == ["l"]
 
 
-def test_comparisons_must_become_pairs_first(tokenizers):
+def test_comparisons_must_become_pairs_first(render):
     two = (Candidate("a", "Red."), Candidate("b", "Blue."))
     comparison = Comparison("c", ASK, two, "first", 1.0, "ann", "pairwise-v1", (0, 1))
     with pytest.raises(DataError, match="comparison records") as error:
-        render(tokenizers, "chatml").unit(comparison)
+        render("chatml").unit(comparison)
     assert "convert.to=pairs" in error.value.hint
 
 
-def test_images_for_a_text_model_are_refused(tokenizers):
-    refusal = render(tokenizers, "chatml").unit(Prompt("p", (Message("user", (ImagePart("x.png"), TextPart("?"))),)))
+def test_images_for_a_text_model_are_refused(render):
+    refusal = render("chatml").unit(Prompt("p", (Message("user", (ImagePart("x.png"), TextPart("?"))),)))
     assert isinstance(refusal, Refusal)
     assert "text only" in refusal.reason

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.models import prove
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import Loaded, load_model
 from keel.rollout.config import SamplerConfig
@@ -17,10 +16,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verdicts of proofs neither come from the user's cache nor go there."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(prove, "_memory", {})
+def own_cache(own_proofs: None) -> None:
+    """Each test here proves its models itself."""
 
 
 @pytest.fixture(scope="session")

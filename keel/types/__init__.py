@@ -1,0 +1,87 @@
+"""The records that flow through Keel, and the seams between its rooms.
+
+`records` is what people write, `units` what the model reads, `outputs` what comes of a pass, `sampling` what is sampled, `seams` the
+protocols. All records are frozen: a stage returns new ones, nobody changes a record upstream. Import them from here.
+
+Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` packed tokens, ``S`` scored tokens, ``T`` tokens of one
+sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
+"""
+
+from keel.types.outputs import Counts, Judgement, LossOutput, Need, Outputs, StepReport
+from keel.types.records import (
+    Candidate,
+    Comparison,
+    Demonstration,
+    ImagePart,
+    Message,
+    Pair,
+    Prompt,
+    Ranking,
+    Rating,
+    Record,
+    Steps,
+    TextPart,
+    Unpaired,
+)
+from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, empty_group
+from keel.types.seams import Guard, Objective, RewardSource, Sampler, Verdict
+from keel.types.units import (
+    Batch,
+    Branch,
+    Edge,
+    Encoded,
+    MediaRef,
+    PairTarget,
+    RankingTarget,
+    RatingTarget,
+    StepsTarget,
+    Target,
+    Unit,
+    UnpairedTarget,
+)
+
+__all__ = [
+    "Batch",
+    "Branch",
+    "Candidate",
+    "Comparison",
+    "Counts",
+    "Demonstration",
+    "Edge",
+    "Encoded",
+    "FinishReason",
+    "Group",
+    "Guard",
+    "ImagePart",
+    "Judgement",
+    "LossOutput",
+    "MediaRef",
+    "Message",
+    "Need",
+    "Objective",
+    "Outputs",
+    "Pair",
+    "PairTarget",
+    "PolicyVersion",
+    "Prompt",
+    "Ranking",
+    "RankingTarget",
+    "Rating",
+    "RatingTarget",
+    "Record",
+    "RewardSource",
+    "Rollout",
+    "SampleRequest",
+    "Sampler",
+    "SamplingParams",
+    "StepReport",
+    "Steps",
+    "StepsTarget",
+    "Target",
+    "TextPart",
+    "Unit",
+    "Unpaired",
+    "UnpairedTarget",
+    "Verdict",
+    "empty_group",
+]

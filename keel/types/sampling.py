@@ -1,0 +1,99 @@
+"""What is sampled: the distribution, requests, rollouts, and the rewarded group of one prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from keel.types.records import Prompt
+from keel.types.units import Encoded
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a worker that reads text alone starts without torch
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """The distribution that is sampled from. The model's own generation config never applies silently."""
+
+    max_tokens: int = 128
+    min_tokens: int = 0  # end tokens are masked before this many
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    stop: tuple[str, ...] = ()  # stop strings; the text up to and with the string is kept in tokens
+    stop_tokens: tuple[int, ...] = ()  # union of generation config, tokenizer and end of turn; from the renderer
+    banned_tokens: tuple[int, ...] = ()  # never sampled, and out of the support of the log-probabilities (image placeholders)
+    explore: float = 0.0  # share of a hotter distribution in the one that is sampled from; not of a greedy one
+    explore_temperature: float = 1.0  # of that one
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """``n`` samples of one prompt. Token t of sample i is drawn with u = hash(seed, prompt_id, attempt, first_sample + i, t)."""
+
+    prompt_id: str
+    prompt: Encoded
+    n: int
+    params: SamplingParams
+    seed: int
+    attempt: int = 0
+    first_sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A sampled token stream. Ids are kept as sampled, never decoded and tokenised again. A failed rollout is a value."""
+
+    prompt_id: str
+    attempt: int
+    sample: int
+    tokens_T: Tensor  # int64 [T]
+    sampled_T: Tensor  # bool [T]: sampled by the policy (False: tool output, other turns)
+    logprobs_T: Tensor  # float32 [T]: of exactly the distribution sampled from; 0 where not sampled
+    version_T: Tensor  # int64 [T]: PolicyVersion that sampled the token
+    kind_T: Tensor  # int64 [T]: token kind for KL by modality; 0 = text
+    turn_T: Tensor  # int64 [T]
+    finish_reason: FinishReason
+    text: str = ""  # decoded, special tokens left out: for rewards and people
+    error: str = ""
+
+    def __len__(self) -> int:
+        return self.tokens_T.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """Weights that a sampler is to use: ``digest`` proves that they arrived."""
+
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one prompt with their rewards. ``valid_G`` is False for a sample whose rollout or reward failed: it takes part in
+    no statistic and no loss."""
+
+    prompt: Prompt
+    encoded: Encoded
+    rollouts: tuple[Rollout, ...]
+    rewards_G: Tensor  # float32 [G]
+    parts: Mapping[str, Tensor]  # reward by source, float32 [G] each, unweighted
+    valid_G: Tensor  # bool [G]
+    greedy_reward: float = math.nan  # of the greedy answer to the same prompt, where the credit rule takes it as its baseline
+    # by rollout float32 [T], what of its reward is due before the end: at each token, and taken off at the last sampled one; sums to 0
+    moved: tuple[Tensor, ...] = ()  # empty: all is due at the end
+
+
+def empty_group(prompt: Prompt, encoded: Encoded, rollouts: Sequence[Rollout]) -> Group:
+    """A group before it is rewarded: rewards 0, failed rollouts already invalid."""
+    import torch
+
+    n = len(rollouts)
+    valid = torch.tensor([r.finish_reason != "error" and len(r) > 0 for r in rollouts], dtype=torch.bool)
+    return Group(prompt, encoded, tuple(rollouts), torch.zeros(n), {}, valid)
