@@ -7,13 +7,10 @@ from typing import Any
 
 from keel.advantages.credit import ESTIMATORS, SequenceEstimator, TokenEstimator
 from keel.algorithm_config import ControlConfig, Overrides, ReferenceConfig
-from keel.algorithm_parts import Algorithm
+from keel.algorithm_parts import POLICY_LOSSES, Algorithm
 from keel.config import Section
 
 _Rule = tuple[str, Section, tuple[str, ...], bool, str]  # (section, its values, fields, is it read, why not)
-_NO_RATIO = {"policy_gradient"}  # losses without a ratio to the old policy
-_NO_CLIP = {"policy_gradient", "surrogate"}
-_DUAL = {"ppo_clip", "surrogate"}  # losses that a large ratio can blow up
 
 
 def contradictions(a: Algorithm, samples: int | None) -> Iterator[str]:
@@ -21,14 +18,21 @@ def contradictions(a: Algorithm, samples: int | None) -> Iterator[str]:
     yield from _of_credit(a, samples)
     yield from _of_kl(a)
     yield from _of_rewards(a)
+    yield from _of_loss(a)
+
+
+def _of_loss(a: Algorithm) -> Iterator[str]:
+    loss = POLICY_LOSSES[a.objective]
     if a.ratio == "sequence" and a.reduce != "per_sequence":
         yield (
             f"one ratio a sequence makes one loss a sequence, which {a.reduce} would count by its tokens "
             "(reduce=per_sequence, or ratio=sequence_token)"
         )
-    if a.objective == "policy_gradient" and a.epochs > 1:
-        yield "policy_gradient has no correction for a policy that has moved on since it sampled (epochs=1, or objective=ppo_clip)"
-    if a.dual_clip is not None and a.dual_clip <= 1 + a.clip[1] and a.objective == "ppo_clip":
+    if not loss.ratio and a.epochs > 1:
+        yield f"{a.objective} has no correction for a policy that has moved on since it sampled (epochs=1, or objective=ppo_clip)"
+    if loss.explodes and not loss.clips and a.needs_old_logprobs and not a.old_kl.coef and a.old_kl.stop is None:
+        yield f"{a.objective} does not clip, so nothing would keep a step's updates together (set clip.kl_coef, or objective=ppo_clip)"
+    if a.dual_clip is not None and a.dual_clip <= 1 + a.clip[1] and loss.clips:
         yield f"clip.dual={a.dual_clip:g} lies inside the band that clip.high={a.clip[1]:g} leaves open (clip.dual above {1 + a.clip[1]:g})"
 
 
@@ -51,9 +55,9 @@ def _of_credit(a: Algorithm, samples: int | None) -> Iterator[str]:
 
 
 def _of_rewards(a: Algorithm) -> Iterator[str]:
-    if a.rewards.normalise != "none" and a.credit.estimator == "group_normalised":
+    if a.rewards.normalise != "none" and getattr(ESTIMATORS[a.credit.estimator], "unit_free", False):
         yield (
-            "credit.rewards.normalise would have no effect: group_normalised takes mean and scale out of every group "
+            f"credit.rewards.normalise would have no effect: {a.credit.estimator} takes mean and scale out of every group "
             "(leave it out, or another credit.estimator)"
         )
     if a.entropy.target is not None and a.entropy.coef > a.entropy.high:
@@ -76,17 +80,16 @@ def _of_kl(a: Algorithm) -> Iterator[str]:
         )
     if a.old_kl.target is not None and not a.old_kl.coef:
         yield "clip.kl_target has no coefficient to steer (set clip.kl_coef)"
-    if a.objective == "surrogate" and a.needs_old_logprobs and not a.old_kl.coef and a.old_kl.stop is None:
-        yield "surrogate does not clip, so nothing would keep a step's updates together (set clip.kl_coef, or objective=ppo_clip)"
 
 
 def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
     """Overrides that nothing would read: better refused than believed."""
-    by_token = isinstance(ESTIMATORS[a.credit.estimator], TokenEstimator)
+    loss, estimator = POLICY_LOSSES[a.objective], ESTIMATORS[a.credit.estimator]
+    read = estimator.settings if isinstance(estimator, TokenEstimator) else ()
     rules = [
-        ("clip", config.clip, ("low", "high"), a.objective not in _NO_CLIP, f"{a.objective} does not clip"),
-        ("clip", config.clip, ("dual",), a.objective in _DUAL, f"{a.objective} is not blown up by a large ratio"),
-        ("credit", config.credit, ("gamma",), by_token, f"{a.credit.estimator} gives whole answers their credit"),
+        ("clip", config.clip, ("low", "high"), loss.clips, f"{a.objective} does not clip"),
+        ("clip", config.clip, ("dual",), loss.explodes, f"{a.objective} is not blown up by a large ratio"),
+        ("credit", config.credit, ("gamma",), "gamma" in read, f"{a.credit.estimator} gives whole answers their credit"),
         (
             "credit.overlong",
             config.credit.overlong,
@@ -94,7 +97,7 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
             a.overlong is not None,
             "there is no penalty (set credit.overlong.factor)",
         ),
-        ("credit", config.credit, ("lam",), a.credit.estimator == "gae", f"{a.credit.estimator} has no lambda"),
+        ("credit", config.credit, ("lam",), "lam" in read, f"{a.credit.estimator} has no lambda"),
         ("critic", config.critic, ("clip", "vf_coef"), a.critic is not None, "there is no critic"),
         ("kl", config.kl, ("estimator",), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),
         ("kl", config.kl, ("coef",), a.kl is not None or config.kl.coef == 0, "there is no KL (set kl.place)"),
@@ -104,10 +107,10 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
         ("correction", config.correction, ("level", "cap"), a.correction is not None, "there is none (set correction.kind)"),
         *_of_control(config.kl.control, a),
     ]
-    for section, values, names, read, reason in rules:
-        if not read:
+    for section, values, names, is_read, reason in rules:
+        if not is_read:
             yield from (f"{section}.{name} would have no effect: {reason}" for name in given(values, *names))
-    if a.ratio != "token" and a.objective in _NO_RATIO:
+    if a.ratio != "token" and not loss.ratio:
         yield f"ratio={a.ratio} would have no effect: {a.objective} has no ratio"
 
 

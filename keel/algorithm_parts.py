@@ -137,7 +137,7 @@ class Algorithm:
     def policy_objective(self) -> PolicyObjective:
         """The loss of the policy."""
         in_loss = self.kl if self.kl is not None and self.kl.place == "loss" else None
-        loss = POLICY_LOSSES[self.objective](self.clip)
+        loss = POLICY_LOSSES[self.objective].make(self.clip)
         return PolicyObjective(
             policy_loss=partial(dual_clip, loss=loss, ceiling=self.dual_clip) if self.dual_clip is not None else loss,
             reduction=REDUCTIONS[self.reduce],
@@ -155,9 +155,19 @@ class Algorithm:
         return ValueObjective(self.critic.clip, self.critic.vf_coef)
 
 
-POLICY_LOSSES: dict[str, Callable[[tuple[float, float]], PolicyLoss]] = {
-    "ppo_clip": lambda clip: partial(ppo_clip, low=clip[0], high=clip[1]),
-    "cispo": lambda clip: partial(cispo, low=clip[0], high=clip[1]),
-    "surrogate": lambda clip: surrogate,
-    "policy_gradient": lambda clip: policy_gradient,
+@dataclass(frozen=True, slots=True)
+class PolicyLossRow:
+    """How a policy loss is made, and what means something for it: settings that would mean nothing are refused."""
+
+    make: Callable[[tuple[float, float]], PolicyLoss]  # from clip.low and clip.high
+    clips: bool = True  # it reads them
+    ratio: bool = True  # it compares the policy with the one that sampled, so the rollouts are good for more than one epoch
+    explodes: bool = False  # a large ratio can blow it up: clip.dual bounds it, and one that does not clip needs a price on the KL
+
+
+POLICY_LOSSES: dict[str, PolicyLossRow] = {
+    "ppo_clip": PolicyLossRow(lambda clip: partial(ppo_clip, low=clip[0], high=clip[1]), explodes=True),
+    "cispo": PolicyLossRow(lambda clip: partial(cispo, low=clip[0], high=clip[1])),
+    "surrogate": PolicyLossRow(lambda clip: surrogate, clips=False, explodes=True),
+    "policy_gradient": PolicyLossRow(lambda clip: policy_gradient, clips=False, ratio=False),
 }

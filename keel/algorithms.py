@@ -31,7 +31,7 @@ from keel.advantages.credit import CreditRule, assign, rollout_units
 from keel.advantages.measures import group_metrics, kl_metrics
 from keel.algorithm_checks import contradictions, given, idle
 from keel.algorithm_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides, ReferenceConfig
-from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong, ReferenceRule
+from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong, PolicyLossRow, ReferenceRule
 from keel.errors import ConfigError
 from keel.losses.correction import Correction
 from keel.losses.value import explained_variance
@@ -50,6 +50,7 @@ __all__ = [
     "Critic",
     "OldKL",
     "Overlong",
+    "PolicyLossRow",
     "credit",
     "group_metrics",
     "resolve",

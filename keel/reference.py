@@ -11,7 +11,7 @@ from typing import Any
 
 from keel.advantages.credit import CreditRule
 from keel.advise.config import AdviseRecipe
-from keel.algorithms import ALGORITHMS, Algorithm
+from keel.algorithms import ALGORITHMS, POLICY_LOSSES, Algorithm
 from keel.config import FieldDoc, Section, describe
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
@@ -159,7 +159,7 @@ def _parts(a: Algorithm) -> tuple[str, ...]:
     plain = CreditRule(a.credit.estimator)
     numbers = [f"{k}={getattr(a.credit, k):g}" for k in ("gamma", "lam") if getattr(a.credit, k) != getattr(plain, k)]
     credit = " ".join([a.credit.estimator, *numbers, *(["whitened"] if a.credit.whiten else [])])
-    clip = f" {a.clip[0]:g}/{a.clip[1]:g}" if a.objective in {"ppo_clip", "cispo"} else ""
+    clip = f" {a.clip[0]:g}/{a.clip[1]:g}" if POLICY_LOSSES[a.objective].clips else ""
     clip += f" + {a.old_kl.coef:g} KL to the old policy, target {a.old_kl.target:g}" if a.old_kl.target is not None else ""
     kl = f"{a.kl.estimator} in the {a.kl.place}, {a.kl.coef:g}" if a.kl is not None else "none"
     critic = f"clip {a.critic.clip:g}, vf_coef {a.critic.vf_coef:g}" if a.critic is not None else "none"

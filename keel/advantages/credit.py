@@ -57,6 +57,7 @@ class SequenceEstimator:
 
     advantages: Callable[..., Tensor]
     min_samples: int = 1  # fewer samples of a prompt give no signal
+    unit_free: bool = False  # rewards shifted and scaled within a group give the same: normalising them before would do nothing
     reads: tuple[Literal["lengths_B", "greedy_B"], ...] = ()  # float64 [B] each, by keyword: sampled tokens; the greedy answer's reward
 
 
@@ -66,6 +67,7 @@ class TokenEstimator:
 
     signals: Callable[[Tensor, Mapping[str, Tensor], CreditRule], Mapping[str, Tensor]]
     needs_critic: bool = False
+    settings: tuple[Literal["gamma", "lam"], ...] = ()  # what it reads of the rule
 
 
 def _gae(rewards_T: Tensor, signals_T: Mapping[str, Tensor], rule: CreditRule) -> Mapping[str, Tensor]:
@@ -78,7 +80,7 @@ def _reward_to_go(rewards_T: Tensor, signals_T: Mapping[str, Tensor], rule: Cred
 
 
 ESTIMATORS: dict[str, SequenceEstimator | TokenEstimator] = {
-    "group_normalised": SequenceEstimator(group_normalised, min_samples=2),
+    "group_normalised": SequenceEstimator(group_normalised, min_samples=2, unit_free=True),
     "group_centred": SequenceEstimator(group_centred, min_samples=2),
     "leave_one_out": SequenceEstimator(leave_one_out, min_samples=2),
     "batch_baseline": SequenceEstimator(batch_baseline),
@@ -86,8 +88,8 @@ ESTIMATORS: dict[str, SequenceEstimator | TokenEstimator] = {
     "optimal_baseline": SequenceEstimator(optimal_baseline, min_samples=2, reads=("lengths_B",)),
     "greedy_baseline": SequenceEstimator(greedy_baseline, reads=("greedy_B",)),
     "no_baseline": SequenceEstimator(no_baseline),
-    "reward_to_go": TokenEstimator(_reward_to_go),
-    "gae": TokenEstimator(_gae, needs_critic=True),
+    "reward_to_go": TokenEstimator(_reward_to_go, settings=("gamma",)),
+    "gae": TokenEstimator(_gae, needs_critic=True, settings=("gamma", "lam")),
 }
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, blocks, tracked_files
 
-from keel.algorithms import POLICY_LOSSES
+from keel.advantages.credit import ESTIMATORS
+from keel.algorithms import ALGORITHMS, POLICY_LOSSES
 from keel.cli import parse
 from keel.config import load
 from keel.data import layouts
@@ -32,12 +33,13 @@ COMMANDS = [(page.name, line) for page in PAGES for b in blocks(page) if b.langu
 @pytest.fixture
 def tables() -> Iterator[None]:
     """Puts back what examples add to the tables."""
-    kept = dict(POLICY_LOSSES), dict(PREFERENCE_OBJECTIVES), layouts.LAYOUTS, layouts.BY_NAME
+    tables = (ALGORITHMS, ESTIMATORS, POLICY_LOSSES, PREFERENCE_OBJECTIVES)
+    kept, data = [dict(t) for t in tables], (layouts.LAYOUTS, layouts.BY_NAME)
     yield
-    for table, before in zip((POLICY_LOSSES, PREFERENCE_OBJECTIVES), kept[:2], strict=True):
+    for table, before in zip(tables, kept, strict=True):
         table.clear()
         table.update(before)
-    layouts.LAYOUTS, layouts.BY_NAME = kept[2:]
+    layouts.LAYOUTS, layouts.BY_NAME = data
 
 
 @pytest.mark.usefixtures("tables")
@@ -58,8 +60,8 @@ def test_examples_run(page, tmp_path, monkeypatch):
 
 
 def test_the_guides_have_examples():
-    guides = {p.name for p in PAGES if p.name.startswith("add_a_")}
-    assert guides == {"add_a_loss.md", "add_a_reward.md", "add_a_sampler.md", "add_a_data_layout.md"}
+    guides = {p.name for p in PAGES if p.name.startswith("add_a")}
+    assert guides == {"add_a_loss.md", "add_an_algorithm.md", "add_a_reward.md", "add_a_sampler.md", "add_a_data_layout.md"}
     assert guides | {"concepts.md", "runs.md", "rewards.md", "reward_models.md", "advise.md"} == {p.name for p in WITH_EXAMPLES}
 
 
