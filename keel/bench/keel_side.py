@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     for step in range(work.steps + 1):
         side.clock.start()
         metrics = trainer.step(step)
-        side.clock.add_all({name: metrics[f"time/{name}"] for name in ("rollout_s", "reward_s") if f"time/{name}" in metrics})
+        side.clock.add_all({name: metrics[f"time/{name}"] for name in ("rollout_s", "reward_s", "measures_s") if f"time/{name}" in metrics})
         side.clock.stop(step)
     result = {**side.clock.medians(), **memory(loaded), "tokens": [count_tokens(work, [rows[i] for i in part]) for part in order[1:]]}
     result["floor_s"] = roofline.floor_seconds(side.model, work, [[rows[i] for i in part] for part in order[1:]])

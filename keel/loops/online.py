@@ -158,7 +158,9 @@ class OnlineTrainer:
         groups = scaled(groups, self.scale, algorithm.rewards)
         units = self._with_signals(rollout_units(groups))
         credited = credit(groups, units, algorithm)
+        counted = time.perf_counter()
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **credited.metrics, **self.coefficients.metrics(step)}
+        metrics["time/measures_s"] = time.perf_counter() - counted
         old_kl = None
         if credited.units:
             updated, old_kl = self._update(credited.units, step, algorithm)

@@ -102,6 +102,7 @@ def test_updates_end_before_the_one_that_finds_the_policy_too_far_away():
     metrics = trainer(settings, SCRIPT, learner).step(0)
     assert (learner.passes, learner.steps, learner.discarded) == (3, 2, 1)
     assert metrics["policy/updates"] == 2.0
+    assert 0.0 < metrics["time/measures_s"] < metrics["time/train_s"]
     free = CountingLearner([0.0, 0.1, 0.1])
     assert trainer(settings, SCRIPT, free).step(0)["policy/updates"] == 3.0
     assert (free.steps, free.discarded) == (3, 0)
