@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from pydantic import Field, create_model, model_validator
 
 from keel.algorithms import AlgorithmConfig
+from keel.algorithms.preference import ObjectiveConfig
 from keel.config import Section, load, merge, read_recipe
 from keel.errors import ConfigError
 from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
@@ -28,7 +29,6 @@ from keel.evaluate.report import collect, write_report
 from keel.evaluate.statistics import pooled_win_rate
 from keel.loops.harness import peak_mb
 from keel.models.config import ModelOptions
-from keel.preference_algorithms import ObjectiveConfig
 from keel.render.config import RenderConfig
 from keel.runs.directory import METRICS, RunDir, read_summary
 from keel.runs.durable import write_atomic

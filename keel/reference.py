@@ -146,7 +146,7 @@ def _algorithms() -> str:
     lines = [
         "## Algorithms",
         "",
-        "What an empty setting of `algorithm` means, by `algorithm.name`. One row of `ALGORITHMS` in `keel/algorithms.py` each.",
+        "What an empty setting of `algorithm` means, by `algorithm.name`. One row of `ALGORITHMS` in `keel/algorithms/rl.py` each.",
         "",
         "| name | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),

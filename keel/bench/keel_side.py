@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.bench import roofline
 from keel.bench.clock import Clock, peak_mb, resident_mb
 from keel.bench.rule import rule_of
@@ -33,7 +34,6 @@ from keel.models.loading import load_model
 from keel.models.model import Model
 from keel.objectives.reward import RewardObjective
 from keel.objectives.supervised import SupervisedObjective
-from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.rollout.local import LocalSampler
 from keel.types import Branch, Edge, Encoded, Group, Objective, PairTarget, Prompt, SamplingParams, Unit
 

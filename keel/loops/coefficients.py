@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from keel.algorithm_parts import KL, Algorithm
-from keel.controllers import doubled_or_halved, multiplicative, proportional, scheduled, stepped
+from keel.algorithms.parts import KL, Algorithm
+from keel.loops.controllers import doubled_or_halved, multiplicative, proportional, scheduled, stepped
 
 
 class Coefficients:

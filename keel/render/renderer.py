@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.text import Text
 from torch import Tensor
 
 from keel.errors import DataError
@@ -16,7 +15,6 @@ from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
 from keel.render.limits import Limits
-from keel.render.show import explain
 from keel.render.spans import answer_spans
 from keel.render.template import ChatTemplate, RefusedError, template_source
 from keel.types import (
@@ -204,10 +202,6 @@ class Renderer:
         stops = set(self.stop_tokens)
         kept = [int(t) for t in tokens_T if int(t) not in stops]
         return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def explain(self, unit: Unit) -> Text:
-        """The unit as coloured text: prompt dim, trained tokens green, special tokens framed, images as ``[image xN]``."""
-        return explain(self, unit)
 
     def _parts(self, record: Record) -> tuple[Encoded, tuple[Branch, ...], Target]:
         match record:

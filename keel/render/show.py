@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.panel import Panel
@@ -11,10 +10,8 @@ from rich.text import Text
 
 from keel.data.dataset import Dataset, prompt_of
 from keel.data.findings import find
+from keel.render.renderer import Renderer
 from keel.types import Comparison, PairTarget, RankingTarget, RatingTarget, StepsTarget, Target, Unit, UnpairedTarget
-
-if TYPE_CHECKING:
-    from keel.render.renderer import Renderer
 
 _PROMPT, _TRAINED, _UNTRAINED = "dim", "bold green", "yellow"
 
@@ -65,7 +62,7 @@ def show(dataset: Dataset, renderer: Renderer, n: int, console: Console) -> None
         if isinstance(result, Unit):
             trained = sum(int(b.trained_T.sum()) for b in result.branches)
             title = f"{place} {type(record).__name__.lower()}: {len(result.prompt)} prompt tokens, {trained} trained"
-            console.print(Panel(renderer.explain(result), title=Text(title), title_align="left"))
+            console.print(Panel(explain(renderer, result), title=Text(title), title_align="left"))
         else:
             console.print(Panel(Text(result.reason, style="red"), title=Text(f"{place} refused"), title_align="left"))
 

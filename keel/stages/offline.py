@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from keel.algorithms.offline import logged_objective
 from keel.data.dataset import Dataset
 from keel.errors import ConfigError, DataError
 from keel.learner.local import LocalLearner
 from keel.loops.offline import OfflineTrainer, Sides, total_steps
 from keel.loops.online import with_signal
 from keel.objectives.logged import VALUE, LoggedObjective
-from keel.offline_algorithms import logged_objective
 from keel.render.renderer import Refusal, Renderer
 from keel.selftest import check_reference, check_training, largest
 from keel.stages.probes import SampleProbe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from keel.algorithm_config import ReferenceConfig
+from keel.algorithms.config import ReferenceConfig
 from keel.config import Section
 from keel.loops.pairing import PairRule
 from keel.rewards.composition_config import CompositionConfig

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.algorithms.preference import preference_objective
 from keel.learner.local import LocalLearner
 from keel.loops.offline import OfflineTrainer, Sides, total_steps
-from keel.preference_algorithms import preference_objective
 from keel.selftest import check_reference, check_training, largest
 from keel.stages.answers import answer_units, referred
 from keel.stages.prefer_online import run_online

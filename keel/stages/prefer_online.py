@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from keel.advantages.credit import CreditRule
-from keel.algorithm_checks import given
-from keel.algorithm_config import ReferenceConfig
-from keel.algorithm_parts import Algorithm, ReferenceRule
+from keel.algorithms.checks import given
+from keel.algorithms.config import ReferenceConfig
+from keel.algorithms.parts import Algorithm, ReferenceRule
+from keel.algorithms.preference import preference_objective
 from keel.errors import DivergedError
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
@@ -20,7 +21,6 @@ from keel.loops.online_preference import OnlinePreferenceTrainer, PairPlan, trai
 from keel.loops.reference import MovingReference
 from keel.models.loading import Loaded
 from keel.objectives.mixture import DirectObjective
-from keel.preference_algorithms import preference_objective
 from keel.render.renderer import Renderer
 from keel.rewards.composer import Composer
 from keel.rewards.judge import Judge

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from keel.algorithms import AlgorithmConfig, resolve
+from keel.algorithms.offline import LoggedConfig, logged_objective
+from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.config import Section
 from keel.data.config import DataConfig
 from keel.errors import ConfigError
@@ -15,8 +17,6 @@ from keel.loops.config import ExplorationConfig, LoopConfig
 from keel.loops.order_config import OrderConfig
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.head_config import HeadConfig
-from keel.offline_algorithms import LoggedConfig, logged_objective
-from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.render.config import RenderConfig
 from keel.rewards.composition_config import CompositionConfig
 from keel.rewards.config import RewardConfig, StepsReward, segments_of

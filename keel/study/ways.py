@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from keel.algorithms import AlgorithmConfig, resolve
+from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
 from keel.loops.offline import OfflineTrainer, Sides
 from keel.loops.online import Actors, OnlineTrainer
-from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.rollout.local import LocalSampler
 from keel.stages.answers import referred
 from keel.study.world import ANSWERS, PARAMS, Meter, Point, Prompts, Source

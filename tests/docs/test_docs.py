@@ -15,6 +15,7 @@ from pages import PAGES, ROOT, blocks, tracked_files
 
 from keel.advantages.credit import ESTIMATORS
 from keel.algorithms import ALGORITHMS, POLICY_LOSSES
+from keel.algorithms.preference import PREFERENCE_OBJECTIVES
 from keel.cli import parse
 from keel.config import load
 from keel.data import layouts
@@ -22,7 +23,6 @@ from keel.data.fields import Fields
 from keel.data.layouts import LAYOUTS
 from keel.data.sources import RawRow
 from keel.pipeline import PipelineRecipe
-from keel.preference_algorithms import PREFERENCE_OBJECTIVES
 from keel.stages.data_show import DataShowRecipe
 from keel.stages.recipes import RECIPES
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.loops.online_preference import pair_metrics, trainable
 from keel.loops.pairing import edges_between, paired
-from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.types import Encoded, Group, PairTarget, Prompt, Rollout, Unit
 
 

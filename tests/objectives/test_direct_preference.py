@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.errors import DataError
 from keel.learner.packing import pack
 from keel.objectives.common import measured
-from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.types import Branch, Edge, Encoded, Outputs, PairTarget, Unit, UnpairedTarget
 
 EDGES = ((Edge(0, 1, 0.75, 0.25, 2.0), Edge(1, 0, 1.0, 0.5, 0.5)), (Edge(2, 0, 0.875),), (Edge(0, 1, weight=1.5),))  # exact in float32

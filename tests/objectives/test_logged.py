@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from keel.advantages.logged import logged_advantages
+from keel.algorithms.offline import LoggedConfig, logged_objective
 from keel.errors import ConfigError, DataError
 from keel.learner.inference import MetricSums
 from keel.learner.packing import narrow, pack
 from keel.losses.logged import awr_weights
 from keel.objectives.logged import LoggedObjective
-from keel.offline_algorithms import LoggedConfig, logged_objective
 from keel.types import Branch, Encoded, Outputs, RatingTarget, Unit
 
 REWARDS_A = torch.tensor([1.0, 3.0, 5.0, 2.0], dtype=torch.float64)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.learner.packing import pack
 from keel.objectives.common import measured
-from keel.preference_algorithms import ObjectiveConfig, preference_objective
 from keel.types import Branch, Edge, Encoded, Outputs, PairTarget, Unit, UnpairedTarget
 
 pytest.importorskip("trl")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
+from keel.render.show import explain
 from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
 
 PARTS = (
@@ -163,7 +164,7 @@ def test_banned_tokens_hold_every_image_token(renderer):
 
 def test_explain_shows_images_as_spans(renderer):
     unit = renderer.unit(Demonstration("d", ask(url(picture(1)), "?"), (Message("assistant", "Red."),)))
-    shown = renderer.explain(unit).plain
+    shown = explain(renderer, unit).plain
     assert shown.count("[image x4]") == 1
     assert "<image>" not in shown
     assert shown.endswith("Red.<|im_end|>")

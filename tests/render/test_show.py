@@ -8,7 +8,7 @@ from rich.console import Console
 from keel.data.dataset import read
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
-from keel.render.show import show
+from keel.render.show import explain, show
 from keel.types import Demonstration, Message, Pair, Prompt
 
 ASK = Prompt("p", (Message("user", "你好"),))
@@ -29,7 +29,7 @@ def test_names_with_brackets_are_shown_as_they_are(tokenizers, tmp_path):
 def test_explain_tells_prompt_from_trained_and_untrained(tokenizers):
     r = Renderer(tokenizers["chatml"])
     turns = (*said("Red."), Message("user", "Sure?"), *said("Yes."))
-    text = r.explain(r.unit(Demonstration("d", ASK, turns)))
+    text = explain(r, r.unit(Demonstration("d", ASK, turns)))
     assert text.plain == (
         "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\nRed.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n"
         "<|im_start|>assistant\nYes.<|im_end|>"
@@ -48,7 +48,7 @@ def test_explain_tells_prompt_from_trained_and_untrained(tokenizers):
 
 def test_explain_names_the_answers_of_a_pair(tokenizers):
     r = Renderer(tokenizers["chatml"])
-    plain = r.explain(r.unit(Pair("x", ASK, said("Red."), said("Blue.")))).plain
+    plain = explain(r, r.unit(Pair("x", ASK, said("Red."), said("Blue.")))).plain
     assert "[answer 1 of 2: over 2] Red." in plain
     assert "[answer 2 of 2: under 1] Blue." in plain
 

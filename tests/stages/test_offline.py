@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from keel.algorithms.offline import LOGGED_OBJECTIVES
 from keel.errors import ConfigError, DataError
-from keel.offline_algorithms import LOGGED_OBJECTIVES
 
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]

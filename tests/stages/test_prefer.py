@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from keel.algorithms.preference import PREFERENCE_OBJECTIVES
 from keel.errors import DataError
 from keel.learner.inference import LocalInference
-from keel.preference_algorithms import PREFERENCE_OBJECTIVES
 from keel.stages.answers import answers_to_others
 from keel.types import Branch, Encoded, Unit
 

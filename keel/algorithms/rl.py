@@ -14,8 +14,7 @@ An algorithm is a credit rule, a policy loss, a reduction, a place for the KL an
     metrics   = group_metrics(groups) | credited.metrics | ...
 
 Signals are per-branch tensors [T]. A new algorithm is one row in ``ALGORITHMS``; a new part of one is a function and a row in its own table
-(``ESTIMATORS``, ``POLICY_LOSSES``, ``REDUCTIONS``). Parts are in ``algorithm_parts``, settings in ``algorithm_config``, refusals in
-``algorithm_checks``.
+(``ESTIMATORS``, ``POLICY_LOSSES``, ``REDUCTIONS``). Parts are in ``parts``, settings in ``config``, refusals in ``checks``.
 """
 
 from __future__ import annotations
@@ -27,35 +26,16 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field, model_validator
 
-from keel.advantages.credit import CreditRule, assign, rollout_units
-from keel.advantages.measures import group_metrics, kl_metrics
-from keel.algorithm_checks import contradictions, given, idle
-from keel.algorithm_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides, ReferenceConfig
-from keel.algorithm_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, OldKL, Overlong, PolicyLossRow, ReferenceRule
+from keel.advantages.credit import CreditRule, assign
+from keel.advantages.measures import kl_metrics
+from keel.algorithms.checks import contradictions, given, idle
+from keel.algorithms.config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides, ReferenceConfig
+from keel.algorithms.parts import KL, Algorithm, Control, Critic, OldKL, Overlong, ReferenceRule
 from keel.errors import ConfigError
 from keel.losses.correction import Correction
 from keel.losses.value import explained_variance
 from keel.schema import key_of
 from keel.types import Group, Unit
-
-__all__ = [
-    "ALGORITHMS",
-    "KL",
-    "POLICY_LOSSES",
-    "Algorithm",
-    "AlgorithmConfig",
-    "Control",
-    "Correction",
-    "Credited",
-    "Critic",
-    "OldKL",
-    "Overlong",
-    "PolicyLossRow",
-    "credit",
-    "group_metrics",
-    "resolve",
-    "rollout_units",
-]
 
 # Shao et al. 2024 (arXiv:2402.03300): one update on each batch of rollouts, beta 0.04
 _GRPO = Algorithm("grpo", CreditRule("group_normalised"), reduce="per_sequence", kl=KL("loss", "k3", 0.04))

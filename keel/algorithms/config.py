@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from keel.advantages.credit import ESTIMATORS
-from keel.algorithm_parts import POLICY_LOSSES
+from keel.algorithms.parts import POLICY_LOSSES
 from keel.config import Section
 from keel.losses.reduce import REDUCTIONS
 from keel.schema import key_of

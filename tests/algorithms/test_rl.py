@@ -11,22 +11,23 @@ import torch
 from pydantic import ValidationError
 
 from keel.advantages.scaling import RewardRule
-from keel.algorithm_parts import Entropy, ReferenceRule
 from keel.algorithms import (
     ALGORITHMS,
     KL,
     AlgorithmConfig,
     Control,
-    Correction,
     Critic,
+    Entropy,
     OldKL,
     Overlong,
+    ReferenceRule,
     credit,
     resolve,
     rollout_units,
 )
 from keel.errors import ConfigError
 from keel.learner.packing import pack
+from keel.losses.correction import Correction
 from keel.losses.kl import k3
 from keel.losses.policy import dual_clip, policy_gradient, surrogate
 from keel.losses.reduce import REDUCTIONS

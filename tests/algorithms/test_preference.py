@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from keel.algorithms.preference import PREFERENCE_OBJECTIVES, ObjectiveConfig, preference_objective
 from keel.errors import ConfigError
 from keel.losses.preference import dpo, smoothed
 from keel.objectives.answers import AnswerObjective
 from keel.objectives.mixture import MixtureObjective
 from keel.objectives.preference import PreferenceObjective, TokenPreferenceObjective, TransportObjective
-from keel.preference_algorithms import PREFERENCE_OBJECTIVES, ObjectiveConfig, preference_objective
 
 NAMES = ["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "slic", "bco", "exo", "aot", "dpop", "robust_dpo", "mpo", "tdpo"]
 

@@ -1,4 +1,4 @@
-"""What an algorithm of RL is made of: the composition and its parts, as plain values. The table of compositions is in ``algorithms``."""
+"""What an algorithm of RL is made of: the composition and its parts, as plain values. The table of compositions is in ``rl``."""
 
 from __future__ import annotations
 

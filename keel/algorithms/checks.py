@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from keel.advantages.credit import ESTIMATORS, SequenceEstimator, TokenEstimator
-from keel.algorithm_config import ControlConfig, Overrides, ReferenceConfig
-from keel.algorithm_parts import POLICY_LOSSES, Algorithm
+from keel.algorithms.config import ControlConfig, Overrides, ReferenceConfig
+from keel.algorithms.parts import POLICY_LOSSES, Algorithm
 from keel.config import Section
 
 _Rule = tuple[str, Section, tuple[str, ...], bool, str]  # (section, its values, fields, is it read, why not)
