@@ -136,13 +136,14 @@ def _setup(prompt: Prompt) -> str:
 
 
 def _prompt_code(prompt: Prompt) -> str:
-    """The prompt, where it is Python by itself (a header with its docstring): tests may use what it defines."""
+    """The prompt, where it is Python by itself (a header with its docstring): tests may use what it defines. A word or two of any language
+    may be Python too, and define nothing."""
     text = prompt.last_user_text
     try:
-        ast.parse(text)
+        body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError):
         return ""
-    return text + "\n"
+    return "" if all(isinstance(node, ast.Expr) for node in body) else text + "\n"
 
 
 def _called(setup: str, tests: Sequence[str]) -> tuple[str, ...]:

@@ -1,20 +1,22 @@
 r"""Is a mathematical answer equal to the right one? Plain numbers and fractions are compared exactly here; everything else by the library
-``math-verify`` (the extra ``math``), which is imported when it is needed."""
+``math-verify`` (the extra ``math``), where it is installed."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import re
 import unicodedata
 from fractions import Fraction
+from typing import Any
 
 from keel.rewards.score import Score, TextReward, failure
 from keel.rewards.verifier import final_number, with_truth
 from keel.rewards.verifier_config import MathReward
 
 _ANNOUNCED = re.compile(r"(?:answer is|answer[:：]|答案是|答案为|答案[:：]|####)\s*[:：]?\s*([^\n]+)", re.IGNORECASE)
-_PLAIN = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:/(\d+(?:\.\d*)?))?(%?)")
+_PLAIN = re.compile(r"([-+]?)((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)(?:/(\d+(?:\.\d*)?))?(%?)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([-+]?[\d.]+)\}\{([-+]?[\d.]+)\}")
 _MIXED = re.compile(r"([-+]?)(\d+) (\d+)/(\d+)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")  # a command of LaTeX is none
@@ -27,6 +29,7 @@ def maths(config: MathReward) -> TextReward:
     Of a text with ``\boxed{}`` the last box counts, else what follows the last "answer is" or ``####``, else the last number where the
     truth is a plain number and the text has no LaTeX, else what the library finds.
     """
+    _library()  # its import takes seconds, more on a busy machine: not out of the first answer's time
 
     def judge(text: str, truth: str) -> Score:
         wanted = final_expression(truth) or _last_number(truth) or truth.strip()
@@ -111,12 +114,9 @@ def _near(a: Fraction, b: Fraction, precision: int) -> bool:
 
 
 def _by_library(found: str, wanted: str, precision: int) -> Score:
-    if importlib.util.find_spec("math_verify") is None:
+    math_verify = _library()
+    if math_verify is None:
         return failure(f"only the library math-verify can compare with {wanted[:60]!r}: pip install 'keel-align[math]'")
-    import math_verify
-
-    for name in ("math_verify", "latex2sympy2_extended"):  # they would write a line for every answer they cannot read
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     # no time limits of its own: they are alarms, and the worker that this runs in has one
     gold = _parsed(math_verify, wanted)
     if not gold:
@@ -128,7 +128,16 @@ def _by_library(found: str, wanted: str, precision: int) -> Score:
     return Score(float(right), f"{answer[-1]} " + ("equals" if right else "is not") + f" {wanted[:60]}")
 
 
-def _parsed(library, text: str) -> list:
+def _library() -> Any:
+    """``math_verify``, None where it is not installed."""
+    if importlib.util.find_spec("math_verify") is None:
+        return None
+    for name in ("math_verify", "latex2sympy2_extended"):  # they would write a line for every answer they cannot read
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return importlib.import_module("math_verify")
+
+
+def _parsed(library: Any, text: str) -> list:
     """The library's reading: of a bare expression in a LaTeX environment (which it wants), else as it stands."""
     wrapped = text if "$" in text or "\\boxed" in text or "\\[" in text else f"${text}$"
     return library.parse(wrapped, parsing_timeout=None) or library.parse(text, parsing_timeout=None)

@@ -14,7 +14,20 @@ from keel.rewards.verifier_config import ExactReward, NumericReward, RegexReward
 from keel.types import Prompt
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?%?|(?<![A-Za-z0-9_.])[-+−]?\.\d+")
-_MARKED = re.compile(r"\\boxed\{([^{}]*)\}|####\s*([^\n]+)|(?:answer is|answer:|答案是|答案为|答案[:：])\s*([^\n]+)", re.IGNORECASE)
+_INSIDE = r"(?:[^{}]|\{[^{}]*\})*"  # a box with \frac{1}{2}, \text{ m} or 1{,}000 in it
+_MARKED = re.compile(rf"\\boxed\{{({_INSIDE})\}}|####\s*([^\n]+)|(?:answer is|answer:|答案是|答案为|答案[:：])\s*([^\n]+)", re.IGNORECASE)
+_FRACTION = re.compile(
+    r"(?<![\w./,])(?:(?P<whole>\d+)(?:\s+| and ))?(?P<top>\d+)/(?P<bottom>[1-9]\d*)(?![\d/]|[.,]\d)"
+)  # 12/25/2023 is a date
+_PLAINER = tuple(
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (r"(?<=\d)(?=[¼-¾⅐-⅞])", " "),
+        (r"(?<=\d)(?:\{,\}|\\,)(?=\d{3})", ","),
+        (r"(?<=\d)\s*(?=\\[dt]?frac)", " "),
+        (r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2"),
+    )
+)
 
 
 def exact(config: ExactReward) -> TextReward:
@@ -84,14 +97,22 @@ def regex(config: RegexReward) -> TextReward:
 
 
 def final_number(text: str) -> float | None:
-    r"""The number that a solution ends in: of the last ``\boxed{}``, ``####`` or "answer is" if there is one, otherwise the last number."""
-    text = unicodedata.normalize("NFKC", text).replace("−", "-")
+    r"""The number that a solution ends in: of the last ``\boxed{}``, ``####`` or "answer is" if there is one, otherwise the last number.
+    Fractions and mixed numbers (``1/2``, ``3 1/2``, ``\frac{1}{2}``) are one number; of a percentage it is the one before the sign."""
+    for pattern, plain in _PLAINER:
+        text = pattern.sub(plain, text)
+    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("\u2044", "/")
+    text = _FRACTION.sub(_decimal, text)
     marked = [next(g for g in m.groups() if g is not None) for m in _MARKED.finditer(text)]
     for part, which in ((marked[-1] if marked else "", 0), (text, -1)):
         numbers = _NUMBER.findall(part)
         if numbers:
             return float(numbers[which].rstrip("%").replace(",", ""))
     return None
+
+
+def _decimal(fraction: re.Match[str]) -> str:
+    return repr(int(fraction["whole"] or 0) + int(fraction["top"]) / int(fraction["bottom"]))
 
 
 def with_truth(key: str, judge: Callable[[str, str], Score]) -> TextReward:

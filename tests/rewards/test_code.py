@@ -51,6 +51,9 @@ def test_the_forms_of_published_data(judge: Callable[..., Score]) -> None:
     meta = {"test": check, "entry_point": "first"}
     assert judge(meta, "    return xs[0]\n", prompt=header) == 1.0  # continues the prompt
     assert judge(meta, "def first(xs):\n    return xs[0]\n", prompt=header) == 1.0
+    for words in ("Reverse", "反转列表", "'first of a list'"):  # Python too, but they define nothing
+        plain = {"test": "def check(candidate):\n    assert candidate([2.0]) == 2.0\n", "entry_point": "first"}
+        assert judge(plain, "def first(xs):\n    return xs[0]\n", prompt=words) == 1.0
     assert judge(meta, "def first(xs):\n    return 0\ndef double(x):\n    return 0\n", prompt=header) == 0.0  # helpers are the prompt's
     assert judge({"test_list": ["assert f(2) == math.sqrt(16)"], "test_setup_code": "import math"}, "def f(x): return x * 2") == 1.0
     apps = {"fn_name": "mul", "inputs": [[2, 3], [4, 5]], "outputs": [6, 20]}

@@ -45,6 +45,16 @@ def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callab
         ("x2 and none", None),
         ("no number", None),
         ("the answer is unknown, 4 at most", 4.0),
+        (r"\boxed{\frac{1}{2}}", 0.5),
+        (r"It is -\dfrac{3}{4}.", -0.75),
+        (r"\boxed{1{,}234 \text{ m}} of 9", 1234.0),
+        ("3 1/2 hours", 3.5),
+        (r"2\frac{1}{2} cups", 2.5),
+        ("1½ km", 1.5),
+        ("1/2", 0.5),
+        ("48/2 = 24", 24.0),
+        ("on 12/25/2023", 2023.0),
+        ("10 of 1/0", 0.0),
     ],
 )
 def test_final_number(text: str, number: float | None) -> None:

@@ -73,6 +73,8 @@ PLAIN = [
     ("72", "70 and 2 make 72", 1.0),
     ("12", "no idea at all what this is", 0.0),
     ("42", "答案是42。", 1.0),
+    ("1500", "The answer is 1.5e3.", 1.0),
+    ("3.5", "It takes 3 1/2 hours", 1.0),
     (r"\boxed{7}", r"first \boxed{6}, then \boxed{7}", 1.0),
     (r"x^{2}", r"\boxed{x^{2}}", 1.0),
 ]
@@ -103,6 +105,15 @@ def test_expressions_are_equal_or_not(truth: str, text: str, score: float, promp
     assert maths.maths(MathReward(name="m"))(prompt(ground_truth=truth), text) == score  # type: ignore[arg-type]
 
 
+def test_the_library_is_imported_before_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow import within the first answer's time would look like a hung worker, again and again."""
+    imported: list[str] = []
+    monkeypatch.setattr(maths.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(maths.importlib, "import_module", imported.append)
+    maths.maths(MathReward(name="m"))
+    assert imported == ["math_verify"]
+
+
 def test_what_only_the_library_could_say_is_a_failure_without_it(prompt: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maths.importlib.util, "find_spec", lambda name: None)
     found = maths.maths(MathReward(name="m"))(prompt(ground_truth="x^2+2x+1"), r"\boxed{(x+1)^2}")  # type: ignore[arg-type]
@@ -114,7 +125,7 @@ def test_final_expressions_and_plain_numbers() -> None:
     assert final_expression(r"\boxed{\frac{a}{b}} and \boxed{{x}}") == "{x}"
     assert final_expression("a long text that says nothing in particular\nat all") is None
     assert [plain_number(t) for t in ("1/3", r"\frac{2}{6}", "x", "1/0", "1e5", "$1,000.50$")] == [
-        maths.Fraction(1, 3), maths.Fraction(1, 3), None, None, None, maths.Fraction(2001, 2),
+        maths.Fraction(1, 3), maths.Fraction(1, 3), None, None, maths.Fraction(100_000), maths.Fraction(2001, 2),
     ]  # fmt: skip
 
 

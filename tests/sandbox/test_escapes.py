@@ -56,6 +56,24 @@ def test_no_file_can_be_read(kind: Kind, path: str) -> None:
     assert attempt(kind, f"open({path!r}, 'rb').read(10)") == "refused"
 
 
+@pytest.mark.parametrize("path", ["environ", "mem", "root/etc/passwd", "cwd", "fd/0", "task"])
+def test_its_parent_is_not_looked_into(kind: Kind, path: str) -> None:
+    for pid in ("{os.getppid()}", str(os.getpid())):
+        look = "os.listdir" if path in ("cwd", "task") else "open"
+        assert attempt(kind, f"{look}(f'/proc/{pid}/{path}')") == "refused"
+
+
+def test_links_lead_nowhere(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    tmp_path.chmod(0o777)
+    assert attempt(kind, f"print(open({str(tmp_path / 'link')!r}).read())") == "refused"
+    for make in ("symlink", "link"):
+        for place in (str(tmp_path / "new"), "/tmp/keel-link", "keel-link"):
+            assert attempt(kind, f"os.{make}({str(tmp_path / 'secret')!r}, {place!r})\nprint(open({place!r}).read())") == "refused"
+    assert not (tmp_path / "new").exists()
+
+
 def test_installed_packages_cannot_be_read(kind: Kind) -> None:
     """They may hold the data sets that the tests are from."""
     found = attempt(kind, f"open({pytest.__file__!r}).read()")
