@@ -17,6 +17,20 @@ ScoreUnits = Callable[[Sequence[Unit]], list[tuple[Tensor, ...]]]
 """Log-probabilities per unit and branch [T] under the present weights, without gradient: a learner's ``logprobs``."""
 
 
+class Reduced:
+    """What objectives have in common whose loss is a sum over tokens, weighed and counted by a reduction."""
+
+    __slots__ = ()
+    reduction: Reduction
+
+    @property
+    def couples_branches(self) -> bool:
+        return self.reduction.couples_branches
+
+    def counts(self, units: Sequence[Unit]) -> Counts:
+        return {self.reduction.unit: self.reduction(units).count}
+
+
 class WholeAnswers:
     """What objectives of whole answers have in common, unless they say otherwise: they read log-probabilities, and the branches of a unit
     must stay together. Those of direct preference optimisation also tell what the stage must prepare."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +13,8 @@ from keel.losses.correction import Correction, importance_weights
 from keel.losses.kl import k3
 from keel.losses.policy import PolicyLoss, PolicyTerms, ppo_clip
 from keel.losses.reduce import REDUCTIONS, Reduction, sequence_means
-from keel.objectives.common import TokenWeights, divisor, to_metrics, token_mean, token_weights
-from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
+from keel.objectives.common import Reduced, TokenWeights, divisor, to_metrics, token_mean, token_weights
+from keel.types import Batch, Counts, LossOutput, Need, Outputs
 
 Ratio = Literal["token", "sequence", "sequence_token"]
 KLEstimator = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +23,7 @@ Metrics = Mapping[str, tuple[Tensor, Tensor | float]]
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyObjective:
+class PolicyObjective(Reduced):
     """``policy_loss + kl_coef * KL + old_kl_coef * KL(old || policy) - entropy_coef * entropy``, per token, weighed by one reduction.
 
     Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
@@ -64,13 +64,6 @@ class PolicyObjective:
     @property
     def token_local(self) -> bool:
         return self.ratio == "token" and (self.correction is None or self.correction.level == "token")
-
-    @property
-    def couples_branches(self) -> bool:
-        return self.reduction.couples_branches
-
-    def counts(self, units: Sequence[Unit]) -> Counts:
-        return {self.reduction.unit: self.reduction(units).count}
 
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.logprobs_S is not None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keel.losses.reduce import REDUCTIONS, Reduction
 from keel.losses.sft import negative_log_likelihood
-from keel.objectives.common import divisor, to_metrics, token_mean, token_weights
-from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
+from keel.objectives.common import Reduced, divisor, to_metrics, token_mean, token_weights
+from keel.types import Batch, Counts, LossOutput, Need, Outputs
 
 
 @dataclass(frozen=True, slots=True)
-class SupervisedObjective:
+class SupervisedObjective(Reduced):
     """Mean negative log-likelihood of the trained tokens, in nats. Metric: ``nll`` per token, however the loss is reduced (the
     perplexity is its exponential)."""
 
@@ -25,13 +24,6 @@ class SupervisedObjective:
     @property
     def token_local(self) -> bool:
         return True
-
-    @property
-    def couples_branches(self) -> bool:
-        return self.reduction.couples_branches
-
-    def counts(self, units: Sequence[Unit]) -> Counts:
-        return {self.reduction.unit: self.reduction(units).count}
 
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.logprobs_S is not None

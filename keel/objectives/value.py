@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from keel.losses.reduce import REDUCTIONS, Reduction
 from keel.losses.value import clipped_value
-from keel.objectives.common import divisor, to_metrics, token_mean, token_weights
-from keel.types import Batch, Counts, LossOutput, Need, Outputs, Unit
+from keel.objectives.common import Reduced, divisor, to_metrics, token_mean, token_weights
+from keel.types import Batch, Counts, LossOutput, Need, Outputs
 
 
 @dataclass(frozen=True, slots=True)
-class ValueObjective:
+class ValueObjective(Reduced):
     """``coef`` times the mean clipped squared error of the values. Signals: ``values`` (of the critic when the returns were made) and
     ``returns``.
 
@@ -32,13 +31,6 @@ class ValueObjective:
     @property
     def token_local(self) -> bool:
         return True
-
-    @property
-    def couples_branches(self) -> bool:
-        return self.reduction.couples_branches
-
-    def counts(self, units: Sequence[Unit]) -> Counts:
-        return {self.reduction.unit: self.reduction(units).count}
 
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.values_S is not None

@@ -10,7 +10,7 @@ from keel.config import Section
 from keel.errors import ConfigError
 from keel.rewards.ensemble_config import EnsembleConfig
 from keel.rewards.remote_config import RemoteReward
-from keel.rewards.source_config import IsolatedConfig, SegmentsConfig, SourceConfig, compiles
+from keel.rewards.source_config import IsolatedConfig, SegmentedConfig, SegmentsConfig, SourceConfig, compiles
 from keel.rewards.verifier_config import (
     ChoiceReward,
     CodeReward,
@@ -131,7 +131,7 @@ class RuleSet(Section):
 # --------------------------------------------------------------------------------------------------------------------------------
 
 
-class ModelReward(SourceConfig):
+class ModelReward(SegmentedConfig):
     """A reward model's score, standardised with constants that stay as they are during RL."""
 
     type: Literal["model"] = Field(default="model", description="A reward model.")
@@ -142,10 +142,6 @@ class ModelReward(SourceConfig):
         default=None, gt=0, description="Their standard deviation; empty = measured on the starting policy's answers."
     )
     ensemble: EnsembleConfig = Field(default=EnsembleConfig(), description="What becomes of several members' scores.")
-    segments: SegmentsConfig | None = Field(
-        default=None,
-        description="Score the answer's parts one by one; credit by token sees each at its end. Empty: the whole answer.",
-    )
 
     @model_validator(mode="after")
     def _own_scales(self) -> ModelReward:
@@ -154,16 +150,12 @@ class ModelReward(SourceConfig):
         return self
 
 
-class RulesReward(IsolatedConfig):
+class RulesReward(SegmentedConfig, IsolatedConfig):
     """Rules of form, from a file or written here."""
 
     type: Literal["rules"] = Field(default="rules", description="A rule set.")
     path: str = Field(default="", description="YAML file of the rules.")
     rules: RuleSet | None = Field(default=None, description="The rules themselves, in place of a file.")
-    segments: SegmentsConfig | None = Field(
-        default=None,
-        description="Score the answer's parts one by one; credit by token sees each at its end. Empty: the whole answer.",
-    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RulesReward:
@@ -172,32 +164,24 @@ class RulesReward(IsolatedConfig):
         return self
 
 
-class PythonReward(IsolatedConfig):
+class PythonReward(SegmentedConfig, IsolatedConfig):
     """A function of yours: ``fn(prompt: keel.types.Prompt, completion: str) -> float``. It is run as it is: use files you trust."""
 
     type: Literal["python"] = Field(default="python", description="A Python function.")
     function: str = Field(pattern=r"^.+\.py:\w+$", description="FILE.py:NAME of the function.")
-    segments: SegmentsConfig | None = Field(
-        default=None,
-        description="Score the answer's parts one by one; credit by token sees each at its end. Empty: the whole answer.",
-    )
 
 
-class ContainsReward(SourceConfig):
+class ContainsReward(SegmentedConfig):
     """Share of the words that stand in the answer."""
 
     type: Literal["contains"] = Field(default="contains", description="Words are looked for.")
     words: list[str] = Field(min_length=1, description="Words or phrases, any language, in any case.")
     need: Literal["any", "all"] = Field(default="all", description="any: 1 when one of them stands there; all: the share of them.")
-    segments: SegmentsConfig | None = Field(
-        default=None,
-        description="Score the answer's parts one by one; credit by token sees each at its end. Empty: the whole answer.",
-    )
 
 
 def segments_of(config: SourceConfig) -> SegmentsConfig | None:
     """The parts that a source scores one by one; None where it scores the whole answer."""
-    found = getattr(config, "segments", None)
+    found = config.segments if isinstance(config, SegmentedConfig) else None
     if found is not None and found.by == "token" and not isinstance(config, ModelReward):
         raise ConfigError(f"reward '{config.name}': segments.by=token is for reward models", "use sentence, line or paragraph")
     return found

@@ -63,6 +63,15 @@ class IsolatedConfig(SourceConfig):
     worker: WorkerConfig = Field(default=WorkerConfig(), description="The processes that it runs in.")
 
 
+class SegmentedConfig(SourceConfig):
+    """A source that can score an answer part by part."""
+
+    segments: SegmentsConfig | None = Field(
+        default=None,
+        description="Score the answer's parts one by one; credit by token sees each at its end. Empty: the whole answer.",
+    )
+
+
 class TruthConfig(SourceConfig):
     """A source that compares with the row's right answer."""
 

@@ -10,17 +10,15 @@ from typing import Any
 from keel.algorithms.offline import logged_objective
 from keel.data.dataset import Dataset
 from keel.errors import ConfigError, DataError
-from keel.learner.local import LocalLearner
-from keel.loops.offline import OfflineTrainer, Sides, total_steps
+from keel.loops.offline import OfflineTrainer, Sides
 from keel.loops.online import with_signal
 from keel.objectives.logged import VALUE, LoggedObjective
 from keel.render.renderer import Refusal, Renderer
 from keel.selftest import check_reference, check_training, largest
-from keel.stages.probes import SampleProbe
+from keel.stages.policy import fit, learner_of, probe_of, reference_of
 from keel.stages.recipes import OfflineRecipe
-from keel.stages.reference_cache import ReferenceCache
 from keel.stages.reward_labels import reward_units
-from keel.stages.session import load, open_session, record, save_final, train
+from keel.stages.session import load, open_session, record
 from keel.stages.units import datasets, prepare
 from keel.types import Rating, Unit
 from keel.watch.config import EarlyStopConfig
@@ -38,22 +36,18 @@ def run_offline(recipe: OfflineRecipe, path: Path, parent: str = "") -> dict[str
         record(session, loaded, renderer)
         units, account = prepare(splits, path, _logged_units(renderer, objective))
         _check_groups(objective, units.train)
-        learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
-        if objective.kl_coef and recipe.lora is None:
-            learner.reference = loaded.model.frozen_copy()
+        learner = learner_of(recipe, loaded, len(units.train), objective)
         if objective.needs_reference:
-            cache = ReferenceCache(Path(recipe.reference_cache or path / "reference"), learner, session.run.manifest["model"]["digest"])
+            cache = reference_of(session, recipe, learner)
             sides = (units.train, units.held_out, units.test)
             units = Sides(*(with_signal(side, "ref_logprobs", cache.logprobs(side)) if side else () for side in sides))
         ready = objective.credited(units.train)
         check_training(learner, objective, ready, session.bus, recipe.settings.skip_self_test, largest(ready, recipe.loop.batch_size))
         if objective.needs_reference:
             check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
-        probe = SampleProbe(loaded.model, renderer, splits.held_out or splits.train, recipe.loop.probes, session.run)
+        probe = probe_of(session, recipe, loaded, renderer, splits)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
-        result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/loss"))
-        if not result.interrupted:
-            save_final(session, loaded)
+        result = fit(session, recipe, loaded, trainer, EarlyStopConfig(metric="eval/loss"))
         answers = sum(len(u.branches) for u in units.train)
         return session.finish({"units": len(units.train), "answers": answers, "data": account.summary()}, result)
 

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from keel.algorithms.preference import preference_objective
-from keel.learner.local import LocalLearner
-from keel.loops.offline import OfflineTrainer, Sides, total_steps
+from keel.loops.offline import OfflineTrainer, Sides
 from keel.selftest import check_reference, check_training, largest
 from keel.stages.answers import answer_units, referred
+from keel.stages.policy import fit, learner_of, probe_of, reference_of
 from keel.stages.prefer_online import run_online
-from keel.stages.probes import SampleProbe
 from keel.stages.recipes import PreferRecipe
-from keel.stages.reference_cache import ReferenceCache
-from keel.stages.session import load, open_session, record, save_final, train
+from keel.stages.session import load, open_session, record
 from keel.stages.units import datasets, preference_units, prepare
 from keel.types import PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
@@ -24,9 +22,8 @@ from keel.watch.config import EarlyStopConfig
 def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Train on pairs; leaves ``final/`` and returns the summary.
 
-    The reference is the starting weights: its log-probabilities are taken once, before the first step, and kept on disk, so no second model
-    is held; none are taken for losses that know no reference. Token-level DPO compares whole
-    distributions, so it keeps the reference (with adapters, the model itself without them).
+    The reference is the starting weights; losses that know none take no log-probabilities of it. Token-level DPO compares whole
+    distributions.
     """
     if recipe.online is not None:
         return run_online(recipe, recipe.online, path, parent)
@@ -39,20 +36,16 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         objective = preference_objective(recipe.objective)
         render = answer_units(renderer) if objective.takes_answers else preference_units(renderer)
         units, account = prepare(splits, path, render)
-        learner = LocalLearner(loaded.model, recipe.optim, recipe.batch, total_steps(recipe.loop, len(units.train)), recipe.seed)
-        if "ref_kl" in objective.needs and recipe.lora is None:
-            learner.reference = loaded.model.frozen_copy()
-        cache = ReferenceCache(Path(recipe.reference_cache or path / "reference"), learner, session.run.manifest["model"]["digest"])
+        learner = learner_of(recipe, loaded, len(units.train), objective)
+        cache = reference_of(session, recipe, learner)
         units = Sides(*(referred(objective, side, recipe.seed, cache.logprobs) for side in (units.train, units.held_out, units.test)))
         longest = largest(units.train, recipe.loop.batch_size)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         if objective.needs_reference:
             check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
-        probe = SampleProbe(loaded.model, renderer, splits.held_out or splits.train, recipe.loop.probes, session.run)
+        probe = probe_of(session, recipe, loaded, renderer, splits)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
-        result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/loss"))
-        if not result.interrupted:
-            save_final(session, loaded)
+        result = fit(session, recipe, loaded, trainer, EarlyStopConfig(metric="eval/loss"))
         return session.finish({**_size(units.train), "units": len(units.train), "data": account.summary()}, result)
 
 
