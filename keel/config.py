@@ -30,6 +30,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=False, allow_inf_nan=False)
 
+    @property
+    def changed(self) -> frozenset[str]:
+        """Fields that are not at their defaults. What asks whether a setting would have an effect asks this, and not whether it was
+        written down: a resolved config writes everything."""
+        fields = type(self).model_fields
+        return frozenset(name for name, f in fields.items() if getattr(self, name) != f.get_default(call_default_factory=True))
+
 
 C = TypeVar("C", bound=Section)
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
 from keel.algorithms import AlgorithmConfig
 from keel.algorithms.preference import ObjectiveConfig
@@ -57,6 +57,12 @@ class StageList(Section):
     """Stages in the order of their fields; one that is left out is not run."""
 
     VERBS: ClassVar[Mapping[str, str]] = {}  # by stage
+
+    @model_serializer(mode="wrap")
+    def _with_verbs(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is written can be read: a stage under a name of its own says what it is."""
+        own = {name: verb for name, verb in self.VERBS.items() if name not in Stages.VERBS}
+        return {name: {"verb": own[name], **stage} if name in own else stage for name, stage in write(self).items()}
 
     def items(self) -> list[tuple[str, ModelRecipe]]:
         """The stages that are there, by name, in order."""

@@ -42,9 +42,8 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:
-        fields = type(self).model_fields
-        unread = [name for name in ("betas", "eps") if self.name == "adafactor" and getattr(self, name) != fields[name].default]
-        if unread:
+        unread = [name for name in ("betas", "eps") if name in self.changed]
+        if unread and self.name == "adafactor":
             raise ValueError(f"optim.name=adafactor does not read {' and '.join(unread)}: leave {'them' if unread[1:] else 'it'} out")
         return self
 

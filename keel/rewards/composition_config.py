@@ -75,7 +75,7 @@ class CompositionConfig(Section):
             raise ValueError(f"normalise=group makes scores of mean 0: how={self.how} would mean nothing, use how=sum")
         if self.learned is not None and (self.phases or self.gate is not None):
             raise ValueError("learned weights would be overwritten by phases or gate: use one of them")
-        if "floor" in self.model_fields_set and self.how != "product":
+        if "floor" in self.changed and self.how != "product":
             raise ValueError("floor would have no effect: only how=product reads it")
         return self
 

@@ -41,7 +41,7 @@ class EnsembleConfig(Section):
 
     @model_validator(mode="after")
     def _weights_are_read(self) -> EnsembleConfig:
-        if self.aggregate != "weighted" and {"weights", "sharpness"} & self.model_fields_set:
+        if self.aggregate != "weighted" and {"weights", "sharpness"} & self.changed:
             raise ValueError("weights and sharpness would have no effect: set aggregate=weighted")
         if self.weights and (min(self.weights) < 0 or sum(self.weights) <= 0):
             raise ValueError("weights are 0 or more, and not all 0")

@@ -96,6 +96,6 @@ class PolicyEnsembleConfig(Section):
             raise ValueError(f"the weights add up to {sum(self.weights):g}, not to 1")
         if self.fit and (self.weights or len(self.models) > 1):
             raise ValueError("fit finds the weight of one other member: leave out `weights`, and name one model")
-        if not self.fit and "grid" in self.model_fields_set:
+        if not self.fit and "grid" in self.changed:
             raise ValueError("grid would have no effect without fit")
         return self

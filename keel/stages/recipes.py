@@ -226,7 +226,7 @@ class RLRecipe(TrainRecipe):
     def _parts_of_a_sum(self) -> RLRecipe:
         """What is due at a token is a share of a weighted sum whose weights stand."""
         parted = [r.name for r in self.rewards if segments_of(r) is not None or isinstance(r, StepsReward)]
-        if parted and resolve(self.algorithm, self.samples).credits_tokens and self.composition.model_fields_set:
+        if parted and resolve(self.algorithm, self.samples).credits_tokens and self.composition.changed:
             raise ConfigError(f"reward '{parted[0]}' is credited part by part, and composition makes no plain sum", "leave composition out")
         return self
 
@@ -265,7 +265,7 @@ class RLRecipe(TrainRecipe):
             raise ConfigError(
                 f"loop.phases sets kl_coef, but the algorithm '{algorithm.name}' has no KL", "set algorithm.kl.place and algorithm.kl.coef"
             )
-        unread = [name for name in ("critic_model", "critic_optim") if name in self.model_fields_set]
+        unread = [name for name in ("critic_model", "critic_optim") if name in self.changed]
         if unread and not algorithm.needs_critic:
             raise ConfigError(
                 f"{' and '.join(unread)} would have no effect: the algorithm '{algorithm.name}' has no critic", "leave it out"
@@ -300,7 +300,7 @@ class PreferencesRecipe(ModelRecipe):
 
     @model_validator(mode="after")
     def _temperatures_are_those_of_preferences(self) -> PreferencesRecipe:
-        if "temperature" in self.sampling.model_fields_set:
+        if "temperature" in self.sampling.changed:
             raise ConfigError(
                 "sampling.temperature would have no effect: candidates are sampled at preferences.temperatures",
                 "set preferences.temperatures, a list",

@@ -108,7 +108,7 @@ def settle(
 
 
 def _pair_loss(loss: RewardLossConfig, labels: Labels) -> PairLoss:
-    if "least_margin" in loss.model_fields_set and loss.pairs != "hinge":
+    if "least_margin" in loss.changed and loss.pairs != "hinge":
         raise ConfigError("loss.least_margin would have no effect: it is the hinge's", "use loss.pairs=hinge, or leave it out")
     if loss.pairs == "auto":
         return "davidson" if labels.ties else "bradley_terry"

@@ -82,7 +82,7 @@ def model_source(
             for (part, model, scale), weight in zip(each, weights, strict=True)
         ]
         return EnsembleSource(config.name, experts, renderer.end_of_answer, config.ensemble)
-    if config.ensemble.model_fields_set:
+    if config.ensemble.changed:
         raise ConfigError(
             f"reward '{config.name}': ensemble settings would have no effect, {config.path} is one model with one head",
             "train one with head.members or ensemble.members, or name further models in ensemble.members",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keel.algorithms import resolve
-from keel.config import load
+from keel.config import dump, load
 from keel.pipeline import load_pipeline
 from keel.stages.recipes import RECIPES
 from keel.stages.run import run_verb
@@ -83,3 +83,28 @@ def test_the_run_that_explodes_is_taken_back_and_without_the_guard_is_not(
     guarded, lost = (rows(tmp_path / name / "metrics.jsonl")[-1]["kl"] for name in ("guarded", "unguarded"))
     assert any(row["kind"] == "emergency" for row in rows(tmp_path / "guarded" / "events.jsonl"))
     assert guarded < 2.5 < lost
+
+
+def verb_of(path: Path) -> str:
+    last = path.stem.split("_")[-1]
+    return "prefer" if last == "dpo" else last if last in RECIPES else "rl"
+
+
+STAGES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if "stages:" not in p.read_text())
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_what_a_run_keeps_of_a_recipe_is_a_recipe(path: Path, tmp_path: Path) -> None:
+    """`--dry-run` and the manifest write every setting, defaults too: none of them may be refused for having been written."""
+    kept = tmp_path / "kept.json"
+    recipe = load(RECIPES[verb_of(path)], path, [])
+    kept.write_text(json.dumps(dump(recipe)))
+    assert load(RECIPES[verb_of(path)], kept, []) == recipe
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_dpo", "tiny_staged"])
+def test_what_a_run_keeps_of_a_pipeline_is_a_pipeline(name: str, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    recipe = load_pipeline(ROOT / f"recipes/{name}.yaml", [])
+    kept.write_text(json.dumps(dump(recipe)))
+    assert dump(load_pipeline(kept, [])) == dump(recipe)
