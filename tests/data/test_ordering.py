@@ -29,6 +29,7 @@ def test_easiest_first_and_equal_ones_by_the_seed() -> None:
 def test_percentiles_put_equal_values_at_their_middle() -> None:
     assert percentiles([5.0, 1.0, 3.0]) == [1.0, 0.0, 0.5]
     assert percentiles([1.0, 1.0, 2.0]) == [0.25, 0.25, 1.0]
+    assert percentiles([4.0, 3.0]) == [1.0, 0.0]
     assert percentiles([7.0]) == [0.5]
 
 
@@ -44,6 +45,7 @@ def test_a_row_comes_as_often_as_its_weight_says_to_within_one(seed: int) -> Non
     for i, w in enumerate(weights):
         assert abs(counts[i] - 40 * w / sum(weights)) < 1.0
     assert draws(weights, 0, "t") == []
+    assert draws([0.0, 1.0], 1, "t", seed) == [1]
 
 
 def test_weights_by_wrong_and_by_loss() -> None:

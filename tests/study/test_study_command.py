@@ -12,7 +12,7 @@ import torch
 
 from keel.bench.workload import EOS, FIRST_WORD
 from keel.cli import main
-from keel.study import frontier, overoptimisation, world
+from keel.study import frontier, overoptimisation, ways, world
 from keel.study.taste import Taste, make_answer, make_taste
 from keel.study.world import World
 
@@ -21,10 +21,13 @@ from keel.study.world import World
 def small(monkeypatch: pytest.MonkeyPatch, proofs: None) -> None:
     monkeypatch.setattr(world, "_SFT_STEPS", 2)
     monkeypatch.setattr(world, "_FIT_SAMPLES", 4)
+    for module in (world, ways):
+        monkeypatch.setattr(module, "PARAMS", replace(world.PARAMS, max_tokens=5))
     monkeypatch.setattr(frontier, "_PRICES", (0.1,))
     monkeypatch.setattr(frontier, "_BETAS", {"dpo": (0.1, 0.5), "ipo": (0.1,), "kto": (0.1,), "simpo": (2.0,)})
-    for name in ("small", "medium", "medium, four times the votes", "ensemble, mean"):
-        monkeypatch.setitem(overoptimisation.PROXIES, name, replace(overoptimisation.PROXIES[name], rl=False))
+    for name, proxy in overoptimisation.PROXIES.items():
+        fewer = replace(proxy, members=min(proxy.members, 2), rl=name == "ensemble, lower bound")
+        monkeypatch.setitem(overoptimisation.PROXIES, name, fewer)
     few = {"voted": 2, "epochs": 1, "held_out": 2, "samples": 2, "every": 2}
     for module, more in ((overoptimisation, {"pool_prompts": 2, "pool": 8, "betas": (0.1,)}), (frontier, {})):
         plan = module.Plan
