@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -84,22 +83,6 @@ def repetition(text: str, n: int = 4) -> float:
     """Share of n-grams that have occurred before in the same text: 0 = never, towards 1 = a loop."""
     grams = ngrams(words(text), n)
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def longest_run(text: str) -> int:
-    """Length of the longest run of one character, white space aside: ``"no!!!!"`` -> 4."""
-    best = run = 0
-    last = ""
-    for c in text:
-        run = 0 if c.isspace() else run + 1 if c == last else 1
-        best, last = max(best, run), c
-    return best
-
-
-def compression(text: str) -> float:
-    """Compressed bytes over bytes: low for loops in any language. 1 for text too short to tell."""
-    raw = text.encode("utf-8", "replace")
-    return min(1.0, len(zlib.compress(raw, 9)) / len(raw)) if len(raw) >= 64 else 1.0
 
 
 def language(text: str) -> str:

@@ -105,7 +105,7 @@ class LocalLearner(LocalInference):
             raise DivergedError(
                 f"{MAX_SKIPS} steps in a row had gradients that are not finite", "lower the learning rate, or look at the data"
             )
-        return StepReport({"grad_norm": float(norm), "lr": lr, "skipped_steps": float(not finite)}, 0, skipped=not finite)
+        return StepReport({"grad_norm": float(norm), "lr": lr, "skipped_steps": float(not finite)}, 0)
 
     def discard_gradients(self) -> None:
         """Forget what was accumulated since the last step."""

@@ -71,4 +71,3 @@ class StepReport:
 
     metrics: Mapping[str, float]
     n_tokens: int  # tokens through the body, forward
-    skipped: bool = False  # gradients were not finite: nothing was changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from keel.types.outputs import Counts, LossOutput, Need, Outputs
@@ -68,9 +68,8 @@ class RewardSource(Protocol):
 class Verdict:
     """What a guard wants done after a step."""
 
-    action: Literal["continue", "adjust", "rollback", "stop"]
+    action: Literal["continue", "rollback", "stop"]
     reason: str = ""
-    changes: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Guard(Protocol):

@@ -43,14 +43,6 @@ def test_ngrams_distinct_and_repetition():
     assert text.repetition("好好好好好", n=2) == pytest.approx(3 / 4)
 
 
-def test_loops_are_seen():
-    assert text.longest_run("no!!!! way") == 4
-    assert text.longest_run("哈哈哈") == 3
-    assert text.longest_run("") == 0
-    assert text.compression("buy now " * 50) < 0.2
-    assert text.compression("short") == 1.0
-
-
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -34,6 +34,8 @@ def test_baselines() -> None:
 def test_scale_makes_the_mean_square_one() -> None:
     scaled_A = logged_advantages(REWARDS_A, UNIT_A, "group")
     assert scaled_A.tolist() == pytest.approx([-math.sqrt(2), 0.0, math.sqrt(2), 0.0])
+    small_A = logged_advantages(torch.tensor([0.1, 0.3], dtype=torch.float64), torch.tensor([0, 0]), "group")
+    assert small_A.tolist() == pytest.approx([-1.0, 1.0])
     assert logged_advantages(torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.int64), "group").tolist() == [0.0] * 3
 
 
