@@ -62,6 +62,13 @@ def test_weights_count() -> None:
     (scores,) = agreed.score([group(False)])
     assert scores.tolist() == pytest.approx([12.0])  # three quarters of 10, one of 18
 
+    def alone(units: list[Unit]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(scores_G2[:, :1] + 8, variance_G2[:, :1]) for scores_G2, variance_G2 in expert(units)]
+
+    of_two_and_one = EnsembleSource("judge", [Expert(expert, weight=3.0), Expert(alone)], lambda p: (), weighted)
+    (scores,) = of_two_and_one.score([group(False)])
+    assert scores.tolist() == pytest.approx([12.0])  # an expert's weight is shared by its scores
+
 
 def test_an_outlier_counts_little() -> None:
     # distances from the median 1 are 1, 0, 0.5, 0.5, 99: their median is 0.5, the scale 0.7413

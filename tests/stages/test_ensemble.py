@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from keel.config import load
-from keel.errors import ConfigError, UserError
+from keel.errors import ConfigError, DataError, UserError
+from keel.rollout.config import PolicyEnsembleConfig
+from keel.stages.ensemble import Ensemble
 from keel.stages.recipes import RECIPES
 from keel.stages.run import run_verb
 
@@ -48,11 +52,13 @@ def test_every_kind_answers(of: str, run: Any, rows: Rows, tmp_path: Path) -> No
 
 
 def test_the_weight_is_fitted_on_validation_prompts(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: Rows) -> None:
-    """A second member that says nothing but e: with the rewards' e, all weight is its. None of the evaluation's prompts is asked."""
+    """Each weight of the grid is tried, on none of the evaluation's prompts, and the evaluation answers with the best."""
     from keel.stages import ensemble
 
     asked: list[set[str]] = []
-    real = ensemble.mean_reward
+    used: list[tuple[float, ...]] = []
+    real, sampler = ensemble.mean_reward, ensemble.Ensemble.sampler
+    monkeypatch.setattr(ensemble.Ensemble, "sampler", lambda self, weights: used.append(weights) or sampler(self, weights))
 
     def spied(groups: Any, rewards: Any) -> float:
         asked.append({g.prompt.last_user_text for g in groups})
@@ -64,16 +70,43 @@ def test_the_weight_is_fitted_on_validation_prompts(run: Any, monkeypatch: pytes
     tried = summary["ensemble"]["tried"]
     assert [t["weight"] for t in tried] == [0.0, 0.5, 1.0]
     best = max(tried, key=lambda t: (t["reward"], -t["weight"]))
-    assert summary["ensemble"]["members"][1]["weight"] == best["weight"]
+    assert [m["weight"] for m in summary["ensemble"]["members"]] == [1.0 - best["weight"], best["weight"]]
+    assert used == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0 - best["weight"], best["weight"])]
     assert len({t["reward"] for t in tried}) > 1
     assert asked == [{f"Say {c}." for c in LETTERS[3:]}] * 3, "c is evaluated, so nothing is fitted on it"
     assert summary["data"]["validation"]["records"] == 5
 
 
+@pytest.mark.parametrize(
+    ("by_share", "chosen"),
+    [((0.1, 0.2, 0.3), 1.0), ((0.3, 0.2, 0.1), 0.0), ((0.1, 0.3, 0.3), 0.5), ((math.nan, 0.1, math.nan), 0.5)],
+)
+def test_the_best_weight_of_the_grid(by_share: tuple[float, ...], chosen: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal ones the least of the other member; where every reward failed, none."""
+    fitting = Ensemble(PolicyEnsembleConfig(models=("b",), fit=("f",), grid=(0.0, 0.5, 1.0)), *(None,) * 2, (), ())  # type: ignore[arg-type]
+    monkeypatch.setattr(Ensemble, "sampler", lambda self, weights: weights)
+    reward_of = dict(zip(((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)), by_share, strict=True))
+
+    class Told:
+        def score(self, groups: Any) -> list[torch.Tensor]:
+            return [torch.tensor([g.told, g.told - 0.05, math.nan]) for g in groups]
+
+    def answer(weights: Any) -> Any:
+        return (SimpleNamespace(rollouts="abc", told=reward_of[weights]),)
+
+    rewards: Any = [SimpleNamespace(source=Told(), weight=3.0), SimpleNamespace(source=Told(), weight=1.0)]
+    weights, found = fitting.fitted(answer, rewards)
+    assert weights == (1.0 - chosen, chosen)
+    expected = [4.0 * (r - 0.025) for r in by_share]  # the mean of two answers, the third failed; weights 3 and 1
+    assert [t["reward"] for t in found["tried"]] == pytest.approx(expected, nan_ok=True)
+    reward_of.update(dict.fromkeys(reward_of, math.nan))
+    with pytest.raises(DataError, match="every reward failed"):
+        fitting.fitted(answer, rewards)
+
+
 def test_averaged_weights_are_those_of_a_merge(run: Any, proofs: None) -> None:
     from keel.models.config import ModelOptions
     from keel.models.loading import load_model
-    from keel.stages.ensemble import Ensemble
     from keel.stages.session import renderer_of
 
     overrides = ["model=tiny:llama?seed=1", "baseline=x", "evaluate={}", "ensemble={models: ['tiny:llama?seed=2'], of: weights}"]
@@ -86,6 +119,16 @@ def test_averaged_weights_are_those_of_a_merge(run: Any, proofs: None) -> None:
         ensemble.sampler((1.0 - share, share))
         for name, p in first.model.weights().items():
             torch.testing.assert_close(p, (1.0 - share) * start[name] + share * other[name])
+
+
+def test_members_of_another_tokenizer_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tokenizer_of(*words: str) -> Any:
+        return SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: {w: i for i, w in enumerate(words)}))
+
+    monkeypatch.setattr("keel.stages.ensemble.load", lambda recipe, spec: (None, tokenizer_of("a", "c")))
+    recipe: Any = SimpleNamespace(ensemble=PolicyEnsembleConfig(models=("other",)), model="first")
+    with pytest.raises(UserError, match="other has another tokenizer than first"):
+        Ensemble.of(recipe, None, tokenizer_of("a", "b"))  # type: ignore[arg-type]
 
 
 def test_members_that_do_not_fit_are_refused(run: Any, tmp_path: Path) -> None:
