@@ -8,34 +8,50 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from keel.advantages.credit import CreditRule
 from keel.advantages.measures import group_metrics, kl_metrics
-from keel.loops.online import OnlineTrainer, collect, means, minibatches, publish
-from keel.loops.pairing import PairRule, paired
+from keel.algorithms.parts import Algorithm
+from keel.loops.config import LoopConfig
+from keel.loops.online import Actors, Evaluator, OnlineTrainer, collect, means, minibatches, publish
+from keel.loops.pairing import Pairing
 from keel.objectives.common import edges_of, measured
 from keel.objectives.mixture import DirectObjective
-from keel.rewards.judge import Judge
-from keel.types import Group, Unit
+from keel.rewards.composer import Composer
+from keel.types import Encoded, Group, Prompt, SamplingParams, Unit
 
 Refer = Callable[[tuple[Unit, ...]], tuple[Unit, ...]]  # gives units what the objective takes from the reference
 
+_LOOP = Algorithm("online preferences", CreditRule("leave_one_out"))  # what the online loop asks: no critic, no refilling, no price of a KL
+
 
 @dataclass(frozen=True, slots=True)
-class PairPlan:
-    """How a round's answers become preferences, and how often these are trained on."""
-
-    rule: PairRule = "best_worst"
-    least_gap: float = 0.0
-    epochs: int = 1
-    minibatches: int = 1
-
-
-class OnlinePreferenceTrainer(OnlineTrainer):
-    """``OnlineTrainer`` whose rounds end in preferences rather than advantages. Set what is named here before the first step."""
+class Plan:
+    """How a round's answers become preferences, and what learns from them how often."""
 
     objective: DirectObjective
     refer: Refer
-    pairs: PairPlan
-    judge: Judge  # behind ``actors.reward``
+    pairing: Pairing
+    samples: int
+    epochs: int = 1
+    minibatches: int = 1
+    composer: Composer | None = None
+
+
+class OnlinePreferenceTrainer(OnlineTrainer):
+    """``OnlineTrainer`` whose rounds end in preferences rather than advantages."""
+
+    def __init__(
+        self,
+        actors: Actors,
+        plan: Plan,
+        prompts: Mapping[str, tuple[Prompt, Encoded]],
+        params: SamplingParams,
+        config: LoopConfig,
+        seed: int,
+        evaluators: Mapping[str, Evaluator],
+    ) -> None:
+        super().__init__(actors, _LOOP, prompts, params, plan.samples, config, seed, evaluators)
+        self.plan, self.composer = plan, plan.composer
 
     def step(self, step: int) -> Mapping[str, float]:
         """One round. A round without a preference changes nothing and says so (``pairs`` is 0)."""
@@ -43,17 +59,19 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         phase = self._enter_phase(step)
         if self.composer is not None:
             self.composer.begin(step / max(1, self.total_steps))
-        sampled, groups, metrics = self._groups(step)
+        sampled, _, metrics = self._groups(step)
         if self.composer is not None:
             metrics |= self.composer.learn(sampled)
         started = time.perf_counter()
-        metrics |= {**phase, **group_metrics(sampled)}
-        units = tuple(u for g in groups if (u := paired(g, self.pairs.rule, self.pairs.least_gap, self.seed, step)) is not None)
-        metrics |= pair_metrics(groups, units)
-        if trainable(units, self.objective):
-            referred = self.refer(units)
-            if self.objective.needs_reference:
-                metrics |= {name: value for name, value in kl_metrics(groups, referred, 0.0).items() if name.startswith("objective/kl")}
+        made = self.plan.pairing(sampled, self.seed, step)
+        metrics["time/reward_s"] += time.perf_counter() - started
+        started = time.perf_counter()
+        metrics |= {**phase, **group_metrics(made.groups), **made.metrics, **pair_metrics(made.groups, made.units)}
+        if trainable(made.units, self.plan.objective):
+            referred = self.plan.refer(made.units)
+            if self.plan.objective.needs_reference:
+                kls = kl_metrics(made.groups, referred, 0.0)
+                metrics |= {name: value for name, value in kls.items() if name.startswith("objective/kl")}
             metrics |= self._learn(referred, step)
         if self.actors.reference is not None:
             self.actors.reference.follow(step + 1)
@@ -64,9 +82,9 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         """All updates of a round; metrics are means over them."""
         sums: defaultdict[str, list[float]] = defaultdict(list)
         learner, made = self.actors.policy, 0
-        for epoch in range(self.pairs.epochs):
-            for part in minibatches(units, self.pairs.minibatches, self.seed, step, epoch):
-                collect(sums, learner.forward_backward(part, measured(self.objective, part, learner.logprobs)).metrics)
+        for epoch in range(self.plan.epochs):
+            for part in minibatches(units, self.plan.minibatches, self.seed, step, epoch):
+                collect(sums, learner.forward_backward(part, measured(self.plan.objective, part, learner.logprobs)).metrics)
                 collect(sums, learner.step().metrics)
                 made += 1
         return {**means(sums), "policy/updates": float(made)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from keel.rewards.build_text import text_reward
 from keel.rewards.cache import CachedTexts, ScoreCache
+from keel.rewards.compare_config import CompareConfig
 from keel.rewards.compose import Reward, check_names
 from keel.rewards.config import CodeReward, FinishedReward, ModelReward, RewardConfig, RulesReward, StepsReward, segments_of
 from keel.rewards.finished import FinishedSource
@@ -58,6 +59,14 @@ def text_source(config: RewardConfig, decode: Decode | None = None) -> TextSourc
     segments = segments_of(config)
     whole = _whole_source(config)
     return whole if segments is None else SegmentedText(whole, splitter(segments), segments.aggregate, decode)
+
+
+def comparing_source(config: CompareConfig) -> WorkerSource | CachedTexts:
+    """What compares two answers, in worker processes, behind its cache where it has one. Raises UserError for a file or function that is
+    not right."""
+    source = WorkerSource(config, config.worker)
+    source.start()
+    return CachedTexts(source, ScoreCache(Path(config.worker.cache), identity(config))) if config.worker.cache else source
 
 
 def _whole_source(config: RewardConfig) -> TextSource | WorkerSource | CachedTexts:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from keel.rewards.compare_config import CompareConfig
 from keel.rewards.config import (
     ChoiceReward,
     CodeReward,
@@ -18,6 +22,16 @@ from keel.rewards.config import (
     RulesReward,
 )
 from keel.rewards.score import TextReward
+from keel.types import Prompt
+
+
+def judging(config: RewardConfig | CompareConfig) -> Callable[[Prompt, Any], float]:
+    """What a worker is to run: a reward of an answer, or a comparison of two. Raises as ``text_reward``."""
+    if isinstance(config, CompareConfig):
+        from keel.rewards.python import python_comparison
+
+        return python_comparison(config.function)
+    return text_reward(config)
 
 
 def text_reward(config: RewardConfig) -> TextReward:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from keel.errors import UserError
 from keel.rewards.score import Score
-from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
+from keel.rewards.text import OnceLog, TextJudge, score_texts
 from keel.types import Group, Prompt
 
 _FILE = "scores.sqlite"
@@ -60,8 +60,8 @@ class CachedTexts:
     def name(self) -> str:
         return self.inner.name
 
-    def judge(self, items: Sequence[Item]) -> list[Score]:
-        """One score for each (prompt, answer); the new ones are kept."""
+    def judge(self, items: Sequence[tuple[Prompt, Any]]) -> list[Score]:
+        """One score for each (prompt, what the source takes: an answer, or two); the new ones are kept."""
         keys = [text_key(prompt, text) for prompt, text in items]
         found = [self.cache.get(key) for key in keys]
         missing = [i for i, score in enumerate(found) if score is None]
@@ -75,8 +75,8 @@ class CachedTexts:
         return score_texts(self, groups, self.warn)
 
 
-def text_key(prompt: Prompt, text: str) -> str:
-    """Hash of what a text reward can see: messages, raw text, extra columns, the answer."""
+def text_key(prompt: Prompt, text: str | tuple[str, str]) -> str:
+    """Hash of what a text reward can see: messages, raw text, extra columns, the answer (or the two)."""
     messages = [[m.role, repr(m.content), dict(m.extra)] for m in prompt.messages]
     return _hash([messages, prompt.text, dict(prompt.meta), text])
 

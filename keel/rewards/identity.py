@@ -11,6 +11,7 @@ from pathlib import Path
 
 from keel import __version__
 from keel.config import dump
+from keel.rewards.compare_config import CompareConfig
 from keel.rewards.config import CodeReward, GymReward, JsonSchemaReward, MathReward, ModelReward, PythonReward, RewardConfig, RulesReward
 from keel.runs.fingerprints import model_fingerprint
 
@@ -22,7 +23,7 @@ _LIBRARIES = {
 }
 
 
-def identity(config: RewardConfig) -> str:
+def identity(config: RewardConfig | CompareConfig) -> str:
     """``version:hash`` of a source: this program's version; its settings, the files that it reads, the libraries that it uses and the code
     of this room. Name, weight and what happens to failures play no part."""
     settings = {k: v for k, v in dump(config).items() if k not in _NOT_OF_THE_SCORE}
@@ -33,13 +34,13 @@ def identity(config: RewardConfig) -> str:
     return f"{__version__}:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
 
 
-def _content(config: RewardConfig) -> str:
+def _content(config: RewardConfig | CompareConfig) -> str:
     """The content of the file or model folder that the settings name."""
     match config:
         case ModelReward():
             paths = [Path(p) for p in (config.path, *config.ensemble.members)]
             return " ".join(model_fingerprint(path) if path.exists() else "" for path in paths)
-        case PythonReward():
+        case PythonReward() | CompareConfig():
             return _digest(Path(config.function.rpartition(":")[0]))
         case RulesReward() | JsonSchemaReward():
             return _digest(Path(config.path)) if config.path else ""

@@ -1,9 +1,10 @@
-"""A reward that is a user's Python function: ``fn(prompt: keel.types.Prompt, completion: str) -> float``."""
+"""A reward that is a user's Python function: ``fn(prompt: keel.types.Prompt, completion: str) -> float``; and a comparison that is one."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import numbers
 from collections.abc import Callable
 from pathlib import Path
@@ -58,5 +59,35 @@ def python_reward(spec: str) -> Callable[[Prompt, str], Score]:
                 "it must return one number, or a number and a reason: def fn(prompt, completion) -> float",
             )
         return value if isinstance(value, Score) else as_score(Score(float(value), reason))
+
+    return judge
+
+
+REFUSED = "no judgement"  # the reason of a comparison that the function declined
+_OUTCOMES = {"first": 1.0, "second": 0.0, "tie": 0.5}
+
+
+def python_comparison(spec: str) -> Callable[[Prompt, tuple[str, str]], Score]:
+    """The user's function of two answers with the contract kept: the probability that the first one is better. None is a failure with the
+    reason ``REFUSED``, an exception one without; a result that is nothing of the kind raises UserError."""
+    function = load_function(spec)
+
+    def judge(prompt: Prompt, answers: tuple[str, str]) -> Score:
+        try:
+            value = function(prompt, *answers)
+        except Exception as error:  # one bad pair must not end a run
+            return failure(f"{type(error).__name__}: {error}")
+        if value is None:
+            return Score(reason=REFUSED, error="the function returned None")
+        if isinstance(value, str):
+            value = _OUTCOMES.get(value, value)
+        if isinstance(value, numbers.Real) and math.isnan(value):
+            return failure("the probability is nan")
+        if not isinstance(value, numbers.Real) or not 0.0 <= float(value) <= 1.0:
+            raise UserError(
+                f"comparison {spec} returned {value!r:.60} for prompt {prompt.prompt_id}",
+                'it must return the probability that the first answer is better, "first", "second", "tie", or None',
+            )
+        return Score(float(value))
 
     return judge

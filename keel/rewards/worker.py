@@ -1,4 +1,4 @@
-"""The inside of a reward worker: a process that scores one answer at a time (``python -m keel.rewards.worker``).
+"""The inside of a reward worker: a process that scores one answer, or compares two, at a time (``python -m keel.rewards.worker``).
 
 Frames on two file descriptors of its own: 4 bytes of length, then the body. What comes in is pickled by the process that started it; what
 goes out is JSON. Standard output is turned into standard error, so that a user's ``print`` cannot be mistaken for an answer.
@@ -13,10 +13,11 @@ import os
 import pickle
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from keel.errors import UserError
-from keel.rewards.score import Score, TextReward, as_score, failure
+from keel.rewards.score import Score, as_score, failure
 from keel.types import Prompt
 
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
@@ -40,18 +41,15 @@ def main() -> None:
         _write(outgoing, _scored(reward, prompt, text))
 
 
-def _build(frame: bytes | None) -> TextReward:
-    from pydantic import TypeAdapter
-
-    from keel.rewards.build_text import text_reward
-    from keel.rewards.config import RewardConfig
+def _build(frame: bytes | None) -> Callable[[Prompt, Any], float]:
+    from keel.rewards.build_text import judging
 
     assert frame is not None, "the first frame is the reward's settings"
     sys.path[:0] = [""] if "" not in sys.path else []
-    return text_reward(TypeAdapter(RewardConfig).validate_python(pickle.loads(frame)))
+    return judging(pickle.loads(frame))
 
 
-def _scored(reward: TextReward, prompt: Prompt, text: str) -> dict[str, Any]:
+def _scored(reward: Callable[[Prompt, Any], float], prompt: Prompt, text: Any) -> dict[str, Any]:
     try:
         score = as_score(reward(prompt, text))
     except UserError as error:

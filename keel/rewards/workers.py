@@ -15,18 +15,19 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from keel.config import dump
 from keel.errors import UserError
+from keel.rewards.compare_config import CompareConfig
 from keel.rewards.config import RewardConfig
 from keel.rewards.score import Score, failure
 from keel.rewards.source_config import WorkerConfig
-from keel.rewards.text import Item, OnceLog, score_texts
+from keel.rewards.text import OnceLog, score_texts
 from keel.rewards.worker import frame_of, score_of
 from keel.sandbox.process import ending_text
-from keel.types import Group
+from keel.types import Group, Prompt
 
 _START_S = 120.0  # imports of a user's file may be slow; one that takes longer hangs
 
@@ -95,7 +96,7 @@ class _Task:
 class WorkerSource:
     """A ``RewardSource`` whose function runs in worker processes, started when there is work for them."""
 
-    config: RewardConfig
+    config: RewardConfig | CompareConfig
     options: WorkerConfig
     warn: OnceLog = field(default_factory=OnceLog, repr=False)
     _idle: list[_Worker] = field(default_factory=list, init=False, repr=False)
@@ -112,9 +113,10 @@ class WorkerSource:
         """float32 [G] for each group; NaN where the rollout or the reward failed."""
         return score_texts(self, groups, self.warn)
 
-    def judge(self, items: Sequence[Item]) -> list[Score]:
-        """One score for each (prompt, answer). A worker that takes longer than ``timeout_s``, or ends, gives a failure, and another worker
-        takes its place. Raises UserError for a mistake in the user's function (a result that is no number)."""
+    def judge(self, items: Sequence[tuple[Prompt, Any]]) -> list[Score]:
+        """One score for each (prompt, what its function takes: an answer, or two). A worker that takes longer than ``timeout_s``, or ends,
+        gives a failure, and another worker takes its place. Raises UserError for a mistake in the user's function (a result that is no
+        number)."""
         scores: list[Score] = [failure("not scored")] * len(items)
         waiting = list(range(len(items)))[::-1]
         busy: dict[_Worker, _Task] = {}
@@ -149,7 +151,7 @@ class WorkerSource:
             worker.end()
 
     def _new(self) -> _Worker:
-        worker = _Worker(pickle.dumps(dump(self.config)))
+        worker = _Worker(pickle.dumps(self.config))
         deadline = time.monotonic() + _START_S
         try:
             answer = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.harness import TrainResult
 from keel.loops.offline import OfflineTrainer, total_steps
@@ -27,10 +28,11 @@ def learner_of(recipe: TrainRecipe, loaded: Loaded, n: int, objective: Objective
     return learner
 
 
-def reference_of(session: Session, recipe: PreferRecipe | OfflineRecipe, learner: LocalLearner) -> ReferenceCache:
-    """Log-probabilities of the starting weights: taken before the first step and kept on disk, so that no second model is held."""
+def reference_of(session: Session, recipe: PreferRecipe | OfflineRecipe, learner: LocalInference, digest: str = "") -> ReferenceCache:
+    """Log-probabilities of the starting weights, or of another model with this ``digest``: taken before the first step and kept on disk, so
+    that no second model is held while training."""
     folder = Path(recipe.reference_cache or session.run.path / "reference")
-    return ReferenceCache(folder, learner, session.run.manifest["model"]["digest"])
+    return ReferenceCache(folder, learner, digest or session.run.manifest["model"]["digest"])
 
 
 def probe_of(session: Session, recipe: TrainRecipe, loaded: Loaded, renderer: Renderer, splits: Splits) -> SampleProbe:

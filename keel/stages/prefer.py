@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from keel.algorithms.preference import preference_objective
+from keel.learner.inference import LocalInference
 from keel.loops.offline import OfflineTrainer, Sides
 from keel.selftest import check_reference, check_training, largest
 from keel.stages.answers import answer_units, referred
 from keel.stages.policy import fit, learner_of, probe_of, reference_of
 from keel.stages.prefer_online import run_online
 from keel.stages.recipes import PreferRecipe
+from keel.stages.reference_model import other_reference
 from keel.stages.session import load, open_session, record
 from keel.stages.units import datasets, preference_units, prepare
 from keel.types import PairTarget, Unit
@@ -22,8 +24,8 @@ from keel.watch.config import EarlyStopConfig
 def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Train on pairs; leaves ``final/`` and returns the summary.
 
-    The reference is the starting weights; losses that know none take no log-probabilities of it. Token-level DPO compares whole
-    distributions.
+    The reference is the starting weights, or a model that the recipe names; losses that know none take no log-probabilities of it.
+    Token-level DPO compares whole distributions.
     """
     if recipe.online is not None:
         return run_online(recipe, recipe.online, path, parent)
@@ -37,11 +39,14 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         render = answer_units(renderer) if objective.takes_answers else preference_units(renderer)
         units, account = prepare(splits, path, render)
         learner = learner_of(recipe, loaded, len(units.train), objective)
-        cache = reference_of(session, recipe, learner)
+        other, digest = other_reference(session, recipe, renderer, loaded.model.media)
+        if other is not None and "ref_kl" in objective.needs:
+            learner.reference = other
+        cache = reference_of(session, recipe, LocalInference(other, recipe.batch) if other is not None else learner, digest)
         units = Sides(*(referred(objective, side, recipe.seed, cache.logprobs) for side in (units.train, units.held_out, units.test)))
         longest = largest(units.train, recipe.loop.batch_size)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
-        if objective.needs_reference:
+        if objective.needs_reference and other is None:
             check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
         probe = probe_of(session, recipe, loaded, renderer, splits)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)

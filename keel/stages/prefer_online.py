@@ -7,39 +7,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from keel.advantages.credit import CreditRule
 from keel.algorithms.checks import given
 from keel.algorithms.config import ReferenceConfig
-from keel.algorithms.parts import Algorithm, ReferenceRule
+from keel.algorithms.parts import ReferenceRule
 from keel.algorithms.preference import preference_objective
-from keel.errors import DivergedError
+from keel.errors import ConfigError, DivergedError
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.offline import total_steps
 from keel.loops.online import Actors, BranchTensors
-from keel.loops.online_preference import OnlinePreferenceTrainer, PairPlan, trainable
+from keel.loops.online_preference import OnlinePreferenceTrainer, Plan, trainable
 from keel.loops.reference import MovingReference
-from keel.models.loading import Loaded
+from keel.models.model import Model
 from keel.objectives.mixture import DirectObjective
 from keel.render.renderer import Renderer
-from keel.rewards.composer import Composer
-from keel.rewards.judge import Judge
 from keel.rollout.local import LocalSampler
 from keel.selftest import check_reference, check_sampling, check_training
 from keel.stages.account import Account
 from keel.stages.answers import Logprobs, referred
+from keel.stages.better import Better, by_judge, by_rewards
 from keel.stages.online_config import OnlineConfig
 from keel.stages.preferences import encode
 from keel.stages.recipes import PreferRecipe
-from keel.stages.rewards import rewards_of
-from keel.stages.rl import Prompts, check_rewards, explained, fit_scores, longest_batch, refused_answers
+from keel.stages.reference_model import other_reference
+from keel.stages.rl import Prompts, check_rewards, explained, longest_batch
 from keel.stages.rl_eval import evaluators_of
 from keel.stages.session import Session, load, open_session, record, save_final, train
 from keel.stages.units import datasets
-from keel.types import Edge, PairTarget, SamplingParams, Unit
+from keel.types import Edge, PairTarget, Unit
 from keel.watch.config import EarlyStopConfig
 
-_LOOP = Algorithm("online preferences", CreditRule("leave_one_out"))  # what the online loop asks: no critic, no refilling, no price of a KL
+EVERY = 10  # rounds between refreshes unless the recipe says
 
 
 def run_online(recipe: PreferRecipe, online: OnlineConfig, path: Path, parent: str = "") -> dict[str, Any]:
@@ -56,86 +54,101 @@ def run_online(recipe: PreferRecipe, online: OnlineConfig, path: Path, parent: s
             name: encode(side.prompts(), renderer, account, name, params.max_tokens) if (side := splits.sides.get(name)) is not None else {}
             for name in ("train", "held_out", "test")
         }
-        trainer = _trainer(session, recipe, online, loaded, renderer, sides, params)
-        rewards = trainer.judge.rewards
-        _self_test(session, recipe, trainer)
+        sampler = LocalSampler(loaded.model, renderer.decode, online.sampler)
+        few = dict(list(sides["train"].items())[: recipe.loop.batch_size])
+        if online.judge is not None:
+            better = by_judge(online, online.judge, sampler, {k: sides[k] for k in ("held_out", "test")}, params)
+        else:
+            better = by_rewards(online, recipe, loaded.model, renderer, sampler, few, params)
+        trainer = _trainer(session, recipe, loaded.model, sampler, better, sides, renderer)
+        _self_test(session, recipe, trainer, better)
         try:
             result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
         except DivergedError as error:
-            raise explained(error, trainer.judge) from None
+            raise explained(error, better.why) from None
         if not result.interrupted and not trainer.actors.policy.state()[1]["step"]:
-            raise explained(DivergedError("nothing was trained: no round had a preference to learn from"), trainer.judge)
+            raise explained(DivergedError("nothing was trained: no round had a preference to learn from"), better.why)
         if not result.interrupted:
             save_final(session, loaded)
         summary = {"objective": recipe.objective.name, "prompts": len(sides["train"]), "samples": online.samples, "data": account.summary()}
-        composed = {"composition": trainer.composer.summary()} if trainer.composer is not None else {}
-        return session.finish(summary | refused_answers(rewards) | composed, result)
+        return session.finish(summary | better.summary(), result)
 
 
 def _trainer(
     session: Session,
     recipe: PreferRecipe,
-    online: OnlineConfig,
-    loaded: Loaded,
-    renderer: Renderer,
+    model: Model,
+    sampler: LocalSampler,
+    better: Better,
     sides: Mapping[str, Prompts],
-    params: SamplingParams,
+    renderer: Renderer,
 ) -> OnlinePreferenceTrainer:
-    """Policy, sampler, reward, reference and the loop that joins them."""
+    """Policy, reference and the loop that joins them with what says which answer is better."""
+    online = recipe.online
+    assert online is not None, "the recipe has online"
+    params = online.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     objective, prompts = preference_objective(recipe.objective), sides["train"]
-    updates = total_steps(recipe.loop, len(prompts)) * online.epochs * online.minibatches
-    policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature)
-    sampler = LocalSampler(loaded.model, renderer.decode, online.sampler)
-    few = dict(list(prompts.items())[: recipe.loop.batch_size])
-    rewards = rewards_of(online.rewards, recipe, loaded.model, renderer, fit_scores(sampler, few, params, online.samples, renderer))
-    composer = Composer(online.composition, {r.name: r.weight for r in rewards})
-    judge = Judge(rewards, online.on_reward_failure, composer)
-    logprobs, moving = reference_of(policy, objective, online.reference)
-    actors = Actors(policy, sampler, judge, logprobs, None, moving)
-    measuring, measured = replace(actors, reward=judge.evaluate), {"eval": sides["held_out"], "test": sides["test"]}
+    steps = total_steps(recipe.loop, len(prompts))
+    _check_refresh(online.reference, steps)
+    policy = LocalLearner(model, recipe.optim, recipe.batch, steps * online.epochs * online.minibatches, recipe.seed, params.temperature)
+    other, _ = other_reference(session, recipe, renderer, model.media)
+    logprobs, moving = reference_of(policy, objective, online.reference, other)
+    actors = Actors(policy, sampler, better.reward, logprobs, None, moving)
+    measuring, measured = replace(actors, reward=better.evaluate), {"eval": sides["held_out"], "test": sides["test"]}
     evaluators = evaluators_of(measured, measuring, params, online.eval_sampling, renderer, session.run, recipe.loop.probes)
-    trainer = OnlinePreferenceTrainer(actors, _LOOP, prompts, params, online.samples, recipe.loop, recipe.seed, evaluators)
-    trainer.objective, trainer.judge, trainer.composer = objective, judge, composer
-    trainer.pairs = PairPlan(online.pairs, online.least_gap, online.epochs, online.minibatches)
-    trainer.refer = lambda units: referred(objective, units, recipe.seed, logprobs or policy.logprobs)
-    return trainer
+
+    def refer(units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        return referred(objective, units, recipe.seed, logprobs or policy.logprobs)
+
+    plan = Plan(objective, refer, better.pairing, online.samples, online.epochs, online.minibatches, better.composer)
+    return OnlinePreferenceTrainer(actors, plan, prompts, params, recipe.loop, recipe.seed, evaluators)
+
+
+def _check_refresh(config: ReferenceConfig, rounds: int) -> None:
+    """Raise ConfigError for a reference that would be refreshed after the last round at the earliest."""
+    every = config.every or EVERY
+    if config.kind == "refresh" and every >= rounds:
+        raise ConfigError(
+            f"online.reference.every is {every} and there are {rounds} rounds: the reference would never be refreshed",
+            "lower it, or leave kind=refresh out",
+        )
 
 
 def reference_of(
-    policy: LocalLearner, objective: DirectObjective, config: ReferenceConfig
+    policy: LocalLearner, objective: DirectObjective, config: ReferenceConfig, other: Model | None = None
 ) -> tuple[Logprobs | None, MovingReference | None]:
-    """Log-probabilities of the reference, where the loss has one: adapters off, or a frozen copy, which also compares whole distributions
-    where the loss does. What moves it is the second."""
+    """Log-probabilities of the reference, where the loss has one: those of ``other``, else the starting weights' (adapters off, or a frozen
+    copy), which also compare whole distributions where the loss does. What moves it is the second."""
     whole, model = "ref_kl" in objective.needs, policy.model
     if not (objective.needs_reference or whole):
         return None, None
-    if config.kind in (None, "fixed") and model.peft_model is not None:
+    if other is None and config.kind in (None, "fixed") and model.peft_model is not None:
 
         def adapter_off(units: Sequence[Unit]) -> BranchTensors:
             with model.as_reference():
                 return policy.logprobs(units)
 
         return adapter_off, None
-    twin = model.frozen_copy()
+    twin = other or model.frozen_copy()
     policy.reference = twin if whole else None
     rule = None
     if config.kind in ("ema", "refresh"):
-        rule = replace(ReferenceRule(config.kind), **given(config, "decay", "every"))
+        rule = replace(ReferenceRule(config.kind, every=EVERY), **given(config, "decay", "every"))
     moving = MovingReference(twin, model, rule) if rule is not None else None
     return LocalInference(twin, policy.batch, policy.temperature).logprobs, moving
 
 
-def _self_test(session: Session, recipe: PreferRecipe, trainer: OnlinePreferenceTrainer) -> None:
+def _self_test(session: Session, recipe: PreferRecipe, trainer: OnlinePreferenceTrainer, better: Better) -> None:
     """The checks of the policy on pairs of its own answers and on the largest batch; the reward models read what they score."""
     skip, actors, params = recipe.settings.skip_self_test, trainer.actors, trainer.params
     prompts = {name: (prompt, trainer.encoded[name]) for name, prompt in trainer.prompts.items()}
     sampled = check_sampling(actors.policy, actors.sampler, list(prompts.values()), params, session.bus, skip)
     pairs = tuple(replace(u, target=PairTarget((Edge(0, 1, margin=1.0),))) for u in sampled if len(u.branches) == 2)
-    ready = trainer.refer(pairs) if trainable(pairs, trainer.objective) else ()
+    objective = trainer.plan.objective
+    ready = trainer.plan.refer(pairs) if trainable(pairs, objective) else ()
     if ready:
         longest = longest_batch(ready, prompts, recipe.loop.batch_size, 2, params.max_tokens)
-        objective = trainer.objective
         check_training(actors.policy, objective, ready, session.bus, skip, longest)
-        if objective.needs_reference:
+        if objective.needs_reference and not recipe.reference_model:
             check_reference(actors.policy, ready, session.bus, skip)
-    check_rewards(trainer.judge.rewards, sampled, session.bus, skip)
+    check_rewards(better.rewards, sampled, session.bus, skip)

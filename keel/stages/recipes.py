@@ -133,6 +133,9 @@ class PreferRecipe(TrainRecipe):
     online: OnlineConfig | None = Field(
         default=None, description="Make the pairs while training, from answers to `data`'s prompts; empty = the data's own."
     )
+    reference_model: str = Field(
+        default="", description="The model that the loss keeps near to, as `model`; empty = the starting weights. It stays as it is."
+    )
     reference_cache: str = Field(
         default="",
         description="Folder of the reference's log-probabilities, by content: runs that share it take them once; empty = the run's own.",
@@ -141,6 +144,17 @@ class PreferRecipe(TrainRecipe):
     @model_validator(mode="after")
     def _no_dropout(self) -> PreferRecipe:
         self._refuse_dropout()
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_read(self) -> PreferRecipe:
+        if not self.reference_model:
+            return self
+        objective = preference_objective(self.objective)
+        if not objective.needs_reference and "ref_kl" not in objective.needs:
+            raise ConfigError(f"reference_model would have no effect: the loss '{self.objective.name}' has no reference", "leave it out")
+        if self.online is not None and self.online.reference.kind not in (None, "fixed"):
+            raise ConfigError("reference_model stays as it is, and online.reference follows the policy", "leave one of the two out")
         return self
 
     @model_validator(mode="after")

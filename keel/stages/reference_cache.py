@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from keel.errors import RunError
-from keel.learner.local import LocalLearner
+from keel.learner.inference import LocalInference
 from keel.runs.durable import write_atomic
 from keel.types import Unit
 
@@ -25,9 +25,9 @@ _FORMAT = 1
 
 
 class ReferenceCache:
-    """Files in ``folder``, one for each set of units. ``learner`` still is the reference; ``model_digest`` is that of its weights."""
+    """Files in ``folder``, one for each set of units. ``learner`` is the reference (still); ``model_digest`` is that of its weights."""
 
-    def __init__(self, folder: Path, learner: LocalLearner, model_digest: str) -> None:
+    def __init__(self, folder: Path, learner: LocalInference, model_digest: str) -> None:
         self.folder, self.learner, self.model_digest = folder, learner, model_digest
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
@@ -72,7 +72,7 @@ def _checksum(flat_N: Tensor) -> str:
     return hashlib.sha256(flat_N.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _key(model_digest: str, learner: LocalLearner, units: Sequence[Unit]) -> str:
+def _key(model_digest: str, learner: LocalInference, units: Sequence[Unit]) -> str:
     """sha256 over all that the numbers depend on: weights, what follows the head, precision, temperature, every token and image."""
     state = hashlib.sha256()
     model = learner.model

@@ -17,6 +17,7 @@ from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.offline import total_steps
 from keel.loops.online import Actors, BranchTensors, OnlineTrainer, sample_groups, with_signal
+from keel.loops.pairing import ByJudge
 from keel.loops.reference import MovingReference
 from keel.models.media import MediaStore
 from keel.render.renderer import Renderer
@@ -123,7 +124,7 @@ def _critic(session: Session, recipe: RLRecipe, algorithm: Algorithm, updates: i
     return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
 
 
-def explained(error: DivergedError, judge: Judge) -> DivergedError:
+def explained(error: DivergedError, judge: Judge | ByJudge) -> DivergedError:
     """Where rewards failed to the end, the first failure's text is what helps."""
     if not judge.all_failed:
         return error

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from keel.errors import UserError
-from keel.rewards.build import text_source
+from keel.rewards.build import comparing_source, text_source
+from keel.rewards.compare_config import CompareConfig
 from keel.rewards.compose import Reward, apply_rewards
 from keel.rewards.config import PythonReward, RegexReward, RulesReward
+from keel.rewards.python import REFUSED
 from keel.rewards.source_config import WorkerConfig
 from keel.rewards.text import TextSource
 from keel.rewards.workers import WorkerSource
@@ -144,3 +146,31 @@ def test_a_worker_starts_without_torch() -> None:
         check=True,
     )
     assert found.stdout.strip() == "False"
+
+
+COMPARE = """
+import time
+def fn(prompt, first, second):
+    if first == "hang": time.sleep(600)
+    if first == "raise": raise ValueError("no such taste")
+    if first == "none": return None
+    if first in ("first", "second", "tie"): return first
+    if first == "number": return 1.5
+    return len(first) / (len(first) + len(second))
+"""
+
+
+def test_comparisons_keep_their_contract(tmp_path: Path, prompt: Callable[..., Prompt]) -> None:
+    (tmp_path / "mine.py").write_text(COMPARE, encoding="utf-8")
+    worker = WorkerConfig(processes=2, timeout_s=1.5, cache=str(tmp_path / "cache"))
+    compare = comparing_source(CompareConfig(function=f"{tmp_path / 'mine.py'}:fn", worker=worker))
+    said = compare.judge([(prompt(), (first, "b")) for first in ("aaa", "first", "second", "tie", "none", "raise", "hang")])
+    assert [float(s) for s in said[:4]] == [0.75, 1.0, 0.0, 0.5]
+    assert [s.reason for s in said] == ["", "", "", "", REFUSED, "", ""]
+    assert [s.error for s in said[4:]] == ["the function returned None", "ValueError: no such taste", "worker hung: no score after 1.5 s"]
+    with pytest.raises(UserError, match=r"returned 1\.5 for prompt"):
+        compare.judge([(prompt(), ("number", "b"))])
+    (tmp_path / "mine.py").write_text("def fn(prompt, first, second): return 0.25\n", encoding="utf-8")
+    assert compare.judge([(prompt(), ("aaa", "b")), (prompt(), ("b", "aaa"))]) == [0.75, 0.25]  # kept; the other order is another question
+    other = comparing_source(CompareConfig(function=f"{tmp_path / 'mine.py'}:fn", worker=worker))
+    assert other.judge([(prompt(), ("aaa", "b"))]) == [0.25]  # another function, other scores

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from keel.algorithms.preference import PREFERENCE_OBJECTIVES
-from keel.errors import DataError
+from keel.errors import DataError, ModelError
 from keel.learner.inference import LocalInference
 from keel.stages.answers import answers_to_others
 from keel.types import Branch, Encoded, Unit
@@ -110,6 +110,25 @@ def test_strangers_belong_to_other_prompts() -> None:
         assert stranger.branches[0].signals == {}
     with pytest.raises(DataError, match="only one prompt"):
         answers_to_others(units[:6], seed=1)
+
+
+@pytest.mark.parametrize("name", ["dpo", "tdpo"])
+def test_the_reference_may_be_another_model(name: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    settings = (*QUICK, "loop.steps=1", f"objective={{name: {name}}}", f"reference_cache={tmp_path / 'cache'}")
+    stage("dpo", tmp_path / "own", *settings)
+    stage("dpo", tmp_path / "other", *settings, "reference_model=tiny:llama?seed=2")
+    stage("dpo", tmp_path / "same", *settings, "reference_model=tiny:llama?seed=1")
+    own, other, same = (
+        next(r for r in rows(tmp_path / run / "metrics.jsonl") if "rewards/margins" in r) for run in ("own", "other", "same")
+    )
+    assert abs(own["rewards/margins"]) < 1e-4 < abs(other["rewards/margins"])
+    assert same["loss"] == pytest.approx(own["loss"], rel=1e-6)
+    assert "the reference's weights (float32)" in json.loads((tmp_path / "other" / "manifest.json").read_text())["pinned"]
+
+
+def test_a_reference_with_other_tokens_is_refused(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="another tokenizer"):
+        stage("dpo", tmp_path, *QUICK, "loop.steps=1", "reference_model=tiny:qwen2?seed=1&vocab=400")
 
 
 def test_the_reference_is_taken_once_for_all_runs_that_share_its_folder(stage: Stage, tmp_path: Path) -> None:

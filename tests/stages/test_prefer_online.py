@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keel.cli import main
-from keel.errors import DivergedError
+from keel.errors import ConfigError, DivergedError
 
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]
@@ -60,16 +60,63 @@ def test_adapters_are_switched_off_for_the_reference(stage: Stage, rows: Rows, t
     assert (tmp_path / "adapter").is_dir()
 
 
+def test_a_reference_that_would_never_be_refreshed_is_refused(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="every is 10 and there are 3 rounds"):
+        stage("online_dpo", tmp_path, *QUICK, "loop.steps=3", "online.reference.kind=refresh")
+
+
 def test_rounds_without_a_preference_train_nothing_and_that_is_said(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="no round had a preference"):
         stage("online_dpo", tmp_path, *QUICK, "loop.steps=2", "online.least_gap=5")
+
+
+JUDGE = "recipes/tiny/judge.py:more_e"
+
+
+def test_a_judge_of_two_makes_the_pairs_and_is_beaten_at_its_own_game(stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    settings = ("online.rewards=[]", f"online.judge={{function: {JUDGE}, order: both}}", "online.pairs=all")
+    summary = stage("online_dpo", tmp_path, *LONG, *settings, "online.samples=4")
+    found = rows(tmp_path / "metrics.jsonl")
+    rounds = losses(found)
+    assert found[0]["eval/reward"] == 0.5  # against the starting weights' answers, which are these
+    assert summary["last_eval"]["eval/reward"] > 0.65
+    assert all(row["pairs"] > 8 and row["judge/first"] == pytest.approx(0.5) and row["judge/contradictions"] == 0 for row in rounds)
+    assert rounds[0]["judge/asked"] == 2 * 8 * 6  # two orders, six pairs of four answers
+    assert summary["judge"]["asked"] > summary["judge"]["failed"] == 0
+
+
+@pytest.mark.parametrize("name", ["ipo", "kto", "exo", "tdpo", "robust_dpo"])
+def test_narrow_wins_are_soft_labels_of_every_loss(name: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    settings = ("online.rewards=[]", f"online.judge={{function: {JUDGE}}}", f"objective={{name: {name}}}")
+    stage("online_dpo", tmp_path, *QUICK, "loop.steps=1", *settings)
+    assert losses(rows(tmp_path / "metrics.jsonl"))[0]["grad_norm"] > 0
+
+
+def test_a_judge_that_always_fails_ends_the_run_with_its_words(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text("def bad(prompt, first, second):\n    raise ValueError('the judge is ill')\n", encoding="utf-8")
+    with pytest.raises(DivergedError, match="the judge is ill"):
+        stage("online_dpo", tmp_path / "run", *QUICK, "online.rewards=[]", f"online.judge.function={tmp_path / 'judge.py'}:bad")
+
+
+def test_a_reference_of_its_own_is_what_the_distance_is_measured_from(stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    other = "reference_model=tiny:llama?seed=2"
+    for name, settings in (("own", ()), ("other", (other,)), ("adapters", (other, "lora={r: 4}"))):
+        stage("online_dpo", tmp_path / name, *QUICK, "loop.steps=1", *settings)
+    own, theirs, adapters = (losses(rows(tmp_path / n / "metrics.jsonl"))[0] for n in ("own", "other", "adapters"))
+    assert abs(own["objective/kl"]) < 1e-4
+    assert theirs["objective/kl"] > 0.1
+    assert adapters["objective/kl"] == pytest.approx(theirs["objective/kl"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         (["online.samples=1"], "online.samples"),
-        (["online.rewards=[]"], "online.rewards"),
+        (["online.rewards=[]"], "give either online.rewards or online.judge, not neither"),
+        (["online.judge.function=a.py:f"], "give either online.rewards or online.judge, not both"),
+        (["online.rewards=[]", "online.judge.function=a.py:f", "online.composition.how=min"], "online.composition would have no effect"),
+        (["reference_model=a", "online.reference.kind=ema"], "reference_model stays as it is"),
+        (["reference_model=a", "objective={name: simpo}"], "reference_model would have no effect"),
         (["online.sampling.temperature=0"], "greedy answers"),
         (["online.pairs=best"], "online.pairs"),
         (["online.minibatches=9"], "online.minibatches is 9"),
