@@ -87,7 +87,7 @@ def test_the_run_that_explodes_is_taken_back_and_without_the_guard_is_not(
 
 def verb_of(path: Path) -> str:
     last = path.stem.split("_")[-1]
-    return "prefer" if last == "dpo" else last if last in RECIPES else "rl"
+    return "prefer" if last == "dpo" or "online" in path.stem else last if last in RECIPES else "rl"
 
 
 STAGES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if "stages:" not in p.read_text())
