@@ -142,7 +142,8 @@ def check_sampling(
     bus: EventBus,
     skip: Sequence[str],
 ) -> tuple[Unit, ...]:
-    """The sampler draws from the very distribution that the trainer scores, refuses weights it was not told of, and shows new ones.
+    """The sampler draws from the very distribution that the trainer scores (cut where sampling is), refuses weights it was not told of, and
+    shows new ones.
     Returns the sampled units, for further checks."""
     with _Checks(bus, skip) as run:
         return sampling(run, learner, sampler, prompts, params)
@@ -154,8 +155,9 @@ def sampling(
     """The checks of ``check_sampling``, by whichever runner."""
     run("weight-sync", lambda: _accepts_wrong_digest(learner, sampler))
     sampler.load(PolicyVersion(0, learner.model.digest()))
-    short = replace(params, max_tokens=min(8, params.max_tokens), min_tokens=0, stop=())
-    requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0) for p, encoded in prompts[:2]]
+    longest = min(8, params.max_tokens)
+    short = replace(params, max_tokens=longest, min_tokens=min(longest, params.min_tokens), stop=())
+    requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0, keep_support=True) for p, encoded in prompts[:2]]
     units = rollout_units(sample_groups(sampler, requests, {p.prompt_id: p for p, _ in prompts[:2]}))
     run("sampler", lambda: _sampler_differs(learner, units))
     run("ratio", lambda: _ratio_moves(learner, units))

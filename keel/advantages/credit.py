@@ -96,12 +96,12 @@ ESTIMATORS: dict[str, SequenceEstimator | TokenEstimator] = {
 def rollout_units(groups: Sequence[Group]) -> tuple[Unit, ...]:
     """One unit for every group that has a valid rollout, a branch for each valid rollout in the group's order.
 
-    Branches carry ``sampler_logprobs``; the tokens that the policy sampled are the trained ones.
+    Branches carry ``sampler_logprobs`` and the rollouts' supports; the tokens that the policy sampled are the trained ones.
     """
     units: list[Unit] = []
     for group in groups:
         branches = tuple(
-            Branch(r.tokens_T, r.sampled_T, {"sampler_logprobs": r.logprobs_T})
+            Branch(r.tokens_T, r.sampled_T, {"sampler_logprobs": r.logprobs_T}, r.support)
             for r, ok in zip(group.rollouts, group.valid_G, strict=True)
             if ok
         )

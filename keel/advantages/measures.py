@@ -41,6 +41,18 @@ def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
     return {"sampling/staleness/mean": float(behind.double().mean()), "sampling/staleness/max": float(behind.max())}
 
 
+def support_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """How many tokens could have been drawn where one was, over the sampled tokens of valid samples: ``sampling/support/{mean,max}``, and
+    ``sampling/support/single_ratio``, the share that had no other choice and so teaches nothing. Nothing where nothing was cut."""
+    kept = [r for g in groups for r, ok in zip(g.rollouts, g.valid_G, strict=True) if bool(ok) and r.support is not None]
+    sizes = [r.support.sizes()[r.sampled_T] for r in kept if r.support is not None]
+    sizes_N = torch.cat(sizes) if sizes else torch.zeros(0)
+    if not len(sizes_N):
+        return {}
+    of_all = {"mean": sizes_N.double().mean(), "max": sizes_N.max(), "single_ratio": (sizes_N == 1).double().mean()}
+    return {f"sampling/support/{name}": float(value) for name, value in of_all.items()}
+
+
 def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     rewards = [g.rewards_G[g.valid_G].double() for g in groups]
     compared = [r for r in rewards if len(r) > 1]

@@ -21,7 +21,7 @@ from keel.algorithms.preference import ObjectiveConfig, preference_objective
 from keel.bench import roofline
 from keel.bench.clock import Clock, peak_mb, resident_mb
 from keel.bench.rule import rule_of
-from keel.bench.workload import BETA, EOS, LEARNING_RATE, MODEL, Workload, count_tokens, read, text_reward
+from keel.bench.workload import BETA, LEARNING_RATE, MODEL, Workload, count_tokens, read, text_reward
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
@@ -117,7 +117,7 @@ def online(side: Side) -> OnlineTrainer:
     if reference is not None:
         clock.part(reference, "logprobs", "reference_s")
     prompts = {str(i): (Prompt(str(i), text=""), Encoded(torch.tensor(row["prompt"]))) for i, row in enumerate(side.rows)}
-    params = SamplingParams(max_tokens=work.completion, min_tokens=work.completion, stop_tokens=(EOS,))
+    params = SamplingParams(max_tokens=work.completion)  # nothing ends an answer: all have this length, as on the other sides
     actors = Actors(policy, sampler, judge, reference.logprobs if reference is not None else None, critic)
     return OnlineTrainer(actors, algorithm, prompts, params, work.group, side.loop(), work.seed, {})
 

@@ -175,7 +175,8 @@ class LocalInference:
 
         values_S = self._values(batch, hidden_NH) if "values" in objective.needs else None
         with self.model.compute():
-            loss = fused_token_loss(hidden_NH[batch.source_S], self._head(), batch.target_S, tile, "entropy" in objective.needs, values_S)
+            asked = "entropy" in objective.needs, values_S, batch.support
+            loss = fused_token_loss(hidden_NH[batch.source_S], self._head(), batch.target_S, tile, *asked)
         return LossOutput(loss, sums.pairs)
 
     def _account(self, sums: MetricSums, batch: Batch, output: LossOutput) -> None:
@@ -188,17 +189,15 @@ class LocalInference:
         return Head(model.head_weight_VH, model.head_bias_V, model.transform, self.temperature)
 
     def _logprobs_and_kl(self, batch: Batch, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        assert batch.support is None, "losses that compare whole distributions learn from answers over the whole vocabulary"
         with torch.no_grad(), self.model.as_reference() if self.reference is None else nullcontext(self.reference) as reference:
             ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], self._head(reference)
         with self.model.compute():
             return token_logprobs_and_kl(hidden_NH[batch.source_S], self._head(), batch.target_S, ref_hidden_SH, ref_head)
 
     def _logprobs(self, batch: Batch, hidden_NH: Tensor, want_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        head = self._head()
         with self.model.compute():
-            return token_logprobs(
-                hidden_NH[batch.source_S], head.weight_VH, head.bias_V, batch.target_S, head.transform, head.temperature, want_entropy
-            )
+            return token_logprobs(hidden_NH[batch.source_S], self._head(), batch.target_S, want_entropy, batch.support)
 
     def _values(self, batch: Batch, hidden_NH: Tensor) -> Tensor:
         if self.model.value_head is None:

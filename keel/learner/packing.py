@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from keel.types import Batch, Branch, MediaRef, Unit
+from keel.types.support import Support
 
 
 def pack(units: Sequence[Unit]) -> Batch:
@@ -54,6 +55,7 @@ def pack(units: Sequence[Unit]) -> Batch:
         last_R=torch.tensor(last_R, dtype=torch.long),
         signals=_signals([b for u in units for b in u.branches]),
         media=tuple(media),
+        support=_support([b for u in units for b in u.branches]),
     )
 
 
@@ -66,9 +68,9 @@ class _Scored:
         self.branch: list[Tensor] = []
 
     def add(self, unit: Unit, branch: Branch, prompt_end: int, start: int, index: int) -> None:
-        lengths = {len(branch), *(len(t) for t in (branch.trained_T, *branch.signals.values()))}
+        lengths = {len(branch), *(len(t) for t in (branch.trained_T, *branch.signals.values(), branch.support) if t is not None)}
         if len(lengths) > 1:
-            raise ValueError(f"unit '{unit.unit_id}': tokens, mask and signals of a branch differ in length: {sorted(lengths)}")
+            raise ValueError(f"unit '{unit.unit_id}': tokens, mask, signals, supports of a branch differ in length: {sorted(lengths)}")
         source_T = torch.arange(start - 1, start - 1 + len(branch))
         if len(branch):
             source_T[0] = prompt_end
@@ -84,14 +86,21 @@ def _signals(branches: Sequence[Branch]) -> dict[str, Tensor]:
     return {name: torch.cat([b.signals[name][b.trained_T] for b in trained]) for name in sorted(names)}
 
 
+def _support(branches: Sequence[Branch]) -> Support | None:
+    """The supports of the scored tokens; None where none is cut."""
+    parts = [None if b.support is None else b.support.take(b.trained_T) for b in branches]
+    return Support.join(parts, [int(b.trained_T.sum()) for b in branches])
+
+
 def _cat(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 
 def narrow(batch: Batch, part: slice) -> Batch:
-    """The same batch with only the scored tokens of ``part``: what a token-local objective sees of one tile."""
-    signals = {name: tensor[part] for name, tensor in batch.signals.items()}
-    return replace(batch, source_S=batch.source_S[part], target_S=batch.target_S[part], branch_S=batch.branch_S[part], signals=signals)
+    """The same batch with only the scored tokens of ``part``: what a token-local objective sees of one tile. Supports stay behind: their
+    work is done."""
+    own = {name: getattr(batch, name)[part] for name in ("source_S", "target_S", "branch_S")}
+    return replace(batch, signals={name: tensor[part] for name, tensor in batch.signals.items()}, support=None, **own)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -99,7 +108,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     moved = {k: getattr(batch, k).to(device) for k in ("source_S", "target_S", "branch_S", "unit_R", "last_R")}
-    return replace(batch, signals={k: v.to(device) for k, v in batch.signals.items()}, **moved)
+    support = None if batch.support is None else batch.support.to(device)
+    return replace(batch, signals={k: v.to(device) for k, v in batch.signals.items()}, support=support, **moved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.advantages.measures import staleness
+from keel.advantages.measures import staleness, support_metrics
 from keel.advantages.scaling import RewardScale, scaled
 from keel.advantages.shaping import rewards_differ, with_overlong_penalty
 from keel.algorithms import Algorithm, credit, group_metrics, rollout_units
@@ -114,6 +114,8 @@ class OnlineTrainer:
     """One step = one set of rollouts and all updates on it. The prompts' order and all draws are functions of (seed, step), so the state is
     that of the learners, and the coefficients that controllers move."""
 
+    keep_support = True  # what is trained is the distribution that was drawn from, cut where that was
+
     def __init__(
         self,
         actors: Actors,
@@ -159,7 +161,8 @@ class OnlineTrainer:
         units = self._with_signals(rollout_units(groups))
         credited = credit(groups, units, algorithm)
         counted = time.perf_counter()
-        metrics |= {**group_metrics(sampled), **staleness(sampled, step), **credited.metrics, **self.coefficients.metrics(step)}
+        metrics |= {**group_metrics(sampled), **staleness(sampled, step), **support_metrics(sampled)}
+        metrics |= {**credited.metrics, **self.coefficients.metrics(step)}
         metrics["time/measures_s"] = time.perf_counter() - counted
         old_kl = None
         if credited.units:
@@ -224,12 +227,13 @@ class OnlineTrainer:
         """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,
         rewarded with the others; a prompt whose greedy answer failed has no baseline, so none of its samples is valid."""
         started = time.perf_counter()
-        whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, self.seed, attempt=step) for i in ids]
+        asked = {"seed": self.seed, "attempt": step, "keep_support": self.keep_support}
+        whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, **asked) for i in ids]
         requests = [part for r in whole for part in shared_out(r, self.exploration)]
         drawn = len(requests)
         if self.algorithm.needs_greedy:
             greedy = replace(self.params, temperature=0.0)
-            requests += [replace(r, n=1, params=greedy, first_sample=self.samples) for r in whole]
+            requests += [replace(r, n=1, params=greedy, first_sample=self.samples, keep_support=False) for r in whole]
         groups = sample_groups(self.actors.sampler, requests, self.prompts)
         groups = (*together(groups[:drawn]), *groups[drawn:])
         sampled = time.perf_counter()

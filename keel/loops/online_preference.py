@@ -38,7 +38,12 @@ class Plan:
 
 
 class OnlinePreferenceTrainer(OnlineTrainer):
-    """``OnlineTrainer`` whose rounds end in preferences rather than advantages."""
+    """``OnlineTrainer`` whose rounds end in preferences rather than advantages.
+
+    Losses of pairs are about the whole distribution wherever the answers come from, so supports are not asked for; the log-probabilities
+    of answers from a cut one are then of another distribution than the reference's, and the KL to it is not among the metrics."""
+
+    keep_support = False
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         metrics |= {**phase, **group_metrics(made.groups), **made.metrics, **pair_metrics(made.groups, made.units)}
         if trainable(made.units, self.plan.objective):
             referred = self.plan.refer(made.units)
-            if self.plan.objective.needs_reference:
+            if self.plan.objective.needs_reference and not self.params.cut:
                 kls = kl_metrics(made.groups, referred, 0.0)
                 metrics |= {name: value for name, value in kls.items() if name.startswith("objective/kl")}
             metrics |= self._learn(referred, step)

@@ -2,6 +2,7 @@
 
 With ``raw = hidden W^T + b``, ``y = transform(raw)`` and ``z = y / temperature``: ``logprob = z[target] - logsumexp(z)`` and
 ``entropy = -sum p log p``. Products in the autocast precision (or that of the hidden states), everything after them in float32.
+Where a token has a support, both run over its tokens alone, and nothing flows to the others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from keel.models.logit_transform import LogitTransform
 from keel.models.row_blocks import row_blocks
+from keel.types.support import Support
 
 _TILE_CPU = 8 << 20  # numbers in a tile: small enough to stay near the cache, large enough for a good product
 _TILE_CUDA = 64 << 20
@@ -37,21 +39,16 @@ class Head:
 
 
 def token_logprobs(
-    hidden_SH: Tensor,
-    weight_VH: Tensor,
-    bias_V: Tensor | None,
-    target_S: Tensor,
-    transform: LogitTransform,
-    temperature: float = 1.0,
-    want_entropy: bool = False,
+    hidden_SH: Tensor, head: Head, target_S: Tensor, want_entropy: bool = False, support: Support | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities [S] of ``target_S`` and, if wanted, entropies [S] (float32, nats), differentiable in hidden, weight and bias.
+    """Log-probabilities [S] of ``target_S`` and, if wanted, entropies [S] (float32, nats), differentiable in hidden, weight and bias;
+    ``support`` is that of the targets.
 
     The backward pass computes the tiles again. Raises ValueError for shapes that do not fit or a temperature that is not positive.
     """
-    head = Head(weight_VH, bias_V, transform, temperature)
-    _check(hidden_SH, head, target_S)
-    logprobs_S, entropy_S = _TokenLogprobs.apply(hidden_SH, weight_VH, bias_V, target_S, head, want_entropy)  # type: ignore[misc]
+    _check(hidden_SH, head, target_S, support)
+    inputs = hidden_SH, head.weight_VH, head.bias_V, target_S, head, want_entropy, support
+    logprobs_S, entropy_S = _TokenLogprobs.apply(*inputs)  # type: ignore[misc]
     return logprobs_S, entropy_S if want_entropy else None
 
 
@@ -69,22 +66,31 @@ def token_logprobs_and_kl(hidden_SH: Tensor, head: Head, target_S: Tensor, ref_h
 
 
 def fused_token_loss(
-    hidden_SH: Tensor, head: Head, target_S: Tensor, loss_fn: TokenLoss, want_entropy: bool = False, values_S: Tensor | None = None
+    hidden_SH: Tensor,
+    head: Head,
+    target_S: Tensor,
+    loss_fn: TokenLoss,
+    want_entropy: bool = False,
+    values_S: Tensor | None = None,
+    support: Support | None = None,
 ) -> Tensor:
     """The loss ``sum over tiles of loss_fn(tile)`` with the logits' gradient formed in the same pass: three products in place of four.
 
     Right for losses that are sums of functions of single tokens. ``loss_fn`` is called once a tile, with leaves it may differentiate
     through; ``values_S`` are handed on in slices and get their gradient too.
     """
-    _check(hidden_SH, head, target_S)
-    return _FusedTokenLoss.apply(hidden_SH, head.weight_VH, head.bias_V, values_S, target_S, head, loss_fn, want_entropy)  # type: ignore[no-any-return]
+    _check(hidden_SH, head, target_S, support)
+    inputs = hidden_SH, head.weight_VH, head.bias_V, values_S, target_S, head, support, loss_fn, want_entropy
+    return _FusedTokenLoss.apply(*inputs)  # type: ignore[no-any-return]
 
 
-def _check(hidden_SH: Tensor, head: Head, target_S: Tensor) -> None:
+def _check(hidden_SH: Tensor, head: Head, target_S: Tensor, support: Support | None = None) -> None:
     if hidden_SH.dim() != 2 or target_S.shape != hidden_SH.shape[:1] or head.weight_VH.shape[1] != hidden_SH.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden_SH.shape)}, weight {tuple(head.weight_VH.shape)} and target {tuple(target_S.shape)} do not fit"
         )
+    if support is not None and (len(support), support.vocab) != (len(target_S), len(head.weight_VH)):
+        raise ValueError(f"{len(support)} supports over {support.vocab} tokens for {len(target_S)} targets over {len(head.weight_VH)}")
     if not head.temperature > 0:
         raise ValueError(f"temperature must be positive, not {head.temperature}")
 
@@ -92,8 +98,9 @@ def _check(hidden_SH: Tensor, head: Head, target_S: Tensor) -> None:
 class _Tiles:
     """Walks over the rows in tiles and holds the one buffer that the logits of each tile are written to."""
 
-    def __init__(self, hidden_SH: Tensor, head: Head, dtype: torch.dtype) -> None:
-        self.head = head
+    def __init__(self, hidden_SH: Tensor, head: Head, dtype: torch.dtype, support: Support | None = None) -> None:
+        self.head, self.support = head, support
+        self.outside: Tensor | None = None  # bool [n, V]: what is not in the supports of the tile at hand
         self.hidden_SH = hidden_SH.detach().to(dtype)
         self.weight_VH = head.weight_VH.detach().to(dtype)
         vocab, budget = self.weight_VH.shape[0], _TILE_CUDA if hidden_SH.is_cuda else _TILE_CPU
@@ -117,6 +124,9 @@ class _Tiles:
                 z.div_(self.head.temperature)
             if self.head.transform.banned:
                 z[:, list(self.head.transform.banned)] = _BANNED
+            if self.support is not None:
+                self.outside = self.support.outside(part)
+                z.masked_fill_(self.outside, _BANNED)
             yield part, z
 
     def stats(self, z_nV: Tensor, target_n: Tensor, want_entropy: bool, soften: bool = False) -> _Stats:
@@ -159,7 +169,7 @@ class _Tiles:
                 grad_bV = weight_bV.mul_(probs_bV)
             grad_bV.scatter_add_(1, target_n[rows, None], grad_logp_n[rows, None])
             self._through_transform_(grad_bV, y_bV)
-        return z_nV
+        return z_nV if self.outside is None else z_nV.masked_fill_(self.outside, 0.0)
 
     def raw_kl_gradient_(
         self, z_nV: Tensor, logsumexp_n: Tensor, target_n: Tensor, grad_logp_n: Tensor, ref_probs_nV: Tensor, grad_kl_n: Tensor
@@ -231,11 +241,18 @@ def _product_dtype(hidden_SH: Tensor) -> torch.dtype:
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_SH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_S: Tensor, head: Head, want_entropy: bool
+        ctx: Any,
+        hidden_SH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        target_S: Tensor,
+        head: Head,
+        want_entropy: bool,
+        support: Support | None,
     ) -> Any:
-        ctx.dtype = _product_dtype(hidden_SH)
+        ctx.dtype, ctx.support = _product_dtype(hidden_SH), support
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = _Tiles(hidden_SH, head, ctx.dtype)
+            tiles = _Tiles(hidden_SH, head, ctx.dtype, support)
             parts = [tiles.stats(z_nV, target_S[part], want_entropy, soften=True) for part, z_nV in tiles]
         empty = hidden_SH.new_empty(0, dtype=torch.float32)
         names = ("logprobs_n", "logsumexp_n", "entropy_n")
@@ -254,13 +271,13 @@ class _TokenLogprobs(torch.autograd.Function):
         if grad_logp_S is None:
             grad_logp_S = torch.zeros_like(logsumexp_S)
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *ctx.head), ctx.dtype)
+            tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *ctx.head), ctx.dtype, ctx.support)
             gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
                 stats = _Stats(z_nV.new_empty(0), logsumexp_S[part], entropy_S[part])
                 grad_entropy_n = grad_entropy_S[part] if grad_entropy_S is not None else None
                 gradients.add(part, tiles.raw_gradient_(z_nV, stats, target_S[part], grad_logp_S[part], grad_entropy_n))
-        return *gradients.result(), None, None, None
+        return *gradients.result(), None, None, None, None
 
 
 class _TokenKL(torch.autograd.Function):
@@ -315,13 +332,14 @@ class _FusedTokenLoss(torch.autograd.Function):
         values_S: Tensor | None,
         target_S: Tensor,
         head: Head,
+        support: Support | None,
         loss_fn: TokenLoss,
         want_entropy: bool,
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden_SH.device)
         grad_values_S = None if values_S is None else torch.zeros_like(values_S)
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = _Tiles(hidden_SH, head, _product_dtype(hidden_SH))
+            tiles = _Tiles(hidden_SH, head, _product_dtype(hidden_SH), support)
             gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
                 stats = tiles.stats(z_nV, target_S[part], want_entropy, soften=True)
@@ -340,7 +358,7 @@ class _FusedTokenLoss(torch.autograd.Function):
         hidden, weight, bias = ctx.gradients.result(scale)
         values = None if ctx.grad_values_S is None else ctx.grad_values_S * scale
         ctx.gradients = ctx.grad_values_S = None
-        return hidden, weight, bias, values, None, None, None, None
+        return hidden, weight, bias, values, *[None] * 5
 
 
 def _differentiate(

@@ -26,7 +26,7 @@ from torch import Tensor
 from keel.errors import ModelError
 from keel.hashing import digest_bytes
 from keel.models import attention, logit_transform, logprobs, packed
-from keel.models.logprobs import token_logprobs
+from keel.models.logprobs import Head, token_logprobs
 from keel.models.packed import PackedPlan, packed_positions
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def logits_error(model: Model) -> float:
         hidden_LH = model.run_plain(prompt[None], torch.ones_like(prompt)[None])[0]
         mine_LV = model.logits(hidden_LH)
         target_L = prompt.roll(1).to(model.device)  # not the tokens themselves: tied weights may be sure of those, log p near 0
-        logprobs_L, _ = token_logprobs(hidden_LH, model.head_weight_VH, model.head_bias_V, target_L, model.transform)
+        logprobs_L, _ = token_logprobs(hidden_LH, Head(model.head_weight_VH, model.head_bias_V, model.transform), target_L)
     own_logprobs_LV = own_LV.index_fill(1, torch.tensor(banned, dtype=torch.long, device=own_LV.device), float("-inf")).log_softmax(-1)
     tiles = relative_error(logprobs_L, own_logprobs_LV.gather(1, target_L[:, None])[:, 0])
     kept = torch.ones(own_LV.shape[1], dtype=torch.bool, device=own_LV.device)

@@ -11,7 +11,8 @@ from keel.types import SamplingParams
 
 
 class SamplingConfig(Section):
-    """The distribution that completions are drawn from. The model's own generation config is never read."""
+    """The distribution that completions are drawn from. The model's own generation config is never read. RL trains the log-probabilities
+    over what could have been drawn."""
 
     max_tokens: int = Field(default=128, ge=1, description="Longest completion in tokens, the end token included.")
     min_tokens: int = Field(default=0, ge=0, description="End tokens and stop strings cannot end a completion before this many tokens.")
@@ -50,6 +51,10 @@ class EvalSamplingConfig(Section):
     """How answers are drawn that only measure. Its numbers come from a seed of their own, the same at every evaluation and in every run."""
 
     temperature: float = Field(default=0.7, ge=0.0, description="Logits are divided by it; 0 takes the most likely token (greedy).")
+    top_p: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Draw from the fewest likely tokens that hold this share of the mass; 1 = off."
+    )
+    top_k: int = Field(default=0, ge=0, description="Draw from the k most likely tokens only; 0 = off.")
     samples: int = Field(default=1, ge=1, description="Answers to each prompt.")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from keel.models.row_blocks import row_blocks
 from keel.types import SamplingParams
+from keel.types.support import Support
 
 BLOCK = 256  # tokens summed together at the first level of the cumulative distribution
 NUCLEUS_CANDIDATES = 1024  # top-p looks among this many tokens before it sorts the whole vocabulary
@@ -53,25 +54,31 @@ class Drawn:
     tokens_B: Tensor  # int64
     logprobs_B: Tensor  # float32
     finite_B: Tensor  # bool
+    support: Support | None = None  # of each row's token, if asked for
 
 
-def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor) -> Drawn:
+def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor, keep_support: bool = False) -> Drawn:
     """Draw token number ``step`` of each row by inverse CDF in id order.
 
     ``logits_BV`` float32 is overwritten; ``uniform_B`` float64 in [0, 1). Order of the warps: forbidden tokens out, temperature, top-k,
     top-p over what is left, a share of a hotter distribution. A greedy row takes the most likely token that is not forbidden (the lowest id
     among equals); its log-probability is that of the untempered, untruncated distribution, since the greedy one would always say 0.
+
+    With ``keep_support`` the tokens that had a probability are told: those left after the top-p of the second but last warp, as the last
+    adds none. Tokens that the model itself gives none to do not count as cut.
     """
     assert logits_BV.dtype == torch.float32, f"logits must be float32, got {logits_BV.dtype}"
     assert uniform_B.dtype == torch.float64, f"uniform numbers must be float64, got {uniform_B.dtype}"
+    given_B = torch.isfinite(logits_BV).sum(-1) if keep_support else None
     forbid_(logits_BV, rows, step)
     finite_B = torch.isfinite(logits_BV.amax(-1))
     forced_B = None
     if any(p.temperature == 0 for p in rows.kinds):
         forced_B = torch.where(rows.temperature_B == 0, logits_BV.argmax(-1), -1)
     scaled_BV = _truncate(_temper(logits_BV, rows), rows)
+    support = None if given_B is None else _support(scaled_BV, given_B)
     tokens_B, logprobs_B = inverse_cdf(_explored(scaled_BV, rows), uniform_B, forced_B)
-    return Drawn(tokens_B, logprobs_B, finite_B)
+    return Drawn(tokens_B, logprobs_B, finite_B, support)
 
 
 def forbid_(logits_BV: Tensor, rows: RowParams, step: int) -> None:
@@ -106,6 +113,12 @@ def _truncate(scaled_BV: Tensor, rows: RowParams) -> Tensor:
         if len(chosen_R):
             _cut_below(scaled_BV, chosen_R, top_p_floor(scaled_BV[chosen_R], rows.top_p_B[chosen_R]))
     return scaled_BV
+
+
+def _support(scaled_BV: Tensor, given_B: Tensor) -> Support:
+    """What is left; a row is whole if that is all that the model gave."""
+    inside_BV = torch.isfinite(scaled_BV)
+    return Support.of(inside_BV, inside_BV.sum(-1) == given_B)
 
 
 def _explored(scaled_BV: Tensor, rows: RowParams) -> Tensor:

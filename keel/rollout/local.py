@@ -75,7 +75,7 @@ class LocalSampler:
         with self._model.compute():
             logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
             while True:
-                drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms())
+                drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms(), wave.keep_support)
                 wave.record(drawn)
                 alive_B = wave.survivors()
                 if alive_B is None:

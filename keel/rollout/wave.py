@@ -13,6 +13,7 @@ from keel.hashing import stable_hash, uniform
 from keel.rollout.decode import MIN_ROWS
 from keel.rollout.distribution import Drawn, RowParams
 from keel.types import FinishReason, Rollout, SampleRequest
+from keel.types.support import Support
 
 Decode = Callable[[Tensor], str]
 _TAIL_TOKENS = 8  # tokens decoded before those that a stop string could span, for characters of several tokens
@@ -38,6 +39,9 @@ class Wave:
         self.rows = tuple(rows)
         self.params = RowParams.of([r.request.params for r in rows], device)
         self.step = 0
+        self._keep_R = [r.request.keep_support and r.request.params.cut for r in rows]
+        self.keep_support = any(self._keep_R)  # does any row want to know what could have been drawn?
+        self._supports: list[tuple[Tensor, Support]] = []  # by step: which rows, and their supports
         self._decode = decode
         self._version = version
         self._keys_B = np.array([r.key for r in rows], dtype=np.uint64)
@@ -66,6 +70,9 @@ class Wave:
                 else:
                     self._reason_R[row] = "error"
                     self._error_R[row] = f"the model's logits for token {self.step} are not finite, or every token is banned"
+        if drawn.support is not None:
+            new_B = torch.tensor([self._keep_R[row] and self._length_R[row] > self.step for row in self._order_B.tolist()])
+            self._supports.append((self._order_B[new_B], drawn.support.to(torch.device("cpu")).take(new_B)))
         self.step += 1
 
     def _add(self, row: int, token: int) -> None:
@@ -109,9 +116,14 @@ class Wave:
 
     def rollouts(self, count: int) -> list[Rollout]:
         """The first ``count`` rows as records."""
-        return [self._rollout(row) for row in range(count)]
+        row_K = torch.cat([rows for rows, _ in self._supports]) if self._supports else torch.zeros(0, dtype=torch.int64)
+        drawn = Support.join([s for _, s in self._supports], [len(rows) for rows, _ in self._supports])
+        return [
+            self._rollout(row, None if drawn is None or not self._keep_R[row] else drawn.take((row_K == row).nonzero()[:, 0]))
+            for row in range(count)
+        ]
 
-    def _rollout(self, index: int) -> Rollout:
+    def _rollout(self, index: int, support: Support | None) -> Rollout:
         row, length, reason = self.rows[index], self._length_R[index], self._reason_R[index]
         assert reason is not None, "the row is still open"
         tokens_T = self._tokens_RT[index, :length].clone()
@@ -128,4 +140,5 @@ class Wave:
             finish_reason=reason,
             text=self._decode(tokens_T) if length else "",
             error=self._error_R[index],
+            support=support,
         )

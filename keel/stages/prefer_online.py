@@ -143,7 +143,8 @@ def _self_test(session: Session, recipe: PreferRecipe, trainer: OnlinePreference
     skip, actors, params = recipe.settings.skip_self_test, trainer.actors, trainer.params
     prompts = {name: (prompt, trainer.encoded[name]) for name, prompt in trainer.prompts.items()}
     sampled = check_sampling(actors.policy, actors.sampler, list(prompts.values()), params, session.bus, skip)
-    pairs = tuple(replace(u, target=PairTarget((Edge(0, 1, margin=1.0),))) for u in sampled if len(u.branches) == 2)
+    plain = [replace(u, branches=tuple(replace(b, support=None) for b in u.branches)) for u in sampled]
+    pairs = tuple(replace(u, target=PairTarget((Edge(0, 1, margin=1.0),))) for u in plain if len(u.branches) == 2)
     objective = trainer.plan.objective
     ready = trainer.plan.refer(pairs) if trainable(pairs, objective) else ()
     if ready:

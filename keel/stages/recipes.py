@@ -223,17 +223,9 @@ class RLRecipe(TrainRecipe):
         """The log-probabilities that are trained are those of the distribution that was sampled from."""
         self._refuse_dropout()
         s = self.sampling
-        settings = (("top_p", s.top_p, 1), ("top_k", s.top_k, 0), ("min_tokens", s.min_tokens, 0))
-        cut = ", ".join(f"sampling.{name}={value}" for name, value, off in settings if value != off)
-        if cut:
-            raise ValueError(
-                f"{cut}: rollouts would be drawn from a part of the distribution that is trained, which biases the policy gradient and "
-                "the KL to the reference; leave it out, or sample colder (sampling.temperature)"
-            )
-        if s.temperature == 0:
-            raise ValueError(
-                "sampling.temperature=0: greedy rollouts of a prompt are all the same and have no policy gradient; set it above 0"
-            )
+        if s.temperature == 0 or s.top_k == 1:
+            name = "temperature=0" if s.temperature == 0 else "top_k=1"
+            raise ValueError(f"sampling.{name}: greedy rollouts of a prompt are all the same and have no policy gradient; set it higher")
         return self
 
     @model_validator(mode="after")

@@ -73,7 +73,7 @@ def _checksum(flat_N: Tensor) -> str:
 
 
 def _key(model_digest: str, learner: LocalInference, units: Sequence[Unit]) -> str:
-    """sha256 over all that the numbers depend on: weights, what follows the head, precision, temperature, every token and image."""
+    """sha256 over all they depend on: weights, what follows the head, precision, temperature, every token with its support, every image."""
     state = hashlib.sha256()
     model = learner.model
     about = [_FORMAT, model_digest, repr(model.transform), str(model.compute_dtype), learner.temperature, torch.__version__]
@@ -82,4 +82,6 @@ def _key(model_digest: str, learner: LocalInference, units: Sequence[Unit]) -> s
         state.update(json.dumps([m.digest for m in unit.prompt.media]).encode())
         for tokens_T in (unit.prompt.tokens_T, *(t for b in unit.branches for t in (b.tokens_T, b.trained_T.long()))):
             state.update(len(tokens_T).to_bytes(8, "little") + tokens_T.contiguous().numpy().tobytes())
+        for support in (b.support for b in unit.branches if b.support is not None):
+            state.update(support.starts_T.numpy().tobytes() + support.words_W.numpy().tobytes())
     return state.hexdigest()

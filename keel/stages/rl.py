@@ -176,16 +176,16 @@ def check_rewards(rewards: Sequence[Reward], units: Sequence[Unit], bus: EventBu
 
 
 def longest_batch(ready: Sequence[Unit], prompts: Prompts, n: int, samples: int, max_tokens: int) -> list[Unit]:
-    """The largest batch that an update may have: the ``n`` longest prompts, each with ``samples`` completions of ``max_tokens``. Tokens and
-    signals of the first unit in ``ready`` are repeated to that length."""
+    """The largest batch that an update may have: the ``n`` longest prompts, each with ``samples`` completions of ``max_tokens``. Tokens,
+    signals and supports of the first unit in ``ready`` are repeated to that length."""
     if not ready:
         return []
     branch = ready[0].branches[0]
 
-    def long(tensor_T: Tensor) -> Tensor:
-        return tensor_T.repeat(-(-max_tokens // len(branch)))[:max_tokens]
-
-    full = Branch(long(branch.tokens_T), long(branch.trained_T), {name: long(signal_T) for name, signal_T in branch.signals.items()})
+    again_T = torch.arange(max_tokens) % len(branch)
+    signals = {name: signal_T[again_T] for name, signal_T in branch.signals.items()}
+    support = None if branch.support is None else branch.support.take(again_T)
+    full = Branch(branch.tokens_T[again_T], branch.trained_T[again_T], signals, support)
     encoded = sorted((encoded for _, encoded in prompts.values()), key=lambda e: -len(e))[:n]
     return [replace(ready[0], unit_id=f"longest-{i}", prompt=e, branches=(full,) * samples) for i, e in enumerate(encoded)]
 

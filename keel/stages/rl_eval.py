@@ -26,7 +26,7 @@ def evaluators_of(
     probes: int,
 ) -> dict[str, RolloutEvaluator]:
     """One evaluator a side, by its name."""
-    own = replace(params, temperature=sampling.temperature)
+    own = replace(params, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k)
     return {side: RolloutEvaluator(side, actors, found, own, sampling.samples, renderer, run, probes) for side, found in sides.items()}
 
 

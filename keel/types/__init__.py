@@ -1,7 +1,8 @@
 """The records that flow through Keel, and the seams between its rooms.
 
 `records` is what people write, `units` what the model reads, `outputs` what comes of a pass, `sampling` what is sampled, `seams` the
-protocols. All records are frozen: a stage returns new ones, nobody changes a record upstream. Import them from here.
+protocols. All records are frozen: a stage returns new ones, nobody changes a record upstream. Import them from here; ``Support`` (which
+tokens could have been drawn) comes from ``keel.types.support``, as it alone needs torch.
 
 Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` packed tokens, ``S`` scored tokens, ``T`` tokens of one
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.

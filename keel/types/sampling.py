@@ -13,6 +13,8 @@ from keel.types.units import Encoded
 if TYPE_CHECKING:
     from torch import Tensor  # a worker that reads text alone starts without torch
 
+    from keel.types.support import Support
+
 FinishReason = Literal["stop", "length", "error"]
 
 
@@ -31,6 +33,11 @@ class SamplingParams:
     explore: float = 0.0  # share of a hotter distribution in the one that is sampled from; not of a greedy one
     explore_temperature: float = 1.0  # of that one
 
+    @property
+    def cut(self) -> bool:
+        """Are there tokens of the model's distribution that may not be drawn?"""
+        return self.top_p < 1 or self.top_k > 0 or self.min_tokens > 0
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
@@ -43,6 +50,7 @@ class SampleRequest:
     seed: int
     attempt: int = 0
     first_sample: int = 0
+    keep_support: bool = False  # tell what could have been drawn, where ``params`` cut the distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class Rollout:
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens left out: for rewards and people
     error: str = ""
+    support: Support | None = None  # of each token [T], where it was asked for and something was cut
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor  # a worker that reads text alone starts without torch
 
+    from keel.types.support import Support
+
 
 @dataclass(frozen=True, slots=True)
 class MediaRef:
@@ -40,6 +42,7 @@ class Branch:
     tokens_T: Tensor  # int64 [T]
     trained_T: Tensor  # bool [T]: tokens that losses count (the end token included; template and tool output not)
     signals: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    support: Support | None = None  # of each token [T]: log-probabilities are over it. None: over the whole vocabulary
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]
@@ -135,6 +138,7 @@ class Batch:
     last_R: Tensor  # int64 [R]: packed position of the last real token of each branch
     signals: Mapping[str, Tensor]  # [S] each, gathered from the branches
     media: tuple[MediaRef, ...] = ()
+    support: Support | None = None  # of target_S
 
     @property
     def n_scored(self) -> int:

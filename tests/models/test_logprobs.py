@@ -48,7 +48,7 @@ def test_values_and_gradients_equal_log_softmax(case: str) -> None:
     transform, temperature = CASES[case]
     h, w, b, target = data()
     c1, c2 = torch.randn(2, len(target), generator=torch.Generator().manual_seed(1))
-    logp, entropy = token_logprobs(h, w, b, target, transform, temperature, True)
+    logp, entropy = token_logprobs(h, Head(w, b, transform, temperature), target, True)
     grads = torch.autograd.grad((c1 * logp + c2 * entropy).sum(), (h, w, b))
     h64, w64, b64 = (x.detach().double().requires_grad_() for x in (h, w, b))
     logp64, entropy64 = reference(h64, w64, b64, target, transform, temperature)
@@ -74,7 +74,7 @@ def test_fused_loss_equals_two_passes(case: str) -> None:
     leaves = (h, w, b, values)
     fused = fused_token_loss(h, Head(w, b, transform, temperature), target, loss_fn, True, values)
     got = torch.autograd.grad(3 * fused, leaves)
-    logp, entropy = token_logprobs(h, w, b, target, transform, temperature, True)
+    logp, entropy = token_logprobs(h, Head(w, b, transform, temperature), target, True)
     plain = loss_fn(slice(None), logp, entropy, values)
     expected = torch.autograd.grad(3 * plain, leaves)
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
@@ -88,7 +88,7 @@ def test_finite_differences() -> None:
     transform = LogitTransform(softcap=4.0)
 
     def total(h_: torch.Tensor, w_: torch.Tensor) -> torch.Tensor:
-        logp, entropy = token_logprobs(h_, w_, b, target, transform, 0.9, True)
+        logp, entropy = token_logprobs(h_, Head(w_, b, transform, 0.9), target, True)
         return (logp + 0.3 * entropy).sum()
 
     grads = torch.autograd.grad(total(h, w), (h, w))
@@ -116,7 +116,7 @@ class Largest(TorchDispatchMode):
 def test_never_all_rows_times_vocabulary() -> None:
     h, w, b, target = data(rows=1000, hidden=4, vocab=40)
     with Largest() as seen:
-        logp, entropy = token_logprobs(h, w, b, target, LogitTransform(), 1.0, True)
+        logp, entropy = token_logprobs(h, Head(w, b, LogitTransform()), target, True)
         (logp.sum() + entropy.sum()).backward()
         fused_token_loss(h, Head(w, b, LogitTransform()), target, lambda _p, lp, _e, _v: lp.sum()).backward()
     assert seen.numel <= 4000 < 1000 * 40  # the hidden states are the largest
@@ -137,7 +137,7 @@ def test_frozen_head_gets_no_gradient() -> None:
 def test_bf16_products_under_autocast_accumulate_in_float32() -> None:
     h, w, _, target = data(rows=300)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logp, _ = token_logprobs(h, w, None, target, LogitTransform())
+        logp, _ = token_logprobs(h, Head(w, None, LogitTransform()), target)
     logp.sum().backward()
     assert logp.dtype == torch.float32
     assert w.grad is not None
@@ -149,16 +149,16 @@ def test_bf16_products_under_autocast_accumulate_in_float32() -> None:
 
 def test_no_rows() -> None:
     h, w, b, target = data()
-    logp, entropy = token_logprobs(h[:0], w, b, target[:0], LogitTransform(), 1.0, True)
+    logp, entropy = token_logprobs(h[:0], Head(w, b, LogitTransform()), target[:0], True)
     assert logp.shape == entropy.shape == (0,)
 
 
 def test_bad_input() -> None:
     h, w, b, target = data()
     with pytest.raises(ValueError, match="do not fit"):
-        token_logprobs(h, w, b, target[:3], LogitTransform())
+        token_logprobs(h, Head(w, b, LogitTransform()), target[:3])
     with pytest.raises(ValueError, match="temperature"):
-        token_logprobs(h, w, b, target, LogitTransform(), 0.0)
+        token_logprobs(h, Head(w, b, LogitTransform(), 0.0), target)
 
 
 @pytest.mark.parametrize("want_entropy", [False, True])

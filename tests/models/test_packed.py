@@ -12,7 +12,7 @@ from keel.models import packed as packed_module
 from keel.models import prove
 from keel.models.attention import AttentionOptions, keel_attention
 from keel.models.config import LoraConfig
-from keel.models.logprobs import token_logprobs
+from keel.models.logprobs import Head, token_logprobs
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.packed import PackedPlan, attention
@@ -60,7 +60,7 @@ def gradient(model: Model) -> torch.Tensor:
 def by_batch(model: Model, units: list[Unit]) -> tuple[torch.Tensor, torch.Tensor]:
     batch = pack(units)
     hidden = model.hidden(batch)[batch.source_S]
-    logp, _ = token_logprobs(hidden, model.head_weight_VH, model.head_bias_V, batch.target_S, model.transform)
+    logp, _ = token_logprobs(hidden, Head(model.head_weight_VH, model.head_bias_V, model.transform), batch.target_S)
     (logp * batch.signals["weight"]).sum().backward()
     return logp.detach(), gradient(model)
 

@@ -17,10 +17,7 @@ PREFER = ("model=tiny:llama", "data.path=x.jsonl")
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("sampling.top_p=0.9", r"sampling\.top_p=0\.9: rollouts would be drawn from a part of the distribution"),
-        ("sampling.top_k=5", r"sampling\.top_k=5: rollouts"),
-        ("sampling.min_tokens=3", r"sampling\.min_tokens=3: rollouts"),
-        ("sampling={top_p: 0.5, top_k: 4}", r"sampling\.top_p=0\.5, sampling\.top_k=4: rollouts"),
+        ("sampling.top_k=1", r"sampling\.top_k=1: greedy"),
         ("sampling.temperature=0", r"sampling\.temperature=0: greedy"),
         ("lora={r: 2, dropout: 0.1}", r"lora\.dropout is 0\.1, .* set lora\.dropout=0"),
     ],
@@ -29,6 +26,7 @@ def test_rl_trains_the_distribution_it_samples_from(override: str, reason: str) 
     with pytest.raises(UserError, match=reason):
         load(RECIPES["rl"], None, [*RL, override])
     load(RECIPES["rl"], None, [*RL, "sampling.temperature=0.7", "sampling.stop=[END]", "lora.r=2"])
+    load(RECIPES["rl"], None, [*RL, "sampling={top_p: 0.9, top_k: 2, min_tokens: 3}"])
 
 
 def test_exploration_needs_a_correction() -> None:
