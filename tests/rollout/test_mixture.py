@@ -33,8 +33,9 @@ def models(proofs: None) -> tuple[Model, Model]:
     return tuple(load_model(f"tiny:llama?seed={s}&std=0.15", ModelOptions(precision="fp32")).model for s in (1, 2))  # type: ignore[return-value]
 
 
-def drawn(sampler: LocalSampler | SequenceMixtureSampler, n: int = 4) -> list[Rollout]:
-    requests = [SampleRequest(f"p{i}", Encoded(torch.tensor([5, 6 + i])), n, SamplingParams(max_tokens=6), 0) for i in range(2)]
+def drawn(sampler: LocalSampler | SequenceMixtureSampler, n: int = 4, first: int = 0, stop: tuple[int, ...] = ()) -> list[Rollout]:
+    params = SamplingParams(max_tokens=6, stop_tokens=stop)
+    requests = [SampleRequest(f"p{i}", Encoded(torch.tensor([5, 6 + i])), n, params, 0, first_sample=first) for i in range(2)]
     sampler.submit(requests)
     return sorted(sampler.collect(), key=lambda r: (r.prompt_id, r.sample))
 
@@ -52,7 +53,9 @@ def logprobs(model: Model, rollout: Rollout) -> torch.Tensor:
 def test_answers_are_of_the_mixture(models: tuple[Model, Model], of: str, path: str) -> None:
     """The sampler's log-probabilities are those of the mixture of both models' own, taken by transformers."""
     sampler = TokenMixtureSampler(models, (0.3, 0.7), of, lambda t: "", SamplerConfig(path=path))  # type: ignore[arg-type]
-    for rollout in drawn(sampler):
+    rollouts = drawn(sampler, stop=tuple(range(0, 300, 3)))
+    assert len({len(r) for r in rollouts}) > 1, "answers leave the batch one by one"
+    for rollout in rollouts:
         p, q = (logprobs(m, rollout) for m in models)
         if of == "probabilities":
             expected = torch.logsumexp(torch.stack([p + math.log(0.3), q + math.log(0.7)]), 0)
@@ -77,6 +80,8 @@ def test_whole_answers_come_from_members_by_their_weights(models: tuple[Model, M
     alone = [[r.tokens_T.tolist() for r in drawn(m, 32)] for m in members]
     rollouts = drawn(mixture, 32)
     assert [r.sample for r in rollouts] == [*range(32)] * 2
+    last = drawn(mixture, 2, first=30)[:2]
+    assert [r.tokens_T.tolist() for r in last] == [r.tokens_T.tolist() for r in rollouts[30:32]]
     second = 0
     for i, rollout in enumerate(rollouts):
         member = mixture.member(SampleRequest(rollout.prompt_id, Encoded(torch.tensor([1])), 1, SamplingParams(), 0), rollout.sample)

@@ -65,13 +65,13 @@ def test_the_weight_is_fitted_on_validation_prompts(run: Any, monkeypatch: pytes
         return real(groups, rewards)
 
     monkeypatch.setattr(ensemble, "mean_reward", spied)
-    settings = f"fit: [{tmp_path / 'validation.jsonl'}], grid: [0.0, 0.5, 1.0]"
+    settings = f"fit: [{tmp_path / 'validation.jsonl'}], grid: [0.0, 0.25, 1.0]"
     summary = run(f"ensemble={{models: ['tiny:llama?seed=2'], of: sequences, {settings}}}")
     tried = summary["ensemble"]["tried"]
-    assert [t["weight"] for t in tried] == [0.0, 0.5, 1.0]
+    assert [t["weight"] for t in tried] == [0.0, 0.25, 1.0]
     best = max(tried, key=lambda t: (t["reward"], -t["weight"]))
     assert [m["weight"] for m in summary["ensemble"]["members"]] == [1.0 - best["weight"], best["weight"]]
-    assert used == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (1.0 - best["weight"], best["weight"])]
+    assert used == [(1.0, 0.0), (0.75, 0.25), (0.0, 1.0), (1.0 - best["weight"], best["weight"])]
     assert len({t["reward"] for t in tried}) > 1
     assert asked == [{f"Say {c}." for c in LETTERS[3:]}] * 3, "c is evaluated, so nothing is fitted on it"
     assert summary["data"]["validation"]["records"] == 5

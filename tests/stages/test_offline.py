@@ -23,6 +23,8 @@ def test_it_learns_what_was_rewarded(name: str, stage: Stage, rows: Rows, tmp_pa
     probes = "loop={steps: 30, batch_size: 6, probes: 8, eval_every: 0}"
     summary = stage("offline", tmp_path, probes, f"objective={{name: {name}}}")
     assert (summary["units"], summary["answers"]) == (19, 76)
+    checked = [check for row in rows(tmp_path / "events.jsonl") if row["kind"] == "self_test" for check in row["checks"]]
+    assert ("reference" in checked) == LOGGED_OBJECTIVES[name].needs_reference
     said = [row for row in rows(tmp_path / "samples" / "training.jsonl") if row["step"] in (0, 30)]
     share = {step: [r["text"].count("e") / max(1, len(r["text"])) for r in said if r["step"] == step] for step in (0, 30)}
     before, after = (sum(share[step]) / len(share[step]) for step in (0, 30))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from keel.errors import ConfigError, ModelError
 from keel.loops.offline import OfflineTrainer
-from keel.stages.reward_order import label_difficulty
+from keel.stages.reward_order import label_difficulty, measured
 from keel.stages.run import run_verb
 from keel.types import Branch, Edge, Encoded, PairTarget, RankingTarget, Unit
 
@@ -98,8 +101,6 @@ def test_a_curriculum_names_its_model_or_none(run: Run) -> None:
 
 
 def unit(target: PairTarget | RankingTarget) -> Unit:
-    import torch
-
     token = torch.zeros(1, dtype=torch.int64)
     return Unit("u", Encoded(token), (Branch(token, token == 0),) * 3, target)
 
@@ -109,6 +110,25 @@ def test_clear_labels_are_easy_each_kind_among_its_own() -> None:
         return unit(PairTarget((Edge(0, 1, label, margin),)))
 
     assert label_difficulty([pair(1.0), pair(0.5), pair(0.7)]) == [0.0, 1.0, 0.5]
+    assert label_difficulty([pair(0.1), pair(0.3), pair(1.0)]) == [0.5, 1.0, 0.0], "below one half the loser is the better one"
     assert label_difficulty([pair(1.0, 1.0), pair(1.0, 3.0), pair(0.9, 9.0)]) == [0.5, 0.0, 1.0]
     tied, strict = unit(RankingTarget((1, 1, 2))), unit(RankingTarget((1, 2, 3)))
     assert label_difficulty([tied, strict, pair(0.9), pair(0.6)]) == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_what_the_model_makes_of_a_row() -> None:
+    """Scores 2, 0 and 0: the lead of the answer that the label prefers, and what it costs."""
+    scores = [torch.tensor([[2.0], [0.0], [0.0]])]
+    model = SimpleNamespace(score_head=None, members=())
+    inference: Any = SimpleNamespace(model=model, judgements=lambda units: [(s, None) for s in scores * len(units)], steps=lambda units: [])
+
+    def of(winner: int, loser: int, label: float) -> tuple[float, bool]:
+        return measured(inference, [unit(PairTarget((Edge(winner, loser, label),)))])[0]
+
+    coin, lead = math.log(2.0), math.log1p(math.exp(-2.0))
+    assert of(0, 1, 1.0) == pytest.approx((lead, False))
+    assert of(1, 0, 1.0) == pytest.approx((lead + 2.0, True))
+    assert of(0, 1, 0.25) == pytest.approx((lead + 1.5, True)), "three in four prefer the second"
+    assert of(1, 0, 0.25) == pytest.approx((lead + 0.5, False))
+    assert of(1, 2, 1.0) == pytest.approx((coin, True)), "no lead is not right"
+    assert of(0, 1, 0.5) == pytest.approx((lead + 1.0, False)), "nobody is wrong about an even vote"
