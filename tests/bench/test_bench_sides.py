@@ -68,7 +68,12 @@ def test_any_algorithm_can_be_measured_alone(algorithm: str, tmp_path: Path) -> 
     assert ("critic_gradient_s" in found["parts"]) == (algorithm == "ppo")
 
 
-def test_the_command_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("processes", ["this one", pytest.param("of their own", marks=pytest.mark.slow)])
+def test_the_command_writes_what_it_measured(
+    processes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    if processes == "this one":
+        request.getfixturevalue("in_process")
     file = tmp_path / "new" / "out.json"
     assert main(["bench", "rl", "--against", "none", "--json", str(file), "--repeats", "1", "--steps", "1", *FLAGS.split()]) == 0
     found = json.loads(file.read_text())
@@ -114,7 +119,7 @@ def test_trl_trains_on_the_same_tokens(verb: Any, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------------------ padded
 
 
-def test_padded_ppo_is_measured_beside_keels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_padded_ppo_is_measured_beside_keels(in_process: None, tmp_path: Path) -> None:
     sizes = [*FLAGS.split(), "--repeats", "1", "--steps", "1", "--json", str(tmp_path / "ppo.json")]
     assert main(["bench", "rl", "--algorithm", "ppo", "--against", "padded", *sizes]) == 0
     found = json.loads((tmp_path / "ppo.json").read_text())

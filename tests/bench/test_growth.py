@@ -48,7 +48,7 @@ def test_an_unknown_axis_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "depth" in capsys.readouterr().err
 
 
-def test_keel_is_measured_at_a_value(monkeypatch: pytest.MonkeyPatch, proofs: None) -> None:
+def test_keel_is_measured_at_a_value(monkeypatch: pytest.MonkeyPatch, in_process: None, proofs: None) -> None:
     monkeypatch.setitem(growth.AXES, "group", growth.Axis("samples", (2,), growth.AXES["group"].at))
     small = ModelShape("llama", vocab=64, hidden=16, layers=1, intermediate=16)
     work = Workload("rl", small, prompts=1, completion=4, prompt_min=3, prompt_max=4, threads=1, steps=1)
