@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,17 @@ class ModelJudge:
                 places.append(i)
             except DataError as error:
                 scores[i] = failure(f"refused: {error.message}")
-        for i, scores_G in zip(places, self.source.score(groups), strict=True):
-            scores[i] = as_score(float(scores_G[0]))
+        found = self.source.score(groups)
+        apart = self.source.details["epistemic"] if isinstance(self.source, EnsembleSource) else None
+        for k, (i, scores_G) in enumerate(zip(places, found, strict=True)):
+            score = float(scores_G[0])
+            scores[i] = as_score(score) if apart is None else self._of_members(score, float(apart[k][0]))
         return scores
+
+    def _of_members(self, score: float, std: float) -> Score:
+        """An ensemble's score with the deviation between its members; none where they differ by more than the settings allow."""
+        assert isinstance(self.source, EnsembleSource), "one model has no members"
+        limit = self.source.config.refuse_above
+        refused = limit is not None and std > limit
+        error = f"members differ: by {std:.4g}, more than {limit:g}" if refused else "" if math.isfinite(score) else f"the score is {score}"
+        return Score(score, f"members differ by {std:.4g}", error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import peft
 import pytest
 
-from keel.errors import ConfigError, ModelError
+from keel.config import load
+from keel.errors import ConfigError, DivergedError, ModelError
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models import heads
@@ -18,10 +21,12 @@ from keel.models.config import ModelOptions
 from keel.models.ensemble import read_manifest
 from keel.models.loading import load_model
 from keel.render.renderer import Renderer
+from keel.serve.config import ServeRewardConfig
 from keel.stages import reward_members
 from keel.stages.eval_reward import run_eval_reward
 from keel.stages.run import run_verb
 from keel.stages.score import run_score
+from keel.stages.serve_reward import make_server
 from keel.types import Message, Prompt, Rating, Unit
 
 Run = Callable[..., dict[str, Any]]
@@ -153,3 +158,47 @@ def test_an_ensemble_is_not_trained_on_and_its_base_must_be_there(run: Run, tmp_
 def test_settings_that_cannot_be(override: str, match: str, run: Run) -> None:
     with pytest.raises(ConfigError, match=match):
         run("never", override)
+
+
+@pytest.mark.parametrize("settings", [(LORA,), ()], ids=["adapters", "models"])
+def test_every_command_takes_the_folder_of_an_ensemble(settings: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    run("run", *settings)
+    final = str(tmp_path / "run" / "final")
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps({"prompt": "Question 3?", "completion": c}) + "\n" for c in ("great", "bad", "好的")))
+
+    def scored(*overrides: str) -> list[dict[str, Any]]:
+        run_score(str(answers), f"model:{final}", str(tmp_path / "out.jsonl"), overrides)
+        return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+
+    mean, careful = scored(), scored("ensemble={aggregate: lower_bound, k: 2}")
+    apart = [float(row["reason"].removeprefix("members differ by ")) for row in mean]
+    assert min(apart) > 0
+    assert [row["score"] for row in careful] == [pytest.approx(m["score"] - 2 * std, rel=1e-3) for m, std in zip(mean, apart, strict=True)]
+    limit = sorted(apart)[1]
+    refused = scored(f"ensemble.refuse_above={limit * 0.999}")
+    assert [row["score"] is None for row in refused] == [std >= limit for std in apart]
+    assert all(("members differ: by" in row["error"]) == (row["score"] is None) for row in refused)
+
+    server = make_server(load(ServeRewardConfig, None, [f"model={final}", "port=0"]))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        body = json.dumps({"items": [{"prompt": "Question 3?", "completion": c} for c in ("great", "bad", "好的")]}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{server.server_address[1]}/score", body)
+        said = json.loads(urllib.request.urlopen(request, timeout=60).read())
+    finally:
+        server.close()
+    assert said["scores"] == [pytest.approx(row["score"], abs=1e-4) for row in mean]
+    assert said["std"] == [pytest.approx(std, rel=1e-3) for std in apart]
+
+    (tmp_path / "rl.yaml").write_text(
+        f"model: tiny:llama?layers=1\ndata: {{path: {tmp_path / 'pairs.jsonl'}}}\nalgorithm: {{name: grpo}}\nsamples: 4\n"
+        f"rewards: [{{type: model, name: liked, path: {final}, ensemble: {{aggregate: lower_bound, refuse_above: 100}}}}]\n"
+        "sampling: {max_tokens: 8}\nloop: {steps: 1, batch_size: 4, probes: 0}\nsettings: {threads: 1}\n"
+    )
+    summary = run_verb("rl", tmp_path / "rl.yaml", [f"run_dir={tmp_path / 'rl'}"])
+    told = summary["not_rewarded"]["liked"]
+    assert told["refused"] == 0 < told["scored"]
+    assert summary["last"]["rewards/liked/epistemic/mean"] > 0
+    with pytest.raises(DivergedError, match="members differ by more than 1e-06"):
+        run_verb("rl", tmp_path / "rl.yaml", [f"run_dir={tmp_path / 'none'}", "rewards.0.ensemble.refuse_above=1e-6"])
