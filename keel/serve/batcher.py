@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 log = logging.getLogger("keel")
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
+_LOOK_S = 0.2  # between two looks whether whoever asked is still there
 
 
 class FullError(Exception):
@@ -56,9 +57,9 @@ class Batcher(Generic[Asked, Answer]):
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._stopped
 
-    def ask(self, items: Sequence[Asked], timeout_s: float) -> list[Answer]:
-        """The answers, in order. Raises FullError at once when there is no room, LateError when they do not come in time (they are then
-        not computed, if not begun), StoppedError when the server goes down, and what ``score`` raised."""
+    def ask(self, items: Sequence[Asked], timeout_s: float, gone: Callable[[], bool] = lambda: False) -> list[Answer]:
+        """The answers, in order. Raises FullError at once when there is no room, LateError when they do not come in time, or when whoever
+        asked is ``gone`` (they are then not computed, if not begun), StoppedError when the server goes down, and what ``score`` raised."""
         if not items:
             return []
         job: _Job[Asked, Answer] = _Job(items)
@@ -71,11 +72,13 @@ class Batcher(Generic[Asked, Answer]):
             self._waiting += len(items)
             self._jobs.append(job)
             self._change.notify()
-        try:
-            return job.future.result(timeout_s)
-        except FutureTimeout:
-            job.future.cancel()
-            raise LateError from None
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0 and not gone():
+            wait([job.future], min(left, _LOOK_S))
+            if job.future.done():
+                return job.future.result()
+        job.future.cancel()
+        raise LateError
 
     def stop(self) -> None:
         """End the thread; who waits gets StoppedError."""

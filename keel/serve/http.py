@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
+import socket
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._body()
             if body is None:
                 return
-            verdicts = self.server.batcher.ask(read(body), self.server.config.timeout_s)
+            verdicts = self.server.batcher.ask(read(body), self.server.config.timeout_s, self._gone)
         except BadRequestError as error:
             self._answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
         except FullError:
@@ -98,6 +100,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"scoring failed: {error}"})
         else:
             self._answer(HTTPStatus.OK, write(body, verdicts))
+
+    def _gone(self) -> bool:
+        """Has the client closed its connection? One that only sends no more is taken for gone, too."""
+        try:
+            return bool(select.select([self.connection], [], [], 0)[0]) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _body(self) -> dict[str, Any] | None:
         """The JSON object of the request; None when it was answered already. Raises BadRequestError."""

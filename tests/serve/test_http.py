@@ -177,6 +177,32 @@ def test_clients_that_die_at_any_point_do_no_harm(serve) -> None:
     assert call(server, "/health")[1]["status"] == "ok"
 
 
+def test_nothing_is_computed_for_a_client_that_died_waiting(serve) -> None:
+    server, scorer = serve(batch=1)
+    scorer.gate.clear()
+    first = threading.Thread(target=call, args=(server, "/score", {"items": [{"prompt": "a", "completion": "b"}]}))
+    first.start()
+    assert scorer.entered.acquire(timeout=WAIT)
+    whole = b'{"items": [{"prompt": "a", "completion": "crash"}]}'
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=WAIT) as s:
+        s.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: " + str(len(whole)).encode() + b"\r\n\r\n" + whole)
+        for _ in range(3000):
+            if server.batcher.waiting == 2:
+                break
+            threading.Event().wait(0.01)
+    jobs = list(server.batcher._jobs)
+    assert len(jobs) == 1
+    for _ in range(3000):
+        if jobs[0].future.cancelled():
+            break
+        threading.Event().wait(0.01)
+    scorer.gate.set()
+    first.join(WAIT)
+    assert call(server, "/score", {"items": [{"prompt": "a", "completion": "bb"}]})[1]["scores"] == [2.0]
+    health = call(server, "/health")[1]
+    assert (health["scored"], health["passes"], health["abandoned"]) == (2, 2, 1)
+
+
 def test_many_clients_at_once_each_get_their_own(serve) -> None:
     server, _ = serve(batch=16, waiting=4096)
     wrong: list[Any] = []
