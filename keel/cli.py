@@ -134,6 +134,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
+Add = Callable[[str, str, Callable[[argparse.Namespace], Summary | None]], argparse.ArgumentParser]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line. Overrides are `key.path=value`, values are YAML."""
     top = argparse.ArgumentParser(prog="keel", description="Align language models with what people prefer.")
@@ -147,6 +150,26 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(action=action)
         return sub
 
+    _add_recipes(add)
+    _add_looks(add)
+    _add_score(add)
+    _add_eval_reward(verbs.add_parser("eval-reward", help="measure a reward model: keel eval reward MODEL DATA"))
+    _add_models(add)
+    # The --json of the next three names a file.
+    advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
+    for name, help_text, arguments, action in (
+        ("bench", "time, memory and learning, beside TRL or alone", bench_arguments, _bench),
+        ("study", "over-optimisation, and the frontier of reward against KL", study_arguments, _study),
+    ):
+        sub = verbs.add_parser(name, help=help_text)
+        sub.set_defaults(action=action)
+        arguments(sub)
+    _add_runs(add)
+    add("reference", "print every setting as Markdown", _reference)
+    return top
+
+
+def _add_recipes(add: Add) -> None:
     for name, help_text in {"run": "a whole pipeline from one recipe"}.items() | STAGES.items():
         sub = add(name, help_text, _pipeline if name == "run" else _stage(name))
         sub.add_argument("recipe", help="YAML file, see recipes/")
@@ -154,6 +177,9 @@ def parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
         )
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+
+
+def _add_looks(add: Add) -> None:
     sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
     sub.add_argument("model", nargs="?", default=DOCTOR_MODEL, help="folder, id, GGUF file or tiny:ARCH")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. seed=1")
@@ -163,6 +189,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
+
+
+def _add_score(add: Add) -> None:
     sub = add("score", "score a file of answers with any reward", _score)
     sub.add_argument("file", help="rows {prompt, completion, ...}: JSONL, JSON, CSV, Parquet")
     sub.add_argument(
@@ -172,13 +201,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--reward", required=True, help=f"{rewards}, rules:FILE, model:DIR or python:FILE:NAME")
     sub.add_argument("--out", default="", metavar="FILE", help="where the rows go, each with score, reason and error (JSONL)")
     sub.add_argument("--cache", default="", metavar="DIR", help="keep scores here, and take from here what the same reward scored before")
-    sub = verbs.add_parser("eval-reward", help="measure a reward model: keel eval reward MODEL DATA")
+
+
+def _add_eval_reward(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(action=_eval_reward, json=False)
     sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
     sub.add_argument("data", help="labelled data: file, folder or data set id")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. trained_on.path=train.jsonl stress_pairs=50")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
+
+
+def _add_models(add: Add) -> None:
     sub = add("serve", "serve a reward model over HTTP: keel serve reward MODEL", _serve)
     sub.add_argument("what", choices=["reward"])
     sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
@@ -188,7 +222,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
-    advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))  # its --json names a file
+
+
+def _add_runs(add: Add) -> None:
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
     sub.add_argument("--compare", nargs="+", metavar="DIR", help="run directories to set side by side")
@@ -196,14 +232,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--metrics", nargs="+", default=[], metavar="NAME", help="which ones, e.g. reward kl")
     sub = add("report", "write report.html of a run again", _report)
     sub.add_argument("run_dir")
-    sub = verbs.add_parser("bench", help="time, memory and learning, beside TRL or alone")  # its --json names a file
-    sub.set_defaults(action=_bench)
-    bench_arguments(sub)
-    sub = verbs.add_parser("study", help="over-optimisation, and the frontier of reward against KL")  # its --json names a file
-    sub.set_defaults(action=_study)
-    study_arguments(sub)
-    add("reference", "print every setting as Markdown", _reference)
-    return top
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

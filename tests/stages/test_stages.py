@@ -185,7 +185,7 @@ def test_dpo_learns(stage: Stage, rows: Rows, tmp_path: Path) -> None:
 LEARNING_RL = {
     "grpo": ("grpo", "optim.lr=5e-3"),
     "rloo": ("grpo", "algorithm.name=rloo", "algorithm.kl.coef=0.001", "optim.lr=5e-3"),
-    "ppo": ("ppo", "loop.batch_size=8"),
+    "ppo": ("ppo", "loop={steps: 12, batch_size: 6}", "optim.lr=5e-3"),
 }
 
 
