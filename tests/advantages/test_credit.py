@@ -121,13 +121,11 @@ def test_units_of_other_groups_are_noticed():
 
 
 def test_estimators_name_what_they_need():
-    assert {n for n, e in ESTIMATORS.items() if getattr(e, "needs_critic", False)} == {"gae"}
-    assert {n for n, e in ESTIMATORS.items() if getattr(e, "min_samples", 1) == 2} == {
-        "group_normalised",
-        "group_centred",
-        "leave_one_out",
-        "optimal_baseline",
-    }
+    assert ESTIMATORS["gae"].needs_critic
+    assert not ESTIMATORS["reward_to_go"].needs_critic
+    compare = {"group_normalised", "group_centred", "leave_one_out", "optimal_baseline"}
+    alone = {"batch_baseline", "batch_normalised", "greedy_baseline", "no_baseline"}
+    assert {name: ESTIMATORS[name].min_samples for name in compare | alone} == dict.fromkeys(compare, 2) | dict.fromkeys(alone, 1)
 
 
 def test_metrics_by_hand():
