@@ -93,8 +93,8 @@ def load_model(
     module.eval()
     dtype = compute_dtype(options)
     device = _device(options)
-    spec_of_score = score or (stored_spec(parts.folder) if parts.folder is not None else None) or PLAIN
-    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed, spec_of_score) for name in sorted(heads)}
+    score = score or (stored_spec(parts.folder) if parts.folder is not None else None) or PLAIN
+    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed, score) for name in sorted(heads)}
     found = load_heads(parts.folder, made) if parts.folder is not None else []
     if not new_heads:
         _refuse_new_heads(spec, heads - set(found))
@@ -109,6 +109,17 @@ def load_model(
         lm_head=parts.lm_head,
         router=router_of(module, options.router_aux_loss),
     )
+    _choose_trained(model, options, lora, seed, new_tokens)
+    if options.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    prove.logits_or_raise(model)
+    model.packed = options.fast_path == "auto" and prove.packed_path(model)
+    return Loaded(model, parts.tokenizer, parts.processor, parts.source)
+
+
+def _choose_trained(model: Model, options: ModelOptions, lora: LoraConfig | None, seed: int, new_tokens: list[int]) -> None:
+    """What of the model is trained: all, the parts that the options name, or adapters on a frozen base."""
+    module = model.module
     if options.train:
         if lora is not None:
             raise ModelError("model_options.train is for full fine-tuning; adapters have lora.targets", "leave one of the two out")
@@ -116,13 +127,8 @@ def load_model(
     if lora is not None:
         model.peft_model, model.start_rows = add_lora(module, lora, seed, new_tokens)
         model.round_frozen()
-    elif made and not tied(module):
+    elif model.heads and not tied(module):
         output_layer(module).requires_grad_(False)  # neither a reward model nor a critic uses it
-    if options.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    prove.logits_or_raise(model)
-    model.packed = options.fast_path == "auto" and prove.packed_path(model)
-    return Loaded(model, parts.tokenizer, parts.processor, parts.source)
 
 
 def _load_ensemble(spec: str, options: ModelOptions, manifest: Manifest) -> Loaded:
