@@ -49,6 +49,7 @@ def _comparison(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dtype", choices=["float32", "bfloat16"], default=_SHAPE.dtype, help="of the products, on both sides")
     sub.add_argument("--kl", type=float, default=_WORK.kl, help="price of the KL to the reference in rl; 0 = no reference")
     sub.add_argument("--algorithm", default=_WORK.algorithm, help="of rl; ppo with --against padded, others with --against none")
+    sub.add_argument("--top-p", type=float, default=_WORK.top_p, help="nucleus that rl draws from, with --against none; 1 = all")
     sub.add_argument("--threads", type=int, default=_WORK.threads, help="CPU threads of each side")
     sub.add_argument("--seed", type=int, default=_WORK.seed)
 
@@ -161,6 +162,10 @@ def workload(args: argparse.Namespace) -> Workload:
         problems.append(f"--hidden is {args.hidden}, but must be a multiple of 8")
     if args.kl < 0:
         problems.append(f"--kl is {args.kl}, but must not be below 0")
+    if not 0 < args.top_p <= 1:
+        problems.append(f"--top-p is {args.top_p}, but must be above 0 and at most 1")
+    elif args.top_p < 1 and (verb, args.against) != ("rl", "none"):
+        problems.append("--top-p is for rl with --against none: no other side trains what it drew from then")
     if problems:
         raise UserError("; ".join(problems))
     shape = ModelShape(**{name: getattr(args, name) for name in ModelShape.__slots__})

@@ -117,7 +117,7 @@ def online(side: Side) -> OnlineTrainer:
     if reference is not None:
         clock.part(reference, "logprobs", "reference_s")
     prompts = {str(i): (Prompt(str(i), text=""), Encoded(torch.tensor(row["prompt"]))) for i, row in enumerate(side.rows)}
-    params = SamplingParams(max_tokens=work.completion)  # nothing ends an answer: all have this length, as on the other sides
+    params = SamplingParams(max_tokens=work.completion, top_p=work.top_p)  # no end token: all have this length
     actors = Actors(policy, sampler, judge, reference.logprobs if reference is not None else None, critic)
     return OnlineTrainer(actors, algorithm, prompts, params, work.group, side.loop(), work.seed, {})
 

@@ -44,6 +44,7 @@ class Workload:
     prompt_max: int = 256
     kl: float = 0.04  # price of the KL to the reference in RL; 0 = no reference
     algorithm: str = "grpo"
+    top_p: float = 1.0  # of the sampling in RL
     threads: int = 2
     steps: int = 2  # timed steps of a process, after one that is not timed
     seed: int = 0

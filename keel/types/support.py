@@ -38,13 +38,10 @@ class Support:
         starts_T = _starts(lengths_T)
         words_W = torch.empty(int(starts_T[-1]), dtype=torch.int32, device=inside_TV.device)
         masked_T, listed_T = lengths_T == width, (lengths_T > 0) & (lengths_T < width)
-        parts = (
-            (listed_T & (count_T <= left_T), lambda inside_RV: inside_RV.nonzero()[:, 1].int()),
-            (listed_T & (count_T > left_T), lambda inside_RV: ~(~inside_RV).nonzero()[:, 1].int()),
-            (masked_T, lambda inside_RV: _packed(inside_RV, width).flatten()),
-        )
-        for chosen_T, words in parts:
-            words_W[torch.repeat_interleave(chosen_T, lengths_T)] = words(inside_TV[chosen_T])
+        inside_T, outside_T = listed_T & (count_T <= left_T), listed_T & (count_T > left_T)
+        words_W[torch.repeat_interleave(inside_T, lengths_T)] = inside_TV[inside_T].nonzero()[:, 1].int()
+        words_W[torch.repeat_interleave(outside_T, lengths_T)] = ~(~inside_TV[outside_T]).nonzero()[:, 1].int()
+        words_W[torch.repeat_interleave(masked_T, lengths_T)] = _packed(inside_TV[masked_T], width).flatten()
         return cls(words_W, starts_T, inside_TV.shape[1])
 
     @classmethod
@@ -77,8 +74,9 @@ class Support:
         row_W = torch.repeat_interleave(torch.arange(len(lengths_n), device=words_W.device), lengths_n)
         listed_W = ~masked_n[row_W]
         row_K, word_K = row_W[listed_W], words_W[listed_W].long()
-        outside_nV = torch.zeros(len(lengths_n), self.vocab, dtype=torch.bool, device=words_W.device)
-        outside_nV[row_K[word_K >= 0]] = True
+        inside_n = torch.zeros_like(masked_n)
+        inside_n[row_K[word_K >= 0]] = True  # rows that list what is in them: all else is out
+        outside_nV = inside_n[:, None].repeat(1, self.vocab)
         outside_nV[row_K, torch.where(word_K < 0, ~word_K, word_K)] = word_K < 0
         if bool(masked_n.any()):
             outside_nV[masked_n] = ~_unpacked(words_W[~listed_W].view(-1, width), self.vocab)
@@ -89,7 +87,9 @@ class Support:
         lengths_T = self.starts_T.diff()
         first_T = torch.cat([self.words_W, self.words_W.new_zeros(1)])[self.starts_T[:-1]]
         sizes_T = torch.where((lengths_T == 0) | (first_T < 0), self.vocab - lengths_T, lengths_T)
-        for t in (lengths_T == mask_words(self.vocab)).nonzero()[:, 0].tolist():
+        masked_K = (lengths_T == mask_words(self.vocab)).nonzero()[:, 0]
+        for k in range(len(masked_K)):
+            t = int(masked_K[k])
             sizes_T[t] = self.vocab - self.outside(slice(t, t + 1)).sum()
         return sizes_T
 

@@ -93,6 +93,8 @@ def test_the_command_writes_what_it_measured(
         (["--hidden", "20"], "multiple of 8"),
         (["--arch", "lama", "--against", "none"], "no architecture 'lama'"),
         (["--algorithm", "rloo"], "not rloo"),
+        (["--top-p", "0.9"], "--top-p is for rl with --against none"),
+        (["--top-p", "0", "--against", "none"], "--top-p is 0.0"),
         (["--algorithm", "rlo", "--against", "none"], "rlo"),
         (["--trl-python", "/missing/python"], "cannot be started"),
     ],

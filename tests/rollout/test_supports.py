@@ -62,6 +62,7 @@ def test_supports_are_those_of_transformers(load, prompts, sampler, plain_logits
         logits = TopKLogitsWarper(cut.top_k)(None, logits) if cut.top_k else logits
         logits = TopPLogitsWarper(cut.top_p)(None, logits) if cut.top_p < 1 else logits
         assert rollout.support is not None
+        assert len(rollout.support) == len(rollout)
         assert torch.equal(rollout.support.outside(slice(0, len(rollout))), torch.isinf(logits))
         assert not rollout.support.outside(slice(0, len(rollout))).gather(1, rollout.tokens_T[:, None]).any()
 
@@ -113,3 +114,12 @@ def test_a_row_without_a_number_has_no_support() -> None:
     assert drawn.finite_B.tolist() == [True, False]
     assert drawn.support is not None
     assert drawn.support.outside(slice(0, 1)).tolist() == [[True, False, False]]
+
+
+def test_tokens_that_the_model_gives_nothing_are_not_cut() -> None:
+    """Of four tokens the model itself bans one: the top three are all there are, the top two are not."""
+    logits = torch.tensor([[0.0, -torch.inf, 2.0, 1.0]])
+    for top_k, words in ((3, 0), (2, 1)):
+        drawn = draw(logits.clone(), RowParams.of([SamplingParams(top_k=top_k)]), 0, torch.tensor([0.5], dtype=torch.float64), True)
+        assert drawn.support is not None
+        assert len(drawn.support.words_W) == words

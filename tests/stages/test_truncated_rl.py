@@ -105,10 +105,12 @@ def test_held_out_prompts_are_answered_by_settings_of_their_own(stage: Stage, ro
     assert variety["measured"] <= 2.0
 
 
-def test_pairs_of_answers_from_a_nucleus_are_about_the_whole_distribution(stage: Stage, rows: Rows, tmp_path: Path) -> None:
-    """Online DPO passes the self-test, learns, and tells no KL: the answers' log-probabilities are of another distribution than the
-    reference's."""
-    stage("online_dpo", tmp_path, *QUICK, "online.sampling={top_p: 0.8, max_tokens: 6, min_tokens: 2}")
+@pytest.mark.parametrize("name", ["dpo", "tdpo"])
+def test_pairs_of_answers_from_a_nucleus_are_about_the_whole_distribution(name: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    """Online preferences pass the self-test, learn, and tell no KL: the answers' log-probabilities are of another distribution than the
+    reference's. TDPO compares whole distributions, and refuses supports."""
+    cut = "online.sampling={top_p: 0.8, max_tokens: 6, min_tokens: 2}"
+    stage("online_dpo", tmp_path, *QUICK, cut, f"objective={{name: {name}}}")
     steps = trained(rows(tmp_path / "metrics.jsonl"))
     assert all(row["grad_norm"] > 0 and "objective/kl" not in row and "sampling/support/mean" not in row for row in steps)
     assert steps[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-6)
