@@ -5,6 +5,7 @@ Points are judgements: about as much as a rule should outweigh the others. What 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from keel.advise.estimate import Estimate
 from keel.advise.measure import Measures
 from keel.advise.ways import PREFERENCES, WAYS, Way, lacking
 
-NOISY, LONG, FEW_COMPARISONS, MANY = 0.08, 0.65, 2000, 10_000
+NOISY, LONG, FEW, FEW_COMPARISONS, MANY = 0.08, 0.65, 200, 2000, 10_000
 _RM = ("best_of_n", "ppo", "grpo", "rloo")
 _DIRECT = ("dpo", "ipo", "robust_dpo", "simpo", "orpo", "dpo_length_normalised")
 
@@ -94,6 +95,11 @@ def long_wins(m: Measures) -> bool:
 def short_wins(m: Measures) -> bool:
     """Does the shorter answer?"""
     return m.longer_wins[1] <= 1.0 - LONG
+
+
+def rated_alone(m: Measures) -> bool:
+    """Are there ratings, and no two different ones of answers to one prompt?"""
+    return "rating" in m.kinds and not paired(m)
 
 
 def _biased(m: Measures) -> bool:
@@ -194,6 +200,12 @@ RULES: tuple[Rule, ...] = (
         OWN,
     ),
     Rule(
+        rated_alone,
+        {"grpo": 3.5, "rloo": 3.0, "ppo": 3.0, "best_of_n": 2.5},
+        "a reward model is fitted to the {rating} ratings; where no prompt has two answers that differ, no pair can be made",
+        INSTRUCT,
+    ),
+    Rule(
         lambda m: m.checkable is not None,
         {"grpo_verifier": 10.0},
         "a program ({verifier}) can check the answers: nothing to be learned and exploited stands between reward and truth",
@@ -221,7 +233,14 @@ def numbers(m: Measures) -> dict[str, Any]:
     length = f"the longer one wins in {low:.0%} to {high:.0%}" if m.preferences.get("length") else "unknown"
     own = {k: m.preferences.get(k) or 0 for k in ("pairs", "deterministic", "judged_twice")}
     verifier = m.checkable.verifier if m.checkable else ""
-    return {**own, "noise": m.noise, "length": length, "verifier": verifier, "demonstration": m.kinds.get("demonstration", 0)}
+    return {
+        **own,
+        "noise": m.noise,
+        "length": length,
+        "verifier": verifier,
+        "demonstration": m.kinds.get("demonstration", 0),
+        "rating": m.kinds.get("rating", 0),
+    }
 
 
 def reasons(way: Way, m: Measures) -> tuple[Reason, ...]:
@@ -288,6 +307,14 @@ def warnings(m: Measures) -> list[str]:
         )
     if m.bad:
         found.append(f"{m.bad} of {m.rows} rows could not be read; keel data show names the first")
-    if PREFERENCES & m.kinds.keys() and not paired(m):
+    if rated_alone(m):
+        found.append("no two answers to one prompt are rated differently, so no loss of pairs can be used: rate two answers of each prompt")
+    elif PREFERENCES & m.kinds.keys() and not paired(m):
         found.append("no preference is left between answers of one prompt: every one is a tie, or each prompt has one answer")
+    if paired(m) and m.preferences["pairs"] < FEW:
+        held_out = max(1, round(0.1 * m.preferences["pairs"]))
+        found.append(
+            f"few: of {m.preferences['pairs']:.0f} pairs a tenth is {held_out}, on which accuracy is known to within "
+            f"{min(0.5, 0.98 / math.sqrt(held_out)):.0%}; whichever way is taken, nothing will show that it helped. Label more first"
+        )
     return found

@@ -10,13 +10,14 @@ from keel.advise.estimate import Kind, Mode
 from keel.advise.measure import Measures
 
 PREFERENCES = frozenset({"pair", "comparison", "ranking", "rating"})  # records that give pairs
-Needs = Literal["preferences", "answers", "demonstrations", "checkable", "steps"]
+Needs = Literal["preferences", "judgements", "answers", "demonstrations", "checkable", "steps"]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """``needs``: preferences (pairs or what gives them), answers (labelled one by one, or pairs), demonstrations (or what gives them),
-    checkable (prompts whose answers a program checks), steps. ``objective`` is that of `keel prefer`, ``algorithm`` that of `keel rl`."""
+    """``needs``: preferences (pairs or what gives them), judgements (these, or ratings of single answers), answers (labelled one by one, or
+    pairs), demonstrations (or what gives them), checkable (prompts whose answers a program checks), steps. ``objective`` is that of
+    `keel prefer`, ``algorithm`` that of `keel rl`."""
 
     name: str
     title: str
@@ -46,10 +47,10 @@ WAYS: tuple[Way, ...] = (
     Way("orpo", "odds-ratio preference optimisation, no reference", "preferences", "reference_free", {"name": "orpo"}, lr=8e-6),
     Way("kto", "Kahneman-Tversky optimisation of single answers", "answers", "referred", {"name": "kto"}),
     Way("bco", "binary classifier optimisation of single answers", "answers", "referred", {"name": "bco"}),
-    Way("best_of_n", "a reward model, and the best of n samples", "preferences", "reward", reward_model=True, lr=1e-5),
-    Way("ppo", "a reward model, then PPO", "preferences", "rl_critic", algorithm="ppo", reward_model=True),
-    Way("grpo", "a reward model, then GRPO", "preferences", "rl", algorithm="grpo", reward_model=True),
-    Way("rloo", "a reward model, then RLOO", "preferences", "rl", algorithm="rloo", reward_model=True),
+    Way("best_of_n", "a reward model, and the best of n samples", "judgements", "reward", reward_model=True, lr=1e-5),
+    Way("ppo", "a reward model, then PPO", "judgements", "rl_critic", algorithm="ppo", reward_model=True),
+    Way("grpo", "a reward model, then GRPO", "judgements", "rl", algorithm="grpo", reward_model=True),
+    Way("rloo", "a reward model, then RLOO", "judgements", "rl", algorithm="rloo", reward_model=True),
     Way("grpo_verifier", "GRPO with a verifier as its reward", "checkable", "rl", algorithm="grpo"),
     Way("rloo_verifier", "RLOO with a verifier as its reward", "checkable", "rl", algorithm="rloo"),
     Way("process_reward", "a reward model of steps, and the best of n samples", "steps", "reward", reward_model=True, lr=1e-5),
@@ -64,6 +65,8 @@ def lacking(way: Way, m: Measures) -> str:
     match way.needs:
         case "preferences":
             return "" if preferred else "no two answers to one prompt are compared"
+        case "judgements":
+            return "" if preferred or "rating" in kinds else "no two answers to one prompt are compared, and none is rated"
         case "answers":
             both = 0.0 < m.unpaired.get("wanted", 0.0) < 1.0
             one_sided = "all answers have the same label" if "unpaired" in kinds else "no answer has a label"

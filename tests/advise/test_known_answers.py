@@ -119,6 +119,21 @@ def test_steps(advise: Advise) -> None:
     assert found["best"] == "process_reward"
 
 
+def test_ratings_of_single_answers_make_a_reward_model(advise: Advise) -> None:
+    found = advise([{"prompt": question(i), "response": answer(i, 6), "helpfulness": 1 + i % 5} for i in range(40)])
+    assert found["best"] == "grpo"
+    assert reason(found, "grpo", "fitted to the 40 ratings")["points"] == 3.5
+    assert {"best_of_n", "ppo", "rloo"} <= {w["name"] for w in found["ranking"]}
+    assert "dpo" in found["not_possible"]
+    assert any("rate two answers" in w for w in found["warnings"])
+
+
+def test_so_few_pairs_that_nothing_could_be_seen_are_named(advise: Advise) -> None:
+    few, more = advise([pair(i) for i in range(30)]), advise([pair(i) for i in range(220)])
+    assert any("of 30 pairs a tenth is 3" in w and "50%" in w for w in few["warnings"])
+    assert not any(w.startswith("few:") for w in more["warnings"])
+
+
 KINDS = {
     "pairs": [pair(i) for i in range(12)],
     "votes": [row for i in range(12) for row in votes(i, ["first", "second", "first"])],
@@ -126,6 +141,7 @@ KINDS = {
         {"prompt": question(i), "answers": [answer(i, 4), answer(i + 1, 5), answer(i + 2, 6)], "ranks": [1, 2, 3]} for i in range(8)
     ],
     "ratings": [{"prompt": question(i // 2), "answer": answer(i, 5), "rating": 1 + i % 2} for i in range(12)],
+    "single ratings": [{"prompt": question(i), "response": answer(i, 5), "helpfulness": 1 + i % 5} for i in range(12)],
     "unpaired": [{"prompt": question(i), "completion": answer(i, 4), "label": i % 2 == 0} for i in range(12)],
     "checked": [{"prompt": question(i), "ground_truth": str(i)} for i in range(8)],
     "demonstrations": [{"prompt": question(i), "completion": answer(i, 4)} for i in range(8)],
