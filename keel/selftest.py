@@ -21,6 +21,7 @@ from keel.learner.local import LocalLearner
 from keel.learner.packing import plan_microbatches
 from keel.loops.online import sample_groups, with_signal
 from keel.rewards.model import Scorer
+from keel.rollout import parity
 from keel.types import (
     Batch,
     Counts,
@@ -287,8 +288,8 @@ def _largest_gap(ours: Sequence[tuple[Tensor, ...]], units: Sequence[Unit], sign
 
 
 def nats(learner: LocalLearner) -> float:
-    """Tolerance of single log-probabilities, in nats: rounding in bf16 is of the order of 0.1 on unlikely tokens."""
-    return 1e-3 if learner.model.compute_dtype == torch.float32 else 0.5
+    """Tolerance of single log-probabilities, in nats."""
+    return parity.nats(learner.model.compute_dtype)
 
 
 def _reference_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:

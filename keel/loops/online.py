@@ -146,15 +146,16 @@ class OnlineTrainer:
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
+        began = time.perf_counter()
         publish(self.actors.policy, self.actors.sampler, step)
-        phase = self._enter_phase(step)
+        known = {"time/sync_s": time.perf_counter() - began, **self._enter_phase(step)}
         algorithm = self.coefficients.algorithm(step)
         if self.composer is not None:
             self.composer.begin(step / max(1, self.total_steps))
         sampled, groups, metrics = self._groups(step)
         if self.composer is not None:
             metrics |= self.composer.learn(sampled)
-        metrics |= phase
+        metrics |= known
         started = time.perf_counter()
         self.scale = self.scale.after(groups, algorithm.rewards)
         groups = scaled(groups, self.scale, algorithm.rewards)

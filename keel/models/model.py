@@ -252,10 +252,10 @@ class Model:
         did not arrive, not against an adversary: checksums are CRC-32, several times faster, which counts when each step publishes."""
         named = self.trainable() or list(self._parameters().items())
         if sum(p.numel() for _, p in named) < _NUMBERS_A_POOL_IS_WORTH:
-            sums = [_checksum(p) for _, p in named]
+            sums = [checksum(p) for _, p in named]
         else:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                sums = list(pool.map(lambda item: _checksum(item[1]), named))
+                sums = list(pool.map(lambda item: checksum(item[1]), named))
         return digest_bytes(json.dumps([(name, total) for (name, _), total in zip(named, sums, strict=True)]).encode())
 
     def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
@@ -271,5 +271,6 @@ class Model:
 _NUMBERS_A_POOL_IS_WORTH = 1 << 20
 
 
-def _checksum(parameter: Tensor) -> int:
+def checksum(parameter: Tensor) -> int:
+    """CRC-32 of a tensor's bytes."""
     return zlib.crc32(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from keel.errors import ModelError
 from keel.models import heads, lora
@@ -61,6 +62,24 @@ def _save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> N
     (processor or tokenizer).save_pretrained(folder)
     if processor is not None:
         tokenizer.save_pretrained(folder)
+
+
+def saved_names(folder: Path) -> tuple[str, ...]:
+    """Names of the tensors in a saved folder."""
+    names: list[str] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            names += tensors.keys()
+    return tuple(names)
+
+
+def as_saved(model: Model, names: Sequence[str]) -> dict[str, Tensor]:
+    """What ``save_model`` would write now under these names, without writing it: adapters merged, float32. Raises ModelError when one of
+    the names is not among the model's."""
+    state = revert_weight_conversion(model.module, lora.merged_state(model.module))
+    if missing := sorted(set(names) - state.keys()):
+        raise ModelError(f"the model has no weights for {', '.join(missing[:3])} of its own files", "they were saved by another model")
+    return {name: state[name] for name in names}
 
 
 def _write(module: PreTrainedModel, state: dict[str, Tensor], folder: Path, extra: dict[str, Any]) -> None:

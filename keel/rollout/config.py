@@ -1,4 +1,4 @@
-"""Settings of sampling: what distribution is drawn from, and how the local sampler packs its work."""
+"""Settings of sampling: what distribution is drawn from, by which engine, and how it packs its work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from keel.config import Section
+from keel.errors import ConfigError
 from keel.types import SamplingParams
 
 
@@ -59,7 +60,7 @@ class EvalSamplingConfig(Section):
 
 
 class SamplerConfig(Section):
-    """How the local sampler packs its work. Nothing here changes what is sampled (in fp32)."""
+    """How a sampler packs its work. Nothing here changes what is sampled (in fp32)."""
 
     max_rows: int = Field(
         default=128, ge=1, description="Completions decoded side by side; more is faster and takes more memory for the cache."
@@ -71,6 +72,43 @@ class SamplerConfig(Section):
         default="auto",
         description="auto: the shared-prompt fast path if it proves itself on the loaded model; plain: transformers' own forward.",
     )
+
+
+class VllmConfig(Section):
+    """What vLLM is given, where it draws the rollouts."""
+
+    cache_gb: float = Field(default=1.0, gt=0.0, description="Memory of vLLM's cache of keys and values, in GiB.")
+    prefix_cache: bool = Field(default=True, description="Keep the cache of prompts for later requests with the same beginning.")
+
+
+class RolloutConfig(SamplerConfig):
+    """How rollouts are drawn while training: by which engine, and how that packs its work."""
+
+    engine: Literal["local", "vllm"] = Field(
+        default="local", description="local: the trained model itself; vllm: vLLM in this process, which gets the new weights each step."
+    )
+    vllm: VllmConfig = Field(default=VllmConfig(), description="Settings of vLLM; only with engine=vllm.")
+
+    @model_validator(mode="after")
+    def _settings_of_the_engine(self) -> Self:
+        if self.engine == "local" and self.vllm.changed:
+            raise ConfigError(f"sampler.vllm.{min(self.vllm.changed)} would have no effect with engine=local", "set sampler.engine=vllm")
+        if self.engine == "vllm" and "path" in self.changed:
+            raise ConfigError("sampler.path would have no effect with engine=vllm", "leave it out")
+        return self
+
+    def check_sampling(self, sampling: SamplingConfig, told: bool) -> None:
+        """Raise ConfigError for a distribution that the engine cannot draw from. ``told``: RL wants to know what could have been drawn."""
+        if self.engine == "local":
+            return
+        if sampling.stop:
+            raise ConfigError("sampler.engine=vllm ends a completion at tokens, not at texts", "leave sampling.stop out, or engine=local")
+        cut = [name for name in ("top_p", "top_k", "min_tokens") if name in sampling.changed]
+        if cut and told:
+            raise ConfigError(
+                f"sampling.{cut[0]}: RL trains over what could have been drawn, which vLLM does not tell",
+                f"leave sampling.{cut[0]} out, or set sampler.engine=local",
+            )
 
 
 class PolicyEnsembleConfig(Section):

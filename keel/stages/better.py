@@ -19,13 +19,12 @@ from keel.rewards.compose import Reward
 from keel.rewards.composer import Composer
 from keel.rewards.duels import Duel, PairJudge
 from keel.rewards.judge import Judge
-from keel.rollout.local import LocalSampler
 from keel.stages.online_config import OnlineConfig
 from keel.stages.recipes import PreferRecipe
 from keel.stages.rewards import rewards_of
 from keel.stages.rl import Prompts, fit_scores, refused_answers
 from keel.stages.rl_eval import EVAL_SEED
-from keel.types import Group, SampleRequest, SamplingParams
+from keel.types import Group, Sampler, SampleRequest, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def by_rewards(
     recipe: PreferRecipe,
     policy: Model,
     renderer: Renderer,
-    sampler: LocalSampler,
+    sampler: Sampler,
     few: Prompts,
     params: SamplingParams,
 ) -> Better:
@@ -63,7 +62,7 @@ def by_rewards(
 
 
 def by_judge(
-    online: OnlineConfig, config: CompareConfig, sampler: LocalSampler, measured: Mapping[str, Prompts], params: SamplingParams
+    online: OnlineConfig, config: CompareConfig, sampler: Sampler, measured: Mapping[str, Prompts], params: SamplingParams
 ) -> Better:
     """A user's function compares answers with one another in training, and held-out ones with those of the starting weights, which are
     drawn now. Raises UserError for a function that is not right."""

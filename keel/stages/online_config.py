@@ -11,7 +11,7 @@ from keel.rewards.compare_config import CompareConfig
 from keel.rewards.composition_config import CompositionConfig
 from keel.rewards.config import RewardConfig
 from keel.rewards.source_config import OnFailure
-from keel.rollout.config import EvalSamplingConfig, SamplerConfig, SamplingConfig
+from keel.rollout.config import EvalSamplingConfig, RolloutConfig, SamplingConfig
 
 
 class AnswersConfig(Section):
@@ -19,7 +19,7 @@ class AnswersConfig(Section):
 
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="The distribution that answers are drawn from.")
     eval_sampling: EvalSamplingConfig = Field(default=EvalSamplingConfig(), description="How held-out and test prompts are answered.")
-    sampler: SamplerConfig = Field(default=SamplerConfig(), description="How the sampler packs its work.")
+    sampler: RolloutConfig = Field(default=RolloutConfig(), description="What draws the answers, and how it packs its work.")
     samples: int = Field(default=4, ge=2, description="Answers to a prompt.")
 
 
@@ -54,6 +54,11 @@ class OnlineConfig(AnswersConfig):
             raise ValueError("give either online.rewards or online.judge, not " + ("both" if self.rewards else "neither"))
         if self.judge is not None and self.composition.changed:
             raise ValueError("online.composition would have no effect: a judge compares answers, there is no reward to compose")
+        return self
+
+    @model_validator(mode="after")
+    def _the_engine_draws_it(self) -> OnlineConfig:
+        self.sampler.check_sampling(self.sampling, told=False)
         return self
 
     @model_validator(mode="after")

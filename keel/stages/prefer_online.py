@@ -21,7 +21,7 @@ from keel.loops.reference import MovingReference
 from keel.models.model import Model
 from keel.objectives.mixture import DirectObjective
 from keel.render.renderer import Renderer
-from keel.rollout.local import LocalSampler
+from keel.rollout.engines import make_sampler
 from keel.selftest import check_reference, check_sampling, check_training
 from keel.stages.account import Account
 from keel.stages.answers import Logprobs, referred
@@ -30,11 +30,11 @@ from keel.stages.online_config import OnlineConfig
 from keel.stages.preferences import encode
 from keel.stages.recipes import PreferRecipe
 from keel.stages.reference_model import other_reference
-from keel.stages.rl import Prompts, check_rewards, explained, longest_batch
+from keel.stages.rl import Prompts, check_rewards, explained, longest_answered, longest_batch
 from keel.stages.rl_eval import evaluators_of
 from keel.stages.session import Session, load, open_session, record, save_final, train
 from keel.stages.units import datasets
-from keel.types import Edge, PairTarget, Unit
+from keel.types import Edge, PairTarget, Sampler, Unit
 from keel.watch.config import EarlyStopConfig
 
 EVERY = 10  # rounds between refreshes unless the recipe says
@@ -54,7 +54,7 @@ def run_online(recipe: PreferRecipe, online: OnlineConfig, path: Path, parent: s
             name: encode(side.prompts(), renderer, account, name, params.max_tokens) if (side := splits.sides.get(name)) is not None else {}
             for name in ("train", "held_out", "test")
         }
-        sampler = LocalSampler(loaded.model, renderer.decode, online.sampler)
+        sampler = make_sampler(loaded, renderer.decode, online.sampler, longest_answered(sides.values(), params))
         few = dict(list(sides["train"].items())[: recipe.loop.batch_size])
         if online.judge is not None:
             better = by_judge(online, online.judge, sampler, {k: sides[k] for k in ("held_out", "test")}, params)
@@ -78,7 +78,7 @@ def _trainer(
     session: Session,
     recipe: PreferRecipe,
     model: Model,
-    sampler: LocalSampler,
+    sampler: Sampler,
     better: Better,
     sides: Mapping[str, Prompts],
     renderer: Renderer,

@@ -21,7 +21,7 @@ from keel.render.config import RenderConfig
 from keel.rewards.composition_config import CompositionConfig
 from keel.rewards.config import RewardConfig, StepsReward, segments_of
 from keel.rewards.source_config import OnFailure
-from keel.rollout.config import EvalSamplingConfig, PolicyEnsembleConfig, SamplerConfig, SamplingConfig
+from keel.rollout.config import EvalSamplingConfig, PolicyEnsembleConfig, RolloutConfig, SamplerConfig, SamplingConfig
 from keel.runs.config import CheckpointConfig, TrackingConfig
 from keel.selftest import CheckName
 from keel.stages.online_config import OnlineConfig
@@ -203,7 +203,7 @@ class RLRecipe(TrainRecipe):
     eval_sampling: EvalSamplingConfig = Field(
         default=EvalSamplingConfig(), description="How held-out and test prompts are answered, whatever the training draws by."
     )
-    sampler: SamplerConfig = Field(default=SamplerConfig(), description="How the sampler packs its work.")
+    sampler: RolloutConfig = Field(default=RolloutConfig(), description="What draws the rollouts, and how it packs its work.")
     samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
     exploration: ExplorationConfig = Field(
         default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
@@ -226,6 +226,13 @@ class RLRecipe(TrainRecipe):
         if s.temperature == 0 or s.top_k == 1:
             name = "temperature=0" if s.temperature == 0 else "top_k=1"
             raise ValueError(f"sampling.{name}: greedy rollouts of a prompt are all the same and have no policy gradient; set it higher")
+        return self
+
+    @model_validator(mode="after")
+    def _the_engine_draws_it(self) -> RLRecipe:
+        self.sampler.check_sampling(self.sampling, told=True)
+        if self.sampler.engine == "vllm" and self.exploration.on:
+            raise ConfigError("exploration is drawn by the local sampler only", "leave it out, or set sampler.engine=local")
         return self
 
     @model_validator(mode="after")

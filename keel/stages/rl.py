@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from keel.rewards.composer import Composer
 from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.judge import Judge
 from keel.rewards.model import ModelSource, Scorer, units_of
-from keel.rollout.local import LocalSampler
+from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_reward_reads, check_sampling, check_training
 from keel.stages.account import Account
 from keel.stages.preferences import encode
@@ -35,7 +35,7 @@ from keel.stages.rewards import rewards_of
 from keel.stages.rl_eval import EVAL_SEED, evaluators_of
 from keel.stages.session import Session, load, open_session, pin_weights, record, save_final, train
 from keel.stages.units import datasets
-from keel.types import Branch, Encoded, Prompt, SampleRequest, SamplingParams, Unit
+from keel.types import Branch, Encoded, Prompt, Sampler, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
 
 Prompts = Mapping[str, tuple[Prompt, Encoded]]
@@ -58,7 +58,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         )
         updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
-        sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
+        sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered((prompts, held_out, test), params))
         reference, moving = _reference(policy, algorithm)
         fit = fit_scores(sampler, dict(list(prompts.items())[: recipe.loop.batch_size]), params, recipe.samples, renderer)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit)
@@ -132,7 +132,7 @@ def explained(error: DivergedError, judge: Judge | ByJudge) -> DivergedError:
 
 
 def fit_scores(
-    sampler: LocalSampler, prompts: Prompts, params: SamplingParams, samples: int, renderer: Renderer
+    sampler: Sampler, prompts: Prompts, params: SamplingParams, samples: int, renderer: Renderer
 ) -> Callable[[Scorer], Sequence[Tensor]]:
     """Scores of the starting policy's answers to these prompts, for the scale of a reward model that has none stored."""
 
@@ -173,6 +173,11 @@ def check_rewards(rewards: Sequence[Reward], units: Sequence[Unit], bus: EventBu
     for reward in rewards:
         if isinstance(reward.source, ModelSource | EnsembleSource):
             check_reward_reads(reward.source.scorer, units, bus, skip)
+
+
+def longest_answered(sides: Iterable[Prompts], params: SamplingParams) -> int:
+    """Tokens of the longest prompt with its longest answer."""
+    return max((len(encoded) for side in sides for _, encoded in side.values()), default=1) + params.max_tokens
 
 
 def longest_batch(ready: Sequence[Unit], prompts: Prompts, n: int, samples: int, max_tokens: int) -> list[Unit]:
