@@ -34,8 +34,6 @@ def _rollout(prompt: Prompt, sample: int, branch: Branch, text: str) -> Rollout:
         sampled_T=branch.trained_T,
         logprobs_T=zeros_T.float(),
         version_T=zeros_T,
-        kind_T=zeros_T,
-        turn_T=zeros_T,
         finish_reason="stop",
         text=text,
     )

@@ -48,7 +48,6 @@ class ScriptedSampler:
         ids = list(self._encode(answer) if isinstance(answer, str) else answer)
         kept = ids[: request.params.max_tokens]
         tokens_T = torch.tensor(kept, dtype=torch.int64)
-        zeros_T = torch.zeros(len(kept), dtype=torch.int64)
         return Rollout(
             prompt_id=request.prompt_id,
             attempt=request.attempt,
@@ -56,9 +55,7 @@ class ScriptedSampler:
             tokens_T=tokens_T,
             sampled_T=torch.ones(len(kept), dtype=torch.bool),
             logprobs_T=torch.full((len(kept),), self._logprob),
-            version_T=zeros_T + (self.versions[-1].version if self.versions else 0),
-            kind_T=zeros_T,
-            turn_T=zeros_T,
+            version_T=torch.full((len(kept),), self.versions[-1].version if self.versions else 0),
             finish_reason=("stop" if len(kept) == len(ids) else "length") if answers else "error",
             text=self._decode(tokens_T),
             error="" if answers else f"the script has no answer for prompt '{request.prompt_id}'",

@@ -103,7 +103,7 @@ class VllmSampler:
         length, error = len(answer.tokens), answer.error
         if not error and not all(map(math.isfinite, answer.logprobs)):
             error = "a log-probability is not finite"
-        tokens_T, zeros_T = torch.tensor(answer.tokens, dtype=torch.int64), torch.zeros(length, dtype=torch.int64)
+        tokens_T = torch.tensor(answer.tokens, dtype=torch.int64)
         return Rollout(
             prompt_id=row.request.prompt_id,
             attempt=row.request.attempt,
@@ -111,9 +111,7 @@ class VllmSampler:
             tokens_T=tokens_T,
             sampled_T=torch.ones(length, dtype=torch.bool),
             logprobs_T=torch.tensor(answer.logprobs, dtype=torch.float32),
-            version_T=zeros_T + self._version,
-            kind_T=zeros_T,
-            turn_T=zeros_T,
+            version_T=torch.full((length,), self._version),
             finish_reason="error" if error else "stop" if answer.stopped else "length",
             text=self._decode(tokens_T) if length else "",
             error=error,

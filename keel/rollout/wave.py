@@ -135,8 +135,6 @@ class Wave:
             sampled_T=torch.ones(length, dtype=torch.bool),
             logprobs_T=self._logprobs_RT[index, :length].clone(),
             version_T=torch.full((length,), self._version),
-            kind_T=torch.zeros(length, dtype=torch.int64),
-            turn_T=torch.zeros(length, dtype=torch.int64),
             finish_reason=reason,
             text=self._decode(tokens_T) if length else "",
             error=self._error_R[index],

@@ -64,8 +64,6 @@ class Rollout:
     sampled_T: Tensor  # bool [T]: sampled by the policy (False: tool output, other turns)
     logprobs_T: Tensor  # float32 [T]: of exactly the distribution sampled from; 0 where not sampled
     version_T: Tensor  # int64 [T]: PolicyVersion that sampled the token
-    kind_T: Tensor  # int64 [T]: token kind for KL by modality; 0 = text
-    turn_T: Tensor  # int64 [T]
     finish_reason: FinishReason
     text: str = ""  # decoded, special tokens left out: for rewards and people
     error: str = ""

@@ -16,7 +16,7 @@ from keel.types import Encoded, Group, Prompt, Rollout, Unit
 def rollout(n: int, finish: str = "stop", sampled: list[bool] | None = None, logprob: float = -1.0) -> Rollout:
     sampled_T = torch.tensor(sampled if sampled is not None else [True] * n)
     zeros = torch.zeros(n, dtype=torch.int64)
-    return Rollout("p", 3, 0, torch.arange(n), sampled_T, torch.where(sampled_T, logprob, 0.0), zeros, zeros, zeros, finish)
+    return Rollout("p", 3, 0, torch.arange(n), sampled_T, torch.where(sampled_T, logprob, 0.0), zeros, finish)
 
 
 def group(rollouts: list[Rollout], rewards: list[float], valid: list[bool] | None = None, parts: dict | None = None) -> Group:

@@ -282,7 +282,7 @@ def test_unknown_names_list_the_known_ones():
 def group(rewards: list[float], lengths: list[int]) -> Group:
     def rollout(n: int) -> Rollout:
         zeros = torch.zeros(n, dtype=torch.int64)
-        return Rollout("p", 0, 0, zeros, torch.ones(n, dtype=torch.bool), torch.full((n,), -1.0), zeros, zeros, zeros, "stop")
+        return Rollout("p", 0, 0, zeros, torch.ones(n, dtype=torch.bool), torch.full((n,), -1.0), zeros, "stop")
 
     valid = torch.ones(len(rewards), dtype=torch.bool)
     return Group(Prompt("p", text="?"), Encoded(torch.tensor([1])), tuple(map(rollout, lengths)), torch.tensor(rewards), {}, valid)

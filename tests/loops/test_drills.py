@@ -102,7 +102,7 @@ def test_an_empty_completion(drill: Any, rows: Rows, tmp_path: Path, monkeypatch
     def emptied(rollout: Rollout) -> Rollout:
         if rollout.sample != 1:
             return rollout
-        parts = {name: getattr(rollout, name)[:0] for name in ("tokens_T", "sampled_T", "logprobs_T", "version_T", "kind_T", "turn_T")}
+        parts = {name: getattr(rollout, name)[:0] for name in ("tokens_T", "sampled_T", "logprobs_T", "version_T")}
         return replace(rollout, text="", **parts)
 
     monkeypatch.setattr(LocalSampler, "collect", lambda self: map(emptied, collect(self)))

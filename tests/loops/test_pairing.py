@@ -51,7 +51,7 @@ def group(rewards: list[float], valid: list[bool], name: str = "p", prompt: int 
     def rollout(i: int) -> Rollout:
         none_T = torch.zeros(2, dtype=torch.int64)
         sampled_T, logprobs_T = torch.ones(2, dtype=torch.bool), torch.full((2,), -1.0)
-        return Rollout(name, 0, i, torch.tensor([10 + i, 2]), sampled_T, logprobs_T, none_T, none_T, none_T, "stop", texts[i])
+        return Rollout(name, 0, i, torch.tensor([10 + i, 2]), sampled_T, logprobs_T, none_T, "stop", texts[i])
 
     rollouts = tuple(rollout(i) for i in range(len(rewards)))
     return Group(Prompt(name, text=""), Encoded(torch.tensor([prompt])), rollouts, torch.tensor(rewards), {}, torch.tensor(valid))

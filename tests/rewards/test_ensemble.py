@@ -18,7 +18,7 @@ MEMBERS = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
 
 def rollout(i: int, failed: bool = False) -> Rollout:
     zero = torch.zeros(1, dtype=torch.int64)
-    return Rollout("p", 0, i, zero + i, zero.bool() | True, zero.float(), zero, zero, zero, "error" if failed else "stop")
+    return Rollout("p", 0, i, zero + i, zero.bool() | True, zero.float(), zero, "error" if failed else "stop")
 
 
 def group(*failed: bool) -> Group:

@@ -19,7 +19,7 @@ from keel.types import Encoded, Group, MediaRef, Message, Prompt, Rollout, empty
 def rollout(i: int, text: str, failed: bool = False) -> Rollout:
     tokens = torch.tensor([100 + i, 3])
     zero = torch.zeros(2, dtype=torch.int64)
-    return Rollout("p", 0, i, tokens, zero.bool() | True, zero.float(), zero, zero, zero, "error" if failed else "stop", text)
+    return Rollout("p", 0, i, tokens, zero.bool() | True, zero.float(), zero, "error" if failed else "stop", text)
 
 
 def group(*texts: str, failed: int = -1, **prompt: Any) -> Group:

@@ -33,7 +33,7 @@ def rollout(text: str, i: int = 0, unsampled: tuple[int, ...] = (), finish: str 
     sampled = torch.tensor([t not in unsampled for t in range(len(text))])
     zeros = torch.zeros(len(text))
     whole = torch.zeros(len(text), dtype=torch.int64)
-    return Rollout("p", 0, i, tokens, sampled, zeros, whole, whole, whole, finish, text)
+    return Rollout("p", 0, i, tokens, sampled, zeros, whole, finish, text)
 
 
 def group(*texts: str) -> Group:

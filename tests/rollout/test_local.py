@@ -263,7 +263,7 @@ def test_records_are_whole(load, prompts, sample) -> None:
     for rollout in sample(loaded, prompts, PARAMS).values():
         n = len(rollout)
         assert 1 <= n <= 24
-        assert all(x.shape == (n,) for x in (rollout.sampled_T, rollout.logprobs_T, rollout.version_T, rollout.kind_T, rollout.turn_T))
+        assert all(x.shape == (n,) for x in (rollout.sampled_T, rollout.logprobs_T, rollout.version_T))
         assert (rollout.tokens_T.dtype, rollout.logprobs_T.dtype, rollout.version_T.dtype) == (torch.int64, torch.float32, torch.int64)
         assert rollout.sampled_T.all()
         assert rollout.text == loaded.tokenizer.decode(rollout.tokens_T, skip_special_tokens=True)
