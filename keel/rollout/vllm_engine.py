@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from keel.types import SamplingParams
 
 log = logging.getLogger("keel")
 LEAST_HEAD = 32  # numbers a head: vLLM's kernels have none smaller
+_running: list[weakref.ref[Vllm]] = []  # the one of this process, if it is still held
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # tensors are handed over, not sent through a pipe
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are this process's too
@@ -111,12 +113,27 @@ class Vllm:
 
         def take(worker: Any) -> None:
             worker.model_runner.reload_weights(weights_iterator=tally.over(weights), is_checkpoint_format=True)
+            _tie_again(worker.model_runner.get_model())
 
         self._llm.collective_rpc(take)
         return tally.digest()
 
     def forget(self) -> bool:
         return bool(self._llm.reset_prefix_cache())
+
+    def close(self) -> None:
+        """End it. vLLM's own state is the process's: it must be gone before another one starts, not when this one is collected."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+
+def _tie_again(module: Any) -> None:
+    """A head that is the input embedding gets the embedding's new weights: vLLM updates layers by the names in files, where the head has
+    none, and on a CPU it computes with a packed copy of its own."""
+    kinds = {type(m).__name__: m for m in reversed(list(module.modules()))}
+    head, embedding = kinds.get("ParallelLMHead"), kinds.get("VocabParallelEmbedding")
+    if module.config.get_text_config().tie_word_embeddings and head is not None and embedding is not None:
+        head.tie_weights(embedding)
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _answer(output: Any) -> Answer:
@@ -126,11 +143,16 @@ def _answer(output: Any) -> Answer:
 
 
 def start(loaded: Loaded, config: RolloutConfig, longest: int) -> tuple[Vllm, tuple[str, ...]]:
-    """vLLM with the model's present weights, for sequences of at most ``longest`` tokens; and the names that it knows the weights by.
+    """vLLM with the model's present weights, for sequences of at most ``longest`` tokens; and the names that it knows the weights by. There
+    is one in a process: an earlier one ends.
+
     Raises UserError without vLLM, ModelError for a model that it cannot take, ConfigError where it does not start."""
     model = loaded.model
     _check(model)
     library = _library()
+    for earlier in (found for ref in _running if (found := ref()) is not None):
+        earlier.close()
+    _running.clear()
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     with tempfile.TemporaryDirectory(prefix="keel-vllm-") as place, torch.random.fork_rng(devices=[]):
         folder = Path(place)
@@ -146,7 +168,9 @@ def start(loaded: Loaded, config: RolloutConfig, longest: int) -> tuple[Vllm, tu
             torch.set_num_threads(threads)
         names = save.saved_names(folder)
     log.info("rollouts are drawn by vLLM %s", library.__version__)
-    return Vllm(library, llm), names
+    engine = Vllm(library, llm)
+    _running.append(weakref.ref(engine))
+    return engine, names
 
 
 def _library() -> Any:
@@ -186,6 +210,8 @@ def _check(model: Model) -> None:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if model.config is not model.text_config:
         raise ModelError("vLLM as sampler takes text models only, and this model reads images", "set sampler.engine=local")
+    if model.router is not None:
+        raise ModelError("vLLM as sampler takes no mixture of experts: new weights do not reach its experts", "set sampler.engine=local")
     if model.heads:
         raise ModelError("vLLM as sampler takes a model without a scalar head", "set sampler.engine=local")
     if head < LEAST_HEAD:

@@ -19,7 +19,7 @@ from keel.models import save
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import Loaded, load_model
 from keel.models.model import Model
-from keel.rollout.config import RolloutConfig, SamplingConfig
+from keel.rollout.config import RolloutConfig, SamplingConfig, VllmConfig
 from keel.rollout.engines import make_sampler
 from keel.rollout.local import LocalSampler
 from keel.rollout.vllm_engine import Answer, Asked
@@ -256,7 +256,12 @@ def test_without_vllm_one_message_says_how_to_get_it(loaded: Loaded, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("spec", "what"), [("tiny:llama", "heads of 32 numbers or more, and this model's have 16"), ("tiny:llava?hidden=128", "images")]
+    ("spec", "what"),
+    [
+        ("tiny:llama", "heads of 32 numbers or more, and this model's have 16"),
+        ("tiny:llava?hidden=128", "images"),
+        ("tiny:qwen3_moe?hidden=128", "mixture of experts"),
+    ],
 )
 def test_models_that_it_cannot_take_are_refused(spec: str, what: str) -> None:
     with pytest.raises(ModelError, match=what):
@@ -394,3 +399,25 @@ def test_rl_runs_on_it(lora: tuple[str, ...], stage: Callable[..., Any], rows: C
     for row in trained:
         assert row["sampling/sampling_logp_difference/max"] < 1e-3
         assert row["grad_norm"] > 0
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite"])
+def test_new_weights_reach_every_layer(arch: str) -> None:
+    """The proofs at the start and after an update; heads that are the embedding too. One vLLM after the other in a process."""
+    loaded = fresh(f"tiny:{arch}?seed=1&hidden=128&std=0.1")
+    sampler = make_sampler(loaded, str, RolloutConfig(engine="vllm", vllm=VllmConfig(cache_gb=0.2)), 48)
+    for seed in range(2):
+        sampler.load(step(loaded.model, 0.02, seed))
+    found = drawn(sampler, requests(temperature=0.7))
+    assert Pair(loaded, sampler).gap(replace(PARAMS, temperature=0.7), found) < 1e-4
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize(("cache_gb", "longest"), [(1e-5, 48), (0.2, 9000)])
+def test_a_vllm_that_does_not_start_says_why(cache_gb: float, longest: int) -> None:
+    with pytest.raises(ConfigError, match="vLLM does not start with this model: ") as caught:
+        make_sampler(fresh(), str, RolloutConfig(engine="vllm", vllm=VllmConfig(cache_gb=cache_gb)), longest)
+    assert "sampler.vllm.cache_gb" in caught.value.hint
