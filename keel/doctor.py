@@ -31,7 +31,7 @@ from keel.objectives.supervised import SupervisedObjective
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
 from keel.rollout.local import LocalSampler
-from keel.rollout.prove import prove_decode
+from keel.rollout.prove import company, prove_decode, row_dependence
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.environment import environment
 from keel.selftest import Check, nats, reference, sampling, training
@@ -76,6 +76,11 @@ class Bench:
         self.console.print(f"  {verdict}  {name:<14} {seconds:6.2f} s", highlight=False)
         if wrong:
             self.console.print(f"          {wrong}", style="red" if needed else "yellow", markup=False)
+
+    def tell(self, name: str, finding: str, value: float) -> None:
+        """What was measured, and is neither right nor wrong."""
+        self.rows.append({"check": name, "passed": True, "measured": value, "note": finding})
+        self.console.print(f"  [cyan]measured[/cyan] {name:<14} {finding}", highlight=False)
 
 
 def doctor(model: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -143,6 +148,8 @@ def examine(bench: Bench, loaded: Loaded, recipe: DoctorRecipe) -> None:
     learner = LocalLearner(model, OptimConfig(warmup_steps=0, schedule="constant"), BatchConfig(), 10, recipe.seed)
     bench.run("packed-rows", lambda: "" if model.packed else "padded rows are used, which is slower", needed=False)
     bench.run("decoding", lambda: "" if prove_decode(model) else "transformers' own forward samples, which is slower", needed=False)
+    dependence = row_dependence(model)
+    bench.tell("rows-beside", company(dependence), dependence)
     training(bench.run, learner, SupervisedObjective(), (*units, _longest(units[0], recipe.longest)))
     sampler = LocalSampler(model, renderer.decode)
     params = SamplingParams(TOKENS, stop_tokens=renderer.stop_tokens, banned_tokens=renderer.banned_tokens)

@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from keel.errors import ModelError
+from keel.hashing import stable_hash
 from keel.models.config import LoraConfig
 from keel.models.quiet import quiet
+from keel.models.rounding import round_unbiased
 from keel.models.tables import input_table, output_layer, tied
 
 log = logging.getLogger("keel")
@@ -121,8 +123,12 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
     return chosen
 
 
-def merged_state(module: PreTrainedModel) -> dict[str, Tensor]:
-    """The state dict of ``module`` with its adapters merged, under the names the module has without them. Merges are made in float32."""
+def merged_state(module: PreTrainedModel, compute_dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The state dict of ``module`` with its adapters merged, under the names the module has without them, all float32.
+
+    Merges are made in float32. What was trained beside a bfloat16 base gets numbers that bfloat16 holds, right on average: read in either
+    precision it is then one and the same model, and reading it in bfloat16 takes nothing of the training away.
+    """
     deltas = {
         name: cast(Any, m).get_delta_weight(ADAPTER)
         for name, m in module.named_modules()
@@ -136,6 +142,8 @@ def merged_state(module: PreTrainedModel) -> dict[str, Tensor]:
         value = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
         if owner != name and owner in deltas:
             value = value + deltas[owner].detach().float()
+            if compute_dtype == torch.bfloat16:
+                value = round_unbiased(value, stable_hash(owner))
         state[name.replace(".base_layer.", ".")] = value
     return state
 

@@ -1,7 +1,7 @@
 """Proof of the fast paths on the loaded model, against its own attention and its own logits.
 
 A fast path is *silently* wrong where an architecture does more than plain attention, so nothing is assumed: ragged sequences, longer than
-any window, go through both. Verdicts are kept by a hash of config, weights, versions and code, in memory and in the user's cache folder.
+any window, go through both. Verdicts are kept by a hash of config, weights, machine, versions and code, in memory and in the user's cache folder.
 The weights belong to it: what an architecture does beyond plain attention may be switched off by parameters that are zero in one model
 (biases, sinks, scales) and not in another of the same config, and rounding in bf16 grows with them. Those that a model was loaded with
 count: a verdict holds for the run that trains them.
@@ -28,6 +28,7 @@ from keel.hashing import digest_bytes
 from keel.models import attention, logit_transform, logprobs, packed
 from keel.models.logprobs import Head, token_logprobs
 from keel.models.packed import PackedPlan, packed_positions
+from keel.runs.environment import machine
 
 if TYPE_CHECKING:
     from keel.models.model import Model
@@ -65,6 +66,11 @@ def verdict(model: Model, name: str, check: Check, code: Sequence[ModuleType] = 
     if not ok:
         log.warning("%s: not exact for '%s' (difference %s); the plain path is used", name, model.text_config.model_type, _percent(error))
     return ok
+
+
+def measured(model: Model, name: str, check: Check, code: Sequence[ModuleType] = ()) -> float | None:
+    """What ``check`` measures on this model and machine, remembered as verdicts are; None when it raises."""
+    return _cached(model, name, check, code)
 
 
 def packed_error(model: Model) -> float:
@@ -166,7 +172,7 @@ def _measure(model: Model, name: str, check: Check) -> float | None:
 def _key(model: Model, name: str, check: Check, code: Sequence[ModuleType]) -> str:
     files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs, *code))}
     hashes = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
-    where = [model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
+    where = [machine(), model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
     return digest_bytes(
         json.dumps(
             [type(model.module).__name__, model.config.to_json_string(use_diff=False), _weights(model), name, where, hashes]

@@ -45,7 +45,7 @@ def save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> No
 
 def _save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> None:
     tokenizer = copy.deepcopy(tokenizer)
-    state = lora.merged_state(model.module)
+    state = lora.merged_state(model.module, model.compute_dtype)
     if not model.lm_head:
         head = output_layer(model.module).weight
         random = {name.replace(".base_layer.", ".") for name, p in model.module.named_parameters() if p is head}
@@ -76,7 +76,7 @@ def saved_names(folder: Path) -> tuple[str, ...]:
 def as_saved(model: Model, names: Sequence[str]) -> dict[str, Tensor]:
     """What ``save_model`` would write now under these names, without writing it: adapters merged, float32. Raises ModelError when one of
     the names is not among the model's."""
-    state = revert_weight_conversion(model.module, lora.merged_state(model.module))
+    state = revert_weight_conversion(model.module, lora.merged_state(model.module, model.compute_dtype))
     if missing := sorted(set(names) - state.keys()):
         raise ModelError(f"the model has no weights for {', '.join(missing[:3])} of its own files", "they were saved by another model")
     return {name: state[name] for name in names}

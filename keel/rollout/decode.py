@@ -14,7 +14,7 @@ from keel.models.packed import packed_positions
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
 from keel.types import Encoded
 
-MIN_ROWS = 4  # matrix products of fewer rows take another kernel, whose rounding differs
+MIN_ROWS = 4  # matrix products of fewer rows take another kernel: slower for each row, and its rounding differs
 
 
 class Decoder(Protocol):

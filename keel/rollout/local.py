@@ -21,12 +21,13 @@ log = logging.getLogger("keel")
 
 
 class LocalSampler:
-    """A ``types.Sampler``. Requests are cut into waves of at most ``max_rows`` rows, short prompts first; what a row draws hangs on its
-    own request alone (in fp32 whatever the wave; in bf16 rounding depends on the shape of the batch)."""
+    """A ``types.Sampler``. Requests are cut into waves of at most ``max_rows`` rows, short prompts first; the random
+    numbers of a row hang on its own request alone. So do its log-probabilities, up to rounding: ``prove.row_dependence`` measures whether
+    the rows beside it show in the last bits on this machine."""
 
     def __init__(self, model: Model, decode: Decode, config: SamplerConfig | None = None, version: PolicyVersion | None = None) -> None:
         """``decode`` turns token ids [T] into text without special tokens. Proves the fast path unless ``config.path`` is plain."""
-        self._model = model
+        self.model = model
         self._decode = decode
         self._config = config or SamplerConfig()
         self._version = version.version if version is not None else 0
@@ -60,7 +61,7 @@ class LocalSampler:
 
     def load(self, version: PolicyVersion) -> None:
         """Take over new weights: they are this process's own, so this only checks that they are the announced ones."""
-        if self._model.digest() != version.digest:
+        if self.model.digest() != version.digest:
             raise SelfTestError(
                 f"weight sync: the sampler's weights are not those of policy version {version.version}",
                 "the policy was changed after it was published, or the sampler holds another model",
@@ -70,9 +71,9 @@ class LocalSampler:
     @torch.no_grad()
     def _sample(self, rows: Sequence[Row]) -> list[Rollout]:
         company = [rows[0]] * (MIN_ROWS - len(rows))
-        wave = Wave([*rows, *company], self._decode, self._version, self._model.device)
+        wave = Wave([*rows, *company], self._decode, self._version, self.model.device)
         prompts, prompt_B = _distinct([row.request.prompt for row in wave.rows])
-        with self._model.compute():
+        with self.model.compute():
             logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
             while True:
                 drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms(), wave.keep_support)

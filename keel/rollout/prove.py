@@ -1,4 +1,5 @@
-"""Proof of the fast decoder on the loaded model: its logits against the model's own attention, before anything is sampled with it."""
+"""Proof of the fast decoder on the loaded model: its logits against the model's own attention, before anything is sampled with it. And a
+measurement: does a row's rounding depend on the rows beside it?"""
 
 from __future__ import annotations
 
@@ -6,21 +7,61 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from keel.models import prove
+from keel.models import narrow, prove
 from keel.models.model import Model
 from keel.rollout import decode, plans
-from keel.rollout.decode import FastDecoder
+from keel.rollout.decode import MIN_ROWS, FastDecoder
 from keel.types import Encoded
 
 _PROMPTS = (prove.WINDOW + 5, 3)
 _ROWS = (0, 1, 0, 1, 0)  # prompt of each row; after half of the steps row 1 leaves
 _STEPS = 10
+_COMPANY = (5, 8, 17, 40)  # numbers of rows that a row is decoded among, beside the fewest
+_COMPANY_STEPS = 3
 
 
 def prove_decode(model: Model) -> bool:
     """May the fast path be taken? It would be *silently* wrong for an architecture that does more in attention than it tells the
     attention function. The verdict is remembered; a failure is logged."""
     return model.packed and prove.verdict(model, "decoding with shared prompts", decode_error, (decode, plans))
+
+
+def row_dependence(model: Model) -> float:
+    """By how much, in nats, a row's log-probabilities differ at most when it is decoded among more or fewer rows. 0 = not a bit.
+
+    Matrix libraries choose another kernel for another number of rows, and some kernels add in another order. Where this is 0, a request
+    draws the same tokens whatever else is sampled beside it. Elsewhere the distribution is the same, and the same requests together draw
+    the same tokens: all that exact resume asks for. It hangs on processor and precision, so it is measured; the result is remembered.
+    """
+    found = prove.measured(model, "rows beside", _row_dependence, (decode, plans, narrow))
+    return float("nan") if found is None else found
+
+
+def company(dependence: float) -> str:
+    """What a measured ``row_dependence`` means, in one line."""
+    if dependence == 0:
+        return "a row's numbers do not depend on the rows sampled beside it, to the last bit"
+    what = f"by up to {dependence:.1e} nats" if dependence == dependence else "by an unknown amount: it could not be measured"
+    return f"a row's numbers depend on how many rows are sampled beside it, {what}; the same requests together draw the same tokens"
+
+
+@torch.no_grad()
+def _row_dependence(model: Model) -> float:
+    with model.compute():
+        alone = _first_rows(model, MIN_ROWS)
+        return max((_first_rows(model, rows) - alone).abs().max().item() for rows in _COMPANY)
+
+
+def _first_rows(model: Model, rows: int) -> Tensor:
+    """Log-probabilities [MIN_ROWS, steps] of forced tokens in the first rows of ``rows``, and of the token that a prompt is followed by."""
+    prompt = Encoded(_tokens(model, 0, 9))
+    forced_BT = torch.stack([_tokens(model, 10 + row, _COMPANY_STEPS + 1) for row in range(rows)]).to(model.device)
+    decoder = FastDecoder(model, prefill_tokens=len(prompt))
+    logits = [decoder.start([prompt], torch.zeros(rows, dtype=torch.int64), 64)]  # enough steps for the decoder's copies of weights
+    logits += [decoder.step(forced_BT[:, step]) for step in range(_COMPANY_STEPS)]
+    decoder.finish()
+    logprobs_BTV = torch.stack([step_BV[:MIN_ROWS] for step_BV in logits], 1).log_softmax(-1)
+    return logprobs_BTV.gather(2, forced_BT[:MIN_ROWS, :, None])[..., 0]
 
 
 @torch.no_grad()

@@ -25,11 +25,18 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": {"model": _processor(), "flags": _flags(), "torch": torch.backends.cpu.get_cpu_capability()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        **machine(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "packages": {"keel": keel.__version__} | {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What computes: the processor with the instructions that torch takes on it, and the accelerator ("cpu" without one)."""
+    return {
+        "processor": {"model": _processor(), "flags": _flags(), "torch": torch.backends.cpu.get_cpu_capability()},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 
 

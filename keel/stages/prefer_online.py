@@ -32,7 +32,7 @@ from keel.stages.recipes import PreferRecipe
 from keel.stages.reference_model import other_reference
 from keel.stages.rl import Prompts, check_rewards, explained, longest_answered, longest_batch
 from keel.stages.rl_eval import evaluators_of
-from keel.stages.session import Session, load, open_session, record, save_final, train
+from keel.stages.session import Session, load, open_session, record, record_sampling, save_final, train
 from keel.stages.units import datasets
 from keel.types import Edge, PairTarget, Sampler, Unit
 from keel.watch.config import EarlyStopConfig
@@ -55,6 +55,7 @@ def run_online(recipe: PreferRecipe, online: OnlineConfig, path: Path, parent: s
             for name in ("train", "held_out", "test")
         }
         sampler = make_sampler(loaded, renderer.decode, online.sampler, longest_answered(sides.values(), params))
+        record_sampling(session, sampler)
         few = dict(list(sides["train"].items())[: recipe.loop.batch_size])
         if online.judge is not None:
             better = by_judge(online, online.judge, sampler, {k: sides[k] for k in ("held_out", "test")}, params)

@@ -25,7 +25,7 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.stages.account import Account
 from keel.stages.recipes import PreferencesRecipe
-from keel.stages.session import load, open_session, record
+from keel.stages.session import load, open_session, record, record_sampling
 from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
 
 log = logging.getLogger("keel")
@@ -43,6 +43,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         account = Account(path, prompts=data)
         prompts = encode(data.prompts(), renderer, account, "prompts", recipe.sampling.max_tokens)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
+        record_sampling(session, sampler)
         rollouts = _sample(recipe, renderer, sampler, prompts)
         candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
         comparisons = _compare(recipe, {i: p for i, (p, _) in prompts.items()}, candidates)

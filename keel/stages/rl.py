@@ -33,7 +33,7 @@ from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
 from keel.stages.rewards import rewards_of
 from keel.stages.rl_eval import EVAL_SEED, evaluators_of
-from keel.stages.session import Session, load, open_session, pin_weights, record, save_final, train
+from keel.stages.session import Session, load, open_session, pin_weights, record, record_sampling, save_final, train
 from keel.stages.units import datasets
 from keel.types import Branch, Encoded, Prompt, Sampler, SampleRequest, SamplingParams, Unit
 from keel.watch.config import EarlyStopConfig
@@ -59,6 +59,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         updates = total_steps(recipe.loop, len(prompts)) * algorithm.epochs * algorithm.minibatches
         policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
         sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered((prompts, held_out, test), params))
+        record_sampling(session, sampler)
         reference, moving = _reference(policy, algorithm)
         fit = fit_scores(sampler, dict(list(prompts.items())[: recipe.loop.batch_size]), params, recipe.samples, renderer)
         rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,12 +29,15 @@ from keel.models.model import Model
 from keel.render.config import RenderConfig
 from keel.render.limits import context_length
 from keel.render.renderer import Renderer
+from keel.rollout.local import LocalSampler
+from keel.rollout.prove import company, row_dependence
 from keel.runs.directory import RunDir, read_summary
 from keel.runs.fingerprints import tensors_digest
 from keel.runs.sinks import make_sinks
 from keel.stages.inputs import inputs_of
 from keel.stages.plan import check_plan, plan_line
 from keel.stages.recipes import ModelRecipe, TrainRecipe
+from keel.types import Sampler
 from keel.watch.config import EarlyStopConfig
 
 log = logging.getLogger("keel")
@@ -150,6 +154,14 @@ def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:
     session.run.pin({"the chat template": renderer.template_hash})
     template = {"sha256": renderer.template_hash, "injected_system": renderer.injected_system}
     session.run.record(model={**loaded.source, "digest": digest}, template=template)
+
+
+def record_sampling(session: Session, sampler: Sampler) -> None:
+    """Whether what a request draws hangs on its company, as measured on this machine with this model; of our own fast decoder."""
+    if isinstance(sampler, LocalSampler) and sampler.fast:
+        dependence = row_dependence(sampler.model)
+        session.run.record(sampling={"row_dependence": dependence if math.isfinite(dependence) else None})
+        log.info("sampling: %s", company(dependence))
 
 
 def pin_weights(session: Session, model: Model, name: str) -> str:
