@@ -26,7 +26,7 @@ from keel.learner.local import LocalLearner
 from keel.loops.harness import peak_mb
 from keel.loops.online import sample_groups, with_signal
 from keel.models.config import ModelOptions
-from keel.models.loading import Loaded, compute_dtype, load_model
+from keel.models.loading import Loaded, bf16_in_hardware, compute_dtype, device_of, load_model
 from keel.objectives.supervised import SupervisedObjective
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
@@ -79,7 +79,7 @@ class Bench:
 
     def tell(self, name: str, finding: str, value: float) -> None:
         """What was measured, and is neither right nor wrong."""
-        self.rows.append({"check": name, "passed": True, "measured": value, "note": finding})
+        self.rows.append({"check": name, "passed": True, "note": "", "measured": value, "finding": finding})
         self.console.print(f"  [cyan]measured[/cyan] {name:<14} {finding}", highlight=False)
 
 
@@ -111,7 +111,8 @@ def describe_machine(options: ModelOptions) -> dict[str, Any]:
         "cores": _cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": _memory_gb(),
-        "bf16_in_hardware": compute_dtype(ModelOptions(device=options.device)) == torch.bfloat16,
+        "bf16_in_hardware": bf16_in_hardware(device_of(options)),
+        "auto_precision": str(compute_dtype(ModelOptions(device=options.device))).removeprefix("torch."),
         "gpu": known["device"] if known["device"] != "cpu" else "none",
         "python": known["python"],
         **known["packages"],
@@ -148,8 +149,9 @@ def examine(bench: Bench, loaded: Loaded, recipe: DoctorRecipe) -> None:
     learner = LocalLearner(model, OptimConfig(warmup_steps=0, schedule="constant"), BatchConfig(), 10, recipe.seed)
     bench.run("packed-rows", lambda: "" if model.packed else "padded rows are used, which is slower", needed=False)
     bench.run("decoding", lambda: "" if prove_decode(model) else "transformers' own forward samples, which is slower", needed=False)
-    dependence = row_dependence(model)
-    bench.tell("rows-beside", company(dependence), dependence)
+    if prove_decode(model):
+        dependence = row_dependence(model)
+        bench.tell("rows-beside", company(dependence), dependence)
     training(bench.run, learner, SupervisedObjective(), (*units, _longest(units[0], recipe.longest)))
     sampler = LocalSampler(model, renderer.decode)
     params = SamplingParams(TOKENS, stop_tokens=renderer.stop_tokens, banned_tokens=renderer.banned_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from keel.models.config import LoraConfig
     from keel.models.loading import Loaded  # not for the tests that need no model: it takes seconds
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("KEEL_TEST_THREADS", "1")))  # `make test-machines` asks for others
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = {"sft": "sft", "reward": "reward", "dpo": "prefer", "online_dpo": "prefer", "offline": "offline", "grpo": "rl", "ppo": "rl"}
 SHORT = (

@@ -369,7 +369,10 @@ def test_the_doctor_finds_a_sound_model_sound(proofs: None) -> None:
     summary = doctor_module.doctor("tiny:llama", ["longest=64", "model_options.precision=fp32"])
     assert all(row["passed"] and not row["note"] for row in summary["checks"])
     assert {"greedy", "resume", "sampler", "weight-sync", "reference", "packed-rows"} <= {row["check"] for row in summary["checks"]}
-    assert {"cores", "threads", "memory_gb", "bf16_in_hardware", "gpu", "torch", "transformers"} <= set(summary["machine"])
+    assert {"cores", "threads", "memory_gb", "bf16_in_hardware", "auto_precision", "gpu", "torch"} <= set(summary["machine"])
+    measured = next(row for row in summary["checks"] if row["check"] == "rows-beside")
+    assert 0 <= measured["measured"] < 1e-4
+    assert "rows sampled beside it" in measured["finding"]
 
 
 def test_the_doctor_names_what_is_broken(proofs: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ class ModelOptions(Section):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="Compute precision. auto = bf16 where the processor computes it in hardware, else fp32. Trained weights stay fp32.",
+        description="Compute precision. auto = bf16 where the processor computes it in hardware, else fp32; or what the variable "
+        "KEEL_AUTO_PRECISION of the environment says. Trained weights stay fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model lives. auto = cuda when there is one.")
     gradient_checkpointing: bool = Field(

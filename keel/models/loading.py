@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import os
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from keel.models.tables import input_table, output_layer, tied
 
 log = logging.getLogger("keel")
 PACKAGE = "package:"
+AUTO_PRECISION = "KEEL_AUTO_PRECISION"  # the variable that says what precision=auto is on this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def load_model(
     _mend_generation_config(module)
     module.eval()
     dtype = compute_dtype(options)
-    device = _device(options)
+    device = device_of(options)
     score = score or (stored_spec(parts.folder) if parts.folder is not None else None) or PLAIN
     made = {name: make_head(name, module.config.get_text_config().hidden_size, seed, score) for name in sorted(heads)}
     found = load_heads(parts.folder, made) if parts.folder is not None else []
@@ -147,19 +149,29 @@ def _load_ensemble(spec: str, options: ModelOptions, manifest: Manifest) -> Load
 
 
 def compute_dtype(options: ModelOptions) -> torch.dtype:
-    """float32 or bfloat16; ``auto`` takes bfloat16 only where it is computed in hardware (emulation is slower than float32)."""
-    if options.precision != "auto":
-        return torch.bfloat16 if options.precision == "bf16" else torch.float32
-    if _device(options).type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float32
+    """float32 or bfloat16. ``auto`` is what ``$KEEL_AUTO_PRECISION`` says where it is set; else bfloat16 where it is computed in hardware
+    (emulation is slower than float32). Raises ModelError for another value of the variable."""
+    precision = options.precision
+    if precision == "auto":
+        precision = os.environ.get(AUTO_PRECISION) or ("bf16" if bf16_in_hardware(device_of(options)) else "fp32")
+        if precision not in ("fp32", "bf16"):
+            raise ModelError(f"${AUTO_PRECISION} is '{precision}', but must be fp32 or bf16", "or leave it unset")
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def bf16_in_hardware(device: torch.device) -> bool:
+    """Does this device multiply bfloat16 matrices by instructions of its own?"""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
-        return torch.float32
-    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(flags) else torch.float32
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags))
 
 
-def _device(options: ModelOptions) -> torch.device:
+def device_of(options: ModelOptions) -> torch.device:
+    """Where a model of these options lives. Raises ModelError when that is a GPU that is not there."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("device=cuda, but torch finds no CUDA device", "set device=cpu or device=auto")
     return torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")

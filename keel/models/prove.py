@@ -1,10 +1,10 @@
 """Proof of the fast paths on the loaded model, against its own attention and its own logits.
 
 A fast path is *silently* wrong where an architecture does more than plain attention, so nothing is assumed: ragged sequences, longer than
-any window, go through both. Verdicts are kept by a hash of config, weights, machine, versions and code, in memory and in the user's cache folder.
-The weights belong to it: what an architecture does beyond plain attention may be switched off by parameters that are zero in one model
-(biases, sinks, scales) and not in another of the same config, and rounding in bf16 grows with them. Those that a model was loaded with
-count: a verdict holds for the run that trains them.
+any window, go through both. Verdicts are kept by a hash of config, weights, machine, versions and code, in memory and in the user's cache
+folder. The weights belong to it: what an architecture does beyond plain attention may be switched off by parameters that are zero in one
+model (biases, sinks, scales) and not in another of the same config, and rounding in bf16 grows with them. Those that a model was loaded
+with count: a verdict holds for the run that trains them.
 """
 
 from __future__ import annotations

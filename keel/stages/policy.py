@@ -44,5 +44,5 @@ def fit(session: Session, recipe: TrainRecipe, loaded: Loaded, trainer: OfflineT
     """Train; leaves ``final/``, unless the run was interrupted."""
     result = train(session, trainer, recipe, best)
     if not result.interrupted:
-        save_final(session, loaded)
+        save_final(session, loaded, trainer.learner, trainer.units.held_out or trainer.units.train)
     return result

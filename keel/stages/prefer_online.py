@@ -30,7 +30,7 @@ from keel.stages.online_config import OnlineConfig
 from keel.stages.preferences import encode
 from keel.stages.recipes import PreferRecipe
 from keel.stages.reference_model import other_reference
-from keel.stages.rl import Prompts, check_rewards, explained, longest_answered, longest_batch
+from keel.stages.rl import Prompts, answered, check_rewards, explained, longest_answered, longest_batch
 from keel.stages.rl_eval import evaluators_of
 from keel.stages.session import Session, load, open_session, record, record_sampling, save_final, train
 from keel.stages.units import datasets
@@ -70,7 +70,7 @@ def run_online(recipe: PreferRecipe, online: OnlineConfig, path: Path, parent: s
         if not result.interrupted and not trainer.actors.policy.state()[1]["step"]:
             raise explained(DivergedError("nothing was trained: no round had a preference to learn from"), better.why)
         if not result.interrupted:
-            save_final(session, loaded)
+            save_final(session, loaded, trainer.actors.policy, answered(sampler, sides["held_out"] or sides["train"], params))
         summary = {"objective": recipe.objective.name, "prompts": len(sides["train"]), "samples": online.samples, "data": account.summary()}
         return session.finish(summary | better.summary(), result)
 

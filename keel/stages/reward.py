@@ -82,7 +82,10 @@ def train_one(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, A
         if result.interrupted:
             return session.finish({}, result)
         constants, measures = scale(learner, units.train), _measures(learner, units)
-        save_member(session, loaded) if recipe.ensemble is not None else save_final(session, loaded)
+        if recipe.ensemble is not None:
+            save_member(session, loaded)
+        else:
+            save_final(session, loaded, learner, units.held_out or units.train)
         write_scale(path / ("final" if (path / "final").exists() else "adapter"), constants | accuracy_of(measures))
         summary: dict[str, Any] = {"labels": labels.summary(), "head": spec.to_json(), "loss": objective.pairs, "scale": constants}
         summary |= {"data": account.summary(), **measures}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.algorithms import Algorithm, resolve
+from keel.algorithms import Algorithm, resolve, rollout_units
 from keel.errors import DivergedError
 from keel.events import EventBus
 from keel.learner.inference import LocalInference
@@ -31,6 +31,7 @@ from keel.selftest import CheckName, check_reference, check_reward_reads, check_
 from keel.stages.account import Account
 from keel.stages.preferences import encode
 from keel.stages.recipes import RLRecipe
+from keel.stages.reread import UNITS
 from keel.stages.rewards import rewards_of
 from keel.stages.rl_eval import EVAL_SEED, evaluators_of
 from keel.stages.session import Session, load, open_session, pin_weights, record, record_sampling, save_final, train
@@ -81,7 +82,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         if not result.interrupted and not policy.state()[1]["step"]:
             raise explained(DivergedError("nothing was trained: no step had a sample to learn from"), judge)
         if not result.interrupted:
-            save_final(session, loaded)
+            save_final(session, loaded, policy, answered(sampler, held_out or prompts, params))
             if actors.critic is not None:
                 actors.critic.model.save(path / "critic", loaded.tokenizer, loaded.processor)
         summary = {"algorithm": algorithm.name, "prompts": len(prompts), "samples": recipe.samples, "data": account.summary()}
@@ -130,6 +131,14 @@ def explained(error: DivergedError, judge: Judge | ByJudge) -> DivergedError:
     if not judge.all_failed:
         return error
     return DivergedError(f"{error.message}; the first failure: {judge.failure}", "mend the reward and start again in another run_dir")
+
+
+def answered(sampler: Sampler, prompts: Prompts, params: SamplingParams) -> Sequence[Unit]:
+    """The policy's own answers to the first prompts, one each."""
+    some = dict(list(prompts.items())[:UNITS])
+    requests = [SampleRequest(i, encoded, 1, params, EVAL_SEED, keep_support=True) for i, (_, encoded) in some.items()]
+    groups = sample_groups(sampler, requests, {i: p for i, (p, _) in some.items()})
+    return rollout_units(groups)
 
 
 def fit_scores(

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from keel.config import Section, dump
 from keel.evaluate.report import collect, write_report
 from keel.events import EventBus
+from keel.learner.inference import LocalInference
 from keel.loops.harness import Harness, TrainResult, peak_mb
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
@@ -37,7 +38,8 @@ from keel.runs.sinks import make_sinks
 from keel.stages.inputs import inputs_of
 from keel.stages.plan import check_plan, plan_line
 from keel.stages.recipes import ModelRecipe, TrainRecipe
-from keel.types import Sampler
+from keel.stages.reread import compare_saved
+from keel.types import Sampler, Unit
 from keel.watch.config import EarlyStopConfig
 
 log = logging.getLogger("keel")
@@ -51,6 +53,7 @@ class Session:
     recipe: ModelRecipe
     run: RunDir
     bus: EventBus
+    saved: dict[str, Any] = field(default_factory=dict[str, Any])  # final/ read again, beside the model that was trained
     started: float = field(default_factory=time.perf_counter)
 
     def finished(self) -> dict[str, Any] | None:
@@ -65,6 +68,8 @@ class Session:
         if result is not None and result.interrupted:
             return {"run_dir": str(self.run.path), "verb": self.verb, "interrupted": True, "step": result.step}
         whole: dict[str, Any] = {"run_dir": str(self.run.path), "verb": self.verb, **summary}
+        if self.saved:
+            whole["saved"] = self.saved
         whole["wall_s"] = round(time.perf_counter() - self.started + (result.wall_before if result is not None else 0.0), 2)
         whole["peak_mb"] = round(peak_mb(), 1)
         if result is not None:
@@ -180,11 +185,14 @@ def starting_weights(model: Model) -> list[tuple[str, Tensor]]:
     return [(name, p) for name, p in named if model.peft_model is None or not p.requires_grad]
 
 
-def save_final(session: Session, loaded: Loaded) -> None:
-    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters were trained."""
-    loaded.model.save(session.run.path / "final", loaded.tokenizer, loaded.processor)
+def save_final(session: Session, loaded: Loaded, learner: LocalInference, units: Sequence[Unit]) -> None:
+    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters were trained. ``final/`` is then read again
+    and compared with ``learner`` on ``units``."""
+    folder = session.run.path / "final"
+    loaded.model.save(folder, loaded.tokenizer, loaded.processor)
     if loaded.model.peft_model is not None:
         loaded.model.save_adapter(session.run.path / "adapter")
+    session.saved = compare_saved(folder, session.recipe.model_options, learner, units)
 
 
 def show_recipe(recipe: Section) -> None:

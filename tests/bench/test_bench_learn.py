@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from keel.algorithms import ALGORITHMS
 from keel.bench import learn, learn_against
@@ -107,7 +106,6 @@ def test_the_command_refuses_unknown_names_and_writes_the_table(
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_algorithm_beats_its_start(task: str, folder: Path) -> None:
-    torch.set_num_threads(1)
     start = sft_start(folder, TASKS[task])
     for algorithm in ALGORITHMS:
         found = run(folder, start, TASKS[task], algorithm, 0, 40, 0.8)

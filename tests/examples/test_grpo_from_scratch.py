@@ -32,8 +32,6 @@ from keel.rewards.compose import Reward, apply_rewards
 from keel.rollout.local import LocalSampler
 from keel.types import Encoded, Group, Prompt, SamplingParams
 
-torch.set_num_threads(1)
-
 PATH = Path(__file__).parents[2] / "examples" / "grpo_from_scratch.py"
 MODEL_SEED = 1
 END_TOKENS = (3, *range(400, 420))  # many, so that answers of all lengths come up from the start

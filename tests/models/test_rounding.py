@@ -1,4 +1,4 @@
-"""Rounding to bfloat16 by chance: the grid, the neighbours, the mean; and what it is for, merged adapters that a reader in bfloat16 keeps."""
+"""Rounding to bfloat16 by chance: the grid, the neighbours, the mean; and what it is for: merged adapters, read in bfloat16."""
 
 from __future__ import annotations
 

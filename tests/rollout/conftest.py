@@ -12,8 +12,6 @@ from keel.rollout.config import SamplerConfig
 from keel.rollout.local import LocalSampler
 from keel.types import Encoded, Rollout, SampleRequest, SamplingParams
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(autouse=True)
 def own_cache(own_proofs: None) -> None:

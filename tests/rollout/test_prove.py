@@ -5,13 +5,14 @@ import logging
 import pytest
 import torch
 import transformers
+from torch.nn import functional as F
 
-from keel.models import prove
+from keel.models import narrow, prove
 from keel.models.logit_transform import discover
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.rollout import plans
-from keel.rollout.prove import decode_error, prove_decode
+from keel.rollout.prove import company, decode_error, prove_decode, row_dependence
 
 ARCHITECTURES = [
     "llama",
@@ -86,3 +87,38 @@ def test_state_between_tokens_outside_attention_is_noticed() -> None:
     torch.manual_seed(0)
     module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     assert decode_error(Model(module, discover(config), torch.float32, MediaStore())) > 1e-2
+
+
+# ------------------------------------------------------------------------------------------------------------------ rows beside
+
+
+def test_dependence_on_the_rows_beside_is_measured_not_assumed(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding alone is small on every machine; a product that sees how many rows there are is found out; one that rounds each row by
+    itself measures exactly 0."""
+    assert row_dependence(load("llama").model) < 1e-4
+
+    def leaks(x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        return F.linear(x, weight_OI, bias_O) * (1 + 1e-3 * x.shape[0])
+
+    def by_row(x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.stack([(row.double() @ weight_OI.double().T).float() for row in x.reshape(-1, x.shape[-1])]).view(*x.shape[:-1], -1)
+
+    monkeypatch.setattr(narrow, "narrow_linear", leaks)
+    monkeypatch.setattr(prove, "_memory", {})
+    monkeypatch.setattr(prove, "_write_file", lambda *_: None)
+    monkeypatch.setattr(prove, "_read_file", dict)
+    assert row_dependence(load("llama").model) > 1e-3
+    monkeypatch.setattr(prove, "_memory", {})
+    monkeypatch.setattr(narrow, "narrow_linear", by_row)
+    monkeypatch.setattr("keel.models.model.narrow_linear", by_row)
+    found = row_dependence(load("llama").model)
+    assert found < 1e-5
+    assert ("last bit" in company(found)) == (found == 0)
+
+
+def test_what_is_measured_is_kept_by_machine(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder that several machines share must not carry a verdict from one processor to another."""
+    model = load("llama").model
+    key = prove._key(model, "rows beside", row_dependence, ())
+    monkeypatch.setattr(prove, "machine", lambda: {"processor": "another"})
+    assert prove._key(model, "rows beside", row_dependence, ()) != key
