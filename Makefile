@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+ROOM ?=
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds test test-slow check docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds test test-stages test-slow test-machines check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,25 +23,38 @@ $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-quickstart: $(VENV)/.demo-model  ## raw model -> aligned model with a report, about a quarter of an hour on two CPU cores
+quickstart: $(VENV)/.demo-model  ## raw model -> aligned model with a report, about ten minutes on two CPU cores
 	$(BIN)/keel run recipes/quickstart.yaml $(ARGS)
 
 quickstart-dpo: $(VENV)/.demo-model  ## the same with DPO in place of the reward model and GRPO
 	$(BIN)/keel run recipes/quickstart_dpo.yaml $(ARGS)
 
-quickstart-seeds: $(VENV)/.demo-model  ## three seeds and the pooled win rate
-	$(BIN)/keel run recipes/quickstart.yaml seeds=[0,1,2] $(ARGS)
+quickstart-seeds: $(VENV)/.demo-model  ## five seeds and the pooled win rate
+	$(BIN)/keel run recipes/quickstart.yaml seeds=[0,1,2,3,4] $(ARGS)
 
-test: $(VENV)/.dev  ## the tests: CPU, offline
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=losses for one room with its whole stages
+	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)
+
+test-stages: $(VENV)/.dev  ## whole stages on tiny models, the docs' examples, experiments
+	$(PYTEST) -m 'stages and not slow and not gpu' $(ARGS)
 
 test-slow: $(VENV)/.dev $(VENV)/.demo-model  ## kills, learning tables, real model
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+test-machines: $(VENV)/.dev  ## the tests that compute, as other machines would run them: bf16, threads, instruction sets
+	$(BIN)/python tests/machines.py $(ARGS)
+
 check: $(VENV)/.dev  ## format, lint, types, rooms
+	$(MAKE) --no-print-directory -j 3 format types rooms
+
+format: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+
+types: $(VENV)/.dev
+	$(BIN)/pyright --threads --pythonpath $(BIN)/python
+
+rooms: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.dev  ## regenerate docs/reference.md from the config models

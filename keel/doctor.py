@@ -23,7 +23,6 @@ from keel.errors import SelfTestError
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
-from keel.loops.harness import peak_mb
 from keel.loops.online import sample_groups, with_signal
 from keel.models.config import ModelOptions
 from keel.models.loading import Loaded, bf16_in_hardware, compute_dtype, device_of, load_model
@@ -34,6 +33,7 @@ from keel.rollout.local import LocalSampler
 from keel.rollout.prove import company, prove_decode, row_dependence
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.environment import environment
+from keel.runs.memory import peak_mb
 from keel.selftest import Check, nats, reference, sampling, training
 from keel.stages.session import renderer_of
 from keel.types import Demonstration, Encoded, Message, Prompt, SampleRequest, SamplingParams, Unit

@@ -27,13 +27,13 @@ from keel.errors import ConfigError
 from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
 from keel.evaluate.report import collect, write_report
 from keel.evaluate.statistics import pooled_win_rate
-from keel.loops.harness import peak_mb
 from keel.models.config import ModelOptions
 from keel.render.config import RenderConfig
 from keel.runs.directory import METRICS, RunDir, read_summary
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
+from keel.runs.memory import give_back_memory, peak_mb
 from keel.stages.recipes import (
     RECIPES,
     EvalRecipe,
@@ -192,6 +192,7 @@ def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
             summary = STAGE_FUNCTIONS[recipe.stages.VERBS[name]](resolve_references(stage, outputs), folder, str(root))
             if summary.get("interrupted"):
                 return {**summary, "run_dir": str(root), "stage": name}
+            give_back_memory()
             summaries[name] = summary
             outputs[name] = str(summary.get("file", folder / "final"))
         summary = _summary(root, summaries, recipe.stages)

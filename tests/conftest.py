@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keel.models.config import LoraConfig
     from keel.models.loading import Loaded  # not for the tests that need no model: it takes seconds
 
+os.environ.setdefault("KEEL_AUTO_PRECISION", "fp32")  # one precision on every machine, in processes that tests start too
 torch.set_num_threads(int(os.environ.get("KEEL_TEST_THREADS", "1")))  # `make test-machines` asks for others
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = {"sft": "sft", "reward": "reward", "dpo": "prefer", "online_dpo": "prefer", "offline": "offline", "grpo": "rl", "ppo": "rl"}
@@ -28,6 +29,14 @@ SHORT_RL = ("samples=4", "sampling.max_tokens=6", "rewards.0.worker={processes: 
 SHORT_ONLINE = tuple(f"online.{setting}" for setting in SHORT_RL)
 
 Stage = Callable[..., dict[str, Any]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run whole stages are told apart by what they ask for, so that none is forgotten."""
+    for item in items:
+        asks = {"stage", "finished"} & set(getattr(item, "fixturenames", ()))
+        if asks or ROOT / "tests" / "stages" in item.path.parents:
+            item.add_marker(pytest.mark.stages)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from keel.errors import ConfigError
 from keel.pipeline import PipelineRecipe, load_pipeline, run_pipeline
 from keel.stages.run import STAGE_FUNCTIONS
 
+pytestmark = pytest.mark.stages
+
 LOOP = "{steps: 1, batch_size: 4, probes: 1, eval_every: 0}"
 SMALL = (
     "model=tiny:llama?seed=1",

@@ -4,8 +4,6 @@ that happens is an event. Wall-clock time is measured here and decides nothing."
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from keel.loops.phases import phase_at
 from keel.runs.checkpoints import Checkpoint, Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.interrupt import Interrupts
+from keel.runs.memory import peak_mb
 from keel.watch.config import EarlyStopConfig, WatchConfig
 from keel.watch.early_stop import EarlyStop
 from keel.watch.rules import Finding, Watch
@@ -78,12 +77,6 @@ class TrainResult:
     last_eval: Mapping[str, float]  # of the weights that are the result
     test: Mapping[str, float]
     wall_before: float  # seconds of training in earlier attempts, up to the checkpoint this one went on from
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 if sys.platform != "darwin" else peak / 1024 / 1024
 
 
 class Harness:

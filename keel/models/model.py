@@ -190,11 +190,16 @@ class Model:
 
     def frozen_copy(self) -> Model:
         """A copy that is not trained: a reference. Where compute is bfloat16 its linear weights are kept in it, which changes no result."""
-        twin = copy.deepcopy(self, {id(self.media): self.media})
-        for p in twin._parameters().values():
-            p.requires_grad_(False)
-        twin.round_frozen()
-        return twin
+        return copy.deepcopy(self, {id(self.media): self.media}).freeze()
+
+    def freeze(self) -> Model:
+        """Train nothing of this model, nor of its members. Where compute is bfloat16 linear weights are kept in it: half the memory, no
+        cast in every pass, the same results."""
+        for model in (self, *self.members):
+            for p in model._parameters().values():
+                p.requires_grad_(False)
+            model.round_frozen()
+        return self
 
     def round_frozen(self) -> None:
         """Keep frozen linear weights in ``compute_dtype``: autocast would round them to it anyway."""

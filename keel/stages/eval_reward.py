@@ -25,10 +25,10 @@ from keel.evaluate.reward_page import page
 from keel.evaluate.rewardbench import rewardbench2
 from keel.feedback.agreement import agreement
 from keel.learner.inference import LocalInference
-from keel.loops.harness import peak_mb
 from keel.models.loading import load_model
 from keel.render.renderer import Renderer
 from keel.runs.durable import write_atomic
+from keel.runs.memory import peak_mb
 from keel.stages.eval_reward_config import EvalRewardConfig
 from keel.stages.judged import judge, step_accuracy
 from keel.stages.reward_labels import reward_units
@@ -58,7 +58,7 @@ def run_eval_reward(model: str, data: str, json_file: str = "", html_file: str =
     wholes = _datasets(config)
     loaded = load_model(config.model, config.model_options, heads=frozenset({"score"}))
     renderer = renderer_of(loaded, config.render)
-    inference = LocalInference(loaded.model, config.batch)
+    inference = LocalInference(loaded.model.freeze(), config.batch)
     assert loaded.model.score_head is not None
     started = time.perf_counter()
     sides = {name: _side(inference, renderer, dataset, config) for name, dataset in wholes.items()}

@@ -89,6 +89,8 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Acc
     """A side's answers, its renderer, and what its ensemble is made of ({} for a model alone)."""
     config = recipe.evaluate
     loaded, renderer = load(recipe, spec=spec)
+    if recipe.ensemble is None:  # whose members' weights may be averaged, in float32
+        loaded.model.freeze()
     encoded = encode(prompts, renderer, account, name, config.max_tokens)
     sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
     groups = answer(loaded.model, renderer, encoded, recipe, sampler)

@@ -40,6 +40,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             return done
         loaded, renderer = load(recipe)
         record(session, loaded, renderer)
+        loaded.model.freeze()
         account = Account(path, prompts=data)
         prompts = encode(data.prompts(), renderer, account, "prompts", recipe.sampling.max_tokens)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)

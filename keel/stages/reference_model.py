@@ -22,7 +22,6 @@ def other_reference(session: Session, recipe: PreferRecipe, renderer: Renderer, 
             "take a reference of the same family",
         )
     digest = pin_weights(session, loaded.model, "the reference's weights")
-    for p in loaded.model.module.parameters():
-        p.requires_grad_(False)
+    loaded.model.freeze()
     loaded.model.media = media
     return loaded.model, digest

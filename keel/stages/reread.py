@@ -33,7 +33,7 @@ def compare_saved(folder: Path, options: ModelOptions, learner: LocalInference, 
     if learner.model.peft_model is None or not some:
         return {}
     scores = learner.model.score_head is not None
-    saved = load_model(str(folder), options, heads=frozenset({"score"}) if scores else frozenset()).model
+    saved = load_model(str(folder), options, heads=frozenset({"score"}) if scores else frozenset()).model.freeze()
     saved.transform, saved.media = learner.model.transform, learner.model.media
     reader = LocalInference(saved, learner.batch, learner.temperature)
     if scores:

@@ -47,7 +47,7 @@ def rewards_of(
         loaded = load_model(path, recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
         same_tokens(loaded.tokenizer, renderer.tokenizer, path, config)
         loaded.model.use_media(policy.media)  # the images are read once
-        return LocalInference(loaded.model, BatchConfig())
+        return LocalInference(loaded.model.freeze(), BatchConfig())
 
     def load_reward_model(config: ModelReward | RemoteReward) -> ModelSource | EnsembleSource | SegmentedModel | RemoteSource:
         if isinstance(config, RemoteReward):

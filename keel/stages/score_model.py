@@ -41,7 +41,7 @@ class ModelJudge:
             loaded = first if path == config.path else load_model(path, ModelOptions(), heads=frozenset({"score"}))
             same_tokens(loaded.tokenizer, first.tokenizer, path, config)
             loaded.model.use_media(first.model.media)  # the images are read once
-            return LocalInference(loaded.model, BatchConfig())
+            return LocalInference(loaded.model.freeze(), BatchConfig())
 
         return cls(model_source(config, load_one, renderer), renderer)
 

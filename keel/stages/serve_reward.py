@@ -93,7 +93,7 @@ def make_server(config: ServeRewardConfig) -> RewardServer:
     def load_one(path: str) -> LocalInference:
         other = loaded if path == config.model else load_model(path, config.model_options, heads=frozenset({"score"}))
         same_tokens(other.tokenizer, loaded.tokenizer, path, reward)
-        return LocalInference(other.model, config.batch)
+        return LocalInference(other.model.freeze(), config.batch)
 
     scorer = RewardScorer(model_source(reward, load_one, renderer), renderer)
     _prove(scorer)

@@ -20,7 +20,7 @@ from keel.config import Section, dump
 from keel.evaluate.report import collect, write_report
 from keel.events import EventBus
 from keel.learner.inference import LocalInference
-from keel.loops.harness import Harness, TrainResult, peak_mb
+from keel.loops.harness import Harness, TrainResult
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.models.config import LoraConfig
@@ -34,6 +34,7 @@ from keel.rollout.local import LocalSampler
 from keel.rollout.prove import company, row_dependence
 from keel.runs.directory import RunDir, read_summary
 from keel.runs.fingerprints import tensors_digest
+from keel.runs.memory import peak_mb
 from keel.runs.sinks import make_sinks
 from keel.stages.inputs import inputs_of
 from keel.stages.plan import check_plan, plan_line

@@ -21,6 +21,8 @@ from keel.data.dataset import read
 from keel.errors import UserError
 from keel.types import Branch, Edge, Encoded, PairTarget, Unit, UnpairedTarget
 
+pytestmark = pytest.mark.stages
+
 Advise = Callable[..., dict[str, Any]]
 SHORT = ("race.batch_size=4", "race.lr_factor=1000", "model_options.precision=fp32")
 

@@ -17,6 +17,8 @@ from keel.bench.tasks import MARK, SYMBOLS, TASKS
 from keel.bench.workload import BOS, EOS
 from keel.cli import main
 
+pytestmark = pytest.mark.stages
+
 A, B, C = SYMBOLS[1:4]
 
 

@@ -13,6 +13,8 @@ from keel.bench.compare import Plan
 from keel.bench.workload import ModelShape, Workload
 from keel.cli import main
 
+pytestmark = pytest.mark.stages
+
 BASE = Workload("rl", ModelShape())
 
 

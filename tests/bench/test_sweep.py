@@ -13,6 +13,8 @@ from keel.bench.sweep import STUDIES, WATCHED, Run, table_rows
 from keel.bench.tasks import TASKS
 from keel.cli import main
 
+pytestmark = pytest.mark.stages
+
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_setting_holds_and_differs_from_the_others(name: str) -> None:

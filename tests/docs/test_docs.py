@@ -42,6 +42,7 @@ def tables() -> Iterator[None]:
     layouts.LAYOUTS, layouts.BY_NAME = data
 
 
+@pytest.mark.stages
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda p: p.name)
 def test_examples_run(page, tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.types import Rollout
 
+pytestmark = pytest.mark.stages
+
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]
 QUICK = ("loop={steps: 4, batch_size: 4, probes: 1, eval_at_start: false}", "held_out=0.1", "samples=4", "sampling.max_tokens=6")

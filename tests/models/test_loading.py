@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from keel.errors import ModelError
 from keel.models.config import ModelOptions
-from keel.models.loading import load_model
+from keel.models.loading import AUTO_PRECISION, compute_dtype, load_model
 from keel.models.logit_transform import LogitTransform
 from keel.models.tiny import ARCHITECTURES
 
@@ -166,3 +167,23 @@ def test_gguf_of_a_package_loads_saves_and_reloads(tmp_path) -> None:
     again = load_model(str(tmp_path), OPTIONS)
     assert again.model.digest() == loaded.model.digest()
     assert again.tokenizer.chat_template == loaded.tokenizer.chat_template
+
+
+# ------------------------------------------------------------------------------------------------------------------- precision
+
+
+def test_auto_is_what_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        monkeypatch.setenv(AUTO_PRECISION, said)
+        assert compute_dtype(ModelOptions(device="cpu")) == dtype
+        assert compute_dtype(ModelOptions(device="cpu", precision="fp32")) == torch.float32, "a recipe that names one has its way"
+    monkeypatch.setenv(AUTO_PRECISION, "fp16")
+    with pytest.raises(ModelError, match="KEEL_AUTO_PRECISION is 'fp16', but must be fp32 or bf16"):
+        compute_dtype(ModelOptions())
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [("avx2 fma", torch.float32), ("avx2 avx512_bf16", torch.bfloat16)])
+def test_auto_is_bf16_where_the_processor_multiplies_it(flags: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(AUTO_PRECISION, raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda _: f"processor: 0\nflags: {flags}\n")
+    assert compute_dtype(ModelOptions(device="cpu")) == dtype

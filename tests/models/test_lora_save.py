@@ -165,6 +165,19 @@ def test_frozen_copy_in_bf16_changes_no_result(load) -> None:
     assert torch.equal(logits(copy), logits(model))
 
 
+def test_a_frozen_model_takes_half_the_memory_and_gives_the_same_results(load) -> None:
+    model = load("llama").model
+    model.compute_dtype = torch.bfloat16
+    model.members = (load("llama").model,)
+    model.members[0].compute_dtype = torch.bfloat16
+    before = logits(model)
+    assert model.freeze() is model
+    assert torch.equal(logits(model), before)
+    for each in (model, *model.members):
+        assert each.trainable() == []
+        assert each.module.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+
+
 def test_digest_changes_with_the_weights(load) -> None:
     model = load("llama").model
     before = model.digest()

@@ -19,7 +19,7 @@ from keel.learner.inference import LocalInference
 from keel.models import heads
 from keel.models.config import ModelOptions
 from keel.models.ensemble import read_manifest
-from keel.models.loading import load_model
+from keel.models.loading import AUTO_PRECISION, load_model
 from keel.render.renderer import Renderer
 from keel.serve.config import ServeRewardConfig
 from keel.stages import reward_members
@@ -79,7 +79,8 @@ def test_adapters_share_one_base_and_score_as_peft_does(run: Run, tmp_path: Path
         assert float(together_GM[0, k]) == pytest.approx(float(alone_G) - part.mean, abs=1e-5)
 
 
-def test_whole_models_are_scored_weighed_and_asked_only_in_doubt(run: Run, tmp_path: Path) -> None:
+def test_whole_models_are_scored_weighed_and_asked_only_in_doubt(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(AUTO_PRECISION, "fp32")  # what is compared was computed in it
     summary = run("run")
     final = tmp_path / "run" / "final"
     found = loaded(final)

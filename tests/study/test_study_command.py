@@ -16,6 +16,8 @@ from keel.study import frontier, overoptimisation, ways, world
 from keel.study.taste import Taste, make_answer, make_taste
 from keel.study.world import World
 
+pytestmark = pytest.mark.stages
+
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, proofs: None) -> None:
