@@ -65,6 +65,7 @@ def prepare(splits: Splits, out: Path, render: Callable[[Dataset], tuple[list[Un
     for side, dataset in account.sides.items():
         units, refused = render(dataset)
         account.refuse(side, refused)
+        account.split(side, units)
         if not units:
             first = f"; the first: {refused[0].source_id}: {refused[0].reason}" if refused else ""
             raise DataError(
@@ -76,7 +77,8 @@ def prepare(splits: Splits, out: Path, render: Callable[[Dataset], tuple[list[Un
 
 
 def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:
-    """One unit a demonstration. Other records are refused: of a pair, say, the rejected answer would be imitated too."""
+    """Units of demonstrations: one each, or several (``Renderer.units_of``). Other records are refused: of a pair, say, the rejected answer
+    would be imitated too."""
     return lambda dataset: renderer.units(dataset.of(Demonstration))
 
 
