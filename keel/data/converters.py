@@ -30,13 +30,10 @@ def identity(fields: Fields, prompt: Prompt, content: Any) -> str:
     given = fields.get("record_id", fields.get("id"))
     if given is not None:
         return str(given)
-    untrained = [m.trained for m in content] if _is_turns(content) and not all(m.trained for m in content) else ()
+    marks = [getattr(m, "trained", True) for m in content] if isinstance(content, tuple) else []
+    untrained = () if all(marks) else marks
     canonical = json.dumps([prompt.prompt_id, content, *untrained], sort_keys=True, default=repr)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _is_turns(content: Any) -> bool:
-    return isinstance(content, tuple) and all(isinstance(m, Message) for m in content)
 
 
 def read_prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:

@@ -29,6 +29,12 @@ def trained_turns(messages: Sequence[Message], loss_on: str = "all") -> list[int
     return found
 
 
+def text_only(message: Message) -> None:
+    """Raises RefusedError for a message with images: an answer has none."""
+    if not isinstance(message.content, str):
+        raise RefusedError("an image stands behind the beginning of an answer", "let the prompt hold it")
+
+
 def next_turns(template: ChatTemplate, messages: Sequence[Message], places: Sequence[int], tools: Tools) -> list[Turn]:
     """As many of the turns at ``places`` (rising), from the first on, as can be trained in one sequence."""
     turns: list[Turn] = []

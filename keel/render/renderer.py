@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,24 @@ from typing import Any
 from torch import Tensor
 
 from keel.errors import DataError
-from keel.render.branches import Turns, all_turns, branch_of, different, drop_oldest, ids_of, marked_ids, next_turns, trained_turns
+from keel.render.branches import (
+    Turns,
+    all_turns,
+    branch_of,
+    different,
+    drop_oldest,
+    ids_of,
+    marked_ids,
+    next_turns,
+    text_only,
+    trained_turns,
+)
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
 from keel.render.limits import Limits
 from keel.render.raw import raw_text
-from keel.render.said import Showing, strings
+from keel.render.said import Showing, refuse_controls, strings
 from keel.render.spans import Turn
 from keel.render.template import ChatTemplate, RefusedError, template_source
 from keel.types import (
@@ -86,6 +98,7 @@ class Renderer:
         self.pad_token = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_tokens[0])
         self.template_hash = self.template.hash if self.template else ""
         self.injected_system = self.template.injected_system if self.template and self.config.system is None else ""
+        self.shortened: Counter[str] = Counter()  # prompts that lost turns, answers that were cut, since this renderer was made
         self._told_as_chat = False
         if self.config.system is not None:
             self._prove_system()
@@ -109,13 +122,14 @@ class Renderer:
     def _prompt(self, prompt: Prompt, messages: Turns | None, reserve: int = 0) -> tuple[Encoded, Turns | None]:
         """The encoded prompt, and its messages as far as they are left after ``drop_turns``."""
         limit, why = self.limits.prompt(reserve)
-        encoded = self._encode(prompt, messages)
+        whole, encoded = messages, self._encode(prompt, messages)
         while limit is not None and len(encoded) > limit:
             shorter = drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
             if shorter is None:
                 raise RefusedError(f"the prompt has {len(encoded)} tokens, {why}")
             messages = shorter
             encoded = self._encode(prompt, messages)
+        self.shortened["prompts_shortened"] += messages is not whole
         return encoded, messages
 
     def _encode(self, prompt: Prompt, messages: Turns | None) -> Encoded:
@@ -146,8 +160,7 @@ class Renderer:
             messages = (Message("system", self.config.system), *(m for m in messages if m.role != "system"))
         for message in messages:
             self._no_controls(message)
-        for text in strings(prompt.tools):
-            self._no_control(text, "a tool")
+        refuse_controls(self.template, strings(prompt.tools), "a tool")
         return messages
 
     # --- records ----------------------------------------------------------------------------------------------------------------
@@ -271,7 +284,7 @@ class Renderer:
         first = places[0]
         encoded, kept = self._prompt(prompt, messages[:first])
         assert kept is not None
-        self._text_only(messages[first])
+        text_only(messages[first])
         if self.config.answers == "raw":
             return encoded, self._raw(prompt, kept, encoded, messages[first]), 1
         gone = first - len(kept)
@@ -302,7 +315,7 @@ class Renderer:
         for message in completion:
             if messages is not None:
                 self._no_controls(message)
-            self._text_only(message)
+            text_only(message)
         if messages is None or self.config.answers == "raw":
             trained_turns(completion)
             if len(completion) != 1:
@@ -346,6 +359,7 @@ class Renderer:
             raise RefusedError(
                 f"prompt and completion have {len(encoded)} + {len(branch)} tokens, {max(room, 0)} fit behind the prompt ({why})"
             )
+        self.shortened["answers_cut"] += 1
         return Branch(branch.tokens_T[:room], branch.trained_T[:room])
 
     def _with_start(self, encoded: Encoded, branches: Sequence[Branch]) -> tuple[Encoded, tuple[Branch, ...]]:
@@ -371,21 +385,8 @@ class Renderer:
         assert self.showing is not None
         self.showing.check(messages, generation, prompt.tools, text)
 
-    def _text_only(self, message: Message) -> None:
-        if not isinstance(message.content, str):
-            raise RefusedError("an image stands behind the beginning of an answer", "let the prompt hold it")
-
     def _no_controls(self, message: Message) -> None:
-        for text in (message.text, *strings(dict(message.extra))):
-            self._no_control(text, f"the {message.role} turn")
-
-    def _no_control(self, text: str, where: str) -> None:
-        found = next((t for t in (self.template.controls if self.template else ()) if t in text), None)
-        if found is not None:
-            raise RefusedError(
-                f"{where} holds the control token {found!r}, which would end or open a turn in the middle of it",
-                "write it in another way, for instance with a space inside",
-            )
+        refuse_controls(self.template, (message.text, *strings(dict(message.extra))), f"the {message.role} turn")
 
     def _prove_system(self) -> None:
         try:

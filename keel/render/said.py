@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,14 +56,26 @@ def reasoning(message: Message) -> Iterator[tuple[str, str]]:
             yield name, found
 
 
+def is_in(text: str, shown: str) -> bool:
+    """Is ``text`` in ``shown``, which is ``loose``, as it stands or as JSON or Python write it?"""
+    forms = (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1], repr(text)[1:-1])
+    return any(loose(form) in shown for form in forms)
+
+
+def refuse_controls(template: ChatTemplate | None, texts: Iterable[str], where: str) -> None:
+    """Raises RefusedError where one of the texts holds a token that steers the model: it would be encoded as that very token."""
+    known = template.controls if template is not None else ()
+    found = next((token for text in texts for token in known if token in text), None)
+    if found is not None:
+        what = f"{where} holds the control token {found!r}, which would end or open a turn in the middle of it"
+        raise RefusedError(what, "write it in another way, for instance with a space inside")
+
+
 def missing_call(message: Message, shown: str) -> str | None:
     """The name of the first tool call that is not wholly in ``shown``, which is ``loose``; None when all are."""
     for name, arguments in calls(message):
-        if loose(name) not in shown:
-            return name
-        if isinstance(arguments, str) and loose(arguments) in shown:
-            continue
-        if any(loose(text) not in shown for text in strings(_object(arguments))):
+        written = isinstance(arguments, str) and is_in(arguments, shown)
+        if not is_in(name, shown) or not (written or all(is_in(text, shown) for text in strings(_object(arguments)))):
             return name
     return None
 
@@ -102,7 +114,7 @@ class Showing:
                 raise RefusedError(f"the chat template leaves the tool call {name!r} of turn {i + 1} out", ANOTHER)
         for tool in tools:
             function = tool.get("function") or tool
-            if (lost := next((t for t in _described(function) if loose(t) not in shown), None)) is not None:
+            if (lost := next((t for t in _described(function) if not is_in(t, shown)), None)) is not None:
                 what = f"the chat template leaves the tool {function.get('name', '')!r} out, or a part of it ({lost[:40]!r})"
                 raise RefusedError(what, f"{ANOTHER}, or set the column aside with data.keys={{unused: tools}}")
 
@@ -118,7 +130,7 @@ class Showing:
         if hidden is not None:
             return hidden
         # the template wants other contents than marks: the texts themselves must be there
-        return [i for i, m in enumerate(messages) if any(loose(_THOUGHT.split(t)[-1]) not in shown for t in _texts(m))]
+        return [i for i, m in enumerate(messages) if any(not is_in(_THOUGHT.split(t)[-1], shown) for t in _texts(m))]
 
 
 def _texts(message: Message) -> list[str]:
