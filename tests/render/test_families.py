@@ -13,6 +13,7 @@ import torch
 
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
+from keel.render.spans import Turn, joins
 from keel.types import Demonstration, Message, Prompt, Unit
 
 FOLDER = Path(__file__).parent / "templates"
@@ -269,3 +270,21 @@ def test_control_tokens_are_refused_wherever_they_stand(tokenizers):
         refusal = r.unit(record)
         assert isinstance(refusal, Refusal)
         assert "control token" in refusal.reason
+
+
+def test_turns_join_only_where_no_token_straddles_their_borders(tokenizers):
+    codec = renderer(tokenizers, "chatml_tools").codec
+    assert not joins(codec, [Turn("fo", 1, False), Turn("four", 2, False)]), "'four' is other tokens than 'fo' and 'ur'"
+    assert joins(codec, [Turn("It is", 2, False), Turn("It is four", 5, False)])
+
+
+def test_a_call_with_code_is_known_in_json(tokenizers):
+    for family in ("chatml_tools", "ipython", "instruct", "thinking"):
+        assert renderer(tokenizers, family).units([demonstration(CONVERSATIONS["a call with code"])])[0], family
+
+
+def test_a_call_that_the_template_drops_is_refused(tokenizers):
+    record = Demonstration("d", Prompt("p", (ASK,)), (turn("assistant", "Let me look.", tool_calls=[call("weather", {"city": "Oslo"})]),))
+    refusal = renderer(tokenizers, "strips_thoughts").unit(record)
+    assert isinstance(refusal, Refusal)
+    assert "tool call 'weather' of the trained answer" in refusal.reason

@@ -262,6 +262,7 @@ def test_a_joint_stands_in_raw_text_and_not_in_a_chat(render, whole, trained_tex
     raw, chat = render("none"), render("chatml")
     assert whole(raw, raw.unit(record)) == "The sky is blue.<eos>"
     assert trained_text(chat, chat.unit(record)) == ["blue.<|im_end|>"]
+    assert trained_text(chat, render("chatml", answers="raw").unit(record)) == ["blue.<|im_end|>"]
     as_asked = render("chatml", as_chat=False)
     assert whole(as_asked, as_asked.unit(record)) == "The sky is blue.<eos>"
 
