@@ -58,6 +58,7 @@ Check = Callable[[], str]  # what is wrong, or ""
 Run = Callable[[str, Check], None]  # runs one check by its name
 
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
+_NO_GRADIENT = 1e-6  # a norm below it is rounding
 _GRADIENT = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
@@ -231,6 +232,8 @@ def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[
     for what, loss in (("in training", trained), ("in micro-batches of one", split)):
         if not abs(loss - whole) <= allowed:
             return f"the loss is {whole:.6g} in one batch and {loss:.6g} {what}"
+    if max(norm, apart) < _NO_GRADIENT:
+        return ""  # nothing to compare: the rounding of a gradient of 0
     if not apart <= _GRADIENT[learner.model.compute_dtype] * norm:
         return f"the gradient of micro-batches of one is {apart / max(norm, 1e-30):.2g} (relative) away from that of one batch"
     return ""

@@ -391,3 +391,10 @@ def test_the_doctor_tells_of_a_slow_path_without_failing(proofs: None) -> None:
     summary = doctor_module.doctor("tiny:llama", ["longest=64", "model_options={precision: fp32, fast_path: off}"])
     slow = {row["check"]: row["note"] for row in summary["checks"] if row["note"]}
     assert set(slow) == {"packed-rows", "decoding"}
+
+
+def test_a_gradient_of_nothing_is_compared_with_nothing(reward_learner: LocalLearner) -> None:
+    """Two answers of the same tokens: the loss is ln 2 and its gradient 0, up to rounding that differs between micro-batches."""
+    same = [replace(u, branches=(u.branches[0], u.branches[0])) for u in UNITS]
+    assert selftest._micro_batches(reward_learner, RewardObjective(), same) == ""
+    assert selftest._micro_batches(reward_learner, RewardObjective(), UNITS) == ""

@@ -102,7 +102,7 @@ def _given(pair: Pair) -> Iterator[tuple[str, float]]:
 
 def turns(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
     """Messages as they stand in files; images by their absolute paths."""
-    return [{"role": m.role, "content": _content(m), **m.extra} for m in messages]
+    return [{"role": m.role, "content": _content(m), **m.extra, **({} if m.trained else {"weight": 0})} for m in messages]
 
 
 def _content(message: Message) -> Any:

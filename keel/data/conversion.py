@@ -157,7 +157,8 @@ def to_demonstrations(records: Sequence[Record | Comparison], config: Conversion
 
 def answer_key(answer: Turns) -> str:
     """A stable id of an answer's content: equal answers to one prompt share it."""
-    content = json.dumps([[m.role, m.content, dict(m.extra)] for m in answer], sort_keys=True, default=repr)
+    turns = [[m.role, m.content, dict(m.extra), *([] if m.trained else ["not trained"])] for m in answer]
+    content = json.dumps(turns, sort_keys=True, default=repr)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keel.data.fields import FieldError, Fields, as_flag, as_message, as_messages, as_number, make_prompt, place_images
+from keel.data.errors import FieldError
+from keel.data.fields import Fields, as_flag, as_message, as_messages, as_number, make_prompt, place_images
 from keel.data.sources import json_type
+from keel.data.turn_flags import flag_row
 from keel.types import Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
 
 Meta = Mapping[str, Any]
@@ -27,7 +30,9 @@ def identity(fields: Fields, prompt: Prompt, content: Any) -> str:
     given = fields.get("record_id", fields.get("id"))
     if given is not None:
         return str(given)
-    canonical = json.dumps([prompt.prompt_id, content], sort_keys=True, default=repr)
+    marks = [getattr(m, "trained", True) for m in content] if isinstance(content, tuple) else []
+    untrained = () if all(marks) else marks
+    canonical = json.dumps([prompt.prompt_id, content, *untrained], sort_keys=True, default=repr)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -73,7 +78,7 @@ def _checked(name: str, turns: Turns) -> Turns:
 
 def _demonstration(fields: Fields, messages: Sequence[Message], meta: Meta, name: str) -> Demonstration:
     """Split a conversation; images are put in place over the whole of it, since a later user turn may hold one."""
-    placed = place_images(messages, fields.images(), fields.raw.folder)
+    placed = place_images(flag_row(fields.values, messages), fields.images(), fields.raw.folder)
     if placed[-1].role != "assistant":
         raise FieldError(name, f"ends with a {placed[-1].role} turn; a demonstration ends with the assistant's")
     first = next(i for i, m in enumerate(placed) if m.role == "assistant")
@@ -116,6 +121,8 @@ def _tie(fields: Fields) -> float:
 def _truth(meta: Meta) -> Meta:
     """Name the expected answer ``ground_truth``, whatever the column was called."""
     found = next((meta[k] for k in _TRUTHS if meta.get(k) is not None), None)
+    if isinstance(found, float) and not math.isfinite(found):
+        raise FieldError(next(k for k in _TRUTHS if meta.get(k) is not None), f"the right answer is {found}: an empty cell?")
     return meta if found is None else {**meta, "ground_truth": found}
 
 
@@ -128,13 +135,13 @@ def prompt_only(fields: Fields, meta: Meta) -> Prompt:
 
 def plain_text(fields: Fields, meta: Meta) -> Demonstration:
     """Plain text to continue: an empty raw prompt, everything is the answer."""
-    answer = (Message("assistant", fields.text("text")),)
+    answer = flag_row(fields.values, (Message("assistant", fields.text("text")),))
     prompt = make_prompt(fields, (), "", meta)
     return Demonstration(identity(fields, prompt, answer), prompt, answer)
 
 
 def prompt_completion(fields: Fields, meta: Meta) -> Demonstration:
-    prompt, answer = read_prompt(fields, meta), _answer("completion", fields.need("completion"))
+    prompt, answer = read_prompt(fields, meta), flag_row(fields.values, _answer("completion", fields.need("completion")))
     return Demonstration(identity(fields, prompt, answer), prompt, answer)
 
 
@@ -175,10 +182,11 @@ def preference_implicit(fields: Fields, meta: Meta) -> Pair:
         chosen_text, rejected_text = fields.text("chosen"), fields.text("rejected")
         n = next((i for i, (a, b) in enumerate(zip(chosen_text, rejected_text)) if a != b), min(len(chosen_text), len(rejected_text)))
         common = chosen_text[:n]
-        common = common[: max(common.rfind(" "), common.rfind("\n")) + 1].rstrip()  # back to the last white space: no word is cut
+        common = common[: max(common.rfind(" "), common.rfind("\n")) + 1]  # back to the last white space: no word is cut
         if not common.strip():
             raise FieldError("chosen", "has no beginning in common with rejected that could be the prompt")
-        prompt = make_prompt(fields, (), common, meta)
+        joint = common[len(common.rstrip()) :]  # between question and answer in raw text; a chat has turns there
+        prompt = make_prompt(fields, (), common.rstrip(), meta, joint)
         chosen, rejected = (_answer(k, t[len(common) :]) for k, t in (("chosen", chosen_text), ("rejected", rejected_text)))
         return _pair(fields, prompt, chosen, rejected)
     return _common_turns(fields, fields.messages("chosen"), fields.messages("rejected"), meta)
@@ -237,7 +245,7 @@ def alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
 
 
 def alpaca(fields: Fields, meta: Meta) -> Demonstration:
-    prompt, answer = _alpaca_prompt(fields, meta), _answer("output", fields.need("output"))
+    prompt, answer = _alpaca_prompt(fields, meta), flag_row(fields.values, _answer("output", fields.need("output")))
     return Demonstration(identity(fields, prompt, answer), prompt, answer)
 
 
@@ -323,7 +331,7 @@ def question_answer(fields: Fields, meta: Meta) -> Demonstration:
     answer = fields.text("answer")
     truth = answer.rsplit("####", 1)[1].strip().replace(",", "") if "####" in answer else answer.strip()
     prompt = make_prompt(fields, (), fields.text("question"), {**meta, "ground_truth": truth})
-    turns = (Message("assistant", answer),)
+    turns = flag_row(fields.values, (Message("assistant", answer),))
     return Demonstration(identity(fields, prompt, turns), prompt, turns)
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from keel.data import conversion
 from keel.data.config import ConversionConfig, DataConfig
-from keel.data.fields import FieldError, Fields
+from keel.data.errors import FieldError
+from keel.data.fields import Fields
 from keel.data.findings import find
-from keel.data.identity import Item, prompt_of, settle_ids, side_key
+from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.errors import DataError
@@ -62,11 +63,17 @@ class Dataset:
         return tuple(r for r in self.records if isinstance(r, kind))
 
     def prompts(self) -> tuple[Prompt, ...]:
-        """The prompts of all records, each once, in order of first appearance."""
-        first: dict[str, Prompt] = {}
+        """The prompts of all records, each once, in order of first appearance. What a row says of the right answer belongs to its prompt:
+        the same question with another one is a prompt of its own, ``id~claim``."""
+        first: dict[str, dict[str, Prompt]] = {}
+        found: list[Prompt] = []
         for record in self.records:
-            first.setdefault(prompt_of(record).prompt_id, prompt_of(record))
-        return tuple(first.values())
+            prompt, claim = prompt_of(record), claim_key(record)
+            known = first.setdefault(prompt.prompt_id, {})
+            if claim not in known:
+                known[claim] = replace(prompt, prompt_id=f"{prompt.prompt_id}~{claim[:8]}") if known else prompt
+                found.append(known[claim])
+        return tuple(found)
 
     def split_by_prompt(self, share: float, seed: int = 0, salt: str = "split") -> tuple[Dataset, Dataset]:
         """Split into (rest, held out) by hash of the prompt: nothing of one prompt is on both sides, whatever its ids. ``share`` is held

@@ -7,10 +7,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from keel.data.errors import FieldError
 from keel.data.sources import RawRow, json_type
+from keel.data.turn_flags import check_block, split_flags
 from keel.types import ImagePart, Message, Prompt, TextPart
 
 IMAGE_MARK = "<image>"
@@ -32,15 +35,6 @@ ROLES = {
 }
 _CALLS = ("function_call", "tool_call")
 _ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
-
-
-class FieldError(Exception):
-    """One field of a row is missing or wrong. Caught by the reader, which makes a BadRow of it."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
 
 
 class Fields:
@@ -107,8 +101,8 @@ class Fields:
         return as_messages(name, self.list(name))
 
     def tools(self) -> tuple[Mapping[str, Any], ...]:
-        """The ``tools`` column: a list of schemas, or the same as a JSON string."""
-        value = self.get("tools")
+        """The ``tools`` column: a list of schemas, or the same as a JSON string. ``functions`` is OpenAI's older name."""
+        value = self.get("tools", self.get("functions"))
         if isinstance(value, str):
             if not value.strip():
                 return ()
@@ -180,7 +174,10 @@ def as_message(name: str, value: Any) -> Message:
     more = value.get("extra") or {}
     if not isinstance(more, dict):
         raise FieldError(f"{name}.extra", f"must be an object, is {json_type(more)}")
-    extra = {k: v for k, v in value.items() if k not in (role_key, text_key, "extra") and v not in (None, [])} | more
+    rest = {k: v for k, v in value.items() if k not in (role_key, text_key, "extra") and v not in (None, [])}
+    extra, trained = split_flags(name, rest | more, ROLES[role])
+    if "function_call" in extra and "tool_calls" not in extra:  # OpenAI's older way
+        extra["tool_calls"] = _calls(f"{name}.function_call", extra.pop("function_call"))
     _check_calls(f"{name}.tool_calls", extra.get("tool_calls", []))
     content = value.get(text_key) if text_key else None
     if role in _CALLS:
@@ -190,7 +187,7 @@ def as_message(name: str, value: Any) -> Message:
         if not (role == "assistant" and "tool_calls" in extra):
             raise FieldError(name, "has no content")
         content = ""
-    return Message(ROLES[role], as_content(f"{name}.{text_key or 'content'}", content), extra)
+    return Message(ROLES[role], as_content(f"{name}.{text_key or 'content'}", content), extra, trained or ROLES[role] != "assistant")
 
 
 def _check_calls(name: str, calls: Any) -> None:
@@ -223,6 +220,8 @@ def as_content(name: str, value: Any) -> str | tuple[TextPart | ImagePart, ...]:
     parts: list[TextPart | ImagePart] = []
     for i, block in enumerate(value):
         kind = block.get("type") if isinstance(block, dict) else None
+        if isinstance(block, dict):
+            check_block(f"{name}.{i}", block)
         if kind == "text" and isinstance(block.get("text"), str):
             parts.append(TextPart(block["text"]))
         elif kind in ("image", "image_url"):
@@ -274,7 +273,7 @@ def place_images(messages: Sequence[Message], images: Sequence[ImagePart], folde
             raise FieldError("images", "there is no user turn to put them into")
         m = filled[first]
         parts = (TextPart(m.content),) if isinstance(m.content, str) else m.content
-        filled[first] = Message(m.role, (*images, *parts), m.extra)
+        filled[first] = replace(m, content=(*images, *parts))
         return tuple(filled)
     if slots != len(images):
         raise FieldError("images", f"{len(images)} images for {slots} {IMAGE_MARK} places in the messages")
@@ -304,7 +303,7 @@ def _fill(message: Message, images: Iterable[ImagePart]) -> Message:
                 parts.append(next(left))
             if piece:
                 parts.append(TextPart(piece))
-    return Message(message.role, tuple(parts), message.extra)
+    return replace(message, content=tuple(parts))
 
 
 def _resolved(message: Message, folder: str) -> Message:
@@ -314,7 +313,7 @@ def _resolved(message: Message, folder: str) -> Message:
         ImagePart(str(Path(folder) / p.source)) if isinstance(p, ImagePart) and p.source and not p.source.startswith("data:") else p
         for p in message.content
     )
-    return Message(message.role, parts, message.extra)
+    return replace(message, content=parts)
 
 
 def prompt_key(messages: Sequence[Message], text: str | None, tools: Sequence[Mapping[str, Any]] = (), folder: str = "") -> str:
@@ -333,8 +332,9 @@ def _plain(content: str | tuple[TextPart | ImagePart, ...], folder: str) -> Any:
     return [["text", p.text] if isinstance(p, TextPart) else ["image", p.source.removeprefix(folder).lstrip("/\\")] for p in content]
 
 
-def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, meta: Mapping[str, Any]) -> Prompt:
-    """A Prompt with its images in place, its id, and the columns that the layout does not know as ``meta``. Refuses an empty one."""
+def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, meta: Mapping[str, Any], joint: str = "") -> Prompt:
+    """A Prompt with its images in place, its id, and the columns that the layout does not know as ``meta``; ``joint`` as in ``Prompt``.
+    Refuses an empty one."""
     if text is not None and fields.images():
         messages, text = (Message("user", text),), None
     if text is None:
@@ -345,4 +345,5 @@ def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, m
     given = fields.get("prompt_id")
     key = str(given) if given is not None else prompt_key(messages, text, tools, fields.raw.folder)
     place = fields.optional_text("prompt_source_id") or fields.raw.place  # rows that Keel wrote know where their prompts came from
-    return Prompt(key, tuple(messages), text, tools, place, dict(meta))
+    read = tuple(replace(m, trained=True) for m in messages)  # no turn of a prompt is trained, whatever its marks
+    return Prompt(key, read, text, tools, place, dict(meta), joint)

@@ -3,20 +3,22 @@ Counted and told, never dropped: a vote that was cast twice may be meant."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from keel.data.conversion import answer_key
-from keel.data.identity import Item, content_key, prompt_of
+from keel.data.identity import Item, claim_key, content_key, prompt_of, truth_of
 from keel.types import Comparison, Demonstration, Pair, Prompt, Ranking, Rating, Steps, Unpaired
 
-Said = tuple[Hashable, Hashable]  # what a record says, and what would contradict it (None: nothing could)
+Said = tuple[Hashable, Hashable]  # what is judged, and the judgement: another judgement of the same contradicts it
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """``duplicates`` are rows that say exactly what an earlier one says (prompt, answers, label's direction), ``contradictions`` pairs of
-    answers (or answers, for unpaired labels) that were labelled both ways by one annotator. The texts name the first of each."""
+    """``duplicates`` are rows that say exactly what an earlier one says (prompt, right answer, answers, label's direction).
+    ``contradictions`` are rows that judge what an earlier one judges in another way: a pair the other way round, an answer wanted and not,
+    rated or ranked otherwise, another right answer to the same question. The texts name the first of each."""
 
     duplicates: int = 0
     contradictions: int = 0
@@ -37,21 +39,49 @@ class Findings:
 
 def find(records: Iterable[Item]) -> Findings:
     """Look through records in their order. Equal prompts under different ids are one prompt."""
-    seen: dict[Hashable, Item] = {}
+    seen: dict[Hashable, dict[Hashable, Item]] = {}
     duplicates, contradictions, duplicate, contradiction = 0, 0, "", ""
     for record in records:
-        prompt = prompt_of(record)
-        said, opposite = _said(record)
-        head = (type(record).__name__, content_key(prompt))
-        if (head, said) in seen:
+        head = (type(record).__name__, content_key(prompt_of(record)))
+        about, said = _said(record)
+        truth = _truth(record)
+        whole = seen.setdefault((head, "row"), {})
+        same = whole.setdefault((about, said, truth if not isinstance(record, Prompt) else claim_key(record)), record)
+        if same is not record:
             duplicates += 1
-            duplicate = duplicate or _between(record, "repeats", seen[head, said])
+            duplicate = duplicate or _between(record, "repeats", same)
             continue
-        seen[head, said] = record
-        if opposite is not None and (head, opposite) in seen:
+        other = _other(seen.setdefault((head, about), {}), said, record) if said is not None else None
+        contrary = _other(seen.setdefault((head, "truth"), {}), truth, record) if truth else None
+        if other is not None or contrary is not None:
             contradictions += 1
-            contradiction = contradiction or _between(record, "contradicts", seen[head, opposite])
+            between = _between(record, "contradicts", other or contrary or record)
+            contradiction = contradiction or between + (_values(record, contrary) if contrary is not None else "")
     return Findings(duplicates, contradictions, duplicate, contradiction)
+
+
+def untrained_turns(records: Iterable[Item]) -> int:
+    """Turns of demonstrations that their file marks as not to be trained."""
+    return sum(not m.trained for r in records if isinstance(r, Demonstration) for m in r.completion)
+
+
+def _other(judged: dict[Hashable, Item], judgement: Hashable, record: Item) -> Item | None:
+    """The first record with another judgement; ``record`` is noted with its own."""
+    other = next((found for known, found in judged.items() if known != judgement), None)
+    judged.setdefault(judgement, record)
+    return other
+
+
+def _truth(record: Item) -> str:
+    found = truth_of(prompt_of(record))
+    return json.dumps(found, sort_keys=True, default=repr) if found else ""
+
+
+def _values(record: Item, other: Item) -> str:
+    """The two right answers, for people."""
+    mine, theirs = truth_of(prompt_of(record)), truth_of(prompt_of(other))
+    name = next(k for k in (*mine, *theirs) if mine.get(k) != theirs.get(k))
+    return f": {name} is {str(mine.get(name))[:40]!r} here and {str(theirs.get(name))[:40]!r} there"
 
 
 def _between(record: Item, what: str, other: Item) -> str:
@@ -65,30 +95,30 @@ def _between(record: Item, what: str, other: Item) -> str:
 def _said(record: Item) -> Said:
     match record:
         case Prompt():
-            return (), None
+            return "prompt", None
         case Demonstration():
-            return answer_key(record.completion), None
+            return ("answer", answer_key(record.completion)), None
         case Pair():
             return _preferred(answer_key(record.chosen), answer_key(record.rejected), record.label)
         case Comparison():
             first, second = (c.text for c in record.candidates)
             label = {"first": 1.0, "tie": 0.5, "second": 0.0}[record.outcome]
-            said, opposite = _preferred(first, second, label)
-            who = (record.annotator_id, record.protocol)
-            return (who, said), None if opposite is None else (who, opposite)
+            about, said = _preferred(first, second, label)
+            return (record.annotator_id, record.protocol, about), said
         case Unpaired():
-            answer = answer_key(record.answer)
-            return (answer, record.desirable), (answer, not record.desirable)
+            return answer_key(record.answer), record.desirable
         case Rating():
-            return (answer_key(record.answer), tuple(sorted(record.scores.items()))), None
+            return (answer_key(record.answer), tuple(sorted(record.scores))), tuple(sorted(record.scores.items()))
         case Ranking():
-            return tuple(sorted(zip((answer_key(a) for a in record.answers), record.ranks))), None
+            ranked = tuple(sorted(zip((answer_key(a) for a in record.answers), record.ranks)))
+            return tuple(answer for answer, _ in ranked), ranked
         case Steps():
-            return (record.steps, record.labels), None
+            return record.steps, record.labels
 
 
 def _preferred(first: str, second: str, label: float) -> Said:
+    """A tie contradicts nothing: it is judged by itself."""
+    pair = tuple(sorted((first, second)))
     if label == 0.5:
-        return ("tie", *sorted((first, second))), None
-    better, worse = (first, second) if label > 0.5 else (second, first)
-    return (better, worse), (worse, better)
+        return ("tie", *pair), "tie"
+    return pair, first if label > 0.5 else second

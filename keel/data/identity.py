@@ -48,6 +48,37 @@ def cluster_key(prompt: Prompt) -> str:
     return "\n".join([said, *(image_digest(source) for source in shown)])
 
 
+# Columns that say what a right answer to a prompt is, or how it is checked
+TRUTHS = (
+    "ground_truth",
+    "answer",
+    "solution",
+    "label",
+    "target",
+    "expected",
+    "expected_output",
+    "reference_answer",
+    "tests",
+    "test",
+    "test_cases",
+    "test_list",
+    "unit_tests",
+)
+
+
+def truth_of(prompt: Prompt) -> dict[str, Any]:
+    """What the prompt's ``meta`` says of right answers, by column."""
+    return {k: prompt.meta[k] for k in TRUTHS if prompt.meta.get(k) is not None}
+
+
+def claim_key(record: Item) -> str:
+    """Equal for records whose prompts ask for the same: a prompt's whole ``meta`` counts; of other records, whose rows say more than the
+    prompt, only ``truth_of`` it."""
+    prompt = prompt_of(record)
+    said = dict(prompt.meta) if isinstance(record, Prompt) else truth_of(prompt)
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=repr).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def side_key(record: Item) -> str:
     """What decides on which side of a split a record is: its prompt's ``cluster_key``; of text without a prompt, the text."""
     prompt = prompt_of(record)

@@ -48,7 +48,7 @@ class Layout:
         return self.convert(fields, {**(given if isinstance(given, dict) else {"meta": given}), **meta})
 
 
-_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "image", "images", "meta", "prompt_source_id", "schema"})
+_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "functions", "image", "images", "meta", "prompt_source_id", "schema"})
 _PAIR_EXTRAS = ("margin", "strength", "confidence", "label", "tie", "weight")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keel.data.arrow_nulls import without_nulls
 from keel.errors import DataError
 
 
@@ -287,8 +288,8 @@ def _read_parquet(content: bytes, file: Path) -> Rows:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{file}: broken Parquet file: {error}", "the file may be cut off; fetch it again") from None
-    for number, values in enumerate(table.to_pylist(), start=1):
-        yield RawRow(values, str(file), number, str(file.parent.absolute()))
+    for number, values in enumerate(table.to_pylist(maps_as_pydicts="lossy"), start=1):
+        yield RawRow(without_nulls(values), str(file), number, str(file.parent.absolute()))
 
 
 _READERS: Mapping[str, Callable[[bytes, Path], Rows]] = {
@@ -324,7 +325,7 @@ def _read_hub(path: str, name: str, config: str | None, revision: str | None, sp
     for number, values in enumerate(loaded, start=1):
         row = dict(values)  # type: ignore[call-overload]
         digest.update(json.dumps(row, sort_keys=True, default=_opaque).encode())
-        rows.append(RawRow(row, f"{path}[{split}]", number, str(Path.cwd())))
+        rows.append(RawRow(without_nulls(row), f"{path}[{split}]", number, str(Path.cwd())))
     if not rows:
         raise DataError(f"{path}: split {split!r} is empty", "choose another with data.split")
     return Source(tuple(rows), (), digest.hexdigest(), f"{path}[{split}]")

@@ -149,7 +149,7 @@ def _message_row(message: Message) -> dict[str, Any]:
     content: Any = message.content
     if not isinstance(content, str):
         content = [{"type": "text", "text": p.text} if isinstance(p, TextPart) else {"type": "image", "image": p.source} for p in content]
-    row = {"role": message.role, "content": content}
+    row = {"role": message.role, "content": content, **({} if message.trained else {"weight": 0})}
     return row | {"extra": dict(message.extra)} if message.extra else row
 
 

@@ -59,6 +59,7 @@ class Model:
     members: tuple[Model, ...] = ()  # of an ensemble of models, the first of which this one is
     adapter: str = ""  # the one that this member computes with, of several on one base
     offset: float = 0.0  # taken off this member's score, so that members have one zero
+    stop_tokens: tuple[int, ...] = ()  # all that an answer may end with, from the renderer: saved, so that plain generate stops there
 
     @property
     def config(self) -> Any:
@@ -265,12 +266,13 @@ class Model:
 
     def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
         """Write a folder that plain transformers and vLLM load: float32 weights, adapters merged, tokenizer, template. A model with a score
-        head becomes a sequence classifier where the architecture has one."""
+        head becomes a sequence classifier where the architecture has one; one without heads gets its ``stop_tokens`` into
+        ``generation_config.json``."""
         save.save_model(self, Path(folder), tokenizer, processor)
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapters as PEFT does. Raises ModelError without LoRA."""
-        save.save_adapter(self, Path(folder))
+    def save_adapter(self, folder: Path, tokenizer: Any = None) -> None:
+        """Write the adapters as PEFT does; with a tokenizer, it and the generation config too. Raises ModelError without LoRA."""
+        save.save_adapter(self, Path(folder), tokenizer)
 
 
 _NUMBERS_A_POOL_IS_WORTH = 1 << 20

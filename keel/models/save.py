@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from keel.errors import ModelError
@@ -57,6 +57,8 @@ def _save_model(model: Model, folder: Path, tokenizer: Any, processor: Any) -> N
             classifier.save_pretrained(folder)
         else:
             _write(model.module, state, folder, {} if score is None else {heads.CONFIG_KEY: score.spec.to_json()})
+            if not model.heads:
+                generation_config(model, tokenizer).save_pretrained(folder)
     whole = classifier is not None and score is not None and not score.spec.ties  # nothing of the head is left to write
     heads.save_heads(folder, {k: v for k, v in model.heads.items() if not (whole and k == "score")})
     (processor or tokenizer).save_pretrained(folder)
@@ -92,6 +94,20 @@ def _write(module: PreTrainedModel, state: dict[str, Tensor], folder: Path, extr
         module.save_pretrained(folder, state_dict=state)
     finally:
         module.config = before
+
+
+def generation_config(model: Model, tokenizer: Any) -> GenerationConfig:
+    """The model's own, which plain ``generate`` follows, with all tokens that an answer may end with (``Model.stop_tokens``): a base model
+    tuned on a chat template ends its turns with another token than its texts."""
+    config = copy.deepcopy(getattr(model.module, "generation_config", None)) or GenerationConfig()
+    given = config.eos_token_id
+    own = [*given] if isinstance(given, list | tuple) else [given]
+    stops = sorted({int(t) for t in (*own, tokenizer.eos_token_id, *model.stop_tokens) if t is not None})
+    if stops:
+        config.eos_token_id = stops if len(stops) > 1 else stops[0]
+        if config.pad_token_id is None:  # generate fills up batches with it
+            config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    return config
 
 
 def _classifier(model: Model, state: dict[str, Tensor], tokenizer: Any) -> PreTrainedModel | None:
@@ -134,11 +150,14 @@ def _pad_token(model: Model, tokenizer: Any) -> int:
     )
 
 
-def save_adapter(model: Model, folder: Path) -> None:
+def save_adapter(model: Model, folder: Path, tokenizer: Any = None) -> None:
     """See ``Model.save_adapter``."""
     if model.peft_model is None:
         raise ModelError("this model has no adapter to save", "train it with LoRA, or save the whole model")
     grown = input_table(model.module).requires_grad  # rows of added tokens were trained
     with _into(folder), quiet():
         model.peft_model.save_pretrained(str(folder), save_embedding_layers=grown)
+        if tokenizer is not None and not model.heads:
+            tokenizer.save_pretrained(folder)
+            generation_config(model, tokenizer).save_pretrained(folder)
     heads.save_heads(folder, model.heads)

@@ -52,9 +52,14 @@ class Codec:
         straddle a cut, which cannot happen when the model generates from there: the pieces are then encoded one by one.
         """
         whole = self.encode(text)
-        heads = [self.encode(text[:cut]) for cut in cuts]
-        lengths = [0, *(len(h) for h in heads), len(whole)]
-        if all(whole[: len(h)] == h for h in heads) and lengths == sorted(lengths):
-            return [whole[a:b] for a, b in pairwise(lengths)]
+        if self.splits(text, cuts):
+            return [whole[a:b] for a, b in pairwise([0, *(len(self.encode(text[:cut])) for cut in cuts), len(whole)])]
         pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
         return [self.encode(pieces[0]), *(self.continuation(piece) for piece in pieces[1:])]
+
+    def splits(self, text: str, cuts: Sequence[int]) -> bool:
+        """Are the ids of ``text`` up to each of the ``cuts`` (rising) the first ids of the whole? No token straddles a cut then."""
+        whole = self.encode(text)
+        heads = [self.encode(text[:cut]) for cut in cuts]
+        lengths = [len(h) for h in heads]
+        return all(whole[: len(h)] == h for h in heads) and lengths == sorted(lengths)

@@ -22,9 +22,11 @@ class RenderConfig(Section):
     )
     answers: Literal["template", "raw"] = Field(
         default="template",
-        description="How answers are closed: template = as it renders them; raw = as sampled: after the generation prompt, unchanged.",
+        description="How answers are written: template = as it renders them; raw = their text after the generation prompt, unchanged.",
     )
-    loss_on: Literal["all", "last"] = Field(default="all", description="Assistant turns of a demonstration that are trained.")
+    loss_on: Literal["all", "last"] = Field(
+        default="all", description="Assistant turns of a demonstration that are trained, where the file marks none."
+    )
     max_prompt: int | None = Field(default=None, ge=1, description="Longest prompt in tokens.")
     max_completion: int | None = Field(default=None, ge=1, description="Longest completion in tokens, the end token included.")
     max_total: int | None = Field(default=None, ge=2, description="Longest prompt and completion together, in tokens.")

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from keel.errors import DataError
+from keel.render.branches import (
+    Turns,
+    all_turns,
+    branch_of,
+    different,
+    drop_oldest,
+    ids_of,
+    marked_ids,
+    next_turns,
+    text_only,
+    trained_turns,
+)
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
 from keel.render.limits import Limits
-from keel.render.spans import answer_spans
+from keel.render.raw import raw_text
+from keel.render.said import Showing, refuse_controls, strings
+from keel.render.spans import Turn
 from keel.render.template import ChatTemplate, RefusedError, template_source
 from keel.types import (
     Branch,
@@ -40,7 +54,7 @@ from keel.types import (
 )
 
 log = logging.getLogger("keel")
-Turns = tuple[Message, ...]
+Part = tuple[Encoded, tuple[Branch, ...], Target]
 STEP_END = "\n"  # what separates the steps of a stepwise answer
 
 
@@ -78,11 +92,13 @@ class Renderer:
         self.images = Images(processor, self.codec, media) if processor is not None and media is not None else None
         source = template_source(tokenizer, processor, self.config)
         self.template = ChatTemplate(self.codec, source, self.config, self.images.placeholder if self.images else "") if source else None
+        self.showing = Showing(self.template) if self.template else None
         self.stop_tokens = self._stop_tokens(generation_config)
         self.banned_tokens: tuple[int, ...] = self.images.banned if self.images else ()
         self.pad_token = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_tokens[0])
         self.template_hash = self.template.hash if self.template else ""
         self.injected_system = self.template.injected_system if self.template and self.config.system is None else ""
+        self.shortened: Counter[str] = Counter()  # prompts that lost turns, answers that were cut, since this renderer was made
         self._told_as_chat = False
         if self.config.system is not None:
             self._prove_system()
@@ -106,28 +122,29 @@ class Renderer:
     def _prompt(self, prompt: Prompt, messages: Turns | None, reserve: int = 0) -> tuple[Encoded, Turns | None]:
         """The encoded prompt, and its messages as far as they are left after ``drop_turns``."""
         limit, why = self.limits.prompt(reserve)
-        encoded = self._encode(prompt, messages)
+        whole, encoded = messages, self._encode(prompt, messages)
         while limit is not None and len(encoded) > limit:
-            shorter = _drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
+            shorter = drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
             if shorter is None:
                 raise RefusedError(f"the prompt has {len(encoded)} tokens, {why}")
             messages = shorter
             encoded = self._encode(prompt, messages)
+        self.shortened["prompts_shortened"] += messages is not whole
         return encoded, messages
 
     def _encode(self, prompt: Prompt, messages: Turns | None) -> Encoded:
         if messages is None:
-            return Encoded(_ids(self.codec.start(prompt.text or "")))
-        template = self._need_template()
-        text = template.render(messages, True, prompt.tools)
+            return Encoded(ids_of(self.codec.start(prompt.text or "")))
+        text = self._need_template().render(messages, True, prompt.tools)
+        self._prove_shown(messages, True, prompt, text)
         if self.images is not None:
             ids, media = self.images.expand(text, messages)
-            return Encoded(_ids(ids), media)
+            return Encoded(ids_of(ids), media)
         if any(not isinstance(m.content, str) for m in messages):
             raise RefusedError("the prompt holds images, this model reads text only", "use a vision-language model")
-        return Encoded(_ids(self.codec.encode(text)))
+        return Encoded(ids_of(self.codec.encode(text)))
 
-    def _messages(self, prompt: Prompt, more: Turns = ()) -> Turns | None:
+    def _messages(self, prompt: Prompt) -> Turns | None:
         """The conversation in front of the answer, system prompt put in; None for raw text."""
         messages = prompt.messages
         if not messages:
@@ -141,31 +158,46 @@ class Renderer:
                 self._told_as_chat = True
         if self.config.system is not None:
             messages = (Message("system", self.config.system), *(m for m in messages if m.role != "system"))
-        messages = (*messages, *more)
         for message in messages:
             self._no_controls(message)
+        refuse_controls(self.template, strings(prompt.tools), "a tool")
         return messages
 
     # --- records ----------------------------------------------------------------------------------------------------------------
 
     def unit(self, record: Record) -> Unit | Refusal:
-        """The training unit of one record, or the reason why there is none. A Prompt makes a unit without branches.
+        """The training unit of a record that makes one, or the reason why there is none. A Prompt makes a unit without branches; a
+        demonstration of several turns may make several (``units_of``), which is a Refusal here.
 
         Raises DataError for what concerns the whole run (chat data and no chat template).
         """
-        prompt = record if isinstance(record, Prompt) else record.prompt
-        name = record.prompt_id if isinstance(record, Prompt) else record.record_id
+        found = self.units_of(record)
+        if isinstance(found, Refusal) or len(found) == 1:
+            return found if isinstance(found, Refusal) else found[0]
+        prompt, name = _named(record)
+        return Refusal(name, prompt.source_id, f"its turns make {len(found)} units, not one")
+
+    def units_of(self, record: Record) -> tuple[Unit, ...] | Refusal:
+        """All training units of a record, or the reason why there is none.
+
+        A conversation is one unit, as long as each trained turn stands there behind exactly what the model is given before it writes the
+        turn. Where the chat template shows earlier turns in another way later on (without their thoughts), it becomes several: each has
+        its own prompt, ``meta`` then holds ``record_id`` and ``turn`` (from 1). Raises as ``unit``.
+        """
+        prompt, name = _named(record)
         try:
-            encoded, branches, target = self._parts(record)
+            parts = self._conversation(record) if isinstance(record, Demonstration) else [self._part(record)]
         except RefusedError as refused:
             return Refusal(name, prompt.source_id, refused.reason)
         meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
-        return Unit(name, encoded, branches, target, meta)
+        if len(parts) == 1:
+            return (Unit(name, *parts[0], meta),)
+        return tuple(Unit(f"{name}:{k}", *part, {**meta, "record_id": name, "turn": k}) for k, part in enumerate(parts, 1))
 
     def units(self, records: Iterable[Record]) -> tuple[list[Unit], list[Refusal]]:
         """Units of many records, and the refusals."""
-        found = [self.unit(r) for r in records]
-        return [x for x in found if isinstance(x, Unit)], [x for x in found if isinstance(x, Refusal)]
+        found = [self.units_of(r) for r in records]
+        return [u for x in found if not isinstance(x, Refusal) for u in x], [x for x in found if isinstance(x, Refusal)]
 
     def branches(self, prompt: Prompt, completions: Sequence[Turns]) -> tuple[Encoded, tuple[Branch, ...]]:
         """A prompt and its continuations. Raises RefusedError when one cannot be rendered within the limits."""
@@ -191,7 +223,7 @@ class Renderer:
     def answers(self, prompt: Prompt, encoded: Encoded, texts: Sequence[str]) -> tuple[Branch, ...]:
         """Sampled texts -> branches as the sampler would have drawn them: the text unchanged, then the end of the turn."""
         chat = self._messages(prompt) is not None
-        return tuple(_branch(ids, [True] * len(ids)) for ids in (self._as_sampled(text, chat) for text in texts))
+        return tuple(branch_of(ids, [True] * len(ids)) for ids in (self._as_sampled(text, chat) for text in texts))
 
     def end_of_answer(self, prompt: Prompt) -> tuple[int, ...]:
         """The ids that end a finished answer to ``prompt``."""
@@ -203,17 +235,19 @@ class Renderer:
         kept = [int(t) for t in tokens_T if int(t) not in stops]
         return self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def _parts(self, record: Record) -> tuple[Encoded, tuple[Branch, ...], Target]:
+    def _part(self, record: Record) -> Part:
         match record:
             case Prompt():
                 return self.prompt(record), (), None
-            case Demonstration():
-                return self._demonstration(record)
             case Pair():
                 edge = Edge(0, 1, record.label, record.margin, record.weight, record.tie)
-                return *self.branches(record.prompt, (record.chosen, record.rejected)), PairTarget((edge,))
+                encoded, branches = self.branches(record.prompt, (record.chosen, record.rejected))
+                different(branches, (0, 1))
+                return encoded, branches, PairTarget((edge,))
             case Ranking():
-                return *self.branches(record.prompt, record.answers), RankingTarget(record.ranks)
+                encoded, branches = self.branches(record.prompt, record.answers)
+                different(branches, record.ranks)
+                return encoded, branches, RankingTarget(record.ranks)
             case Rating():
                 return *self.branches(record.prompt, (record.answer,)), RatingTarget((record.scores,))
             case Unpaired():
@@ -224,15 +258,40 @@ class Renderer:
                 kind = type(record).__name__.lower()
                 raise DataError(f"{kind} records are not trained on as they are", "make pairs of them with data.convert.to=pairs")
 
-    def _demonstration(self, record: Demonstration) -> tuple[Encoded, tuple[Branch, ...], Target]:
-        completion = record.completion
-        more: Turns = ()
-        if self.config.loss_on == "last" and len(completion) > 1:
-            more, completion = completion[:-1], completion[-1:]
-        encoded, messages = self._prompt(record.prompt, self._messages(record.prompt, more))
-        if messages is None and more:
-            raise RefusedError("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
-        return *self._with_start(encoded, [self._branch(record.prompt, messages, encoded, completion)]), None
+    def _conversation(self, record: Demonstration) -> list[Part]:
+        """One part for as many turns as can be trained in one sequence, then the next."""
+        prompt, completion = record.prompt, record.completion
+        before = self._messages(prompt)
+        left = trained_turns(completion, self.config.loss_on)
+        if before is None:
+            if len(completion) > 1:
+                raise RefusedError("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
+            encoded = self._prompt(prompt, None)[0]
+            return [(*self._with_start(encoded, [self._branch(prompt, None, encoded, completion)]), None)]
+        for message in completion:
+            self._no_controls(message)
+        messages, left = (*before, *completion), [len(before) + i for i in left]
+        parts: list[Part] = []
+        while left:
+            encoded, branch, done = self._run(prompt, messages, left)
+            parts.append((*self._with_start(encoded, [branch]), None))
+            left = left[done:]
+        return parts
+
+    def _run(self, prompt: Prompt, messages: Turns, places: list[int]) -> tuple[Encoded, Branch, int]:
+        """The first of the trained turns at ``places`` and those that can be trained in one sequence with it: (what the model is given,
+        the sequence, how many turns)."""
+        first = places[0]
+        encoded, kept = self._prompt(prompt, messages[:first])
+        assert kept is not None
+        text_only(messages[first])
+        if self.config.answers == "raw":
+            return encoded, self._raw(prompt, kept, encoded, messages[first]), 1
+        gone = first - len(kept)
+        messages = (*kept, *messages[first:])
+        turns = next_turns(self._need_template(), messages, [p - gone for p in places], prompt.tools)
+        last = places[len(turns) - 1] - gone
+        return encoded, self._templated(prompt, messages[: last + 1], encoded, turns[0].head, turns), len(turns)
 
     def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
         messages = self._messages(record.prompt)
@@ -245,7 +304,7 @@ class Renderer:
             ids += self.codec.continuation(text)
             ends.append(len(ids) - 1)
         ids += self._closing(chat)
-        encoded, branches = self._with_start(encoded, [self._limited(encoded, _branch(ids, [True] * len(ids)))])
+        encoded, branches = self._with_start(encoded, [self._limited(encoded, branch_of(ids, [True] * len(ids)))])
         if len(branches[0]) <= ends[-1]:
             raise RefusedError("the completion would be cut before its last step")
         return encoded, branches, StepsTarget((tuple(ends),), (record.labels,))
@@ -256,44 +315,31 @@ class Renderer:
         for message in completion:
             if messages is not None:
                 self._no_controls(message)
-            if not isinstance(message.content, str):
-                raise RefusedError(
-                    "an image stands after the first trained answer", "set render.loss_on=last, so that it belongs to the prompt"
-                )
-        raw = messages is None or self.config.answers == "raw"
-        if raw and len(completion) != 1:
-            raise RefusedError(
-                "a raw answer must be a single turn", "use render.loss_on=last or render.answers=template with a chat template"
-            )
-        if raw:
-            ids = self._as_sampled(completion[0].text, messages is not None)
-            return self._limited(encoded, _branch(ids, [True] * len(ids)))
-        assert messages is not None
-        return self._limited(encoded, self._templated(prompt, messages, completion))
-
-    def _templated(self, prompt: Prompt, messages: Turns, completion: Turns) -> Branch:
-        """Rendered by the template; trained are the answers up to and with their first end token, nothing else."""
-        template = self._need_template()
+            text_only(message)
+        if messages is None or self.config.answers == "raw":
+            trained_turns(completion)
+            if len(completion) != 1:
+                raise RefusedError("a raw answer must be a single turn", "use render.answers=template with a chat template")
+            return self._raw(prompt, messages, encoded, completion[0])
         whole = (*messages, *completion)
-        if template.marks_answers:
-            head = self.codec.encode(template.render(messages, True, prompt.tools))
-            ids, marks = template.marked(whole, prompt.tools)
-            if ids[: len(head)] == head and any(marks[len(head) :]):
-                return self._checked(*_up_to_end(ids[len(head) :], marks[len(head) :], template.end_token))
-        spans = answer_spans(template, whole, len(messages), prompt.tools)
-        cuts = [c for turn in spans.turns for c in turn]
-        pieces = self.codec.split(spans.text, cuts)[
-            1:-1
-        ]  # answer, between, answer, ...: in front stands the prompt, behind what is not trained
-        if spans.open_end:
-            pieces[-1] = [*pieces[-1], self.tokenizer.eos_token_id]
-        ids = [t for piece in pieces for t in piece]
-        return self._checked(ids, [k % 2 == 0 for k, piece in enumerate(pieces) for _ in piece])
+        head, turns = all_turns(self._need_template(), whole, len(messages), prompt.tools)
+        return self._templated(prompt, whole, encoded, head, turns)
 
-    def _checked(self, ids: list[int], trained: list[bool]) -> Branch:
+    def _raw(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, answer: Message) -> Branch:
+        chat = messages is not None
+        head = self._need_template().render(messages, True, prompt.tools) if messages is not None else ""
+        ids = self._as_sampled(("" if chat else prompt.joint) + raw_text(answer, head), chat)
+        return self._limited(encoded, branch_of(ids, [True] * len(ids)))
+
+    def _templated(self, prompt: Prompt, messages: Turns, encoded: Encoded, head: str, turns: Sequence[Turn]) -> Branch:
+        """What stands behind ``head``, rendered by the template; trained are the turns up to and with their end tokens, nothing else."""
+        template = self._need_template()
+        if len(turns) > 1 or not turns[0].text.startswith(head) or turns[0].start != len(head):
+            self._prove_shown(messages, False, prompt, template.render(messages, False, prompt.tools))
+        ids, trained = marked_ids(template, messages, head, turns, prompt.tools)
         if set(ids) & set(self.banned_tokens):
             raise RefusedError("an answer holds an image placeholder token")
-        return _branch(ids, trained)
+        return self._limited(encoded, branch_of(ids, trained))
 
     def _as_sampled(self, text: str, chat: bool) -> list[int]:
         return self.codec.continuation(text) + self._closing(chat)
@@ -313,6 +359,7 @@ class Renderer:
             raise RefusedError(
                 f"prompt and completion have {len(encoded)} + {len(branch)} tokens, {max(room, 0)} fit behind the prompt ({why})"
             )
+        self.shortened["answers_cut"] += 1
         return Branch(branch.tokens_T[:room], branch.trained_T[:room])
 
     def _with_start(self, encoded: Encoded, branches: Sequence[Branch]) -> tuple[Encoded, tuple[Branch, ...]]:
@@ -334,12 +381,12 @@ class Renderer:
             )
         return self.template
 
+    def _prove_shown(self, messages: Turns, generation: bool, prompt: Prompt, text: str) -> None:
+        assert self.showing is not None
+        self.showing.check(messages, generation, prompt.tools, text)
+
     def _no_controls(self, message: Message) -> None:
-        found = next((t for t in (self.template.controls if self.template else ()) if t in message.text), None)
-        if found is not None:
-            raise RefusedError(
-                f"the {message.role} turn holds the control token {found!r}, which would end or open a turn in the middle of it"
-            )
+        refuse_controls(self.template, (message.text, *strings(dict(message.extra))), f"the {message.role} turn")
 
     def _prove_system(self) -> None:
         try:
@@ -359,31 +406,6 @@ class Renderer:
         return stops
 
 
-def _up_to_end(ids: list[int], marks: list[bool], end_token: int | None) -> tuple[list[int], list[bool]]:
-    """Marks of a template -> what is trained: each marked run to its first end token, which is added when the marks stop before it."""
-    trained = list(marks)
-    for i in range(1, len(ids)):
-        if marks[i - 1] and ids[i - 1] == end_token:
-            trained[i] = False
-        elif trained[i - 1] and not marks[i] and ids[i - 1] != end_token and ids[i] == end_token:
-            trained[i] = True
-        elif marks[i - 1] and marks[i] and not trained[i - 1]:
-            trained[i] = False  # behind the end token, still inside the marked run
-    stop = max(i for i, t in enumerate(trained) if t) + 1
-    return ids[:stop], trained[:stop]
-
-
-def _drop_oldest(messages: Turns) -> Turns | None:
-    """Without the oldest exchange (a user turn and all up to the next one); None when only the last user turn is left."""
-    users = [i for i, m in enumerate(messages) if m.role == "user"]
-    if len(users) < 2:
-        return None
-    return (*(m for m in messages[: users[1]] if m.role == "system"), *messages[users[1] :])
-
-
-def _ids(ids: Sequence[int]) -> Tensor:
-    return torch.tensor(list(ids), dtype=torch.int64)
-
-
-def _branch(ids: Sequence[int], trained: Sequence[bool]) -> Branch:
-    return Branch(_ids(ids), torch.tensor(list(trained), dtype=torch.bool))
+def _named(record: Record) -> tuple[Prompt, str]:
+    """A record's prompt and its own name."""
+    return (record, record.prompt_id) if isinstance(record, Prompt) else (record.prompt, record.record_id)

@@ -9,8 +9,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from keel.data.dataset import Dataset, prompt_of
-from keel.data.findings import find
-from keel.render.renderer import Renderer
+from keel.data.findings import find, untrained_turns
+from keel.render.renderer import Refusal, Renderer
 from keel.types import Comparison, PairTarget, RankingTarget, RatingTarget, StepsTarget, Target, Unit, UnpairedTarget
 
 _PROMPT, _TRAINED, _UNTRAINED = "dim", "bold green", "yellow"
@@ -42,6 +42,8 @@ def show(dataset: Dataset, renderer: Renderer, n: int, console: Console) -> None
     found = str(find(dataset.records))
     if found:
         console.print(found, style="yellow", markup=False, highlight=False)
+    if n_untrained := untrained_turns(dataset.records):
+        console.print(f"{n_untrained} assistant turns are read and not trained, as the file marks them", style="yellow")
     if renderer.injected_system:
         console.print(
             f"the chat template adds a system prompt of its own (set another with render.system=...): {renderer.injected_system!r}",
@@ -58,13 +60,15 @@ def show(dataset: Dataset, renderer: Renderer, n: int, console: Console) -> None
             body = Text(f"{record.outcome} of:\n1. {record.candidates[0].text}\n2. {record.candidates[1].text}")
             console.print(Panel(body, title=Text(f"{place} comparison by {record.annotator_id}"), title_align="left"))
             continue
-        result = renderer.unit(record)
-        if isinstance(result, Unit):
-            trained = sum(int(b.trained_T.sum()) for b in result.branches)
-            title = f"{place} {type(record).__name__.lower()}: {len(result.prompt)} prompt tokens, {trained} trained"
-            console.print(Panel(explain(renderer, result), title=Text(title), title_align="left"))
-        else:
+        result = renderer.units_of(record)
+        if isinstance(result, Refusal):
             console.print(Panel(Text(result.reason, style="red"), title=Text(f"{place} refused"), title_align="left"))
+            continue
+        for k, unit in enumerate(result, 1):
+            trained = sum(int(b.trained_T.sum()) for b in unit.branches)
+            part = f", unit {k} of {len(result)}" if len(result) > 1 else ""
+            title = f"{place} {type(record).__name__.lower()}{part}: {len(unit.prompt)} prompt tokens, {trained} trained"
+            console.print(Panel(explain(renderer, unit), title=Text(title), title_align="left"))
 
 
 def _tokens(renderer: Renderer, ids: Sequence[int], styles: Sequence[str], images: Sequence[int]) -> Text:

@@ -1,101 +1,109 @@
 """Where the assistant's answers stand in a rendered conversation: proven by rendering, for any template.
 
-The conversation rendered up to an answer (with the generation prompt) must be the beginning of the whole: the answer then starts exactly
-where the model would start to write. Templates that rewrite earlier turns as the conversation grows are caught here; their answers are
-found by putting a mark in place of the content. What cannot be established is refused, never guessed.
+An answer is trained as the model writes it: behind the conversation so far with the generation prompt, when nothing follows yet. Templates
+may show the same turn in another way once the conversation goes on (Qwen3 and DeepSeek-R1 take the thoughts out). Such a turn is never
+trained as it is shown then, because the model is never asked to write it so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from keel.render.codec import Codec
+from keel.render.raw import raw_text
+from keel.render.said import ANOTHER, check_answer
 from keel.render.template import MARK, ChatTemplate, RefusedError, Tools
 from keel.types import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
-    """``text`` is the whole conversation; ``turns`` are the (start, end) characters of the answers, end tokens included.
+class Turn:
+    """An assistant's turn as the model writes it. ``text`` is the conversation up to and with the turn's end token, the turn starts at
+    character ``start``.
 
-    ``open_end``: the template closes the last answer with no token; the tokenizer's end token is to be added.
+    ``open_end``: the template closes the turn with no token; the tokenizer's end token is to be added.
     """
 
     text: str
-    turns: tuple[tuple[int, int], ...]
+    start: int
     open_end: bool
 
+    @property
+    def head(self) -> str:
+        """What the model is given before it writes the turn."""
+        return self.text[: self.start]
 
-def answer_spans(template: ChatTemplate, messages: Sequence[Message], first: int, tools: Tools = ()) -> Spans:
-    """Spans of the assistant turns from message ``first`` on. Raises RefusedError with the reason when one cannot be established."""
+
+def written_turn(template: ChatTemplate, messages: Sequence[Message], tools: Tools = ()) -> Turn:
+    """The last of ``messages``, an assistant's. Raises RefusedError with the reason when where it stands cannot be established, or when not
+    all of it is there."""
+    head = template.render(messages[:-1], True, tools)
     text = template.render(messages, False, tools)
-    answers = [i for i in range(first, len(messages)) if messages[i].role == "assistant"]
-    turns: list[tuple[int, int]] = []
-    for i in answers:
-        head = template.render(messages[:i], True, tools)
-        if i == first and not text.startswith(head):
-            raise RefusedError(
-                "the chat template renders this answer in another way than it is generated: the generation prompt is not its beginning",
-                "set render.answers=raw to put answers after the generation prompt as they are, or give another render.chat_template",
-            )
-        start = len(head) if text.startswith(head) else _marked_start(template, messages, i, text, tools)
-        end = _end(template, messages, i, start, text, tools)
-        _check(messages[i], text[start:end], last=i == answers[-1])
-        if turns and start < turns[-1][1]:
-            raise RefusedError("the chat template's turns cannot be told apart", "give another render.chat_template")
-        turns.append((start, end))
-    return Spans(text, tuple(turns), template.end_token is None)
+    hint = _way_out(messages[-1], head)
+    if not text.startswith(head):
+        text = head + _found_by_mark(template, messages, head, text, tools)
+    if text == head:
+        what = "the chat template renders this answer in another way than it is generated: the generation prompt is not its beginning"
+        raise RefusedError(what, hint)
+    end, open_end = _end(template, messages, len(head), text, tools)
+    check_answer(messages[-1], text[len(head) : end], hint)
+    return Turn(text[:end], len(head), open_end)
 
 
-def _marked_start(template: ChatTemplate, messages: Sequence[Message], i: int, text: str, tools: Tools) -> int:
-    """Where the content of turn ``i`` starts, found by a mark in its place."""
-    marked = [replace(m, content=MARK, extra={}) if j == i else m for j, m in enumerate(messages)]
-    before, found, after = template.render(marked, False, tools).partition(MARK)
-    opening = messages[i].text.strip()[:40]
-    if not found or MARK in after or not text.startswith(before) or not text[len(before) :].lstrip().startswith(opening):
-        raise RefusedError(
-            f"where the assistant's turn {i} starts cannot be established: the chat template rewrites turns as the conversation goes on",
-            "train the last turn only (render.loss_on=last), or give another render.chat_template",
-        )
-    return len(before)
+def joins(codec: Codec, turns: Sequence[Turn]) -> bool:
+    """Can these turns be trained in one sequence? Each must stand there behind the very tokens that the model is given before it writes
+    it."""
+    if any(before.open_end or not after.head.startswith(before.text) for before, after in pairwise(turns)):
+        return False
+    return len(turns) == 1 or codec.splits(turns[-1].text, [cut for t in turns for cut in (t.start, len(t.text))])
 
 
-def _end(template: ChatTemplate, messages: Sequence[Message], i: int, start: int, text: str, tools: Tools) -> int:
-    """After the first end token behind ``start``; without such a token, where the content ends (only the last turn has a known end)."""
+def ids_behind(codec: Codec, head: str, turns: Sequence[Turn], eos: int) -> tuple[list[int], list[bool]]:
+    """Token ids of what follows ``head`` up to the end of the last turn, and which of them the turns are. ``turns`` are such as ``joins``
+    accepts, ``head`` is the beginning of the first one's."""
+    cuts = [len(head), *(cut for t in turns for cut in (t.start, len(t.text)))]
+    pieces = codec.split(turns[-1].text, cuts)[1:-1]  # between, turn, between, turn ...: in front stands the head, behind is nothing
+    if turns[-1].open_end:
+        pieces[-1] = [*pieces[-1], eos]
+    return [t for piece in pieces for t in piece], [k % 2 == 1 for k, piece in enumerate(pieces) for _ in piece]
+
+
+def _found_by_mark(template: ChatTemplate, messages: Sequence[Message], head: str, text: str, tools: Tools) -> str:
+    """What follows the generation prompt in ``text``, whose earlier turns are shown in another way than in ``head``: the template keeps
+    the thoughts of the newest answer only, say. Empty when it cannot be found."""
+    before = template.render(messages[:-1], False, tools)
+    marked = template.shown([*messages[:-1], replace(messages[-1], content=MARK)], False, tools) or ""
+    opening, content, _ = marked.partition(MARK)
+    prompt = head[len(before) :]
+    if not prompt or not head.startswith(before) or not content or not text.startswith(opening):
+        return ""
+    at = opening.rfind(prompt)
+    return text[at + len(prompt) :] if at >= 0 else ""
+
+
+def _end(template: ChatTemplate, messages: Sequence[Message], start: int, text: str, tools: Tools) -> tuple[int, bool]:
+    """After the first end token behind ``start``, or after the special token that the text ends with (a tool's call may have one of its
+    own); without any, where the content ends, which is then an open end."""
+    tokenizer = template.codec.tokenizer
     if template.end_token is not None:
-        token = template.codec.tokenizer.convert_ids_to_tokens(template.end_token)
-        end = text.find(token, start)
-        if end < 0:
-            raise RefusedError(f"the chat template does not close the assistant's turn {i}", "give another render.chat_template")
-        return end + len(token)
-    if i != len(messages) - 1:
-        raise RefusedError("this chat template closes turns with no token, so only a last turn has an end", "set render.loss_on=last")
-    marked = [*messages[:i], replace(messages[i], content=MARK, extra={})]
-    suffix = template.render(marked, False, tools).partition(MARK)[2]
-    return len(text) - len(suffix) if text.endswith(suffix) else len(text)
+        token = tokenizer.convert_ids_to_tokens(template.end_token)
+        if (found := text.find(token, start)) >= 0:
+            return found + len(token), False
+    body = text.rstrip()
+    if any(len(body) - len(token) > start and body.endswith(token) for token in template.controls):
+        return len(body), False
+    if template.end_token is not None:
+        raise RefusedError("the chat template does not close the assistant's turn", ANOTHER)
+    suffix = template.render([*messages[:-1], replace(messages[-1], content=MARK, extra={})], False, tools).partition(MARK)[2]
+    return (len(text) - len(suffix) if text.endswith(suffix) else len(text)), True
 
 
-def _check(message: Message, shown: str, last: bool) -> None:
-    """The span must hold what the message says. Reasoning may be gone from earlier turns (many templates leave it out), not from the
-    last one."""
-    span, content = _squash(shown), message.text
-    wanted = content if last else content.rpartition("</think>")[2]
-    if _squash(wanted) not in span:
-        raise RefusedError(
-            "the chat template changes or drops the text of an answer", "set render.answers=raw, or give another render.chat_template"
-        )
-    reasoning = message.extra.get("reasoning_content")
-    if last and isinstance(reasoning, str) and _squash(reasoning) not in span:
-        raise RefusedError(
-            "the chat template drops the reasoning_content of the trained answer", "move it into content, or give another chat template"
-        )
-    for call in message.extra.get("tool_calls") or ():
-        name = str((call.get("function") or call).get("name", ""))
-        if name not in span:
-            raise RefusedError(
-                f"the chat template drops the tool call {name!r} of the trained answer", "use a template that renders tool_calls"
-            )
-
-
-def _squash(text: str) -> str:
-    return "".join(text.split())
+def _way_out(message: Message, head: str) -> str:
+    """What helps where the template changes an answer: raw answers, if they keep all of it."""
+    try:
+        raw_text(message, head)
+    except RefusedError:
+        return ANOTHER
+    return f"set render.answers=raw to put answers behind the generation prompt as they are, or {ANOTHER}"

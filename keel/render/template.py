@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from keel.types import ImagePart, Message
 MARK = "KeelMark7f3a9"  # stands for a content that no text has
 _GENERATION = re.compile(r"\{%-?\s*generation\b")
 _ANOTHER = "mend it, or give another one with render.chat_template"
+_FAILURES = (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)  # what a template may raise
 Tools = Sequence[Mapping[str, Any]]
 
 
@@ -44,6 +46,7 @@ class ChatTemplate:
         self._image_token = image_token
         self._text_as_parts = MARK not in self._try([{"role": "user", "content": MARK}])
         blocks = [{"type": "image"}, {"type": "text", "text": MARK}]
+        self._calls_as_text = self._wants_text()
         self._image_as_part = bool(image_token) and self._holds_image(self._try([{"role": "user", "content": blocks}]))
         self.closing, self.end_token = self._closing()
         self.controls = self._controls()
@@ -53,8 +56,16 @@ class ChatTemplate:
         """The conversation as text; ``generation`` adds the beginning of an assistant turn. Raises RefusedError with its reason."""
         try:
             return self._apply([self.as_dict(m) for m in messages], generation, tools)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise RefusedError(f"the chat template refuses this conversation: {error}") from None
+        except _FAILURES as error:
+            hint = "mend the row, or give another template with render.chat_template=FILE"
+            raise RefusedError(f"the chat template refuses this conversation: {error}", hint) from None
+
+    def shown(self, messages: Sequence[Message], generation: bool, tools: Tools = ()) -> str | None:
+        """As ``render``, for conversations that are made up to learn about the template: None where it refuses them."""
+        try:
+            return self.render(messages, generation, tools)
+        except RefusedError:
+            return None
 
     def marked(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
         """Ids of the conversation and, for each, whether the template's own generation marks say that the assistant wrote it."""
@@ -77,7 +88,33 @@ class ChatTemplate:
             content = [{"type": "image"} if isinstance(p, ImagePart) else {"type": "text", "text": p.text} for p in content]
         else:
             content = "".join(self._image_token if isinstance(p, ImagePart) else p.text for p in content)
-        return {"role": message.role, "content": content, **message.extra}
+        calls = message.extra.get("tool_calls")
+        more = {"tool_calls": [self._call(c) for c in calls]} if isinstance(calls, list) else {}
+        return {"role": message.role, "content": content, **message.extra, **more}
+
+    def _call(self, call: Any) -> Any:
+        """A tool call with its arguments in the form that this template writes out as JSON: an object, or JSON text."""
+        function = call.get("function", call)
+        arguments = function.get("arguments")
+        if self._calls_as_text and isinstance(arguments, dict):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        elif not self._calls_as_text and isinstance(arguments, str):
+            arguments = _parsed(arguments)
+        else:
+            return call
+        function = {**function, "arguments": arguments}
+        return {**call, "function": function} if "function" in call else function
+
+    def _wants_text(self) -> bool:
+        """Does the template write arguments as they are? An object would then come out as Python writes it, or not at all."""
+
+        def written(arguments: Any) -> str:
+            call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": arguments}}
+            turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+            return self._try([{"role": "user", "content": MARK}, turn]).partition(MARK)[2]
+
+        as_object, as_text = written({"a": MARK}), written(json.dumps({"a": MARK}))
+        return f'{{"a": "{MARK}"}}' in as_text and (MARK not in as_object or f"'{MARK}'" in as_object)
 
     def _apply(self, messages: list[dict[str, Any]], generation: bool, tools: Tools = ()) -> str:
         return self.codec.tokenizer.apply_chat_template(
@@ -94,13 +131,13 @@ class ChatTemplate:
             self._apply([{"role": "user", "content": MARK}], True)
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"the chat template is broken at its line {error.lineno}: {error.message}", _ANOTHER) from None
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+        except _FAILURES:
             return  # it may want another conversation; the records will show
 
     def _try(self, messages: list[dict[str, Any]], generation: bool = False) -> str:
         try:
             return self._apply(messages, generation)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+        except _FAILURES:
             return ""
 
     def _holds_image(self, text: str) -> bool:
@@ -121,11 +158,10 @@ class ChatTemplate:
         return "", None
 
     def _controls(self) -> tuple[str, ...]:
-        """Tokens that steer the conversation. Text that holds one would be read as a turn's border."""
+        """Tokens that steer the model. Text that holds one would be read as a turn's border, the end, a tool's call ..."""
         tokenizer = self.codec.tokenizer
-        shown = self._probe("user", "assistant") + self._probe("system", "user") + self.closing
         known = {*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)}
-        return tuple(sorted(t for t in known if t and (t in shown or t == tokenizer.eos_token) and t != self._image_token))
+        return tuple(sorted(t for t in known if t and t != self._image_token))
 
     def _injected_system(self) -> str:
         """Text that the template puts in front of the first user turn by itself (a default system prompt, a date)."""
@@ -142,6 +178,15 @@ class ChatTemplate:
         """What people would read of it: no special tokens, no name of the role."""
         shown = self.codec.tokenizer.decode(self.codec.encode(text), skip_special_tokens=True).strip()
         return re.sub(rf"^{role}\b:?\s*", "", shown, flags=re.IGNORECASE).strip()
+
+
+def _parsed(arguments: str) -> Any:
+    """The object that JSON text stands for; the text itself where it is no object."""
+    try:
+        found = json.loads(arguments)
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
 
 
 def template_source(tokenizer: Any, processor: Any, config: RenderConfig) -> str | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from keel.data.dataset import Dataset
-from keel.data.findings import find
+from keel.data.findings import find, untrained_turns
 from keel.render.renderer import Refusal
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
+from keel.types import Unit
 
 log = logging.getLogger("keel")
 BAD_ROWS, REFUSED = "bad_rows.jsonl", "refused.jsonl"
@@ -26,6 +27,11 @@ class Account:
         self.sides = {side: data for side, data in sides.items() if data is not None}
         self.findings = {side: find(data.records) for side, data in self.sides.items()}
         self.refused: dict[str, list[Refusal]] = {}
+        self.split_up: dict[str, int] = {}
+        self.shortened: dict[str, Mapping[str, int]] = {}
+        self.untrained = {side: n for side, data in self.sides.items() if (n := untrained_turns(data.records))}
+        for side, n in self.untrained.items():
+            log.info("%s data: %d assistant turns are read and not trained, as the file marks them", side, n)
         for name in (BAD_ROWS, REFUSED):
             (out / name).unlink(missing_ok=True)
         rows = [
@@ -55,9 +61,28 @@ class Account:
         text = "%s data: %d records refused%s (first: %s: %s), all of them in %s"
         log.warning(text, side, len(refused), why, refused[0].source_id, refused[0].reason, self.out / REFUSED)
 
+    def shorten(self, side: str, counts: Mapping[str, int]) -> None:
+        """Note how many prompts lost turns and how many answers were cut (``Renderer.shortened``)."""
+        found = {name: n for name, n in counts.items() if n}
+        if found:
+            self.shortened[side] = found
+            text = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in found.items())
+            log.warning("%s data: %s, as render.over_long asks for", side, text)
+
+    def split(self, side: str, units: Sequence[Unit]) -> None:
+        """Note conversations that became several units, because the chat template shows earlier turns in another way later on."""
+        several = [u for u in units if "turn" in u.meta and "record_id" in u.meta]
+        if several:
+            self.split_up[side] = len({u.meta["record_id"] for u in several})
+            text = (
+                "%s data: %d conversations became %d units: the chat template shows earlier turns in another way than the model writes them"
+            )
+            log.info(text, side, self.split_up[side], len(several))
+
     def summary(self) -> dict[str, dict[str, int]]:
-        """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them
-        (told and kept), records refused, records taken out because they are held out."""
+        """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them (told and kept),
+        records refused, records taken out because they are held out, conversations that became several units (``split``), turns that are
+        not trained because the file says so (``untrained_turns``), answers that were cut and prompts that lost turns."""
         found: dict[str, dict[str, int]] = {}
         for side, data in self.sides.items():
             labels = self.findings[side]
@@ -65,6 +90,11 @@ class Account:
             found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
+        for name, counts in (("split", self.split_up), ("untrained_turns", self.untrained)):
+            for side, n in counts.items():
+                found[side][name] = n
+        for side, counts in self.shortened.items():
+            found.setdefault(side, {}).update(counts)
         for side, refused in self.refused.items():
             found.setdefault(side, {}).update(_refused(refused))
         return found

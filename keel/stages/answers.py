@@ -11,6 +11,7 @@ from keel.hashing import permutation
 from keel.loops.online import BranchTensors, with_signal
 from keel.objectives.mixture import DirectObjective
 from keel.render.renderer import Refusal, Renderer
+from keel.render.targets import labels_to_units
 from keel.stages.units import preference_units
 from keel.types import Branch, Unit, Unpaired
 
@@ -22,7 +23,7 @@ def answer_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], li
 
     def render(dataset: Dataset) -> tuple[list[Unit], list[Refusal]]:
         unpaired = any(isinstance(record, Unpaired) for record in dataset.records)
-        return renderer.units(dataset.of(Unpaired)) if unpaired else preference_units(renderer)(dataset)
+        return labels_to_units(renderer, dataset.of(Unpaired)) if unpaired else preference_units(renderer)(dataset)
 
     return render
 

@@ -10,6 +10,8 @@ from typing import Any
 from keel.errors import UserError
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
+from keel.render.config import RenderConfig
+from keel.stages.session import renderer_of
 
 
 def run_merge(models: Sequence[str], out: str, weights: Sequence[float] | None = None) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def run_merge(models: Sequence[str], out: str, weights: Sequence[float] | None =
             total[name].add_(p, alpha=share)
         distances.append(math.sqrt(sum(float((p - start[name]).double().square().sum()) for name, p in other.items())))
     first.model.set_weights(total)
+    renderer_of(first, RenderConfig())  # what ends an answer is saved too
     first.model.save(folder, first.tokenizer, first.processor)
     parts = [{"model": m, "weight": w, "distance": d} for m, w, d in zip(models, shares, distances, strict=True)]
     moved = math.sqrt(sum(float((total[name] - p).double().square().sum()) for name, p in start.items()))

@@ -34,7 +34,7 @@ def run_offline(recipe: OfflineRecipe, path: Path, parent: str = "") -> dict[str
         objective = replace(logged_objective(recipe.objective), dimension=_dimension(recipe.objective.dimension, splits.train))
         loaded, renderer = load(recipe, lora=recipe.lora)
         record(session, loaded, renderer)
-        units, account = prepare(splits, path, _logged_units(renderer, objective))
+        units, account = prepare(splits, path, renderer, _logged_units(renderer, objective))
         _check_groups(objective, units.train)
         learner = learner_of(recipe, loaded, len(units.train), objective)
         if objective.needs_reference:

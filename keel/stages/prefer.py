@@ -37,7 +37,7 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         record(session, loaded, renderer)
         objective = preference_objective(recipe.objective)
         render = answer_units(renderer) if objective.takes_answers else preference_units(renderer)
-        units, account = prepare(splits, path, render)
+        units, account = prepare(splits, path, renderer, render)
         learner = learner_of(recipe, loaded, len(units.train), objective)
         other, digest = other_reference(session, recipe, renderer, loaded.model.media)
         if other is not None and "ref_kl" in objective.needs:

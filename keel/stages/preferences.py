@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -82,11 +82,13 @@ def encode(
     """Prompts with their tokens, by id; those that cannot be rendered, or leave no room for ``max_tokens`` of an answer, are refused."""
     encoded: dict[str, tuple[Prompt, Encoded]] = {}
     refused: list[Refusal] = []
+    before = Counter(renderer.shortened)
     for prompt in prompts:
         try:
             encoded[prompt.prompt_id] = (prompt, renderer.prompt(prompt, max_tokens))
         except RefusedError as error:
             refused.append(Refusal(prompt.prompt_id, prompt.source_id, error.reason))
+    account.shorten(side, renderer.shortened - before)
     account.refuse(side, refused)
     if not encoded:
         first = f" (first: {refused[0].source_id}: {refused[0].reason})" if refused else ""

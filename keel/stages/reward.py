@@ -64,7 +64,7 @@ def train_one(recipe: RewardRecipe, path: Path, parent: str = "") -> dict[str, A
         check_member(recipe, loaded)
         record(session, loaded, renderer)
         dimensions = objective.dimensions if labels.ratings else ()
-        units, account = prepare(splits, path, lambda dataset: reward_units(renderer, dataset, dimensions))
+        units, account = prepare(splits, path, renderer, lambda dataset: reward_units(renderer, dataset, dimensions))
         units = replace(units, train=taught(units.train, recipe, loaded.model, loaded.tokenizer))
         if recipe.ensemble is not None and recipe.ensemble.bootstrap:
             units = replace(units, train=_drawn(units.train, seed))

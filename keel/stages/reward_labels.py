@@ -16,7 +16,7 @@ from keel.models.head_config import HeadConfig
 from keel.models.heads import HeadSpec
 from keel.objectives.reward import PairLoss, RewardObjective
 from keel.render.renderer import Refusal, Renderer
-from keel.render.targets import pairs_to_units
+from keel.render.targets import labels_to_units, pairs_to_units
 from keel.stages.reward_config import RewardLossConfig
 from keel.types import Comparison, Pair, Prompt, Ranking, Rating, RatingTarget, Steps, Unit
 
@@ -145,6 +145,7 @@ def reward_units(renderer: Renderer, dataset: Dataset, dimensions: Sequence[str]
     empty)."""
     records = of_reward(dataset)
     units, refused = pairs_to_units(renderer, pairs_of(records))
+    rated: list[Rating] = []
     for record in records:
         if isinstance(record, Rating) and dimensions:
             scores = {name: value for name, value in record.scores.items() if name in dimensions}
@@ -152,12 +153,16 @@ def reward_units(renderer: Renderer, dataset: Dataset, dimensions: Sequence[str]
                 refused.append(Refusal(record.record_id, record.prompt.source_id, f"is rated by none of {', '.join(dimensions)}"))
                 continue
             record = replace(record, scores=scores)
-        if isinstance(record, Ranking | Rating | Steps):
+        if isinstance(record, Rating):
+            rated.append(record)
+        elif isinstance(record, Ranking | Steps):
             made = renderer.unit(record)
-            if isinstance(made, Refusal):
-                refused.append(made)
-            else:
-                units.append(_with_key(made, record.prompt) if isinstance(record, Rating) else made)
+            refused += [made] if isinstance(made, Refusal) else []
+            units += [made] if isinstance(made, Unit) else []
+    of_ratings, lost = labels_to_units(renderer, rated)
+    prompts = {rating.record_id: rating.prompt for rating in rated}
+    units += [_with_key(unit, prompts[unit.unit_id]) for unit in of_ratings]
+    refused += lost
     return _merge_ratings(units), refused
 
 

@@ -91,7 +91,7 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
         for member in loaded.model.members:
             member.transform = loaded.model.transform
         head = HeadSpec.from_json(summaries[0]["head"])
-        units, account = prepare(splits, path, lambda data: reward_units(renderer, data, head.dimensions if head.units else ()))
+        units, account = prepare(splits, path, renderer, lambda data: reward_units(renderer, data, head.dimensions if head.units else ()))
         inference = LocalInference(loaded.model, recipe.batch)
         constants = scale(inference, units.train)
         measures = held_out_measures(inference, units)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keel.data.fields import FieldError, Fields, as_messages, make_prompt
+from keel.data.errors import FieldError
+from keel.data.fields import Fields, as_messages, make_prompt
 from keel.data.sources import RawRow, read_source
 from keel.errors import DataError
 from keel.rewards.text import Item

@@ -127,11 +127,16 @@ def load(
 
 def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
     """The renderer of a model. What it never lets be sampled leaves the support of the model's log-probabilities too: both are of one
-    distribution."""
+    distribution. The model learns from it what ends an answer, the tokenizer which chat template is used: both are saved with it."""
     model = loaded.model
     context = context_length(model.config)
     renderer = Renderer(loaded.tokenizer, loaded.processor, config, model.media, model.module.generation_config, context)
     model.transform = replace(model.transform, banned=renderer.banned_tokens)
+    model.stop_tokens = renderer.stop_tokens
+    if config.chat_template and renderer.template is not None:  # what the model is trained on is what is saved with it
+        for owner in (loaded.tokenizer, loaded.processor):
+            if owner is not None:
+                owner.chat_template = renderer.template.source
     return renderer
 
 
@@ -192,7 +197,7 @@ def save_final(session: Session, loaded: Loaded, learner: LocalInference, units:
     folder = session.run.path / "final"
     loaded.model.save(folder, loaded.tokenizer, loaded.processor)
     if loaded.model.peft_model is not None:
-        loaded.model.save_adapter(session.run.path / "adapter")
+        loaded.model.save_adapter(session.run.path / "adapter", loaded.tokenizer)
     session.saved = compare_saved(folder, session.recipe.model_options, learner, units)
 
 

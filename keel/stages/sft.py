@@ -23,7 +23,7 @@ def run_sft(recipe: SFTRecipe, path: Path, parent: str = "") -> dict[str, Any]:
             return done
         loaded, renderer = load(recipe, lora=recipe.lora)
         record(session, loaded, renderer)
-        units, account = prepare(splits, path, plain_units(renderer))
+        units, account = prepare(splits, path, renderer, plain_units(renderer))
         objective = SupervisedObjective()
         learner = learner_of(recipe, loaded, len(units.train), objective)
         longest = largest(units.train, recipe.loop.batch_size)

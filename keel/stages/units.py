@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +58,19 @@ def _split(whole: Dataset, out: DataConfig | Dataset | float, seed: int, name: s
     return whole.without_prompts(other), other
 
 
-def prepare(splits: Splits, out: Path, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]) -> tuple[Sides, Account]:
-    """Units of all sides, and what became of the other rows: bad ones and refused ones are written to ``out`` and counted.
-    Raises DataError when nothing is left of a side."""
+def prepare(
+    splits: Splits, out: Path, renderer: Renderer, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]
+) -> tuple[Sides, Account]:
+    """Units of all sides, and what became of the other rows: bad ones and refused ones are written to ``out`` and counted, what
+    ``renderer`` shortened is counted. Raises DataError when nothing is left of a side."""
     account = Account(out, **splits.sides)
     sides: dict[str, tuple[Unit, ...]] = {}
     for side, dataset in account.sides.items():
+        before = Counter(renderer.shortened)
         units, refused = render(dataset)
+        account.shorten(side, renderer.shortened - before)
         account.refuse(side, refused)
+        account.split(side, units)
         if not units:
             first = f"; the first: {refused[0].source_id}: {refused[0].reason}" if refused else ""
             raise DataError(
@@ -76,7 +82,8 @@ def prepare(splits: Splits, out: Path, render: Callable[[Dataset], tuple[list[Un
 
 
 def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:
-    """One unit a demonstration. Other records are refused: of a pair, say, the rejected answer would be imitated too."""
+    """Units of demonstrations: one each, or several (``Renderer.units_of``). Other records are refused: of a pair, say, the rejected answer
+    would be imitated too."""
     return lambda dataset: renderer.units(dataset.of(Demonstration))
 
 

@@ -28,6 +28,7 @@ class Message:
     role: str  # "system" | "user" | "assistant" | "tool"
     content: str | tuple[TextPart | ImagePart, ...]
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])  # tool_calls, reasoning_content, name ... as the template wants
+    trained: bool = field(default=True, repr=False)  # False: an assistant's turn that the file marks as not to be trained; it is read
 
     @property
     def text(self) -> str:
@@ -47,6 +48,7 @@ class Prompt:
     tools: tuple[Mapping[str, Any], ...] = ()
     source_id: str = ""  # where it came from: "file.jsonl:12"
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])  # ground truth, category, language ... untouched by Keel
+    joint: str = ""  # white space between ``text`` and an answer from the file, where both are raw text; a chat has none
 
     @property
     def last_user_text(self) -> str:

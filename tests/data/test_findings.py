@@ -71,3 +71,57 @@ def test_other_labels(tmp_path: Path) -> None:
     assert found(tmp_path, *steps).duplicates == 1
     assert found(tmp_path, *({"prompt": p} for p in "pqp")).duplicates == 1
     assert str(found(tmp_path, *({"prompt": p} for p in "pq"))) == ""
+
+
+def test_other_judgements_of_one_thing_are_contradictions(tmp_path: Path) -> None:
+    def rated(rating: float, answer: str = "a") -> dict[str, Any]:
+        return {"prompt": "q", "answer": answer, "rating": rating}
+
+    assert found(tmp_path, rated(1), rated(2), rated(1), rated(5, "b")).contradictions == 1
+    ranked = [{"prompt": "q", "answers": a, "ranks": r} for a, r in ((["a", "b"], [1, 2]), (["b", "a"], [1, 2]), (["a", "c"], [1, 2]))]
+    assert found(tmp_path, *ranked).contradictions == 1
+    steps = [{"prompt": "q", "completions": ["a", "b"], "labels": [True, x]} for x in (True, False)]
+    assert found(tmp_path, *steps).contradictions == 1
+    other = [{"prompt": "q", "answer": "a", "scores": {name: 1}} for name in ("kind", "clear")]
+    assert found(tmp_path, *other).contradictions == 0, "of other things"
+
+
+@pytest.mark.parametrize("column", ["answer", "ground_truth", "solution", "tests", "test_cases", "expected_output"])
+def test_one_question_with_two_right_answers(tmp_path: Path, column: str) -> None:
+    rows = [{"prompt": "How many?", column: value} for value in ("1", "2", "1")]
+    result = found(tmp_path, *rows)
+    assert (result.duplicates, result.contradictions) == (1, 1)
+    assert "a.jsonl:2 contradicts" in result.contradiction
+    assert "is '2' here and '1' there" in result.contradiction
+    data = load(DataConfig(path=str(tmp_path / "a.jsonl")))
+    prompts = data.prompts()
+    assert len({p.prompt_id for p in prompts}) == len(prompts) == 2, "no right answer leaves the data"
+    assert prompts[0].prompt_id == data.records[0].prompt_id  # type: ignore[union-attr]
+    assert [p.meta[column] for p in prompts] == ["1", "2"]
+
+
+def test_worked_answers_with_other_results_contradict_and_others_do_not(tmp_path: Path) -> None:
+    def worked(answer: str) -> dict[str, Any]:
+        return {"question": "How many?", "answer": answer}
+
+    assert found(tmp_path, worked("1 + 1\n#### 2"), worked("so 2\n#### 2")).contradictions == 0
+    assert len(load(DataConfig(path=str(tmp_path / "a.jsonl"))).prompts()) == 1
+    assert found(tmp_path, worked("1 + 1\n#### 2"), worked("so 3\n#### 3")).contradictions == 1
+    assert [p.meta["ground_truth"] for p in load(DataConfig(path=str(tmp_path / "a.jsonl"))).prompts()] == ["2", "3"]
+
+
+def test_prompts_with_other_columns_are_no_contradiction_and_stay(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "answer": "1", "level": level} for level in ("easy", "hard")]
+    assert str(found(tmp_path, *rows)) == ""
+    assert len(load(DataConfig(path=str(tmp_path / "a.jsonl"))).prompts()) == 2
+    pairs = [pair("q", "a", b, source=b) for b in "bc"]
+    found(tmp_path, *pairs)
+    assert len(load(DataConfig(path=str(tmp_path / "a.jsonl"))).prompts()) == 1, "columns of pairs are not the prompt's"
+
+
+@pytest.mark.parametrize("cell", ["NaN", "Infinity"])
+def test_an_empty_cell_is_no_right_answer(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"prompt": "q", "answer": "1"}}\n{{"prompt": "r", "answer": {cell}}}\n')
+    data = load(DataConfig(path=str(tmp_path / "a.jsonl")))
+    assert (len(data), len(data.bad)) == (1, 1)
+    assert "an empty cell?" in str(data.bad[0])

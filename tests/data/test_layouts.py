@@ -127,7 +127,7 @@ def test_optional_columns_of_pairs(tmp_path):
 def test_implicit_prompt_of_strings_ends_at_a_word(tmp_path):
     pair = one(tmp_path, {"chosen": "The sky is blue.", "rejected": "The sky is black."})
     assert pair.prompt.text == "The sky is"
-    assert (pair.chosen[0].text, pair.rejected[0].text) == (" blue.", " black.")
+    assert (pair.prompt.joint, pair.chosen[0].text, pair.rejected[0].text) == (" ", "blue.", "black.")
 
 
 def test_implicit_prompt_keeps_shared_answers_out_of_the_completion(tmp_path):

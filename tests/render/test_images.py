@@ -131,16 +131,15 @@ def test_broken_and_missing_images_are_refused(renderer, tmp_path):
         assert "image" in refusal.reason
 
 
-def test_later_images_belong_to_the_prompt_when_only_the_last_turn_is_trained(tokenizers, store):
+def test_later_images_belong_to_the_prompt_of_the_turn_behind_them(tokenizers, store):
     demo = Demonstration(
         "d",
         ask(url(picture(1)), "one"),
         (Message("assistant", "a"), Message("user", (url(picture(2)), TextPart("two"))), Message("assistant", "b")),
     )
     processor = llava(tokenizers["none"], PARTS)
-    refusal = Renderer(tokenizers["none"], processor, RenderConfig(), store).unit(demo)
-    assert isinstance(refusal, Refusal)
-    assert "loss_on=last" in refusal.reason
+    first, second = Renderer(tokenizers["none"], processor, RenderConfig(), store).units_of(demo)
+    assert [len(u.prompt.media) for u in (first, second)] == [1, 2]
     unit = Renderer(tokenizers["none"], processor, RenderConfig(loss_on="last"), store).unit(demo)
     assert len(unit.prompt.media) == 2
 

@@ -70,14 +70,18 @@ def test_loss_on_last_moves_earlier_turns_into_the_prompt(render, trained_text):
     assert "Red." in r.tokenizer.decode(unit.prompt.tokens_T)
 
 
-def test_template_that_rewrites_earlier_turns_is_found_out(render, trained_text):
-    r = render("think")
+def test_a_turn_that_the_template_shows_in_another_way_later_on_is_a_unit_of_its_own(render, trained_text, whole):
+    r = render("think")  # only the last answer is shown with its thought
     thought = replace(
         TALK, completion=(said("Red.", reasoning_content="hm"), user("What is two and two?"), said("It is four.", reasoning_content="sum"))
     )
-    unit = r.unit(thought)
-    # the first turn as the template shows it (no reasoning), the last one with its reasoning
-    assert trained_text(r, unit) == ["Red.<|im_end|>", "<think>\nsum\n</think>\n\nIt is four.<|im_end|>"]
+    first, second = r.units_of(thought)
+    assert trained_text(r, first) == ["<think>\nhm\n</think>\n\nRed.<|im_end|>"]
+    assert trained_text(r, second) == ["<think>\nsum\n</think>\n\nIt is four.<|im_end|>"]
+    assert r.decode(second.prompt.tokens_T).count("Red.") == 1, "the earlier turn is read, as the model reads it"
+    assert "hm" not in whole(r, second)
+    assert [(u.unit_id, u.meta["record_id"], u.meta["turn"]) for u in (first, second)] == [("d:1", "d", 1), ("d:2", "d", 2)]
+    assert "2 units" in r.unit(thought).reason
 
 
 def test_dropped_reasoning_of_the_trained_answer_is_refused(render):
@@ -98,18 +102,15 @@ def test_generation_prompt_that_is_not_the_beginning_is_refused_unless_raw(rende
 def test_answer_is_found_by_a_mark_when_the_turns_before_it_are_rewritten(render, trained_text):
     r = render("keeps_last")
     tok = r.tokenizer
-    messages = [{"role": m.role, "content": m.content} for m in (*ASK.messages, *TALK.completion)]
+    hidden = said("It is four.", reasoning_content="sum")
+    talk = replace(TALK, completion=(*TALK.completion[:2], hidden))
+    messages = [{"role": m.role, "content": m.content, **m.extra} for m in (*ASK.messages, *talk.completion)]
     upto = tok.apply_chat_template(messages[:3], tokenize=False, add_generation_prompt=True)
     assert not tok.apply_chat_template(messages, tokenize=False).startswith(upto)  # this is what makes the case hard
-    assert trained_text(r, r.unit(TALK)) == ["Red.<|im_end|>", "It is four.<|im_end|>"]
-
-
-def test_answer_that_the_mark_cannot_prove_is_refused(render):
-    hidden = said("It is four.", reasoning_content="sum")  # the mark's turn has no reasoning, so what stands before it differs
-    refusal = render("keeps_last").unit(Demonstration("d", ASK, (said("Red."), user("Sure?"), hidden)))
-    assert isinstance(refusal, Refusal)
-    assert "cannot be established" in refusal.reason
-    assert "loss_on=last" in refusal.reason
+    unit = r.unit(talk)
+    assert trained_text(r, unit) == ["<think></think>Red.<|im_end|>", "<think>sum</think>It is four.<|im_end|>"]
+    both = [*unit.prompt.tokens_T.tolist(), *unit.branches[0].tokens_T.tolist()]
+    assert both[: len(r.codec.encode(upto))] == r.codec.encode(upto), "the second answer stands behind what the model is given"
 
 
 def test_answer_that_no_method_finds_is_refused(render, tmp_path):
@@ -140,9 +141,8 @@ def test_template_without_end_token_gets_the_tokenizers(render, trained_text):
     unit = r.unit(Demonstration("d", ASK, (said("Red."),)))
     assert trained_text(r, unit) == ["Red.<eos>"]
     assert r.stop_tokens == (r.tokenizer.eos_token_id,)
-    refusal = r.unit(TALK)
-    assert isinstance(refusal, Refusal)
-    assert "loss_on=last" in refusal.reason
+    # in a conversation that goes on nothing ends a turn, but the model must end it: each is a unit of its own
+    assert [trained_text(r, u) for u in r.units_of(TALK)] == [["Red.<eos>"], ["It is four.<eos>"]]
 
 
 def test_answers_equals_the_template(render):

@@ -11,7 +11,7 @@ from keel.errors import DataError
 from keel.render.config import RenderConfig
 from keel.render.limits import context_length
 from keel.render.renderer import Refusal, Renderer
-from keel.render.targets import pairs_to_units
+from keel.render.targets import labels_to_units, pairs_to_units
 from keel.types import (
     Candidate,
     Comparison,
@@ -190,3 +190,90 @@ def test_images_for_a_text_model_are_refused(render):
     refusal = render("chatml").unit(Prompt("p", (Message("user", (ImagePart("x.png"), TextPart("?"))),)))
     assert isinstance(refusal, Refusal)
     assert "text only" in refusal.reason
+
+
+LONG = "It is two. " * 6
+
+
+@pytest.mark.parametrize("limit", ["max_completion", "max_total"])
+def test_preferences_between_answers_that_the_cut_makes_equal_are_refused(render, limit):
+    room = 12 + (len(render("chatml").prompt(ASK)) if limit == "max_total" else 0)
+    r = render("chatml", over_long="cut_completion", **{limit: room})
+    a, b, c = (said(LONG + "Red."),), (said(LONG + "Blue."),), (said("Red."),)
+    pairs = [Pair("1", ASK, a, b), Pair("2", ASK, a, c), Pair("3", ASK, b, a, label=0.5, tie=1.0)]
+    (unit,), refused = pairs_to_units(r, pairs)
+    assert [x.record_id for x in refused] == ["1", "3"]
+    assert "same tokens" in refused[0].reason
+    assert unit.target.edges == (Edge(0, 1),)
+    assert isinstance(render("chatml").unit(pairs[0]), Unit), "the way out: more room"
+    for record in (pairs[0], Ranking("r", ASK, (a, b, c), (1, 2, 3))):
+        refusal = r.unit(record)
+        assert isinstance(refusal, Refusal)
+        assert "render.max_completion" in refusal.reason
+    assert isinstance(r.unit(Ranking("r", ASK, (a, b, c), (1, 1, 3))), Unit), "equal answers of equal rank"
+
+
+def test_pairs_that_the_template_makes_equal_are_refused(render):
+    for name in ("llama3", "gemma"):  # white space around contents is trimmed
+        units, refused = pairs_to_units(render(name), [Pair("1", ASK, (said("Red."),), (said("  Red.\n"),))])
+        assert (units, len(refused)) == ([], 1)
+
+
+def test_labels_about_what_was_cut_away_are_refused(render):
+    r = render("chatml", over_long="cut_completion", max_completion=12)
+    good, bad, short = (said(LONG + "Red."),), (said(LONG + "Blue."),), (said("Red."),)
+    answers = [Unpaired("1", ASK, good, True), Unpaired("2", ASK, bad, False), Unpaired("3", ASK, short, True)]
+    units, refused = labels_to_units(r, answers)
+    assert ([u.unit_id for u in units], [x.record_id for x in refused]) == (["3"], ["1", "2"])
+    rated = [Rating("1", ASK, good, {"s": 1.0}), Rating("2", ASK, bad, {"s": 1.0}), Rating("3", ASK, short, {"s": 1.0})]
+    assert len(labels_to_units(r, rated)[0]) == 3, "the labels agree"
+    votes = [Unpaired("1", ASK, short, True), Unpaired("2", ASK, short, False)]
+    assert len(labels_to_units(r, votes)[0]) == 2, "two votes on one answer: told with the data, and kept"
+
+
+def test_turns_that_the_file_marks_are_read_and_not_trained(render, trained_text, whole):
+    bad, other, good = replace(said("Red."), trained=False), user("Sure?"), said("Blue.")
+    for name in ("chatml", "marked", "marked_short", "llama3", "no_end"):
+        r = render(name)
+        end = "<eos>" if name == "no_end" else "<|im_end|>"
+        unit = r.unit(Demonstration("d", ASK, (bad, other, good)))
+        assert trained_text(r, unit) == [f"Blue.{end}"]
+        assert "Red." in whole(r, unit)
+        assert trained_text(r, r.unit(Demonstration("d", ASK, (good, other, bad)))) == [f"Blue.{end}"]
+    pair = render("chatml").unit(Pair("x", ASK, (bad, other, good), (bad, other, said("green"))))
+    assert [trained_text(r, pair, k) for k in (0, 1)] == [["Blue.<|im_end|>"], ["green<|im_end|>"]]
+    nothing = Demonstration("d", ASK, (bad,))
+    for config in ({}, {"answers": "raw"}, {"loss_on": "last"}):
+        assert "nothing is left to train" in render("chatml", **config).unit(nothing).reason
+    last = render("chatml", loss_on="last").unit(Demonstration("d", ASK, (good, other, bad)))
+    assert "render.loss_on=all" in last.reason
+
+
+def test_an_answer_of_several_turns_that_are_shown_in_another_way_cannot_be_compared(render):
+    first, other, second = said("Red.", reasoning_content="hm"), user("Sure?"), said("Blue.", reasoning_content="so")
+    refusal = render("think").unit(Pair("x", ASK, (first, other, second), (second,)))
+    assert "end each answer with its first assistant turn" in refusal.reason
+    assert isinstance(render("think").unit(Pair("x", ASK, (first,), (second,))), Unit), "the way out"
+
+
+def test_a_joint_stands_in_raw_text_and_not_in_a_chat(render, whole, trained_text):
+    prompt = Prompt("p", text="The sky is", joint=" ")
+    record = Pair("x", prompt, (said("blue."),), (said("black."),))
+    raw, chat = render("none"), render("chatml")
+    assert whole(raw, raw.unit(record)) == "The sky is blue.<eos>"
+    assert trained_text(chat, chat.unit(record)) == ["blue.<|im_end|>"]
+    assert trained_text(chat, render("chatml", answers="raw").unit(record)) == ["blue.<|im_end|>"]
+    as_asked = render("chatml", as_chat=False)
+    assert whole(as_asked, as_asked.unit(record)) == "The sky is blue.<eos>"
+
+
+def test_no_record_leaves_without_a_name(render):
+    """As many units and refusals as records, whatever they are."""
+    r = render("chatml", over_long="cut_completion", max_completion=12)
+    answers = [said("Red."), said(LONG), said(LONG + "!"), said("a<|im_end|>"), replace(said("no"), trained=False), said("", tool_calls=[])]
+    demos = [Demonstration(str(i), ASK, (a,)) for i, a in enumerate(answers)]
+    pairs = [Pair(f"{i}{k}", ASK, (a,), (b,)) for i, a in enumerate(answers) for k, b in enumerate(answers) if a != b]
+    units, refused = r.units(demos)
+    assert sorted([u.unit_id for u in units] + [x.record_id for x in refused]) == sorted(d.record_id for d in demos)
+    units, refused = pairs_to_units(r, pairs)
+    assert sum(len(u.target.edges) for u in units) + len(refused) == len(pairs)

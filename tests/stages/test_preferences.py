@@ -55,7 +55,10 @@ def test_prompts_of_every_kind_reach_the_next_stage(folder: Path, proofs: None, 
         {"prompt": [{"role": "user", "content": "2 + 2?"}], "tools": [tool], "ground_truth": "4"},
     )
     write(folder / "prompts.jsonl", *rows)
-    summary = run(folder, tmp_path / "run")
+    loaded = load_model("tiny:llava?seed=1", ModelOptions(precision="fp32"))
+    shows_tools = tmp_path / "tools.jinja"
+    shows_tools.write_text("{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}" + loaded.processor.chat_template)
+    summary = run(folder, tmp_path / "run", f"render.chat_template={shows_tools}")
     asked = {p.prompt_id: p for p in load_data(DataConfig(path=str(folder / "prompts.jsonl"))).prompts()}
     pairs = load_data(DataConfig(path=summary["file"])).of(Pair)
     assert {p.prompt.prompt_id: p.prompt for p in pairs} == asked
@@ -63,8 +66,7 @@ def test_prompts_of_every_kind_reach_the_next_stage(folder: Path, proofs: None, 
     votes = tmp_path / "run" / "comparisons.jsonl"
     assert load_data(DataConfig(path=str(votes))).of(Comparison) == store.read(votes)
 
-    loaded = load_model("tiny:llava?seed=1", ModelOptions(precision="fp32"))
-    units, refused = renderer_of(loaded, RenderConfig()).units(pairs)
+    units, refused = renderer_of(loaded, RenderConfig(chat_template=str(shows_tools))).units(pairs)
     assert not refused
     with_image = [u for u, p in zip(units, pairs, strict=True) if p.prompt.prompt_id == next(iter(asked))]
     assert with_image
