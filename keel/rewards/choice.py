@@ -31,7 +31,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)",
+    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:选项\s*是?|is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
@@ -183,6 +183,8 @@ def _settled(announced: list[Announced], text: str) -> frozenset[str]:
             continue
         before_last = text[max(0, start - 40) : start + 30]
         if RETRACTED.search(text[end:start]) and not HEDGE.search(text[start - 20 : start]):
+            continue
+        if re.search(r"(?i)\bbut\s+(?:I|we)\b", before_last) and letters < earlier:  # "B or C, but I pick B"
             continue
         if re.search(r"(?i)\bfinal|最终|最后|综上", before_last) and not re.search(
             r"(?i)\bfinal|最终|最后", text[max(0, begin - 40) : end]

@@ -103,7 +103,7 @@ def _bracketed(text: str, inner: Callable[[Sequence[str]], tuple[Shape, ...]]) -
     if open_ == "{" and close == "}":
         return Shape("list", text, inner(pieces), "{}") if body.strip(" \\") else Shape("leaf", r"\emptyset")
     if len(pieces) == 1:
-        return inner(pieces)[0] if open_ == "(" and close == ")" and body.strip() else None
+        return inner(pieces)[0] if open_ + close in ("()", "[]") and body.strip() else None
     return Shape("tuple", text, inner(pieces), open_ + close)
 
 
@@ -267,6 +267,8 @@ def _without_name(shape: Shape, other: Shape) -> Shape:
 def _named(side: Shape) -> bool:
     """A left side that only says what is meant: a name, words, nothing, or a calculation in numbers."""
     text = tight(side.text)
+    if side.kind == "tuple":  # (x, y) = (3, 4)
+        return all(_is_name(p) for p in side.parts)
     return not text or _is_name(side) or bool(WORDS.search(side.text)) or not re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text))
 
 

@@ -13,6 +13,7 @@ from keel.rewards.readings import Reading, formulas_in, last_numbers, read_claim
 from keel.rewards.score import Score
 
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}|[\u4e00-\u9fff]{2}")
+_OPTION = re.compile(r"\s*\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?[A-H]\)?[.:]?\s*\}\s*\\?[ ,;]?\s*(?=[^\s}])|\s*\([A-H]\)\s+(?=[^\s}])")
 _LONGEST_LINE = 200
 
 
@@ -96,6 +97,8 @@ def _right(reading: Reading, same: Callable[[Shape], bool], wanted: Shape) -> tu
         right = same(_listed(reading.expressions))
     else:
         right = all(same(shape_of(e)) for e in reading.expressions)
+    if not right and len(reading.expressions) == 1 and (option := _OPTION.match(reading.expressions[0])):  # "(D) 14"
+        right = same(shape_of(reading.expressions[0][option.end() :]))
     words = words_of(reading.words)
     if not right and len(reading.expressions) == 1 and WORDS.search(words) and not re.search(r"\d", words):  # "A cat" begins like a formula
         right = same(Shape("leaf", words))

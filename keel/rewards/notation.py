@@ -8,6 +8,7 @@ import unicodedata
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")  # 1½ is no 11/2
+_DASH = re.compile(r"(?:^|(?<=is )|(?<=[:=：(是为$]))[–—]\s?(?=[\d\\.])")  # a minus, where no range can be
 _SIGNS = {
     "−": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "\u2044": "/", "∕": "/",
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ",
@@ -56,6 +57,7 @@ _MARKDOWN = re.compile(
 
 def folded(text: str) -> str:
     """NFKC without its traps: ``x²`` keeps its exponent, ``1½`` its two parts, and quotation marks, brackets and minus signs are ASCII."""
+    text = _DASH.sub("-", text)
     text = _VULGAR.sub(" ", _SUPERSCRIPT.sub(lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text))
     return _SIGN.sub(lambda m: _SIGNS[m.group()], unicodedata.normalize("NFKC", _SIGN.sub(lambda m: _SIGNS[m.group()], text)))
 
@@ -77,6 +79,7 @@ def tight(text: str) -> str:
     """``plain`` without any white space, trailing full stop or dollar signs: for comparing how two expressions are written. A command keeps
     apart from a letter behind it."""
     text = re.sub(r"(\\[A-Za-z]+) (?=[A-Za-z])", "\\1\0", plain(text))
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "\0", text)  # 4 2 is no 42
     return re.sub(r"\s+", "", text).strip("$").rstrip(".。").replace("\0", " ")
 
 

@@ -17,9 +17,9 @@ _LONGEST = 40
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _WORDS = {word: i for i, word in enumerate(_SMALL.split())}
 _WORDS |= {word: 10 * i for i, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)}
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
-SCALE_WORDS = {**_SCALES, "dozen": 12, "thousands": 10**3, "millions": 10**6, "billions": 10**9}
+SCALE_WORDS = {**_SCALES, "thousands": 10**3, "millions": 10**6, "billions": 10**9}
 
 
 def chinese_number(text: str) -> Fraction | None:

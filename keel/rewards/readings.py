@@ -40,6 +40,10 @@ _ALSO = re.compile(
     r"|also\s+works|works\s+too|也可以|也行|也对|也可能|也是)",
     re.IGNORECASE,
 )
+_CORRECTED = re.compile(
+    r"^[\s,.;:(–—-]*(?:\b(?:no|wait|oops|sorry|actually|correction)\b|不对)[\s,.:;!]*(?:(?:no|wait|actually|it's|it\s+is|the\s+answer\s+is|是|应该是|应为)[\s,]*)*(?=[-+$]?[\d\\])",
+    re.IGNORECASE,
+)
 _RANGE = re.compile(r"^\s*(?:-|–|—|~|～|to\b|through\b|到|至)\s*(?=[\d\\$.])")
 _LISTED = re.compile(r"^\s*(?:,\s*and\b|,|、|and\b|和|及|与|&)\s*(?=[-+]?[\d\\$.])(?!\d{1,2}[*/+=x×])")
 _APPROX = re.compile(
@@ -97,6 +101,9 @@ def read_segment(text: str, rest: str = "") -> Reading:
     head, after = _head(text)
     if not head:
         return _in_words(text, words)
+    corrected = _CORRECTED.match(text[after:])
+    if corrected:  # "42 - no, 43"
+        return read_segment(text[after + corrected.end() :], rest)
     others, bound = _beside(text[after:] + "\n" + rest)
     return Reading((head, *others), words, bound)
 
@@ -205,7 +212,7 @@ def _beside(text: str, lists: bool = True) -> tuple[list[str], bool]:
     also = _ALSO.search(text[:end])
     if also:
         found.append(also[1])
-    following = text[end:].lstrip(" .。\n")
+    following = text[end:].lstrip(" .。!?！？\n")
     pieces = [text[:end], following[: _sentence_end(following)] if HEDGE.match(following.lstrip("( *")) or _OR.match(following) else ""]
     for piece in pieces:
         for mark in _OR.finditer(piece):
