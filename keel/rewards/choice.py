@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keel.rewards.claims import HEDGE, RETRACTED
-from keel.rewards.notation import without_markdown
+from keel.rewards.notation import bounded, without_markdown
 from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of, no_truth, text_of
 from keel.rewards.verifier_config import ChoiceReward
@@ -89,7 +89,7 @@ def chosen(text: str, options: Mapping[str, str] | None = None) -> str | None:
 def chosen_options(text: str, options: Mapping[str, str] | None = None) -> frozenset[str]:
     """The letters that a text settles on: announced ones, letters alone (the whole text, the last line, the start), else the one option
     whose words stand in the text. What it offers beside its choice ("B or C") belongs to it; what it takes back does not."""
-    text = without_markdown(unicodedata.normalize("NFKC", text)).strip()
+    text = without_markdown(unicodedata.normalize("NFKC", bounded(text))).strip()
     announced = _announced(text, options)
     if announced:
         return _settled(announced, text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from keel.rewards.claims import Claim, settled
 from keel.rewards.equality import WORDS, Shape, shape_of
-from keel.rewards.notation import folded, plain, without_markdown
+from keel.rewards.notation import bounded, folded, plain, without_markdown
 from keel.rewards.quantity import read_quantity, words_quantity
 from keel.rewards.readings import Reading, formulas_in, last_numbers, read_claim
 from keel.rewards.score import Score
@@ -20,7 +20,7 @@ _LONGEST_LINE = 200
 def readings_of(text: str, numbers: bool) -> list[Reading] | str:
     """What a text settles on, one reading for each claim; without any claim what its last line says, in numbers where ``numbers`` is set.
     A reason in words where it claims too much or nothing."""
-    text = folded(without_markdown(text))
+    text = folded(without_markdown(bounded(text)))
     claims = settled(text)
     if claims is None:
         return "too many answers are claimed"

@@ -55,6 +55,15 @@ _MARKDOWN = re.compile(
 )
 
 
+_LONGEST = 6000  # characters that are read, the last ones: an answer stands at the end
+_RUN = re.compile(r"[\d,.' _]{150,}|([^\w\s])\1{40,}")
+
+
+def bounded(text: str) -> str:
+    """What can be read in a moment, whatever a model wrote: the last characters, without runs of digits or marks that are no number."""
+    return _RUN.sub(" ... ", re.sub(r"[ \t]{3,}", "  ", text[-_LONGEST:]))
+
+
 def folded(text: str) -> str:
     """NFKC without its traps: ``x²`` keeps its exponent, ``1½`` its two parts, and quotation marks, brackets and minus signs are ASCII."""
     text = _DASH.sub("-", text)

@@ -240,3 +240,19 @@ def test_an_option_is_right_however_it_is_named(said: str, verdict: Callable[...
     for a, b in itertools.permutations("ABCD", 2):
         assert verdict("choice", said.format(a), a) == 1.0
         assert verdict("choice", said.format(a), b) == 0.0
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1", "1,", "12 ", "or ", "5 or ", "1/", "$5 ", "(", "A, ", "B or ", "the answer is 5. ", "**a", "一", "<answer>5", "x=", "answer ("],
+)
+def test_long_texts_are_read_in_a_moment(piece: str, verdict: Callable[..., Score]) -> None:
+    """Patterns that go back and forth would take minutes over these."""
+    for kind, truth in (("numeric", "42"), ("choice", "D")):
+        assert verdict(kind, piece * (20_000 // len(piece)), truth) == 0.0
+
+
+def test_an_answer_stands_at_the_end_of_however_long_a_text(verdict: Callable[..., Score]) -> None:
+    long = "We add 3 and 4 and think on.\n" * 2000
+    for kind, truth in (("numeric", "42"), ("math", "42"), ("choice", "B")):
+        assert verdict(kind, f"{long}The answer is{' ' * 300}{truth}.{' ' * 300}", truth) == 1.0
