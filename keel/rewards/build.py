@@ -14,8 +14,8 @@ from keel.rewards.finished import FinishedSource
 from keel.rewards.identity import identity
 from keel.rewards.remote_config import RemoteReward
 from keel.rewards.rules import read_rules
-from keel.rewards.segments import Decode, SegmentedText, splitter
-from keel.rewards.source_config import IsolatedConfig, WorkerConfig
+from keel.rewards.segments import Decode, SegmentedText, in_answers, splitter
+from keel.rewards.source_config import FormConfig, IsolatedConfig, WorkerConfig
 from keel.rewards.steps import equation_right, equations
 from keel.rewards.text import TextSource
 from keel.rewards.workers import WorkerSource
@@ -58,7 +58,12 @@ def text_source(config: RewardConfig, decode: Decode | None = None) -> TextSourc
         return SegmentedText(TextSource(config.name, equation_right), equations, config.aggregate, decode, config.none)
     segments = segments_of(config)
     whole = _whole_source(config)
-    return whole if segments is None else SegmentedText(whole, splitter(segments), segments.aggregate, decode)
+    if segments is None:
+        return whole
+    split = splitter(segments)
+    if isinstance(config, FormConfig) and not config.thoughts:
+        split = in_answers(split)
+    return SegmentedText(whole, split, segments.aggregate, decode)
 
 
 def comparing_source(config: CompareConfig) -> WorkerSource | CachedTexts:

@@ -40,7 +40,7 @@ def text_reward(config: RewardConfig) -> TextReward:
         case RulesReward():
             from keel.rewards.rules import read_rules, rules_reward
 
-            return rules_reward(config.rules if config.rules is not None else read_rules(config.path))
+            return rules_reward(config.rules if config.rules is not None else read_rules(config.path), config.thoughts)
         case PythonReward():
             from keel.rewards.python import python_reward
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keel.rewards.score import Score, TextReward, failure
+from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of
 from keel.rewards.verifier_config import CodeReward
 from keel.sandbox.choose import require_sandbox
@@ -48,6 +48,7 @@ class NoTestsError(ValueError):
     """The row's tests cannot be read."""
 
 
+@of_answers
 def code(config: CodeReward) -> TextReward:
     """1 when the answer's code passes all the row's tests (``partial``: the share it passes); else 0. Code that hangs, crashes or does not
     parse is wrong; tests that are not there or cannot be run, and a sandbox that does not start, are failures.

@@ -10,7 +10,7 @@ from keel.config import Section
 from keel.errors import ConfigError
 from keel.rewards.ensemble_config import EnsembleConfig
 from keel.rewards.remote_config import RemoteReward
-from keel.rewards.source_config import IsolatedConfig, SegmentedConfig, SegmentsConfig, SourceConfig, compiles
+from keel.rewards.source_config import FormConfig, IsolatedConfig, SegmentedConfig, SegmentsConfig, SourceConfig, compiles
 from keel.rewards.verifier_config import (
     ChoiceReward,
     CodeReward,
@@ -150,7 +150,7 @@ class ModelReward(SegmentedConfig):
         return self
 
 
-class RulesReward(SegmentedConfig, IsolatedConfig):
+class RulesReward(SegmentedConfig, IsolatedConfig, FormConfig):
     """Rules of form, from a file or written here."""
 
     type: Literal["rules"] = Field(default="rules", description="A rule set.")
@@ -171,7 +171,7 @@ class PythonReward(SegmentedConfig, IsolatedConfig):
     function: str = Field(pattern=r"^.+\.py:\w+$", description="FILE.py:NAME of the function.")
 
 
-class ContainsReward(SegmentedConfig):
+class ContainsReward(SegmentedConfig, FormConfig):
     """Share of the words that stand in the answer."""
 
     type: Literal["contains"] = Field(default="contains", description="Words are looked for.")

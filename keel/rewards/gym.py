@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keel.errors import UserError
-from keel.rewards.score import Score, TextReward, failure
+from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of
 from keel.rewards.verifier_config import GymReward
 from keel.types import Prompt
@@ -17,6 +17,7 @@ from keel.types import Prompt
 _TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
 
+@of_answers
 def gym(config: GymReward) -> TextReward:
     """What the task's ``score_answer`` says, of the text in the last <answer> tags, else of the whole text. The row's entry is what the
     library makes: ``question``, ``answer`` and ``metadata`` with ``source_dataset``. Raises UserError when the library is not there."""

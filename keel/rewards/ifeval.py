@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keel.rewards.ifeval_checks import CHECKS
-from keel.rewards.score import Score, TextReward, failure
+from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of
 from keel.rewards.verifier_config import IFEvalReward
 from keel.types import Prompt
 
 
+@of_answers
 def ifeval(config: IFEvalReward) -> TextReward:
     """Are the row's instructions followed? All of them or the share, as asked; an empty answer follows none. A failure when the row has no
     list of instructions, or one that is unknown or lacks an argument."""

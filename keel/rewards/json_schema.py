@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.errors import UserError
-from keel.rewards.score import Score, TextReward, failure
+from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of
 from keel.rewards.verifier_config import JsonSchemaReward
 from keel.types import Prompt
@@ -18,6 +18,7 @@ from keel.types import Prompt
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
+@of_answers
 def json_schema(config: JsonSchemaReward) -> TextReward:
     """1 when the answer's JSON is valid under the schema; 0 with the first violation's place and reason; a failure when the row has no
     schema, or one that is none. Raises UserError when the library is not there or the schema's file cannot be read."""

@@ -11,7 +11,8 @@ from keel import config as loader
 from keel.data.text import char_count, count_keywords, language, sentences, word_count
 from keel.errors import ConfigError
 from keel.rewards.config import ElementRules, Forbidden, FormatCheck, FormatRules, LengthRules, RuleSet
-from keel.rewards.score import Score, TextReward
+from keel.rewards.score import NO_ANSWER, Score, TextReward
+from keel.rewards.thoughts import answer_of
 from keel.types import Prompt
 
 _LIST = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+|\d+、|[一二三四五六七八九十]+、)\S", re.MULTILINE)
@@ -64,11 +65,15 @@ def check(rules: RuleSet, text: str) -> Result:
     return Result(score, parts, tuple(f.name for f in found))
 
 
-def rules_reward(rules: RuleSet) -> TextReward:
-    """The rule set as a function of prompt and text, for ``TextSource``; the reason names each part's score and what was forbidden."""
+def rules_reward(rules: RuleSet, thoughts: bool = False) -> TextReward:
+    """The rule set as a function of prompt and text, for ``TextSource``; the reason names each part's score and what was forbidden. Looks
+    at the answer behind a model's thoughts alone, unless ``thoughts``; a thought that is not finished has no answer: 0."""
 
     def judge(_: Prompt, text: str) -> Score:
-        result = check(rules, text)
+        shown = text if thoughts else answer_of(text)
+        if shown is None:
+            return Score(0.0, NO_ANSWER)
+        result = check(rules, shown)
         parts = ", ".join(f"{name} {score:.3g}" for name, score in result.parts.items())
         found = f"forbidden: {', '.join(result.forbidden)}" if result.forbidden else ""
         return Score(result.score, "; ".join(filter(None, (parts, found))))

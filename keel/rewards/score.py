@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
+from keel.rewards.thoughts import answer_of
 from keel.types import Prompt
+
+NO_ANSWER = "the thought is not finished: there is no answer"
 
 
 class Score(float):
@@ -35,3 +40,22 @@ def as_score(value: float) -> Score:
 
 TextReward = Callable[[Prompt, str], float]  # a Score, or a plain number; NaN = failed
 Judge = Callable[[Sequence[tuple[Prompt, str]]], Sequence[Score]]  # many answers at once
+
+
+def of_answers(make: Callable[[Any], TextReward]) -> Callable[[Any], TextReward]:
+    """For a function that makes a reward of its settings: the reward is shown answers without their thoughts, and an answer whose thought
+    is not finished has score 0. Settings with ``thoughts=True`` are shown everything."""
+
+    @wraps(make)
+    def made(config: Any) -> TextReward:
+        reward = make(config)
+        if getattr(config, "thoughts", False):
+            return reward
+
+        def judge(prompt: Prompt, text: str) -> float:
+            answer = answer_of(text)
+            return Score(0.0, NO_ANSWER) if answer is None else reward(prompt, answer)
+
+        return judge
+
+    return made

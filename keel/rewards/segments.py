@@ -14,6 +14,7 @@ from keel.rewards.model import Ending, Standardiser, units_of
 from keel.rewards.score import Score, failure
 from keel.rewards.source_config import Aggregate, SegmentsConfig
 from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
+from keel.rewards.thoughts import answer_span
 from keel.types import Group, Rollout, StepsTarget, Unit
 
 Decode = Callable[[Tensor], str]
@@ -26,6 +27,18 @@ def splitter(config: SegmentsConfig) -> Split:
     assert config.by != "token", "tokens are no parts of a text"
     by = config.by
     return lambda text: spans(text, by) or [(0, len(text))]
+
+
+def in_answers(split: Split) -> Split:
+    """``split`` of what follows the last thought; one empty part where a thought is not finished, so that there is no answer."""
+
+    def parts(text: str) -> Sequence[tuple[int, int]]:
+        span = answer_span(text)
+        if span is None:
+            return [(len(text), len(text))]
+        return [(span[0] + a, span[0] + b) for a, b in split(text[span[0] : span[1]])]
+
+    return parts
 
 
 def shares(scores: Sequence[float], how: Aggregate) -> list[float]:

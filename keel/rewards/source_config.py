@@ -72,6 +72,15 @@ class SegmentedConfig(SourceConfig):
     )
 
 
+class FormConfig(SourceConfig):
+    """A source that looks at the form of an answer."""
+
+    thoughts: bool = Field(
+        default=False,
+        description="Look at the model's thoughts (<think>...</think> and the like) too; false = only at the answer that follows them.",
+    )
+
+
 class TruthConfig(SourceConfig):
     """A source that compares with the row's right answer."""
 

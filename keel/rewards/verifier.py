@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from keel.data.text import count_keywords
+from keel.rewards import final
 from keel.rewards.config import ContainsReward
-from keel.rewards.score import Score, TextReward, failure
+from keel.rewards.equality import Comparison, Shape, shape_of
+from keel.rewards.final import readings_of, right_number
+from keel.rewards.quantity import read_quantity
+from keel.rewards.score import Score, TextReward, failure, of_answers
+from keel.rewards.thoughts import names_a_marker
 from keel.rewards.verifier_config import ExactReward, NumericReward, RegexReward
 from keel.types import Prompt
 
-_NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?%?|(?<![A-Za-z0-9_.])[-+−]?\.\d+")
-_INSIDE = r"(?:[^{}]|\{[^{}]*\})*"  # a box with \frac{1}{2}, \text{ m} or 1{,}000 in it
-_MARKED = re.compile(rf"\\boxed\{{({_INSIDE})\}}|####\s*([^\n]+)|(?:answer is|answer:|答案是|答案为|答案[:：])\s*([^\n]+)", re.IGNORECASE)
-_FRACTION = re.compile(
-    r"(?<![\w./,])(?:(?P<whole>\d+)(?:\s+| and ))?(?P<top>\d+)/(?P<bottom>[1-9]\d*)(?![\d/]|[.,]\d)"
-)  # 12/25/2023 is a date
-_PLAINER = tuple(
-    (re.compile(pattern), plain)
-    for pattern, plain in (
-        (r"(?<=\d)(?=[¼-¾⅐-⅞])", " "),
-        (r"(?<=\d)(?:\{,\}|\\,)(?=\d{3})", ","),
-        (r"(?<=\d)\s*(?=\\[dt]?frac)", " "),
-        (r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2"),
-    )
-)
 
-
+@of_answers
 def exact(config: ExactReward) -> TextReward:
     """1 when text and truth are the same after NFKC, white space made single, and case dropped where asked; else 0."""
 
@@ -43,22 +35,35 @@ def exact(config: ExactReward) -> TextReward:
     return with_truth(config.truth, judge)
 
 
+@of_answers
 def numeric(config: NumericReward) -> TextReward:
     """1 when the final number of the text equals that of the truth within the tolerance; a text without a number is wrong: 0, a truth
     without one is a failure."""
 
     def judge(text: str, truth: str) -> Score:
-        wanted, found = final_number(truth), final_number(text)
+        wanted = right_number(truth)
         if wanted is None:
             return failure(f"no number in the right answer: {_short(truth)}")
-        if found is None:
-            return Score(0.0, "no number in the answer")
-        right = abs(found - wanted) <= config.tolerance * max(1.0, abs(wanted))
-        return Score(float(right), f"{found:.12g} " + ("is right" if right else f"is not {wanted:.12g}"))
+        comparison = Comparison(_never, _near(config.tolerance, wanted))
+        return final.judge(text, wanted, lambda found: comparison.same(found, wanted), numbers=True)
 
     return with_truth(config.truth, judge)
 
 
+def _never(found: str, wanted: str) -> bool:
+    """What is no number equals none."""
+    return False
+
+
+def _near(tolerance: float | None, wanted: Shape) -> Fraction | None:
+    """The difference that the user allows, relative to the right number where that is above 1; None where nothing was asked for."""
+    if tolerance is None:
+        return None
+    number = read_quantity(wanted.text)
+    return Fraction(tolerance) * max(Fraction(1), abs(number.value) if number is not None else Fraction(1))
+
+
+@of_answers
 def contains(config: ContainsReward) -> TextReward:
     """The share of the words that stand in the text; with ``need="any"`` 1 as soon as one does."""
 
@@ -70,6 +75,7 @@ def contains(config: ContainsReward) -> TextReward:
     return judge
 
 
+@of_answers
 def regex(config: RegexReward) -> TextReward:
     """1 when the pattern matches and, with ``truth``, the last match's first group (the whole match without groups) is it; else 0."""
 
@@ -77,6 +83,8 @@ def regex(config: RegexReward) -> TextReward:
         source = config.pattern or truth_of(prompt.meta, "pattern")
         if not source:
             return failure("no pattern: set pattern, or give each row a column 'pattern'")
+        if not config.thoughts and names_a_marker(source):
+            return failure(f"the pattern looks for thoughts, which are taken off: set thoughts=true: {_short(source)}")
         try:
             pattern = re.compile(source)
         except re.error as error:
@@ -84,45 +92,53 @@ def regex(config: RegexReward) -> TextReward:
         if not config.truth:
             match = pattern.search(text)
             return Score(1.0, f"found {_short(match.group())}") if match else Score(0.0, "not found")
-        truth = truth_of(prompt.meta, config.truth)
-        if truth is None:
+        truths = truths_of(prompt.meta, config.truth)
+        if not truths:
             return no_truth(prompt, config.truth)
         matches = list(pattern.finditer(text))
         if not matches:
             return Score(0.0, "not found")
         found = (matches[-1].group(1 if pattern.groups else 0) or "").strip()
-        return Score(float(found == truth.strip()), f"found {_short(found)}")
+        return Score(float(found in [t.strip() for t in truths]), f"found {_short(found)}")
 
     return judge
 
 
-def final_number(text: str) -> float | None:
-    r"""The number that a solution ends in: of the last ``\boxed{}``, ``####`` or "answer is" if there is one, otherwise the last number.
-    Fractions and mixed numbers (``1/2``, ``3 1/2``, ``\frac{1}{2}``) are one number; of a percentage it is the one before the sign."""
-    for pattern, plain in _PLAINER:
-        text = pattern.sub(plain, text)
-    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("\u2044", "/")
-    text = _FRACTION.sub(_decimal, text)
-    marked = [next(g for g in m.groups() if g is not None) for m in _MARKED.finditer(text)]
-    for part, which in ((marked[-1] if marked else "", 0), (text, -1)):
-        numbers = _NUMBER.findall(part)
-        if numbers:
-            return float(numbers[which].rstrip("%").replace(",", ""))
-    return None
+def final_number(text: str) -> Fraction | None:
+    r"""The number that a solution settles on: of its ``\boxed{}``, ``####`` or "answer is" if there is one, otherwise the last number; None
+    where it has none, or several that differ. Fractions and mixed numbers (``1/2``, ``3 1/2``, ``\frac{1}{2}``) are one number; of a
+    percentage it is the one before the sign."""
+    found = readings_of(text, numbers=True)
+    if isinstance(found, str) or any(r.bound for r in found):
+        return None
+    values = [_number(e) for r in found for e in (r.expressions or (r.words,))]
+    return values[-1] if values and len(set(values)) == 1 else None
 
 
-def _decimal(fraction: re.Match[str]) -> str:
-    return repr(int(fraction["whole"] or 0) + int(fraction["top"]) / int(fraction["bottom"]))
+def _number(expression: str) -> Fraction | None:
+    shape = shape_of(expression)
+    while shape.kind == "relation" and set(shape.marks.split()) == {"="}:
+        shape = shape.parts[-1]
+    number = read_quantity(shape.text) if shape.kind == "leaf" else None
+    return None if number is None else number.value
 
 
 def with_truth(key: str, judge: Callable[[str, str], Score]) -> TextReward:
-    """``judge(text, truth)`` with the prompt's right answer as text; a failure where there is none to judge by."""
+    """``judge(text, truth)`` with the prompt's right answer as text; a failure where there is none to judge by. Of a list of accepted
+    answers any one will do."""
 
     def reward(prompt: Prompt, text: str) -> Score:
-        truth = truth_of(prompt.meta, key)
-        return no_truth(prompt, key) if truth is None else judge(text, truth)
+        truths = truths_of(prompt.meta, key)
+        return best([judge(text, truth) for truth in truths]) if truths else no_truth(prompt, key)
 
     return reward
+
+
+def best(scores: Sequence[Score]) -> Score:
+    """By the kindest of several right answers; where none agrees, a failure is one (what could not be compared may have agreed)."""
+    greatest = max(scores, key=lambda s: -1.0 if s.error else float(s))
+    failed = next((s for s in scores if s.error), None)
+    return greatest if failed is None or (not greatest.error and greatest > 0) else failed
 
 
 def no_truth(prompt: Prompt, key: str) -> Score:
@@ -134,10 +150,28 @@ def no_truth(prompt: Prompt, key: str) -> Score:
     )
 
 
-def truth_of(meta: Mapping[str, Any], key: str) -> str | None:
-    """The right answer among a prompt's extra columns; ``a.b`` looks inside. Numbers become text, anything else is none."""
+def truths_of(meta: Mapping[str, Any], key: str) -> list[str]:
+    """The accepted answers among a prompt's extra columns: one, or the entries of a list; ``a.b`` looks inside. Numbers become text.
+    [] where there is none, or anything that is neither text nor a number."""
     found = column_of(meta, key)
-    return str(found) if isinstance(found, str | int | float) and not isinstance(found, bool) else None
+    entries = list(found) if isinstance(found, list | tuple) else [found]
+    texts = [text for entry in entries if (text := text_of(entry)) is not None]
+    return texts if len(texts) == len(entries) else []
+
+
+def text_of(value: Any) -> str | None:
+    """Text and numbers as text; None for anything else: true and false, infinities, objects."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, float) and (not math.isfinite(value)):
+        return None
+    return str(value)
+
+
+def truth_of(meta: Mapping[str, Any], key: str) -> str | None:
+    """The one accepted answer, as ``truths_of``; None where there is none or are several."""
+    truths = truths_of(meta, key)
+    return truths[0] if len(truths) == 1 else None
 
 
 def column_of(meta: Mapping[str, Any], key: str) -> Any:

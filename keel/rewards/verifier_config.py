@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from keel.rewards.source_config import Aggregate, IsolatedConfig, SourceConfig, TruthConfig, compiles
+from keel.rewards.source_config import Aggregate, FormConfig, IsolatedConfig, SourceConfig, TruthConfig, compiles
+from keel.rewards.thoughts import names_a_marker
 
 
 class ExactReward(TruthConfig):
@@ -20,7 +21,12 @@ class NumericReward(TruthConfig):
     """1 when the final number of the answer is the right one; else 0. GSM8K is of this kind: its truth ends in #### and the number."""
 
     type: Literal["numeric", "gsm8k"] = Field(default="numeric", description="The final number is compared.")
-    tolerance: float = Field(default=1e-6, ge=0, description="Allowed difference, relative to the right number where that is above 1.")
+    tolerance: float | None = Field(
+        default=None,
+        ge=0,
+        description="Allowed difference, relative to the right number where that is above 1; empty = whole numbers are compared exactly, "
+        "others to about six digits (0.333333 is 1/3).",
+    )
 
 
 class ChoiceReward(TruthConfig):
@@ -36,10 +42,15 @@ class MathReward(IsolatedConfig, TruthConfig):
     """1 when the final expression of the answer equals the right one: 1/2 is 0.5 is \\frac{1}{2}; else 0."""
 
     type: Literal["math"] = Field(default="math", description="Mathematical expressions are compared.")
-    precision: int = Field(default=6, ge=1, le=15, description="Decimals that numbers are compared to.")
+    precision: int | None = Field(
+        default=None,
+        ge=1,
+        le=15,
+        description="Decimals that numbers are compared to; empty = whole numbers are compared exactly, others to about six digits.",
+    )
 
 
-class RegexReward(IsolatedConfig):
+class RegexReward(IsolatedConfig, FormConfig):
     """1 when the pattern is found; with ``truth``, when its first group (or the whole match) is the right answer."""
 
     type: Literal["regex"] = Field(default="regex", description="A pattern is looked for.")
@@ -52,6 +63,12 @@ class RegexReward(IsolatedConfig):
     @classmethod
     def _regular(cls, value: str) -> str:
         return compiles(value)
+
+    @model_validator(mode="after")
+    def _sees_thoughts(self) -> RegexReward:
+        if self.pattern and not self.thoughts and names_a_marker(self.pattern):
+            raise ValueError("the pattern looks for thoughts, which are taken off before it is tried: set thoughts=true")
+        return self
 
 
 class StepsReward(SourceConfig):

@@ -162,6 +162,11 @@ class Channel:
         os.close(self.write_fd)
 
 
+def leave(code=None):
+    """``exit`` and ``quit``, which the module ``site`` would bring: programs end with them. What a program wrote until then is judged."""
+    raise SystemExit(code)
+
+
 # --- the three kinds of work --------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +365,7 @@ def main():
     channel.send({"fences": fences})
     message = channel.receive()
     sys.setrecursionlimit(5000)
+    builtins.exit = builtins.quit = leave
     {"script": run_script, "functions": serve_functions, "tests": run_tests}[message["work"]](channel, message)
 
 

@@ -79,6 +79,31 @@ def test_values_of_all_kinds_cross_the_border(judge: Callable[..., Score], test:
     assert found == 1.0, found.reason
 
 
+DOUBLE = {"tests": [{"input": "3\n", "output": "6"}, {"input": "-1\n", "output": "-2"}]}
+
+
+@pytest.mark.parametrize(
+    "end", ["exit()", "quit()", "exit(0)", "quit(None)", "import sys; sys.exit()", "raise SystemExit", "import sys; sys.exit(0)"]
+)
+def test_a_program_may_end_itself_once_it_is_done(judge: Callable[..., Score], end: str) -> None:
+    assert judge(DOUBLE, f"n = int(input())\nprint(2 * n)\n{end}") == 1.0
+    assert judge(DOUBLE, f"n = int(input())\nif n < 0:\n    {end}\nprint(2 * n)") == 0.0  # it ends before it answered
+    assert judge(DOUBLE, end) == 0.0
+
+
+@pytest.mark.parametrize("end", ["exit(1)", "quit('sorry')", "import sys; sys.exit(3)"])
+def test_a_program_that_says_it_failed_has_failed(judge: Callable[..., Score], end: str) -> None:
+    assert judge(DOUBLE, f"n = int(input())\nprint(2 * n)\n{end}") == 0.0
+
+
+@pytest.mark.parametrize("end", ["exit()", "quit()", "import os; os._exit(0)", "raise SystemExit(0)", "import sys; sys.exit(0)"])
+def test_functions_cannot_leave_before_the_tests(judge: Callable[..., Score], end: str) -> None:
+    assert judge(ADD, f"def add(a, b):\n    {end}") == 0.0
+    assert judge(ADD, f"def add(a, b):\n    return a + b\n{end}") == 0.0  # at its top, before a test could run
+    guarded = f"def add(a, b):\n    return a + b\n\nif __name__ == '__main__':\n    print(add(1, 2))\n    {end}"
+    assert judge(ADD, guarded) == 1.0  # not run: the tests import it
+
+
 FORGERIES = {
     "exits with success": "import os\ndef add(a, b): os._exit(0)",
     "exits at once": "raise SystemExit(0)",
@@ -91,6 +116,9 @@ FORGERIES = {
     "def add(a, b): return 0",
     "patches the library": "import builtins, json\njson.dumps = lambda *a, **k: '{\"value\": {\"i\": \"0x3\"}, \"changed\": []}'\ndef add(a, b): return 0",  # noqa: E501
     "patches its host": "import sys\nf = sys._getframe()\nwhile f:\n    f.f_globals['encode'] = lambda v, r: {'i': '0x3'}\n    f = f.f_back\ndef add(a, b): return 0",  # noqa: E501
+    "patches the assertions": "import builtins\nbuiltins.AssertionError = type('Never', (BaseException,), {})\nbuiltins.isinstance = lambda *a: True\ndef add(a, b): return 0",  # noqa: E501
+    "patches the end": "import builtins\nbuiltins.exit = builtins.quit = lambda *a: 3\ndef add(a, b): return exit()if a < 0 else exit",
+    "catches everything": "import sys\nsys.settrace(lambda *a: None)\nsys.excepthook = lambda *a: None\ntry:\n    add\nexcept NameError:\n    def add(a, b): return None",  # noqa: E501
     "takes over the comparison": "def AssertionError(*a): return None\ndef sorted(x): return 3\ndef add(a, b): return 0",
     "raises what passes": "def add(a, b): raise AssertionError",
     "looks for the tests": "import gc\nneedle = ''.join(reversed('(dda tressa'))\ndef add(a, b):\n    for o in gc.get_objects():\n"

@@ -44,7 +44,7 @@ def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callab
         ("−8", -8.0),
         ("x2 and none", None),
         ("no number", None),
-        ("the answer is unknown, 4 at most", 4.0),
+        ("the answer is unknown, 4 at most", None),
         (r"\boxed{\frac{1}{2}}", 0.5),
         (r"It is -\dfrac{3}{4}.", -0.75),
         (r"\boxed{1{,}234 \text{ m}} of 9", 1234.0),
@@ -54,7 +54,7 @@ def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callab
         ("1/2", 0.5),
         ("48/2 = 24", 24.0),
         ("on 12/25/2023", 2023.0),
-        ("10 of 1/0", 0.0),
+        ("10 of 1/0", None),
     ],
 )
 def test_final_number(text: str, number: float | None) -> None:
@@ -94,11 +94,30 @@ def test_no_truth_is_a_failure_said_once_and_not_a_wrong_answer(caplog: pytest.L
     ]
 
 
-def test_a_truth_that_cannot_be_compared_with_is_a_failure(prompt: Callable) -> None:
-    found = verifier.exact(ExactReward(name="check"))(prompt(ground_truth=["x"]), "x")
-    assert math.isnan(found)
-    assert "no usable 'ground_truth'" in found.error
+@pytest.mark.parametrize("truth", [{"a": 1}, [None], [], [["x"]], True, float("nan"), None])
+def test_a_truth_that_cannot_be_compared_with_is_a_failure(truth: object, prompt: Callable) -> None:
+    for judge in (verifier.exact(ExactReward(name="check")), verifier.numeric(NumericReward(name="n"))):
+        found = judge(prompt(ground_truth=truth), "x")
+        assert math.isnan(found)
+        assert "'ground_truth'" in found.error
     assert math.isnan(verifier.numeric(NumericReward(name="n"))(prompt(ground_truth="many"), "3"))
+
+
+def test_of_several_accepted_answers_any_one_will_do(prompt: Callable) -> None:
+    exact, numeric = verifier.exact(ExactReward(name="e")), verifier.numeric(NumericReward(name="n"))
+    assert [exact(prompt(ground_truth=["Paris", "City of Light"]), t) for t in ("paris", "City of light", "Rome")] == [1.0, 1.0, 0.0]
+    assert [numeric(prompt(ground_truth=[3, "4.5", 7.0]), t) for t in ("3", "4.5", "7", "5")] == [1.0, 1.0, 1.0, 0.0]
+    mixed = prompt(ground_truth=["many", "3"])  # what could not be compared may have been right
+    assert numeric(mixed, "3") == 1.0
+    assert math.isnan(numeric(mixed, "4"))
+    pattern = verifier.regex(RegexReward(name="r", pattern=r"\d+", truth="ground_truth"))
+    assert [pattern(prompt(ground_truth=["1", 2]), t) for t in ("1", "2", "3")] == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("truth", [7, 7.0, "7", "7.0", "#### 7", r"\boxed{7}", [7], "7 apples"])
+def test_the_right_number_may_be_a_number_or_text(truth: object, prompt: Callable) -> None:
+    judge = verifier.numeric(NumericReward(name="n"))
+    assert [judge(prompt(ground_truth=truth), t) for t in ("The answer is 7.", "The answer is 8.")] == [1.0, 0.0]
 
 
 def test_a_broken_pattern_is_refused_with_the_config() -> None:

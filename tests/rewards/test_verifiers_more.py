@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 
@@ -15,7 +16,7 @@ from keel.rewards.gym import gym
 from keel.rewards.ifeval import follows, ifeval
 from keel.rewards.ifeval_checks import CHECKS
 from keel.rewards.json_schema import json_schema
-from keel.rewards.maths import final_expression, plain_number
+from keel.rewards.quantity import read_quantity
 from keel.rewards.verifier import regex
 from keel.rewards.verifier_config import ChoiceReward, GymReward, IFEvalReward, JsonSchemaReward, MathReward, RegexReward
 
@@ -75,7 +76,8 @@ PLAIN = [
     ("42", "答案是42。", 1.0),
     ("1500", "The answer is 1.5e3.", 1.0),
     ("3.5", "It takes 3 1/2 hours", 1.0),
-    (r"\boxed{7}", r"first \boxed{6}, then \boxed{7}", 1.0),
+    (r"\boxed{7}", r"first \boxed{6}, no, \boxed{7}", 1.0),
+    (r"\boxed{7}", r"\boxed{6}, \boxed{7}", 0.0),  # two answers are none
     (r"x^{2}", r"\boxed{x^{2}}", 1.0),
 ]
 
@@ -121,11 +123,11 @@ def test_what_only_the_library_could_say_is_a_failure_without_it(prompt: Prompts
     assert "pip install 'keel-align[math]'" in found.error  # type: ignore[attr-defined]
 
 
-def test_final_expressions_and_plain_numbers() -> None:
-    assert final_expression(r"\boxed{\frac{a}{b}} and \boxed{{x}}") == "{x}"
-    assert final_expression("a long text that says nothing in particular\nat all") is None
-    assert [plain_number(t) for t in ("1/3", r"\frac{2}{6}", "x", "1/0", "1e5", "$1,000.50$")] == [
-        maths.Fraction(1, 3), maths.Fraction(1, 3), None, None, maths.Fraction(100_000), maths.Fraction(2001, 2),
+def test_plain_numbers_are_exact() -> None:
+    texts = ("1/3", r"\frac{2}{6}", "x", "1/0", "1e5", "$1,000.50$", "123456789012345678901")
+    found = [read_quantity(t) for t in texts]
+    assert [q and q.value for q in found] == [
+        Fraction(1, 3), Fraction(1, 3), None, None, Fraction(100_000), Fraction(2001, 2), Fraction(123456789012345678901),
     ]  # fmt: skip
 
 
