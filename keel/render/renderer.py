@@ -197,6 +197,18 @@ class Renderer:
         """The ids that end a finished answer to ``prompt``."""
         return tuple(self._closing(self._messages(prompt) is not None))
 
+    def closed(self, prompt: Prompt, tokens_T: Tensor) -> Tensor:
+        """An answer to ``prompt`` as a reward model has learnt to read it, ended like the finished answers of training: what was cut off or
+        stopped at a text gets the end of an answer, another end token (the model's own beside the template's) gives way to it. int64 [T].
+        """
+        end_T = _ids(self.end_of_answer(prompt))
+        if len(tokens_T) and tokens_T[-1] == end_T[-1]:
+            return tokens_T
+        n = len(tokens_T)
+        while n and int(tokens_T[n - 1]) in self.stop_tokens:
+            n -= 1
+        return torch.cat([tokens_T[:n], end_T])
+
     def decode(self, tokens_T: Tensor | Sequence[int]) -> str:
         """Text for people and rewards: special and end tokens left out. ``tokens_T`` int64 [T]."""
         stops = set(self.stop_tokens)
@@ -232,7 +244,7 @@ class Renderer:
         encoded, messages = self._prompt(record.prompt, self._messages(record.prompt, more))
         if messages is None and more:
             raise RefusedError("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
-        return *self._with_start(encoded, [self._branch(record.prompt, messages, encoded, completion)]), None
+        return *self._with_start(encoded, [self._branch(record.prompt, messages, encoded, completion, judged=False)]), None
 
     def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
         messages = self._messages(record.prompt)
@@ -245,6 +257,7 @@ class Renderer:
             ids += self.codec.continuation(text)
             ends.append(len(ids) - 1)
         ids += self._closing(chat)
+        ends[-1] = len(ids) - 1  # the last step is read where every other answer is: at its end
         encoded, branches = self._with_start(encoded, [self._limited(encoded, _branch(ids, [True] * len(ids)))])
         if len(branches[0]) <= ends[-1]:
             raise RefusedError("the completion would be cut before its last step")
@@ -252,7 +265,7 @@ class Renderer:
 
     # --- branches ---------------------------------------------------------------------------------------------------------------
 
-    def _branch(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, completion: Turns) -> Branch:
+    def _branch(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, completion: Turns, judged: bool = True) -> Branch:
         for message in completion:
             if messages is not None:
                 self._no_controls(message)
@@ -267,9 +280,9 @@ class Renderer:
             )
         if raw:
             ids = self._as_sampled(completion[0].text, messages is not None)
-            return self._limited(encoded, _branch(ids, [True] * len(ids)))
+            return self._limited(encoded, _branch(ids, [True] * len(ids)), judged)
         assert messages is not None
-        return self._limited(encoded, self._templated(prompt, messages, completion))
+        return self._limited(encoded, self._templated(prompt, messages, completion), judged)
 
     def _templated(self, prompt: Prompt, messages: Turns, completion: Turns) -> Branch:
         """Rendered by the template; trained are the answers up to and with their first end token, nothing else."""
@@ -304,16 +317,21 @@ class Renderer:
             return self.codec.continuation(self.template.closing)
         return [self.tokenizer.eos_token_id]
 
-    def _limited(self, encoded: Encoded, branch: Branch) -> Branch:
-        """Hold a branch to the limits: refused, or cut by name. A cut answer has no end token, so none is trained."""
+    def _limited(self, encoded: Encoded, branch: Branch, judged: bool = True) -> Branch:
+        """Hold a branch to the limits: refused, or cut by name. No end token is trained in a cut answer. One that may be ``judged`` keeps
+        its own as the last token all the same: a reward model gives its score there and nowhere else."""
         room, why = self.limits.completion(len(encoded))
         if room is None or len(branch) <= room:
             return branch
-        if self.config.over_long != "cut_completion" or room < 1:
+        if self.config.over_long != "cut_completion" or room < 1 + judged:
             raise RefusedError(
                 f"prompt and completion have {len(encoded)} + {len(branch)} tokens, {max(room, 0)} fit behind the prompt ({why})"
             )
-        return Branch(branch.tokens_T[:room], branch.trained_T[:room])
+        if not judged:
+            return Branch(branch.tokens_T[:room], branch.trained_T[:room])
+        trained_T = branch.trained_T[:room].clone()
+        trained_T[-1] = False
+        return Branch(torch.cat([branch.tokens_T[: room - 1], branch.tokens_T[-1:]]), trained_T)
 
     def _with_start(self, encoded: Encoded, branches: Sequence[Branch]) -> tuple[Encoded, tuple[Branch, ...]]:
         """A unit's prompt has at least one token: without any, the answer's first one is it (nothing predicts it)."""
