@@ -264,8 +264,8 @@ def test_metrics_of_answers():
     objective = replace(preference_objective(ObjectiveConfig(name="kto")), point=0.25)
     batch = pack(of)
     metrics = objective.loss(batch, Outputs(batch.signals["policy"]), objective.counts(of)).metrics
-    assert metrics.keys() == {"rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "kl"}
-    assert metrics["kl"][0] / metrics["kl"][1] == 0.25
+    assert metrics.keys() == {"rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "kl_point"}
+    assert metrics["kl_point"][0] / metrics["kl_point"][1] == 0.25
     assert (metrics["rewards/chosen"][1], metrics["rewards/rejected"][1]) == (3.0, 4.0)
 
 
