@@ -23,8 +23,8 @@ UNITS: Mapping[str, str] = {
 
 # Every metric whose name has no slash. Others may hold names that a recipe gives (rewards, judges).
 _PLAIN = """
-accuracy aux_loss entropy entropy_coef epoch frac_reward_zero_std grad_norm kl kl_coef kl_point logged_reward loss lr margin mean_reward nll pairs
-phase reward reward_greedy reward_max reward_min reward_shift reward_std skipped_steps tokens_per_s
+accuracy aux_loss entropy entropy_coef epoch frac_reward_zero_std grad_norm kl kl_coef kl_point logged_reward loss lr margin mean_reward nll
+pairs phase reward reward_greedy reward_max reward_min reward_shift reward_std skipped_steps tokens_per_s
 """
 PLAIN = frozenset(_PLAIN.split())
 
