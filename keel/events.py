@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,35 +22,96 @@ class Event:
     step: int
     data: Mapping[str, Any] = field(default_factory=dict[str, Any])
     message: str = ""
+    at: float = 0.0  # wall-clock time, in seconds since 1970; for people, it decides nothing
 
 
 class Sink(Protocol):
-    """Takes events. May fail: the bus catches, says so once, and goes on without it."""
+    """Takes events. May fail: the bus catches it, keeps the event and tries again later. A class whose attribute ``essential`` is true is
+    tried again at every event, and nothing that it missed is ever given up."""
 
     def handle(self, event: Event) -> None: ...
 
     def close(self) -> None: ...
 
 
-class EventBus:
-    """Hands each event to every sink. A sink that raises is dropped with one warning; the run goes on."""
+MOST_WAITING = 1000  # events that are kept for a tracker that is down; older ones are given up, and counted
+LONGEST_PAUSE = 1024  # events between two tries
 
-    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
-        self._sinks: list[Sink] = list(sinks)
 
-    def emit(self, kind: str, step: int, message: str = "", **data: Any) -> None:
-        event = Event(kind, step, data, message)
-        for sink in list(self._sinks):
+@dataclass(slots=True)
+class _Delivery:
+    """What a sink has missed. After the k-th failure in a row it is tried again 2^k events later: a time-out costs little, and a sink that
+    always fails is asked so seldom that it cannot slow a run. Counted in events, not in seconds, so that runs stay alike."""
+
+    sink: Sink
+    waiting: deque[Event] = field(default_factory=deque[Event])
+    in_a_row: int = 0
+    pause: int = 0  # events until the next try
+    failures: int = 0
+    lost: int = 0
+    last: str = ""
+
+    @property
+    def name(self) -> str:
+        return type(self.sink).__name__
+
+    @property
+    def essential(self) -> bool:
+        return bool(getattr(self.sink, "essential", False))
+
+    def take(self, event: Event) -> None:
+        self.waiting.append(event)
+        if self.pause > 0:
+            self.pause -= 1
+        else:
+            self.deliver()
+        if not self.essential and len(self.waiting) > MOST_WAITING:
+            self.waiting.popleft()
+            self.lost += 1
+
+    def deliver(self) -> None:
+        """All that waits, in order, until one fails."""
+        while self.waiting:
             try:
-                sink.handle(event)
+                self.sink.handle(self.waiting[0])
             except Exception as error:  # a tracker that is down must not cost a run
-                self._sinks.remove(sink)
-                log.warning("sink %s failed and was dropped, the run goes on: %s", type(sink).__name__, error)
+                self._failed(error)
+                return
+            self.waiting.popleft()
+            self.in_a_row = 0
+
+    def _failed(self, error: Exception) -> None:
+        self.failures, self.in_a_row = self.failures + 1, self.in_a_row + 1
+        self.last = f"{type(error).__name__}: {error}"
+        self.pause = 0 if self.essential else min(2**self.in_a_row, LONGEST_PAUSE) - 1
+        if self.failures == 1:
+            log.warning("sink %s failed, the run goes on and tries it again: %s", self.name, self.last)
 
     def close(self) -> None:
-        for sink in self._sinks:
-            try:
-                sink.close()
-            except Exception as error:
-                log.warning("sink %s failed to close: %s", type(sink).__name__, error)
-        self._sinks.clear()
+        self.deliver()
+        if self.failures:
+            missed = self.lost + len(self.waiting)
+            text = f"{missed} events never got there" if missed else "all events got there in the end"
+            log.warning("sink %s failed %d times, %s; the last time: %s", self.name, self.failures, text, self.last)
+        try:
+            self.sink.close()
+        except Exception as error:
+            log.warning("sink %s failed to close: %s", self.name, error)
+
+
+class EventBus:
+    """Hands each event to every sink, in order. What a sink fails to take waits for it and is handed over again; the run goes on."""
+
+    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
+        self._deliveries = [_Delivery(sink) for sink in sinks]
+
+    def emit(self, kind: str, step: int, message: str = "", **data: Any) -> None:
+        event = Event(kind, step, data, message, time.time())
+        for delivery in self._deliveries:
+            delivery.take(event)
+
+    def close(self) -> None:
+        """Hand over what still waits, say what never got there, close the sinks."""
+        for delivery in self._deliveries:
+            delivery.close()
+        self._deliveries.clear()

@@ -55,6 +55,8 @@ def main(argv: list[str]) -> None:
 
 def settings(work: Any, scratch: str) -> dict[str, Any]:
     """What all trainers are told: the same optimizer, rate, clipping and precision as Keel's side; data in the given order."""
+    import torch
+
     at_once = min(ROWS_AT_ONCE, work.batch)
     while work.batch % at_once:
         at_once -= 1
@@ -68,6 +70,7 @@ def settings(work: Any, scratch: str) -> dict[str, Any]:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "bf16": work.model.dtype == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),  # without it bf16 is refused where there is no GPU
         "gradient_checkpointing": False,  # TRL's default would recompute every layer
         "seed": work.seed,
         "logging_steps": 1,

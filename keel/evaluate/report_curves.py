@@ -121,7 +121,8 @@ def _facts(summary: Row) -> list[tuple[str, str]]:
 def _told(row: Row) -> str:
     data = row.get("data")
     reason = data.get("reason", "") if isinstance(data, dict) else ""
-    return f"{row['kind']}: {row.get('message') or reason}"
+    undone = f" (these steps were given up: back to step {row['undone']})" if "undone" in row else ""
+    return f"{row['kind']}: {row.get('message') or reason}{undone}"
 
 
 def _samples(rows: Sequence[Row]) -> list[dict[str, Any]]:

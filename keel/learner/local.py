@@ -41,7 +41,9 @@ class LocalLearner(LocalInference):
         self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
         self.lr_scale = 1.0  # of the recipe's rate; whoever sets it keeps it
         self.lr_now: float | None = None  # in place of the schedule (before lora_lr_factor); whoever sets it keeps it
-        self._step = 0  # optimizer steps tried, skipped ones included: what the schedule and the seeds count
+        self.progress = 0  # planned updates before the next one: what the schedule goes by. A step adds one; a loop that leaves updates
+        # out sets it, so that the schedule ends where the training does
+        self._step = 0  # optimizer steps tried, skipped ones included: what the seeds count
         self._skips = 0  # non-finite steps in a row
         self._passes = 0  # micro-batches since the last step
 
@@ -50,7 +52,7 @@ class LocalLearner(LocalInference):
         """The learning rate of the next step."""
         if self.lr_now is not None:
             return self.lr_scale * self._factor * self.lr_now
-        return self.lr_scale * learning_rate(self._step, self.total_steps, self.config, self._factor * self.config.lr)
+        return self.lr_scale * learning_rate(self.progress, self.total_steps, self.config, self._factor * self.config.lr)
 
     # ------------------------------------------------------------------------------------------------------------- training
 
@@ -98,6 +100,7 @@ class LocalLearner(LocalInference):
         self._optimizer.zero_grad(set_to_none=True)
         self._skips = 0 if finite else self._skips + 1
         self._step += 1
+        self.progress += 1
         self._passes = 0
         if not finite:
             log.warning("step %d: the gradient is not finite, the step is skipped (%d in a row)", self._step, self._skips)
@@ -146,7 +149,7 @@ class LocalLearner(LocalInference):
                     tensors[f"optim/{name}/{key}"] = value
                 else:
                     scalars.setdefault(name, {})[key] = value
-        return tensors, {"step": self._step, "skips": self._skips, "optim": scalars}
+        return tensors, {"step": self._step, "progress": self.progress, "skips": self._skips, "optim": scalars}
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore what ``state`` returned: the next step is bit-identical to the one that would have been."""
@@ -161,6 +164,7 @@ class LocalLearner(LocalInference):
                 self._optimizer.state[p] = kept
         self._optimizer.zero_grad(set_to_none=True)
         self._step, self._skips, self._passes = int(state["step"]), int(state["skips"]), 0
+        self.progress = int(state.get("progress", self._step))
 
 
 def _answer_tokens(units: Sequence[Unit]) -> int:

@@ -17,8 +17,8 @@ from keel.learner.config import OptimConfig
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig, peak: float) -> float:
-    """The rate of step ``step`` (0-based): linear warm-up that reaches ``peak`` after its last step, then the schedule, which ends at
-    ``peak * min_lr_ratio`` after the last step of all."""
+    """The rate of planned step ``step`` (0-based): linear warm-up that reaches ``peak`` after its last step, then the schedule, which ends
+    at ``peak * min_lr_ratio`` after the last step of all."""
     warmup = warmup_steps(config, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup

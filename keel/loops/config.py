@@ -52,7 +52,10 @@ class LoopConfig(Section):
     epochs: float = Field(default=1.0, gt=0, description="Passes over the training units (or prompts). Ignored when `steps` is set.")
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps (iterations in RL). Overrides `epochs`.")
     batch_size: int = Field(
-        default=16, ge=1, description="Units (demonstrations, pairs, prompts) of one optimizer batch, before samples are drawn."
+        default=16,
+        ge=1,
+        description="Units of one optimizer batch: demonstrations, or prompts with all their pairs, ratings or (in RL) samples. Pairs of one "
+        "prompt are one unit: 16 are 16 prompts, however many pairs.",
     )
     last_batch: Literal["keep", "drop"] = Field(default="keep", description="What happens to the last, smaller batch of an epoch.")
     group_by_length: bool = Field(default=False, description="Put units of similar length into one batch (order still random by seed).")

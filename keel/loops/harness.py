@@ -21,7 +21,7 @@ from keel.runs.directory import RunDir
 from keel.runs.interrupt import Interrupts
 from keel.runs.memory import peak_mb
 from keel.watch.config import EarlyStopConfig, WatchConfig
-from keel.watch.early_stop import EarlyStop
+from keel.watch.early_stop import EarlyStop, settled
 from keel.watch.rules import Finding, Watch
 from keel.watch.trends import Trends
 
@@ -97,7 +97,7 @@ class Harness:
         self.checkpoint_every = checkpoint_every
         self.watch, self.trends = Watch(watch, self._tell), Trends()
         self.limits, self.emergency = watch.emergency, Emergency()
-        self.selection = EarlyStop(config.best or default_best)
+        self.selection = EarlyStop(settled(config.best, default_best))
         self.good: int | None = None  # step of the last good checkpoint
         self.sound = True  # since the last checkpoint: no alarm, every metric finite
         self.last: Mapping[str, float] = {}
@@ -122,14 +122,14 @@ class Harness:
                 self._tell_phase(step)
                 trouble = self._step(step)
                 step += 1
-                if trouble:
-                    step = self._go_back(step, trouble, started)
-                    continue
                 done = step == self.trainer.total_steps
                 improved = False
-                if done or self._evaluation_due(step, before):
-                    improved = self._evaluate(step)
+                if not trouble and (done or self._evaluation_due(step, before)):
+                    improved, trouble = self._evaluate(step)
                     stopped_early = self.selection.should_stop
+                if trouble:
+                    step, stopped_early = self._go_back(step, trouble, started), False
+                    continue
                 if improved or done or interrupts.requested or stopped_early or step % self.checkpoint_every == 0:
                     self._save(step, improved, started)
         interrupted = interrupts.requested and step < self.trainer.total_steps and not stopped_early
@@ -140,6 +140,9 @@ class Harness:
             why = f"nothing better than {best.value:.4g} of step {best.step}" if best else "nothing was ever better"
             self.bus.emit("warning", step, f"stopped early at step {step}: {why}")
         test = {} if interrupted else self._finish(step)
+        if not interrupted:
+            for text in self.watch.unheard():
+                self.bus.emit("warning", step, text)
         return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before)
 
     def _tell_phase(self, step: int) -> None:
@@ -153,6 +156,7 @@ class Harness:
         test = self.trainer.test()
         if test:
             self.bus.emit("eval", step, metrics=test)
+            self.watch.check(step, test)  # for what is told: there is nothing left to stop
         return test
 
     def _evaluation_due(self, step: int, tokens_before: float) -> bool:
@@ -233,11 +237,16 @@ class Harness:
         metrics |= {"time/step_s": seconds, "tokens_per_s": tokens / seconds, "mem/peak_mb": peak_mb()}
         self.last = metrics
         self.bus.emit("step", step + 1, metrics=metrics)
-        verdict = self.watch.check(step + 1, metrics)
+        return self._judged(step + 1, metrics)
+
+    def _judged(self, step: int, metrics: Mapping[str, float]) -> str:
+        """What the rules say of a step or an evaluation: why the run has to go back, empty when it goes on. Raises DivergedError when a
+        rule stops it."""
+        verdict = self.watch.check(step, metrics)
         self.sound = self.sound and not self.watch.alarmed and all(map(math.isfinite, metrics.values()))
         if verdict.action == "stop":
             stands = "there is no good checkpoint" if self.good is None else f"the last good checkpoint is that of step {self.good}"
-            self._stop(step + 1, verdict.reason, stands)
+            self._stop(step, verdict.reason, stands)
         return verdict.reason
 
     def _stop(self, step: int, reason: str, stands: str) -> NoReturn:
@@ -265,21 +274,22 @@ class Harness:
         self._save(back, best is not None and best.step == back, started)
         return back
 
-    def _evaluate(self, step: int) -> bool:
-        """Evaluate and say whether this is the best so far."""
+    def _evaluate(self, step: int) -> tuple[bool, str]:
+        """Evaluate. Whether this is the best so far, and why the run has to go back (empty when it goes on). The starting weights are no
+        candidate and nothing to go back from. Raises DivergedError when a rule stops the run."""
         started = time.perf_counter()
         metrics = dict(self.trainer.evaluate(step))
         if not metrics:
-            return False
+            return False, ""
         metrics["time/eval_s"] = time.perf_counter() - started
         self.last_eval = metrics
         self.bus.emit("eval", step, metrics=metrics)
-        self.sound = self.sound and all(map(math.isfinite, metrics.values()))
-        if step == 0:
-            return False
+        trouble = self._judged(step, metrics)
+        if step == 0 or trouble:
+            return False, trouble
         if metrics.get(FAILED, 0.0) >= 1.0:  # nothing could be judged: no improvement, rather than a metric that is missing
             metrics = {self.selection.metric: math.nan, **metrics}
-        return self.selection.update(step, metrics)
+        return self.selection.update(step, metrics), ""
 
     def _tell(self, finding: Finding) -> None:
         kind = "verdict" if finding.level in ("rollback", "stop") else "warning"

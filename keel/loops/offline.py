@@ -69,7 +69,7 @@ class OfflineTrainer:
     def step(self, step: int) -> Mapping[str, float]:
         """One optimizer batch."""
         now = phase_at(self.config.phases, step, self.total_steps)
-        self.learner.lr_now = now.lr if now is not None else None
+        self.learner.lr_now, self.learner.progress = now.lr if now is not None else None, step
         phase = {"phase": float(now.number)} if now is not None else {}
         units = credited(self.objective, self.order.units(step))
         report = self.learner.forward_backward(units, measured(self.objective, units, self.learner.logprobs))

@@ -110,6 +110,13 @@ def with_signal(units: Sequence[Unit], name: str, tensors: BranchTensors) -> tup
     )
 
 
+def without_signal(units: Sequence[Unit], name: str) -> list[Unit]:
+    """Units whose branches do not carry ``name``."""
+    return [
+        replace(u, branches=tuple(replace(b, signals={k: t for k, t in b.signals.items() if k != name}) for b in u.branches)) for u in units
+    ]
+
+
 class OnlineTrainer:
     """One step = one set of rollouts and all updates on it. The prompts' order and all draws are functions of (seed, step), so the state is
     that of the learners, and the coefficients that controllers move."""
@@ -274,17 +281,20 @@ class OnlineTrainer:
 
     def _update(self, units: Sequence[Unit], step: int, algorithm: Algorithm) -> tuple[dict[str, float], float]:
         """All optimizer steps on one set of rollouts, until one finds the policy too far from the one that sampled. Metrics are means over
-        them; beside them the KL to the old policy, mean over the last pass."""
+        them; beside them the KL to the old policy, mean over the last pass. At the first the policy is the old one: its own forward pass
+        says what is old, so that the ratio is exactly 1 and the KL exactly 0, and nothing stops it."""
         sums: defaultdict[str, list[float]] = defaultdict(list)
         old_kls: list[float] = []
         made, stop = 0, algorithm.old_kl.stop
         for epoch in range(algorithm.epochs):
             old_kls.clear()
-            for part in minibatches(units, algorithm.minibatches, self.seed, step, epoch):
-                report = self.actors.policy.forward_backward(part, algorithm.policy_objective())
+            for k, part in enumerate(minibatches(units, algorithm.minibatches, self.seed, step, epoch)):
+                self._aim((step * algorithm.epochs + epoch) * algorithm.minibatches + k)
+                fresh = without_signal(part, "old_logprobs") if made == 0 else part
+                report = self.actors.policy.forward_backward(fresh, algorithm.policy_objective())
                 old_kls.append(report.metrics["policy/old_kl_avg"])
                 collect(sums, report.metrics)
-                if stop is not None and old_kls[-1] > stop:
+                if stop is not None and made and old_kls[-1] > stop:
                     self.actors.policy.discard_gradients()
                     return {**means(sums), "policy/updates": float(made)}, _mean(old_kls)
                 collect(sums, self.actors.policy.step().metrics)
@@ -293,6 +303,12 @@ class OnlineTrainer:
                     collect(sums, {name if "/" in name else f"critic/{name}": value for name, value in values.items()})
                 made += 1
         return {**means(sums), "policy/updates": float(made)}, _mean(old_kls)
+
+    def _aim(self, planned: int) -> None:
+        """The next update comes after so many planned ones, whether they were made or not: the learning rates follow the plan."""
+        self.actors.policy.progress = planned
+        if self.actors.critic is not None:
+            self.actors.critic.progress = planned
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Held-out prompts, sampled from the newest weights."""

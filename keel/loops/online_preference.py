@@ -88,7 +88,8 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         sums: defaultdict[str, list[float]] = defaultdict(list)
         learner, made = self.actors.policy, 0
         for epoch in range(self.plan.epochs):
-            for part in minibatches(units, self.plan.minibatches, self.seed, step, epoch):
+            for k, part in enumerate(minibatches(units, self.plan.minibatches, self.seed, step, epoch)):
+                learner.progress = (step * self.plan.epochs + epoch) * self.plan.minibatches + k
                 collect(sums, learner.forward_backward(part, measured(self.plan.objective, part, learner.logprobs)).metrics)
                 collect(sums, learner.step().metrics)
                 made += 1

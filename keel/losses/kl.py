@@ -19,6 +19,14 @@ from torch import Tensor
 
 from keel.losses.checks import same_vectors
 
+LOG_RATIO_BOUND = 20.0  # e^20 is 5e8: no ratio beyond it says anything but "far too large"
+
+
+def bounded(log_ratio_S: Tensor) -> Tensor:
+    """A log-ratio before ``exp``, held within ``LOG_RATIO_BOUND``: one token that overflows must not cost the whole step. Inside the bound
+    value and gradient are exact; beyond it the token has no gradient. float [S], nats; any shape."""
+    return log_ratio_S.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
 
 def k1(logprobs_S: Tensor, ref_logprobs_S: Tensor) -> Tensor:
     """``r = log pi - log ref``: unbiased, of either sign. Only in the reward.
@@ -44,12 +52,12 @@ def k2(logprobs_S: Tensor, ref_logprobs_S: Tensor) -> Tensor:
 
 
 def k3(logprobs_S: Tensor, ref_logprobs_S: Tensor) -> Tensor:
-    """``e^-r - 1 + r``: unbiased and never negative. In the loss it is GRPO's penalty (Shao et al. 2024, arXiv:2402.03300, eq. 4).
+    """``e^-r - 1 + r``, with ``-r`` at most ``LOG_RATIO_BOUND``: unbiased and never negative. In the loss it is GRPO's penalty (Shao et al. 2024, arXiv:2402.03300, eq. 4).
 
     Args and returns as ``k1``.
     """
     same_vectors(logprobs_S, ref_logprobs_S)
-    ratio_log_S = ref_logprobs_S - logprobs_S
+    ratio_log_S = (ref_logprobs_S - logprobs_S).clamp(max=LOG_RATIO_BOUND)
     return torch.expm1(ratio_log_S) - ratio_log_S
 
 

@@ -1,4 +1,6 @@
-"""Policy losses per token, from log-probabilities and advantages. Lower is better: each is minus what is to be maximised."""
+"""Policy losses per token, from log-probabilities and advantages. Lower is better: each is minus what is to be maximised.
+
+Log-ratios are held within ``kl.LOG_RATIO_BOUND`` before they become ratios that nothing else bounds."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from keel.losses.checks import same_vectors
+from keel.losses.kl import bounded
 
 
 class PolicyTerms(NamedTuple):
@@ -55,7 +58,7 @@ def ppo_clip(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor, l
         PolicyTerms with the two sides on which the clip was active.
     """
     same_vectors(logprobs_S, old_logprobs_S, advantages_S)
-    ratio_S = torch.exp(logprobs_S - old_logprobs_S)
+    ratio_S = torch.exp(bounded(logprobs_S - old_logprobs_S))
     clipped_S = ratio_S.clamp(1.0 - low, 1.0 + high)
     loss_S = -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S)
     low_S = (ratio_S < 1.0 - low) & (advantages_S < 0)
@@ -74,7 +77,7 @@ def surrogate(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor) 
     """
     same_vectors(logprobs_S, old_logprobs_S, advantages_S)
     never_S = torch.zeros_like(logprobs_S, dtype=torch.bool)
-    return PolicyTerms(-torch.exp(logprobs_S - old_logprobs_S) * advantages_S, never_S, never_S)
+    return PolicyTerms(-torch.exp(bounded(logprobs_S - old_logprobs_S)) * advantages_S, never_S, never_S)
 
 
 def cispo(logprobs_S: Tensor, old_logprobs_S: Tensor, advantages_S: Tensor, low: float, high: float) -> PolicyTerms:

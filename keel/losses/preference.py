@@ -139,20 +139,19 @@ def tdpo(winner_E: Tensor, loser_E: Tensor, winner_kl_E: Tensor, loser_kl_E: Ten
     return label_E * right_E + (1.0 - label_E) * wrong_E
 
 
-def matched(lead_E: Tensor, leads_K: Tensor, references_K: Tensor) -> Tensor:
-    """The reference's lead of the same rank: alignment by optimal transport compares the sorted leads of the policy, ``log pi(winner) -
-    log pi(loser)``, with the sorted ones of the reference (Melnyk et al. 2024, arXiv:2406.05882, paired). The loss is then
-    ``dpo`` of ``lead_E`` against what this returns.
+def matched(leads_K: Tensor, references_K: Tensor) -> Tensor:
+    """For each pair the reference's lead of the same rank: alignment by optimal transport compares the sorted leads of the policy, ``log
+    pi(winner) - log pi(loser)``, with the sorted ones of the reference (Melnyk et al. 2024, arXiv:2406.05882, paired). The loss is then
+    ``dpo`` of a pair's lead against what this returns for it. Equal leads keep their order, so that no reference lead is taken twice.
 
     Args:
-        lead_E: float [E], the policy's leads of some pairs.
         leads_K: float [K], the policy's leads of all pairs of the optimizer batch, in any order.
         references_K: float [K], the reference's leads of those pairs.
 
     Returns:
-        float [E], constant.
+        float [K], constant, in the order of the pairs.
     """
-    same_vectors(lead_E)
     same_vectors(leads_K, references_K)
-    rank_E = (lead_E.detach()[:, None] - leads_K.sort().values[None, :]).abs().argmin(dim=1)
-    return references_K.sort().values[rank_E].detach()
+    matches_K = torch.empty_like(references_K)
+    matches_K[leads_K.argsort(stable=True)] = references_K.sort().values
+    return matches_K.detach()

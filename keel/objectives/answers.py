@@ -61,7 +61,8 @@ class AnswerObjective(WholeAnswers):
     ``"zero"`` none. Before the first step, where policy and reference are the same, each is exactly 0.
 
     Metrics: ``rewards/chosen`` and ``rewards/rejected`` (mean rewards of wanted and unwanted answers, beta times log-ratio), on pairs
-    ``rewards/margins`` and ``rewards/accuracies``; ``logps/chosen``, ``logps/rejected``; ``kl`` (z0) or ``reward_shift``.
+    ``rewards/margins`` and ``rewards/accuracies``; ``logps/chosen``, ``logps/rejected``; ``kl_point`` (z0, an estimate of the KL in nats per
+    answer) or ``reward_shift``.
     """
 
     answer_loss: AnswerLoss = kto
@@ -126,7 +127,7 @@ class AnswerObjective(WholeAnswers):
             metrics |= {f"rewards/{name}": (reward_A[side_A].sum(), side_A.sum()), f"logps/{name}": (logps_A[side_A].sum(), side_A.sum())}
         point = reward_A.new_tensor(self.point)
         if self.source == "kl":
-            metrics["kl"] = (point * n, n)
+            metrics["kl_point"] = (point * n, n)
         elif self.source == "midpoint":
             metrics["reward_shift"] = (self.beta * point * n, n)
         return to_metrics(metrics)

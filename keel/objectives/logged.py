@@ -31,9 +31,10 @@ class LoggedObjective:
     ``topr``: the same, but answers at or above their baseline have w = 1 (Le Roux et al. 2025, arXiv:2503.14286, section 3).
 
     The advantages A are those of the whole optimizer batch, given to its answers before the first forward pass (``credited``), so that it
-    does not matter how the batch is cut. ``per_token`` takes the mean over an answer's tokens in place of the sum.
+    does not matter how the batch is cut. With ``baseline="group"`` an answer without another one to its prompt is compared with nothing: it
+    has advantage 0 and, with ``awr`` too, weight 0 (``exp(0)`` would imitate it whatever its reward). ``per_token`` takes the mean over an answer's tokens in place of the sum.
 
-    Metrics: ``logged_reward``; ``advantages/above`` (share of the answers above their baseline); ``logps/above`` and ``logps/below`` (mean
+    Metrics: ``answers/alone`` (the share of answers compared with nothing); ``logged_reward``; ``advantages/above`` (share of the answers above their baseline); ``logps/above`` and ``logps/below`` (mean
     log-probability per token of those above and of the others); ``weights/mean``, ``weights/max``, ``weights/capped`` (share at the bound)
     and ``weights/ess``, the effective number of answers (Kish: ``(sum w)^2 / sum w^2``), of exp(A / beta) or of the importance weights;
     ``kl`` where it has a price.
@@ -78,7 +79,10 @@ class LoggedObjective:
             values_A = torch.tensor([self.value(u) for u in units], dtype=torch.float64)[unit_A]
         advantages_A = logged_advantages(rewards_A, unit_A, self.baseline, values_A, scale=self.scale)
         numbers = iter(zip(rewards_A.tolist(), advantages_A.tolist(), strict=True))
-        return tuple(replace(u, branches=tuple(_with_numbers(b, *next(numbers)) for b in u.branches)) for u in units)
+        known = [0.0 if self.baseline == "group" and len(u.branches) < 2 else 1.0 for u in units]
+        return tuple(
+            replace(u, branches=tuple(_with_numbers(b, *next(numbers), k) for b in u.branches)) for u, k in zip(units, known, strict=True)
+        )
 
     def rewards(self, unit: Unit) -> list[float]:
         """The logged rewards of a unit's answers. Raises DataError for a unit that has none."""
@@ -124,7 +128,8 @@ class LoggedObjective:
         """Constants per token, and where the bound held."""
         advantages_S = batch.signals["advantages"]
         if self.name == "awr":
-            return awr_weights(advantages_S, self.beta, self.max_weight)
+            weights_S, capped_S = awr_weights(advantages_S, self.beta, self.max_weight)
+            return weights_S * batch.signals["compared"], capped_S
         if self.importance is None:
             return torch.ones_like(logprobs_S), torch.zeros_like(logprobs_S, dtype=torch.bool)
         rule = Correction("truncate", self.importance, self.max_weight)
@@ -135,8 +140,9 @@ class LoggedObjective:
         return weights_S, capped_S
 
 
-def _with_numbers(branch: Branch, reward: float, advantage: float) -> Branch:
-    signals = {name: torch.full((len(branch),), number) for name, number in (("rewards", reward), ("advantages", advantage))}
+def _with_numbers(branch: Branch, reward: float, advantage: float, compared: float) -> Branch:
+    numbers = {"rewards": reward, "advantages": advantage, "compared": compared}
+    signals = {name: torch.full((len(branch),), number) for name, number in numbers.items()}
     return replace(branch, signals={**branch.signals, **signals})
 
 
@@ -145,6 +151,7 @@ def _metrics(batch: Batch, logprobs_S: Tensor, weights_S: Tensor, shares_S: Tens
     above_S = batch.signals["advantages"] > 0
     mean: dict[str, tuple[Tensor, Tensor | float]] = {
         "logged_reward": ((batch.signals["rewards"] * shares_S).sum(), shares_S.sum()),
+        "answers/alone": (((1.0 - batch.signals["compared"]) * shares_S).sum(), shares_S.sum()),
         "advantages/above": ((above_S * shares_S).sum(), shares_S.sum()),
         "weights/mean": ((weights_S * shares_S).sum(), shares_S.sum()),
         "weights/ess": ((weights_S * shares_S).sum(), (weights_S.square() * shares_S).sum()),

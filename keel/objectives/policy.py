@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keel.losses.correction import Correction, importance_weights
-from keel.losses.kl import k3
+from keel.losses.kl import LOG_RATIO_BOUND, bounded, k3
 from keel.losses.policy import PolicyLoss, PolicyTerms, ppo_clip
 from keel.losses.reduce import REDUCTIONS, Reduction, sequence_means
 from keel.objectives.common import Reduced, TokenWeights, divisor, to_metrics, token_mean, token_weights
@@ -42,7 +42,8 @@ class PolicyObjective(Reduced):
     Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token) and ``kl/max`` (of one token),
     ``clip_ratio/{low,high,region}_mean``,
     ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
-    token), ``policy/clipfrac_avg``, ``val/ratio``,
+    token), ``policy/clipfrac_avg``, ``val/ratio``, ``policy/bounded_ratio`` (the share of tokens whose log-ratio to the old policy or
+    the reference is beyond ``LOG_RATIO_BOUND``),
     ``sampling/importance_sampling_ratio/{mean,min,max}`` (trainer against sampler: the weights in use, after truncation or masking, each
     token's own ratio without a correction), ``sampling/capped_ratio`` (the share above the cap) and
     ``sampling/sampling_logp_difference/{mean,max}`` (absolute, per token); by the reduction: ``loss/policy_avg``.
@@ -93,7 +94,7 @@ class PolicyObjective(Reduced):
         apart_S = (old_logprobs_S - sampler_S).abs()
         metrics: dict[str, tuple[Tensor, Tensor | float]] = {}
         if self.correction is None:
-            weights_S = torch.exp(old_logprobs_S - sampler_S)
+            weights_S = torch.exp(bounded(old_logprobs_S - sampler_S))
         else:
             weights_S, capped_S = importance_weights(old_logprobs_S, sampler_S, batch.branch_S, batch.n_branches, self.correction)
             losses_S = weights_S * losses_S
@@ -120,6 +121,7 @@ def _metrics(
 ) -> Metrics:
     region_S = (terms.low_S | terms.high_S).float()
     step_S = logprobs_S - old_logprobs_S
+    far_S = step_S.abs() > LOG_RATIO_BOUND
     metrics: dict[str, tuple[Tensor, Tensor | float]] = {
         "loss/policy_avg": weights.mean(terms.loss_S),
         "entropy": token_mean(entropy_S),
@@ -129,11 +131,13 @@ def _metrics(
         "policy/clipfrac_avg": token_mean(region_S),
         "policy/approxkl_avg": token_mean(0.5 * step_S.square()),
         "policy/old_kl_avg": token_mean(k3(old_logprobs_S, logprobs_S)),
-        "val/ratio": token_mean(step_S.exp()),
+        "val/ratio": token_mean(bounded(step_S).exp()),
     }
     if "ref_logprobs" in batch.signals:
         kl_S = k3(logprobs_S, batch.signals["ref_logprobs"])
+        far_S = far_S | ((logprobs_S - batch.signals["ref_logprobs"]).abs() > LOG_RATIO_BOUND)
         metrics["kl"] = token_mean(kl_S)
         if len(kl_S):
             metrics["kl/max"] = kl_S.max(), 1.0
+    metrics["policy/bounded_ratio"] = token_mean(far_S.float())
     return metrics

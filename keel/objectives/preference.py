@@ -3,7 +3,7 @@ the divergence of whole distributions. Single answers with labels are in ``answe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -95,11 +95,12 @@ class PreferenceObjective(PairObjective):
 @dataclass(frozen=True, slots=True)
 class TransportObjective(PairObjective):
     """Alignment by optimal transport: ``dpo`` of the policy's lead of each pair against the reference's lead of the same rank among the
-    pairs of the optimizer batch. Ranks are those under the weights before the step (``measured``); without them, as before the first step,
+    pairs of the optimizer batch. Ranks are those under the weights before the step (``measured``), and each
+    pair keeps its own, whatever the forward pass rounds; without them, as before the first step,
     where policy and reference are the same, each pair meets its own reference."""
 
     relabel: Callable[[Tensor], Tensor] | None = None
-    leads: tuple[Tensor, Tensor] | None = None  # float [K] each: the policy's and the reference's leads of the batch's pairs
+    matches: Mapping[str, Tensor] | None = None  # by unit id float [E]: the reference's lead of the rank of each of its pairs
 
     def counts(self, units: Sequence[Unit]) -> Counts:
         tie = next((u for u in units if any(e.label == 0.5 for e in edges_of(u))), None)
@@ -111,10 +112,12 @@ class TransportObjective(PairObjective):
         return {"pairs": total_weight(units)}
 
     def measured(self, units: Sequence[Unit], logprobs: ScoreUnits) -> TransportObjective:
-        """With the leads of ``units`` under the present weights."""
+        """With the ranks of the leads of ``units`` under the present weights."""
         policy_R, reference_R = branch_sums(units, logprobs(units)), branch_sums(units)
         pairs = edges(units, policy_R.device)
-        return replace(self, leads=tuple(x_R[pairs.winner_E] - x_R[pairs.loser_E] for x_R in (policy_R, reference_R)))
+        leads_K, references_K = (x_R[pairs.winner_E] - x_R[pairs.loser_E] for x_R in (policy_R, reference_R))
+        found = matched(leads_K, references_K).split([len(edges_of(u)) for u in units])
+        return replace(self, matches={u.unit_id: match_E for u, match_E in zip(units, found, strict=True)})
 
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.logprobs_S is not None
@@ -123,9 +126,8 @@ class TransportObjective(PairObjective):
         reference_R = sequence_sums(batch.signals["ref_logprobs"], batch.branch_S, batch.n_branches)
         lead_E = logps_R[pairs.winner_E] - logps_R[pairs.loser_E]
         match_E = reference_R[pairs.winner_E] - reference_R[pairs.loser_E]
-        if self.leads is not None:
-            leads_K, references_K = (x_K.to(lead_E) for x_K in self.leads)
-            match_E = matched(lead_E, leads_K, references_K)
+        if self.matches is not None:
+            match_E = torch.cat([self.matches[u.unit_id] for u in batch.units])
         losses_E = dpo(lead_E, match_E.to(lead_E), _labels(pairs, self.relabel, lead_E), torch.zeros_like(lead_E), self.beta)
         return self.output(pairs, losses_E, logps_R - reference_R, logps_R, counts)
 

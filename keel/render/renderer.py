@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from keel.errors import DataError
@@ -229,6 +230,18 @@ class Renderer:
         """The ids that end a finished answer to ``prompt``."""
         return tuple(self._closing(self._messages(prompt) is not None))
 
+    def closed(self, prompt: Prompt, tokens_T: Tensor) -> Tensor:
+        """An answer to ``prompt`` as a reward model has learnt to read it, ended like the finished answers of training: what was cut off or
+        stopped at a text gets the end of an answer, another end token (the model's own beside the template's) gives way to it. int64 [T].
+        """
+        end_T = ids_of(self.end_of_answer(prompt))
+        if len(tokens_T) and tokens_T[-1] == end_T[-1]:
+            return tokens_T
+        n = len(tokens_T)
+        while n and int(tokens_T[n - 1]) in self.stop_tokens:
+            n -= 1
+        return torch.cat([tokens_T[:n], end_T])
+
     def decode(self, tokens_T: Tensor | Sequence[int]) -> str:
         """Text for people and rewards: special and end tokens left out. ``tokens_T`` int64 [T]."""
         stops = set(self.stop_tokens)
@@ -267,7 +280,7 @@ class Renderer:
             if len(completion) > 1:
                 raise RefusedError("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
             encoded = self._prompt(prompt, None)[0]
-            return [(*self._with_start(encoded, [self._branch(prompt, None, encoded, completion)]), None)]
+            return [(*self._with_start(encoded, [self._branch(prompt, None, encoded, completion, judged=False)]), None)]
         for message in completion:
             self._no_controls(message)
         messages, left = (*before, *completion), [len(before) + i for i in left]
@@ -286,12 +299,12 @@ class Renderer:
         assert kept is not None
         text_only(messages[first])
         if self.config.answers == "raw":
-            return encoded, self._raw(prompt, kept, encoded, messages[first]), 1
+            return encoded, self._raw(prompt, kept, encoded, messages[first], judged=False), 1
         gone = first - len(kept)
         messages = (*kept, *messages[first:])
         turns = next_turns(self._need_template(), messages, [p - gone for p in places], prompt.tools)
         last = places[len(turns) - 1] - gone
-        return encoded, self._templated(prompt, messages[: last + 1], encoded, turns[0].head, turns), len(turns)
+        return encoded, self._templated(prompt, messages[: last + 1], encoded, turns[0].head, turns, judged=False), len(turns)
 
     def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
         messages = self._messages(record.prompt)
@@ -304,6 +317,7 @@ class Renderer:
             ids += self.codec.continuation(text)
             ends.append(len(ids) - 1)
         ids += self._closing(chat)
+        ends[-1] = len(ids) - 1  # the last step is read where every other answer is: at its end
         encoded, branches = self._with_start(encoded, [self._limited(encoded, branch_of(ids, [True] * len(ids)))])
         if len(branches[0]) <= ends[-1]:
             raise RefusedError("the completion would be cut before its last step")
@@ -311,7 +325,7 @@ class Renderer:
 
     # --- branches ---------------------------------------------------------------------------------------------------------------
 
-    def _branch(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, completion: Turns) -> Branch:
+    def _branch(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, completion: Turns, judged: bool = True) -> Branch:
         for message in completion:
             if messages is not None:
                 self._no_controls(message)
@@ -320,18 +334,20 @@ class Renderer:
             trained_turns(completion)
             if len(completion) != 1:
                 raise RefusedError("a raw answer must be a single turn", "use render.answers=template with a chat template")
-            return self._raw(prompt, messages, encoded, completion[0])
+            return self._raw(prompt, messages, encoded, completion[0], judged)
         whole = (*messages, *completion)
         head, turns = all_turns(self._need_template(), whole, len(messages), prompt.tools)
-        return self._templated(prompt, whole, encoded, head, turns)
+        return self._templated(prompt, whole, encoded, head, turns, judged)
 
-    def _raw(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, answer: Message) -> Branch:
+    def _raw(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, answer: Message, judged: bool = True) -> Branch:
         chat = messages is not None
         head = self._need_template().render(messages, True, prompt.tools) if messages is not None else ""
         ids = self._as_sampled(("" if chat else prompt.joint) + raw_text(answer, head), chat)
-        return self._limited(encoded, branch_of(ids, [True] * len(ids)))
+        return self._limited(encoded, branch_of(ids, [True] * len(ids)), judged)
 
-    def _templated(self, prompt: Prompt, messages: Turns, encoded: Encoded, head: str, turns: Sequence[Turn]) -> Branch:
+    def _templated(
+        self, prompt: Prompt, messages: Turns, encoded: Encoded, head: str, turns: Sequence[Turn], judged: bool = True
+    ) -> Branch:
         """What stands behind ``head``, rendered by the template; trained are the turns up to and with their end tokens, nothing else."""
         template = self._need_template()
         if len(turns) > 1 or not turns[0].text.startswith(head) or turns[0].start != len(head):
@@ -339,7 +355,7 @@ class Renderer:
         ids, trained = marked_ids(template, messages, head, turns, prompt.tools)
         if set(ids) & set(self.banned_tokens):
             raise RefusedError("an answer holds an image placeholder token")
-        return self._limited(encoded, branch_of(ids, trained))
+        return self._limited(encoded, branch_of(ids, trained), judged)
 
     def _as_sampled(self, text: str, chat: bool) -> list[int]:
         return self.codec.continuation(text) + self._closing(chat)
@@ -350,17 +366,22 @@ class Renderer:
             return self.codec.continuation(self.template.closing)
         return [self.tokenizer.eos_token_id]
 
-    def _limited(self, encoded: Encoded, branch: Branch) -> Branch:
-        """Hold a branch to the limits: refused, or cut by name. A cut answer has no end token, so none is trained."""
+    def _limited(self, encoded: Encoded, branch: Branch, judged: bool = True) -> Branch:
+        """Hold a branch to the limits: refused, or cut by name. No end token is trained in a cut answer. One that may be ``judged`` keeps
+        its own as the last token all the same: a reward model gives its score there and nowhere else."""
         room, why = self.limits.completion(len(encoded))
         if room is None or len(branch) <= room:
             return branch
-        if self.config.over_long != "cut_completion" or room < 1:
+        if self.config.over_long != "cut_completion" or room < 1 + judged:
             raise RefusedError(
                 f"prompt and completion have {len(encoded)} + {len(branch)} tokens, {max(room, 0)} fit behind the prompt ({why})"
             )
         self.shortened["answers_cut"] += 1
-        return Branch(branch.tokens_T[:room], branch.trained_T[:room])
+        if not judged:
+            return Branch(branch.tokens_T[:room], branch.trained_T[:room])
+        trained_T = branch.trained_T[:room].clone()
+        trained_T[-1] = False
+        return Branch(torch.cat([branch.tokens_T[: room - 1], branch.tokens_T[-1:]]), trained_T)
 
     def _with_start(self, encoded: Encoded, branches: Sequence[Branch]) -> tuple[Encoded, tuple[Branch, ...]]:
         """A unit's prompt has at least one token: without any, the answer's first one is it (nothing predicts it)."""

@@ -73,9 +73,9 @@ def _moved(group: Group, rewards: Sequence[Reward], parts: Mapping[str, Tensor])
         return ()
     found = tuple(torch.zeros(len(r)) for r in group.rollouts)
     for reward in by_token:
-        placed: Mapping[int, Tensor] = getattr(reward.source, "placed", {})
+        placed: dict[int, Tensor] = getattr(reward.source, "placed", {})
         for i, (rollout, moved_T) in enumerate(zip(group.rollouts, found, strict=True)):
-            due_T = placed.get(id(rollout))
+            due_T = placed.pop(id(rollout), None)  # taken once: a later rollout may get the id of one that is gone
             if due_T is not None:
                 moved_T += reward.weight * due_T
                 moved_T[rollout.sampled_T.nonzero()[-1]] -= reward.weight * parts[reward.name][i]

@@ -12,7 +12,7 @@ from torch import Tensor
 from keel.errors import UserError
 from keel.types import Branch, Group, Prompt, Rollout, Unit
 
-Ending = Callable[[Prompt], Sequence[int]]  # what ends a finished answer: ``Renderer.end_of_answer``
+Ending = Callable[[Prompt, Tensor], Tensor]  # an answer's ids [T] as a reward model has learnt to read them: ``Renderer.closed``
 Scorer = Callable[[Sequence[Unit]], Sequence[Tensor]]  # units -> float32 [branches] each: ``LocalLearner.scores``
 
 
@@ -48,20 +48,22 @@ def fit_standardiser(scores: Iterable[Tensor], mean: float | None = None, std: f
 def units_of(group: Group, ending: Ending) -> tuple[Unit | None, list[int]]:
     """The group's usable rollouts as one unit, tokens as sampled, and their places in the group.
 
-    An answer cut off at the length limit gets the end of an answer after its last token: a reward model has learnt to give its score there,
-    and has seen cut-off candidates closed in the same way. Without it the score would be read where it means nothing.
+    A reward model has learnt to give its score at the end of an answer. So every answer that does not end so (cut off at the length limit,
+    stopped at a text, ended by another end token) is closed by ``ending``, as cut-off candidates were in training. Read anywhere else the
+    score would mean nothing.
     """
     used = [i for i, valid in enumerate(group.valid_G.tolist()) if valid]
-    end_T = torch.tensor(list(ending(group.prompt)), dtype=torch.int64)
-    branches = tuple(_closed(group.rollouts[i], end_T) for i in used)
+    branches = tuple(_closed(group.rollouts[i], ending(group.prompt, group.rollouts[i].tokens_T)) for i in used)
     return (Unit(group.prompt.prompt_id, group.encoded, branches) if used else None), used
 
 
-def _closed(rollout: Rollout, end_T: Tensor) -> Branch:
-    if rollout.finish_reason != "length":
-        return Branch(rollout.tokens_T, rollout.sampled_T)
-    untrained_T = torch.zeros(len(end_T), dtype=torch.bool)
-    return Branch(torch.cat([rollout.tokens_T, end_T]), torch.cat([rollout.sampled_T, untrained_T]))
+def _closed(rollout: Rollout, tokens_T: Tensor) -> Branch:
+    """``tokens_T``: the rollout's with another end, or as they are. What was put there was not sampled."""
+    n = min(len(tokens_T), len(rollout))
+    same_T = (tokens_T[:n] == rollout.tokens_T[:n]).cumprod(0).bool()
+    sampled_T = torch.zeros(len(tokens_T), dtype=torch.bool)
+    sampled_T[:n] = rollout.sampled_T[:n] & same_T
+    return Branch(tokens_T, sampled_T)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,11 +167,18 @@ class SegmentedModel:
         return result
 
     def _ends(self, rollout: Rollout) -> list[int]:
-        """The last token of each part; parts that end within one token are read once."""
+        """The last token of each part; parts that end within one token are read once. A part that a line break follows ends with the
+        break, as the steps of training do."""
         if self.config.by == "token":
             return [int(t) for t in rollout.sampled_T.nonzero()[:, 0]]
-        ends = token_ends(rollout, [b for _, b in splitter(self.config)(rollout.text)], self.decode)
+        ends = token_ends(rollout, [_with_break(rollout.text, b) for _, b in splitter(self.config)(rollout.text)], self.decode)
         return sorted(set(ends))
+
+
+def _with_break(text: str, end: int) -> int:
+    """``end``, or where the line break behind it ends, if nothing but blanks stands between."""
+    blanks = len(text[end:]) - len(text[end:].lstrip(" \t\r"))
+    return end + blanks + 1 if text[end + blanks :].startswith("\n") else end
 
 
 def _with_steps(unit: Unit, ends: Sequence[Sequence[int]]) -> Unit:

@@ -42,6 +42,7 @@ EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: 
 _HISTORY = frozenset(  # kept when a run goes back
     {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency"}
 )
+_ALARMS = frozenset({"warning", "verdict"})  # kept too, marked: why a run went back must not be lost with the steps that it gave up
 
 
 class RunDir:
@@ -162,9 +163,10 @@ class RunDir:
         DISK.sync_dir(self.path)
 
     def cut_metrics(self, step: int) -> None:
-        """Go back to ``step``: drop metrics, samples and events of later steps, so that each stands once. -1: from the beginning."""
+        """Go back to ``step``: drop metrics, samples and events of later steps, so that each stands once. -1: from the beginning. Alarms of
+        those steps stay in ``events.jsonl`` with ``undone``: the step that the run went back to."""
         logs.keep_rows(self.path / METRICS, lambda row: _step(row) <= step)
-        logs.keep_rows(self.path / EVENTS, lambda row: _step(row) <= step or row.get("kind") in _HISTORY)
+        logs.change_rows(self.path / EVENTS, lambda row: _after_return(row, step))
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
 
     def give_up(self, step: int, number: int) -> None:
@@ -220,6 +222,13 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _record(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(logs.plain(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _after_return(row: Mapping[str, Any], step: int) -> dict[str, Any] | None:
+    """What becomes of an event when the run goes back to ``step``: it stays, stays with a mark, or goes (None)."""
+    if _step(row) <= step or row.get("kind") in _HISTORY or "undone" in row:
+        return dict(row)
+    return {**row, "undone": step} if row.get("kind") in _ALARMS else None
 
 
 def _step(row: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -38,9 +39,17 @@ def json_line(row: Mapping[str, Any]) -> bytes:
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows to a file. It is opened anew each time, so that cutting it in between is safe."""
-    with path.open("ab") as file:
-        file.write(b"".join(json_line(row) for row in rows))
+    """Add rows to a file. It is opened anew each time, so that cutting it in between is safe. Where they cannot all be written (OSError)
+    none is: half a row would spoil the next one."""
+    lines = b"".join(json_line(row) for row in rows)
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(lines)
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
 
 
 def read(path: Path) -> list[Row]:
@@ -59,9 +68,15 @@ def read(path: Path) -> list[Row]:
 
 
 def keep_rows(path: Path, keep: Callable[[Row], bool]) -> None:
-    """Rewrite a file with the rows that ``keep`` wants, atomically, torn lines left out; untouched when nothing changes."""
+    """Rewrite a file with the rows that ``keep`` wants, as ``change_rows`` does."""
+    change_rows(path, lambda row: row if keep(row) else None)
+
+
+def change_rows(path: Path, change: Callable[[Row], Row | None]) -> None:
+    """Rewrite a file with what ``change`` makes of its rows (None: it goes), atomically, torn lines left out; untouched when nothing
+    changes."""
     if not path.is_file():
         return
-    kept = b"".join(json_line(row) for row in read(path) if keep(row))
+    kept = b"".join(json_line(row) for row in map(change, read(path)) if row is not None)
     if kept != path.read_bytes():
         write_atomic(path, kept)

@@ -3,6 +3,7 @@ that standard output is free for results."""
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import importlib.util
 import sys
@@ -26,7 +27,8 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "loss": ("loss", "loss/policy_avg", "train/loss"),
     "reward": ("reward", "objective/scores", "rewards/margins"),
     "acc": ("rewards/accuracies", "accuracy"),
-    "kl": ("kl", "objective/kl"),
+    "kl": ("kl",),
+    "kl/answer": ("kl_point", "objective/kl"),
     "tok/s": ("tokens_per_s",),
 }
 
@@ -50,34 +52,40 @@ def metrics_of(event: Event) -> dict[str, float]:
 class JsonlSink:
     """``metrics.jsonl``: one object a step, with that step's evaluation in it. ``events.jsonl``: everything else that happened.
 
-    Non-finite numbers are the strings "NaN", "Infinity" and "-Infinity".
+    Non-finite numbers are the strings "NaN", "Infinity" and "-Infinity". ``at`` of an event is when it happened (UTC). A row that could not
+    be written (a full disk) is written again in its place.
     """
+
+    essential = True
 
     def __init__(self, run: RunDir) -> None:
         self._metrics, self._events = run.path / METRICS, run.path / EVENTS
         self._last: dict[str, Any] = {}
         self._offset = 0  # where the last row begins
+        self._torn = False  # the row there may be half written
 
     def handle(self, event: Event) -> None:
         if event.kind in ("step", "eval"):
             self._write(event.step, metrics_of(event))
         if event.kind != "step":
-            logs.append(self._events, [{"kind": event.kind, "step": event.step, "message": event.message, **event.data}])
+            at = datetime.datetime.fromtimestamp(event.at, datetime.UTC).isoformat(timespec="milliseconds")
+            logs.append(self._events, [{"kind": event.kind, "step": event.step, "at": at, "message": event.message, **event.data}])
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a row, or put the numbers into the last one when it is of the same step."""
         row: dict[str, Any] = {"step": step, **metrics}
         size = self._metrics.stat().st_size if self._metrics.exists() else 0
-        grows_last = self._last.get("step") == step and size == self._offset + len(logs.json_line(self._last))
+        grows_last = self._last.get("step") == step and (self._torn or size == self._offset + len(logs.json_line(self._last)))
         if grows_last:
             row = self._last | row
-        else:
+        elif not self._torn:
             self._offset = size
-        with self._metrics.open("rb+" if grows_last else "ab") as file:
+        again, self._torn = grows_last or self._torn, True
+        with self._metrics.open("rb+" if again and self._metrics.exists() else "ab") as file:
             file.seek(self._offset)
             file.truncate()
             file.write(logs.json_line(row))
-        self._last = row
+        self._last, self._torn = row, False
 
     def close(self) -> None:
         self._last = {}
@@ -205,7 +213,14 @@ class ConsoleSink:
 
 def shown(metrics: Mapping[str, float]) -> str:
     """The numbers of a step that a person wants to see, in one line."""
-    found = {label: metrics[name] for label, names in SHOWN.items() for name in [next((n for n in names if n in metrics), "")] if name}
+    shown_kl = "kl/answer" if "kl" in metrics else ""  # one of the two is enough, and each says its unit
+    found = {
+        label: metrics[name]
+        for label, names in SHOWN.items()
+        if label != shown_kl
+        for name in [next((n for n in names if n in metrics), "")]
+        if name
+    }
     return "  ".join(f"{label} {short(value)}" for label, value in found.items())
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from keel.loops.online import Rewarder, sample_groups
+from keel.loops.online import Rewarder
 from keel.loops.pairing import ByJudge, ByReward, Pairing
 from keel.models.model import Model
 from keel.render.renderer import Renderer
@@ -23,8 +24,10 @@ from keel.stages.online_config import OnlineConfig
 from keel.stages.recipes import PreferRecipe
 from keel.stages.rewards import rewards_of
 from keel.stages.rl import Prompts, fit_scores, refused_answers
-from keel.stages.rl_eval import EVAL_SEED
-from keel.types import Group, Sampler, SampleRequest, SamplingParams
+from keel.stages.rl_eval import measured_answers
+from keel.types import Group, Sampler, SamplingParams
+
+log = logging.getLogger("keel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +73,30 @@ def by_judge(
     source = comparing_source(config)
     judge, examiner = PairJudge(source, config, on_failure), PairJudge(source, config, on_failure)
     pairing = ByJudge(judge, online.pairs, online.least_gap)
-    starts: dict[str, list[str]] = {}
-    own = replace(params, temperature=online.eval_sampling.temperature)
+    starts: dict[str, list[str | None]] = {}
     for prompts in measured.values():
-        requests = [SampleRequest(i, encoded, online.eval_sampling.samples, own, EVAL_SEED) for i, (_, encoded) in prompts.items()]
-        for group in sample_groups(sampler, requests, {i: prompt for i, (prompt, _) in prompts.items()}):
-            starts[group.prompt.prompt_id] = [r.text if ok else "" for r, ok in zip(group.rollouts, group.valid_G.tolist(), strict=True)]
+        for group in measured_answers(sampler, prompts, params, online.eval_sampling):
+            starts[group.prompt.prompt_id] = [r.text if ok else None for r, ok in zip(group.rollouts, group.valid_G.tolist(), strict=True)]
+    if failed := sum(text is None for texts in starts.values() for text in texts):
+        log.warning(
+            "%d held-out answers of the starting weights failed: there is nothing to compare the policy's with in their places", failed
+        )
     return Better(
         lambda groups: groups, pairing, against(examiner, starts), pairing, told=lambda: {"judge": {**judge.total, "name": config.name}}
     )
 
 
-def against(judge: PairJudge, starts: Mapping[str, list[str]]) -> Rewarder:
-    """Rewards of answers: how probably each is better than the one that stands in its place in ``starts``, by prompt."""
+def against(judge: PairJudge, starts: Mapping[str, Sequence[str | None]]) -> Rewarder:
+    """Rewards of answers: how probably each is better than the one that stands in its place in ``starts``, by prompt. Where none stands
+    there (None) an answer has no reward: a win over nothing is none."""
 
     def rewarded(groups: tuple[Group, ...]) -> tuple[Group, ...]:
-        places = [[i for i, ok in enumerate(g.valid_G.tolist()) if ok] for g in groups]
-        duels = [
-            Duel(g.prompt, g.rollouts[i].text, starts[g.prompt.prompt_id][i])
-            for g, of_group in zip(groups, places, strict=True)
-            for i in of_group
-        ]
+        places: list[list[int]] = []
+        duels: list[Duel] = []
+        for group in groups:
+            there = [(i, start) for i, start in enumerate(starts[group.prompt.prompt_id]) if start is not None and bool(group.valid_G[i])]
+            duels += [Duel(group.prompt, group.rollouts[i].text, start) for i, start in there]
+            places.append([i for i, _ in there])
         said = iter(judge.probabilities(duels))
         result: list[Group] = []
         for group, of_group in zip(groups, places, strict=True):

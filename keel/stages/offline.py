@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from keel.stages.session import load, open_session, record
 from keel.stages.units import datasets, prepare
 from keel.types import Rating, Unit
 from keel.watch.config import EarlyStopConfig
+
+log = logging.getLogger("keel")
 
 
 def run_offline(recipe: OfflineRecipe, path: Path, parent: str = "") -> dict[str, Any]:
@@ -85,9 +88,17 @@ def _logged_units(renderer: Renderer, objective: LoggedObjective) -> Callable[[D
 
 
 def _check_groups(objective: LoggedObjective, units: Sequence[Unit]) -> None:
-    """Raises DataError where no prompt has answers that could be compared with one another."""
+    """Tell how many answers are compared with no other. Raises DataError where no prompt has answers that could be compared."""
     if objective.baseline == "group" and all(len(set(objective.rewards(u))) < 2 for u in units):
         raise DataError(
             "objective.baseline=group compares the answers to a prompt, and no prompt has two answers of different rewards",
             "take objective.baseline=batch",
+        )
+    answers, alone = sum(len(u.branches) for u in units), sum(len(u.branches) == 1 for u in units)
+    if objective.baseline == "group" and alone:
+        log.warning(
+            "%d of %d answers are the only ones to their prompts: objective.baseline=group compares them with nothing and learns nothing from "
+            "them (objective.baseline=batch compares all answers)",
+            alone,
+            answers,
         )

@@ -74,20 +74,20 @@ def model_source(
             raise ConfigError(
                 f"reward '{config.name}': segments are scored by one model with one head", "leave the ensemble or segments out"
             )
-        return SegmentedModel(config.name, models[0].steps, renderer.end_of_answer, config.segments, renderer.decode, scales[0])
+        return SegmentedModel(config.name, models[0].steps, renderer.closed, config.segments, renderer.decode, scales[0])
     if sum(heads) > 1:
         weights = _weights(config, paths, models) if config.ensemble.aggregate == "weighted" else [1.0 * n for n in heads]
         experts = [
             Expert(LocalInference(part, model.batch).judgements, Standardiser(scale.mean + part.offset, scale.std), weight)
             for (part, model, scale), weight in zip(each, weights, strict=True)
         ]
-        return EnsembleSource(config.name, experts, renderer.end_of_answer, config.ensemble)
+        return EnsembleSource(config.name, experts, renderer.closed, config.ensemble)
     if config.ensemble.changed:
         raise ConfigError(
             f"reward '{config.name}': ensemble settings would have no effect, {config.path} is one model with one head",
             "train one with head.members or ensemble.members, or name further models in ensemble.members",
         )
-    return ModelSource(config.name, models[0].scores, renderer.end_of_answer, scales[0])
+    return ModelSource(config.name, models[0].scores, renderer.closed, scales[0])
 
 
 def _weights(config: ModelReward, paths: Sequence[str], models: Sequence[LocalInference]) -> list[float]:

@@ -149,7 +149,7 @@ def fit_scores(
     def scores(scorer: Scorer) -> Sequence[Tensor]:
         requests = [SampleRequest(i, encoded, max(2, samples), params, EVAL_SEED) for i, (_, encoded) in prompts.items()]
         groups = sample_groups(sampler, requests, {i: p for i, (p, _) in prompts.items()})
-        return scorer([unit for g in groups if (unit := units_of(g, renderer.end_of_answer)[0]) is not None])
+        return scorer([unit for g in groups if (unit := units_of(g, renderer.closed)[0]) is not None])
 
     return scores
 

@@ -11,9 +11,26 @@ from keel.loops.online import Actors, sample_groups
 from keel.render.renderer import Renderer
 from keel.rollout.config import EvalSamplingConfig
 from keel.runs.directory import RunDir
-from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams
+from keel.types import Encoded, Group, Prompt, Sampler, SampleRequest, SamplingParams
 
 EVAL_SEED = 1_000_003  # held-out prompts draw their own numbers, the same at every evaluation
+
+
+def eval_params(params: SamplingParams, sampling: EvalSamplingConfig) -> SamplingParams:
+    """The distribution that answers are drawn from which only measure: temperature, top_p and top_k of ``sampling``; ``params`` (the
+    training's) says how an answer ends and what is never sampled. Nothing is explored."""
+    own = replace(params, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k)
+    return replace(own, explore=0.0, explore_temperature=1.0)
+
+
+def measured_answers(
+    sampler: Sampler, prompts: Mapping[str, tuple[Prompt, Encoded]], params: SamplingParams, sampling: EvalSamplingConfig
+) -> tuple[Group, ...]:
+    """``sampling.samples`` answers to every prompt, not rewarded yet: the one way in which answers are drawn to be measured. So two
+    draws from the same weights are the same answers, and a policy ties with itself."""
+    own = eval_params(params, sampling)
+    requests = [SampleRequest(i, encoded, sampling.samples, own, EVAL_SEED) for i, (_, encoded) in prompts.items()]
+    return sample_groups(sampler, requests, {i: prompt for i, (prompt, _) in prompts.items()})
 
 
 def evaluators_of(
@@ -26,13 +43,12 @@ def evaluators_of(
     probes: int,
 ) -> dict[str, RolloutEvaluator]:
     """One evaluator a side, by its name."""
-    own = replace(params, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k)
-    return {side: RolloutEvaluator(side, actors, found, own, sampling.samples, renderer, run, probes) for side, found in sides.items()}
+    return {side: RolloutEvaluator(side, actors, found, params, sampling, renderer, run, probes) for side, found in sides.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutEvaluator:
-    """Callable: rewards of fresh answers to ``prompts``, drawn by ``params`` whatever the training draws by; names start with ``side/``.
+    """Callable: rewards of fresh answers to ``prompts``, drawn as ``eval_params`` says; names start with ``side/``.
 
     Writes the answers that people look at: the first ``probes`` prompts always, the worst, the best, and one at random.
     """
@@ -40,8 +56,8 @@ class RolloutEvaluator:
     side: str
     actors: Actors
     prompts: Mapping[str, tuple[Prompt, Encoded]]
-    params: SamplingParams
-    samples: int
+    params: SamplingParams  # the training's
+    sampling: EvalSamplingConfig
     renderer: Renderer
     run: RunDir
     probes: int
@@ -49,8 +65,7 @@ class RolloutEvaluator:
     def __call__(self, step: int) -> Mapping[str, float]:
         if not self.prompts:
             return {}
-        requests = [SampleRequest(i, encoded, self.samples, self.params, EVAL_SEED) for i, (_, encoded) in self.prompts.items()]
-        groups = self.actors.reward(sample_groups(self.actors.sampler, requests, {i: p for i, (p, _) in self.prompts.items()}))
+        groups = self.actors.reward(measured_answers(self.actors.sampler, self.prompts, self.params, self.sampling))
         self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in self._picked(groups, step).items()])
         return {f"{self.side}/{name}": value for name, value in group_metrics(groups).items()}
 

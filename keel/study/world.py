@@ -59,9 +59,9 @@ class Point:
     proxy: float
 
 
-def ending(prompt: Prompt) -> tuple[int, ...]:
-    """What closes an answer that was cut off."""
-    return (EOS,)
+def ending(prompt: Prompt, tokens_T: Tensor) -> Tensor:
+    """An answer with its end, also where it was cut off."""
+    return tokens_T if tokens_T[-1:].tolist() == [EOS] else torch.cat([tokens_T, torch.tensor([EOS])])
 
 
 def make_prompts(n: int, *name: str | int) -> dict[str, Encoded]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.config import Section
+from keel.watch.names import PLAIN, direction, nearest
 
 Compare = Literal[">", ">=", "<", "<=", "==", "non-finite"]
 Level = Literal["info", "warning", "rollback", "stop"]
@@ -23,6 +24,14 @@ class Rule(Section):
     level: Level = Field(default="warning", description="info, warning, rollback (see `emergency`) or stop: end the run after this step.")
     message: str = Field(default="", description="What it means and what to do about it.")
 
+    @model_validator(mode="after")
+    def _the_metric_can_exist(self) -> Rule:
+        plain = not set("/*?[") & set(self.metric)  # names with a slash may hold names that a recipe gives
+        near = nearest(self.metric, PLAIN) if plain and self.metric not in PLAIN else ""
+        if near:  # another name that is like none may be a user's own; if it never comes, that is told at the end
+            raise ValueError(f"rule {self.name!r}: there is no metric {self.metric!r}; did you mean {near!r}?")
+        return self
+
 
 class EmergencyConfig(Section):
     """What happens when a rule of level `rollback` speaks, or gradients are not finite three times in a row: the run goes back to its last
@@ -36,19 +45,22 @@ class EmergencyConfig(Section):
 
 
 class WatchConfig(Section):
-    """Rules that are checked after every step."""
+    """Rules that are checked after every step and every evaluation. The default ones warn; only a run whose samples all fail is stopped by
+    one, and gradients that are not finite take it back. A rule of your own may act: `level: rollback` or `level: stop`."""
 
     defaults: bool = Field(default=True, description="Start from the default rules; false leaves only `rules`.")
     max_kl_per_token: float = Field(
-        default=2.0, gt=0, description="Default rules roll back when `kl`, in nats per token, stays above this for 3 steps."
+        default=2.0, gt=0, description="Default rules warn when `kl`, in nats per token, stays above this for 3 steps."
     )
     max_kl_per_sequence: float = Field(
-        default=100.0, gt=0, description="The same for `objective/kl`, in nats per answer: raise it for answers of many hundred tokens."
+        default=100.0,
+        gt=0,
+        description="The same for `objective/kl` and `kl_point`, in nats per answer: raise it for answers of many hundred tokens.",
     )
     max_reward_fall: float = Field(
         default=1.0,
         gt=0,
-        description="Default rules roll back when the reward of 10 steps is this much below its best, in units of `reward_std`.",
+        description="Default rules warn when the reward of 10 steps is this much below its best, in units of `reward_std`.",
     )
     emergency: EmergencyConfig = Field(default=EmergencyConfig(), description="What a rule of level rollback does.")
     rules: tuple[Rule, ...] = Field(default=(), description="Your own rules; one with the name of a default rule replaces it.")
@@ -58,8 +70,17 @@ class EarlyStopConfig(Section):
     """End a stage when a validation metric no longer improves."""
 
     metric: str = Field(
-        default="eval/loss", description="Metric of the evaluation that is watched; also decides which checkpoint is the best."
+        default="",
+        description="Metric of the evaluation that is watched, which also decides which checkpoint is the best. Empty: the stage's own.",
     )
-    mode: Literal["min", "max"] = Field(default="min", description="Whether lower or higher is better.")
+    mode: Literal["min", "max"] | None = Field(
+        default=None, description="Whether lower or higher is better. Empty: as the metric's name says (a loss, a reward, an accuracy)."
+    )
     patience: int = Field(default=0, ge=0, description="Evaluations without improvement before the stage ends; 0 = never end early.")
     min_change: float = Field(default=0.0, ge=0, description="Smaller improvements than this count as none.")
+
+    @model_validator(mode="after")
+    def _has_a_direction(self) -> EarlyStopConfig:
+        if self.metric and self.mode is None and direction(self.metric) is None:
+            raise ValueError(f"is a higher or a lower {self.metric} better? Set mode to max or min")
+        return self

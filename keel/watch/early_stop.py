@@ -9,6 +9,7 @@ from typing import Any
 
 from keel.errors import ConfigError
 from keel.watch.config import EarlyStopConfig
+from keel.watch.names import direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,20 @@ class Best:
     value: float
 
 
+def settled(asked: EarlyStopConfig | None, own: EarlyStopConfig) -> EarlyStopConfig:
+    """What is followed: as the recipe asks; what it leaves empty is the stage's ``own`` metric, and the direction that belongs to it."""
+    if asked is None:
+        asked = own
+    if not asked.metric:
+        asked = asked.model_copy(update={"metric": own.metric or "eval/loss", "mode": asked.mode or own.mode})
+    return asked.model_copy(update={"mode": asked.mode or direction(asked.metric)})
+
+
 class EarlyStop:
     """Follows one validation metric. An improvement is a change of more than ``min_change`` in the right direction against the best."""
 
     def __init__(self, config: EarlyStopConfig) -> None:
-        self._config = config
+        self._config = settled(config, EarlyStopConfig(metric="eval/loss", mode="min"))
         self._best: Best | None = None
         self._waited = 0
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from keel.types import Verdict
 from keel.watch.config import Level, Rule, WatchConfig
+from keel.watch.names import nearest
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -28,18 +29,19 @@ _NO_SIGNAL = "no group has different rewards, so nothing is learned: sample hott
 
 
 def default_rules(config: WatchConfig) -> tuple[Rule, ...]:
-    """The rules that every run starts with. Names of metrics are the field's, so GRPO's and PPO's come side by side: ``kl`` is a mean over
-    tokens, ``objective/kl`` one over sequences of their sums."""
+    """The rules that every run starts with. They warn: a threshold that is right for one run is wrong for another, and a run that learns
+    must not be changed by a guess. One acts: a run whose samples all fail is stopped. Each limit is compared with metrics of its own unit
+    (``names.UNITS``): ``kl`` is a mean over tokens, ``objective/kl`` and ``kl_point`` are means over answers of their sums."""
     columns = ("name", "metric", "compare", "threshold", "for_steps", "level", "message")
     rows = (
-        ("kl", "kl", ">", config.max_kl_per_token, 3, "rollback", _KL),
-        ("kl-ppo", "objective/kl", ">", config.max_kl_per_sequence, 3, "rollback", _KL),
-        ("collapse", "trend/reward/fall", ">", config.max_reward_fall, 3, "rollback", _COLLAPSE),
+        ("kl", "kl", ">", config.max_kl_per_token, 3, "warning", _KL),
+        ("kl-ppo", "objective/kl", ">", config.max_kl_per_sequence, 3, "warning", _KL),
+        ("kl-point", "kl_point", ">", config.max_kl_per_sequence, 3, "warning", _KL),
+        ("collapse", "trend/reward/fall", ">", config.max_reward_fall, 3, "warning", _COLLAPSE),
         ("reward-failed", "completions/failed_ratio", ">=", 1.0, 3, "stop", _FAILED),
         ("gradient", "grad_norm", ">", 100.0, 1, "warning", "a very large gradient before clipping"),
         ("length", "completions/mean_length", "<", 2.0, 1, "warning", "answers are nearly empty"),
         ("entropy", "entropy", "<", 0.1, 3, "warning", _ENTROPY),
-        ("entropy-ppo", "objective/entropy", "<", 0.1, 3, "warning", _ENTROPY),
         ("no-signal", "frac_reward_zero_std", ">=", 1.0, 5, "warning", _NO_SIGNAL),
         ("clip", "clip_ratio/region_mean", ">", 0.3, 3, "warning", _CLIP),
         ("clip-ppo", "policy/clipfrac_avg", ">", 0.3, 3, "warning", _CLIP),
@@ -78,6 +80,8 @@ class Watch:
         self._tell = tell
         self._streaks: dict[str, int] = {}  # "rule|metric" -> steps in a row
         self._alarmed = False
+        self._own = tuple(config.rules)
+        self._seen: set[str] = set()  # names of metrics
 
     @property
     def alarmed(self) -> bool:
@@ -86,7 +90,8 @@ class Watch:
         return self._alarmed
 
     def check(self, step: int, metrics: Mapping[str, float]) -> Verdict:
-        """Judge the metrics of one step; metrics that are not there neither break nor lengthen a streak."""
+        """Judge the metrics of one step or evaluation; metrics that are not there neither break nor lengthen a streak."""
+        self._seen.update(metrics)
         reasons: dict[Level, list[str]] = {"stop": [], "rollback": []}
         self._alarmed = False
         for rule in self._rules:
@@ -103,6 +108,16 @@ class Watch:
         if reasons["stop"]:
             return Verdict("stop", "; ".join(reasons["stop"]))
         return Verdict("rollback", "; ".join(reasons["rollback"])) if reasons["rollback"] else Verdict("continue")
+
+    def unheard(self) -> list[str]:
+        """The user's rules whose metric never came, in words."""
+        found: list[str] = []
+        for rule in self._own:
+            if not any(fnmatchcase(name, rule.metric) for name in self._seen):
+                near = nearest(rule.metric, self._seen)
+                more = f"; did you mean {near}?" if near else ""
+                found.append(f"rule {rule.name!r} never spoke: no step or evaluation reported a metric {rule.metric!r}{more}")
+        return found
 
     def state(self) -> dict[str, int]:
         """Streaks that are running, for a checkpoint (JSON)."""

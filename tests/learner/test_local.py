@@ -301,6 +301,23 @@ def test_learning_rate_by_hand() -> None:
     assert [learning_rate(s, 8, constant, 1.0) for s in range(4)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
 
 
+def test_the_rate_follows_the_plan_that_the_loop_tells(load) -> None:
+    """Steps count by themselves; a loop that leaves planned updates out says where it is, and a resumed learner is there too."""
+    optim = OptimConfig(lr=1.0, schedule="linear", warmup_ratio=0.0)
+    learner = learner_of(load, optim=optim)
+    rates = [learner.step().metrics["lr"] for _ in range(2)]
+    learner.progress = 7
+    rates.append(learner.step().metrics["lr"])
+    assert rates == pytest.approx([1.0, 0.9, 0.3])
+    resumed = learner_of(load, optim=optim)
+    resumed.load_state(*learner.state())
+    assert resumed.lr == learner.lr == pytest.approx(0.2)
+    tensors, state = learner.state()
+    del state["progress"]  # as written before there was a plan: the steps made
+    resumed.load_state(tensors, state)
+    assert resumed.lr == pytest.approx(0.7)
+
+
 def test_norms_biases_and_embeddings_do_not_decay(load) -> None:
     model = load("qwen2").model
     named = model.trainable()

@@ -20,6 +20,7 @@ from keel.runs.checkpoints import Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.sinks import JsonlSink
 from keel.watch.config import EarlyStopConfig, EmergencyConfig, Rule, WatchConfig
+from keel.watch.rules import Watch
 
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]
@@ -100,6 +101,55 @@ def test_back_to_the_last_good_checkpoint_with_smaller_steps(tmp_path: Path, row
     assert [(row["rollback"], row["step"], row["kl"]) for row in left] == [(1, 5, 0.5), (1, 6, 60.0), (1, 7, 70.0)]
 
 
+def test_the_alarm_of_steps_that_were_given_up_stays(tmp_path: Path, rows: Rows) -> None:
+    harness(tmp_path, Explosive()).train()
+    (alarm,) = (row for row in rows(tmp_path / "events.jsonl") if row["kind"] == "verdict")
+    assert (alarm["step"], alarm["rule"], alarm["undone"]) == (7, "kl", 4)
+    assert all("at" in row for row in rows(tmp_path / "events.jsonl"))
+    assert all("at" not in row for row in rows(tmp_path / "metrics.jsonl"))
+
+
+def watched(path: Path, trainer: Any, *rules: Rule, **loop: Any) -> Harness:
+    run = harness(path, trainer)
+    run.watch = Watch(WatchConfig(defaults=False, rules=rules), run._tell)
+    run.config = LoopConfig(**loop)
+    return run
+
+
+class Measured(Explosive):
+    """Its held-out loss is 9 from step 4 on until steps are small."""
+
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        return {"eval/loss": 9.0 if step >= 4 and self.scales[0] == 1.0 else 1.0}
+
+
+def test_a_rule_on_an_evaluation_acts(tmp_path: Path, rows: Rows) -> None:
+    back = Rule(name="held-out", metric="eval/loss", compare=">", threshold=5.0, level="rollback")
+    trainer = Measured(bad=99)
+    assert watched(tmp_path / "back", trainer, back, eval_every=2).train().step == 8
+    (told,) = emergencies(rows, tmp_path / "back")
+    assert (told["step"], told["back_to"]) == (4, 2)
+    assert told["reason"].startswith("eval/loss = 9 (> 5)")
+    metrics = rows(tmp_path / "back" / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(9))
+    assert all(row.get("eval/loss", 1.0) == 1.0 for row in metrics)
+    stop = back.model_copy(update={"level": "stop"})
+    with pytest.raises(DivergedError, match="stopped at step 4: eval/loss = 9"):
+        watched(tmp_path / "stop", Measured(bad=99), stop, eval_every=2).train()
+    last = back.model_copy(update={"for_steps": 2, "level": "warning"})
+    watched(tmp_path / "warn", Measured(bad=99), last, eval_every=2).train()
+    (warned,) = (row for row in rows(tmp_path / "warn" / "events.jsonl") if row["kind"] == "warning")
+    assert warned["step"] == 6, "the second evaluation in a row"
+
+
+def test_a_rule_that_could_never_speak_is_told_at_the_end(tmp_path: Path, rows: Rows) -> None:
+    rule = Rule(name="typo", metric="eval/los", compare=">", threshold=5.0, level="stop")
+    watched(tmp_path, Explosive(bad=99), rule).train()
+    (warned,) = (row for row in rows(tmp_path / "events.jsonl") if row["kind"] == "warning")
+    assert "rule 'typo' never spoke" in warned["message"]
+    assert "did you mean eval/loss?" in warned["message"]
+
+
 def test_gradients_that_are_not_finite_are_an_emergency_too(tmp_path: Path, rows: Rows) -> None:
     assert harness(tmp_path, Explosive(raises=True)).train().step == 8
     (told,) = emergencies(rows, tmp_path)
@@ -176,6 +226,7 @@ EXPLODES = (
     "optim.lr=0.1",
     "loop={steps: 10, batch_size: 4, probes: 0}",
     "settings={threads: 1, checkpoint: {every: 2}}",
+    "settings.watch.rules=[{name: kl, metric: kl, compare: '>', threshold: 2, for_steps: 3, level: rollback}]",
 )
 
 
@@ -188,9 +239,9 @@ def saved(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_that_is_made_to_explode_goes_on_and_says_what_it_did(saved: Path, stage: Stage, rows: Rows, tmp_path: Path) -> None:
-    stage("grpo", tmp_path / "lost", *EXPLODES, "settings.watch.defaults=false")
+    stage("grpo", tmp_path / "lost", *EXPLODES, "settings.watch.rules=[]")
     guarded, lost = (rows(path / "metrics.jsonl") for path in (saved, tmp_path / "lost"))
-    limit = 2.0  # settings.watch.max_kl_per_token
+    limit = 2.0  # of the rule
     assert all(row["kl"] > limit for row in lost[-4:]), "without the guard it stays out there"
     assert all(row["kl"] < limit for row in guarded[-4:])
     assert json.loads((saved / "summary.json").read_text())["steps"] == 10

@@ -26,7 +26,8 @@ class CountingLearner:
         self.old_kls = list(old_kls)
         self.trained: list[list[Unit]] = []
         self.objectives: list[Any] = []
-        self.passes = self.steps = self.discarded = 0
+        self.passes = self.steps = self.discarded = self.progress = 0
+        self.planned: list[int] = []  # by update: how many planned ones lay before it
 
     def logprobs(self, units: Sequence[Unit]) -> list[tuple[torch.Tensor, ...]]:
         return [tuple(torch.full((len(b),), -1.0) for b in u.branches) for u in units]
@@ -39,6 +40,7 @@ class CountingLearner:
 
     def step(self) -> StepReport:
         self.steps += 1
+        self.planned.append(self.progress)
         return StepReport({"lr": 1.0}, 0)
 
     def discard_gradients(self) -> None:
@@ -94,6 +96,7 @@ def test_without_a_greedy_answer_a_prompt_is_left_out():
 
 
 SCRIPT = {"p": [[7], [7] * 5], "q": [[7] * 4, [7] * 2]}
+DRY, RICH = [[7], [7]], [[7], [7] * 5]  # rewards that are equal, rewards that differ
 
 
 def test_updates_end_before_the_one_that_finds_the_policy_too_far_away():
@@ -106,6 +109,53 @@ def test_updates_end_before_the_one_that_finds_the_policy_too_far_away():
     free = CountingLearner([0.0, 0.1, 0.1])
     assert trainer(settings, SCRIPT, free).step(0)["policy/updates"] == 3.0
     assert (free.steps, free.discarded) == (3, 0)
+
+
+def test_the_first_update_is_never_stopped_and_is_its_own_old_policy():
+    """Old log-probabilities that another pass recorded differ in rounding from the policy's own, which has not moved yet."""
+    settings = {"name": "grpo_trl", "epochs": 2, "minibatches": 2, "clip": {"kl_stop": 1e-12}}
+    learner = CountingLearner([1e-7])
+    assert trainer(settings, SCRIPT, learner).step(0)["policy/updates"] == 1.0
+    recorded = [any("old_logprobs" in b.signals for u in part for b in u.branches) for part in learner.trained]
+    assert recorded == [False, True]
+
+
+@pytest.mark.parametrize("lost", ["nothing", "to the KL", "groups", "answers"])
+@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 1), (1, 2), (2, 2)])
+def test_the_schedule_follows_the_plan_whatever_updates_are_left_out(lost: str, epochs: int, minibatches: int):
+    """The k-th update of step s is planned behind s steps of updates, and the last step of all is at the schedule's end."""
+    settings: dict[str, Any] = {"name": "grpo_trl", "epochs": epochs, "minibatches": minibatches}
+    script, learner = dict(SCRIPT), CountingLearner()
+    if lost == "to the KL":
+        settings["clip"], learner.old_kls = {"kl_stop": 0.1}, [1.0]
+        if epochs * minibatches == 1:
+            pytest.skip("the only update of a step is never stopped")
+    elif lost == "answers":
+        script = {"p": [[], []], "q": [[7] * 4, [7] * 2]}  # one prompt's answers all failed
+    elif lost == "groups":
+        settings |= {"name": "dapo", "credit": {"refill_rounds": 1, "overlong": {"factor": 0.0}}}
+        script = {"p": DRY, "q": [[7] * 4, [7] * 2]}  # one group with equal rewards is left out
+    run, per_step = trainer(settings, script, learner), epochs * minibatches
+    for step in range(4):
+        learner.planned.clear()
+        made = int(run.step(step)["policy/updates"])
+        assert 1 <= made <= per_step
+        assert (made == per_step) == (lost == "nothing" or per_step == 1 or (minibatches == 1 and lost != "to the KL"))
+        assert learner.planned[0] == step * per_step
+        assert learner.planned == sorted(set(learner.planned))
+        assert learner.planned[-1] < (step + 1) * per_step
+    if lost == "nothing":
+        assert learner.planned == list(range(3 * per_step, 4 * per_step))
+
+
+def test_a_step_without_any_update_is_passed_over_by_the_schedule():
+    learner = CountingLearner()
+    run = trainer({"name": "grpo_trl", "epochs": 2}, {"p": [[], []], "q": [[], []]}, learner)
+    run.step(0)
+    assert learner.planned == []
+    run = trainer({"name": "grpo_trl", "epochs": 2}, SCRIPT, learner)
+    run.step(1)
+    assert learner.planned == [2, 3]
 
 
 def test_the_penalty_follows_the_last_pass_and_survives_a_resume():
@@ -128,9 +178,6 @@ def test_the_price_of_the_reference_follows_its_kl(place):
     run = trainer({"name": "grpo", "kl": {"place": place, "coef": 0.4, "control": {"kind": "multiplicative"}}}, SCRIPT, learner)
     assert [run.step(k)["kl_coef"] for k in range(3)] == pytest.approx([0.4, 0.3, 0.225])
     assert math.isclose(learner.objectives[-1].kl_coef, 0.225 if place == "loss" else 0.0)
-
-
-DRY, RICH = [[7], [7]], [[7], [7] * 5]  # rewards that are equal, rewards that differ
 
 
 def dynamic(script: dict[str, list[list[int]]], learner: CountingLearner, rounds: int, **loop: Any) -> OnlineTrainer:

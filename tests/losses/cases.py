@@ -39,6 +39,8 @@ def kl(m: ModuleType) -> None:
     close(m.k1(policy, reference), 1.0, 0.0, -2.0)
     close(m.k2(policy, reference), 0.5, 0.0, 2.0)
     close(m.k3(policy, reference), 0.36787944117144233, 0.0, 4.38905609893065)  # 1/e - 1 + 1; e^2 - 1 - 2
+    close(m.k3(vec(-90.0, 90.0), vec(0.0, 0.0)), math.expm1(20.0) - 20.0, math.exp(-90.0) - 1.0 + 90.0)  # e^90 would overflow float32
+    close(m.bounded(vec(-25.0, -19.5, 20.0, 1e4)), -20.0, -19.5, 20.0, 20.0)
     assert list(m.ESTIMATORS.items()) == [("k1", m.k1), ("k2", m.k2), ("k3", m.k3)]
     for estimator in (m.k1, m.k2, m.k3):
         refuses(estimator, vec(0.0), vec(0.0, 0.0))
@@ -68,6 +70,8 @@ def policy(m: ModuleType) -> None:
     plain = m.policy_gradient(vec(-0.5, -2.0), vec(-1.0, -1.0), vec(3.0, -1.0))
     close(plain.loss_S, 1.5, -2.0)
     assert plain.low_S.tolist() == plain.high_S.tolist() == [False, False]
+    for ratio_loss in (m.ppo_clip, m.surrogate):  # a token that became e^800 times as likely does not overflow
+        close(ratio_loss(vec(800.0), vec(0.0), vec(-2.0)).loss_S, 2.0 * math.exp(20.0))
     bare = m.surrogate(new, old, advantages)
     close(bare.loss_S, -3.0, 3.0, -1.0, 1.0, -2.2)
     assert not (bare.low_S | bare.high_S).any()
@@ -259,8 +263,11 @@ def preference(m: ModuleType) -> None:
     close(m.tdpo(*sides, sure, 0.5, 0.5), math.log1p(math.exp(-1.5)))
     close(m.tdpo(*sides, none, 0.5, 0.5), math.log1p(math.exp(1.5)))
     close(m.tdpo(*sides, vec(0.5), 0.5, 0.0), 0.5 * math.log1p(math.exp(-1.0)) + 0.5 * math.log1p(math.exp(1.0)))
-    # ranks of 2.9, -1 and 7 among -1, 3, 6 are 1, 0 and 2; the references' order is 10, 20, 30
-    close(m.matched(vec(2.9, -1.0, 7.0), vec(6.0, -1.0, 3.0), vec(20.0, 10.0, 30.0)), 20.0, 10.0, 30.0)
+    # 6, -1 and 3 have the ranks 2, 0 and 1; the references' order is 10, 20, 30
+    close(m.matched(vec(6.0, -1.0, 3.0), vec(20.0, 10.0, 30.0)), 30.0, 10.0, 20.0)
+    close(
+        m.matched(torch.zeros(40, dtype=torch.float64), torch.arange(40.0, dtype=torch.float64)), *map(float, range(40))
+    )  # ties keep order
     two = vec(0.0, 0.0)
     for pair_loss in (m.dpo, m.hinge, m.ipo):
         refuses(pair_loss, two, none, sure, none, 0.1)
@@ -268,8 +275,7 @@ def preference(m: ModuleType) -> None:
     refuses(m.dpop, two, none, sure, none, 0.1, 1.0)
     refuses(m.orpo, vec(-1.0, -1.0), vec(-1.0), sure, 0.1)
     refuses(m.tdpo, two, none, none, none, sure, 0.1, 0.5)
-    refuses(m.matched, torch.zeros(1, 1, dtype=torch.float64), two, two)
-    refuses(m.matched, none, two, none)
+    refuses(m.matched, two, none)
 
 
 def answers(m: ModuleType) -> None:

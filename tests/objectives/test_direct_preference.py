@@ -264,8 +264,8 @@ def test_metrics_of_answers():
     objective = replace(preference_objective(ObjectiveConfig(name="kto")), point=0.25)
     batch = pack(of)
     metrics = objective.loss(batch, Outputs(batch.signals["policy"]), objective.counts(of)).metrics
-    assert metrics.keys() == {"rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "kl"}
-    assert metrics["kl"][0] / metrics["kl"][1] == 0.25
+    assert metrics.keys() == {"rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "kl_point"}
+    assert metrics["kl_point"][0] / metrics["kl_point"][1] == 0.25
     assert (metrics["rewards/chosen"][1], metrics["rewards/rejected"][1]) == (3.0, 4.0)
 
 
@@ -294,3 +294,23 @@ def test_what_a_loss_cannot_learn_from_is_refused():
             preference_objective(ObjectiveConfig(name=name)).counts(units("answers"))
     with pytest.raises(DataError, match="no label that says whether its answer is wanted"):
         preference_objective(ObjectiveConfig(name="kto")).counts([*units("answers"), *units()])
+
+
+def test_rounding_in_the_forward_pass_moves_no_pair_to_another_rank():
+    """Leads that lie closer together than bfloat16 can tell: ranks come from before the step, so no reference lead is taken twice."""
+    prompt, one = Encoded(torch.tensor([1])), torch.ones(1, dtype=torch.bool)
+
+    def unit(k: int) -> Unit:
+        pair = tuple(Branch(torch.tensor([k]), one, {"ref_logprobs": torch.tensor([r])}) for r in (-1.0 - k, -1.0))
+        return Unit(f"u{k}", prompt, pair, PairTarget((Edge(0, 1),)))
+
+    of = [unit(k) for k in range(4)]  # the reference's leads: 0, -1, -2, -3
+    exact = [[(torch.tensor([-1.0 + 0.001 * k]),), (torch.tensor([-1.0]),)] for k in range(4)]
+    objective = preference_objective(ObjectiveConfig(name="aot", beta=1.0)).measured(of, lambda units: [(a[0], b[0]) for a, b in exact])
+    batch = pack(of)
+    rounded_S = torch.full((8,), -1.0).requires_grad_()  # all leads are 0 to the forward pass
+    objective.loss(batch, Outputs(rounded_S), objective.counts(of)).loss.backward()
+    # the k-th pair has the k-th smallest lead, so it meets the reference's -3 + k: gradient -sigma(-(0 - (-3 + k))) / 4
+    expected = [-torch.sigmoid(torch.tensor(-3.0 + k)).item() / 4 for k in range(4)]
+    assert rounded_S.grad is not None
+    assert rounded_S.grad[::2].tolist() == pytest.approx(expected)

@@ -70,10 +70,10 @@ def value(objective: LoggedObjective) -> tuple[float, dict[str, float]]:
 
 
 def test_awr_by_hand() -> None:
-    """Advantages -1, 1, 0: weights e^-2, e^2, 1 at beta 0.5. Sums of -log p: 3, 1, 1.5."""
+    """Advantages -1, 1, and one answer alone: weights e^-2, e^2, 0 at beta 0.5. Sums of -log p: 3, 1, 1.5."""
     loss, metrics = value(LoggedObjective("awr", scale=False, beta=0.5))
-    assert loss == pytest.approx((math.exp(-2) * 3 + math.exp(2) * 1 + 1.5) / 3)
-    weights = [math.exp(-2), math.exp(2), 1.0]
+    assert loss == pytest.approx((math.exp(-2) * 3 + math.exp(2) * 1) / 3)
+    weights = [math.exp(-2), math.exp(2), 0.0]
     assert metrics["weights/ess"] == pytest.approx(sum(weights) ** 2 / sum(w * w for w in weights))
     assert metrics["weights/mean"] == pytest.approx(sum(weights) / 3)
     assert metrics["weights/max"] == pytest.approx(math.exp(2))
@@ -84,7 +84,7 @@ def test_awr_by_hand() -> None:
 
 def test_awr_capped_per_token_with_a_price_of_the_kl() -> None:
     loss, metrics = value(LoggedObjective("awr", scale=False, beta=0.5, max_weight=2.0, per_token=True, kl_coef=0.5))
-    assert loss == pytest.approx((math.exp(-2) * 1.5 + 2.0 * 1 + 0.75) / 3 + 0.5 * 0.2)
+    assert loss == pytest.approx((math.exp(-2) * 1.5 + 2.0 * 1) / 3 + 0.5 * 0.2)
     assert metrics["weights/capped"] == pytest.approx(1 / 3)
     assert metrics["kl"] == pytest.approx(0.2)
 
@@ -156,3 +156,20 @@ def test_rewards_and_values_that_are_not_there_are_named() -> None:
 def test_settings_that_nothing_would_read_are_refused(settings: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         logged_objective(LoggedConfig.model_construct(**{**LoggedConfig().model_dump(), **settings}))
+
+
+@pytest.mark.parametrize("name", ["awr", "reinforce", "topr"])
+def test_an_answer_alone_is_neither_imitated_nor_pushed_away(name: str) -> None:
+    """Beside a prompt with two answers stand prompts with one, rewards low and high: those count in the mean and weigh nothing."""
+    objective, (pair, single) = LoggedObjective(name), units()  # type: ignore[arg-type]
+    lone = [replace(single, unit_id=f"lone{r}", target=RatingTarget(({"reward": r},))) for r in (-5.0, 50.0)]
+    batch = pack(objective.credited([pair, *lone]))
+    logprobs_S = torch.full_like(batch.signals["advantages"], -1.0).requires_grad_()
+    output = objective.loss(batch, Outputs(logprobs_S), objective.counts(batch.units))
+    output.loss.backward()
+    assert logprobs_S.grad is not None
+    assert (logprobs_S.grad != 0).tolist() == [True] * 3 + [False] * 4
+    total, n = output.metrics["answers/alone"]
+    assert total / n == pytest.approx(2 / 4)
+    for other in ("batch", "none"):
+        assert (pack(LoggedObjective(baseline=other).credited([pair, *lone])).signals["compared"] == 1).all()  # type: ignore[arg-type]

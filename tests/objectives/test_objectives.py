@@ -226,6 +226,7 @@ def test_policy_by_hand():
         "policy/approxkl_avg": (l15 + l2) / 6,
         "policy/old_kl_avg": (0.5 - math.log(1.5) - 0.5 + math.log(2)) / 3,
         "val/ratio": 1.0,
+        "policy/bounded_ratio": 0.0,
         "kl": sum(k) / 3,
         "kl/max": max(k),
         "sampling/importance_sampling_ratio/mean": 2.0,

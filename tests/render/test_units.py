@@ -99,8 +99,8 @@ def test_steps_end_where_each_step_ends(render):
     assert isinstance(unit.target, StepsTarget)
     (first, second), labels = unit.target.ends[0], unit.target.labels[0]
     assert r.tokenizer.decode(tokens[: first + 1]) == "It is two.\n"
-    assert r.tokenizer.decode(tokens[first + 1 : second + 1]) == "It is four."
-    assert tokens[second + 1 :] == [r.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert r.tokenizer.decode(tokens[first + 1 : second]) == "It is four."
+    assert tokens[second:] == [r.tokenizer.convert_tokens_to_ids("<|im_end|>")], "the last step is read at the answer's end"
     assert labels == (True, False)
 
 

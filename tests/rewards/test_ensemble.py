@@ -35,7 +35,7 @@ def expert(units: list[Unit]):
 
 
 def source(**settings) -> EnsembleSource:
-    return EnsembleSource("judge", [Expert(expert, Standardiser(10.0, 2.0))], lambda prompt: (), EnsembleConfig(**settings))
+    return EnsembleSource("judge", [Expert(expert, Standardiser(10.0, 2.0))], lambda prompt, tokens_T: tokens_T, EnsembleConfig(**settings))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_weights_count() -> None:
     weighted = EnsembleConfig(aggregate="weighted")
     assert aggregate(MEMBERS, weighted, torch.tensor([1.0, 2.0, 1.0])).tolist() == pytest.approx([2.75, 4.0])
     agreed = EnsembleSource(
-        "judge", [Expert(expert, weight=3.0), Expert(lambda u: [(s + 8, v) for s, v in expert(u)])], lambda p: (), weighted
+        "judge", [Expert(expert, weight=3.0), Expert(lambda u: [(s + 8, v) for s, v in expert(u)])], lambda p, tokens_T: tokens_T, weighted
     )
     (scores,) = agreed.score([group(False)])
     assert scores.tolist() == pytest.approx([12.0])  # three quarters of 10, one of 18
@@ -65,7 +65,7 @@ def test_weights_count() -> None:
     def alone(units: list[Unit]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(scores_G2[:, :1] + 8, variance_G2[:, :1]) for scores_G2, variance_G2 in expert(units)]
 
-    of_two_and_one = EnsembleSource("judge", [Expert(expert, weight=3.0), Expert(alone)], lambda p: (), weighted)
+    of_two_and_one = EnsembleSource("judge", [Expert(expert, weight=3.0), Expert(alone)], lambda p, tokens_T: tokens_T, weighted)
     (scores,) = of_two_and_one.score([group(False)])
     assert scores.tolist() == pytest.approx([12.0])  # an expert's weight is shared by its scores
 
@@ -93,7 +93,7 @@ def test_members_are_asked_only_where_the_first_disagree() -> None:
         return [(3 * s, v) for s, v in same(units)]
 
     config = EnsembleConfig(early_exit={"first": 2, "below": 1.0})
-    ensemble = EnsembleSource("judge", [Expert(same), Expert(other), Expert(last)], lambda prompt: (), config)
+    ensemble = EnsembleSource("judge", [Expert(same), Expert(other), Expert(last)], lambda prompt, tokens_T: tokens_T, config)
     first, second = ensemble.score([group(False, False, False, False), group(False, False)])
     # the first two are half a token apart: token 3 alone is more than 1 apart
     assert asked == [3]
@@ -139,7 +139,10 @@ def test_models_of_different_scale_count_alike() -> None:
         return [(100 * members, variance) for members, variance in expert(units)]
 
     both = EnsembleSource(
-        "judge", [Expert(expert, Standardiser(10.0, 2.0)), Expert(big, Standardiser(1000.0, 200.0))], lambda p: (), EnsembleConfig()
+        "judge",
+        [Expert(expert, Standardiser(10.0, 2.0)), Expert(big, Standardiser(1000.0, 200.0))],
+        lambda p, tokens_T: tokens_T,
+        EnsembleConfig(),
     )
     both.score([group(False, False)])
     assert both.details["epistemic"][0].tolist() == [0.0, 0.5]

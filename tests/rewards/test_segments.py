@@ -133,13 +133,16 @@ def test_a_model_is_read_at_the_end_of_each_part_and_of_the_whole() -> None:
         asked.extend(u.target.ends for u in units)
         return [tuple(torch.tensor([float(e) for e in ends]) for ends in u.target.ends) for u in units]
 
-    model = SegmentedModel("prm", steps, lambda prompt: [7], SegmentsConfig(by="sentence", aggregate="sum"), decode)
+    def closed(prompt, tokens_T):
+        return tokens_T if len(tokens_T) == 6 and tokens_T[0] == ord("a") else torch.cat([tokens_T, torch.tensor([7])])
+
+    model = SegmentedModel("prm", steps, closed, SegmentsConfig(by="sentence", aggregate="sum"), decode)
     cut = empty_group(PROMPT, Encoded(torch.tensor([1])), [rollout("a. bc.", 0), rollout("d. efg", 1, finish="length")])
     found = apply_rewards([cut], [Reward(model)])[0]
     assert asked == [((1, 5), (1, 6))], "a cut-off answer is closed, and its last part is read there"
     assert found.rewards_G.tolist() == [6.0, 7.0]
     assert found.moved[1].tolist() == pytest.approx([0.0, 1.0, 0.0, 0.0, 0.0, -1.0])
-    by_token = SegmentedModel("prm", steps, lambda prompt: [], SegmentsConfig(by="token", aggregate="mean"), decode)
+    by_token = SegmentedModel("prm", steps, lambda prompt, tokens_T: tokens_T, SegmentsConfig(by="token", aggregate="mean"), decode)
     assert by_token.score([group("abc")])[0].tolist() == pytest.approx([1.0])
     assert model.score([replace_invalid(group("a. b."))])[0].isnan().all()
 

@@ -82,8 +82,8 @@ def sum_of_tokens(units: Sequence[Unit]) -> list[Tensor]:
     return [torch.tensor([float(u.prompt.tokens_T.sum() + b.tokens_T.sum()) for b in u.branches]) for u in units]
 
 
-def no_end(prompt: Prompt) -> tuple[int, ...]:
-    return ()
+def no_end(prompt: Prompt, tokens_T: Tensor) -> Tensor:
+    return tokens_T
 
 
 def answered(prompt_id: str, *branches: Branch) -> object:
@@ -100,7 +100,7 @@ def test_the_model_scores_sampled_tokens_after_the_prompt() -> None:
 def test_an_answer_cut_off_at_the_limit_is_scored_where_a_finished_one_would_be() -> None:
     group = answered("p", tokens(1, 2), tokens(3, 4))
     cut = replace(group, rollouts=(group.rollouts[0], replace(group.rollouts[1], finish_reason="length")))
-    unit, used = units_of(cut, lambda prompt: (7, 8))
+    unit, used = units_of(cut, lambda prompt, tokens_T: torch.tensor([*tokens_T.tolist(), 7, 8]) if tokens_T[-1] == 4 else tokens_T)
     assert unit is not None
     assert used == [0, 1]
     assert [b.tokens_T.tolist() for b in unit.branches] == [[1, 2], [3, 4, 7, 8]]

@@ -267,6 +267,7 @@ def test_going_back_leaves_each_step_once(tmp_path: Path) -> None:
         (run.path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {i}.5}}\n' for i in range(1, 6)) + '{"step": 6, "lo')
         (run.path / "events.jsonl").write_text(
             '{"kind": "run_started", "step": 0}\n{"kind": "checkpoint", "step": 3}\n{"kind": "checkpoint", "step": 5}\n'
+            '{"kind": "warning", "step": 2}\n{"kind": "verdict", "step": 4}\n{"kind": "warning", "step": 5, "undone": 1}\n'
             '{"kind": "interrupted", "step": 5}\n{"kind": "resu'
         )
         run.write_sample(3, [{"text": "a"}])
@@ -274,8 +275,10 @@ def test_going_back_leaves_each_step_once(tmp_path: Path) -> None:
         run.cut_metrics(3)
         rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
         assert rows == [{"step": i, "loss": i + 0.5} for i in (1, 2, 3)]
-        kinds = [json.loads(line)["kind"] for line in (run.path / "events.jsonl").read_text().splitlines()]
-        assert kinds == ["run_started", "checkpoint", "interrupted"]
+        events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+        kinds = [(e["kind"], e.get("undone")) for e in events]
+        told = [("warning", None), ("verdict", 3), ("warning", 1)]  # alarms of steps that were given up stay, marked once
+        assert kinds == [("run_started", None), ("checkpoint", None), *told, ("interrupted", None)]
         assert run.samples() == [{"step": 3, "text": "a"}]
         run.cut_metrics(-1)
         assert (run.path / "metrics.jsonl").read_text() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import io
 import json
@@ -17,7 +18,7 @@ import torch
 
 from keel.config import Section
 from keel.errors import UserError
-from keel.events import Event, EventBus
+from keel.events import MOST_WAITING, Event, EventBus
 from keel.runs import logs, sinks
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import RunDir
@@ -66,7 +67,9 @@ def test_one_object_a_step_with_its_evaluation(run: RunDir) -> None:
         {"step": 1, "loss": 2.0},
         {"step": 2, "loss": "NaN", "reward": "-Infinity", "kl": 0.25, "eval/loss": 1.0},
     ]
-    assert rows(run.path / "events.jsonl") == [
+    told = rows(run.path / "events.jsonl")
+    assert all(datetime.datetime.fromisoformat(row.pop("at")).year >= 2026 for row in told), "each says when it happened"
+    assert told == [
         {"kind": "eval", "step": 0, "message": "", "metrics": {"eval/loss": 3.0}},
         {"kind": "eval", "step": 2, "message": "", "metrics": {"eval/loss": 1.0}},
         {"kind": "checkpoint", "step": 2, "message": "saved", "best": True},
@@ -177,7 +180,92 @@ def test_a_sink_that_fails_does_not_stop_the_others(run: RunDir, caplog: pytest.
     bus.emit("step", 1, metrics={"loss": 1.0})
     bus.emit("step", 2, metrics={"loss": 1.0})
     assert len(rows(run.path / "metrics.jsonl")) == 2
-    assert caplog.text.count("sink Down failed and was dropped, the run goes on: no network") == 1
+    assert caplog.text.count("sink Down failed, the run goes on and tries it again: ConnectionError: no network") == 1
+
+
+class Flaky:
+    """Fails at the calls whose numbers are given, from 1."""
+
+    def __init__(self, *bad: int, always: bool = False) -> None:
+        self.bad, self.always, self.calls = bad, always, 0
+        self.got: list[int] = []
+
+    def handle(self, event: Event) -> None:
+        self.calls += 1
+        if self.always or self.calls in self.bad:
+            raise TimeoutError("timed out")
+        self.got.append(event.step)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("bad", [(1,), (3,), (1, 2), (2, 3, 4), (50,)])
+def test_a_time_out_silences_no_sink_and_loses_nothing(bad: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
+    sink = Flaky(*bad)
+    bus = EventBus([sink])
+    for step in range(50):
+        bus.emit("step", step)
+    assert len(sink.got) > 40 or 50 in bad, "it is heard again while the run goes on"
+    bus.close()
+    assert sink.got == list(range(50)), "in order, each once"
+    assert caplog.text.count("the run goes on and tries it again") == 1
+    assert f"sink Flaky failed {len(bad)} times, all events got there in the end" in caplog.text
+
+
+def test_a_sink_that_always_fails_is_asked_seldom_and_told_twice(caplog: pytest.LogCaptureFixture) -> None:
+    """Of 5000 events it costs a dozen calls, and keeps no more than it may."""
+    sink = Flaky(always=True)
+    bus = EventBus([sink])
+    for step in range(5000):
+        bus.emit("step", step)
+    assert 10 <= sink.calls <= 16
+    assert len(bus._deliveries[0].waiting) == MOST_WAITING
+    bus.close()
+    assert len(caplog.records) == 2
+    assert "5000 events never got there" in caplog.text
+
+
+def test_a_full_disk_tears_no_row_of_the_local_files(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some writes stop in the middle of a line; once there is room again every row is there, once, and in order."""
+    bus, writes = EventBus([JsonlSink(run)]), [0]
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            writes[0] += 1
+            if writes[0] % 3 == 0:
+                self.file.write(data[: len(data) // 2])
+                raise OSError(28, "No space left on device")
+            self.file.write(data)
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda self, mode="r", *a, **k: Full(opened(self, mode, *a, **k)) if mode in ("ab", "rb+") else opened(self, mode, *a, **k),
+    )
+    for step in range(1, 8):
+        bus.emit("step", step, metrics={"loss": float(step)})
+        bus.emit("eval", step, metrics={"eval/loss": float(step)})
+        bus.emit("warning", step, "hear")
+    bus.close()
+    monkeypatch.undo()
+    assert rows(run.path / "metrics.jsonl") == [{"step": i, "loss": float(i), "eval/loss": float(i)} for i in range(1, 8)]
+    assert [(row["kind"], row["step"]) for row in rows(run.path / "events.jsonl") if row["kind"] == "warning"] == [
+        ("warning", i) for i in range(1, 8)
+    ]
+    assert writes[0] > 21
 
 
 # -- console ---------------------------------------------------------------------------------------------------------------------
@@ -240,5 +328,6 @@ def test_standard_output_stays_free(run: RunDir, capsys: pytest.CaptureFixture[s
 
 def test_the_numbers_that_matter() -> None:
     metrics = {"objective/kl": 0.5, "objective/scores": 2.0, "reward": 1.0, "lr": 3.0, "loss": float("nan")}
-    assert shown(metrics) == "loss nan  reward 1  kl 0.5"
+    assert shown(metrics) == "loss nan  reward 1  kl/answer 0.5"
+    assert shown({**metrics, "kl": 0.1}) == "loss nan  reward 1  kl 0.1"
     assert [short(x) for x in (0.03123, 1.25, 843.2, 1.2e-5, -2.0, float("inf"))] == ["0.0312", "1.25", "843", "1.2e-05", "-2", "inf"]

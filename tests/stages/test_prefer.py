@@ -48,7 +48,7 @@ def test_micro_batches_do_not_show(name: str, stage: Stage, rows: Rows, tmp_path
         tokens = f"batch={{microbatch_tokens: {cut}, inference_tokens: {cut}}}"
         stage("dpo", tmp_path / str(cut), *QUICK, "loop.steps=3", "optim.lr=1e-3", tokens, f"objective={{name: {name}}}")
     whole, split = (rows(tmp_path / str(cut) / "metrics.jsonl")[-1] for cut in (100000, 1))
-    for key in ("loss", "grad_norm", "rewards/margins", *(k for k in ("kl", "reward_shift") if k in whole)):
+    for key in ("loss", "grad_norm", "rewards/margins", *(k for k in ("kl", "kl_point", "reward_shift") if k in whole)):
         assert whole[key] == pytest.approx(split[key], rel=1e-3, abs=1e-4), key
 
 

@@ -78,7 +78,7 @@ def test_the_run_that_explodes_is_taken_back_and_without_the_guard_is_not(
 ) -> None:
     monkeypatch.chdir(ROOT)
     short = ("loop.steps=12", "samples=4", "sampling.max_tokens=6", "settings.threads=1")
-    for name, more in {"guarded": (), "unguarded": ("settings.watch.defaults=false",)}.items():
+    for name, more in {"guarded": (), "unguarded": ("settings.watch.rules=[]",)}.items():
         run_verb("rl", Path("recipes/tiny_explosion.yaml"), [*short, *more, f"run_dir={tmp_path / name}"])
     guarded, lost = (rows(tmp_path / name / "metrics.jsonl")[-1]["kl"] for name in ("guarded", "unguarded"))
     assert any(row["kind"] == "emergency" for row in rows(tmp_path / "guarded" / "events.jsonl"))

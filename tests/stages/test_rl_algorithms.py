@@ -26,6 +26,17 @@ def test_it_trains(name: str, stage: Callable[..., dict[str, Any]], tmp_path: Pa
     assert json.loads((tmp_path / "manifest.json").read_text())["config"]["algorithm"]["name"] == name
 
 
+def test_a_stop_on_the_kl_leaves_the_schedule_and_the_first_update_alone(
+    stage: Callable[..., dict[str, Any]], tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    """Any update that follows a step's first one is stopped."""
+    settings = ("algorithm.epochs=4", "algorithm.clip.kl_stop=1e-12", "optim={lr: 1e-3, schedule: linear, warmup_steps: 0}")
+    stage("ppo", tmp_path, *settings, "loop={steps: 3, eval_every: 0, probes: 0}")
+    steps = [row for row in rows(tmp_path / "metrics.jsonl") if "policy/updates" in row]
+    assert [row["policy/updates"] for row in steps] == [1.0] * 3
+    assert [row["lr"] for row in steps] == pytest.approx([1e-3, 1e-3 * 8 / 12, 1e-3 * 4 / 12])
+
+
 def test_it_explores_and_follows(
     stage: Callable[..., dict[str, Any]], tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]]
 ) -> None:

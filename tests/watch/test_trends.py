@@ -60,13 +60,14 @@ def test_trends_go_on_from_their_state():
     assert feed(second, [0.5]) == feed(undisturbed, [0.5])
 
 
-def test_a_collapsed_reward_is_an_emergency():
+def test_a_collapsed_reward_is_told():
     def verdicts(values: list[float]) -> set[str]:
-        watch, trends = Watch(WatchConfig(), lambda _: None), Trends()
-        return {watch.check(i, trends.update({"reward": v, "reward_std": 0.3})).action for i, v in enumerate(values)}
+        told: list[str] = []
+        watch, trends = Watch(WatchConfig(), lambda finding: told.append(finding.rule)), Trends()
+        return {watch.check(i, trends.update({"reward": v, "reward_std": 0.3})).action for i, v in enumerate(values)} | set(told)
 
     assert verdicts([0.1] * 10 + [0.9] * 20 + [0.65] * 20) == {"continue"}, "by less than its spread"
-    assert verdicts([0.1] * 10 + [0.9] * 20 + [0.0] * 20) == {"continue", "rollback"}
+    assert verdicts([0.1] * 10 + [0.9] * 20 + [0.0] * 20) == {"continue", "collapse"}
 
 
 def test_drift_by_hand():

@@ -7,7 +7,8 @@ import pytest
 
 from keel.errors import ConfigError
 from keel.watch.config import EarlyStopConfig, Rule, WatchConfig
-from keel.watch.early_stop import Best, EarlyStop
+from keel.watch.early_stop import Best, EarlyStop, settled
+from keel.watch.names import ANSWER, TOKEN, UNITS
 from keel.watch.rules import Finding, Watch, resolve
 
 
@@ -54,8 +55,21 @@ def test_healthy_metrics_are_silent():
     assert told == []
 
 
+ACTS = Rule(name="kl", metric="kl", compare=">", threshold=2.0, for_steps=3, level="rollback")
+
+
+def test_a_default_rule_changes_no_run_but_one_whose_samples_all_fail():
+    """Each with its metric far beyond any threshold, for a hundred steps."""
+    for rule in resolve(WatchConfig()):
+        beyond = {">": 1e9, ">=": 1e9, "<": -1e9, "non-finite": math.nan}[rule.compare]
+        guard, told = watch()
+        actions = {guard.check(step, {rule.metric: beyond}).action for step in range(100)}
+        assert actions == ({"continue", "stop"} if rule.name == "reward-failed" else {"continue"}), rule.name
+        assert [f.rule for f in told] == [rule.name]
+
+
 def test_kl_rolls_back_after_three_steps_in_a_row():
-    guard, told = watch(max_kl_per_token=2.0)
+    guard, told = watch(rules=(ACTS,))
     values = [3.0, 3.0, 1.0, 3.0, 3.0, 3.0]
     verdicts = [guard.check(step, {"kl": kl}) for step, kl in enumerate(values)]
     assert [v.action for v in verdicts] == ["continue"] * 5 + ["rollback"]
@@ -63,15 +77,28 @@ def test_kl_rolls_back_after_three_steps_in_a_row():
     assert len(told) == 1
 
 
-@pytest.mark.parametrize(("metric", "fires", "silent"), [("kl", 2.5, 1.5), ("objective/kl", 120.0, 60.0)])
+@pytest.mark.parametrize(("metric", "fires", "silent"), [("kl", 2.5, 1.5), ("objective/kl", 120.0, 60.0), ("kl_point", 120.0, 60.0)])
 def test_each_kl_has_a_limit_in_its_own_unit(metric: str, fires: float, silent: float):
     """60 nats are a lot for a token and little for an answer of a few hundred tokens."""
-    for value, action in ((fires, "rollback"), (silent, "continue")):
-        guard, _ = watch()
-        assert [guard.check(step, {metric: value}).action for step in range(3)][-1] == action
-    for setting, own in (("max_kl_per_token", "kl"), ("max_kl_per_sequence", "objective/kl")):
-        guard, _ = watch(**{setting: 1.0})
-        assert ([guard.check(step, {metric: 1.2}).action for step in range(3)][-1] == "rollback") == (own == metric)
+
+    def speaks(value: float, **settings: float) -> bool:
+        guard, told = watch(**settings)
+        for step in range(3):
+            guard.check(step, {metric: value})
+        return bool(told)
+
+    assert speaks(fires)
+    assert not speaks(silent)
+    for setting, unit in (("max_kl_per_token", TOKEN), ("max_kl_per_sequence", ANSWER)):
+        assert speaks(1.2, **{setting: 1.0}) == (UNITS[metric] == unit)
+
+
+def test_limits_in_nats_are_about_metrics_of_that_unit():
+    """A limit that a setting gives moves the threshold of rules on metrics of its own unit, and of no other."""
+    for setting, unit in (("max_kl_per_token", TOKEN), ("max_kl_per_sequence", ANSWER)):
+        moved = [r.metric for r in resolve(WatchConfig(**{setting: 7.5})) if r.threshold == 7.5]
+        assert moved
+        assert {UNITS[metric] for metric in moved} == {unit}
 
 
 def test_steps_without_any_reward_stop_the_run():
@@ -99,8 +126,8 @@ def test_a_rule_speaks_again_after_it_was_over():
 
 
 def test_a_missing_metric_neither_breaks_nor_lengthens_a_streak():
-    guard, _ = watch(max_kl_per_token=1.0)
-    assert [guard.check(i, m).action for i, m in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}, {}, {"kl": 2.0}])][-1] == "rollback"
+    guard, _ = watch(rules=(ACTS,))
+    assert [guard.check(i, m).action for i, m in enumerate([{"kl": 3.0}, {}, {"kl": 3.0}, {}, {"kl": 3.0}])][-1] == "rollback"
 
 
 def test_own_rules_replace_defaults_by_name_and_take_patterns():
@@ -121,14 +148,58 @@ def test_own_rules_replace_defaults_by_name_and_take_patterns():
 
 def test_watch_goes_on_from_its_state():
     metrics = [{"kl": 20.0}] * 3
-    undisturbed, _ = watch()
+    undisturbed, _ = watch(rules=(ACTS,))
     wanted = [undisturbed.check(i, m) for i, m in enumerate(metrics)]
-    first, _ = watch()
+    first, _ = watch(rules=(ACTS,))
     head = [first.check(0, metrics[0]), first.check(1, metrics[1])]
-    second, _ = watch()
+    second, _ = watch(rules=(ACTS,))
     second.load_state(json.loads(json.dumps(first.state())))
     assert [*head, second.check(2, metrics[2])] == wanted
     assert wanted[-1].action == "rollback"
+
+
+@pytest.mark.parametrize(("metric", "near"), [("kll", "kl"), ("rewrad", "reward"), ("grad_nrom", "grad_norm"), ("los", "loss")])
+def test_a_rule_on_a_misspelt_metric_is_refused_with_a_suggestion(metric: str, near: str):
+    with pytest.raises(ValueError, match=f"there is no metric '{metric}'; did you mean '{near}'"):
+        Rule(name="mine", metric=metric, compare=">")
+    Rule(name="mine", metric=near, compare=">")
+
+
+def test_a_rule_whose_metric_never_came_is_told():
+    own = [Rule(name=n, metric=m, compare=">", threshold=9.0) for n, m in (("a", "eval/rewrad"), ("b", "eval/reward"), ("c", "critic/*"))]
+    guard, _ = watch(rules=own)
+    guard.check(1, {"reward": 0.0, "eval/reward": 0.0})
+    assert guard.unheard() == [
+        "rule 'a' never spoke: no step or evaluation reported a metric 'eval/rewrad'; did you mean eval/reward?",
+        "rule 'c' never spoke: no step or evaluation reported a metric 'critic/*'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [("eval/loss", "min"), ("eval/reward", "max"), ("eval/rewards/accuracies", "max"), ("eval/accuracy", "max"), ("eval/nll", "min"),
+     ("eval/rewards/own/mean", "max"), ("eval/rewards/margins", "max"), ("eval/kl", "min"), ("eval/completions/mean_length", None)],
+)  # fmt: skip
+def test_the_best_is_on_the_side_that_the_name_says(metric: str, better: str | None):
+    if better is None:
+        with pytest.raises(ValueError, match=f"is a higher or a lower {metric} better"):
+            EarlyStopConfig(metric=metric)
+        return
+    stop = EarlyStop(EarlyStopConfig(metric=metric))
+    for step, value in enumerate([2.0, 1.0, 3.0], 1):
+        stop.update(step, {metric: value})
+    assert stop.best == (Best(2, 1.0) if better == "min" else Best(3, 3.0))
+    against = EarlyStop(EarlyStopConfig(metric=metric, mode="max" if better == "min" else "min"))
+    assert against.update(1, {metric: 1.0})
+    assert against.update(2, {metric: 2.0}) == (better == "min"), "what is written down holds"
+
+
+def test_patience_alone_leaves_the_stage_its_own_metric():
+    own = EarlyStopConfig(metric="eval/reward", mode="max")
+    found = settled(EarlyStopConfig(patience=3), own)
+    assert (found.metric, found.mode, found.patience) == ("eval/reward", "max", 3)
+    assert settled(None, own) == own
+    assert settled(EarlyStopConfig(metric="eval/loss"), own).mode == "min"
 
 
 def test_early_stop_waits_for_patience_and_keeps_the_best():
