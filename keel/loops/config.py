@@ -54,8 +54,8 @@ class LoopConfig(Section):
     batch_size: int = Field(
         default=16,
         ge=1,
-        description="Units of one optimizer batch: demonstrations, or prompts with all their pairs, ratings or (in RL) samples. Pairs of one "
-        "prompt are one unit: 16 are 16 prompts, however many pairs.",
+        description="Units of one optimizer batch: demonstrations, or prompts with all their pairs, ratings or (in RL) samples. Pairs of "
+        "one prompt are one unit: 16 are 16 prompts, however many pairs.",
     )
     last_batch: Literal["keep", "drop"] = Field(default="keep", description="What happens to the last, smaller batch of an epoch.")
     group_by_length: bool = Field(default=False, description="Put units of similar length into one batch (order still random by seed).")

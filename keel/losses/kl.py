@@ -52,7 +52,8 @@ def k2(logprobs_S: Tensor, ref_logprobs_S: Tensor) -> Tensor:
 
 
 def k3(logprobs_S: Tensor, ref_logprobs_S: Tensor) -> Tensor:
-    """``e^-r - 1 + r``, with ``-r`` at most ``LOG_RATIO_BOUND``: unbiased and never negative. In the loss it is GRPO's penalty (Shao et al. 2024, arXiv:2402.03300, eq. 4).
+    """``e^-r - 1 + r``, with ``-r`` at most ``LOG_RATIO_BOUND``: unbiased and never negative. In the loss it is GRPO's penalty (Shao et al.
+    2024, arXiv:2402.03300, eq. 4).
 
     Args and returns as ``k1``.
     """

@@ -61,7 +61,7 @@ class AnswerObjective(WholeAnswers):
     ``"zero"`` none. Before the first step, where policy and reference are the same, each is exactly 0.
 
     Metrics: ``rewards/chosen`` and ``rewards/rejected`` (mean rewards of wanted and unwanted answers, beta times log-ratio), on pairs
-    ``rewards/margins`` and ``rewards/accuracies``; ``logps/chosen``, ``logps/rejected``; ``kl_point`` (z0, an estimate of the KL in nats per
+    ``rewards/margins`` and ``rewards/accuracies``; ``logps/chosen``, ``logps/rejected``; ``kl_point`` (z0, an estimated KL, nats per
     answer) or ``reward_shift``.
     """
 

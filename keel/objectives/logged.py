@@ -32,10 +32,12 @@ class LoggedObjective:
 
     The advantages A are those of the whole optimizer batch, given to its answers before the first forward pass (``credited``), so that it
     does not matter how the batch is cut. With ``baseline="group"`` an answer without another one to its prompt is compared with nothing: it
-    has advantage 0 and, with ``awr`` too, weight 0 (``exp(0)`` would imitate it whatever its reward). ``per_token`` takes the mean over an answer's tokens in place of the sum.
+    has advantage 0 and, with ``awr`` too, weight 0 (``exp(0)`` would imitate it whatever its reward). ``per_token`` takes the mean over an
+    answer's tokens in place of the sum.
 
-    Metrics: ``answers/alone`` (the share of answers compared with nothing); ``logged_reward``; ``advantages/above`` (share of the answers above their baseline); ``logps/above`` and ``logps/below`` (mean
-    log-probability per token of those above and of the others); ``weights/mean``, ``weights/max``, ``weights/capped`` (share at the bound)
+    Metrics: ``answers/alone`` (share of the answers compared with nothing); ``logged_reward``; ``advantages/above`` (share of the answers
+    above their baseline); ``logps/above`` and ``logps/below`` (mean log-probability per token of those above and of the others);
+    ``weights/mean``, ``weights/max``, ``weights/capped`` (share at the bound)
     and ``weights/ess``, the effective number of answers (Kish: ``(sum w)^2 / sum w^2``), of exp(A / beta) or of the importance weights;
     ``kl`` where it has a price.
     """

@@ -97,8 +97,8 @@ def _check_groups(objective: LoggedObjective, units: Sequence[Unit]) -> None:
     answers, alone = sum(len(u.branches) for u in units), sum(len(u.branches) == 1 for u in units)
     if objective.baseline == "group" and alone:
         log.warning(
-            "%d of %d answers are the only ones to their prompts: objective.baseline=group compares them with nothing and learns nothing from "
-            "them (objective.baseline=batch compares all answers)",
+            "%d of %d answers are the only ones to their prompts: objective.baseline=group compares them with nothing and learns nothing "
+            "from them (objective.baseline=batch compares all answers)",
             alone,
             answers,
         )

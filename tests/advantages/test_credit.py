@@ -191,3 +191,16 @@ def test_kl_metrics_are_per_sequence():
     }
     assert kl_metrics(groups, units, 0.1) == pytest.approx(expected)
     assert kl_metrics([], (), 0.1) == {}
+
+
+def test_whitening_is_over_what_is_trained():
+    """A truncated answer that is left out takes no part in the mean and deviation of the others' advantages."""
+    groups = [group([rollout(2), rollout(3), rollout(4, "length"), rollout(1)], [1.0, 3.0, 50.0, 4.0])]
+    rule = CreditRule("reward_to_go", whiten=True, mask_truncated=True)
+    (unit,) = assign(groups, rollout_units(groups), rule)
+    assert len(unit.branches) == 3
+    trained = torch.cat([b.signals["advantages"] for b in unit.branches])
+    assert float(trained.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(trained.std(correction=0)) == pytest.approx(1.0, abs=0.15)
+    alone = [group([rollout(2), rollout(3), rollout(1)], [1.0, 3.0, 4.0])]
+    assert advantages((unit,)) == advantages(assign(alone, rollout_units(alone), rule))

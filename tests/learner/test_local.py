@@ -242,6 +242,18 @@ def test_dropout_is_drawn_from_seed_and_step_alone(load) -> None:
     assert not torch.equal(grads(False, 1), grads(False, 2))
 
 
+def test_every_micro_batch_has_its_own_dropout(load) -> None:
+    """The same unit twice, once a micro-batch: were both drawn alike, the mean gradient would be that of one."""
+    (one,) = make_units(1)
+    both = [one, replace(one, unit_id="again")]
+    found = []
+    for of in ([one], both):
+        learner = learner_of(load, microbatch=one.n_tokens, lora=LoraConfig(r=4, dropout=0.5))
+        learner.forward_backward(of, Probe())
+        found.append(gradients(learner))
+    assert not close(found[1], found[0], 1e-3)
+
+
 def test_no_dropout_where_log_probabilities_were_recorded(load) -> None:
     """Losses that compare with them see the very numbers that were recorded: the first ratio is 1."""
     learner = LocalLearner(

@@ -117,7 +117,26 @@ def test_a_scale_of_rewards_scales_their_parts() -> None:
     scale = RewardScale().after([found], rule)
     (after,) = scaled([found], scale, rule)
     _, spread = scale.centre_and_spread(rule)
+    assert spread == pytest.approx(4.5)
+    assert found.moved[0].abs().sum() > 0
     assert torch.allclose(after.moved[0] * spread, found.moved[0])
+
+
+def test_the_rest_of_a_reward_is_due_at_the_last_sampled_token() -> None:
+    """Tool output at the end of an answer earns nothing: what parts got before is taken off where the policy last drew a token."""
+    drawn = empty_group(PROMPT, Encoded(torch.tensor([1])), [rollout("ab. c.", unsampled=(4, 5))])
+    (found,) = apply_rewards([drawn], [Reward(source(), 2.0)])
+    assert found.moved[0][4:].tolist() == [0.0, 0.0]
+    assert float(found.moved[0][2]) == pytest.approx(3.0)
+    assert float(found.moved[0][found.rollouts[0].sampled_T].sum()) == pytest.approx(0.0)
+
+
+def test_what_was_due_is_asked_for_once() -> None:
+    """The rollouts of earlier steps are gone: nothing is kept that a later rollout could be taken for."""
+    reward = Reward(source())
+    apply_rewards([group("ab. c.")], [reward])
+    assert isinstance(reward.source, SegmentedText)
+    assert reward.source.placed == {}
 
 
 def test_failed_samples_are_due_nothing() -> None:
