@@ -1,7 +1,7 @@
 """Rounding that keeps small changes: float32 to numbers that bfloat16 holds, up or down by chance, right on average.
 
-A merged adapter changes a weight by less than half of the distance between two bfloat16 numbers, as a rule. The nearest such number is then
-the weight before training, and most of what was learnt is gone as soon as the model is read in bfloat16 (Gupta et al. 2015,
+A merged adapter often changes a weight by less than half of the distance between two bfloat16 numbers. The nearest such number is then the
+weight before training, and that part of what was learnt is gone as soon as the model is read in bfloat16 (Gupta et al. 2015,
 https://arxiv.org/abs/1502.02551, round by chance for the same reason).
 """
 
