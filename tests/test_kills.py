@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 VERBS = {"sft": "sft", "reward": "reward", "dpo": "prefer", "ppo": "rl", "grpo": "rl"}
-KILLS = 7  # of each kind of run: 35 in all
+PRECISIONS = ("fp32", "bf16")
+KILLS = 4  # of each kind of run in each precision: 40 in all
 STEPS = 12
 OVERRIDES = (
     f"loop={{steps: {STEPS}, batch_size: 4, eval_every: 4, probes: 1}}",
@@ -29,8 +30,8 @@ RL = ("samples=4", "sampling.max_tokens=8")
 class Process:
     """One start of a command in its own process group."""
 
-    def __init__(self, root: Path, name: str, run: Path) -> None:
-        overrides = [*OVERRIDES, *(RL if VERBS[name] == "rl" else ()), f"run_dir={run}"]
+    def __init__(self, root: Path, name: str, run: Path, precision: str) -> None:
+        overrides = [*OVERRIDES, f"model_options.precision={precision}", *(RL if VERBS[name] == "rl" else ()), f"run_dir={run}"]
         command = [sys.executable, "-m", "keel.cli", VERBS[name], f"recipes/tiny_{name}.yaml", *overrides]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
         self.log = run.with_suffix(".log")
@@ -77,14 +78,14 @@ def wait_for_the_moment(process: Process, run: Path, draw: random.Random) -> boo
     return process.wait(draw.uniform(0.0, 0.3)) is None
 
 
-def disturbed(root: Path, name: str, folder: Path, draw: random.Random, check: Callable[[Path], None]) -> list[int]:
+def disturbed(root: Path, name: str, precision: str, folder: Path, draw: random.Random, check: Callable[[Path], None]) -> list[int]:
     """Kill ``KILLS`` times, let the last run finish, ``check`` every run that finishes: one may before it was killed often enough, then
     another begins. Returns the steps that were saved when it was killed."""
     saved: list[int] = []
     for n in itertools.count():
         run = folder / f"run-{n}"
         while True:
-            process = Process(root, name, run)
+            process = Process(root, name, run, precision)
             if len(saved) == KILLS or not wait_for_the_moment(process, run, draw):
                 break
             process.kill()
@@ -97,14 +98,15 @@ def disturbed(root: Path, name: str, folder: Path, draw: random.Random, check: C
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", VERBS)
 def test_kill_9_leaves_no_trace_in_the_result(
-    name: str, root: Path, tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+    name: str, precision: str, root: Path, tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = Process(root, name, tmp_path / "whole")
+    whole = Process(root, name, tmp_path / "whole", precision)
     assert whole.wait() == 0, whole.output()
     seed = int(os.environ.get("KEEL_KILL_SEED", "0"))
-    draw = random.Random(f"{name} {seed}")
+    draw = random.Random(f"{name} {precision} {seed}")
 
     def check(run: Path) -> None:
         for weights in sorted((tmp_path / "whole").glob("*/*.safetensors")):
@@ -114,6 +116,6 @@ def test_kill_9_leaves_no_trace_in_the_result(
         assert json.loads((run / "summary.json").read_text())["steps"] == STEPS
         assert not list(run.rglob(".tmp*")), "something half-written was left"
 
-    saved = disturbed(root, name, tmp_path, draw, check)
+    saved = disturbed(root, name, precision, tmp_path, draw, check)
     with capsys.disabled():
-        print(f"\n{name}: {len(saved)} kills, with the checkpoint of step {', '.join(map(str, saved))} there; bit-identical")
+        print(f"\n{name}, {precision}: {len(saved)} kills, with the checkpoint of step {', '.join(map(str, saved))} there; bit-identical")
