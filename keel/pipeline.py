@@ -24,7 +24,7 @@ from keel.algorithms import AlgorithmConfig
 from keel.algorithms.preference import ObjectiveConfig
 from keel.config import Section, load, merge, read_recipe
 from keel.errors import ConfigError
-from keel.evaluate.compare import GOLD, PromptAnswers, win_shares
+from keel.evaluate.compare import GOLD, GOLD_CONTENT, PromptAnswers, win_shares
 from keel.evaluate.report import collect, write_report
 from keel.evaluate.statistics import pooled_win_rate
 from keel.models.config import ModelOptions
@@ -273,15 +273,21 @@ def _pool(root: Path, summaries: Mapping[int, Mapping[str, Any]], recipe: Pipeli
     evaluate = recipe.stages.of("eval")["evaluate"]
     assert isinstance(evaluate, EvalRecipe)
     config = evaluate.evaluate
-    shares = []
-    for seed in summaries:
-        rows = [
-            PromptAnswers.from_row(r) for r in read_rows(root / f"seed-{seed}" / "stages" / "evaluate" / "samples" / "evaluation.jsonl")
-        ]
-        shares.append(win_shares([r for r in rows if not config.languages or r.language in config.languages], GOLD))
-    pooled = pooled_win_rate(shares, draws=config.draws, level=config.level, seed=config.seed).to_json()
+    rows = [
+        list(map(PromptAnswers.from_row, read_rows(root / f"seed-{seed}" / "stages" / "evaluate" / "samples" / "evaluation.jsonl")))
+        for seed in summaries
+    ]
+    rows = [[r for r in of_seed if not config.languages or r.language in config.languages] for of_seed in rows]
+
+    def pooled_by(scorer: str) -> dict[str, Any]:
+        shares = [win_shares(of_seed, scorer) for of_seed in rows]
+        return pooled_win_rate(shares, draws=config.draws, level=config.level, seed=config.seed).to_json()
+
+    pooled = pooled_by(GOLD)
     by_seed = {str(seed): summary.get("win_rate") for seed, summary in summaries.items()}
     summary = {"run_dir": str(root), "verb": "run", "seeds": list(summaries), "win_rate": pooled, "win_rate_by_seed": by_seed}
+    if any(GOLD_CONTENT in answer.rules for of_seed in rows for row in of_seed for answer in row.after):
+        summary["win_rate_gold_content"] = pooled_by(GOLD_CONTENT)
     write_atomic(root / "seeds.json", (json.dumps(summary, indent=1) + "\n").encode())
     for seed, rate in by_seed.items():
         if rate is not None:

@@ -88,6 +88,8 @@ def test_direct_preference_optimisation_and_pooled_seeds(tmp_path: Path, held_ou
     rates = [json.loads((run / f"seed-{seed}" / "summary.json").read_text())["win_rate"] for seed in (0, 1)]
     assert [summary["win_rate_by_seed"][str(seed)] for seed in (0, 1)] == rates
     assert summary["win_rate"]["mean"] == pytest.approx(sum(rate["mean"] for rate in rates) / 2)
+    content = [json.loads((run / f"seed-{seed}" / "summary.json").read_text())["win_rate_gold_content"] for seed in (0, 1)]
+    assert summary["win_rate_gold_content"]["mean"] == pytest.approx(sum(rate["mean"] for rate in content) / 2)
     assert json.loads((run / "seeds.json").read_text())["seeds"] == [0, 1]
     assert "prefer" in json.loads((run / "seed-1" / "summary.json").read_text())["stages"]
 
