@@ -297,10 +297,11 @@ def test_the_entropy_bonus_follows_the_entropy():
 
 
 def test_samples_are_shared_out_among_temperatures():
-    """Five samples at three temperatures: 2, 2 and 1; one group of five comes back, with the log-probabilities of the trainer beside it."""
+    """Five samples at three temperatures: 2, 2 and 1; one group of five comes back. The first update is its own old policy; a later one has
+    the log-probabilities of the policy before it, not those of the temperatures that were drawn from."""
     script = {"p": [[7] * n for n in (1, 2, 3, 4, 5)]}
     learner = CountingLearner()
-    settings = {"name": "remax", "kl": {"place": "none"}, "objective": "ppo_clip", "correction": {"kind": "truncate"}}
+    settings = {"name": "remax", "kl": {"place": "none"}, "objective": "ppo_clip", "correction": {"kind": "truncate"}, "epochs": 2}
     run = trainer(settings, {"p": [*script["p"], [7] * 3]}, learner, samples=5)
     run.exploration = ExplorationConfig(temperatures=(0.7, 0.9, 1.1), share=0.1, hot=3.0)
     run.step(0)
@@ -309,7 +310,9 @@ def test_samples_are_shared_out_among_temperatures():
     ]
     assert asked == [(0, 2, 0.7, 0.1, 3.0), (2, 2, 0.9, 0.1, 3.0), (4, 1, 1.1, 0.1, 3.0), (5, 1, 0.0, 0.0, 1.0)]
     assert advantages(learner) == {"p/0": [-2.0, -1.0, 0.0, 1.0, 2.0]}
-    assert all("old_logprobs" in b.signals for b in learner.trained[0][0].branches)
+    first, second = (units[0].branches for units in learner.trained)
+    assert not any("old_logprobs" in b.signals for b in first)
+    assert all("old_logprobs" in b.signals and "sampler_logprobs" in b.signals for b in second)
 
 
 def test_fewer_samples_than_temperatures():

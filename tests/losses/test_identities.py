@@ -163,7 +163,7 @@ def test_tdpo_holds_the_preferred_side_s_kl_constant():
 def test_sorted_leads_are_optimal_transport():
     """Matching ranks is the assignment whose convex cost is lowest: no permutation of the references does better."""
     leads, references, one, none = draw(5), draw(5, seed=1), torch.ones(5).double(), torch.zeros(5).double()
-    best = preference.dpo(leads, preference.matched(leads, leads, references), one, none, 1.0).sum()
+    best = preference.dpo(leads, preference.matched(leads, references), one, none, 1.0).sum()
     others = [preference.dpo(leads, references[list(p)], one, none, 1.0).sum() for p in itertools.permutations(range(5))]
     torch.testing.assert_close(best, torch.stack(others).min())
 
