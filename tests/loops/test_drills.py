@@ -15,6 +15,7 @@ from keel.errors import DivergedError, UserError
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.types import Rollout
+from keel.watch.names import PLAIN
 
 pytestmark = pytest.mark.stages
 
@@ -186,3 +187,11 @@ def test_a_tiny_run_learns_to_the_end_under_the_default_rules(stage: Stage, tmp_
         "grpo", tmp_path / "run", "loop={steps: 100, batch_size: 4, eval_every: 50}", f"seed={seed}", "samples=8", "sampling.max_tokens=12"
     )
     assert summary["last_eval"]["eval/reward"] > 0.95
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_every_plain_metric_of_a_finished_run_is_known(finished: Callable[[str], Path], rows: Rows, name: str) -> None:
+    """A name without a slash that a run writes and the table does not hold would be taken for a misspelt one in a rule."""
+    written = {key for row in rows(finished(name) / "metrics.jsonl") for key in row if "/" not in key}
+    assert {"loss", "lr"} <= written
+    assert written - {"step"} <= PLAIN
