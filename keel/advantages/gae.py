@@ -34,12 +34,13 @@ def gae(rewards_T: Tensor, values_T: Tensor, gamma: float, lam: float) -> tuple[
         next_value = value
         advantages.append(advantage)
     advantages_T = torch.tensor(advantages[::-1], dtype=torch.float64)
-    return advantages_T.to(rewards_T.dtype), (advantages_T + values_T.double().cpu()).to(rewards_T.dtype)
+    return advantages_T.to(rewards_T.dtype), (advantages_T + values_T.cpu()).to(rewards_T.dtype)
 
 
 def returns_to_go(rewards_T: Tensor, gamma: float) -> Tensor:
     """``R_t = sum_k gamma^k r_(t+k)``: what came after each action (Sutton and Barto 2018, eq. 3.8). float [T] -> float [T]."""
-    return gae(rewards_T, torch.zeros_like(rewards_T), gamma, 1.0)[0]
+    _, returns_T = gae(rewards_T, torch.zeros_like(rewards_T), gamma, 1.0)
+    return returns_T
 
 
 def _floats(values_T: Tensor) -> list[float]:

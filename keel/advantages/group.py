@@ -83,7 +83,7 @@ def greedy_baseline(rewards_B: Tensor, group_B: Tensor, greedy_B: Tensor) -> Ten
     """
     _check(rewards_B, group_B)
     assert greedy_B.shape == rewards_B.shape, "every sample needs the reward of its prompt's greedy answer"
-    return (rewards_B.double() - greedy_B.double()).to(rewards_B.dtype)
+    return (rewards_B - greedy_B).to(rewards_B.dtype)
 
 
 def _check(rewards_B: Tensor, group_B: Tensor) -> None:

@@ -62,4 +62,4 @@ def with_overlong_penalty(group: Group, limit: int, buffer: float, factor: float
 def rewards_differ(group: Group) -> bool:
     """Is there anything to compare? False where all valid rewards are equal, or fewer than two are valid."""
     rewards = group.rewards_G[group.valid_G]
-    return len(rewards) > 1 and bool((rewards != rewards[0]).any())
+    return bool((rewards != rewards[:1]).any())

@@ -15,8 +15,8 @@ from keel.types.support import Support
 def pack(units: Sequence[Unit]) -> Batch:
     """Lay units out in one row without padding, and list what is scored: every trained token of every branch.
 
-    Signals that all branches carry are gathered at the scored tokens. Raises ValueError for an empty list, an empty prompt, or tensors
-    of a branch that differ in length.
+    Signals that all branches carry are gathered at the scored tokens. Raises ValueError for an empty list, an empty prompt, an empty
+    branch, or tensors of a branch that differ in length.
     """
     if not units:
         raise ValueError("nothing to pack: no units")
@@ -37,12 +37,14 @@ def pack(units: Sequence[Unit]) -> Batch:
         prompt_end = at + prompt - 1
         at += prompt
         for branch in unit.branches:
+            if not len(branch):
+                raise ValueError(f"unit '{unit.unit_id}' has an empty branch: it has no last token to be judged at")
             scored.add(unit, branch, prompt_end, at, len(unit_R))
             tokens.append(branch.tokens_T)
             positions.append(torch.arange(prompt, prompt + len(branch)))
             at += len(branch)
             unit_R.append(u)
-            last_R.append(at - 1 if len(branch) else prompt_end)
+            last_R.append(at - 1)
     return Batch(
         tuple(units),
         torch.cat(tokens),

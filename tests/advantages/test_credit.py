@@ -204,3 +204,19 @@ def test_whitening_is_over_what_is_trained():
     assert float(trained.std(correction=0)) == pytest.approx(1.0, abs=0.15)
     alone = [group([rollout(2), rollout(3), rollout(1)], [1.0, 3.0, 4.0])]
     assert advantages((unit,)) == advantages(assign(alone, rollout_units(alone), rule))
+
+
+def test_what_is_due_at_a_token_is_credited_there():
+    """Reward 3 of the whole, of which 1 is due at the first token: that token sees all of it, the later ones 2."""
+    groups = [replace(group([rollout(3, sampled=[True, False, True])], [3.0]), moved=(torch.tensor([1.0, 9.0, -1.0]),))]
+    units = rollout_units(groups)
+    assert advantages(assign(groups, units, CreditRule("reward_to_go"))) == [[[3.0, 0.0, 2.0]]]
+    assert advantages(assign(groups, units, CreditRule("group_centred"))) == [[[0.0, 0.0, 0.0]]]
+
+
+def test_plain_credit_neither_discounts_nor_whitens_nor_leaves_out():
+    groups = [group([rollout(2), rollout(1, "length")], [4.0, 2.0])]
+    units = with_signal(rollout_units(groups), "values", 1.0)
+    assert advantages(assign(groups, units, CreditRule("gae"))) == [[[3.0, 3.0], [1.0]]]  # returns minus values
+    assert not CreditRule("gae").whiten
+    assert [name for name, e in ESTIMATORS.items() if getattr(e, "unit_free", False)] == ["group_normalised"]

@@ -9,6 +9,7 @@ import torch
 
 from keel.advantages.group import (
     batch_baseline,
+    batch_normalised,
     greedy_baseline,
     group_centred,
     group_normalised,
@@ -120,3 +121,34 @@ def test_greedy_and_no_baseline():
             credit(REWARDS, GROUPS, torch.ones(1))
     with pytest.raises(AssertionError):
         no_baseline(torch.zeros(2, 2), GROUPS)
+
+
+@pytest.mark.parametrize("rule", [*ALL, batch_normalised, no_baseline, lambda r, g: greedy_baseline(r, g, torch.zeros(len(r)))])
+def test_whole_rewards_and_short_group_numbers_are_refused(rule):
+    with pytest.raises(AssertionError):
+        rule(torch.tensor([1, 2]), torch.tensor([0, 0]))
+    with pytest.raises(AssertionError):
+        rule(torch.tensor([1.0, 2.0]), torch.tensor([0, 0], dtype=torch.int32))
+
+
+@pytest.mark.parametrize("rule", [group_normalised, group_centred, leave_one_out, batch_baseline, batch_normalised, equal_lengths])
+def test_equal_rewards_are_exactly_nothing_in_groups_of_any_size(rule):
+    for n in range(2, 40):
+        for reward in (0.1, 1 / 3, -0.7):
+            assert not rule(torch.full((n,), reward, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)).any(), (n, reward)
+
+
+def test_the_whole_batch_s_deviation():
+    """Rewards 1, 2, 3, 0, 4: mean 2, squares 1 + 0 + 1 + 4 + 4, deviation sqrt(10 / 4)."""
+    scale = 1 / (math.sqrt(2.5) + 1e-4)
+    check(batch_normalised(REWARDS, GROUPS), -scale, 0.0, scale, -2 * scale, 2 * scale)
+
+
+def test_sums_are_exact_in_double_precision():
+    """Four samples: the factor is 4/3. A very long answer beside a thousand short ones: its weight is not 1."""
+    check(leave_one_out(torch.tensor([3e3, 0.0, 0.0, 0.0]).double(), torch.zeros(4, dtype=torch.int64)), 3e3, -1e3, -1e3, -1e3)
+    lengths = torch.tensor([2.0**24] + [1.0] * 1000)
+    rewards = torch.zeros(1001, dtype=torch.float64)
+    rewards[0] = 1.0
+    found = optimal_baseline(rewards, torch.zeros(1001, dtype=torch.int64), lengths)
+    assert float(found[0]) == pytest.approx(1000 / (2**24 + 1000), rel=1e-6)

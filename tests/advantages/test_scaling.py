@@ -70,3 +70,14 @@ def test_a_scale_goes_on_from_its_state():
     assert again == scale
     assert again.after([group(0.5)], QUANTILE) == scale.after([group(0.5)], QUANTILE)
     assert RewardScale.of_state(RewardScale().state()) == RewardScale()
+
+
+def test_rewards_of_single_tokens_are_scaled_and_large_numbers_stay_exact():
+    """Deviation 2: what is due at a token is halved and not shifted. Large rewards: mean 200/3 above 2 to the 24."""
+    scale = RewardScale().after([group(1.0, 5.0)], RUNNING)
+    (found,) = scaled([replace(group(7.0), moved=(torch.tensor([0.5, -0.5]),))], scale, RUNNING)
+    assert (found.rewards_G.tolist(), found.moved[0].tolist()) == ([2.0], [0.25, -0.25])
+    large = group(*(2.0**24 + x for x in (0.0, 100.0, 100.0)))
+    (found,) = scaled([large], RewardScale().after([large], RUNNING), RUNNING)
+    assert found.rewards_G.tolist() == pytest.approx([-(2**0.5), 0.5**0.5, 0.5**0.5], rel=1e-3)
+    assert RewardRule() == RewardRule("none", 0.99, None)

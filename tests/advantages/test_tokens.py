@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from keel.advantages.gae import gae, returns_to_go
-from keel.advantages.shaping import kl_penalty, overlong_penalty, with_terminal_reward
+from keel.advantages.shaping import kl_penalty, overlong_penalty, rewards_differ, with_overlong_penalty, with_terminal_reward
 from keel.advantages.whiten import Moments, moments, whiten
+from keel.types import Encoded, Group, Prompt, Rollout
 
 
 def vec(*values: float) -> torch.Tensor:
@@ -59,6 +60,7 @@ def test_gae_keeps_the_dtype_and_refuses_unequal_lengths():
 def test_the_over_long_penalty_by_hand():
     # limit 20, the last 4 tokens: free up to 16, then a quarter a token
     check(overlong_penalty(vec(1.0, 16.0, 17.0, 19.0, 20.0, 25.0), 20, 4.0), 0.0, 0.0, -0.25, -0.75, -1.0, -1.0)
+    check(overlong_penalty(vec(19.0, 19.75, 20.0), 20, 0.5), 0.0, -0.5, -1.0)
     with pytest.raises(AssertionError):
         overlong_penalty(vec(1.0), 20, 0.0)
 
@@ -102,3 +104,56 @@ def test_kl_penalty_has_the_sign_of_the_step_away():
         kl_penalty(vec(0.0), vec(0.0, 0.0), 0.1)
     with pytest.raises(AssertionError):
         with_terminal_reward(vec(), 1.0)
+
+
+def test_shapes_and_kinds_are_checked():
+    for refused in (
+        lambda: kl_penalty(torch.zeros(2, 2), torch.zeros(2, 2), 1.0),
+        lambda: kl_penalty(torch.zeros(2), torch.zeros(1), 1.0),
+        lambda: with_terminal_reward(torch.zeros(2, 2), 1.0),
+        lambda: with_terminal_reward(torch.zeros(0), 1.0),
+        lambda: overlong_penalty(torch.tensor([1]), 4, 2.0),
+    ):
+        with pytest.raises(AssertionError):
+            refused()
+    check(with_terminal_reward(vec(-1.0), 3.0), 2.0)
+    check(with_terminal_reward(vec(-1.0, -2.0, -4.0), 3.0), -1.0, -2.0, -1.0)
+
+
+def answers(*lengths: int, rewards: tuple[float, ...], valid: tuple[bool, ...]) -> Group:
+    def rollout(n: int) -> Rollout:
+        return Rollout("p", 0, 0, torch.zeros(n).long(), torch.ones(n, dtype=torch.bool), torch.zeros(n), torch.zeros(n).long(), "stop")
+
+    parts = {"own": torch.tensor(rewards)}
+    found = tuple(map(rollout, lengths))
+    return Group(Prompt("p"), Encoded(torch.tensor([1])), found, torch.tensor(rewards), parts, torch.tensor(valid))
+
+
+def test_the_over_long_penalty_joins_the_rewards():
+    """Limit 20, the last 4 tokens, at twice the price: 18 tokens cost 2 * 2/4, 20 tokens 2 * 1."""
+    found = with_overlong_penalty(answers(5, 18, 20, rewards=(1.0, 1.0, 0.5), valid=(True,) * 3), 20, 4.0, 2.0)
+    assert found.rewards_G.tolist() == [1.0, 0.0, -1.5]
+    assert {name: part.tolist() for name, part in found.parts.items()} == {"own": [1.0, 1.0, 0.5], "overlong": [0.0, -0.5, -1.0]}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "valid", "differ"),
+    [
+        ((1.0, 1.0), (True, True), False),
+        ((1.0, 2.0), (True, True), True),
+        ((2.0, 1.0, 1.0), (True, True, True), True),
+        ((1.0, 2.0, 1.0), (True, False, True), False),
+        ((1.0, 2.0), (True, False), False),
+        ((1.0, 2.0), (False, False), False),
+    ],
+)
+def test_valid_rewards_differ_or_they_do_not(rewards, valid, differ):
+    assert rewards_differ(answers(*[1] * len(rewards), rewards=rewards, valid=valid)) is differ
+
+
+def test_nothing_seen_and_large_numbers():
+    assert Moments() == Moments(0.0, 0.0, 0.0)
+    assert moments(vec(0.0, 0.2)).variance == pytest.approx(0.01)
+    assert (Moments().mean, Moments().variance) == (0.0, 0.0)
+    large = torch.tensor([0.0, 100.0, 100.0]) + 2.0**24  # mean 200/3 above: no number of float32
+    assert whiten(large, moments(large)).tolist() == pytest.approx([-(2**0.5), 0.5**0.5, 0.5**0.5], rel=1e-3)

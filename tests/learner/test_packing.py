@@ -48,6 +48,8 @@ def test_pack_refuses() -> None:
         pack([])
     with pytest.raises(ValueError, match="empty prompt"):
         pack([sized(0, 2)])
+    with pytest.raises(ValueError, match="'u' has an empty branch"):
+        pack([Unit("u", Encoded(torch.tensor([1])), (branch([1], [1]), branch([], [])))])
     with pytest.raises(ValueError, match="differ in length"):
         pack([Unit("u", Encoded(torch.tensor([1])), (branch([1, 2], [1]),))])
 

@@ -15,6 +15,7 @@ from keel.errors import DivergedError, UserError
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.types import Rollout
+from keel.watch.names import PLAIN
 
 pytestmark = pytest.mark.stages
 
@@ -159,3 +160,38 @@ def test_a_nucleus_of_one_token(drill: Any) -> None:
     assert [(row["grad_norm"], row["kl"], row["sampling/support/single_ratio"]) for row in steps] == [(0.0, 0.0, 1.0)] * 2
     assert all(0 <= row["entropy"] < 1e-15 for row in steps)
     assert all(row["frac_reward_zero_std"] == 1.0 for row in steps)
+
+
+EAGER = ("optim.lr=0.2", "model_options.precision=fp32", "settings.checkpoint.every=2")
+
+
+def test_the_default_rules_change_no_run_that_is_finite(stage: Stage, rows: Rows, tmp_path: Path) -> None:
+    """A run that runs far away under the default rules, which warn, is step by step the run that has none."""
+    steps: dict[str, list[dict[str, Any]]] = {}
+    for name, defaults in (("watched", "true"), ("free", "false")):
+        stage("grpo", tmp_path / name, *QUICK, *EAGER, "loop.steps=8", f"settings.watch.defaults={defaults}")
+        found = [row for row in rows(tmp_path / name / "metrics.jsonl") if row["step"] > 0]
+        apart = {"ts", "time", "tokens_per_s"}
+        steps[name] = [{k: v for k, v in r.items() if k not in apart and not k.startswith(("time/", "mem/"))} for r in found]
+        assert not (tmp_path / name / "abandoned.jsonl").exists()
+    kinds = [row["kind"] for row in rows(tmp_path / "watched" / "events.jsonl")]
+    assert "warning" in kinds, "nothing was warned of: the run is too calm to show anything"
+    assert steps["watched"] == steps["free"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_tiny_run_learns_to_the_end_under_the_default_rules(stage: Stage, tmp_path: Path, seed: int) -> None:
+    """100 steps of the tiny recipe: the KL to a random start grows far, as it has to, and all held-out answers are right at the end."""
+    summary = stage(
+        "grpo", tmp_path / "run", "loop={steps: 100, batch_size: 4, eval_every: 50}", f"seed={seed}", "samples=8", "sampling.max_tokens=12"
+    )
+    assert summary["last_eval"]["eval/reward"] > 0.95
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_every_plain_metric_of_a_finished_run_is_known(finished: Callable[[str], Path], rows: Rows, name: str) -> None:
+    """A name without a slash that a run writes and the table does not hold would be taken for a misspelt one in a rule."""
+    written = {key for row in rows(finished(name) / "metrics.jsonl") for key in row if "/" not in key}
+    assert {"loss", "lr"} <= written
+    assert written - {"step"} <= PLAIN

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -88,3 +89,41 @@ def test_a_text_source_reads_prompt_and_text_and_no_failed_rollout(group: Callab
     assert found.tolist()[:2] == [3.0, 5.0]
     assert found[2].isnan()
     assert seen == ["one", "three"]
+
+
+class Mended:
+    """Fails for its first sample until it was asked often enough; a sample that is asked for again gets a score of that call."""
+
+    name = "mended"
+
+    def __init__(self, failures: int):
+        self.failures, self.asked = failures, []
+
+    def score(self, groups: Sequence[Group]) -> list[Tensor]:
+        self.asked.append([g.valid_G.tolist() for g in groups])
+        first = NAN if len(self.asked) <= self.failures else 5.0
+        return [torch.tensor([first, float(len(self.asked))]) for _ in groups]
+
+
+def test_only_what_failed_is_asked_again(group: Callable) -> None:
+    """Samples that did not fail keep their first score; a failed rollout is not asked again; the default is two more tries."""
+    groups = [group("a", "b"), group("c", "d", failed=(0,), prompt_id="q")]
+    source = Mended(1)
+    first, second = apply_rewards(groups, [Reward(source)], "retry")
+    assert source.asked == [[[True, True], [False, True]], [[True, False]]]
+    assert (first.rewards_G.tolist(), second.rewards_G.tolist()) == ([5.0, 1.0], [0.0, 1.0])
+    for failures, tries, valid in ((2, 3, True), (3, 3, False)):
+        source = Mended(failures)
+        (found,) = apply_rewards([group("a", "b")], [Reward(source)], "retry")
+        assert (len(source.asked), found.valid_G.tolist()) == (tries, [valid, True])
+    source = Mended(9)
+    (found,) = apply_rewards([group("a", "b")], [Reward(source)])
+    assert (len(source.asked), found.valid_G.tolist()) == (1, [False, True])
+
+
+def test_details_of_a_source_stand_beside_its_part(group: Callable) -> None:
+    class Told(Mended):
+        details: Mapping[str, Sequence[Tensor]] = MappingProxyType({"length": (torch.tensor([7.0, 8.0]),), "of_others": ()})
+
+    (found,) = apply_rewards([group("a", "b")], [Reward(Told(0))])
+    assert {name: part.tolist() for name, part in found.parts.items()} == {"mended": [5.0, 1.0], "mended/length": [7.0, 8.0]}
