@@ -12,6 +12,8 @@ from keel.data.config import DataConfig
 from keel.data.dataset import Dataset, read
 from keel.data.fields import as_message
 from keel.errors import DataError
+from keel.models.tiny import make_tokenizer
+from keel.render.renderer import Renderer
 
 ASK, SAY = {"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}
 
@@ -113,3 +115,13 @@ def test_tools_have_one_form_for_templates(tmp_path):
         {"prompt": f"{k}", "completion": "b", "tools": [tool]} for k, tool in enumerate((schema, wrapped, {"type": "function", **schema}))
     ]
     assert [p.tools for p in read(write(tmp_path, *rows)).prompts()] == [(wrapped,)] * 3
+
+
+def test_setting_the_tools_aside_is_a_way_out(tmp_path):
+    """What the refusal of tools that a template does not show names."""
+    path = write(tmp_path, {"messages": [ASK, SAY], "tools": [{"name": "clock"}]})
+    renderer = Renderer(make_tokenizer(400, []))
+    (refused,) = renderer.units(read(path).records)[1]
+    assert "data.keys={unused: tools}" in refused.reason
+    units, refusals = renderer.units(read(path, DataConfig(path=path, keys={"unused": "tools"})).records)
+    assert (len(units), refusals) == (1, [])
