@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keel.data.dialogue import dialogue
 from keel.data.errors import FieldError
 from keel.data.fields import Fields, as_flag, as_message, as_messages, as_number, make_prompt, place_images
 from keel.data.sources import json_type
@@ -19,7 +19,6 @@ Meta = Mapping[str, Any]
 Turns = tuple[Message, ...]
 HELPSTEER = ("correctness", "coherence", "complexity", "verbosity")
 _TRUTHS = ("ground_truth", "solution", "label", "answer")
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
 
 
 # --- shared parts ---------------------------------------------------------------------------------------------------------------
@@ -82,6 +81,9 @@ def _demonstration(fields: Fields, messages: Sequence[Message], meta: Meta, name
     if placed[-1].role != "assistant":
         raise FieldError(name, f"ends with a {placed[-1].role} turn; a demonstration ends with the assistant's")
     first = next(i for i, m in enumerate(placed) if m.role == "assistant")
+    if all(m.role == "system" for m in placed[:first]):
+        what = "begins with the assistant's turn, so nothing asks for it: take it out, or put it into a system turn"
+        raise FieldError(name, what)
     prompt = make_prompt(_without_images(fields), placed[:first], None, meta)
     answer = _checked(name, placed[first:])
     return Demonstration(identity(fields, prompt, answer), prompt, answer)
@@ -118,9 +120,10 @@ def _tie(fields: Fields) -> float:
     return float(found) if share else float("tie" in fields and fields.flag("tie"))
 
 
-def _truth(meta: Meta) -> Meta:
+def _truth(fields: Fields, meta: Meta) -> Meta:
     """Name the expected answer ``ground_truth``, whatever the column was called."""
     found = next((meta[k] for k in _TRUTHS if meta.get(k) is not None), None)
+    fields.no_empty_cell(next((k for k in _TRUTHS if meta.get(k) is not None), ""), found)
     if isinstance(found, float) and not math.isfinite(found):
         raise FieldError(next(k for k in _TRUTHS if meta.get(k) is not None), f"the right answer is {found}: an empty cell?")
     return meta if found is None else {**meta, "ground_truth": found}
@@ -130,7 +133,7 @@ def _truth(meta: Meta) -> Meta:
 
 
 def prompt_only(fields: Fields, meta: Meta) -> Prompt:
-    return read_prompt(fields, _truth(meta))
+    return read_prompt(fields, _truth(fields, meta))
 
 
 def plain_text(fields: Fields, meta: Meta) -> Demonstration:
@@ -153,7 +156,7 @@ def messages_prompt(fields: Fields, meta: Meta) -> Prompt:
     found = _with_system(fields, fields.messages("messages"))
     if found[-1].role == "assistant":
         raise FieldError("messages", "ends with an assistant turn; a prompt ends before the answer")
-    return make_prompt(fields, found, None, _truth(meta))
+    return make_prompt(fields, found, None, _truth(fields, meta))
 
 
 def preference(fields: Fields, meta: Meta) -> Pair:
@@ -241,7 +244,7 @@ def _alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
 
 
 def alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
-    return _alpaca_prompt(fields, _truth(meta))
+    return _alpaca_prompt(fields, _truth(fields, meta))
 
 
 def alpaca(fields: Fields, meta: Meta) -> Demonstration:
@@ -261,7 +264,13 @@ def alpaca_unpaired(fields: Fields, meta: Meta) -> Unpaired:
 
 def _with_system(fields: Fields, found: Turns) -> Turns:
     system = fields.optional_text("system")
-    return (Message("system", system), *found) if system.strip() and found[0].role != "system" else found
+    if not system.strip():
+        return found
+    if found[0].role != "system":
+        return (Message("system", system), *found)
+    if found[0].text.strip() != system.strip():
+        raise FieldError("system", "is another one than the system turn of the conversation; data.keys={unused: system} sets it aside")
+    return found
 
 
 def sharegpt(fields: Fields, meta: Meta) -> Demonstration:
@@ -277,7 +286,10 @@ def messages_preference(fields: Fields, meta: Meta) -> Pair:
 
 
 def _turns_preference(fields: Fields, meta: Meta, name: str) -> Pair:
-    prompt = make_prompt(fields, _with_system(fields, fields.messages(name)), None, meta)
+    asked = _with_system(fields, fields.messages(name))
+    if asked[-1].role == "assistant":
+        raise FieldError(name, "ends with an assistant turn; a prompt ends before the answers")
+    prompt = make_prompt(fields, asked, None, meta)
     chosen, rejected = (_answer(k, fields.need(k)) for k in ("chosen", "rejected"))
     return _pair(fields, prompt, chosen, rejected)
 
@@ -308,22 +320,8 @@ def swift_unpaired(fields: Fields, meta: Meta) -> Unpaired:
 
 def hh_rlhf(fields: Fields, meta: Meta) -> Pair:
     """Whole dialogues as text: ``\\n\\nHuman: ... \\n\\nAssistant: ...``."""
-    chosen, rejected = (_dialogue(k, fields.text(k)) for k in ("chosen", "rejected"))
+    chosen, rejected = (dialogue(k, fields.text(k)) for k in ("chosen", "rejected"))
     return _common_turns(fields, chosen, rejected, meta)
-
-
-def _dialogue(name: str, text: str) -> Turns:
-    pieces = _TURN.split(text.lstrip())
-    turns = [Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(pieces[1::2], pieces[2::2])]
-    merged: list[Message] = []
-    for turn in turns:  # the real files hold the same speaker twice in a row
-        if merged and merged[-1].role == turn.role:
-            merged[-1] = Message(turn.role, f"{merged[-1].text}\n\n{turn.text}".strip())
-        else:
-            merged.append(turn)
-    if not merged or merged[-1].role != "assistant":
-        raise FieldError(name, "must end with an Assistant turn")
-    return tuple(merged)
 
 
 def question_answer(fields: Fields, meta: Meta) -> Demonstration:

@@ -19,6 +19,7 @@ from keel.data.fields import Fields
 from keel.data.findings import find
 from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
+from keel.data.left_out import LeftOut, left_out
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.errors import DataError
 from keel.hashing import stable_hash
@@ -38,6 +39,7 @@ class Dataset:
     bad: tuple[BadRow, ...]
     fingerprint: str  # sha256 of the content of what was read
     source: str
+    left_out: tuple[LeftOut, ...] = ()  # records that data.convert made nothing of
     in_held_out: int = 0  # records that were taken out because their prompts are held out
 
     def __len__(self) -> int:
@@ -79,8 +81,8 @@ class Dataset:
         """Split into (rest, held out) by hash of the prompt: nothing of one prompt is on both sides, whatever its ids. ``share`` is held
         out's, in (0, 1); splits of other ``salt`` are other ones.
 
-        The number of prompts held out is exactly round(share * prompts), at least 1. Bad rows stay with the rest. Raises DataError when a
-        side would be empty.
+        The number of prompts held out is exactly round(share * prompts), at least 1. Bad rows and those left out stay with the
+        rest. Raises DataError when a side would be empty.
         """
         names: dict[str, str] = {}  # content -> the least of its prompts' ids, which is what is hashed
         for record in self.records:
@@ -94,7 +96,7 @@ class Dataset:
             )
         held = set(sorted(names, key=lambda key: (stable_hash(salt, seed, names[key]), key))[:n])
         rest, held_out = self._only(lambda key: key not in held, "rest"), self._only(lambda key: key in held, "held out")
-        return rest, replace(held_out, bad=(), counts={**held_out.counts, "bad": 0})
+        return rest, replace(held_out, bad=(), left_out=(), counts={**held_out.counts, "bad": 0})
 
     def without_prompts(self, other: Dataset) -> Dataset:
         """Leave out every record whose prompt stands in ``other``, under whatever id, and count them as ``in_held_out``."""
@@ -174,7 +176,11 @@ def convert(dataset: Dataset, config: ConversionConfig) -> Dataset:
     if not records:
         raise DataError(f"{dataset.source}: nothing is left after conversion to {config.to}", "see data.convert: ties, min_gap, dimension")
     log.info("%s: %d records became %d %s", dataset.source, len(dataset), len(records), config.to)
-    return replace(dataset, records=tuple(records), counts={**dataset.counts, **_count(records)})
+    lost = left_out(dataset.records, records, config)
+    if lost:
+        text = "%s: %d records left out by the conversion (first: %s: %s)"
+        log.warning(text, dataset.source, len(lost), lost[0].source_id, lost[0].reason)
+    return replace(dataset, records=tuple(records), counts={**dataset.counts, **_count(records)}, left_out=lost)
 
 
 def mixture_sizes(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:

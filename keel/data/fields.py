@@ -33,6 +33,12 @@ ROLES = {
     "function_call": "assistant",
     "tool_call": "assistant",
 }
+_FOR_TEMPLATES = {  # columns that others hand to the chat template row by row
+    "chat_template_kwargs": "set render.template_args for the whole file",
+    "documents": "put their texts into a turn",
+}
+_EMPTY_CELLS = ("nan", "none", "null", "<na>", "#n/a")  # what tools write where a table has no value
+_TABLES = (".csv", ".tsv", ".parquet")
 _CALLS = ("function_call", "tool_call")
 _ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
 
@@ -54,7 +60,13 @@ class Fields:
     def need(self, name: str) -> Any:
         if name not in self.values:
             raise FieldError(name, "is missing")
+        self.no_empty_cell(name, self.values[name])
         return self.values[name]
+
+    def no_empty_cell(self, name: str, value: Any) -> None:
+        """Raises FieldError for a cell of a table that says no more than that it was empty (``nan``, ``None``, ``NULL``)."""
+        if isinstance(value, str) and value.strip().lower() in _EMPTY_CELLS and self.raw.file.removesuffix(".gz").endswith(_TABLES):
+            raise FieldError(name, f"is {value.strip()!r}, as tools write an empty cell; if it is meant, give the rows as .jsonl")
 
     def text(self, name: str) -> str:
         """A string with something in it besides white space."""
@@ -69,6 +81,9 @@ class Fields:
         value = self.get(name, "")
         if not isinstance(value, str):
             raise FieldError(name, f"must be text, is {json_type(value)}")
+        self.no_empty_cell(name, value)
+        if value.strip().lower() == "nan":
+            raise FieldError(name, "is 'nan', as tools write an empty cell: leave it empty")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -114,7 +129,7 @@ class Fields:
             return ()
         if not isinstance(value, list) or not all(isinstance(t, dict) for t in value):
             raise FieldError("tools", f"must be a list of objects, is {json_type(value)}")
-        return tuple(value)
+        return tuple(_tool(t) for t in value)
 
     def images(self) -> tuple[ImagePart, ...]:
         """The ``images`` or ``image`` column: paths, ``data:`` URLs, ``{path, bytes}``, or decoded images."""
@@ -123,6 +138,13 @@ class Fields:
             return ()
         entries: Iterable[Any] = value if isinstance(value, list | tuple) else [value]
         return tuple(as_image(f"images.{i}", entry, self.raw.folder) for i, entry in enumerate(entries))
+
+
+def _tool(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool's schema in the form that chat templates read: ``{type: function, function: {name, ...}}``."""
+    if "function" in schema or not isinstance(schema.get("name"), str) or schema.get("type", "function") != "function":
+        return schema
+    return {"type": "function", "function": {k: v for k, v in schema.items() if k != "type"}}
 
 
 def as_number(name: str, value: Any) -> float:
@@ -178,7 +200,8 @@ def as_message(name: str, value: Any) -> Message:
     extra, trained = split_flags(name, rest | more, ROLES[role])
     if "function_call" in extra and "tool_calls" not in extra:  # OpenAI's older way
         extra["tool_calls"] = _calls(f"{name}.function_call", extra.pop("function_call"))
-    _check_calls(f"{name}.tool_calls", extra.get("tool_calls", []))
+    if "tool_calls" in extra:
+        extra["tool_calls"] = _as_calls(f"{name}.tool_calls", extra["tool_calls"])
     content = value.get(text_key) if text_key else None
     if role in _CALLS:
         extra["tool_calls"] = _calls(f"{name}.{text_key}", content)
@@ -190,25 +213,32 @@ def as_message(name: str, value: Any) -> Message:
     return Message(ROLES[role], as_content(f"{name}.{text_key or 'content'}", content), extra, trained or ROLES[role] != "assistant")
 
 
-def _check_calls(name: str, calls: Any) -> None:
-    """What templates read of tool calls: a list of ``{function: {name, arguments}}``, or of ``{name, arguments}``."""
+def _as_calls(name: str, calls: Any) -> list[dict[str, Any]]:
+    """Tool calls as templates read them: a list of ``{function: {name, arguments}}``, or of ``{name, arguments}``. ``parameters`` is
+    another name of the arguments; a call without any has none."""
     if not isinstance(calls, list):
         raise FieldError(name, f"must be a list of objects, is {json_type(calls)}")
+    found: list[dict[str, Any]] = []
     for i, call in enumerate(calls):
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise FieldError(f"{name}.{i}", "a tool call needs a name and arguments")
+        if "arguments" in function and "parameters" in function:
+            raise FieldError(f"{name}.{i}", "a tool call has arguments or parameters, not both")
+        given = function.get("arguments", function.get("parameters"))
+        function = {**{k: v for k, v in function.items() if k != "parameters"}, "arguments": {} if given is None else given}
+        found.append({**call, "function": function} if "function" in call else function)
+    return found
 
 
 def _calls(name: str, content: Any) -> list[dict[str, Any]]:
+    """The calls of a turn whose text is the call."""
     try:
         found = json.loads(content) if isinstance(content, str) else content
     except json.JSONDecodeError as error:
         raise FieldError(name, f"a tool call must be JSON: {error.msg}") from None
-    calls = found if isinstance(found, list) else [found]
-    if not all(isinstance(c, dict) and "name" in c for c in calls):
-        raise FieldError(name, "a tool call needs a name and arguments")
-    return [{"type": "function", "function": {"name": c["name"], "arguments": c.get("arguments", {})}} for c in calls]
+    calls = _as_calls(name, found if isinstance(found, list) else [found])
+    return [c if "function" in c else {"type": "function", "function": c} for c in calls]
 
 
 def as_content(name: str, value: Any) -> str | tuple[TextPart | ImagePart, ...]:
@@ -335,6 +365,9 @@ def _plain(content: str | tuple[TextPart | ImagePart, ...], folder: str) -> Any:
 def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, meta: Mapping[str, Any], joint: str = "") -> Prompt:
     """A Prompt with its images in place, its id, and the columns that the layout does not know as ``meta``; ``joint`` as in ``Prompt``.
     Refuses an empty one."""
+    for name, way_out in _FOR_TEMPLATES.items():
+        if fields.get(name):
+            raise FieldError(name, f"is not handed to the chat template: {way_out}; data.keys={{unused: {name}}} sets the column aside")
     if text is not None and fields.images():
         messages, text = (Message("user", text),), None
     if text is None:

@@ -74,6 +74,13 @@ def _ends_with(role: str) -> Callable[[Values], bool]:
     return check
 
 
+def _answers_alone(values: Values) -> bool:
+    """Are the answers no whole conversations that repeat the messages?"""
+    found = values["chosen"]
+    first = found[0] if isinstance(found, list) and found else None
+    return _ends_with("user")(values) or not isinstance(first, dict) or first.get("role") == "assistant"
+
+
 _USER, _GOOD, _POOR = ({"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}, {"role": "assistant", "content": "5"})
 _FROM, _GPT, _GPT2 = ({"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}, {"from": "gpt", "value": "5"})
 
@@ -148,7 +155,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("system", *_PAIR_EXTRAS),
         to.messages_preference,
         {"messages": [_USER], "chosen": "4", "rejected": "5"},
-        _ends_with("user"),
+        _answers_alone,
     ),
     Layout(
         "preference_implicit",

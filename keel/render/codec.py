@@ -30,6 +30,10 @@ class Codec:
     def _encode_once(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """(first, behind the last) character of each token of ``text``. Tokens that are bytes of one character share its place."""
+        return list(self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"])
+
     def start(self, text: str) -> list[int]:
         """Ids of a raw text with the tokenizer's own beginning; one that is written out in the text is not doubled."""
         ids = self.encode(text)

@@ -10,7 +10,8 @@ from keel.types import Message
 
 _NAME = r"(\w*(?:think|thought|reason)\w*)"
 _OPENS = re.compile(rf"<{_NAME}>(\s*)\Z")
-_CLOSES = re.compile(rf"<{_NAME}>\s*</\1>\s*\Z")
+_CLOSES = re.compile(rf"</{_NAME}>\s*\Z")
+_LEAVE_ON = "leave thinking on in render.template_args, or take the thought out"
 
 
 def raw_text(message: Message, head: str = "") -> str:
@@ -24,9 +25,8 @@ def raw_text(message: Message, head: str = "") -> str:
         what = f"a raw answer is the content alone: it would lose {', '.join(lost)}"
         raise RefusedError(what, f"set render.answers=template with a template that shows them, or {_inline(message)}")
     text = message.text
-    if (closed := _CLOSES.search(head)) and f"<{closed[1]}>" in text:
-        what = "the generation prompt says that there is no thought, and the answer has one"
-        raise RefusedError(what, "leave thinking on in render.template_args, or take the thought out")
+    if (closed := _CLOSES.search(head)) and f"</{closed[1]}>" in text:
+        raise RefusedError("the generation prompt says that there is no thought, and the answer has one", _LEAVE_ON)
     opened = _OPENS.search(head)
     if opened is None:
         return text
@@ -36,6 +36,18 @@ def raw_text(message: Message, head: str = "") -> str:
         raise RefusedError(what, f"write the answer as <{name}>...</{name}> and what follows, or {ANOTHER}")
     own = text.lstrip()
     return own.removeprefix(f"<{name}>").removeprefix(gap) if own.startswith(f"<{name}>") else text
+
+
+def way_out(message: Message, head: str) -> str:
+    """What helps where the chat template changes or drops a part of an answer behind ``head``: raw answers, if they keep all of it."""
+    if _CLOSES.search(head) and any(True for _ in reasoning(message)):
+        return _LEAVE_ON
+    try:
+        raw_text(message, head)
+    except RefusedError as refused:
+        in_fields = any(True for _ in calls(message)) or any(True for _ in reasoning(message))
+        return ANOTHER if in_fields else refused.hint or ANOTHER
+    return f"set render.answers=raw to put answers behind the generation prompt as they are, or {ANOTHER}"
 
 
 def _inline(message: Message) -> str:

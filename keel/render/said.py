@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts"
 ANOTHER = "give another template with render.chat_template=FILE"
 _SLACK = re.compile(r"[\s\\\"']+")  # what templates and JSON put around and between the words
 _THOUGHT = re.compile(r"</?\w*(?:think|thought|reason)\w*>")
+_BESIDE = ("tools", "functions")  # some templates read them in a turn
 _LEAVES = {
     "system": "put its text into the first user turn",
     "tool": "put the tools' results into user turns",
@@ -72,10 +74,13 @@ def refuse_controls(template: ChatTemplate | None, texts: Iterable[str], where: 
 
 
 def missing_call(message: Message, shown: str) -> str | None:
-    """The name of the first tool call that is not wholly in ``shown``, which is ``loose``; None when all are."""
+    """The name of the first tool call that is not wholly in ``shown``, which is ``loose``; None when all are. Calls of one name must be
+    there as often as they are made."""
+    made: Counter[str] = Counter()
     for name, arguments in calls(message):
+        made[name] += 1
         written = isinstance(arguments, str) and is_in(arguments, shown)
-        if not is_in(name, shown) or not (written or all(is_in(text, shown) for text in strings(_object(arguments)))):
+        if shown.count(loose(name)) < made[name] or not (written or all(is_in(text, shown) for text in _values(_object(arguments)))):
             return name
     return None
 
@@ -112,6 +117,10 @@ class Showing:
         for i, message in enumerate(messages):
             if (name := missing_call(message, shown)) is not None:
                 raise RefusedError(f"the chat template leaves the tool call {name!r} of turn {i + 1} out", ANOTHER)
+            for key in _BESIDE:
+                if any(not is_in(text, shown) for text in strings(message.extra.get(key))):
+                    what = f"the chat template does not show the {key} that stand in turn {i + 1}"
+                    raise RefusedError(what, f"put them into the column {key!r} of the row, or {ANOTHER}")
         for tool in tools:
             function = tool.get("function") or tool
             if (lost := next((t for t in _described(function) if not is_in(t, shown)), None)) is not None:
@@ -150,6 +159,21 @@ def _marked(message: Message, i: int) -> Message:
         return replace(message, content=_mark(i) if message.content.strip() else message.content)
     parts = (p if isinstance(p, ImagePart) or not p.text.strip() else TextPart(_mark(i)) for p in message.content)
     return replace(message, content=tuple(parts))
+
+
+def _values(arguments: Any) -> Iterator[str]:
+    """Names and values of a call's arguments, numbers as JSON writes them."""
+    if isinstance(arguments, dict):
+        for key, inner in arguments.items():
+            yield str(key)
+            yield from _values(inner)
+    elif isinstance(arguments, list | tuple):
+        for inner in arguments:
+            yield from _values(inner)
+    elif isinstance(arguments, str):
+        yield arguments
+    elif isinstance(arguments, int | float) and not isinstance(arguments, bool):
+        yield json.dumps(arguments)
 
 
 def _object(arguments: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from keel.render.codec import Codec
-from keel.render.raw import raw_text
+from keel.render.raw import way_out
 from keel.render.said import ANOTHER, check_answer
 from keel.render.template import MARK, ChatTemplate, RefusedError, Tools
 from keel.types import Message
@@ -41,7 +41,7 @@ def written_turn(template: ChatTemplate, messages: Sequence[Message], tools: Too
     all of it is there."""
     head = template.render(messages[:-1], True, tools)
     text = template.render(messages, False, tools)
-    hint = _way_out(messages[-1], head)
+    hint = way_out(messages[-1], head)
     if not text.startswith(head):
         text = head + _found_by_mark(template, messages, head, text, tools)
     if text == head:
@@ -98,12 +98,3 @@ def _end(template: ChatTemplate, messages: Sequence[Message], start: int, text: 
         raise RefusedError("the chat template does not close the assistant's turn", ANOTHER)
     suffix = template.render([*messages[:-1], replace(messages[-1], content=MARK, extra={})], False, tools).partition(MARK)[2]
     return (len(text) - len(suffix) if text.endswith(suffix) else len(text)), True
-
-
-def _way_out(message: Message, head: str) -> str:
-    """What helps where the template changes an answer: raw answers, if they keep all of it."""
-    try:
-        raw_text(message, head)
-    except RefusedError:
-        return ANOTHER
-    return f"set render.answers=raw to put answers behind the generation prompt as they are, or {ANOTHER}"

@@ -69,15 +69,21 @@ class ChatTemplate:
 
     def marked(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
         """Ids of the conversation and, for each, whether the template's own generation marks say that the assistant wrote it."""
+        turns = [self.as_dict(m) for m in messages]
         out = self.codec.tokenizer.apply_chat_template(
-            [self.as_dict(m) for m in messages],
+            turns,
             tools=list(tools) or None,
             chat_template=self.source,
             return_dict=True,
             return_assistant_tokens_mask=True,
             **self._arguments,
         )
-        return list(out["input_ids"]), [bool(m) for m in out["assistant_masks"]]
+        marks = [bool(m) for m in out["assistant_masks"]]
+        places = self.codec.places(self._apply(turns, False, tools))
+        if len(places) == len(marks):  # the library marks the first token alone of a last character that is written in several
+            for i in range(1, len(marks)):
+                marks[i] = marks[i] or (marks[i - 1] and places[i][0] < places[i - 1][1])
+        return list(out["input_ids"]), marks
 
     def as_dict(self, message: Message) -> dict[str, Any]:
         """A message as templates take it: content as text or as blocks, whichever this template understands."""

@@ -15,12 +15,12 @@ from keel.runs.logs import json_line
 from keel.types import Unit
 
 log = logging.getLogger("keel")
-BAD_ROWS, REFUSED = "bad_rows.jsonl", "refused.jsonl"
+BAD_ROWS, REFUSED, LEFT_OUT = "bad_rows.jsonl", "refused.jsonl", "left_out.jsonl"
 
 
 class Account:
-    """The data of one stage by side (``train``, ``held_out`` ...). Writes ``bad_rows.jsonl`` at once and ``refused.jsonl`` as refusals come
-    in; what an earlier attempt left there is replaced."""
+    """The data of one stage by side (``train``, ``held_out`` ...). Writes ``bad_rows.jsonl`` and ``left_out.jsonl`` at once
+    and ``refused.jsonl`` as refusals come in; what an earlier attempt left there is replaced."""
 
     def __init__(self, out: Path, **sides: Dataset | None) -> None:
         self.out = out
@@ -32,7 +32,7 @@ class Account:
         self.untrained = {side: n for side, data in self.sides.items() if (n := untrained_turns(data.records))}
         for side, n in self.untrained.items():
             log.info("%s data: %d assistant turns are read and not trained, as the file marks them", side, n)
-        for name in (BAD_ROWS, REFUSED):
+        for name in (BAD_ROWS, REFUSED, LEFT_OUT):
             (out / name).unlink(missing_ok=True)
         rows = [
             {"side": side, "source": data.source, "file": b.file, "line": b.line, "field": b.field, "reason": b.reason, "row": b.values}
@@ -40,6 +40,8 @@ class Account:
             for b in data.bad
         ]
         self._write(BAD_ROWS, rows)
+        left = [(side, r) for side, data in self.sides.items() for r in data.left_out]
+        self._write(LEFT_OUT, [{"side": s, "record_id": r.record_id, "source_id": r.source_id, "reason": r.reason} for s, r in left])
         for side, data in self.sides.items():
             if data.bad:
                 log.warning("%s data: %d bad rows set aside, all of them in %s", side, len(data.bad), out / BAD_ROWS)
@@ -81,13 +83,16 @@ class Account:
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them (told and kept),
-        records refused, records taken out because they are held out, conversations that became several units (``split``), turns that are
-        not trained because the file says so (``untrained_turns``), answers that were cut and prompts that lost turns."""
+        records refused, records that the conversion of labels leaves out (``left_out``), records taken out because they are held out,
+        conversations that became several units (``split``), turns that are not trained because the file says so (``untrained_turns``),
+        answers that were cut and prompts that lost turns."""
         found: dict[str, dict[str, int]] = {}
         for side, data in self.sides.items():
             labels = self.findings[side]
             found[side] = {"rows": data.counts["rows"], "bad": len(data.bad), "records": len(data)}
             found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
+            if data.left_out:
+                found[side]["left_out"] = len(data.left_out)
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
         for name, counts in (("split", self.split_up), ("untrained_turns", self.untrained)):

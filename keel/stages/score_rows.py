@@ -9,6 +9,7 @@ from keel.data.errors import FieldError
 from keel.data.fields import Fields, as_messages, make_prompt
 from keel.data.sources import RawRow, read_source
 from keel.errors import DataError
+from keel.render.said import reasoning
 from keel.rewards.text import Item
 from keel.types import Message
 
@@ -62,11 +63,13 @@ def _item(fields: Fields) -> Item:
         messages = as_messages("messages", values["messages"])
         if messages[-1].role != "assistant":
             raise FieldError("messages", "end with no assistant turn: there is no answer to score")
-        return make_prompt(fields, messages[:-1], None, _meta(values, {"messages"})), messages[-1].text
+        return make_prompt(fields, messages[:-1], None, _meta(values, {"messages"})), _said("messages", messages[-1])
     if completion_key is None:
         raise FieldError("completion", "is missing")
     if prompt_key is None:
         raise FieldError("prompt", "is missing")
+    for key in (prompt_key, completion_key):
+        fields.need(key)  # no empty cell
     meta, given = _meta(values, {prompt_key, completion_key}), values[prompt_key]
     if isinstance(given, str):
         prompt = make_prompt(fields, (Message("user", given),), None, meta)
@@ -78,7 +81,7 @@ def _item(fields: Fields) -> Item:
 
 
 def _text(name: str, value: Any) -> str:
-    """The answer: text, or the last turn of a list of messages."""
+    """The answer: text, or one message."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
@@ -86,9 +89,21 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, list):
         raise FieldError(name, f"must be text, not {_kind(value)}")
     messages = as_messages(name, value)
-    if messages[-1].role != "assistant":
+    if not messages or messages[-1].role != "assistant":
         raise FieldError(name, "ends with no assistant turn")
-    return messages[-1].text
+    if len(messages) != 1:
+        raise FieldError(name, f"has {len(messages)} turns, and the last alone would be scored: put the others into the prompt")
+    return _said(name, messages[0])
+
+
+def _said(name: str, answer: Message) -> str:
+    """The text of an answer that is nothing but text. Raises FieldError."""
+    if "tool_calls" in answer.extra:
+        raise FieldError(name, "is a tool call, and answers are scored as text: write the call into its content")
+    thought = next((key for key, _ in reasoning(answer)), None)
+    if thought is not None:
+        raise FieldError(name, f"has its {thought} beside the text: put it into content, as <think>...</think> in front of the answer")
+    return answer.text
 
 
 def _meta(values: Mapping[str, Any], used: set[str]) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def test_sharegpt_tools(tmp_path):
         },
     )
     assert text(demo.prompt.messages) == [("system", "S."), ("user", "Time?")]
-    assert demo.prompt.tools == ({"name": "clock"},)
+    assert demo.prompt.tools == ({"type": "function", "function": {"name": "clock"}},)
     assert [m.role for m in demo.completion] == ["assistant", "tool", "assistant"]
     assert demo.completion[0].extra["tool_calls"][0]["function"] == {"name": "clock", "arguments": {"zone": "UTC"}}
 
@@ -296,7 +296,7 @@ def test_keels_own_comparison_row(tmp_path):
         ({"messages": [{"role": "robot", "content": "x"}, GOOD]}, "messages.0.role: unknown role 'robot'"),
         ({"messages": [USER, {"role": "assistant"}]}, "messages.1: has no content"),
         ({"messages": [{"content": "x"}, GOOD]}, "messages.0: has no role"),
-        ({"messages": [GOOD]}, "prompt: is empty"),
+        ({"messages": [GOOD]}, "messages: begins with the assistant's turn"),
         ({"messages": [USER, GOOD, {"role": "tool", "content": "x"}]}, "ends with a tool turn"),
         ({"prompt": [USER, GOOD], "completion": "b"}, "prompt: ends with an assistant turn"),
         ({"prompt": "a", "completions": ["b"], "labels": [True, False]}, "labels: 2 labels for 1 steps"),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from keel.render import spans
-from keel.render.template import RefusedError
+from keel.render.branches import next_turns
+from keel.render.spans import joins
 from keel.types import Message
 
 
-def test_turns_that_overlap_are_refused(render, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_that_overlap_are_not_one_sequence(render) -> None:
     """Were one answer to reach into the next, a part of the conversation would be trained twice."""
     template = render("chatml").template
     said = [Message(role, text) for role, text in (("user", "a"), ("assistant", "Red."), ("user", "b"), ("assistant", "Blue."))]
-    assert len(spans.answer_spans(template, said, 1).turns) == 2
-    monkeypatch.setattr(spans, "_end", lambda template, messages, i, start, text, tools: len(text))
-    monkeypatch.setattr(spans, "_check", lambda *_, **__: None)
-    with pytest.raises(RefusedError, match="turns cannot be told apart"):
-        spans.answer_spans(template, said, 1)
+    first, second = next_turns(template, said, [1, 3], ())
+    assert joins(template.codec, [first, second])
+    assert not joins(template.codec, [replace(first, text=second.text), second])
+    assert not joins(template.codec, [replace(first, open_end=True), second])
