@@ -16,7 +16,7 @@ from keel.types import Prompt
 
 _L = r"[A-Z](?![A-Za-z'’0-9])"
 _OPEN, _CLOSE = r"[\(\[<{（【\"'“]?\s*", r"\s*[\)\]>}）】\"'”]?"
-_ONE = rf"{_OPEN}(?:(?i:option|choice|answer|选项)\s*)?{_OPEN}(?:[A-Z](?=[A-Z]*(?![A-Za-z'’0-9])))+{_CLOSE}[.):：、]?"  # B, (B), AC
+_ONE = rf"{_OPEN}(?:(?i:option|choice|answer|选项)\s*)?{_OPEN}(?:[A-Z](?=[A-Z]*(?![A-Za-z'’0-9])))+{_CLOSE}(?:[.):：]|、(?!\s*[A-Z](?![A-Za-z])))?"  # B, (B), AC
 _NOT = re.compile(r"\s*(?:not|never|不是|不选)\s+(?!sure|certain|only)|\s*(?:不是|不选)", re.IGNORECASE)
 _AND = r"\s*(?:,|、|/|&|;|，|和|与|及|\band\b|,\s*and\b)\s*"
 _LETTERS = re.compile(rf"\s*{_ONE}(?:{_AND}{_ONE})*")
@@ -31,7 +31,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:选项\s*是?|is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)",
+    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:(?:选项\s*是?|is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)|(?:选项)?\s*正确(?!吗|与否))",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(

@@ -122,7 +122,19 @@ def quantity_at(text: str, start: int) -> tuple[Quantity, int] | None:
     elif match["money"]:  # $5 dollars
         behind, after = _unit_behind(text, end)
         end = after if behind is not None and behind[0] == unit[0] else end  # type: ignore[index]
+    if unit is not None and not match["money"] and (joined := _and_smaller(text, end, unit)) is not None:
+        more, end = joined
+        value += -more if value < 0 else more
     return Quantity(value, bool(match["percent"]), unit), end
+
+
+def _and_smaller(text: str, at: int, unit: tuple[str, Fraction]) -> tuple[Fraction, int] | None:
+    """Behind a quantity one in a smaller unit of its kind: 1 hour 30 minutes, 3 dollars and 50 cents, 3元5角. In the larger unit."""
+    joint = re.compile(r"\s*(?:and\s+)?(?=\d)").match(text, at)
+    found = quantity_at(text, joint.end()) if joint else None
+    if found is None or found[0].unit is None or found[0].unit[0] != unit[0] or found[0].unit[1] >= unit[1] or found[0].percent:
+        return None
+    return found[0].value * found[0].unit[1] / unit[1], found[1]
 
 
 def _unit_behind(text: str, at: int) -> tuple[tuple[str, Fraction] | None, int]:
