@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from keel.rewards.dates import clock, date_of, same_date
 from keel.rewards.notation import plain, split_top, tight
 from keel.rewards.quantity import Quantity, read_quantity, same
 from keel.rewards.units import unit_of
@@ -134,6 +135,8 @@ class Comparison:
         """Is ``found`` the right answer ``wanted``?"""
         if tight(found.text) == tight(wanted.text) and found.kind == wanted.kind:
             return True
+        if (date := date_of(wanted.text)) is not None:
+            return (other := date_of(found.text)) is not None and same_date(other, date)
         found, wanted = _without_name(found, wanted), _without_name(wanted, found)
         kinds = (found.kind, wanted.kind)
         if kinds == ("list", "list"):
@@ -203,8 +206,10 @@ class Comparison:
         a, b = read_quantity(found), read_quantity(wanted)
         if a is not None and b is not None:
             return same(a, b, self.near, self.close)
-        if (clock := _clock(wanted)) is not None:
-            return _clock(found) == clock
+        if (time := clock(wanted)) is not None:
+            return clock(found) == time
+        if (proportional := _ratio(found, wanted)) is not None:
+            return proportional
         if (based := _in_base(found, wanted)) is not None:
             return based
         found, wanted = _radians(a, wanted) or _bare(found, a), _radians(b, found) or _bare(wanted, b)
@@ -217,13 +222,18 @@ class Comparison:
         return self.leaf(found, wanted)
 
 
-def _clock(text: str) -> int | None:
-    """Seconds since midnight of a time of day: 3:30 PM, 15:30."""
-    match = re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s?(?:([ap])\.?m\.?)?", text.strip(), re.IGNORECASE)
-    if match is None:
+_RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
+
+
+def _ratio(found: str, wanted: str) -> bool | None:
+    """Ratios of three numbers or more in proportion: 2:4:6 is 1:2:3. None where neither is one."""
+    sides = [tight(t) for t in (found, wanted)]
+    if not any(t.count(":") > 1 and _RATIO.fullmatch(t) for t in sides):
         return None
-    hour = int(match[1]) % 12 + 12 * (match[4].lower() == "p") if match[4] else int(match[1])
-    return 3600 * hour + 60 * int(match[2]) + int(match[3] or 0)
+    if not all(_RATIO.fullmatch(t) for t in sides):
+        return False
+    a, b = ([Fraction(n) for n in t.split(":")] for t in sides)
+    return len(a) == len(b) and all(x * sum(b) == y * sum(a) for x, y in zip(a, b))
 
 
 def _vector(shape: Shape) -> tuple[Shape, ...] | None:
@@ -263,7 +273,9 @@ def _bare(text: str, quantity: Quantity | None) -> str:
     if quantity is None:
         if re.search(r"sin|cos|tan|cot|sec|csc", text):
             return re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{(\1\\pi/180)}", text)
-        return _UNIT_BEHIND.sub(lambda m: "" if unit_of(m.group()) or _SOME_UNITS.match(m.group()) else m.group(), re.sub(r"\s*\^\\circ\s*$", "", text))
+        return _UNIT_BEHIND.sub(
+            lambda m: "" if unit_of(m.group()) or _SOME_UNITS.match(m.group()) else m.group(), re.sub(r"\s*\^\\circ\s*$", "", text)
+        )
     value = quantity.value / 100 if quantity.percent else quantity.value
     return str(value.numerator) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
@@ -274,7 +286,10 @@ def same_words(found: str, wanted: str) -> bool:
     return a == b != "" or bool(_NOTHING.fullmatch(a) and _NOTHING.fullmatch(b))
 
 
-_NOTHING = re.compile(r"emptyset|(?:there (?:is|are) )?no (?:real |such )?(?:solutions?|values?|roots?)|none|empty set|does not exist|dne|无(?:实数)?解|空集|不存在")
+_NOTHING = re.compile(
+    r"emptyset|(?:there (?:is|are) )?no (?:real |such )?(?:solutions?|values?|roots?)|none|empty set|does not exist|dne"
+    r"|无(?:实数)?解|空集|不存在"
+)
 
 
 def _words(text: str) -> str:

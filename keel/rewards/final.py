@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from keel.rewards.claims import Claim, settled
+from keel.rewards.dates import Date, date_of, dates_in, same_date
 from keel.rewards.equality import WORDS, Shape, shape_of
 from keel.rewards.notation import bounded, folded, plain, without_markdown
 from keel.rewards.quantity import read_quantity, words_quantity
@@ -111,6 +112,8 @@ def _right(reading: Reading, same: Callable[[Shape], bool], wanted: Shape) -> tu
     words = words_of(reading.words)
     if not right and len(reading.expressions) == 1 and WORDS.search(words) and not re.search(r"\d", words):  # "A cat" begins like a formula
         right = same(Shape("leaf", words))
+    if not right and not reading.bound and date_of(wanted.text) is not None:  # "It is on March 5, 2024": no expression begins there
+        right = len(named := set(dates_in(reading.words))) == 1 and same_date(named.pop(), date_of(wanted.text) or Date(None, ()))
     return right, f"{said} is right" if right else f"{said} is not {_short(wanted.text)}"
 
 

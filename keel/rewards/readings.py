@@ -57,6 +57,7 @@ _PIECE_BEFORE = re.compile(r"(?:[*/^]|\\(?:times|cdot|sqrt|pm|frac|div)\s?\{?|[\
 _PIECE_BEHIND = re.compile(
     r"\s*[*^]|\s*/\s*[\d(\\]|[({})]|\s*\\(?:times|cdot|sqrt|pi|pm|frac|div)|\s*[-+]\s*[\d(\\a-z]|[A-Za-z](?![A-Za-z])"
 )
+_COMPARED = re.compile(r"(?:[<>]|\\(?:le|ge|lt|gt|ne)(?![a-z]))\s*\Z")
 _CALCULATION = re.compile(r"\s*[*/+×÷-]\s*\$?\d[^\n=,;]*=\s*[-+$]?[\d][\d.,/]*(?:\s+[A-Za-z]+)?(?=[.\s]*(?:\n|\Z))")
 
 
@@ -284,7 +285,8 @@ def last_numbers(sentence: str) -> Reading:
         used.insert(0, number)
     first, last = used[0], used[-1]
     before = flat[max(0, first[1] - 40) : first[1]]
-    bound = bool(_BOUND.search(before) or _BOUND_BEHIND.match(flat[last[2] :]) or _denied(before) or _ranged(flat, numbers))
+    compared = _COMPARED.search(before) and not re.search(r"[-=]>\s*\Z|\A\s*>\s*\Z", before)  # no arrow, and no mark of a quotation
+    bound = bool(compared or _BOUND.search(before) or _BOUND_BEHIND.match(flat[last[2] :]) or _denied(before) or _ranged(flat, numbers))
     return Reading(tuple(_whole(flat, a, b) for _, a, b in used), flat, bound)
 
 
