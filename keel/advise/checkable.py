@@ -51,8 +51,11 @@ def kind_of(meta: Mapping[str, Any]) -> str:
     if isinstance(meta.get("schema"), dict):
         return "json_schema"
     truth = meta.get("ground_truth")
-    if isinstance(truth, bool) or truth is None or isinstance(truth, list | dict):
+    if isinstance(truth, bool) or truth is None or isinstance(truth, dict):
         return ""
+    if isinstance(truth, list):  # accepted answers: one verifier must read them all
+        kinds = {"" if isinstance(t, list) else kind_of({"ground_truth": t}) for t in truth}
+        return kinds.pop() if len(kinds) == 1 else "math" if kinds and kinds <= {"numeric", "math"} else ""
     text = str(truth).strip()
     if "####" in text:
         return "gsm8k"

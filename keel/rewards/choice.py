@@ -16,7 +16,10 @@ from keel.types import Prompt
 
 _L = r"[A-Z](?![A-Za-z'’0-9])"
 _OPEN, _CLOSE = r"[\(\[<{（【\"'“]?\s*", r"\s*[\)\]>}）】\"'”]?"
-_ONE = rf"{_OPEN}(?:(?i:option|choice|answer|选项)\s*)?{_OPEN}(?:[A-Z](?=[A-Z]*(?![A-Za-z'’0-9])))+{_CLOSE}[.):：、]?"  # B, (B), AC
+_ONE = (  # B, (B), AC
+    rf"{_OPEN}(?:(?i:option|choice|answer|选项)\s*)?{_OPEN}(?:[A-Z](?=[A-Z]*(?![A-Za-z'’0-9])))+{_CLOSE}"
+    r"(?:[.):：]|、(?!\s*[A-Z](?![A-Za-z])))?"
+)
 _NOT = re.compile(r"\s*(?:not|never|不是|不选)\s+(?!sure|certain|only)|\s*(?:不是|不选)", re.IGNORECASE)
 _AND = r"\s*(?:,|、|/|&|;|，|和|与|及|\band\b|,\s*and\b)\s*"
 _LETTERS = re.compile(rf"\s*{_ONE}(?:{_AND}{_ONE})*")
@@ -31,7 +34,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:选项\s*是?|is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)",
+    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:(?:选项\s*是?|is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)|(?:选项)?\s*正确(?!吗|与否))",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
@@ -49,6 +52,7 @@ _OR = re.compile(
 _BUT = re.compile(rf"(?:\bbut(?:\s+rather)?\s+|而是|应该是|应为|,?\s*it(?:\s+is|'s)\s+|instead,?\s+)(?P<instead>{_ONE})", re.IGNORECASE)
 _ALONE = re.compile(rf"^\W*(?:{_ONE}(?:{_AND}{_ONE})*)\W*$")
 _EITHER = re.compile(r"(?:either|要么)\s*", re.IGNORECASE)
+_DRESSED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*([^{}]*?)\s*\}|\$\s*(\(?[A-Z]\)?)\s*\$")  # \text{B}, $B$
 _SMALL = re.compile(r"\s*\(?([a-h])\)?\s*(?:[.,。}<]|\n|\Z)")
 _LEADING = re.compile(r"^\s*[\(\[（【]?\**([A-Z])\**\s*(?:[\)\].:：、）】]|\n|$)")
 _NEGATED = re.compile(r"(?:\b(?:not|isn't|never|neither|nor|except)|不是|并非|不)\s*(?:the\s+)?$", re.IGNORECASE)
@@ -90,6 +94,7 @@ def chosen_options(text: str, options: Mapping[str, str] | None = None) -> froze
     """The letters that a text settles on: announced ones, letters alone (the whole text, the last line, the start), else the one option
     whose words stand in the text. What it offers beside its choice ("B or C") belongs to it; what it takes back does not."""
     text = without_markdown(unicodedata.normalize("NFKC", bounded(text))).strip()
+    text = _DRESSED.sub(lambda m: m[1] or m[2], text)
     announced = _announced(text, options)
     if announced:
         return _settled(announced, text)

@@ -15,6 +15,7 @@ MOST = 60  # claims of one text: who claims more is searching, not answering
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:(?=\{)|(?P<bare>\d+(?:\.\d+)?))")
 _LINE = re.compile(r"####[ \t]*([^\n]*)")
+_LAST_LINE = re.compile(r"(?:\A|\n)[ \t]*(?:A|Ans)[ \t]*[:：][ \t]*(?P<said>\S[^\n]*?)\s*\Z")  # "A: 42"
 _HEADING = re.compile(
     r"^\W*(?:step|part|case|solution|explanation|final|answer|conclusion|calculat|problem|question|note|method|check|verif|第|步骤|解|答案|"
     r"结论|最终)|^\d+\s*[.)、:：]\s*[^\d\s]",
@@ -144,7 +145,8 @@ def _lines(text: str) -> list[Claim]:
     for m in _LINE.finditer(text):
         if m[1].strip() and not _HEADING.match(m[1]) and m[1][:1] != "#":
             found.append(Claim(m.start(), m.end(), m[1].strip(), text[m.end() : m.end() + 300], "line", True))
-    return found
+    last = _LAST_LINE.search(text)
+    return [*found, Claim(last.start(), last.end(), last["said"], "", "line", True)] if last else found
 
 
 def _said(text: str) -> list[Claim]:

@@ -26,6 +26,17 @@ _SETUP = (
     "import bisect, collections, copy, datetime, fractions, functools, heapq, itertools, json, math, operator, random, re, string\n"
     "from typing import *\n"
 )
+_NAMES = {  # module: what answers take from it without an import
+    "typing": "Any Callable Deque Dict FrozenSet Iterable Iterator List Optional Sequence Set Tuple Union",
+    "collections": "Counter OrderedDict defaultdict deque",
+    "itertools": "accumulate combinations permutations product",
+    "functools": "cache cmp_to_key lru_cache reduce",
+    "math": "ceil comb factorial floor gcd inf isqrt lcm sqrt",
+    "bisect": "bisect_left bisect_right insort",
+    "heapq": "heapify heappop heappush",
+}
+_MODULES = ("copy", "datetime", "fractions", "operator", "random", "re", "string", *(m for m in _NAMES if m != "typing"))
+_GRANTED = {name: f"import {name}" for name in _MODULES} | {n: f"from {m} import {n}" for m, names in _NAMES.items() for n in names.split()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,8 @@ def _checked(prompt: Prompt, source: str) -> Functions:
     """HumanEval's form: code that defines check(candidate); or plain code with assertions."""
     setup, entry = _setup(prompt), prompt.meta.get("entry_point")
     if isinstance(entry, str) and re.search(r"^def check\(", source, re.MULTILINE):
-        return Functions(setup + _prompt_code(prompt), (f"{source}\ncheck({entry})",), (entry,))
+        owner = re.match(r"\w+", entry)  # of Solution().twoSum, Solution
+        return Functions(setup + _prompt_code(prompt), (f"{source}\ncheck({entry})",), (owner.group() if owner else entry,))
     names = (entry,) if isinstance(entry, str) else _called(setup, [source])
     return Functions(setup, (source,), names)
 
@@ -154,6 +166,14 @@ def _called(setup: str, tests: Sequence[str]) -> tuple[str, ...]:
         trees = [ast.parse(setup), *(ast.parse(t) for t in tests)]
     except (SyntaxError, ValueError, RecursionError) as error:
         raise NoTestsError(f"they are not Python: {error}") from None
+    names = tuple(_unknown(trees))
+    if not names:
+        raise NoTestsError("they call nothing that an answer could define")
+    return names
+
+
+def _unknown(trees: Sequence[ast.AST]) -> list[str]:
+    """The names that code reads and neither makes nor finds built in, in order."""
     read: dict[str, None] = {}
     made: set[str] = set(dir(builtins))
     for tree in trees:
@@ -169,10 +189,17 @@ def _called(setup: str, tests: Sequence[str]) -> tuple[str, ...]:
                 made.add(node.arg)
             elif isinstance(node, ast.alias):
                 made.add((node.asname or node.name).partition(".")[0])
-    names = tuple(name for name in read if name not in made)
-    if not names:
-        raise NoTestsError("they call nothing that an answer could define")
-    return names
+    return [name for name in read if name not in made]
+
+
+def _with_imports(source: str) -> str:
+    """Code with the imports of the standard library that it takes for granted, as on sites that bring them: List, deque, heapq."""
+    try:
+        unknown = _unknown([ast.parse(source)])
+    except (SyntaxError, ValueError, RecursionError):
+        return source
+    lines = [_GRANTED[name] for name in unknown if name in _GRANTED]
+    return "\n".join([*lines, source]) if lines and "__future__" not in source else source
 
 
 def _continued(prompt: Prompt, source: str) -> str:
@@ -201,7 +228,7 @@ def _programs(source: str, tests: Program, kind: Kind, config: CodeReward) -> Sc
 
 def _functions(source: str, tests: Functions, kind: Kind, config: CodeReward) -> Score:
     limits = Limits(config.timeout_s, math.ceil(config.timeout_s) * len(tests.tests), config.memory_mb)
-    found = run_functions(source, tests.setup, tests.tests, tests.names, kind, limits, stop=not config.partial)
+    found = run_functions(_with_imports(source), tests.setup, tests.tests, tests.names, kind, limits, stop=not config.partial)
     return _summed(sum(found.passed), len(tests.tests), found.why, config.partial)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from keel.rewards.dates import clock, date_of, same_date
 from keel.rewards.notation import plain, split_top, tight
 from keel.rewards.quantity import Quantity, read_quantity, same
 from keel.rewards.units import unit_of
@@ -32,6 +33,7 @@ _CONJUNCTION = re.compile(
 _UNIT_BEHIND = re.compile(
     r"\s(?:(?:sq|square|cubic)\s)?[A-Za-z]{2,}(?:\s?\^\s?\{?[23]\}?)?\s*$|\s[A-Za-z]\s?\^\s?\{?[23]\}?\s*$|\s[mgsL]\s*$"
 )
+_SOME_UNITS = re.compile(r"\s(?:(?:sq|square|cubic)\s)?units?\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +135,16 @@ class Comparison:
         """Is ``found`` the right answer ``wanted``?"""
         if tight(found.text) == tight(wanted.text) and found.kind == wanted.kind:
             return True
+        if (date := date_of(wanted.text)) is not None:
+            return (other := date_of(found.text)) is not None and same_date(other, date)
         found, wanted = _without_name(found, wanted), _without_name(wanted, found)
         kinds = (found.kind, wanted.kind)
         if kinds == ("list", "list"):
             return self._unordered(found.parts, wanted.parts)
         if kinds in (("tuple", "tuple"), ("matrix", "matrix")):
             return found.marks == wanted.marks and self._ordered(found.parts, wanted.parts)
+        if set(kinds) == {"matrix", "tuple"} and _vector(found) is not None and _vector(wanted) is not None:
+            return self._ordered(_vector(found) or (), _vector(wanted) or ())
         if kinds == ("tuple", "list") and not wanted.marks and found.marks == "()":
             return self._ordered(found.parts, wanted.parts)
         if "union" in kinds and set(kinds) <= {"union", "list"}:
@@ -200,10 +206,14 @@ class Comparison:
         a, b = read_quantity(found), read_quantity(wanted)
         if a is not None and b is not None:
             return same(a, b, self.near, self.close)
-        if (clock := _clock(wanted)) is not None:
-            return _clock(found) == clock
-        found, wanted = _bare(found, a), _bare(wanted, b)
-        if WORDS.search(wanted) or WORDS.search(found):
+        if (time := clock(wanted)) is not None:
+            return clock(found) == time
+        if (proportional := _ratio(found, wanted)) is not None:
+            return proportional
+        if (based := _in_base(found, wanted)) is not None:
+            return based
+        found, wanted = _radians(a, wanted) or _bare(found, a), _radians(b, found) or _bare(wanted, b)
+        if WORDS.search(wanted) or WORDS.search(found) or r"\emptyset" in found + wanted:
             return same_words(found, wanted)
         if not found or not wanted:
             return False
@@ -212,13 +222,50 @@ class Comparison:
         return self.leaf(found, wanted)
 
 
-def _clock(text: str) -> int | None:
-    """Seconds since midnight of a time of day: 3:30 PM, 15:30."""
-    match = re.fullmatch(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s?(?:([ap])\.?m\.?)?", text.strip(), re.IGNORECASE)
-    if match is None:
+_RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
+
+
+def _ratio(found: str, wanted: str) -> bool | None:
+    """Ratios of three numbers or more in proportion: 2:4:6 is 1:2:3. None where neither is one."""
+    sides = [tight(t) for t in (found, wanted)]
+    if not any(t.count(":") > 1 and _RATIO.fullmatch(t) for t in sides):
         return None
-    hour = int(match[1]) % 12 + 12 * (match[4].lower() == "p") if match[4] else int(match[1])
-    return 3600 * hour + 60 * int(match[2]) + int(match[3] or 0)
+    if not all(_RATIO.fullmatch(t) for t in sides):
+        return False
+    a, b = ([Fraction(n) for n in t.split(":")] for t in sides)
+    return len(a) == len(b) and all(x * sum(b) == y * sum(a) for x, y in zip(a, b))
+
+
+def _vector(shape: Shape) -> tuple[Shape, ...] | None:
+    """The entries of a matrix of one column or one row, or of a point in round brackets."""
+    if shape.kind == "tuple":
+        return shape.parts if shape.marks == "()" else None
+    if all(len(row.parts) == 1 for row in shape.parts):
+        return tuple(row.parts[0] for row in shape.parts)
+    return shape.parts[0].parts if len(shape.parts) == 1 else None
+
+
+_BASED = re.compile(r"(?P<digits>[0-9A-Fa-f]+)(?:_\{?\(?(?P<base>\d{1,2})\)?\}?)?")
+
+
+def _in_base(found: str, wanted: str) -> bool | None:
+    """Numerals with their base (1011_2) by value; where one side leaves the base out, by their digits. None where neither has one."""
+    a, b = _BASED.fullmatch(tight(found)), _BASED.fullmatch(tight(wanted))
+    if a is None or b is None or not (a["base"] or b["base"]):
+        return None
+    if not (a["base"] and b["base"]):
+        return a["digits"].lower() == b["digits"].lower()
+    try:
+        return int(a["digits"], int(a["base"])) == int(b["digits"], int(b["base"]))
+    except ValueError:  # no such digit in this base
+        return False
+
+
+def _radians(quantity: Quantity | None, other: str) -> str:
+    r"""Degrees in radians, where the other side is written with \pi; "" elsewhere."""
+    if quantity is None or quantity.unit is None or quantity.unit[0] != "angle" or r"\pi" not in other:
+        return ""
+    return rf"\frac{{{quantity.value.numerator}\pi}}{{{180 * quantity.value.denominator}}}"
 
 
 def _bare(text: str, quantity: Quantity | None) -> str:
@@ -226,14 +273,23 @@ def _bare(text: str, quantity: Quantity | None) -> str:
     if quantity is None:
         if re.search(r"sin|cos|tan|cot|sec|csc", text):
             return re.sub(r"(\d+(?:\.\d+)?)\s*\^\\circ", r"{(\1\\pi/180)}", text)
-        return _UNIT_BEHIND.sub(lambda m: "" if unit_of(m.group()) else m.group(), re.sub(r"\s*\^\\circ\s*$", "", text))
+        return _UNIT_BEHIND.sub(
+            lambda m: "" if unit_of(m.group()) or _SOME_UNITS.match(m.group()) else m.group(), re.sub(r"\s*\^\\circ\s*$", "", text)
+        )
     value = quantity.value / 100 if quantity.percent else quantity.value
     return str(value.numerator) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def same_words(found: str, wanted: str) -> bool:
     """The same words, case, articles, punctuation and white space aside."""
-    return _words(found) == _words(wanted) != ""
+    a, b = _words(found), _words(wanted)
+    return a == b != "" or bool(_NOTHING.fullmatch(a) and _NOTHING.fullmatch(b))
+
+
+_NOTHING = re.compile(
+    r"emptyset|(?:there (?:is|are) )?no (?:real |such )?(?:solutions?|values?|roots?)|none|empty set|does not exist|dne"
+    r"|无(?:实数)?解|空集|不存在"
+)
 
 
 def _words(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from keel.rewards.claims import Claim, settled
+from keel.rewards.dates import Date, date_of, dates_in, same_date
 from keel.rewards.equality import WORDS, Shape, shape_of
 from keel.rewards.notation import bounded, folded, plain, without_markdown
 from keel.rewards.quantity import read_quantity, words_quantity
@@ -14,13 +15,16 @@ from keel.rewards.score import Score
 
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{3,}|[\u4e00-\u9fff]{2}")
 _OPTION = re.compile(r"\s*\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?[A-H]\)?[.:]?\s*\}\s*\\?[ ,;]?\s*(?=[^\s}])|\s*\([A-H]\)\s+(?=[^\s}])")
+_CALCULATED = re.compile(r"<<[^<>\n]*>>(?=\s?[-+$]?[\d.])")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\(?:text|mathrm)\s*\{[^{}]*\}")
 _LONGEST_LINE = 200
+_NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=\D)")  # a step of a list: "3. Done."
 
 
 def readings_of(text: str, numbers: bool) -> list[Reading] | str:
     """What a text settles on, one reading for each claim; without any claim what its last line says, in numbers where ``numbers`` is set.
     A reason in words where it claims too much or nothing."""
-    text = folded(without_markdown(bounded(text)))
+    text = prepared(text)
     claims = settled(text)
     if claims is None:
         return "too many answers are claimed"
@@ -32,6 +36,11 @@ def readings_of(text: str, numbers: bool) -> list[Reading] | str:
         return [tail_reading(text, numbers)]
     kept = [r for claim, r in found[:-1] if _counts(claim, r, found[-1])]
     return [*kept, last]
+
+
+def prepared(text: str) -> str:
+    """What is read of a text: its end, in one notation, without markdown and without the notes of a calculator (<<28/7=4>>4)."""
+    return _CALCULATED.sub("", folded(without_markdown(bounded(text))))
 
 
 def _counts(claim: Claim, reading: Reading, last: tuple[Claim, Reading]) -> bool:
@@ -55,8 +64,9 @@ def tail_reading(text: str, numbers: bool) -> Reading:
             return Reading((whole,), shape) if read_quantity(shape) is not None or not numbers else last_numbers(whole)
     if len(lines) == 1 and words_quantity(plain(whole)) is not None and read_quantity(whole) is not None:
         return Reading((whole,), whole)
+    numbered = sum(bool(_NUMBERED.match(line)) for line in lines) > 1
     for i in range(len(lines) - 1, -1, -1):
-        line = lines[i]
+        line = _NUMBERED.sub("", lines[i]) if numbered else lines[i]
         if i and re.match(r"\s*(?:or|maybe|perhaps|或|也许)\b", line):
             line = lines[i - 1] + " " + line
         formulas = formulas_in(line)
@@ -102,6 +112,8 @@ def _right(reading: Reading, same: Callable[[Shape], bool], wanted: Shape) -> tu
     words = words_of(reading.words)
     if not right and len(reading.expressions) == 1 and WORDS.search(words) and not re.search(r"\d", words):  # "A cat" begins like a formula
         right = same(Shape("leaf", words))
+    if not right and not reading.bound and date_of(wanted.text) is not None:  # "It is on March 5, 2024": no expression begins there
+        right = len(named := set(dates_in(reading.words))) == 1 and same_date(named.pop(), date_of(wanted.text) or Date(None, ()))
     return right, f"{said} is right" if right else f"{said} is not {_short(wanted.text)}"
 
 
@@ -111,21 +123,35 @@ def words_of(text: str) -> str:
 
 
 def _listed(expressions: Sequence[str]) -> Shape:
+    """All of them as one list; one alone as itself."""
+    if len(set(expressions)) == 1:
+        return shape_of(expressions[0])
     shapes = [shape_of(e) for e in expressions]
     flat = [p for s in shapes for p in (s.parts if s.kind == "list" else (s,))]
     return Shape("list", ", ".join(s.text for s in flat), tuple(flat))
 
 
 def right_shape(truth: str) -> Shape:
-    """What a row's right answer is: of a worked solution what it claims (its box, its ``####``), else all of it."""
-    found = settled(truth)
+    """What a row's right answer is: of a worked solution what it settles on (its box or boxes, its ``####``, its last line), read as an
+    answer is; of a value all of it."""
+    found = settled(_CALCULATED.sub("", truth)) or []
+    boxes = [c for c in found if c.kind == "box"]
+    if len(boxes) > 1 and boxes[-1] is found[-1]:
+        return _listed([c.text for c in boxes])
+    if found and found[-1].kind != "said":
+        return shape_of(found[-1].text)
     if found:
-        last = found[-1]
-        if last.kind != "said":
-            return shape_of(last.text)
-        reading = read_claim(last)
-        return shape_of(reading.expressions[0]) if reading.expressions else Shape("leaf", words_of(reading.words))
-    return shape_of(truth)
+        reading = read_claim(found[-1])
+    elif _worked(truth):
+        reading = tail_reading(prepared(truth), numbers=False)
+    else:
+        return shape_of(truth)
+    return _listed(reading.expressions) if reading.expressions else Shape("leaf", words_of(reading.words))
+
+
+def _worked(truth: str) -> bool:
+    """A worked solution: several lines with words among them. A matrix or a system of equations is a value, however many lines it has."""
+    return len([line for line in truth.splitlines() if line.strip()]) > 1 and bool(_PLAIN_WORD.search(_ENVIRONMENT.sub("", truth)))
 
 
 def right_number(truth: str) -> Shape | None:

@@ -45,14 +45,22 @@ def json_schema(config: JsonSchemaReward) -> TextReward:
 
 
 def _json_of(text: str) -> Any:
-    """The value of the whole text, else of its last fenced block. Raises ValueError; NaN and infinity are no JSON."""
+    """The value of the whole text, else of its last fenced block. Raises ValueError; NaN and infinity are no JSON, and an
+    object that says one name twice is read differently by different readers."""
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is no JSON value")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            name = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+            raise ValueError(f"the name {name[:60]!r} stands twice in one object")
+        return made
+
     blocks = _FENCE.findall(text)
     try:
-        return json.loads(blocks[-1] if blocks else text, parse_constant=refuse)
+        return json.loads(blocks[-1] if blocks else text, parse_constant=refuse, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -84,10 +84,18 @@ def _near_in_digits(found: Any, wanted: Any, found_text: str, wanted_text: str) 
     if all(read_quantity(t) is None for t in (found_text, wanted_text)) or _letters(found_text) or _letters(wanted_text):
         return False
     try:
-        a, b = (Fraction(str(v.evalf(30))) for v in (found, wanted))
+        (a, a_imaginary), (b, b_imaginary) = _digits(found), _digits(wanted)
     except (TypeError, ValueError, AttributeError, ZeroDivisionError):
         return False
-    return same(Quantity(a), Quantity(b))
+    return same(Quantity(a), Quantity(b)) and same(Quantity(a_imaginary), Quantity(b_imaginary))
+
+
+def _digits(expression: Any) -> tuple[Fraction, Fraction]:
+    """Real and imaginary part, with 30 digits; ``i`` and ``e`` are the constants. Raises ValueError where there is no such value."""
+    sympy = importlib.import_module("sympy")
+    constants = {s: sympy.I if s.name == "i" else sympy.E for s in expression.free_symbols if s.name in ("i", "e")}
+    parts = expression.subs(constants).evalf(30, chop=True).as_real_imag()
+    return Fraction(str(parts[0])), Fraction(str(parts[1]))
 
 
 def _letters(text: str) -> frozenset[str]:

@@ -24,7 +24,7 @@ _RULES = tuple(
         (r"\\(?:boldsymbol|mathbf|bm|mathrm|operatorname\*?|mathit|mathsf|mathtt)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
         (r"\\(?:text|textbf|textrm|textit|textsf|mbox|hbox|emph)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r" \1 "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"(?<!\\)\\(?:,|;|:|!|>| |quad|qquad)(?![A-Za-z])", " "),
+        (r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad)(?![A-Za-z]))", " "),
         (r"(?<=\d)\{,\}(?=\d)", ","),
         (r"(?<=\d),\s*\\?\s+(?=\d{3}(?:\D|$))(?!.)", ","),
         (r"\\(leq|leqslant)(?![A-Za-z])", r"\\le "),
@@ -53,7 +53,8 @@ _RULES = tuple(
 _MARKDOWN = re.compile(
     r"\*\*\*?([^*\n]+?)\*\*\*?|(?<!\w)__([^_\n]+?)__(?!\w)|(?<![\w*])\*(?!\s)([^*\n]+?)(?<!\s)\*(?![\w*])|(?<!`)`([^`\n]+)`(?!`)"
 )
-
+# x**2: a power of Python's, where no bold type can begin
+_STARS = re.compile(r"(?<![A-Za-z*]{2})(?<=[A-Za-z0-9)])\*\*(?=\(?-?[\dA-Za-z](?!\w*[.!]?\*\*))")
 
 _LONGEST = 6000  # characters that are read, the last ones: an answer stands at the end
 _RUN = re.compile(r"[\d,.' _]{150,}|([^\w\s])\1{40,}")
@@ -73,6 +74,7 @@ def folded(text: str) -> str:
 
 def without_markdown(text: str) -> str:
     """Bold, italic and code marks off: ``**42**`` is ``42``. A power (``2**3``) stays."""
+    text = _STARS.sub("^", text)
     return _MARKDOWN.sub(lambda m: next(g for g in m.groups() if g is not None), text)
 
 

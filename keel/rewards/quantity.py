@@ -6,7 +6,7 @@ A value is a ``Fraction``, so large integers are no floats and nothing is rounde
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from keel.rewards.notation import plain
@@ -53,6 +53,7 @@ class Quantity:
     value: Fraction
     percent: bool = False
     unit: tuple[str, Fraction] | None = None
+    fraction: bool = field(default=False, compare=False)  # written as one, so that no percent sign can be left out
 
     def __str__(self) -> str:
         return number_text(self.value) + ("%" if self.percent else "")
@@ -122,7 +123,19 @@ def quantity_at(text: str, start: int) -> tuple[Quantity, int] | None:
     elif match["money"]:  # $5 dollars
         behind, after = _unit_behind(text, end)
         end = after if behind is not None and behind[0] == unit[0] else end  # type: ignore[index]
-    return Quantity(value, bool(match["percent"]), unit), end
+    if unit is not None and not match["money"] and (joined := _and_smaller(text, end, unit)) is not None:
+        more, end = joined
+        value += -more if value < 0 else more
+    return Quantity(value, bool(match["percent"]), unit, bool(match["latex"] or match["over"])), end
+
+
+def _and_smaller(text: str, at: int, unit: tuple[str, Fraction]) -> tuple[Fraction, int] | None:
+    """Behind a quantity one in a smaller unit of its kind: 1 hour 30 minutes, 3 dollars and 50 cents, 3元5角. In the larger unit."""
+    joint = re.compile(r"\s*(?:and\s+)?(?=\d)").match(text, at)
+    found = quantity_at(text, joint.end()) if joint else None
+    if found is None or found[0].unit is None or found[0].unit[0] != unit[0] or found[0].unit[1] >= unit[1] or found[0].percent:
+        return None
+    return found[0].value * found[0].unit[1] / unit[1], found[1]
 
 
 def _unit_behind(text: str, at: int) -> tuple[tuple[str, Fraction] | None, int]:
@@ -234,8 +247,8 @@ def same(found: Quantity, wanted: Quantity, near: Fraction | None = None, close:
 
     Whole numbers are compared exactly; where the right one is none, ``close`` allows what is lost when it is written with about six
     digits (1/3 and 0.333333). ``near`` allows that difference, absolute, whatever they are. Units of one dimension are converted, of two
-    dimensions are different; a number without a unit has the other's. 40% is 0.4, and is 40 where the right answer is 40 or greater
-    (or at least 1): data sets leave the sign out.
+    dimensions are different; a number without a unit has the other's. 40% is 0.4, and is 40 where the right answer is a number of 1 or
+    more that is no fraction; 50 is 50%: people leave the sign out.
     """
     if found.unit is not None and wanted.unit is not None:
         if found.unit[0] != wanted.unit[0]:
@@ -251,7 +264,7 @@ def _readings(found: Quantity, wanted: Quantity) -> list[tuple[Fraction, Fractio
     if found.percent == wanted.percent:
         return [(a, b)]
     if found.percent:
-        return [(a / 100, b), *([(a, b)] if abs(b) >= 1 else [])]
+        return [(a / 100, b), *([(a, b)] if abs(b) >= 1 and not wanted.fraction else [])]
     return [(a, b / 100), (a, b)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from keel.rewards.claims import HEDGE, Claim
+from keel.rewards.claims import HEDGE, RETRACTED, Claim
 from keel.rewards.notation import plain
 from keel.rewards.numerals import HAN
 from keel.rewards.quantity import Quantity, quantity_at, read_quantity, words_quantity
@@ -57,7 +57,8 @@ _PIECE_BEFORE = re.compile(r"(?:[*/^]|\\(?:times|cdot|sqrt|pm|frac|div)\s?\{?|[\
 _PIECE_BEHIND = re.compile(
     r"\s*[*^]|\s*/\s*[\d(\\]|[({})]|\s*\\(?:times|cdot|sqrt|pi|pm|frac|div)|\s*[-+]\s*[\d(\\a-z]|[A-Za-z](?![A-Za-z])"
 )
-_OPERATOR = re.compile(r"\s*(?:[-+*/^(]|\\(?:times|cdot|div|pm|sqrt|pi|frac)(?![a-z])|[xX](?=\s*\d)|[A-Za-z](?![A-Za-z]))")
+_COMPARED = re.compile(r"(?:[<>]|\\(?:le|ge|lt|gt|ne)(?![a-z]))\s*\Z")
+_CALCULATION = re.compile(r"\s*[*/+×÷-]\s*\$?\d[^\n=,;]*=\s*[-+$]?[\d][\d.,/]*(?:\s+[A-Za-z]+)?(?=[.\s]*(?:\n|\Z))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,9 @@ def read_segment(text: str, rest: str = "") -> Reading:
     corrected = _CORRECTED.match(text[after:])
     if corrected:  # "42 - no, 43"
         return read_segment(text[after + corrected.end() :], rest)
+    calculated = _CALCULATION.match(text, after) if after else None
+    if calculated and (found := last_numbers(text[: calculated.end()])).expressions:  # "28 days / 7 days = 4 weeks"
+        return Reading(found.expressions, words, found.bound)
     others, bound = _beside(text[after:] + "\n" + rest)
     return Reading((head, *others), words, bound)
 
@@ -265,8 +269,10 @@ def numbers_in(text: str) -> list[tuple[Quantity, int, int]]:
 
 def last_numbers(sentence: str) -> Reading:
     """The number that a sentence says last, with what it offers beside it; of a number inside a formula, the formula."""
-    flat = plain(sentence)
+    flat = _without_remark(plain(sentence))
     numbers = numbers_in(flat)
+    if not numbers and (said := _said_in_words(flat)):
+        return Reading((said,), flat)
     if not numbers:
         han = [m for m in re.finditer(rf"负?(?:百分之)?[{HAN}][{HAN}分之又点半]*", flat) if len(m.group()) > 1 and read_quantity(m.group())]
         return Reading((han[-1].group(),) if han else (), flat)
@@ -279,13 +285,39 @@ def last_numbers(sentence: str) -> Reading:
         used.insert(0, number)
     first, last = used[0], used[-1]
     before = flat[max(0, first[1] - 40) : first[1]]
-    bound = bool(_BOUND.search(before) or _BOUND_BEHIND.match(flat[last[2] :]) or _denied(before) or _ranged(flat, numbers))
+    compared = _COMPARED.search(before) and not re.search(r"[-=]>\s*\Z|\A\s*>\s*\Z", before)  # no arrow, and no mark of a quotation
+    bound = bool(compared or _BOUND.search(before) or _BOUND_BEHIND.match(flat[last[2] :]) or _denied(before) or _ranged(flat, numbers))
     return Reading(tuple(_whole(flat, a, b) for _, a, b in used), flat, bound)
+
+
+_MINUS = re.compile(r"(?:\A|\b(?:is|was|are|be|equals|to|gives|as)\s+|[=:]\s*)(?:minus|negative)\s+\Z", re.IGNORECASE)
+_IS = re.compile(r"\b(?:is|are|was|were|be|equals|makes|gives|to)\s+(?=[A-Za-z])", re.IGNORECASE)
+_REMARK = re.compile(r"(?<=[\w%$])(\s*)\(([^()]*[A-Za-z\u4e00-\u9fff]{2}[^()]*)\)[\s.。]*\Z")
+
+
+def _without_remark(text: str) -> str:
+    """A sentence without the remark in brackets at its end, where a number stands right before: "7 (3 for a and 4 for b)"."""
+    found = _REMARK.search(text)
+    if found is None or HEDGE.search(found[2]) or _OR.search(found[2]) or RETRACTED.search(found[2]) or _denied(found[2][:4]):
+        return text
+    numbers = numbers_in(text[: found.start()])
+    return text[: found.start()] if numbers and re.fullmatch(r"(?:\s?[A-Za-z]+){0,2}", text[numbers[-1][2] : found.start()]) else text
+
+
+def _said_in_words(sentence: str) -> str:
+    """The number in words that a sentence without digits ends in: "The result is negative seven."; "" where it has none."""
+    for verb in reversed(list(_IS.finditer(sentence))):
+        said = sentence[verb.end() :].strip(" .!")
+        if len(said.split()) <= 8 and not re.search(r"\bof\b", said) and words_quantity(said) is not None:
+            return said
+    return ""
 
 
 def _whole(text: str, start: int, end: int) -> str:
     """The number, or the formula that it is a piece of."""
     before, after = text[:start], text[end:]
+    if _MINUS.search(before):
+        return f"-{text[start:end]}"
     alone = before[-1:] == "(" and after[:1] == ")" and not re.search(r"[\w*/^]\s?\($", before)
     if alone or re.search(r"\d[/:-]\d+[/:-]$|\d:$", before) or not (_PIECE_BEFORE.search(before) or _PIECE_BEHIND.match(after)):
         return text[start:end]

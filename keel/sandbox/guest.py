@@ -167,6 +167,36 @@ def leave(code=None):
     raise SystemExit(code)
 
 
+def threads_at_once():
+    """No thread can be made in here: one that is started runs to its end at once, on this one. That is what programs want that start a
+    single thread for its larger stack. What it raises is written to standard error, and ends it alone."""
+    import threading
+    import traceback
+
+    def start(self):
+        try:
+            self.run()
+        except SystemExit:
+            pass
+        except BaseException:
+            traceback.print_exc()
+
+    threading.Thread.start = start
+    threading.Thread.join = lambda self, timeout=None: None
+    threading.Thread.is_alive = lambda self: False
+
+
+def methods_of_solution(scope):
+    """The methods of a class ``Solution`` as functions, each call on a new object, where the code defines no function of that name."""
+    solution = scope.get("Solution")
+
+    def function(name):
+        return lambda *args, **kwargs: getattr(solution(), name)(*args, **kwargs)
+
+    for name in [n for n in dir(solution) if not n.startswith("_")] if isinstance(solution, type) else []:
+        scope.setdefault(name, function(name))
+
+
 # --- the three kinds of work --------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +223,7 @@ def serve_functions(channel, message):
 
     try:
         exec(compile(message["source"], "answer.py", "exec"), scope)
+        methods_of_solution(scope)
     except BaseException as error:
         channel.send({"raised": type(error).__name__, "text": str(error)[:300]})
         return
@@ -366,6 +397,8 @@ def main():
     message = channel.receive()
     sys.setrecursionlimit(5000)
     builtins.exit = builtins.quit = leave
+    if "thread" in message.get("source", "").lower():
+        threads_at_once()
     {"script": run_script, "functions": serve_functions, "tests": run_tests}[message["work"]](channel, message)
 
 

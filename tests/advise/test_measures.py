@@ -113,6 +113,14 @@ def test_which_verifier(meta: dict, kind: str) -> None:
     assert kind_of(meta) == kind
 
 
+@pytest.mark.parametrize(
+    ("truths", "kind"),
+    [(["7", 8], "numeric"), (["1/2", "0.5"], "math"), (["A", "B"], "choice"), (["7", "a cat"], ""), ([], ""), ([["7"]], ""), ([None], "")],
+)
+def test_accepted_answers_are_checkable_by_one_verifier(truths: list, kind: str) -> None:
+    assert kind_of({"ground_truth": truths}) == kind
+
+
 def test_half_of_the_prompts_must_be_checkable() -> None:
     some = [Prompt(str(i), (Message("user", "?"),), meta={"ground_truth": "1"} if i < 3 else {}) for i in range(8)]
     assert checkable(some) is None

@@ -104,6 +104,65 @@ def test_functions_cannot_leave_before_the_tests(judge: Callable[..., Score], en
     assert judge(ADD, guarded) == 1.0  # not run: the tests import it
 
 
+THREADED = """
+import sys, threading
+def main():
+    n = int(input())
+    print(2 * n)
+sys.setrecursionlimit(10**6)
+threading.stack_size(1 << 27)
+thread = threading.Thread(target=main)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_program_may_start_its_work_in_a_thread(judge: Callable[..., Score]) -> None:
+    assert judge(DOUBLE, THREADED) == 1.0
+    assert judge(DOUBLE, THREADED.replace("2 * n", "3 * n")) == 0.0
+    assert judge(DOUBLE, THREADED.replace("2 * n", "2 * n // 0")) == 0.0
+    assert (
+        judge(DOUBLE, THREADED.replace("threading.Thread(", "T(").replace("import sys", "from threading import Thread as T\nimport sys", 1))
+        == 1.0
+    )
+    several = "from threading import Thread\nout = []\nts = [Thread(target=out.append, args=(k,)) for k in (1, 1)]\n"
+    several += "for t in ts: t.start()\nfor t in ts: t.join()\nprint(sum(out) * int(input()))"
+    assert judge(DOUBLE, several) == 1.0
+
+
+SOLUTION = """
+class Solution:
+    def add(self, a: int, b: Optional[int]) -> List[int]:
+        return self._sum(a, b)
+
+    def _sum(self, a, b):
+        return a + b
+"""
+
+
+def test_methods_of_a_solution_are_functions(judge: Callable[..., Score]) -> None:
+    assert judge(ADD, SOLUTION) == 1.0
+    assert judge(ADD, SOLUTION.replace("a + b", "a - b")) == 0.0
+    assert judge({"tests": {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}}, SOLUTION) == 1.0
+    check = "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(a=5, b=6) == 11\n"
+    assert judge({"test": check, "entry_point": "add"}, SOLUTION) == 1.0
+    assert judge({"test": check, "entry_point": "Solution().add"}, SOLUTION) == 1.0
+    assert judge({"test": check, "entry_point": "Solution().add"}, SOLUTION.replace("a + b", "3")) == 0.0
+    kept = "class Solution:\n    def __init__(self): self.seen = []\n    def add(self, a, b):\n        self.seen.append(a)\n"
+    kept += "        return len(self.seen) + b"
+    assert judge({"tests": ["assert add(7, 0) == 1", "assert add(7, 0) == 1"]}, kept) == 1.0  # each call has an object of its own
+    own = "class Solution:\n    def add(self, a, b): return 0\ndef add(a, b): return a + b"
+    assert judge(ADD, own) == 1.0
+
+
+def test_answers_may_take_common_imports_for_granted(judge: Callable[..., Score]) -> None:
+    body = "    heap: List[int] = []\n    for x in (a, b): heappush(heap, x)\n    return reduce(operator.add, deque(heap), 0)"
+    assert judge(ADD, f"def add(a: int, b: Optional[int] = None) -> Optional[int]:\n{body}") == 1.0
+    assert judge(ADD, "def gcd(a, b): return a + b\ndef add(a, b): return gcd(a, b)") == 1.0  # its own name is kept
+    assert judge(ADD, "from __future__ import annotations\ndef add(a: List[int], b): return a + b") == 1.0
+    assert "NameError" in judge(ADD, "def add(a, b): return frobnicate(a, b)").reason
+
+
 FORGERIES = {
     "exits with success": "import os\ndef add(a, b): os._exit(0)",
     "exits at once": "raise SystemExit(0)",

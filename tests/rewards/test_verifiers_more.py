@@ -146,6 +146,7 @@ SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "int
         ("no", 0.0, "not JSON"),
         ('{"a": NaN}', 0.0, "not JSON: NaN is no JSON value"),
         ("[" * 100_000, 0.0, "not JSON"),
+        ('{"a": 1, "a": 1}', 0.0, "not JSON: the name 'a' stands twice in one object"),
     ],
 )
 def test_json_under_a_schema(text: str, score: float, reason: str, prompt: Prompts, tmp_path) -> None:

@@ -121,7 +121,8 @@ def test_no_network(kind: Kind, listener: socket.socket) -> None:
 
 def test_a_fork_bomb_is_refused(kind: Kind) -> None:
     assert attempt(kind, "while True:\n    os.fork()") == "refused"
-    assert attempt(kind, "import threading\nthreading.Thread(target=print).start()") == "refused"
+    assert attempt(kind, "import _thread\n_thread.start_new_thread(print, ())") == "refused"
+    assert attempt(kind, "import threading\nthreading.Thread(target=os.fork).start()\nos.fork()") == "refused"
     assert attempt(kind, "import subprocess\nsubprocess.run(['/bin/true'])") == "refused"
 
 
