@@ -35,7 +35,7 @@ RICH = replace(
             Message("assistant", "", {"tool_calls": [{"name": "f"}]}),
             Message("user", (TextPart("a"), TextPart("b"))),
         ),
-        tools=({"name": "f"},),
+        tools=({"type": "function", "function": {"name": "f"}},),
     ),
     outcome="tie",
     strength=0.0,
@@ -61,7 +61,12 @@ def asked(tmp_path: Path) -> dict[str, Prompt]:
         "raw": Prompt("p2", text="2 + 2 =\n", source_id="x.jsonl:4"),
         "image": Prompt("p3", (Message("user", (ImagePart(image), TextPart("What, <image>?"))),), source_id="x.jsonl:5"),
         "data url": Prompt("p4", (Message("user", (TextPart("What?"), ImagePart("data:image/png;base64,AAAA"))),), source_id="x.jsonl:6"),
-        "tools": Prompt("p5", (*SAID, called, Message("tool", "3", {"name": "f"})), tools=({"name": "f"},), source_id="x.jsonl:7"),
+        "tools": Prompt(
+            "p5",
+            (*SAID, called, Message("tool", "3", {"name": "f"})),
+            tools=({"type": "function", "function": {"name": "f"}},),
+            source_id="x.jsonl:7",
+        ),
     }
 
 

@@ -19,32 +19,32 @@ H = 6
 
 
 def batch():
-    """Two units of prompts 2 and 1 and branches of 3, 1, and 0 and 2 tokens: packed positions 2-4, 5, 6 (the prompt itself), 7-8."""
+    """Two units of prompts 2 and 1 and branches of 3, 1, and 1 and 2 tokens: packed positions 2-4, 5, 7, 8-9."""
 
     def branch(n: int) -> Branch:
         return Branch(torch.arange(n), torch.ones(n, dtype=torch.bool))
 
     units = [
         Unit("a", Encoded(torch.tensor([1, 2])), (branch(3), branch(1))),
-        Unit("b", Encoded(torch.tensor([1])), (branch(0), branch(2))),
+        Unit("b", Encoded(torch.tensor([1])), (branch(1), branch(2))),
     ]
     return pack(units)
 
 
 def states() -> torch.Tensor:
-    return torch.randn(9, H, generator=torch.Generator().manual_seed(0))
+    return torch.randn(10, H, generator=torch.Generator().manual_seed(0))
 
 
 def test_where_answers_stand():
     found = spans(batch(), torch.device("cpu"))
-    assert found.at_P.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert found.at_P.tolist() == [2, 3, 4, 5, 7, 8, 9]
     assert found.branch_P.tolist() == [0, 0, 0, 1, 2, 3, 3]
-    assert found.last_R.tolist() == [4, 5, 6, 8]
+    assert found.last_R.tolist() == [4, 5, 7, 9]
 
 
 def test_mean_and_attention_over_an_answer_alone():
     x, found = states(), spans(batch(), torch.device("cpu"))
-    rows = [x[2:5], x[5:6], x[6:7], x[7:9]]
+    rows = [x[2:5], x[5:6], x[7:8], x[8:10]]
     torch.testing.assert_close(pooling.mean(x[found.at_P], found), torch.stack([r.mean(0) for r in rows]))
     logits = x[:, 0] * 50  # softmax must be taken within each answer, and not overflow
     expected = torch.stack([torch.softmax(r[:, 0] * 50, 0) @ r for r in rows])
@@ -71,7 +71,7 @@ def test_poolings_of_a_head(kind):
 def test_the_plain_head_is_a_linear_map_of_the_last_real_token():
     x, found = states(), spans(batch(), torch.device("cpu"))
     head = ScoreHead(PLAIN, H, 3)
-    torch.testing.assert_close(head(x, found).scores_R, x[[4, 5, 6, 8]] @ head.weight[0])
+    torch.testing.assert_close(head(x, found).scores_R, x[[4, 5, 7, 9]] @ head.weight[0])
     assert head(x, found).variance_RM.tolist() == [[0.0]] * 4
 
 
