@@ -13,6 +13,7 @@ import torch
 from keel.learner.inference import LocalInference
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
+from keel.runs.memory import give_back_memory
 from keel.types import Unit
 
 log = logging.getLogger("keel")
@@ -33,6 +34,7 @@ def compare_saved(folder: Path, options: ModelOptions, learner: LocalInference, 
     if learner.model.peft_model is None or not some:
         return {}
     scores = learner.model.score_head is not None
+    give_back_memory()  # what training took: a second model comes now
     saved = load_model(str(folder), options, heads=frozenset({"score"}) if scores else frozenset()).model.freeze()
     saved.transform, saved.media = learner.model.transform, learner.model.media
     reader = LocalInference(saved, learner.batch, learner.temperature)
