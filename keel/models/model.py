@@ -194,8 +194,8 @@ class Model:
         return copy.deepcopy(self, {id(self.media): self.media}).freeze()
 
     def freeze(self) -> Model:
-        """Train nothing of this model, nor of its members. Where compute is bfloat16 linear weights are kept in it: half the memory, no
-        cast in every pass, the same results."""
+        """Train nothing of this model, nor of its members. Where compute is bfloat16 linear weights but the head's are kept in it: half
+        their memory, no cast in every pass, the same results."""
         for model in (self, *self.members):
             for p in model._parameters().values():
                 p.requires_grad_(False)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -187,3 +190,12 @@ def test_auto_is_bf16_where_the_processor_multiplies_it(flags: str, dtype: torch
     monkeypatch.delenv(AUTO_PRECISION, raising=False)
     monkeypatch.setattr(Path, "read_text", lambda _: f"processor: 0\nflags: {flags}\n")
     assert compute_dtype(ModelOptions(device="cpu")) == dtype
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "64"), ("9", "9")])
+def test_kernels_that_are_kept_are_few_unless_the_user_says_more(given: str | None, found: str) -> None:
+    """In a process of its own: the number must stand before oneDNN is first asked."""
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    env = {k: v for k, v in os.environ.items() if k != name} | ({name: given} if given else {})
+    code = f"import keel, os; print(os.environ['{name}'])"
+    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip() == found

@@ -165,7 +165,7 @@ def test_frozen_copy_in_bf16_changes_no_result(load) -> None:
     assert torch.equal(logits(copy), logits(model))
 
 
-def test_a_frozen_model_takes_half_the_memory_and_gives_the_same_results(load) -> None:
+def test_a_frozen_model_keeps_its_linear_weights_in_bf16_and_gives_the_same_results(load) -> None:
     model = load("llama").model
     model.compute_dtype = torch.bfloat16
     model.members = (load("llama").model,)
