@@ -59,8 +59,8 @@ class RewardScale:
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> RewardScale:
-        """What ``state`` returned."""
-        return cls(Moments(**state["seen"]), state["low"], state["high"])
+        """What ``state`` returned, also in older checkpoints."""
+        return cls(Moments.of_state(state["seen"]), state["low"], state["high"])
 
 
 def scaled(groups: Sequence[Group], scale: RewardScale, rule: RewardRule) -> tuple[Group, ...]:

@@ -233,7 +233,7 @@ class OnlineTrainer:
 
     def _sample(self, ids: Sequence[str], step: int) -> tuple[tuple[Group, ...], dict[str, float]]:
         """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,
-        rewarded with the others; a prompt whose greedy answer failed has no baseline, so none of its samples is valid."""
+        rewarded as the others are; a prompt whose greedy answer failed has no baseline, so none of its samples is valid."""
         started = time.perf_counter()
         asked = {"seed": self.seed, "attempt": step, "keep_support": self.keep_support}
         whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, **asked) for i in ids]
@@ -252,7 +252,7 @@ class OnlineTrainer:
             "time/reward_s": time.perf_counter() - sampled,
         }
         if self.algorithm.needs_greedy:
-            groups = tuple(map(with_greedy, groups[: len(ids)], groups[len(ids) :]))
+            groups = tuple(map(with_greedy, groups[: len(ids)], map(self._shaped, groups[len(ids) :])))
             answered = [g.greedy_reward for g in groups if g.valid_G.any()]
             metrics |= {"reward_greedy": sum(answered) / len(answered)} if answered else {}
         return groups, metrics

@@ -44,11 +44,11 @@ def apply_rewards(
     check_names(rewards)
     for reward in rewards:
         getattr(reward.source, "placed", {}).clear()
-    scores = [_scores(reward, groups, reward.on_failure or on_failure) for reward in rewards]
+    said = [_scores(reward, groups, reward.on_failure or on_failure) for reward in rewards]
     result: list[Group] = []
     for i, group in enumerate(groups):
-        parts = {reward.name: of_groups[i] for reward, of_groups in zip(rewards, scores, strict=True)}
-        details = {f"{r.name}/{k}": v[i] for r in rewards for k, v in getattr(r.source, "details", {}).items() if len(v) == len(groups)}
+        parts = {reward.name: found.scores[i] for reward, found in zip(rewards, said, strict=True)}
+        details = {f"{r.name}/{k}": v[i] for r, found in zip(rewards, said, strict=True) for k, v in found.details.items()}
         valid_G = group.valid_G & torch.stack([torch.isfinite(p) for p in parts.values()]).all(0) if parts else group.valid_G
         if combine is not None:
             total_G = combine(parts, valid_G)
@@ -89,21 +89,41 @@ def check_names(rewards: Sequence[Reward]) -> None:
         raise UserError(f"several rewards are named {', '.join(map(repr, double))}", "give each its own name")
 
 
-def _scores(reward: Reward, groups: Sequence[Group], on_failure: OnFailure) -> list[Tensor]:
-    """Scores [G] of each group, NaN where they failed."""
-    scores = _asked(reward.source, groups)
-    for _ in range(reward.retries if on_failure == "retry" else 0):
-        failed = [group.valid_G & scores_G.isnan() for group, scores_G in zip(groups, scores, strict=True)]
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a source said of groups, [G] for each: scores, NaN where they failed, and its ``details`` by name."""
+
+    scores: list[Tensor]
+    details: dict[str, list[Tensor]]
+
+    def renewed(self, places: Sequence[int], failed: Sequence[Tensor], new: _Said) -> _Said:
+        """With what was said of the ``failed`` samples when the groups at ``places`` were asked for again; the others keep theirs."""
+
+        def of(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
+            found = list(before)
+            for i, after_G in zip(places, after, strict=True):
+                found[i] = torch.where(failed[i], after_G, before[i])
+            return found
+
+        known = {name: of(values, new.details[name]) for name, values in self.details.items() if name in new.details}
+        return _Said(of(self.scores, new.scores), {**self.details, **known})
+
+
+def _scores(reward: Reward, groups: Sequence[Group], on_failure: OnFailure) -> _Said:
+    """What the source says, after the tries that the reward has. A source whose answer to the same question is always the same
+    (``repeats``: a model in this process) is asked once."""
+    said = _asked(reward.source, groups)
+    again_helps = on_failure == "retry" and not getattr(reward.source, "repeats", False)
+    for _ in range(reward.retries if again_helps else 0):
+        failed = [group.valid_G & scores_G.isnan() for group, scores_G in zip(groups, said.scores, strict=True)]
         again = [i for i, failed_G in enumerate(failed) if bool(failed_G.any())]
         if not again:
             break
-        new = _asked(reward.source, [replace(groups[i], valid_G=failed[i]) for i in again])
-        for i, new_G in zip(again, new, strict=True):
-            scores[i] = torch.where(failed[i], new_G, scores[i])
+        said = said.renewed(again, failed, _asked(reward.source, [replace(groups[i], valid_G=failed[i]) for i in again]))
     if on_failure == "stop":
-        for group, scores_G in zip(groups, scores, strict=True):
+        for group, scores_G in zip(groups, said.scores, strict=True):
             _stop_at_failure(reward.name, group, scores_G)
-    return scores
+    return said
 
 
 def _stop_at_failure(name: str, group: Group, scores_G: Tensor) -> None:
@@ -115,9 +135,10 @@ def _stop_at_failure(name: str, group: Group, scores_G: Tensor) -> None:
         )
 
 
-def _asked(source: RewardSource, groups: Sequence[Group]) -> list[Tensor]:
+def _asked(source: RewardSource, groups: Sequence[Group]) -> _Said:
     scores = [torch.as_tensor(s, dtype=torch.float32) for s in source.score(groups)]
     expected = [(len(g.rollouts),) for g in groups]
     found = [tuple(s.shape) for s in scores]
     assert found == expected, f"source {source.name!r} must return one score a rollout: shapes {found} for groups of {expected}"
-    return [torch.where(torch.isfinite(s), s, torch.nan) for s in scores]
+    details = {name: list(v) for name, v in getattr(source, "details", {}).items() if len(v) == len(groups)}
+    return _Said([torch.where(torch.isfinite(s), s, torch.nan) for s in scores], details)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +80,7 @@ class EnsembleSource:
     of the experts were. ``refused`` of ``scored`` answers so far got no reward because the members disagreed.
     """
 
+    repeats: ClassVar[bool] = True  # asked again it would say the same, and count its refusals twice
     name: str
     experts: Sequence[Expert]
     ending: Ending

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +70,8 @@ def _closed(rollout: Rollout, tokens_T: Tensor) -> Branch:
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """A ``RewardSource`` of a reward model with the policy's tokenizer. ``scorer`` is a learner's or a model's ``scores``."""
+
+    repeats: ClassVar[bool] = True  # asked again it would say the same
 
     name: str
     scorer: Scorer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -87,6 +88,18 @@ def placed(rollout: Rollout, at: Sequence[int], due: Sequence[float]) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class _Judged:
+    """A judge that has judged already: the scores of the answers that it will be shown, in order."""
+
+    name: str
+    scores: list[Score]
+
+    def judge(self, items: Sequence[Item]) -> list[Score]:
+        assert len(items) == len(self.scores), "these are the scores of other answers"
+        return self.scores
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentedText:
     """A source that scores the parts of an answer one by one. ``placed`` of the rollouts scored last, by their id: what is due at each
     token; empty without ``decode``. ``none``: the score of a text without parts."""
@@ -108,12 +121,14 @@ class SegmentedText:
         return [self._whole(of) for _, of in self._parts(items)]
 
     def score(self, groups: Sequence[Group]) -> list[Tensor]:
-        """float32 [G] for each group."""
-        result = score_texts(self, groups, self.warn)
+        """float32 [G] for each group. Each part is judged once: what is due at tokens and the whole are of the same scores, also of a judge
+        that would say something else the second time."""
+        valid = [(g, r) for g in groups for r, ok in zip(g.rollouts, g.valid_G.tolist(), strict=True) if ok]
+        parts = self._parts([(g.prompt, r.text) for g, r in valid])
+        result = score_texts(_Judged(self.name, [self._whole(of) for _, of in parts]), groups, self.warn)
         if self.decode is None:
             return result
-        valid = [(g, r) for g in groups for r, ok in zip(g.rollouts, g.valid_G.tolist(), strict=True) if ok]
-        for (_, rollout), (ends, scores) in zip(valid, self._parts([(g.prompt, r.text) for g, r in valid]), strict=True):
+        for (_, rollout), (ends, scores) in zip(valid, parts, strict=True):
             if scores and not any(map(math.isnan, scores)):
                 self.placed[id(rollout)] = placed(rollout, token_ends(rollout, ends, self.decode), shares(scores, self.how))
         return result
@@ -138,6 +153,8 @@ class SegmentedText:
 class SegmentedModel:
     """A reward model that is read at the end of each part of an answer: a process reward model at its steps, any one at tokens. ``placed``
     as in ``SegmentedText``."""
+
+    repeats: ClassVar[bool] = True  # asked again it would say the same
 
     name: str
     steps: StepScorer

@@ -70,6 +70,8 @@ def test_a_scale_goes_on_from_its_state():
     assert again == scale
     assert again.after([group(0.5)], QUANTILE) == scale.after([group(0.5)], QUANTILE)
     assert RewardScale.of_state(RewardScale().state()) == RewardScale()
+    older = {"seen": {"count": 3.0, "total": 8.0, "squares": 26.0}, "low": None, "high": None}
+    assert RewardScale.of_state(older).centre_and_spread(RUNNING) == pytest.approx(scale.centre_and_spread(RUNNING))
 
 
 def test_rewards_of_single_tokens_are_scaled_and_large_numbers_stay_exact():

@@ -157,3 +157,29 @@ def test_nothing_seen_and_large_numbers():
     assert (Moments().mean, Moments().variance) == (0.0, 0.0)
     large = torch.tensor([0.0, 100.0, 100.0]) + 2.0**24  # mean 200/3 above: no number of float32
     assert whiten(large, moments(large)).tolist() == pytest.approx([-(2**0.5), 0.5**0.5, 0.5**0.5], rel=1e-3)
+
+
+@pytest.mark.parametrize("centre", [0.0, 2.0**24, -1e12])
+def test_the_variance_is_that_of_the_distances_wherever_the_numbers_are(centre: float):
+    """0, 1, 5 and 2, 10 above ``centre``: mean 18/5, squared distances from it 65.2 in sum; in parts as in one."""
+    parts = [vec(0.0, 1.0, 5.0) + centre, vec(2.0) + centre, vec(10.0) + centre]
+    over = sum(map(moments, parts), Moments())
+    assert (over.count, over.mean - centre) == pytest.approx((5.0, 3.6), abs=1e-3)
+    assert over.variance == pytest.approx(65.2 / 5, rel=1e-4)
+    assert moments(torch.cat(parts)).variance == pytest.approx(65.2 / 5, rel=1e-4)
+
+
+def test_moments_of_nothing_add_nothing():
+    some = moments(vec(1.0, 3.0))
+    assert some == Moments(2.0, 2.0, 2.0)
+    assert some + Moments() == some == Moments() + some
+    assert moments(vec()) == Moments() == Moments() + Moments()
+
+
+def test_moments_go_on_from_a_checkpoint_also_of_an_older_format():
+    """1 and 3: sum 4, sum of squares 10, squared distances 2."""
+    some = moments(vec(1.0, 3.0))
+    assert Moments.of_state({"count": 2.0, "mean": 2.0, "deviations": 2.0}) == some
+    assert Moments.of_state({"count": 2.0, "total": 4.0, "squares": 10.0}) == some
+    assert Moments.of_state({"count": 0.0, "total": 0.0, "squares": 0.0}) == Moments()
+    assert Moments.of_state({"count": 3.0, "total": 0.3, "squares": 0.03 - 1e-12}).deviations == 0.0  # below 0 by rounding

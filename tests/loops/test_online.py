@@ -88,6 +88,16 @@ def test_the_greedy_answer_is_a_baseline_and_not_trained_on():
     assert sorted(asked) == [("p", 1, 2, 0.0), ("p", 2, 0, 1.0), ("q", 1, 2, 0.0), ("q", 2, 0, 1.0)]
 
 
+def test_the_greedy_answer_pays_the_same_price_for_its_length():
+    """Limit 10, buffer 5, factor 2: at 8 tokens -1.2, at 10 tokens -2, at 5 none. An answer like the greedy one is worth nothing."""
+    learner = CountingLearner()
+    settings = {"name": "remax", "kl": {"place": "none"}, "credit": {"overlong": {"factor": 2.0, "buffer": 0.5}}}
+    run = trainer(settings, {"p": [[7] * 8, [7] * 5, [7] * 8], "q": [[7] * 10, [7] * 10, [7] * 10]}, learner)
+    assert run.step(0)["reward_greedy"] == pytest.approx((8 - 1.2 + 10 - 2) / 2)
+    assert advantages(learner)["p/0"] == pytest.approx([0.0, 5 - 6.8])
+    assert advantages(learner)["q/0"] == [0.0, 0.0]
+
+
 def test_without_a_greedy_answer_a_prompt_is_left_out():
     learner = CountingLearner()
     run = trainer({"name": "remax", "kl": {"place": "none"}}, {"p": [[7], [7] * 5, []], "q": [[7], [7], [7]]}, learner)

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from keel.errors import UserError
 from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.ensemble import EnsembleSource
+from keel.rewards.model import ModelSource
+from keel.rewards.segments import SegmentedModel
 from keel.rewards.text import TextSource
 from keel.types import Group
 
@@ -127,3 +130,39 @@ def test_details_of_a_source_stand_beside_its_part(group: Callable) -> None:
 
     (found,) = apply_rewards([group("a", "b")], [Reward(Told(0))])
     assert {name: part.tolist() for name, part in found.parts.items()} == {"mended": [5.0, 1.0], "mended/length": [7.0, 8.0]}
+
+
+class Telling:
+    """Fails for sample 1 at first, and tells how often it was asked when it judged a sample; of what it is not asked, nothing."""
+
+    name = "telling"
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.details: dict[str, list[Tensor]] = {}
+
+    def score(self, groups: Sequence[Group]) -> list[Tensor]:
+        self.calls += 1
+        self.details = {"call": [torch.where(g.valid_G, float(self.calls), NAN) for g in groups]}
+        scores = [torch.where(g.valid_G, 1.0, NAN) for g in groups]
+        if self.calls == 1:
+            scores[-1][1] = NAN
+        return scores
+
+
+def test_what_was_told_of_the_others_stands_when_one_is_asked_again(group: Callable) -> None:
+    groups = [group("a", "b"), group("c", "d", "e", prompt_id="q")]
+    first, second = apply_rewards(groups, [Reward(Telling())], "retry")
+    assert first.parts["telling/call"].tolist() == [1.0, 1.0]
+    assert second.parts["telling/call"].tolist() == [1.0, 2.0, 1.0]
+    assert second.rewards_G.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_source_that_says_the_same_again_is_asked_once(group: Callable) -> None:
+    class Sure(Mended):
+        repeats = True
+
+    source = Sure(1)
+    (found,) = apply_rewards([group("a", "b")], [Reward(source)], "retry")
+    assert (len(source.asked), found.valid_G.tolist()) == (1, [False, True])
+    assert all(kind.repeats for kind in (ModelSource, EnsembleSource, SegmentedModel))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -170,6 +171,19 @@ def replace_invalid(found: Group) -> Group:
     from dataclasses import replace
 
     return replace(found, valid_G=torch.zeros(len(found.rollouts), dtype=torch.bool))
+
+
+def test_each_part_is_judged_once() -> None:
+    """By a judge that says 1, 2, 3 ... in turn: the whole (sum) and what is due at tokens are of the same scores."""
+    said = itertools.count(1)
+    config = SegmentsConfig(by="sentence", aggregate="sum")
+    counting = SegmentedText(TextSource("parts", lambda prompt, text: float(next(said))), splitter(config), "sum", decode)
+    given = group("One. Two.", "Three.")
+    scores = counting.score([given])
+    assert scores[0].tolist() == [3.0, 3.0]
+    assert next(said) == 4
+    due = [counting.placed[id(r)] for r in given.rollouts]
+    assert [float(d.sum()) for d in due] == [3.0, 3.0]
 
 
 def test_from_settings() -> None:
