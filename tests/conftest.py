@@ -14,6 +14,7 @@ import torch
 
 if TYPE_CHECKING:
     from keel.models.config import LoraConfig
+    from keel.models.heads import HeadSpec
     from keel.models.loading import Loaded  # not for the tests that need no model: it takes seconds
 
 os.environ.setdefault("KEEL_AUTO_PRECISION", "fp32")  # one precision on every machine, in processes that tests start too
@@ -69,10 +70,17 @@ def load() -> Callable[..., Loaded]:
     from keel.models.config import ModelOptions
     from keel.models.loading import load_model
 
-    def make(arch: str, query: str = "std=0.15", lora: LoraConfig | None = None, heads: frozenset = frozenset(), **options) -> Loaded:
+    def make(
+        arch: str,
+        query: str = "std=0.15",
+        lora: LoraConfig | None = None,
+        heads: frozenset = frozenset(),
+        score: HeadSpec | None = None,
+        **options,
+    ) -> Loaded:
         spec = arch if Path(arch).is_dir() else f"tiny:{arch}?{query}"
         try:
-            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, seed=3, new_heads=True)
+            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, 3, True, score)
         except ModelError as error:
             if "torchvision" in str(error):
                 pytest.skip(str(error))

@@ -102,3 +102,19 @@ def test_evaluation_has_its_own_sampling():
     assert (params.max_tokens, params.temperature, params.top_p, params.stop_tokens, params.banned_tokens) == (5, 0.3, 1.0, (7,), (9,))
     with pytest.raises((ConfigError, ValueError)):
         EvaluateConfig(samples=0)
+
+
+def test_repetition_is_a_mean_over_answers():
+    """Four words one after the other say everything twice; the other answer and no answer at all repeat nothing."""
+    repeated = "a b c a b c a b c a b c"
+    one = compare([row("a", [Answer(repeated)], [])], draws=10).text_before.repetition
+    two = compare([row("a", [Answer(repeated), Answer("x")], [])], draws=10)
+    assert one > 0.0
+    assert (two.text_before.repetition, two.text_after.repetition) == (pytest.approx(one / 2), 0.0)
+
+
+def test_what_is_drawn_hangs_on_the_seed_that_is_given():
+    """0 where none is."""
+    rows = [row(str(i), [Answer("x", 0.0)], [Answer("y", (0.0, 1.0, -1.0, 2.0)[i % 4] * i)]) for i in range(12)]
+    by_seed = [compare(rows, draws=50, seed=seed).gains["gold"] for seed in (0, 1)]
+    assert compare(rows, draws=50).gains["gold"] == by_seed[0] != by_seed[1]

@@ -39,6 +39,24 @@ def test_smoothing_by_hand() -> None:
     assert pair.label == pytest.approx(4 / 5)
 
 
+def test_ties_are_a_share_of_what_is_smoothed_too() -> None:
+    """Two wins, a loss, a tie and one made-up vote for each side: 3.5 of 6 and 1 of 6."""
+    (pair,) = aggregate(votes("112="), AggregateConfig(smoothing=1.0))
+    assert (pair.label, pair.tie) == (pytest.approx(3.5 / 6), pytest.approx(1 / 6))
+    (plain,) = aggregate(votes("112="))
+    assert (plain.label, plain.tie, plain.weight) == (2.5 / 4, 0.25, 1.0)
+
+
+def test_a_majority_is_no_tie_and_an_even_vote_is_one() -> None:
+    (most,) = aggregate(votes("112="), AggregateConfig(label="majority"))
+    (even,) = aggregate(votes("12"), AggregateConfig(label="majority", ties="keep"))
+    assert [(p.label, p.tie) for p in (most, even)] == [(1.0, 0.0), (0.5, 1.0)]
+
+
+def test_of_nothing_comes_nothing() -> None:
+    assert aggregate([]) == ()
+
+
 def test_majority_rounds() -> None:
     (pair,) = aggregate(votes("112="), AggregateConfig(label="majority", ties="keep"))
     assert pair.label == 1.0

@@ -97,3 +97,14 @@ def test_comparisons_in_either_order_are_one_item() -> None:
 def test_left_rate_counts_what_was_shown_on_the_left() -> None:
     votes = [vote("x", "first", order=(0, 1)), vote("y", "first", order=(1, 0)), vote("z", "second", order=(1, 0)), vote("w", "tie")]
     assert agreement(votes).left_rate == pytest.approx(2 / 3)
+
+
+def test_cohen_of_several_is_weighed_by_common_items() -> None:
+    """x and y share two items and agree: 1. x and z share four, half of them agreed with z always first: 0. y and z share two: 0."""
+    said = {"x": "1212", "y": "12  ", "z": "1111"}
+    names = {"1": "first", "2": "second"}
+    votes = [vote(who, names[o], item=f"i{i}") for who, outcomes in said.items() for i, o in enumerate(outcomes) if o != " "]
+    assert agreement(votes).cohen == pytest.approx((1.0 * 2 + 0.0 * 4 + 0.0 * 2) / 8)
+    assert math.isnan(agreement([vote("x", "first"), vote("y", "first")]).cohen), "nothing to disagree about"
+    assert math.isnan(agreement([]).tie_rate)
+    assert math.isnan(agreement([vote("x", "tie")]).left_rate)

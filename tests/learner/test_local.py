@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from keel.errors import ConfigError, DivergedError, ModelError
 from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.learner.optim import decay_groups, learning_rate, make_optimizer
 from keel.loops.online import with_signal
 from keel.models.config import LoraConfig
+from keel.models.heads import HeadSpec
 from keel.types import Batch, Branch, Counts, Encoded, LossOutput, Need, Outputs, Unit
 
 
@@ -154,6 +156,65 @@ def test_logprobs_values_and_scores_by_unit(load) -> None:
     for whole, parts in ((learner.logprobs(units), cut.logprobs(units)), (learner.values(units), cut.values(units))):
         assert all(close(p, w, 1e-5) for a, b in zip(whole, parts, strict=True) for w, p in zip(a, b, strict=True))
     assert all(close(p, w, 1e-5) for w, p in zip(learner.scores(units), cut.scores(units), strict=True))
+
+
+def test_what_members_and_dimensions_say_hangs_on_no_cut(load) -> None:
+    """The one score is the mean over members; a unit that is split keeps each branch's numbers in its place."""
+    units, spec = make_units(), HeadSpec(members=3, dimensions=("a", "b"), weights=(0.25, 0.75))
+    model = load("llama", heads=frozenset({"score"}), score=spec).model
+    whole, cut = (LocalInference(model, BatchConfig(inference_tokens=size)) for size in (4096, 1))
+    judged, scores, dimensions = whole.judgements(units), whole.scores(units), whole.dimensions(units)
+    assert all(members_GM.std(1).min() > 0 for members_GM, _ in judged), "members that agree would show nothing"
+    for (members_GM, _), score_G, dimensions_GD in zip(judged, scores, dimensions, strict=True):
+        assert members_GM.shape == (3, 3)
+        assert close(score_G, members_GM.mean(1))
+        assert close(score_G, dimensions_GD @ torch.tensor([0.25, 0.75]))
+    for found, expected in ((cut.scores(units), scores), (cut.dimensions(units), dimensions)):
+        assert all(close(f, e, 1e-5) for f, e in zip(found, expected, strict=True))
+    assert all(close(f[0], e[0], 1e-5) for f, e in zip(cut.judgements(units), judged, strict=True))
+
+
+def test_members_of_an_ensemble_have_one_zero(load) -> None:
+    """Each member's own mean is taken off before they are averaged: 1 of the first, -2 of the second."""
+    first, second = (load("llama", query=f"std={std}", heads=frozenset({"score"})).model for std in ("0.15", "0.1"))
+    both = replace(first, members=(replace(first, offset=1.0), replace(second, offset=-2.0)), offset=0.0)
+    units = make_units(3)
+    raw = [LocalInference(m, BatchConfig()).scores(units) for m in (first, second)]
+    for found, a, b in zip(LocalInference(both, BatchConfig()).scores(units), *raw, strict=True):
+        assert close(found, ((a - 1.0) + (b + 2.0)) / 2)
+
+
+@dataclass(frozen=True)
+class Apart(Probe):
+    """Notes the KL to the reference at every scored token, and whether a gradient is wanted."""
+
+    needs: frozenset[Need] = frozenset({"logprobs", "ref_kl"})
+    seen: list[Tensor] = field(default_factory=list)
+    gradients: list[bool] = field(default_factory=list)
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        self.seen.append(outputs.ref_kl_S.detach())
+        self.gradients.append(torch.is_grad_enabled())
+        return super().loss(batch, outputs, counts)
+
+
+def test_an_adapted_model_is_its_own_reference_with_its_adapters_off(load) -> None:
+    """And no gradient is formed where nothing is trained."""
+    learner, units = learner_of(load, lora=LoraConfig(r=4)), make_units(2)
+    objective = Apart()
+    learner.forward_backward(units, objective)
+    assert max(float(kl.abs().max()) for kl in objective.seen) < 1e-5, "before training they are one"
+    learner.discard_gradients()
+    generator = torch.Generator().manual_seed(0)
+    for _, parameter in learner.model.trainable():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    moved, beside = Apart(), Apart()
+    learner.evaluate(units, moved)
+    assert min(float(kl.mean()) for kl in moved.seen) > 1e-3
+    learner.reference = load("llama").model.freeze()
+    learner.evaluate(units, beside)
+    assert all(close(a, b, 1e-4) for a, b in zip(moved.seen, beside.seen, strict=True))
+    assert (objective.gradients, set(moved.gradients)) == ([True], {False})
 
 
 def test_temperature(load) -> None:
@@ -373,6 +434,17 @@ def test_non_finite_steps_are_skipped_counted_and_end_the_run(load) -> None:
     learner.forward_backward(make_units(1), bad)
     with pytest.raises(DivergedError, match="3 steps in a row"):
         learner.step()
+
+
+def test_steps_in_a_row_are_counted_on_after_a_resume(load) -> None:
+    first, second = learner_of(load), learner_of(load)
+    for _ in range(2):
+        first.forward_backward(make_units(1), Probe(factor=math.inf))
+        first.step()
+    second.load_state(*first.state())
+    second.forward_backward(make_units(1), Probe(factor=math.nan))
+    with pytest.raises(DivergedError, match="3 steps in a row"):
+        second.step()
 
 
 def test_lora_learning_rate_and_what_is_trained(load) -> None:

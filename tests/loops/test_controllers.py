@@ -38,6 +38,7 @@ def test_scheduled_is_a_straight_line():
 
 
 def test_doubling_and_halving():
+    assert [doubled_or_halved(1.0, kl, 3.0) for kl in (4.5, 4.51, 2.0, 1.99)] == [1.0, 2.0, 1.0, 0.5], "at the limits it stays"
     assert [doubled_or_halved(1.0, kl, 0.03) for kl in (0.046, 0.045, 0.03, 0.021, 0.019, 0.0)] == [2.0, 1.0, 1.0, 1.0, 0.5, 0.5]
 
 
@@ -71,6 +72,13 @@ def test_the_coefficient_of_the_next_step(control, after):
     assert resumed.algorithm(1) == coefficients.algorithm(1)
 
 
+@pytest.mark.parametrize(("steps", "prices"), [(1, [1.0]), (2, [1.0, 0.5]), (3, [1.0, 0.75, 0.5])])
+def test_a_scheduled_price_ends_with_the_last_step(steps: int, prices: list[float]):
+    kl = KL("reward", "k1", 1.0, Control("scheduled", end=0.5))
+    coefficients = Coefficients(replace(ALGORITHMS["rloo"], kl=kl), total_steps=steps)
+    assert [coefficients.algorithm(step).kl.coef for step in range(steps)] == prices
+
+
 def test_a_step_without_samples_moves_nothing():
     coefficients = with_control(Control("multiplicative", target=1.0))
     coefficients.update({}, samples=0, old_kl=None)
@@ -84,6 +92,7 @@ def test_the_price_of_the_old_policy_s_kl():
         coefficients.update({}, samples=4, old_kl=old_kl)
         assert coefficients.algorithm(1).policy_objective().old_kl_coef == after
     assert coefficients.state() == {"kl": 0.05, "old_kl": 1.0, "entropy": 0.0}
+    assert Coefficients(ALGORITHMS["dapo"], total_steps=5).state()["kl"] == 0.0
     ppo = Coefficients(ALGORITHMS["ppo"], total_steps=5)
     ppo.update({}, samples=4, old_kl=9.0)
     assert ppo.metrics(0) == {"kl_coef": 0.05}

@@ -17,6 +17,7 @@ from keel.rewards.compose import Reward, apply_rewards
 from keel.rewards.composer import Composer
 from keel.rewards.composition_config import CompositionConfig
 from keel.rewards.judge import Judge
+from keel.rewards.relations import Relations
 from keel.rewards.text import TextSource
 from keel.types import Group
 
@@ -145,6 +146,34 @@ def test_a_constraint_rises_until_it_holds(group: Groups) -> None:
     assert one.multipliers == [0.0]  # nothing was measured
 
 
+def test_among_normalised_scores_a_constraint_weighs_what_is_above_the_mean() -> None:
+    """Their mean is 0 whatever the level; what failed gets nothing."""
+    one = composer({"a": 1.0, "b": 0.0}, normalise="group", constraints=[{"source": "b", "at_least": 5.0, "start": 1.0}])
+    z = 0.5 / (math.sqrt(0.5) + 1e-4)
+    assert combined(one, a=(0.0, 1.0), b=(1.0, 0.0)) == pytest.approx([(-z + z) / 2, (z - z) / 2])
+    found = combined(one, (True, True, False), a=(0.0, 1.0, 9.0), b=(0.0, 1.0, 9.0))
+    assert found == pytest.approx([-z, z, 0.0])
+
+
+def test_what_was_not_measured_moves_nothing() -> None:
+    one = composer({"a": 1.0, "b": 1.0}, constraints=[{"source": "b", "at_least": 0.5, "start": 1.0}])
+    one.learn([])
+    assert one.multipliers == [1.0]
+
+
+def test_a_source_on_its_level_lacks_nothing(group: Groups) -> None:
+    one = composer({"a": 1.0, "b": 1.0}, learned={"levels": {"a": 0.5}, "window": 1, "factor": 2.0, "entropy": 0.0})
+    one.learn([scored(group, a=(0.25, 0.75), b=(0.0, 0.0))])
+    assert one.weights() == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+def test_a_run_begins_with_its_first_phase_and_weights_of_any_sign_can_be_kept() -> None:
+    one = composer({"a": 1.0, "b": 0.0, "c": -1.0}, phases=[{"until": 1, "weights": {"a": 3.0}}])
+    assert one.weights() == {"a": 3.0, "b": 0.0, "c": -1.0}
+    assert all(map(math.isfinite, one.state()["log_weights"]))
+    assert (one.recent[0].maxlen, one.state()["recent"]) == (1, [[], [], []])
+
+
 def test_evaluations_do_not_move_with_what_was_learned(group: Groups) -> None:
     rewards = (Reward(TextSource("a", lambda p, t: float(len(t)))), Reward(TextSource("b", lambda p, t: 0.0), 0.0))
     one = composer({"a": 1.0, "b": 0.0}, constraints=[{"source": "b", "at_least": 1.0, "start": 1.0}])
@@ -180,6 +209,54 @@ def test_levels_of_prompts_are_no_agreement(group: Groups) -> None:
         ]
     )
     assert one.summary()["correlations"]["a~b"] == pytest.approx(0.0)
+
+
+def test_relations_by_hand(group: Groups) -> None:
+    """The third group's best answer is one that failed, the fourth has one valid answer, the fifth no scores by b: these two say nothing.
+
+    Sums of products of distances from the groups' means. a with b: 0 - 1/2 + 3/2; a with a: 2 + 1/2 + 1/2; b with b: 6 + 1/2 + 9/2.
+    """
+    relations = Relations(["a", "b"])
+    first = replace(scored(group, a=(-1.0, 0.0, 1.0), b=(1.0, -2.0, 1.0)), rewards_G=torch.tensor([0.0, 5.0, 1.0]))
+    second = replace(scored(group, a=(0.0, 1.0), b=(1.0, 0.0)), rewards_G=torch.tensor([1.0, 0.0]))
+    third = scored(group, a=(0.0, 9.0, 1.0), b=(0.0, 9.0, 3.0))
+    third = replace(third, rewards_G=torch.tensor([-2.0, 9.0, -1.0]), valid_G=torch.tensor([True, False, True]))
+    fourth = replace(scored(group, a=(5.0, 9.0), b=(5.0, 9.0)), valid_G=torch.tensor([True, False]))
+    relations.add([first, second, third, fourth, scored(group, a=(1.0, 2.0))])
+    found = relations.summary()
+    assert found["correlations"] == {"a~b": pytest.approx(1 / math.sqrt(3 * 11))}
+    # on the front: sample 2 of the first (0 is beaten, 1 too), both of the second, sample 2 of the third; of 3 + 2 + 2 that are valid
+    assert found["pareto_share"] == pytest.approx(4 / 7)
+    assert found["best_on_front"] == pytest.approx(2 / 3)  # the first's best is sample 1
+    assert found["conflicts"] == []
+
+
+@pytest.mark.parametrize(("b", "conflict"), [((1.0, 0.9), True), ((0.0, 1.0, 1.0, 0.0), False), ((1.0, 1.0, 0.9, 1.0), True)])
+def test_a_conflict_is_a_clear_one(group: Groups, b: tuple[float, ...], conflict: bool) -> None:
+    relations = Relations(["a", "b"])
+    relations.add([scored(group, a=tuple(map(float, range(len(b)))), b=b)])
+    assert bool(relations.summary()["conflicts"]) is conflict
+
+
+def test_relations_need_two_sources_and_something_seen(group: Groups) -> None:
+    alone = Relations(["a"])
+    alone.add([scored(group, a=(1.0, 2.0))])
+    assert alone.summary() == {}
+    both = Relations(["a", "b"])
+    assert both.summary() == {}
+    assert (both.samples, both.on_front, both.best, both.best_on_front) == (0, 0, 0, 0)
+    assert both.add([scored(group, a=(2.0, 2.0), b=(0.0, 1.0))]) == {}, "no correlation where one says the same of all"
+
+
+def test_combinations_at_their_edges() -> None:
+    parts_KG = torch.tensor([[2.0, -1.0], [3.0, 4.0]], dtype=torch.float64)
+    nothing_KG = torch.zeros_like(parts_KG)
+    assert combine.worst(parts_KG, nothing_KG).tolist() == [0.0, 0.0], "no source has a weight"
+    half = combine.normalised(parts_KG, torch.tensor([True, False]))
+    assert half.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert combine.next_multiplier(0.05, 2.0, 1.0, 0.1, 5.0) == 0.0, "never below 0"
+    assert combine.next_multiplier(4.99, 0.0, 1.0, 0.1, 5.0) == 5.0
+    assert combine.next_multiplier(1.0, 0.5, 1.0, 0.1, 5.0) == pytest.approx(1.05)
 
 
 def test_the_pareto_front_by_hand() -> None:

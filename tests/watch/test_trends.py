@@ -32,6 +32,14 @@ def test_means_and_change_by_hand():
     assert "trend/loss/mean_10" not in trends.update({"entropy": 1.0})
 
 
+def test_the_change_is_between_the_two_halves():
+    """Of 0 to 99: means 24.5 and 74.5."""
+    trends = Trends()
+    found = [trends.update({"loss": float(step)}) for step in range(100)][-1]
+    assert found["trend/loss/change"] == pytest.approx(50 / 24.5)
+    assert (found["trend/loss/mean_10"], found["trend/loss/mean_100"]) == (94.5, 49.5)
+
+
 def test_a_change_from_zero_is_finite():
     trends = Trends()
     found = {}
@@ -93,3 +101,18 @@ def test_other_data_is_told():
     assert in_words(found).startswith("data: the 20 texts of these steps are unlike the rest, in standard errors: tokens +")
     assert in_words(drift(plain[:20], plain + odd)) == "data: the 20 texts of these steps are like the rest"
     assert in_words({}) == "data: nothing to compare"
+
+
+def test_how_far_is_far():
+    for z, far in ((4.0, False), (4.01, True), (-4.01, True), (-4.0, False)):
+        assert ("unlike" in in_words({"texts": 3.0, "length_z": z, "surprise_z": 0.0})) is far
+        assert ("unlike" in in_words({"texts": 3.0, "length_z": 0.0, "surprise_z": z})) is far
+
+
+def test_an_empty_text_has_nothing_surprising():
+    """Texts of tokens with shares 3/4 and 1/4, and one without any: surprises ln 4/3, ln 4/3, ln 4/3, ln 4, 0."""
+    whole = [torch.tensor(t, dtype=torch.int64) for t in ([0], [0], [0], [1], [])]
+    seen = [math.log(4 / 3)] * 3 + [math.log(4), 0.0]
+    mean = sum(seen) / 5
+    spread = math.sqrt(sum((x - mean) ** 2 for x in seen) / 5)
+    assert drift(whole[4:], whole)["surprise_z"] == pytest.approx(-mean / spread)

@@ -40,6 +40,73 @@ def test_default_warnings_speak_once_and_in_time(metrics: dict[str, float], step
     assert [(f.rule, f.step, f.level) for f in told] == [(rule, steps, "warning")]
 
 
+LIMITS = [  # metric, the last value that is in order, one that is not
+    ("kl", 2.0, 2.01),
+    ("objective/kl", 100.0, 100.1),
+    ("kl_point", 100.0, 100.1),
+    ("trend/reward/fall", 1.0, 1.01),
+    ("completions/failed_ratio", 0.99, 1.0),
+    ("grad_norm", 100.0, 100.1),
+    ("completions/mean_length", 2.0, 1.99),
+    ("entropy", 0.1, 0.09),
+    ("frac_reward_zero_std", 0.99, 1.0),
+    ("clip_ratio/region_mean", 0.3, 0.31),
+    ("policy/clipfrac_avg", 0.3, 0.31),
+    ("loss", -1e9, -math.inf),
+    ("reward", 0.0, math.nan),
+]
+
+
+@pytest.mark.parametrize(("metric", "fine", "not_fine"), LIMITS)
+def test_each_default_limit_is_where_it_is_said_to_be(metric: str, fine: float, not_fine: float):
+    steps = {"gradient": 1, "length": 1, "loss-non-finite": 1, "reward-non-finite": 1, "no-signal": 5}
+    (name,) = (rule.name for rule in resolve(WatchConfig()) if rule.metric == metric)
+    quiet, nothing = watch()
+    for step in range(20):
+        quiet.check(step, {metric: fine})
+    assert (nothing, quiet.alarmed) == ([], False)
+    guard, told = watch()
+    for step in range(1, 9):
+        guard.check(step, {metric: not_fine})
+    assert [(f.rule, f.step) for f in told] == [(name, steps.get(name, 3))]
+
+
+def test_every_default_rule_has_its_limit_above():
+    assert sorted(rule.metric for rule in resolve(WatchConfig())) == sorted(metric for metric, *_ in LIMITS)
+
+
+def test_a_rule_that_acts_alarms_from_its_first_step_on_and_no_longer_than_it_holds():
+    guard, _ = watch(rules=(ACTS,))
+    assert not guard.alarmed, "before the first step"
+    seen = []
+    for step, kl in enumerate([1.0, 3.0, 1.0, 3.0, 3.0, 3.0, 1.0]):
+        guard.check(step, {"kl": kl})
+        seen.append(guard.alarmed)
+    assert seen == [False, True, False, True, True, True, False]
+
+
+def test_the_harder_of_two_verdicts_is_given():
+    rules = (ACTS.model_copy(update={"for_steps": 1}), Rule(name="end", metric="z", compare=">", threshold=0.0, level="stop"))
+    guard, _ = watch(rules=rules)
+    assert guard.check(0, {"kl": 3.0, "z": 1.0}).action == "stop"
+    assert guard.check(1, {"kl": 3.0, "z": 0.0}).action == "rollback"
+
+
+def test_what_is_told_has_the_steps_it_took():
+    twice = Rule(name="twice", metric="x", compare="<=", threshold=0.0, for_steps=2, message="look")
+    guard, told = watch(rules=(ACTS, twice, Rule(name="once", metric="y", compare="non-finite")))
+    for step in range(2):
+        guard.check(step, {"x": 0.0})
+    assert told.pop().text == "x = 0 (<= 0 for 2 steps): look"
+    guard.load_state({})
+    for step in range(3):
+        guard.check(step, {"kl": 3.0, "y": math.inf})
+    assert [f.text for f in told] == ["y = inf (is not finite)", "kl = 3 (> 2 for 3 steps)"]
+    assert guard.state() == {"kl|kl": 3, "once|y": 3}
+    guard.check(3, {"kl": 1.0, "y": 0.0})
+    assert guard.state() == {}
+
+
 def test_healthy_metrics_are_silent():
     guard, told = watch()
     healthy = {
@@ -220,6 +287,21 @@ def test_early_stop_min_change_and_mode():
     assert stop.update(3, {"accuracy": 0.56})
     assert not stop.should_stop
     assert stop.best == Best(3, 0.56)
+
+
+def test_early_stop_min_change_downward():
+    stop = EarlyStop(EarlyStopConfig(metric="eval/loss", patience=2, min_change=0.05))
+    assert [stop.update(step, {"eval/loss": v}) for step, v in enumerate([1.0, 0.96, 0.94, 0.9])] == [True, False, True, False]
+    assert stop.best == Best(2, 0.94)
+
+
+def test_waiting_begins_with_the_first_evaluation_that_is_no_improvement():
+    stop = EarlyStop(EarlyStopConfig(metric="eval/loss", patience=2))
+    assert not stop.update(1, {"eval/loss": math.nan})
+    assert not stop.should_stop
+    stop.update(2, {"eval/loss": math.inf})
+    assert stop.should_stop
+    assert stop.best is None
 
 
 def test_an_equal_value_is_no_improvement():
