@@ -70,6 +70,7 @@ def mutants(path: Path) -> Iterator[tuple[str, str]]:
     """(what was done, source) of every mutant of one module."""
     tree = ast.parse(path.read_text())
     silent = {id(n) for part in _not_computed(tree) for n in ast.walk(part)}
+    around = {id(child): parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     for index, node in enumerate(ast.walk(tree)):
         if id(node) in silent:
             continue
@@ -78,7 +79,9 @@ def mutants(path: Path) -> Iterator[tuple[str, str]]:
             target = list(ast.walk(broken))[index]
             new = ast.Pass() if replacement is None else copy.deepcopy(replacement)
             _replace(broken, target, new)
-            yield f"{path.stem} {kind}: {ast.unparse(node)}", ast.unparse(ast.fix_missing_locations(broken))
+            where = around.get(id(node)) if isinstance(node, ast.Constant) else None
+            within = f" in {ast.unparse(where)}" if isinstance(where, ast.expr) else ""  # a number alone says little
+            yield f"{path.stem} {kind}: {ast.unparse(node)}{within}", ast.unparse(ast.fix_missing_locations(broken))
 
 
 def _not_computed(tree: ast.AST) -> Iterator[ast.AST]:

@@ -97,6 +97,7 @@ def test_comparisons_in_either_order_are_one_item() -> None:
 def test_left_rate_counts_what_was_shown_on_the_left() -> None:
     votes = [vote("x", "first", order=(0, 1)), vote("y", "first", order=(1, 0)), vote("z", "second", order=(1, 0)), vote("w", "tie")]
     assert agreement(votes).left_rate == pytest.approx(2 / 3)
+    assert agreement([*votes, vote("v", "first", order=(0, 1))]).left_rate == pytest.approx(3 / 4)
 
 
 def test_cohen_of_several_is_weighed_by_common_items() -> None:

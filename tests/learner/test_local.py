@@ -15,7 +15,7 @@ from keel.errors import ConfigError, DivergedError, ModelError
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
-from keel.learner.optim import decay_groups, learning_rate, make_optimizer
+from keel.learner.optim import PACE, TIE, decay_groups, learning_rate, make_optimizer
 from keel.loops.online import with_signal
 from keel.models.config import LoraConfig
 from keel.models.heads import HeadSpec
@@ -288,9 +288,11 @@ def test_state_is_refused_between_microbatches(load) -> None:
 
 
 def test_dropout_is_drawn_from_seed_and_step_alone(load) -> None:
-    def grads(disturb: bool, seed: int) -> Tensor:
+    def grads(disturb: bool, seed: int, steps: int = 0) -> Tensor:
         model = load("llama", lora=LoraConfig(r=4, dropout=0.5)).model
         learner = LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed)
+        for _ in range(steps):
+            learner.step()  # without gradients: the weights stay
         if disturb:
             torch.rand(17)
         before = torch.get_rng_state()
@@ -301,6 +303,21 @@ def test_dropout_is_drawn_from_seed_and_step_alone(load) -> None:
 
     assert torch.equal(grads(False, 1), grads(True, 1))
     assert not torch.equal(grads(False, 1), grads(False, 2))
+    assert not close(grads(False, 1), grads(False, 1, steps=1), 1e-3), "every step drops out others"
+
+
+def test_routers_are_balanced_once_however_many_micro_batches_there_are(load) -> None:
+    """The same unit once, and three times in a micro-batch each: one mean, of which each has a share of a third."""
+    (one,) = make_units(1)
+    found, told = [], []
+    for units in ([one], [replace(one, unit_id=f"copy{i}") for i in range(3)]):
+        learner = learner_of(load, "qwen3_moe", microbatch=one.n_tokens)
+        learner.model.router = replace(learner.model.router, coefficient=0.5)
+        told.append(learner.forward_backward(units, Probe(factor=0.0)).metrics["aux_loss"])
+        found.append(gradients(learner))
+    assert found[0].norm() > 0
+    assert close(found[1], found[0], 1e-4)
+    assert told[1] == pytest.approx(told[0], rel=1e-5)
 
 
 def test_every_micro_batch_has_its_own_dropout(load) -> None:
@@ -389,6 +406,28 @@ def test_the_rate_follows_the_plan_that_the_loop_tells(load) -> None:
     del state["progress"]  # as written before there was a plan: the steps made
     resumed.load_state(tensors, state)
     assert resumed.lr == pytest.approx(0.7)
+
+
+def test_a_rate_that_a_phase_sets_has_the_factor_of_adapters_and_of_emergencies(load) -> None:
+    for lora, factor in ((None, 1.0), (LoraConfig(r=2), 10.0)):
+        learner = learner_of(load, lora=lora)
+        learner.lr_now, learner.lr_scale = 2e-4, 0.5
+        assert learner.lr == pytest.approx(1e-4 * factor)
+
+
+def test_the_weight_of_a_tie_moves_at_its_own_pace(load) -> None:
+    """AdamW's first step is as long as the rate, whatever the gradient: of the tie thirty times as long."""
+    optim = OptimConfig(lr=1e-3, warmup_steps=0, schedule="constant", weight_decay=0.0)
+    model = load("llama", heads=frozenset({"score"}), score=HeadSpec(ties=True)).model
+    learner = LocalLearner(model, optim, BatchConfig(), 10, 0)
+    before = {name: p.detach().clone() for name, p in model.trainable()}
+    assert TIE in before
+    for _, p in model.trainable():
+        p.grad = torch.ones_like(p)
+    assert learner.step().metrics["lr"] == pytest.approx(1e-3)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.trainable()}
+    assert moved.pop(TIE) == pytest.approx(PACE * 1e-3, rel=1e-3)
+    assert max(moved.values()) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_norms_biases_and_embeddings_do_not_decay(load) -> None:

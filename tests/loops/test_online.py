@@ -121,6 +121,22 @@ def test_updates_end_before_the_one_that_finds_the_policy_too_far_away():
     assert (free.steps, free.discarded) == (3, 0)
 
 
+def test_every_pass_cuts_its_minibatches_anew():
+    """Each pass sees every prompt once, in parts whose sizes differ by one at most; no two passes or steps are cut alike."""
+    learner = CountingLearner()
+    script = {f"p{i}": [[7] * (i + 1), [7]] for i in range(7)}
+    run = trainer({"name": "grpo_trl", "epochs": 2, "minibatches": 2}, script, learner)
+    cuts = []
+    for step in range(2):
+        learner.trained.clear()
+        run.step(step)
+        parts = [tuple(u.unit_id.split("/")[0] for u in part) for part in learner.trained]
+        assert [len(p) for p in parts] == [4, 3] * 2
+        assert {*parts[0], *parts[1]} == {*parts[2], *parts[3]} == set(script)
+        cuts += [parts[0], parts[2]]
+    assert len(set(cuts)) == 4
+
+
 def test_the_first_update_is_never_stopped_and_is_its_own_old_policy():
     """Old log-probabilities that another pass recorded differ in rounding from the policy's own, which has not moved yet."""
     settings = {"name": "grpo_trl", "epochs": 2, "minibatches": 2, "clip": {"kl_stop": 1e-12}}

@@ -161,6 +161,24 @@ def test_what_was_not_measured_moves_nothing() -> None:
     assert one.multipliers == [1.0]
 
 
+def test_only_valid_samples_are_followed(group: Groups) -> None:
+    """What another source could not judge is no sample, whatever this one says of it. A mean over samples, not over groups."""
+    one = composer({"a": 1.0, "b": 1.0}, constraints=[{"source": "b", "at_least": 1.0, "start": 0.0, "lr": 1.0}])
+    half = replace(scored(group, a=(1.0, math.nan), b=(0.3, 9.0)), valid_G=torch.tensor([True, False]))
+    one.learn([half, scored(group, a=(0.0, 0.0), b=(0.6, 0.6))])
+    assert one.multipliers == [pytest.approx(1.0 - (0.3 + 0.6 + 0.6) / 3)]
+
+
+def test_a_run_that_goes_back_forgets_what_it_saw_since(group: Groups) -> None:
+    settings = {"learned": {"levels": {"a": 0.5}, "window": 3}, "constraints": [{"source": "b", "at_least": 0.7}]}
+    one, step = composer({"a": 1.0, "b": 1.0}, **settings), [scored(group, a=(0.1, 0.3), b=(0.2, 0.1))]
+    one.learn(step)
+    there = json.loads(json.dumps(one.state()))
+    one.learn(step)
+    one.load_state(there)
+    assert one.state() == there
+
+
 def test_a_source_on_its_level_lacks_nothing(group: Groups) -> None:
     one = composer({"a": 1.0, "b": 1.0}, learned={"levels": {"a": 0.5}, "window": 1, "factor": 2.0, "entropy": 0.0})
     one.learn([scored(group, a=(0.25, 0.75), b=(0.0, 0.0))])
@@ -170,6 +188,8 @@ def test_a_source_on_its_level_lacks_nothing(group: Groups) -> None:
 def test_a_run_begins_with_its_first_phase_and_weights_of_any_sign_can_be_kept() -> None:
     one = composer({"a": 1.0, "b": 0.0, "c": -1.0}, phases=[{"until": 1, "weights": {"a": 3.0}}])
     assert one.weights() == {"a": 3.0, "b": 0.0, "c": -1.0}
+    small = composer({"a": 0.25, "b": 0.5}, learned={"levels": {"a": 1.0}})
+    assert small.weights() == pytest.approx({"a": 0.25, "b": 0.5})
     assert all(map(math.isfinite, one.state()["log_weights"]))
     assert (one.recent[0].maxlen, one.state()["recent"]) == (1, [[], [], []])
 
@@ -182,6 +202,9 @@ def test_evaluations_do_not_move_with_what_was_learned(group: Groups) -> None:
     assert judge.evaluate((group("xx"),))[0].rewards_G.tolist() == [2.0]
     by_group = Judge(rewards, "drop_sample", composer({"a": 1.0, "b": 0.0}, normalise="group"))
     assert by_group.evaluate((group("xx"),))[0].rewards_G.tolist() == [2.0]  # one sample has no group
+    assert by_group.evaluate((group("xx", "x", failed=(1,)),))[0].rewards_G.tolist() == [2.0, 0.0]
+    failed = {"a": torch.tensor([1.0, math.nan]), "b": torch.tensor([1.0, 1.0])}
+    assert one.plain(failed, torch.tensor([True, False])).tolist() == [1.0, 0.0]
 
 
 # --- relations and state ----------------------------------------------------------------------------------------------------------
