@@ -52,7 +52,8 @@ SAME = {  # broken in the text only: what is computed is the same
     "group call: torch.zeros_like(group_B)",  # one group of all samples, whatever its number
     "gae call: torch.zeros_like(rewards_T)",  # with lambda 1 the values cancel out of the returns
     # thresholds of rules about what is not finite, which nobody reads
-    "rules number: 0.0 in ('loss-non-finite', 'loss', 'non-finite', 0.0, 1, 'warning', 'the loss is not finite, such a step changes nothing')",
+    "rules number: 0.0 in ('loss-non-finite', 'loss', 'non-finite', 0.0, 1, 'warning', "
+    "'the loss is not finite, such a step changes nothing')",
     "rules number: 0.0 in ('reward-non-finite', 'reward', 'non-finite', 0.0, 1, 'warning', 'the mean reward is not finite')",
     "drift compare-GtE: spread > 1e-09",
     "drift dropped-double: counts_V.double()",  # one rounding of float32
