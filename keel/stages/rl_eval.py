@@ -70,14 +70,17 @@ class RolloutEvaluator:
         return {f"{self.side}/{name}": value for name, value in group_metrics(groups).items()}
 
     def _picked(self, groups: Sequence[Group], step: int) -> dict[int, str]:
-        order = sorted(range(len(groups)), key=lambda k: float(groups[k].rewards_G[0]))
+        """Which prompts' first answers are kept, and why. One without a reward is neither the worst nor the best."""
+        judged = [k for k, group in enumerate(groups) if bool(group.valid_G[0])]
+        order = sorted(judged, key=lambda k: float(groups[k].rewards_G[0]))
         fixed = dict.fromkeys(range(min(self.probes, len(groups))), "fixed")
         rest = [k for k in order[1:-1] if k not in fixed]
         chance = {rest[stable_hash("random sample", step) % len(rest)]: "random"} if rest else {}
-        return {**fixed, **chance, order[0]: "worst", order[-1]: "best"}
+        return {**fixed, **chance, **({order[0]: "worst", order[-1]: "best"} if order else {})}
 
     def _row(self, group: Group, why: str, step: int) -> dict[str, str | int | float]:
         first = group.rollouts[0]
         raw = self.renderer.tokenizer.decode(first.tokens_T, skip_special_tokens=False)
-        answer = {"prompt": group.prompt.last_user_text, "text": first.text, "raw": raw, "reward": float(group.rewards_G[0])}
-        return {"step": step, **answer, "why": why}
+        answer = {"prompt": group.prompt.last_user_text, "text": first.text, "raw": raw}
+        reward = {"reward": float(group.rewards_G[0])} if bool(group.valid_G[0]) else {}
+        return {"step": step, **answer, **reward, "why": why}

@@ -111,6 +111,20 @@ def test_good_means_no_alarm_and_finite_metrics_since_the_one_before(tmp_path: P
     assert good_steps(events) == [1, 2], "1 is there because it is the best; each other one has an alarm behind it"
 
 
+def test_trends_go_on_where_they_were(tmp_path: Path) -> None:
+    """The mean over the last steps is the same whether the run was taken up again in between or not."""
+    rows = [{"x": 1.0, "reward": float(i), "reward_std": 1.0} for i in range(14)]
+    found = []
+    for name, attempts in (("whole", (14,)), ("in two", (6, 14))):
+        for steps in attempts:
+            events = Events()
+            harness(tmp_path / name, Scripted(rows[:steps]), events).train()
+        last = [e for e in events.all if e.kind == "step"][-1]
+        found.append({name: value for name, value in last.metrics.items() if name.startswith("trend/")})
+    assert found[0] == found[1]
+    assert found[0]["trend/reward/mean_10"] == 8.5
+
+
 def test_a_run_that_is_stopped_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     rows = [{"x": 1.0}, {"x": -1.0}, {"x": -1.0}, {"z": 1.0}]
     with pytest.raises(DivergedError, match="stopped at step 4: z = 1") as caught:

@@ -8,10 +8,12 @@ import peft
 import pytest
 import torch
 import transformers
+from peft.tuners.lora import LoraLayer
 
 from keel.errors import ModelError
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
+from keel.models import lora
 from keel.models.config import LoraConfig
 from keel.models.model import Model
 from keel.models.packed import PackedPlan
@@ -52,6 +54,25 @@ def test_saved_model_equals_in_plain_transformers(load, tmp_path, arch: str) -> 
     reloaded = load(str(tmp_path))
     assert (reloaded.processor is not None) == (loaded.processor is not None)
     torch.testing.assert_close(logits(reloaded.model), mine, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 8 / 4), (True, 8 / 4**0.5)])
+def test_adapters_count_alpha_over_the_rank_or_its_root(load, rslora: bool, scale: float) -> None:
+    """The change of a weight is ``scale * B A`` (Hu et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, arXiv:2312.03732)."""
+    model = load("llama", lora=LoraConfig(r=4, alpha=8, rslora=rslora)).model
+    perturb(model)
+    layer = next(m for m in model.module.modules() if isinstance(m, LoraLayer) and m.lora_A)
+    expected = scale * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    torch.testing.assert_close(layer.get_delta_weight("default"), expected)
+
+
+def test_each_merged_weight_is_rounded_by_draws_of_its_own(load, monkeypatch) -> None:
+    model, seeds = load("llama", lora=LoraConfig(r=4)).model, []
+    monkeypatch.setattr(lora, "round_unbiased", lambda value, seed: seeds.append(seed) or value)
+    lora.merged_state(model.module, torch.bfloat16)
+    assert len(seeds) == len(set(seeds)) > 7
+    lora.merged_state(model.module)
+    assert len(seeds) == len(set(seeds)), "what is saved in float32 is not rounded"
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3_moe", "llava"])

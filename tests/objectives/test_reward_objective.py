@@ -46,6 +46,12 @@ def test_the_hinge_asks_for_its_least_margin_and_for_the_data_s():
     assert loss(objective, units, scores).loss.item() == pytest.approx((1.0 + 0.5) / 2)
 
 
+def test_how_far_members_are_apart_is_over_them_all():
+    """1 and 3: 1 from their mean, without n - 1; 5 and 5: nothing; over two answers."""
+    units = [unit(2, PairTarget((Edge(0, 1),)))]
+    assert loss(RewardObjective(), units, judged([1.0, 3.0], [5.0, 5.0])).metrics["std/members"] == (1.0, 2.0)
+
+
 def test_smoothing_and_self_trust_move_the_label():
     units, scores = [unit(2, PairTarget((Edge(0, 1),)))], judged([0.0], [2.0])
     right, wrong = math.log1p(math.exp(2.0)), math.log1p(math.exp(-2.0))

@@ -47,6 +47,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> WorkerSource:
     return found
 
 
+def test_after_a_mistake_no_answer_of_an_earlier_question_comes_back(source: WorkerSource, prompt: Callable[..., Prompt]) -> None:
+    """One worker hangs while the other's mistake ends the call: what is asked next gets its own scores, from workers of its own."""
+    with pytest.raises(UserError):
+        source.judge([(prompt(), "hang"), (prompt(), "text")])
+    assert [float(s) for s in source.judge([(prompt(), "a"), (prompt(), "bb")])] == [1.0, 2.0]
+
+
 def test_order_is_kept_and_failures_are_told_apart(source: WorkerSource, prompt: Callable[..., Prompt]) -> None:
     texts = ["a", "hang", "bb", "die", "raise", "ccc", "exit", "why", "dddd"]
     scores = source.judge([(prompt(bonus=10), t) for t in texts])
