@@ -46,9 +46,6 @@ _CORRECTED = re.compile(
 )
 _RANGE = re.compile(r"^\s*(?:-|–|—|~|～|to\b|through\b|到|至)\s*(?=[\d\\$.])")
 _LISTED = re.compile(r"^\s*(?:,\s*and\b|,|、|and\b|和|及|与|&)\s*(?=[-+]?[\d\\$.])(?!\d{1,2}[*/+=x×])")
-_APPROX = re.compile(
-    r"\\approx(?![a-z])|≈|≒|\\simeq(?![a-z])|\\doteq(?![a-z])|,?\s*(?:which\s+is\s+)?(?:i\.e\.,?\s*)?\b(?:approximately|about|roughly)\b|约等于|约为?"
-)
 _ABOUT = re.compile(
     r"^(?:\s*(?:\\approx|≈|~|approximately|about|roughly|around|exactly|only|just|a\s+total\s+of|equal\s+to|大约|约为|约|一共|共有?|总共|正好|等于|为|是|:|=))+\s*",
     re.IGNORECASE,

@@ -12,8 +12,8 @@ from typing import Any
 from keel.data.text import count_keywords
 from keel.rewards import final
 from keel.rewards.config import ContainsReward
-from keel.rewards.equality import Comparison, Shape, shape_of
-from keel.rewards.final import readings_of, right_number
+from keel.rewards.equality import Comparison, Shape
+from keel.rewards.final import right_number
 from keel.rewards.quantity import read_quantity
 from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.thoughts import names_a_marker
@@ -102,25 +102,6 @@ def regex(config: RegexReward) -> TextReward:
         return Score(float(found in [t.strip() for t in truths]), f"found {_short(found)}")
 
     return judge
-
-
-def final_number(text: str) -> Fraction | None:
-    r"""The number that a solution settles on: of its ``\boxed{}``, ``####`` or "answer is" if there is one, otherwise the last number; None
-    where it has none, or several that differ. Fractions and mixed numbers (``1/2``, ``3 1/2``, ``\frac{1}{2}``) are one number; of a
-    percentage it is the one before the sign."""
-    found = readings_of(text, numbers=True)
-    if isinstance(found, str) or any(r.bound for r in found):
-        return None
-    values = [_number(e) for r in found for e in (r.expressions or (r.words,))]
-    return values[-1] if values and len(set(values)) == 1 else None
-
-
-def _number(expression: str) -> Fraction | None:
-    shape = shape_of(expression)
-    while shape.kind == "relation" and set(shape.marks.split()) == {"="}:
-        shape = shape.parts[-1]
-    number = read_quantity(shape.text) if shape.kind == "leaf" else None
-    return None if number is None else number.value
 
 
 def with_truth(key: str, judge: Callable[[str, str], Score]) -> TextReward:

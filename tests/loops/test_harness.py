@@ -120,9 +120,21 @@ def test_trends_go_on_where_they_were(tmp_path: Path) -> None:
             events = Events()
             harness(tmp_path / name, Scripted(rows[:steps]), events).train()
         last = [e for e in events.all if e.kind == "step"][-1]
-        found.append({name: value for name, value in last.metrics.items() if name.startswith("trend/")})
+        found.append({name: value for name, value in last.data["metrics"].items() if name.startswith("trend/")})
     assert found[0] == found[1]
     assert found[0]["trend/reward/mean_10"] == 8.5
+
+
+def test_a_phase_evaluates_after_its_own_steps(tmp_path: Path) -> None:
+    """Steps 1 to 4 belong to the first phase, which evaluates every second one; 5 to 8 to the other, which does after each."""
+    phases = [{"name": "a", "until": 0.5, "eval_every": 2}, {"name": "b", "until": 1.0, "eval_every": 1}]
+    events, evaluations = Events(), {step: {"eval/loss": 1.0} for step in range(9)}
+    harness(tmp_path / "run", Scripted([{"x": 1.0}] * 8, evaluations), events, phases=phases, eval_at_start=False).train()
+    assert [e.step for e in events.all if e.kind == "eval"] == [2, 4, 5, 6, 7, 8, 8], "the last is the test"
+    phases = [{"name": "a", "until": 0.5, "eval_every": 4}, {"name": "b", "until": 1.0, "eval_every": 0}]
+    events = Events()
+    harness(tmp_path / "other", Scripted([{"x": 1.0}] * 8, evaluations), events, phases=phases, eval_at_start=False).train()
+    assert [e.step for e in events.all if e.kind == "eval"] == [4, 8, 8]
 
 
 def test_a_run_that_is_stopped_names_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_controller_counts_the_samples_that_were_measured(script: Mapping[str,
 
 def test_a_prompt_that_balanced_drawing_repeats_is_asked_once() -> None:
     meta = {"p": {"kind": "often"}, "q": {"kind": "often"}, "r": {"kind": "often"}, "s": {"kind": "rare"}}
-    run = trainer({"name": "grpo_trl"}, {name: RICH for name in meta}, meta, balance_by="kind")
+    run = trainer({"name": "grpo_trl"}, dict.fromkeys(meta, RICH), meta, balance_by="kind")
     for step in range(3):
         run.step(step)
     asked = [(r.prompt_id, r.attempt) for r in run.actors.sampler.requests]  # type: ignore[attr-defined]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 
 from keel.rewards import verifier
 from keel.rewards.config import ContainsReward, ExactReward, NumericReward, RegexReward
+from keel.rewards.equality import shape_of
+from keel.rewards.final import readings_of
+from keel.rewards.quantity import read_quantity
 from keel.rewards.text import TextSource
 
 
@@ -25,6 +29,23 @@ def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callab
     assert strict(prompt(extra={"answer": "Paris"}), "paris") == 0.0
     assert strict(prompt(extra={"answer": "巴黎"}), "巴黎 ") == 1.0
     assert strict(prompt(extra={"answer": 7}), "7") == 1.0
+
+
+def settled_on(text: str) -> Fraction | None:
+    """The one number that an answer's readings come to; None where there is none, or several that differ."""
+    found = readings_of(text, numbers=True)
+    if isinstance(found, str) or any(r.bound for r in found):
+        return None
+    values = [_number(e) for r in found for e in (r.expressions or (r.words,))]
+    return values[-1] if values and len(set(values)) == 1 else None
+
+
+def _number(expression: str) -> Fraction | None:
+    shape = shape_of(expression)
+    while shape.kind == "relation" and set(shape.marks.split()) == {"="}:
+        shape = shape.parts[-1]
+    number = read_quantity(shape.text) if shape.kind == "leaf" else None
+    return None if number is None else number.value
 
 
 @pytest.mark.parametrize(
@@ -57,8 +78,8 @@ def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callab
         ("10 of 1/0", None),
     ],
 )
-def test_final_number(text: str, number: float | None) -> None:
-    assert verifier.final_number(text) == number
+def test_the_number_that_an_answer_settles_on(text: str, number: float | None) -> None:
+    assert settled_on(text) == number
 
 
 def test_numeric_with_tolerance(prompt: Callable) -> None:
