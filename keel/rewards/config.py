@@ -149,6 +149,14 @@ class ModelReward(SegmentedConfig):
             raise ValueError("mean and std are one model's: each of ensemble.members has its own scale, leave them out")
         return self
 
+    @model_validator(mode="after")
+    def _says_the_same_again(self) -> ModelReward:
+        if self.on_failure == "retry":
+            raise ValueError(
+                "on_failure=retry would have no effect, a reward model says the same again: set drop_sample or stop, or leave it out"
+            )
+        return self
+
 
 class RulesReward(SegmentedConfig, IsolatedConfig, FormConfig):
     """Rules of form, from a file or written here."""

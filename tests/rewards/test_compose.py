@@ -12,6 +12,7 @@ from torch import Tensor
 
 from keel.errors import UserError
 from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.config import ModelReward
 from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.model import ModelSource
 from keel.rewards.segments import SegmentedModel
@@ -166,3 +167,10 @@ def test_a_source_that_says_the_same_again_is_asked_once(group: Callable) -> Non
     (found,) = apply_rewards([group("a", "b")], [Reward(source)], "retry")
     assert (len(source.asked), found.valid_G.tolist()) == (1, [False, True])
     assert all(kind.repeats for kind in (ModelSource, EnsembleSource, SegmentedModel))
+    with pytest.raises(ValueError, match="on_failure=retry would have no effect"):
+        ModelReward(name="rm", path="x", on_failure="retry")
+    assert [ModelReward(name="rm", path="x", on_failure=way).on_failure for way in ("drop_sample", "stop", None)] == [
+        "drop_sample",
+        "stop",
+        None,
+    ]
