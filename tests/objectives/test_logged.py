@@ -79,6 +79,7 @@ def test_awr_by_hand() -> None:
     assert metrics["weights/max"] == pytest.approx(math.exp(2))
     assert metrics["logged_reward"] == pytest.approx(2.0)
     assert metrics["advantages/above"] == pytest.approx(1 / 3)
+    assert metrics["answers/alone"] == pytest.approx(1 / 3)
     assert (metrics["logps/above"], metrics["logps/below"]) == pytest.approx((-1.0, -4.5 / 4))
 
 
@@ -162,14 +163,14 @@ def test_settings_that_nothing_would_read_are_refused(settings: dict[str, object
 def test_an_answer_alone_is_neither_imitated_nor_pushed_away(name: str) -> None:
     """Beside a prompt with two answers stand prompts with one, rewards low and high: those count in the mean and weigh nothing."""
     objective, (pair, single) = LoggedObjective(name), units()  # type: ignore[arg-type]
-    lone = [replace(single, unit_id=f"lone{r}", target=RatingTarget(({"reward": r},))) for r in (-5.0, 50.0)]
+    lone = [replace(single, unit_id=f"lone{r}", target=RatingTarget(({"reward": r},))) for r in (-5.0, 50.0, 1.0)]
     batch = pack(objective.credited([pair, *lone]))
     logprobs_S = torch.full_like(batch.signals["advantages"], -1.0).requires_grad_()
     output = objective.loss(batch, Outputs(logprobs_S), objective.counts(batch.units))
     output.loss.backward()
     assert logprobs_S.grad is not None
-    assert (logprobs_S.grad != 0).tolist() == [True] * 3 + [False] * 4
+    assert (logprobs_S.grad != 0).tolist() == [True] * 3 + [False] * 6
     total, n = output.metrics["answers/alone"]
-    assert total / n == pytest.approx(2 / 4)
+    assert total / n == pytest.approx(3 / 5)
     for other in ("batch", "none"):
         assert (pack(LoggedObjective(baseline=other).credited([pair, *lone])).signals["compared"] == 1).all()  # type: ignore[arg-type]

@@ -225,7 +225,33 @@ def test_a_sink_that_always_fails_is_asked_seldom_and_told_twice(caplog: pytest.
     assert "5000 events never got there" in caplog.text
 
 
-def test_a_full_disk_tears_no_row_of_the_local_files(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_recovery_a_sink_is_trusted_again() -> None:
+    """Three failures in a row, and one much later: then a single event is waited for, as after a first failure."""
+    sink = Flaky(1, 2, 3, 40)
+    bus = EventBus([sink])
+    waits = []
+    for step in range(80):
+        bus.emit("step", step)
+        waits.append(len(bus._deliveries[0].waiting))
+    later = waits[waits.index(0) :]
+    assert max(later) == 2
+    assert later.count(0) == len(later) - 2
+
+
+def test_the_run_s_own_files_keep_whatever_waits() -> None:
+    """A full disk may stay full for long; what a tracker would lose by then is written once there is room."""
+    sink = Flaky(always=True)
+    sink.essential = True  # type: ignore[attr-defined]
+    bus = EventBus([sink])
+    for step in range(MOST_WAITING + 7):
+        bus.emit("step", step)
+    sink.always = False
+    bus.close()
+    assert sink.got == list(range(MOST_WAITING + 7))
+
+
+@pytest.mark.parametrize("every", [3, 4, 5, 7])
+def test_a_full_disk_tears_no_row_of_the_local_files(every: int, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some writes stop in the middle of a line; once there is room again every row is there, once, and in order."""
     bus, writes = EventBus([JsonlSink(run)]), [0]
 
@@ -244,7 +270,7 @@ def test_a_full_disk_tears_no_row_of_the_local_files(run: RunDir, monkeypatch: p
 
         def write(self, data: bytes) -> None:
             writes[0] += 1
-            if writes[0] % 3 == 0:
+            if writes[0] % every == 0:
                 self.file.write(data[: len(data) // 2])
                 raise OSError(28, "No space left on device")
             self.file.write(data)
