@@ -57,6 +57,13 @@ def test_the_fall_of_the_reward_is_in_units_of_its_spread():
     assert feed(trends, [0.1] * 5, 0.0)["trend/reward/fall"] == pytest.approx(0.4)
 
 
+def test_a_fall_needs_ten_steps_of_both_rewards_and_their_spread():
+    trends = Trends()
+    for step in range(12):
+        found = trends.update({"reward": 1.0, **({"reward_std": 0.5} if step < 3 else {})})
+    assert "trend/reward/fall" not in found
+
+
 def test_trends_go_on_from_their_state():
     values = [0.3, 0.9, 0.1] * 40
     undisturbed, first, second = Trends(), Trends(), Trends()

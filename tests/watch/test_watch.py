@@ -266,6 +266,8 @@ def test_patience_alone_leaves_the_stage_its_own_metric():
     found = settled(EarlyStopConfig(patience=3), own)
     assert (found.metric, found.mode, found.patience) == ("eval/reward", "max", 3)
     assert settled(None, own) == own
+    assert settled(EarlyStopConfig(mode="min"), own).mode == "min", "what is written down holds"
+    assert settled(EarlyStopConfig(), EarlyStopConfig()).metric == "eval/loss"
     assert settled(EarlyStopConfig(metric="eval/loss"), own).mode == "min"
 
 
