@@ -10,9 +10,10 @@ from typing import Any
 
 from keel.data.dialogue import dialogue
 from keel.data.errors import FieldError
-from keel.data.fields import Fields, as_flag, as_message, as_messages, as_number, make_prompt, place_images
-from keel.data.sources import json_type
+from keel.data.fields import SYSTEM, Fields, as_flag, as_number, make_prompt, place_images
+from keel.data.rows import json_type
 from keel.data.turn_flags import flag_row
+from keel.data.turns import as_list, as_message, as_messages
 from keel.types import Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
 
 Meta = Mapping[str, Any]
@@ -43,11 +44,13 @@ def read_prompt(fields: Fields, meta: Meta, name: str = "prompt") -> Prompt:
     if isinstance(value, dict):
         inner = Fields(fields.raw, {})
         inner.values = {k: v for k, v in value.items() if v is not None} | {
-            k: v for k, v in fields.values.items() if k in ("image", "images")
+            k: v for k, v in fields.values.items() if k in ("image", "images", *SYSTEM)
         }
         messages = as_messages(f"{name}.messages", inner.get("messages") or ())
         text = inner.optional_text("text") if "text" in inner and not messages else None
         return make_prompt(inner, messages, text, {**inner.mapping("meta"), **meta})
+    if not isinstance(as_list(name, value), list):
+        raise FieldError(name, f"must be text, messages or a prompt object, is {json_type(value)}")
     messages = fields.messages(name)
     if messages[-1].role == "assistant":
         raise FieldError(name, "ends with an assistant turn; a prompt ends before the answer")
@@ -149,11 +152,11 @@ def prompt_completion(fields: Fields, meta: Meta) -> Demonstration:
 
 
 def messages(fields: Fields, meta: Meta) -> Demonstration:
-    return _demonstration(fields, _with_system(fields, fields.messages("messages")), meta, "messages")
+    return _demonstration(fields, fields.messages("messages"), meta, "messages")
 
 
 def messages_prompt(fields: Fields, meta: Meta) -> Prompt:
-    found = _with_system(fields, fields.messages("messages"))
+    found = fields.messages("messages")
     if found[-1].role == "assistant":
         raise FieldError("messages", "ends with an assistant turn; a prompt ends before the answer")
     return make_prompt(fields, found, None, _truth(fields, meta))
@@ -174,6 +177,8 @@ def _after_prompt(fields: Fields, name: str, prompt: Prompt) -> Turns:
     if found[0].role == "assistant":
         return _checked(name, found)
     asked = prompt.messages or (Message("user", prompt.text or ""),)
+    if found[0].role != "system" and asked[0].role == "system":
+        asked = asked[1:]  # the row's own system prompt, in a column
     if found[: len(asked)] != asked:
         raise FieldError(name, "its first turns are not those of the prompt")
     return _checked(name, found[len(asked) :])
@@ -230,7 +235,7 @@ def stepwise(fields: Fields, meta: Meta) -> Steps:
 
 
 def _alpaca_prompt(fields: Fields, meta: Meta) -> Prompt:
-    turns = [Message("system", fields.text("system"))] if fields.optional_text("system").strip() else []
+    turns: list[Message] = []
     history = fields.get("history", [])
     if not isinstance(history, list | tuple):
         raise FieldError("history", f"must be a list of pairs [question, answer], is {json_type(history)}")
@@ -262,19 +267,8 @@ def alpaca_unpaired(fields: Fields, meta: Meta) -> Unpaired:
     return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag("kto_tag"))
 
 
-def _with_system(fields: Fields, found: Turns) -> Turns:
-    system = fields.optional_text("system")
-    if not system.strip():
-        return found
-    if found[0].role != "system":
-        return (Message("system", system), *found)
-    if found[0].text.strip() != system.strip():
-        raise FieldError("system", "is another one than the system turn of the conversation; data.keys={unused: system} sets it aside")
-    return found
-
-
 def sharegpt(fields: Fields, meta: Meta) -> Demonstration:
-    return _demonstration(fields, _with_system(fields, fields.messages("conversations")), meta, "conversations")
+    return _demonstration(fields, fields.messages("conversations"), meta, "conversations")
 
 
 def sharegpt_preference(fields: Fields, meta: Meta) -> Pair:
@@ -286,7 +280,7 @@ def messages_preference(fields: Fields, meta: Meta) -> Pair:
 
 
 def _turns_preference(fields: Fields, meta: Meta, name: str) -> Pair:
-    asked = _with_system(fields, fields.messages(name))
+    asked = fields.messages(name)
     if asked[-1].role == "assistant":
         raise FieldError(name, "ends with an assistant turn; a prompt ends before the answers")
     prompt = make_prompt(fields, asked, None, meta)
@@ -295,7 +289,7 @@ def _turns_preference(fields: Fields, meta: Meta, name: str) -> Pair:
 
 
 def sharegpt_unpaired(fields: Fields, meta: Meta) -> Unpaired:
-    return _last_turn(fields, _with_system(fields, fields.messages("conversations")), meta, "conversations", "kto_tag")
+    return _last_turn(fields, fields.messages("conversations"), meta, "conversations", "kto_tag")
 
 
 def _last_turn(fields: Fields, found: Turns, meta: Meta, name: str, flag: str) -> Unpaired:
@@ -305,14 +299,14 @@ def _last_turn(fields: Fields, found: Turns, meta: Meta, name: str, flag: str) -
 
 
 def swift_preference(fields: Fields, meta: Meta) -> Pair:
-    found = _with_system(fields, fields.messages("messages"))
+    found = fields.messages("messages")
     chosen = _checked(f"messages.{len(found) - 1}", found[-1:])
     rejected = _answer("rejected_response", fields.need("rejected_response"))
     return _pair(fields, make_prompt(fields, found[:-1], None, meta), chosen, rejected)
 
 
 def swift_unpaired(fields: Fields, meta: Meta) -> Unpaired:
-    return _last_turn(fields, _with_system(fields, fields.messages("messages")), meta, "messages", "label")
+    return _last_turn(fields, fields.messages("messages"), meta, "messages", "label")
 
 
 # --- other tools' files ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
@@ -12,35 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from keel.data.errors import FieldError
-from keel.data.sources import RawRow, json_type
-from keel.data.turn_flags import check_block, split_flags
+from keel.data.rows import RawRow, json_type
+from keel.data.turns import as_image, as_list, as_messages
+from keel.runs.logs import plain
 from keel.types import ImagePart, Message, Prompt, TextPart
 
 IMAGE_MARK = "<image>"
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-}
 _FOR_TEMPLATES = {  # columns that others hand to the chat template row by row
     "chat_template_kwargs": "set render.template_args for the whole file",
     "documents": "put their texts into a turn",
 }
 _EMPTY_CELLS = ("nan", "none", "null", "<na>", "#n/a")  # what tools write where a table has no value
+SYSTEM = ("system", "system_prompt", "system_message")  # columns with a system prompt
 _TABLES = (".csv", ".tsv", ".parquet")
-_CALLS = ("function_call", "tool_call")
-_ROLE_KEYS, _TEXT_KEYS = ("role", "from"), ("content", "value")
 
 
 class Fields:
@@ -103,7 +86,7 @@ class Fields:
         return value
 
     def list(self, name: str, item: type | None = None) -> list[Any]:
-        value = self.need(name)
+        value = as_list(name, self.need(name))
         if not isinstance(value, list) or not value:
             raise FieldError(name, f"must be a list with something in it, is {'empty' if value == [] else json_type(value)}")
         for i, entry in enumerate(value):
@@ -173,119 +156,6 @@ def as_flag(name: str, value: Any) -> bool:
     if str(value).lower() in known:
         return known[str(value).lower()]
     raise FieldError(name, f"must be true or false, is {str(value)[:40]!r}")
-
-
-def as_messages(name: str, value: Any) -> tuple[Message, ...]:
-    """Messages from dictionaries; roles mapped to system, user, assistant, tool."""
-    if not isinstance(value, list | tuple):
-        raise FieldError(name, f"must be a list of messages, is {json_type(value)}")
-    return tuple(as_message(f"{name}.{i}", entry) for i, entry in enumerate(value))
-
-
-def as_message(name: str, value: Any) -> Message:
-    """One message from ``{role, content}`` (chat) or ``{from, value}`` (ShareGPT); other keys go to ``extra``."""
-    if not isinstance(value, dict):
-        raise FieldError(name, f"must be an object with role and content, is {json_type(value)}")
-    role_key = next((k for k in _ROLE_KEYS if k in value), None)
-    text_key = next((k for k in _TEXT_KEYS if k in value), None)
-    if role_key is None:
-        raise FieldError(name, f"has no role (keys: {', '.join(value)})")
-    role = value[role_key]
-    if not isinstance(role, str) or role not in ROLES:
-        raise FieldError(f"{name}.{role_key}", f"unknown role {role!r}; known: system, user, assistant, tool")
-    more = value.get("extra") or {}
-    if not isinstance(more, dict):
-        raise FieldError(f"{name}.extra", f"must be an object, is {json_type(more)}")
-    rest = {k: v for k, v in value.items() if k not in (role_key, text_key, "extra") and v not in (None, [])}
-    extra, trained = split_flags(name, rest | more, ROLES[role])
-    if "function_call" in extra and "tool_calls" not in extra:  # OpenAI's older way
-        extra["tool_calls"] = _calls(f"{name}.function_call", extra.pop("function_call"))
-    if "tool_calls" in extra:
-        extra["tool_calls"] = _as_calls(f"{name}.tool_calls", extra["tool_calls"])
-    content = value.get(text_key) if text_key else None
-    if role in _CALLS:
-        extra["tool_calls"] = _calls(f"{name}.{text_key}", content)
-        content = ""
-    if content is None:
-        if not (role == "assistant" and "tool_calls" in extra):
-            raise FieldError(name, "has no content")
-        content = ""
-    return Message(ROLES[role], as_content(f"{name}.{text_key or 'content'}", content), extra, trained or ROLES[role] != "assistant")
-
-
-def _as_calls(name: str, calls: Any) -> list[dict[str, Any]]:
-    """Tool calls as templates read them: a list of ``{function: {name, arguments}}``, or of ``{name, arguments}``. ``parameters`` is
-    another name of the arguments; a call without any has none."""
-    if not isinstance(calls, list):
-        raise FieldError(name, f"must be a list of objects, is {json_type(calls)}")
-    found: list[dict[str, Any]] = []
-    for i, call in enumerate(calls):
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise FieldError(f"{name}.{i}", "a tool call needs a name and arguments")
-        if "arguments" in function and "parameters" in function:
-            raise FieldError(f"{name}.{i}", "a tool call has arguments or parameters, not both")
-        given = function.get("arguments", function.get("parameters"))
-        function = {**{k: v for k, v in function.items() if k != "parameters"}, "arguments": {} if given is None else given}
-        found.append({**call, "function": function} if "function" in call else function)
-    return found
-
-
-def _calls(name: str, content: Any) -> list[dict[str, Any]]:
-    """The calls of a turn whose text is the call."""
-    try:
-        found = json.loads(content) if isinstance(content, str) else content
-    except json.JSONDecodeError as error:
-        raise FieldError(name, f"a tool call must be JSON: {error.msg}") from None
-    calls = _as_calls(name, found if isinstance(found, list) else [found])
-    return [c if "function" in c else {"type": "function", "function": c} for c in calls]
-
-
-def as_content(name: str, value: Any) -> str | tuple[TextPart | ImagePart, ...]:
-    """Text, or content blocks: ``{type: text}``, ``{type: image}``, ``{type: image_url}``. Blocks of text alone become plain text."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list | tuple):
-        raise FieldError(name, f"must be text or a list of content blocks, is {json_type(value)}")
-    parts: list[TextPart | ImagePart] = []
-    for i, block in enumerate(value):
-        kind = block.get("type") if isinstance(block, dict) else None
-        if isinstance(block, dict):
-            check_block(f"{name}.{i}", block)
-        if kind == "text" and isinstance(block.get("text"), str):
-            parts.append(TextPart(block["text"]))
-        elif kind in ("image", "image_url"):
-            source = next((block[k] for k in ("image_url", "image", "url", "path", "source") if block.get(k) is not None), "")
-            parts.append(ImagePart(source) if source == "" else as_image(f"{name}.{i}", source, ""))
-        else:
-            raise FieldError(f"{name}.{i}", f"unknown content block of type {kind!r}; known: text, image, image_url")
-    if all(isinstance(p, TextPart) for p in parts):
-        return "".join(p.text for p in parts if isinstance(p, TextPart))
-    return tuple(parts)
-
-
-def as_image(name: str, value: Any, folder: str) -> ImagePart:
-    """A path (relative ones start at ``folder``), a ``data:`` URL, ``{path | url | bytes}``, or a decoded image."""
-    if isinstance(value, dict):
-        inner = value.get("bytes") or value.get("url") or value.get("path")
-        if inner is None:
-            raise FieldError(name, f"an image needs bytes, url or path (keys: {', '.join(value)})")
-        value = inner
-    if isinstance(value, bytes):
-        return ImagePart("data:image;base64," + base64.b64encode(value).decode())
-    if hasattr(value, "save") and hasattr(value, "tobytes"):  # a decoded image of the datasets package
-        import io
-
-        buffer = io.BytesIO()
-        value.save(buffer, format="PNG")
-        return ImagePart("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
-    if not isinstance(value, str) or not value:
-        raise FieldError(name, f"must be a path or a data: URL, is {json_type(value)}")
-    if value.startswith(("http://", "https://")):
-        raise FieldError(name, "images on the web are not fetched; download them and give paths")
-    if value.startswith("data:"):
-        return ImagePart(value)
-    return ImagePart(str(Path(folder) / value))
 
 
 def place_images(messages: Sequence[Message], images: Sequence[ImagePart], folder: str) -> tuple[Message, ...]:
@@ -362,12 +232,32 @@ def _plain(content: str | tuple[TextPart | ImagePart, ...], folder: str) -> Any:
     return [["text", p.text] if isinstance(p, TextPart) else ["image", p.source.removeprefix(folder).lstrip("/\\")] for p in content]
 
 
+def _with_system(fields: Fields, messages: Sequence[Message], text: str | None) -> tuple[Sequence[Message], str | None]:
+    """Messages and text of a prompt with the row's system prompt in front. Raises FieldError where another one stands there."""
+    name = next((n for n in SYSTEM if n in fields and fields.optional_text(n).strip()), None)
+    if name is None:
+        return messages, text
+    system, aside = fields.optional_text(name), f"; data.keys={{unused: {name}}} sets the column aside"
+    if any(n in fields and fields.optional_text(n).strip() not in ("", system.strip()) for n in SYSTEM):
+        raise FieldError(name, f"is another one than that of the other system columns{aside}")
+    if text is not None and not text:
+        raise FieldError(name, f"stands beside a plain text, which has no turns{aside}")
+    if text is not None:
+        messages = (Message("user", text),)
+    if messages and messages[0].role == "system":
+        if messages[0].text.strip() != system.strip():
+            raise FieldError(name, f"is another one than the system turn of the conversation{aside}")
+        return messages, None
+    return (Message("system", system), *messages), None
+
+
 def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, meta: Mapping[str, Any], joint: str = "") -> Prompt:
     """A Prompt with its images in place, its id, and the columns that the layout does not know as ``meta``; ``joint`` as in ``Prompt``.
     Refuses an empty one."""
     for name, way_out in _FOR_TEMPLATES.items():
         if fields.get(name):
             raise FieldError(name, f"is not handed to the chat template: {way_out}; data.keys={{unused: {name}}} sets the column aside")
+    messages, text = _with_system(fields, messages, text)
     if text is not None and fields.images():
         messages, text = (Message("user", text),), None
     if text is None:
@@ -379,4 +269,4 @@ def make_prompt(fields: Fields, messages: Sequence[Message], text: str | None, m
     key = str(given) if given is not None else prompt_key(messages, text, tools, fields.raw.folder)
     place = fields.optional_text("prompt_source_id") or fields.raw.place  # rows that Keel wrote know where their prompts came from
     read = tuple(replace(m, trained=True) for m in messages)  # no turn of a prompt is trained, whatever its marks
-    return Prompt(key, read, text, tools, place, dict(meta), joint)
+    return Prompt(key, read, text, tools, place, plain(meta), joint)

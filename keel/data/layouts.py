@@ -13,7 +13,7 @@ from typing import Any
 
 from keel.data import converters as to
 from keel.data import own_rows
-from keel.data.fields import Fields
+from keel.data.fields import SYSTEM, Fields
 from keel.errors import DataError
 from keel.types import Comparison, Record
 
@@ -48,7 +48,9 @@ class Layout:
         return self.convert(fields, {**(given if isinstance(given, dict) else {"meta": given}), **meta})
 
 
-_COMMON = frozenset({"id", "record_id", "prompt_id", "tools", "functions", "image", "images", "meta", "prompt_source_id", "schema"})
+_COMMON = frozenset(
+    {"id", "record_id", "prompt_id", "tools", "functions", "image", "images", "meta", "prompt_source_id", "schema", *SYSTEM}
+)
 _PAIR_EXTRAS = ("margin", "strength", "confidence", "label", "tie", "weight")
 
 
@@ -104,40 +106,40 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "sharegpt_preference",
         ("conversations", "chosen", "rejected"),
-        ("system", *_PAIR_EXTRAS),
+        _PAIR_EXTRAS,
         to.sharegpt_preference,
         {"conversations": [_FROM], "chosen": _GPT, "rejected": _GPT2},
     ),
     Layout(
         "sharegpt_unpaired",
         ("conversations", "kto_tag"),
-        ("system",),
+        (),
         to.sharegpt_unpaired,
         {"conversations": [_FROM, _GPT], "kto_tag": True},
     ),
-    Layout("sharegpt", ("conversations",), ("system",), to.sharegpt, {"conversations": [_FROM, _GPT]}),
+    Layout("sharegpt", ("conversations",), (), to.sharegpt, {"conversations": [_FROM, _GPT]}),
     Layout(
         "alpaca_preference",
         ("instruction", "chosen", "rejected"),
-        ("input", "system", "history", *_PAIR_EXTRAS),
+        ("input", "history", *_PAIR_EXTRAS),
         to.alpaca_preference,
         {"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"},
     ),
     Layout(
         "alpaca_unpaired",
         ("instruction", "output", "kto_tag"),
-        ("input", "system", "history"),
+        ("input", "history"),
         to.alpaca_unpaired,
         {"instruction": "2 + 2?", "output": "5", "kto_tag": False},
     ),
     Layout(
         "alpaca",
         ("instruction", "output"),
-        ("input", "system", "history"),
+        ("input", "history"),
         to.alpaca,
         {"instruction": "Add.", "input": "2, 2", "output": "4"},
     ),
-    Layout("alpaca_prompt", ("instruction",), ("input", "system", "history"), to.alpaca_prompt, {"instruction": "2 + 2?"}),
+    Layout("alpaca_prompt", ("instruction",), ("input", "history"), to.alpaca_prompt, {"instruction": "2 + 2?"}),
     Layout(
         "rewardbench2",
         ("prompt", "chosen", "rejected", "num_correct"),
@@ -152,7 +154,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "messages_preference",
         ("messages", "chosen", "rejected"),
-        ("system", *_PAIR_EXTRAS),
+        _PAIR_EXTRAS,
         to.messages_preference,
         {"messages": [_USER], "chosen": "4", "rejected": "5"},
         _answers_alone,
@@ -167,20 +169,20 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "swift_preference",
         ("messages", "rejected_response"),
-        ("system", *_PAIR_EXTRAS),
+        _PAIR_EXTRAS,
         to.swift_preference,
         {"messages": [_USER, _GOOD], "rejected_response": "5"},
     ),
     Layout(
         "swift_unpaired",
         ("messages", "label"),
-        ("system",),
+        (),
         to.swift_unpaired,
         {"messages": [_USER, _POOR], "label": False},
         _flag("label"),
     ),
-    Layout("messages_prompt", ("messages",), ("system",), to.messages_prompt, {"messages": [_USER]}, _ends_with("user")),
-    Layout("messages", ("messages",), ("system",), to.messages, {"messages": [_USER, _GOOD]}),
+    Layout("messages_prompt", ("messages",), (), to.messages_prompt, {"messages": [_USER]}, _ends_with("user")),
+    Layout("messages", ("messages",), (), to.messages, {"messages": [_USER, _GOOD]}),
     Layout(
         "stepwise",
         ("prompt", "completions", "labels"),

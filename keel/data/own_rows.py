@@ -8,7 +8,7 @@ from typing import Any
 from keel.data.converters import Meta, identity, read_prompt
 from keel.data.errors import FieldError
 from keel.data.fields import Fields
-from keel.data.sources import json_type
+from keel.data.rows import json_type
 from keel.types import Candidate, Comparison
 
 

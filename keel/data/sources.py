@@ -13,42 +13,15 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keel.data.arrow_nulls import without_nulls
+from keel.data.json_rows import read_json, read_jsonl
+from keel.data.rows import BadRow, RawRow, Rows, escapes, parse_json, row, utf8
 from keel.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as it stands in the file. ``folder`` is where relative image paths start: absolute, so that records may be
-    written elsewhere."""
-
-    values: Mapping[str, Any]
-    file: str
-    line: int
-    folder: str = ""
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be used: where it is, which field, and why. ``values`` is what could be read of it."""
-
-    file: str
-    line: int
-    field: str
-    reason: str
-    values: Mapping[str, Any] | str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: " + (f"{self.field}: " if self.field else "") + self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +34,7 @@ class Source:
     name: str
 
 
-Rows = Iterator[RawRow | BadRow]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_HALF = re.compile("[\ud800-\udfff]")
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 _HUB_ID = re.compile(r"^(?:hf:)?(?P<id>[\w.-]+/[\w.-]+|(?<=hf:)[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 
@@ -146,9 +117,9 @@ def _read_files(files: list[Path], name: str) -> Source:
         content = _content(file)
         digest.update(hashlib.sha256(content).digest())
         found = 0
-        for row in reader(content, file):
+        for one in reader(content, file):
             found += 1
-            rows.append(row) if isinstance(row, RawRow) else bad.append(row)
+            rows.append(one) if isinstance(one, RawRow) else bad.append(one)
         if not found:
             raise DataError(f"{file}: the file is empty", "it needs at least one row")
     return Source(tuple(rows), tuple(bad), digest.hexdigest(), name)
@@ -164,77 +135,8 @@ def _content(file: Path) -> bytes:
         raise DataError(f"{file}: cannot be read: {error}", "the file may be cut off or not be gzip; fetch it again") from None
 
 
-def _read_jsonl(content: bytes, file: Path) -> Rows:
-    offset = 0
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        start, offset = offset, offset + len(line) + 1
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line.strip():
-            continue
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield BadRow(str(file), number, "", f"not UTF-8 at byte {start + error.start} of the file (0x{line[error.start]:02x})")
-            continue
-        try:
-            values = parse_json(text)
-        except json.JSONDecodeError as error:
-            yield BadRow(str(file), number, "", f"broken JSON at column {error.colno}: {error.msg}", text[:2000])
-            continue
-        yield _row(values, file, number, _escapes(text))
-
-
-def _read_json(content: bytes, file: Path) -> Rows:
-    text = _utf8(content, file)
-    if not text.strip():
-        return
-    try:
-        data = parse_json(text)
-    except json.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > 1 and all(line.lstrip().startswith("{") for line in lines[:2]):  # JSON lines under the wrong name
-            yield from _read_jsonl(content, file)
-            return
-        raise DataError(f"{file}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}", "mend the file at that line") from None
-    if isinstance(data, dict):
-        lists = [v for v in data.values() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
-        data = lists[0] if len(lists) == 1 and "messages" not in data and "conversations" not in data else [data]
-    if not isinstance(data, list):
-        raise DataError(f"{file}: the file holds {json_type(data)}", "it must hold a list of objects, or one object a line (JSONL)")
-    escapes = _escapes(text)
-    for number, values in enumerate(data, start=1):  # a JSON array has no lines of its own: rows are counted
-        yield _row(values, file, number, escapes)
-
-
-def parse_json(text: str) -> Any:
-    """A JSON value. Raises JSONDecodeError, also for what Python's parser refuses in other ways."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except RecursionError:
-        raise json.JSONDecodeError("lists or objects are nested too deep", text, 0) from None
-    except ValueError:  # Python's own limit of 4,300 digits
-        raise json.JSONDecodeError("a number has too many digits", text, 0) from None
-
-
-def _row(values: Any, file: Path, number: int, escapes: bool) -> RawRow | BadRow:
-    """A parsed value as a row. Half of a character is refused, no tokenizer reads it; only ``escapes`` in the file can have made one."""
-    if not isinstance(values, dict):
-        return BadRow(str(file), number, "", f"a row must be a JSON object, this is {json_type(values)}", str(values)[:2000])
-    if escapes and _HALF.search(json.dumps(values, ensure_ascii=False)):
-        return BadRow(str(file), number, "", "half of a character: \\ud800 to \\udfff stand in pairs only", json.dumps(values)[:2000])
-    return RawRow(values, str(file), number, str(file.parent.absolute()))
-
-
-def _escapes(text: str) -> bool:
-    """Does JSON text hold escapes that stand for half of a character each?"""
-    return "\\ud" in text or "\\uD" in text
-
-
 def _read_csv(content: bytes, file: Path) -> Rows:
-    text = _utf8(content, file)
+    text = utf8(content, file)
     delimiter = "\t" if _kind(file) == ".tsv" else ","
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -256,7 +158,7 @@ def _read_csv(content: bytes, file: Path) -> Rows:
         elif len(cells) != len(names):
             yield BadRow(str(file), start, "", f"this row has {len(cells)} columns, the header {len(names)}")
         else:
-            yield _row({k: _cell(v) for k, v in zip(names, cells)}, file, start, any(map(_escapes, cells)))
+            yield row({k: _cell(v) for k, v in zip(names, cells)}, file, start, any(map(escapes, cells)))
 
 
 def _header(cells: list[str], file: Path, line: int) -> list[str]:
@@ -288,14 +190,18 @@ def _read_parquet(content: bytes, file: Path) -> Rows:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{file}: broken Parquet file: {error}", "the file may be cut off; fetch it again") from None
-    for number, values in enumerate(table.to_pylist(maps_as_pydicts="lossy"), start=1):
+    try:
+        rows = table.to_pylist(maps_as_pydicts="strict")
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{file}: a map has one key twice: {error}", "one of its two values would be lost: rename the key") from None
+    for number, values in enumerate(rows, start=1):
         yield RawRow(without_nulls(values), str(file), number, str(file.parent.absolute()))
 
 
 _READERS: Mapping[str, Callable[[bytes, Path], Rows]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": _read_json,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
@@ -335,20 +241,3 @@ def _opaque(value: Any) -> str:
     """A stable stand-in for what JSON cannot hold (images, bytes, dates)."""
     raw = value if isinstance(value, bytes) else value.tobytes() if hasattr(value, "tobytes") else str(value).encode()
     return hashlib.sha256(raw).hexdigest()
-
-
-def _utf8(content: bytes, file: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{file}:{line}: not UTF-8 at byte {error.start} (0x{content[error.start]:02x})",
-            f"convert the file, e.g. iconv -f latin1 -t utf-8 {file.name}",
-        ) from None
-
-
-def json_type(value: Any) -> str:
-    """What JSON calls this value, for messages."""
-    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false", type(None): "null", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

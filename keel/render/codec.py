@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -16,6 +17,7 @@ class Codec:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._encode = lru_cache(maxsize=64)(self._encode_once)  # the answers to one prompt share its text
+        self._writes: dict[str, bool] = {}  # characters that were tried
         plain = self.encode("a")
         whole = list(tokenizer("a")["input_ids"])
         start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
@@ -49,6 +51,18 @@ class Codec:
                 return both[len(before) :]
         return self.encode(text)
 
+    def lost(self, text: str) -> str:
+        """The characters of ``text`` that do not come back when its tokens are decoded, each once: letters, numbers, marks, line breaks and
+        tabs. Another form of the same character (full width, capital) counts as the same."""
+        return "".join(c for c in dict.fromkeys(text) if not self._writes_it(c))
+
+    def _writes_it(self, c: str) -> bool:
+        if c not in self._writes:
+            seen = c in "\n\t" or unicodedata.category(c)[0] in "LNPS"
+            back = self.tokenizer.decode(self.encode(f"a{c}a"), clean_up_tokenization_spaces=False) if seen else ""
+            self._writes[c] = not seen or _form(c) in _form(back.strip(" ")[1:-1])
+        return self._writes[c]
+
     def split(self, text: str, cuts: Sequence[int]) -> list[list[int]]:
         """Ids of the pieces of ``text`` between ``cuts`` (character positions, rising; the ends are implied).
 
@@ -67,3 +81,7 @@ class Codec:
         heads = [self.encode(text[:cut]) for cut in cuts]
         lengths = [len(h) for h in heads]
         return all(whole[: len(h)] == h for h in heads) and lengths == sorted(lengths)
+
+
+def _form(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()

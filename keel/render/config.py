@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,7 +17,12 @@ class RenderConfig(Section):
         default=None, description="System prompt of every conversation, over the data's own; empty text removes the template's."
     )
     template_args: dict[str, Any] = Field(default={}, description="Arguments handed to the chat template, e.g. {enable_thinking: false}.")
-    chat_template: str = Field(default="", description="File with a Jinja chat template to use in place of the model's own.")
+    date: datetime.date | None = Field(
+        default=None, description="The day (YYYY-MM-DD) that a chat template which asks for today's date is told; empty = today."
+    )
+    chat_template: str = Field(
+        default="", description="File with a Jinja chat template to use in place of the model's own, or the name of one of its several."
+    )
     as_chat: bool | Literal["auto"] = Field(
         default="auto", description="Make a bare string prompt a user turn: auto = when there is a chat template; false = raw text."
     )

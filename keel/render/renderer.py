@@ -1,8 +1,7 @@
-"""Records -> units: messages to token ids, and which of them are trained. The one place that knows templates and images."""
+"""Records -> units: which tokens of an answer are trained, behind which prompt."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from keel.render.branches import (
     all_turns,
     branch_of,
     different,
-    drop_oldest,
     ids_of,
     marked_ids,
     next_turns,
@@ -28,10 +26,12 @@ from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.images import Images, Media
 from keel.render.limits import Limits
+from keel.render.prompts import Prompts
 from keel.render.raw import raw_text
-from keel.render.said import Showing, refuse_controls, strings
+from keel.render.said import refuse_lost
 from keel.render.spans import Turn
-from keel.render.template import ChatTemplate, RefusedError, template_source
+from keel.render.template import ChatTemplate, RefusedError
+from keel.render.template_source import tell_about, template_source
 from keel.types import (
     Branch,
     Demonstration,
@@ -54,7 +54,6 @@ from keel.types import (
     UnpairedTarget,
 )
 
-log = logging.getLogger("keel")
 Part = tuple[Encoded, tuple[Branch, ...], Target]
 STEP_END = "\n"  # what separates the steps of a stepwise answer
 
@@ -93,20 +92,15 @@ class Renderer:
         self.images = Images(processor, self.codec, media) if processor is not None and media is not None else None
         source = template_source(tokenizer, processor, self.config)
         self.template = ChatTemplate(self.codec, source, self.config, self.images.placeholder if self.images else "") if source else None
-        self.showing = Showing(self.template) if self.template else None
+        self.prompts = Prompts(self.config, self.codec, self.limits, self.template, self.images)
         self.stop_tokens = self._stop_tokens(generation_config)
         self.banned_tokens: tuple[int, ...] = self.images.banned if self.images else ()
         self.pad_token = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_tokens[0])
         self.template_hash = self.template.hash if self.template else ""
         self.injected_system = self.template.injected_system if self.template and self.config.system is None else ""
+        if self.template is not None:
+            tell_about(self.template.source, self.codec, self.template.shown([Message("user", "a")], True) or "", self.config)
         self.shortened: Counter[str] = Counter()  # prompts that lost turns, answers that were cut, since this renderer was made
-        self._told_as_chat = False
-        if self.config.system is not None:
-            self._prove_system()
-        if source and "strftime_now" in source:
-            log.warning(
-                "the chat template writes today's date into prompts: fix it with render.template_args, so that runs can be repeated"
-            )
 
     # --- prompts ----------------------------------------------------------------------------------------------------------------
 
@@ -115,54 +109,15 @@ class Renderer:
 
         Raises RefusedError (a DataError) when that fails, or when it is too long or empty.
         """
-        encoded = self._prompt(prompt, self._messages(prompt), reserve)[0]
+        encoded = self._encode(prompt, self.prompts.messages(prompt), reserve)[0]
         if not len(encoded):
             raise RefusedError("the prompt is empty and this tokenizer has no token to begin with")
         return encoded
 
-    def _prompt(self, prompt: Prompt, messages: Turns | None, reserve: int = 0) -> tuple[Encoded, Turns | None]:
-        """The encoded prompt, and its messages as far as they are left after ``drop_turns``."""
-        limit, why = self.limits.prompt(reserve)
-        whole, encoded = messages, self._encode(prompt, messages)
-        while limit is not None and len(encoded) > limit:
-            shorter = drop_oldest(messages) if messages is not None and self.config.over_long == "drop_turns" else None
-            if shorter is None:
-                raise RefusedError(f"the prompt has {len(encoded)} tokens, {why}")
-            messages = shorter
-            encoded = self._encode(prompt, messages)
-        self.shortened["prompts_shortened"] += messages is not whole
-        return encoded, messages
-
-    def _encode(self, prompt: Prompt, messages: Turns | None) -> Encoded:
-        if messages is None:
-            return Encoded(ids_of(self.codec.start(prompt.text or "")))
-        text = self._need_template().render(messages, True, prompt.tools)
-        self._prove_shown(messages, True, prompt, text)
-        if self.images is not None:
-            ids, media = self.images.expand(text, messages)
-            return Encoded(ids_of(ids), media)
-        if any(not isinstance(m.content, str) for m in messages):
-            raise RefusedError("the prompt holds images, this model reads text only", "use a vision-language model")
-        return Encoded(ids_of(self.codec.encode(text)))
-
-    def _messages(self, prompt: Prompt) -> Turns | None:
-        """The conversation in front of the answer, system prompt put in; None for raw text."""
-        messages = prompt.messages
-        if not messages:
-            if not prompt.text or self.config.as_chat is False or (self.config.as_chat == "auto" and self.template is None):
-                return None
-            messages = (Message("user", prompt.text),)
-            if not self._told_as_chat:
-                log.info(
-                    "prompts that are plain strings are put into a user turn of the chat template (render.as_chat=false leaves them raw)"
-                )
-                self._told_as_chat = True
-        if self.config.system is not None:
-            messages = (Message("system", self.config.system), *(m for m in messages if m.role != "system"))
-        for message in messages:
-            self._no_controls(message)
-        refuse_controls(self.template, strings(prompt.tools), "a tool")
-        return messages
+    def _encode(self, prompt: Prompt, messages: Turns | None, reserve: int = 0) -> tuple[Encoded, Turns | None]:
+        encoded, kept = self.prompts.encode(prompt, messages, reserve)
+        self.shortened["prompts_shortened"] += kept is not messages
+        return encoded, kept
 
     # --- records ----------------------------------------------------------------------------------------------------------------
 
@@ -212,7 +167,7 @@ class Renderer:
 
     def each_branch(self, prompt: Prompt, completions: Sequence[Turns]) -> tuple[Encoded, list[Branch | RefusedError]]:
         """A prompt and its continuations, or why one of them cannot be rendered. Raises RefusedError when it is the prompt."""
-        encoded, messages = self._prompt(prompt, self._messages(prompt))
+        encoded, messages = self._encode(prompt, self.prompts.messages(prompt))
         found: list[Branch | RefusedError] = []
         for completion in completions:
             try:
@@ -223,12 +178,12 @@ class Renderer:
 
     def answers(self, prompt: Prompt, encoded: Encoded, texts: Sequence[str]) -> tuple[Branch, ...]:
         """Sampled texts -> branches as the sampler would have drawn them: the text unchanged, then the end of the turn."""
-        chat = self._messages(prompt) is not None
+        chat = self.prompts.messages(prompt) is not None
         return tuple(branch_of(ids, [True] * len(ids)) for ids in (self._as_sampled(text, chat) for text in texts))
 
     def end_of_answer(self, prompt: Prompt) -> tuple[int, ...]:
         """The ids that end a finished answer to ``prompt``."""
-        return tuple(self._closing(self._messages(prompt) is not None))
+        return tuple(self._closing(self.prompts.messages(prompt) is not None))
 
     def closed(self, prompt: Prompt, tokens_T: Tensor) -> Tensor:
         """An answer to ``prompt`` as a reward model has learnt to read it, ended like the finished answers of training: what was cut off or
@@ -274,15 +229,15 @@ class Renderer:
     def _conversation(self, record: Demonstration) -> list[Part]:
         """One part for as many turns as can be trained in one sequence, then the next."""
         prompt, completion = record.prompt, record.completion
-        before = self._messages(prompt)
+        before = self.prompts.messages(prompt)
         left = trained_turns(completion, self.config.loss_on)
         if before is None:
             if len(completion) > 1:
                 raise RefusedError("a raw prompt cannot hold turns", "set render.as_chat=auto and use a model with a chat template")
-            encoded = self._prompt(prompt, None)[0]
+            encoded = self._encode(prompt, None)[0]
             return [(*self._with_start(encoded, [self._branch(prompt, None, encoded, completion, judged=False)]), None)]
         for message in completion:
-            self._no_controls(message)
+            self.prompts.no_controls(message)
         messages, left = (*before, *completion), [len(before) + i for i in left]
         parts: list[Part] = []
         while left:
@@ -295,25 +250,26 @@ class Renderer:
         """The first of the trained turns at ``places`` and those that can be trained in one sequence with it: (what the model is given,
         the sequence, how many turns)."""
         first = places[0]
-        encoded, kept = self._prompt(prompt, messages[:first])
+        encoded, kept = self._encode(prompt, messages[:first])
         assert kept is not None
         text_only(messages[first])
         if self.config.answers == "raw":
             return encoded, self._raw(prompt, kept, encoded, messages[first], judged=False), 1
         gone = first - len(kept)
         messages = (*kept, *messages[first:])
-        turns = next_turns(self._need_template(), messages, [p - gone for p in places], prompt.tools)
+        turns = next_turns(self.prompts.need_template(), messages, [p - gone for p in places], prompt.tools)
         last = places[len(turns) - 1] - gone
         return encoded, self._templated(prompt, messages[: last + 1], encoded, turns[0].head, turns, judged=False), len(turns)
 
     def _steps(self, record: Steps) -> tuple[Encoded, tuple[Branch, ...], Target]:
-        messages = self._messages(record.prompt)
+        messages = self.prompts.messages(record.prompt)
         chat = messages is not None
-        encoded = self._prompt(record.prompt, messages)[0]
+        encoded = self._encode(record.prompt, messages)[0]
         texts = [step.rstrip(STEP_END) + STEP_END for step in record.steps[:-1]] + [record.steps[-1].rstrip(STEP_END)]
         ids: list[int] = []
         ends: list[int] = []
         for text in texts:
+            refuse_lost(self.codec, text)
             ids += self.codec.continuation(text)
             ends.append(len(ids) - 1)
         ids += self._closing(chat)
@@ -328,7 +284,7 @@ class Renderer:
     def _branch(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, completion: Turns, judged: bool = True) -> Branch:
         for message in completion:
             if messages is not None:
-                self._no_controls(message)
+                self.prompts.no_controls(message)
             text_only(message)
         if messages is None or self.config.answers == "raw":
             trained_turns(completion)
@@ -336,29 +292,35 @@ class Renderer:
                 raise RefusedError("a raw answer must be a single turn", "use render.answers=template with a chat template")
             return self._raw(prompt, messages, encoded, completion[0], judged)
         whole = (*messages, *completion)
-        head, turns = all_turns(self._need_template(), whole, len(messages), prompt.tools)
+        head, turns = all_turns(self.prompts.need_template(), whole, len(messages), prompt.tools)
         return self._templated(prompt, whole, encoded, head, turns, judged)
 
     def _raw(self, prompt: Prompt, messages: Turns | None, encoded: Encoded, answer: Message, judged: bool = True) -> Branch:
         chat = messages is not None
-        head = self._need_template().render(messages, True, prompt.tools) if messages is not None else ""
-        ids = self._as_sampled(("" if chat else prompt.joint) + raw_text(answer, head), chat)
+        head = self.prompts.need_template().render(messages, True, prompt.tools) if messages is not None else ""
+        text = ("" if chat else prompt.joint) + raw_text(answer, head)
+        refuse_lost(self.codec, text)
+        ids = self._as_sampled(text, chat)
         return self._limited(encoded, branch_of(ids, [True] * len(ids)), judged)
 
     def _templated(
         self, prompt: Prompt, messages: Turns, encoded: Encoded, head: str, turns: Sequence[Turn], judged: bool = True
     ) -> Branch:
         """What stands behind ``head``, rendered by the template; trained are the turns up to and with their end tokens, nothing else."""
-        template = self._need_template()
+        template = self.prompts.need_template()
         if len(turns) > 1 or not turns[0].text.startswith(head) or turns[0].start != len(head):
-            self._prove_shown(messages, False, prompt, template.render(messages, False, prompt.tools))
+            self.prompts.prove_shown(messages, False, prompt, template.render(messages, False, prompt.tools))
+        for turn in turns:
+            refuse_lost(self.codec, turn.text[turn.start :])
         ids, trained = marked_ids(template, messages, head, turns, prompt.tools)
         if set(ids) & set(self.banned_tokens):
             raise RefusedError("an answer holds an image placeholder token")
         return self._limited(encoded, branch_of(ids, trained), judged)
 
     def _as_sampled(self, text: str, chat: bool) -> list[int]:
-        return self.codec.continuation(text) + self._closing(chat)
+        """The text and the end of an answer, which is not doubled where the text has it already (files that end their texts by hand)."""
+        ids, closing = self.codec.continuation(text), self._closing(chat)
+        return ids if ids[-len(closing) :] == closing else ids + closing
 
     def _closing(self, chat: bool) -> list[int]:
         """What ends an answer: the template's end of turn in a chat, the tokenizer's end token after raw text."""
@@ -393,29 +355,6 @@ class Renderer:
         return Encoded(only.tokens_T[:1]), (Branch(only.tokens_T[1:], only.trained_T[1:]),)
 
     # --- the model's side -------------------------------------------------------------------------------------------------------
-
-    def _need_template(self) -> ChatTemplate:
-        if self.template is None:
-            raise DataError(
-                "the data holds conversations and this model has no chat template",
-                "use an instruct model, give a template with render.chat_template=FILE, or train on plain prompt / completion strings",
-            )
-        return self.template
-
-    def _prove_shown(self, messages: Turns, generation: bool, prompt: Prompt, text: str) -> None:
-        assert self.showing is not None
-        self.showing.check(messages, generation, prompt.tools, text)
-
-    def _no_controls(self, message: Message) -> None:
-        refuse_controls(self.template, (message.text, *strings(dict(message.extra))), f"the {message.role} turn")
-
-    def _prove_system(self) -> None:
-        try:
-            self._need_template().render((Message("system", "a"), Message("user", "b")), True)
-        except RefusedError as refused:
-            raise DataError(
-                f"render.system is set, but {refused.message}", "leave render.system empty, or put it into the prompts"
-            ) from None
 
     def _stop_tokens(self, generation_config: Any) -> tuple[int, ...]:
         given = getattr(generation_config, "eos_token_id", None)

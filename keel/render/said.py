@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from keel.render.codec import Codec
 from keel.render.template import MARK, ChatTemplate, RefusedError, Tools
 from keel.types import ImagePart, Message, TextPart
 
@@ -71,6 +72,13 @@ def refuse_controls(template: ChatTemplate | None, texts: Iterable[str], where: 
     if found is not None:
         what = f"{where} holds the control token {found!r}, which would end or open a turn in the middle of it"
         raise RefusedError(what, "write it in another way, for instance with a space inside")
+
+
+def refuse_lost(codec: Codec, text: str) -> None:
+    """Raises RefusedError where an answer has a character that the tokenizer cannot write: another token, or none, would be trained."""
+    if lost := codec.lost(text):
+        named = ", ".join(repr(c) for c in lost[:5])
+        raise RefusedError(f"this tokenizer cannot write {named} of an answer", "take it out of the answer, or train another model")
 
 
 def missing_call(message: Message, shown: str) -> str | None:

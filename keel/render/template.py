@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,6 +13,7 @@ from keel.errors import DataError
 from keel.hashing import digest_bytes
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
+from keel.render.template_source import arguments, dated
 from keel.types import ImagePart, Message
 
 MARK = "KeelMark7f3a9"  # stands for a content that no text has
@@ -41,7 +41,8 @@ class ChatTemplate:
         self.source = source
         self.hash = digest_bytes(source.encode())
         self.marks_answers = bool(_GENERATION.search(source))
-        self._arguments = dict(config.template_args)
+        self._arguments = arguments(source, config)
+        self._written = dated(source, config)
         self._prove_syntax()
         self._image_token = image_token
         self._text_as_parts = MARK not in self._try([{"role": "user", "content": MARK}])
@@ -73,7 +74,7 @@ class ChatTemplate:
         out = self.codec.tokenizer.apply_chat_template(
             turns,
             tools=list(tools) or None,
-            chat_template=self.source,
+            chat_template=self._written,
             return_dict=True,
             return_assistant_tokens_mask=True,
             **self._arguments,
@@ -126,7 +127,7 @@ class ChatTemplate:
         return self.codec.tokenizer.apply_chat_template(
             messages,
             tools=list(tools) or None,
-            chat_template=self.source,
+            chat_template=self._written,
             add_generation_prompt=generation,
             tokenize=False,
             **self._arguments,
@@ -193,24 +194,3 @@ def _parsed(arguments: str) -> Any:
     except ValueError:
         return arguments
     return found if isinstance(found, dict) else arguments
-
-
-def template_source(tokenizer: Any, processor: Any, config: RenderConfig) -> str | None:
-    """The template's text: the configured file, else the processor's, else the tokenizer's. None when the model has none.
-
-    Raises DataError when the configured file cannot be read.
-    """
-    if config.chat_template:
-        try:
-            return Path(config.chat_template).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"render.chat_template={config.chat_template}: cannot be read: {error}", "give a text file with a Jinja template"
-            ) from None
-    for owner in (processor, tokenizer):
-        found = getattr(owner, "chat_template", None)
-        if isinstance(found, dict):
-            found = found.get("default") or next(iter(found.values()), None)
-        if found:
-            return str(found)
-    return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from keel.data.dataset import Dataset
 from keel.data.findings import find, untrained_turns
+from keel.data.left_out import LeftOut
 from keel.render.renderer import Refusal
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -40,8 +41,8 @@ class Account:
             for b in data.bad
         ]
         self._write(BAD_ROWS, rows)
-        left = [(side, r) for side, data in self.sides.items() for r in data.left_out]
-        self._write(LEFT_OUT, [{"side": s, "record_id": r.record_id, "source_id": r.source_id, "reason": r.reason} for s, r in left])
+        self.left: dict[str, list[LeftOut]] = {side: list(data.left_out) for side, data in self.sides.items() if data.left_out}
+        self._write_left()
         for side, data in self.sides.items():
             if data.bad:
                 log.warning("%s data: %d bad rows set aside, all of them in %s", side, len(data.bad), out / BAD_ROWS)
@@ -63,6 +64,18 @@ class Account:
         text = "%s data: %d records refused%s (first: %s: %s), all of them in %s"
         log.warning(text, side, len(refused), why, refused[0].source_id, refused[0].reason, self.out / REFUSED)
 
+    def leave_out(self, side: str, left: Sequence[LeftOut]) -> None:
+        """Note records of which nothing is trained or passed on, though they can be read and rendered."""
+        if left:
+            self.left.setdefault(side, []).extend(left)
+            self._write_left()
+            text = "%s: %d records left out (first: %s: %s), all of them in %s"
+            log.warning(text, side, len(left), left[0].source_id, left[0].reason, self.out / LEFT_OUT)
+
+    def _write_left(self) -> None:
+        rows = [(side, r) for side, found in self.left.items() for r in found]
+        self._write(LEFT_OUT, [{"side": s, "record_id": r.record_id, "source_id": r.source_id, "reason": r.reason} for s, r in rows])
+
     def shorten(self, side: str, counts: Mapping[str, int]) -> None:
         """Note how many prompts lost turns and how many answers were cut (``Renderer.shortened``)."""
         found = {name: n for name, n in counts.items() if n}
@@ -83,7 +96,7 @@ class Account:
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them (told and kept),
-        records refused, records that the conversion of labels leaves out (``left_out``), records taken out because they are held out,
+        records refused, records that make no label or pair (``left_out``), records taken out because they are held out,
         conversations that became several units (``split``), turns that are not trained because the file says so (``untrained_turns``),
         answers that were cut and prompts that lost turns."""
         found: dict[str, dict[str, int]] = {}
@@ -91,10 +104,10 @@ class Account:
             labels = self.findings[side]
             found[side] = {"rows": data.counts["rows"], "bad": len(data.bad), "records": len(data)}
             found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
-            if data.left_out:
-                found[side]["left_out"] = len(data.left_out)
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
+        for side, left in self.left.items():
+            found.setdefault(side, {})["left_out"] = len(left)
         for name, counts in (("split", self.split_up), ("untrained_turns", self.untrained)):
             for side, n in counts.items():
                 found[side][name] = n

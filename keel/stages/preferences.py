@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from keel.data.dataset import load as load_data
+from keel.data.left_out import LeftOut
 from keel.errors import DataError
-from keel.feedback.aggregate import aggregate
+from keel.feedback.aggregate import aggregate, counts, left_out
 from keel.feedback.agreement import agreement
 from keel.feedback.annotators import annotate, make_annotators
 from keel.feedback.candidates import choose_pairs, make_candidate, samples_by_temperature, select
@@ -33,7 +34,8 @@ COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
 
 
 def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> dict[str, Any]:
-    """Leaves ``comparisons.jsonl`` (every vote) and ``pairs.jsonl`` (what they add up to); returns the summary with the agreement."""
+    """Leaves ``comparisons.jsonl`` (every vote), ``pairs.jsonl`` (what they add up to) and ``left_out.jsonl`` (prompts without two
+    different answers, votes of even pairs); returns the summary with the agreement."""
     data = load_data(recipe.data, recipe.seed)
     with open_session("preferences", recipe, path, {data.source: data.fingerprint}, parent) as session:
         if (done := session.finished()) is not None:
@@ -48,6 +50,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         rollouts = _sample(recipe, renderer, sampler, prompts)
         candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
         comparisons = _compare(recipe, {i: p for i, (p, _) in prompts.items()}, candidates)
+        account.leave_out("prompts", _alone(prompts, candidates))
         if not comparisons:
             raise DataError(
                 "no prompt got two different answers: nothing can be compared", "sample hotter or more (preferences.temperatures)"
@@ -55,19 +58,21 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         (path / COMPARISONS).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
         append(path / COMPARISONS, comparisons)
         pairs = aggregate(comparisons, recipe.preferences.aggregate)
+        account.leave_out("votes", left_out(comparisons, pairs))
         write_atomic(path / PAIRS, b"".join(json_line(pair_row(p)) for p in pairs))
         _show(session.run, candidates, prompts)
         found = agreement(comparisons)
         agreed = {**asdict(found), "krippendorff_alpha": found.alpha_ordinal}
-        counts = {
+        sizes = {
             "prompts": len(prompts),
             "answers": sum(len(r) for r in rollouts.values()),
             "candidates": sum(map(len, candidates.values())),
         }
         return session.finish(
             {
-                **counts,
+                **sizes,
                 "comparisons": len(comparisons),
+                "votes": counts(comparisons, pairs),
                 "agreement": agreed,
                 "pairs": len(pairs),
                 "file": str(path / PAIRS),
@@ -119,6 +124,12 @@ def _candidates(rollouts: Mapping[str, list[tuple[float, Rollout]]], recipe: Pre
     return {
         i: [one(i, temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))] for i, found in rollouts.items()
     }
+
+
+def _alone(prompts: Mapping[str, tuple[Prompt, Encoded]], candidates: Mapping[str, Sequence[Candidate]]) -> list[LeftOut]:
+    """Prompts that get no comparison."""
+    why = "fewer than two of its answers say different things (preferences.samples, temperatures and similarity decide)"
+    return [LeftOut(i, prompt.source_id, why) for i, (prompt, _) in prompts.items() if len(candidates.get(i, ())) < 2]
 
 
 def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidates: Mapping[str, Sequence[Candidate]]) -> tuple[Any, ...]:

@@ -34,11 +34,14 @@ class Labels:
     margin: float = 0.0  # the largest
     rankings: int = 0
     steps: int = 0
+    votes: int = 0  # comparisons that made pairs, several of them one
+    even: int = 0  # pairs whose votes are even: they teach that neither is better
     ratings: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
 
     def summary(self) -> dict[str, Any]:
         """For the run's summary: what there is."""
         found = {"pairs": self.pairs, "ties": self.ties, "soft": self.soft, "rankings": self.rankings, "steps": self.steps}
+        found |= {"votes": self.votes, "even": self.even}
         return {k: v for k, v in found.items() if v} | ({"ratings": {k: len(v) for k, v in self.ratings.items()}} if self.ratings else {})
 
 
@@ -57,6 +60,8 @@ def read_labels(dataset: Dataset) -> Labels:
         margin=max((p.margin for p in pairs), default=0.0),
         rankings=sum(isinstance(r, Ranking) for r in records),
         steps=sum(isinstance(r, Steps) for r in records),
+        votes=sum(isinstance(r, Comparison) for r in records),
+        even=sum(p.label == 0.5 for p in pairs),
         ratings=dict(values),
     )
 
@@ -144,7 +149,8 @@ def reward_units(renderer: Renderer, dataset: Dataset, dimensions: Sequence[str]
     """All labels of one kind and one prompt in one unit, the prompt computed once. Of ratings only ``dimensions`` are kept (all, when
     empty)."""
     records = of_reward(dataset)
-    units, refused = pairs_to_units(renderer, pairs_of(records))
+    units, lost_pairs = pairs_to_units(renderer, pairs_of(records))
+    refused = by_vote(lost_pairs, [r for r in records if isinstance(r, Comparison)])
     rated: list[Rating] = []
     for record in records:
         if isinstance(record, Rating) and dimensions:
@@ -155,6 +161,8 @@ def reward_units(renderer: Renderer, dataset: Dataset, dimensions: Sequence[str]
             record = replace(record, scores=scores)
         if isinstance(record, Rating):
             rated.append(record)
+        elif isinstance(record, Ranking) and len(set(record.ranks)) == 1:
+            refused.append(Refusal(record.record_id, record.prompt.source_id, "all its answers share one rank: it prefers none"))
         elif isinstance(record, Ranking | Steps):
             made = renderer.unit(record)
             refused += [made] if isinstance(made, Refusal) else []
@@ -164,6 +172,19 @@ def reward_units(renderer: Renderer, dataset: Dataset, dimensions: Sequence[str]
     units += [_with_key(unit, prompts[unit.unit_id]) for unit in of_ratings]
     refused += lost
     return _merge_ratings(units), refused
+
+
+def by_vote(refused: Sequence[Refusal], comparisons: Sequence[Comparison]) -> list[Refusal]:
+    """Refused pairs that several votes add up to, as one refusal a vote: each row of the file is named and counted."""
+    votes: dict[str, list[Comparison]] = defaultdict(list)
+    for c in comparisons:
+        for one, other in (c.candidates, c.candidates[::-1]):
+            votes[f"{c.prompt.prompt_id}:{one.candidate_id}>{other.candidate_id}"].append(c)
+    return [
+        replace(r, record_id=c.record_id, source_id=c.source_id or c.prompt.source_id) if c is not None else r
+        for r in refused
+        for c in (votes.get(r.record_id) or [None])
+    ]
 
 
 _KEY = "keel/prompt"
@@ -194,7 +215,8 @@ def labels_line(labels: Labels, spec: HeadSpec, objective: RewardObjective) -> s
     parts: list[str] = []
     if labels.pairs:
         margin = f", margin {objective.margin:.3g} x the data's" if objective.margin else ""
-        parts.append(f"{labels.pairs} pairs ({labels.ties} with ties, {labels.soft} with disagreement): {objective.pairs}{margin}")
+        apart = f"{labels.soft} with disagreement, {labels.even} even"
+        parts.append(f"{labels.pairs} pairs ({labels.ties} with ties, {apart}): {objective.pairs}{margin}")
     if labels.rankings:
         parts.append(f"{labels.rankings} rankings: plackett_luce")
     if labels.ratings:

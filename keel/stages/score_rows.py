@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keel.data.errors import FieldError
-from keel.data.fields import Fields, as_messages, make_prompt
+from keel.data.fields import Fields, make_prompt
 from keel.data.sources import RawRow, read_source
+from keel.data.turns import as_messages
 from keel.errors import DataError
 from keel.render.said import reasoning
 from keel.rewards.text import Item
@@ -117,6 +118,6 @@ def _meta(values: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    from keel.data.sources import json_type
+    from keel.data.rows import json_type
 
     return json_type(value)

@@ -290,7 +290,7 @@ def test_keels_own_comparison_row(tmp_path):
         ({"prompt": "a", "completion": " \n"}, "completion: the answer is empty"),
         ({"prompt": " ", "completion": "b"}, "prompt: is empty"),
         ({"prompt": "a", "completion": 7}, "completion: must be text or messages, is a number"),
-        ({"prompt": 7, "completion": "b"}, "prompt: must be a list"),
+        ({"prompt": 7, "completion": "b"}, "prompt: must be text, messages or a prompt object, is a number"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen: is the same as rejected"),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected: the answer is empty"),
         ({"messages": [{"role": "robot", "content": "x"}, GOOD]}, "messages.0.role: unknown role 'robot'"),

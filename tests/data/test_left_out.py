@@ -10,7 +10,7 @@ import pytest
 
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset, read
-from keel.data.fields import as_message
+from keel.data.turns import as_message
 from keel.errors import DataError
 from keel.models.tiny import make_tokenizer
 from keel.render.renderer import Renderer

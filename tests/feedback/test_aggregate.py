@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keel.errors import DataError
-from keel.feedback.aggregate import aggregate
+from keel.feedback.aggregate import aggregate, counts, left_out
 from keel.feedback.config import AggregateConfig
 from keel.types import Candidate, Comparison, Message, Prompt
 
@@ -87,3 +87,17 @@ def test_protocols_are_not_mixed() -> None:
     mixed = votes("11")
     with pytest.raises(DataError, match="protocol"):
         aggregate([mixed[0], replace(mixed[1], protocol="likert-v1")])
+
+
+def test_every_vote_is_in_a_pair_or_left_out_by_name() -> None:
+    cast = [*votes("112="), *votes("12", (A, C)), *votes("=", (B, C), "q")]
+    for ties in ("drop", "keep"):
+        for label in ("soft", "majority"):
+            pairs = aggregate(cast, AggregateConfig(ties=ties, label=label))
+            lost, found = left_out(cast, pairs), counts(cast, pairs)
+            even = {c.record_id for c in cast[4:]} if ties == "drop" else set()
+            assert {x.record_id for x in lost} == even
+            assert found["left_out"] == len(even)
+            assert sum(found.values()) == len(cast)
+    assert counts(cast, aggregate(cast)) == {"for": 2, "against": 1, "tie": 1, "left_out": 3}
+    assert "preferences.aggregate.ties=keep" in left_out(cast, aggregate(cast))[0].reason
