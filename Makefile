@@ -32,7 +32,7 @@ quickstart-dpo: $(VENV)/.demo-model  ## the same with DPO in place of the reward
 quickstart-seeds: $(VENV)/.demo-model  ## five seeds and the pooled win rate
 	$(BIN)/keel run recipes/quickstart.yaml seeds=[0,1,2,3,4] $(ARGS)
 
-test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=losses for one room with its whole stages
+test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
 	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)
 
 test-stages: $(VENV)/.dev  ## whole stages on tiny models, the docs' examples, experiments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import io
 import json
 import logging
@@ -15,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from keel.advise.cli import add_arguments as advise_arguments
-from keel.bench.cli import add_arguments as bench_arguments
-from keel.errors import UserError
-from keel.study.cli import add_arguments as study_arguments
+from keel.core.errors import UserError
 
 Summary = Mapping[str, Any]
 
 
 def _stage(verb: str) -> Callable[[argparse.Namespace], Summary | None]:
     def run(args: argparse.Namespace) -> Summary | None:
-        from keel.stages.run import run_verb
+        from keel.verbs.run import run_verb
 
         return run_verb(verb, Path(args.recipe), args.overrides, dry_run=args.dry_run)
 
@@ -44,13 +43,13 @@ def _doctor(args: argparse.Namespace) -> Summary:
 
 
 def _data_show(args: argparse.Namespace) -> Summary:
-    from keel.stages.data_show import data_show
+    from keel.verbs.data_show import data_show
 
     return data_show(args.path, args.model, args.rows, args.overrides)
 
 
 def _score(args: argparse.Namespace) -> Summary:
-    from keel.stages.score import run_score
+    from keel.verbs.score.run import run_score
 
     return run_score(args.file, args.reward, args.out, args.overrides, args.cache)
 
@@ -82,33 +81,41 @@ def _report(args: argparse.Namespace) -> Summary:
 
 
 def _eval_reward(args: argparse.Namespace) -> Summary:
-    from keel.stages.eval_reward import run_eval_reward
+    from keel.verbs.eval_reward.run import run_eval_reward
 
     return run_eval_reward(args.model, args.data, args.json_file, args.html, args.overrides)
 
 
 def _serve(args: argparse.Namespace) -> Summary:
-    from keel.stages.serve_reward import run_serve_reward
+    from keel.verbs.serve_reward import run_serve_reward
 
     return run_serve_reward(args.model, args.port, args.overrides)
 
 
 def _merge(args: argparse.Namespace) -> Summary:
-    from keel.stages.merge import run_merge
+    from keel.verbs.merge import run_merge
 
     return run_merge(args.models, args.out, args.weights)
 
 
-def _bench(args: argparse.Namespace) -> None:
-    from keel.bench.cli import run
+LABS = {
+    "bench": "time, memory and learning, beside TRL or alone",
+    "study": "over-optimisation, and the frontier of reward against KL",
+}
 
-    run(args)
+
+def _lab(name: str) -> Any:
+    """The command line of a room of the laboratory, which lies beside the library in a checkout; None where it does not."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "labs" / name).is_dir():
+        return None
+    if str(checkout) not in sys.path:
+        sys.path.append(str(checkout))
+    return importlib.import_module(f"labs.{name}.cli")
 
 
-def _study(args: argparse.Namespace) -> None:
-    from keel.study.cli import run
-
-    run(args)
+def _no_lab(args: argparse.Namespace) -> None:
+    raise UserError(f"keel {args.verb} is not part of the installed library", "run it in a checkout of Keel: pip install -e .")
 
 
 def _reference(args: argparse.Namespace) -> None:
@@ -157,13 +164,14 @@ def parser() -> argparse.ArgumentParser:
     _add_models(add)
     # The --json of the next three names a file.
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
-    for name, help_text, arguments, action in (
-        ("bench", "time, memory and learning, beside TRL or alone", bench_arguments, _bench),
-        ("study", "over-optimisation, and the frontier of reward against KL", study_arguments, _study),
-    ):
+    for name, help_text in LABS.items():
         sub = verbs.add_parser(name, help=help_text)
-        sub.set_defaults(action=action)
-        arguments(sub)
+        lab = _lab(name)
+        sub.set_defaults(action=lab.run if lab is not None else _no_lab)
+        if lab is not None:
+            lab.add_arguments(sub)
+        else:
+            sub.add_argument("rest", nargs=argparse.REMAINDER)
     _add_runs(add)
     add("reference", "print every setting as Markdown", _reference)
     return top

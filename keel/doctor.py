@@ -18,15 +18,15 @@ from rich.table import Table
 from torch import Tensor
 from transformers import GenerationConfig
 
-from keel.config import Section, load
-from keel.errors import SelfTestError
+from keel.core.config import Section, load
+from keel.core.errors import SelfTestError
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.online import sample_groups, with_signal
+from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions
 from keel.models.loading import Loaded, bf16_in_hardware, compute_dtype, device_of, load_model
-from keel.objectives.supervised import SupervisedObjective
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal, Renderer
 from keel.rollout.local import LocalSampler
@@ -35,8 +35,8 @@ from keel.runs.checkpoints import Checkpoints
 from keel.runs.environment import environment
 from keel.runs.memory import peak_mb
 from keel.selftest import Check, nats, reference, sampling, training
-from keel.stages.session import renderer_of
 from keel.types import Demonstration, Encoded, Message, Prompt, SampleRequest, SamplingParams, Unit
+from keel.verbs.shared.session import renderer_of
 
 TOKENS = 16  # length of a sampled answer
 _TALK = (

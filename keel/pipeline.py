@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from keel.algorithms import AlgorithmConfig
-from keel.algorithms.preference import ObjectiveConfig
-from keel.config import Section, load, merge, read_recipe
-from keel.errors import ConfigError
+from keel.core.config import Section, load, merge, read_recipe
+from keel.core.errors import ConfigError
 from keel.evaluate.compare import GOLD, GOLD_CONTENT, PromptAnswers, win_shares
 from keel.evaluate.report import collect, write_report
 from keel.evaluate.statistics import pooled_win_rate
+from keel.methods import AlgorithmConfig
+from keel.methods.preference import ObjectiveConfig
 from keel.models.config import ModelOptions
 from keel.render.config import RenderConfig
 from keel.runs.directory import METRICS, RunDir, read_summary
@@ -34,19 +34,15 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
 from keel.runs.memory import give_back_memory, peak_mb
-from keel.stages.recipes import (
-    RECIPES,
-    EvalRecipe,
-    ModelRecipe,
-    PreferencesRecipe,
-    PreferRecipe,
-    RewardRecipe,
-    RLRecipe,
-    Settings,
-    SFTRecipe,
-)
-from keel.stages.run import STAGE_FUNCTIONS, run_directory
-from keel.stages.session import show_recipe
+from keel.verbs.evaluate.recipe import EvalRecipe
+from keel.verbs.prefer.recipe import PreferRecipe
+from keel.verbs.preferences.recipe import PreferencesRecipe
+from keel.verbs.reward.recipe import RewardRecipe
+from keel.verbs.rl.recipe import RLRecipe
+from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, run_directory
+from keel.verbs.sft.recipe import SFTRecipe
+from keel.verbs.shared.recipes import ModelRecipe, Settings
+from keel.verbs.shared.session import show_recipe
 
 log = logging.getLogger("keel")
 JOINED = "stages.jsonl"

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keel.advantages.credit import CreditRule
 from keel.advise.config import AdviseRecipe
-from keel.algorithms import ALGORITHMS, POLICY_LOSSES, Algorithm
-from keel.config import FieldDoc, Section, describe
+from keel.core.config import FieldDoc, Section, describe
+from keel.methods import ALGORITHMS, POLICY_LOSSES, Algorithm
+from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
-from keel.stages.data_show import DataShowRecipe
-from keel.stages.eval_reward_config import EvalRewardConfig
-from keel.stages.recipes import RECIPES, ModelRecipe, TrainRecipe
+from keel.verbs.data_show import DataShowRecipe
+from keel.verbs.eval_reward.config import EvalRewardConfig
+from keel.verbs.run import RECIPES
+from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
 
 _INTRODUCTION = """# Settings
 
@@ -146,7 +147,7 @@ def _algorithms() -> str:
     lines = [
         "## Algorithms",
         "",
-        "What an empty setting of `algorithm` means, by `algorithm.name`. One row of `ALGORITHMS` in `keel/algorithms/rl.py` each.",
+        "What an empty setting of `algorithm` means, by `algorithm.name`. One row of `ALGORITHMS` in `keel/methods/rl.py` each.",
         "",
         "| name | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),

@@ -14,14 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from keel.advantages.credit import rollout_units
-from keel.errors import SelfTestError
-from keel.events import EventBus
+from keel.core.errors import SelfTestError
+from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
 from keel.learner.packing import plan_microbatches
 from keel.loops.online import sample_groups, with_signal
+from keel.methods.credit.assign import rollout_units
 from keel.rewards.model import Scorer
-from keel.rollout import parity
+from keel.rollout import prove as parity
 from keel.types import (
     Batch,
     Counts,

@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that run whole stages are told apart by what they ask for, so that none is forgotten."""
     for item in items:
         asks = {"stage", "finished"} & set(getattr(item, "fixturenames", ()))
-        if asks or ROOT / "tests" / "stages" in item.path.parents:
+        if asks or ROOT / "tests" / "verbs" in item.path.parents:
             item.add_marker(pytest.mark.stages)
 
 
@@ -66,7 +66,7 @@ def own_proofs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture
 def load() -> Callable[..., Loaded]:
     """``load("llama", lora=..., heads=...)``: a tiny model with weights large enough to show errors, in float32."""
-    from keel.errors import ModelError
+    from keel.core.errors import ModelError
     from keel.models.config import ModelOptions
     from keel.models.loading import load_model
 
@@ -92,7 +92,7 @@ def load() -> Callable[..., Loaded]:
 @pytest.fixture(scope="session")
 def stage(proofs: None) -> Stage:
     """``stage("grpo", run_dir, "key=value", ...)``: run recipes/tiny_grpo.yaml, four steps of it, and return the summary."""
-    from keel.stages.run import run_verb
+    from keel.verbs.run import run_verb
 
     def run(name: str, path: Path, *overrides: str) -> dict[str, Any]:
         short = SHORT + (SHORT_RL if VERBS[name] == "rl" else ()) + (SHORT_ONLINE if name.startswith("online") else ())

@@ -30,8 +30,8 @@ VARIATIONS: dict[str, dict[str, str]] = {
         "MKL_CBWR": "COMPATIBLE",
     },
 }
-ROOMS = ("advantages", "algorithms", "examples", "learner", "loops", "losses", "models", "objectives", "rewards", "rollout", "types")
-DEFAULT = [*(f"tests/{room}" for room in ROOMS), "tests/stages", "tests/test_vlm.py", "tests/test_selftest.py", "tests/test_pipeline.py"]
+ROOMS = ("examples", "learner", "loops", "methods", "models", "rewards", "rollout", "types")
+DEFAULT = [*(f"tests/{room}" for room in ROOMS), "tests/verbs", "tests/test_vlm.py", "tests/test_selftest.py", "tests/test_pipeline.py"]
 
 
 def main(arguments: list[str]) -> int:

@@ -97,7 +97,7 @@ def test_an_interrupt_is_no_traceback(error: BaseException, monkeypatch: pytest.
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("keel.stages.run.run_verb", stop)
+    monkeypatch.setattr("keel.verbs.run.run_verb", stop)
     if error is KeyboardInterrupt:
         assert main(["sft", "recipes/tiny_sft.yaml"]) == 130
         assert capfd.readouterr().err.strip() == "interrupted"
@@ -119,6 +119,6 @@ def test_a_terminal_that_cannot_show_chinese(root: Path, tmp_path: Path) -> None
 
 
 def test_numbers_that_are_none_are_valid_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("keel.stages.run.run_verb", lambda *_, **__: {"loss": float("nan")})
+    monkeypatch.setattr("keel.verbs.run.run_verb", lambda *_, **__: {"loss": float("nan")})
     assert main(["sft", "recipes/tiny_sft.yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"loss": "NaN"}

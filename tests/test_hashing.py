@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from keel.hashing import digest_bytes, permutation, stable_hash, uniform
+from keel.core.hashing import digest_bytes, permutation, stable_hash, uniform
 
 MASK = 2**64 - 1
 
@@ -47,7 +47,7 @@ def test_types_and_borders_of_parts_count(parts: tuple[tuple[str | int, ...], tu
 
 
 def test_another_process_gives_the_same_numbers() -> None:
-    code = "from keel.hashing import *; print(stable_hash('a', 1), permutation(7, 'a', 1))"
+    code = "from keel.core.hashing import *; print(stable_hash('a', 1), permutation(7, 'a', 1))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == f"{stable_hash('a', 1)} {permutation(7, 'a', 1)}"
 

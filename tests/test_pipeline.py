@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from keel.config import load
-from keel.errors import ConfigError
+from keel.core.config import load
+from keel.core.errors import ConfigError
 from keel.pipeline import PipelineRecipe, load_pipeline, run_pipeline
-from keel.stages.run import STAGE_FUNCTIONS
+from keel.verbs.run import STAGE_FUNCTIONS
 
 pytestmark = pytest.mark.stages
 

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from keel import doctor as doctor_module
 from keel import selftest
-from keel.errors import SelfTestError
-from keel.events import Event, EventBus
+from keel.core.errors import SelfTestError
+from keel.core.events import Event, EventBus
 from keel.learner import inference
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.loops.online import with_signal
+from keel.methods.objectives.reward import RewardObjective
+from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
-from keel.objectives.reward import RewardObjective
-from keel.objectives.supervised import SupervisedObjective
 from keel.rollout.local import LocalSampler
 from keel.rollout.prove import company
-from keel.stages.rl import longest_batch
 from keel.types import Branch, Edge, Encoded, LossOutput, MediaRef, PairTarget, PolicyVersion, Prompt, Rollout, SamplingParams, Unit
+from keel.verbs.shared.sampled import longest_batch
 
 PARAMS = SamplingParams(max_tokens=6, stop_tokens=(3,))
 

@@ -17,9 +17,9 @@ from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
 from keel.rollout.local import LocalSampler
-from keel.stages.run import run_verb
-from keel.stages.session import renderer_of
 from keel.types import ImagePart, Message, Prompt, SampleRequest, SamplingParams, TextPart
+from keel.verbs.run import run_verb
+from keel.verbs.shared.session import renderer_of
 
 COLOURS = {"red": (220, 30, 30), "green": (20, 200, 60), "blue": (30, 60, 220)}
 MODELS = ["tiny:llava", "tiny:idefics3"]

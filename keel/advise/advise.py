@@ -23,10 +23,10 @@ from keel.advise.rank import Ranked, possible, ranked, reasons, warnings
 from keel.advise.size import Size, size_of
 from keel.advise.text import report
 from keel.advise.ways import Start, Way, start
-from keel.config import dump, load
+from keel.core.config import dump, load
+from keel.core.errors import DataError, ModelError, UserError
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
-from keel.errors import DataError, ModelError, UserError
 from keel.runs.durable import write_atomic
 
 log = logging.getLogger("keel")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from keel.config import Section
+from keel.core.config import Section
 from keel.data.config import DataConfig
 from keel.models.config import ModelOptions
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from keel.core.hashing import stable_hash
 from keel.data.identity import cluster_key, content_key
 from keel.data.text import distinct, language, words
-from keel.hashing import stable_hash
 from keel.types import Prompt
 
 NEAR = 0.8  # Jaccard similarity of two prompts' shingles from which they are nearly the same

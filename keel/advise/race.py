@@ -28,11 +28,11 @@ from keel.advise.race_data import Sides, sides
 from keel.advise.race_score import HeldOut, Scores
 from keel.advise.rank import Ranked
 from keel.advise.ways import Way, start
-from keel.errors import UserError
+from keel.core.errors import UserError
+from keel.core.hashing import digest_bytes
 from keel.evaluate.statistics import Interval, mean_interval, paired_difference, wilson
-from keel.hashing import digest_bytes
 from keel.runs.durable import write_atomic
-from keel.stages.run import run_verb
+from keel.verbs.run import run_verb
 
 log = logging.getLogger("keel")
 DRAWS = 2000

@@ -11,12 +11,12 @@ from typing import Any
 from keel.advise.config import AdviseRecipe
 from keel.advise.measure import Measures
 from keel.advise.ways import Way
+from keel.core.errors import DataError
+from keel.core.hashing import permutation
 from keel.data.config import ConversionConfig
 from keel.data.dataset import Dataset, convert
 from keel.data.dataset import load as load_data
 from keel.data.identity import Item
-from keel.errors import DataError
-from keel.hashing import permutation
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, Unpaired

@@ -13,9 +13,9 @@ from torch import Tensor
 from keel.advise.config import AdviseRecipe
 from keel.advise.race_data import Sides
 from keel.advise.ways import Way
-from keel.errors import DataError
+from keel.core.errors import DataError
+from keel.core.hashing import permutation
 from keel.evaluate.compare import PromptAnswers
-from keel.hashing import permutation
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models.loading import load_model
@@ -24,9 +24,9 @@ from keel.render.renderer import Renderer
 from keel.render.targets import pairs_to_units
 from keel.runs.durable import write_atomic
 from keel.runs.logs import read as read_rows
-from keel.stages.run import run_verb
-from keel.stages.session import renderer_of
 from keel.types import Pair, PairTarget, Unit, Unpaired, UnpairedTarget
+from keel.verbs.run import run_verb
+from keel.verbs.shared.session import renderer_of
 
 Scores = Mapping[str, Sequence[float]]  # by prompt
 

@@ -12,12 +12,12 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from keel.core.errors import ModelError, UserError
 from keel.data.sources import package_file
-from keel.errors import ModelError, UserError
+from keel.kernels.narrow import output_layer
 from keel.models import tiny
 from keel.models.config import ModelOptions
-from keel.models.quiet import quiet
-from keel.models.tables import output_layer
+from keel.models.read_errors import quiet
 
 
 @dataclass(frozen=True, slots=True)

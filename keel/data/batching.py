@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from keel.hashing import permutation
+from keel.core.hashing import permutation
 from keel.types import Prompt, Unit
 
 _WINDOW = 16  # batches that are sorted by length together: similar lengths side by side, yet a different company in each epoch

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from keel.config import Section
+from keel.core.config import Section
 
 
 class ConversionConfig(Section):

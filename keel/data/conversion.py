@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from keel.core.errors import DataError
 from keel.data.config import ConversionConfig
-from keel.errors import DataError
 from keel.types import Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Record, Steps, Unpaired
 
 Turns = tuple[Message, ...]

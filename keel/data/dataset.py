@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from keel.core.errors import DataError
+from keel.core.hashing import stable_hash
 from keel.data import conversion
 from keel.data.config import ConversionConfig, DataConfig
 from keel.data.errors import FieldError
@@ -21,8 +23,6 @@ from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
 from keel.data.left_out import LeftOut, left_out
 from keel.data.sources import BadRow, RawRow, Source, read_source
-from keel.errors import DataError
-from keel.hashing import stable_hash
 from keel.types import Pair, Prompt
 
 log = logging.getLogger("keel")

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keel.errors import DataError
-from keel.hashing import digest_bytes
+from keel.core.errors import DataError
+from keel.core.hashing import digest_bytes
 from keel.types import Comparison, Demonstration, ImagePart, Prompt, Record
 
 log = logging.getLogger("keel")

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.core.errors import DataError
 from keel.data.rows import BadRow, Rows, TwiceError, escapes, json_type, parse_json, row, utf8
-from keel.errors import DataError
 
 _MARK = b"\xef\xbb\xbf"  # a byte order mark; files that were joined have one inside
 _OF_ONE_ROW = ("messages", "conversations", "tools", "functions", "candidates", "prompt", "chosen", "rejected", "completion", "history")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keel.core.errors import DataError
 from keel.data import converters as to
 from keel.data import own_rows
 from keel.data.fields import SYSTEM, Fields
-from keel.errors import DataError
 from keel.types import Comparison, Record
 
 Values = Mapping[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.hashing import permutation, stable_hash, uniform
+from keel.core.hashing import permutation, stable_hash, uniform
 
 
 def released(step: int, total: int, start: float, until: float, stages: int) -> tuple[float, int]:

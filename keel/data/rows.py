@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 
 _HALF = re.compile("[\ud800-\udfff]")
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keel.core.errors import DataError
 from keel.data.arrow_nulls import without_nulls
 from keel.data.json_rows import read_json, read_jsonl
 from keel.data.rows import BadRow, RawRow, Rows, escapes, parse_json, row, utf8
-from keel.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keel.core.hashing import stable_hash
 from keel.evaluate import measures, statistics
 from keel.evaluate.measures import Distribution
 from keel.evaluate.statistics import DRAWS, LEVEL, Interval
-from keel.hashing import stable_hash
 
 GOLD = "gold"
 GOLD_CONTENT = "gold_content"  # the gold utility without its features of form, which rules of form may reward directly

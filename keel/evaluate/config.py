@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from keel.config import Section
+from keel.core.config import Section
 from keel.types import SamplingParams
 
 

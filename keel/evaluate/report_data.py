@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 from keel.evaluate.compare import PromptAnswers
 
 log = logging.getLogger("keel")

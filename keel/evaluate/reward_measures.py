@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keel.core.hashing import stable_hash
 from keel.evaluate.measures import fit_temperature, pair_accuracy, pair_calibration
 from keel.evaluate.statistics import Interval, kendall, mean_interval, spearman
-from keel.hashing import stable_hash
 
 DRAWS = 2000
 MIN_FOR_TEMPERATURE = 8  # prompts; below, half of them say nothing

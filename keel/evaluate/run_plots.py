@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.errors import RunError
-from keel.figures import grid, save
+from keel.core.errors import RunError
+from keel.core.figures import grid, save
 from keel.runs import logs
 from keel.runs.directory import ABANDONED, EVENTS, METRICS
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from keel.hashing import stable_hash
+from keel.core.hashing import stable_hash
 
 Why = Literal["fixed", "worst", "best", "random"]
 

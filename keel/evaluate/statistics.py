@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from keel.hashing import stable_hash, uniform
+from keel.core.hashing import stable_hash, uniform
 
 Array = np.ndarray
 DRAWS = 10_000

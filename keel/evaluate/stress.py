@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from keel.core.hashing import permutation
 from keel.data.text import language, sentences
-from keel.hashing import permutation
 
 Variant = Callable[[str], str]
 

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keel.core.hashing import permutation, stable_hash
 from keel.data.text import ngrams, words
 from keel.feedback.config import PreferencesConfig
-from keel.hashing import permutation, stable_hash
 from keel.types import Candidate
 
 

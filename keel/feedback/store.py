@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.runs.durable import DISK
 from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
 

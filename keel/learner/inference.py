@@ -8,13 +8,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs, token_logprobs_and_kl
+from keel.kernels.pooling import single, spans
 from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
 from keel.models.heads import ScoreHead
-from keel.models.logprobs import Head, fused_token_loss, token_logprobs, token_logprobs_and_kl
 from keel.models.model import Model
-from keel.models.pooling import single, spans
 from keel.types import Batch, Counts, Judgement, LossOutput, Objective, Outputs, StepReport, StepsTarget, Unit
 
 BranchTensors = list[tuple[Tensor, ...]]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.errors import DivergedError, ModelError
-from keel.hashing import stable_hash
+from keel.core.errors import DivergedError, ModelError
+from keel.core.hashing import stable_hash
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.optim import learning_rate, make_optimizer

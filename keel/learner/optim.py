@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers.optimization import Adafactor
 
-from keel.errors import ConfigError
+from keel.core.errors import ConfigError
 from keel.learner.config import OptimConfig
 
 

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from keel.data.batching import steps_per_epoch
 from keel.learner.local import LocalLearner
-from keel.loops.config import LoopConfig
+from keel.loops.config import LoopConfig, OrderConfig
+from keel.loops.control import phase_at
 from keel.loops.harness import TensorFiles
-from keel.loops.order_config import OrderConfig
 from keel.loops.ordering import Order
-from keel.loops.phases import phase_at
-from keel.objectives.common import credited, measured
+from keel.methods.objectives.common import credited, measured
 from keel.types import Objective, Unit
 from keel.watch.drift import drift
 

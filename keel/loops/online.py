@@ -13,21 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.advantages.measures import staleness, support_metrics
-from keel.advantages.scaling import RewardScale, scaled
-from keel.advantages.shaping import rewards_differ, with_overlong_penalty
-from keel.algorithms import Algorithm, credit, group_metrics, rollout_units
+from keel.core.hashing import permutation
 from keel.data.batching import units_for_step
-from keel.hashing import permutation
 from keel.learner.inference import EXTREMES
 from keel.learner.local import LocalLearner
-from keel.loops.coefficients import Coefficients
 from keel.loops.config import ExplorationConfig, LoopConfig
+from keel.loops.control import Coefficients, phase_at
 from keel.loops.harness import TensorFiles
 from keel.loops.offline import total_steps
-from keel.loops.phases import phase_at
 from keel.loops.reference import MovingReference
-from keel.rewards.composer import Composer
+from keel.methods import Algorithm, credit, group_metrics, rollout_units
+from keel.methods.credit.measures import staleness, support_metrics
+from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
+from keel.rewards.composition.composer import Composer
 from keel.types import (
     Encoded,
     Group,

@@ -8,15 +8,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keel.advantages.credit import CreditRule
-from keel.advantages.measures import group_metrics, kl_metrics
-from keel.algorithms.parts import Algorithm
 from keel.loops.config import LoopConfig
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, collect, means, minibatches, publish
 from keel.loops.pairing import Pairing
-from keel.objectives.common import edges_of, measured
-from keel.objectives.mixture import DirectObjective
-from keel.rewards.composer import Composer
+from keel.methods.credit.assign import CreditRule
+from keel.methods.credit.measures import group_metrics, kl_metrics
+from keel.methods.objectives.common import edges_of, measured
+from keel.methods.objectives.mixture import DirectObjective
+from keel.methods.rl_parts import Algorithm
+from keel.rewards.composition.composer import Composer
 from keel.types import Encoded, Group, Prompt, SamplingParams, Unit
 
 Refer = Callable[[tuple[Unit, ...]], tuple[Unit, ...]]  # gives units what the objective takes from the reference

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keel.core.errors import ConfigError
+from keel.core.hashing import permutation
 from keel.data.batching import units_for_step
 from keel.data.ordering import draws, easiest_first, percentiles, released, row_weights
-from keel.errors import ConfigError
-from keel.hashing import permutation
-from keel.loops.config import LoopConfig
-from keel.loops.order_config import OrderConfig
+from keel.loops.config import LoopConfig, OrderConfig
 from keel.types import Unit
 
 Measure = Callable[[Sequence[Unit]], Sequence[tuple[float, bool]]]  # units -> (loss, is it wrong); NaN for what cannot be measured

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from keel.advantages.credit import rollout_units
-from keel.hashing import permutation
+from keel.core.hashing import permutation
+from keel.methods.credit.assign import rollout_units
 from keel.rewards.duels import Duel, PairJudge
 from keel.types import Edge, Group, PairTarget, Unit
 

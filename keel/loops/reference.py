@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from keel.algorithms.parts import ReferenceRule
+from keel.methods.rl_parts import ReferenceRule
 from keel.models.model import Model
 
 

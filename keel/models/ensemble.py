@@ -11,11 +11,11 @@ from typing import Any, Literal, cast
 import peft
 from transformers import PreTrainedModel
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
 from keel.models import heads
 from keel.models.heads import HeadSpec, ScoreHead
 from keel.models.model import Model
-from keel.models.quiet import quiet
+from keel.models.read_errors import quiet
 from keel.runs.durable import write_atomic
 from keel.runs.fingerprints import ENSEMBLE_FILE as FILE
 from keel.runs.fingerprints import model_fingerprint

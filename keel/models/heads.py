@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from keel.errors import ModelError
-from keel.hashing import stable_hash
-from keel.losses.ratings import cumulative_link
-from keel.models import pooling
-from keel.models.pooling import Spans
+from keel.core.errors import ModelError
+from keel.core.hashing import stable_hash
+from keel.kernels import pooling
+from keel.kernels.pooling import Spans
+from keel.methods.math.reward import cumulative_link
 from keel.types import Judgement
 
 HeadName = Literal["score", "value"]

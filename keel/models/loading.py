@@ -18,22 +18,20 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels.logit_transform import discover
+from keel.kernels.narrow import input_table, output_layer, tied
+from keel.kernels.routing import router_of
 from keel.models import prove, tiny
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.ensemble import Manifest, fingerprint_of_base, read_manifest, together, with_adapters
 from keel.models.heads import FILE as HEADS_FILE
 from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, load_heads, make_head, stored_spec
-from keel.models.logit_transform import discover
 from keel.models.lora import add_lora
-from keel.models.media import MediaStore
+from keel.models.media import MediaStore, image_only
 from keel.models.model import Model
 from keel.models.parts import train_only
-from keel.models.processors import image_only
-from keel.models.quiet import quiet
-from keel.models.read_errors import check_folder, plain_errors, refuse_mismatched, tell_unused
-from keel.models.routing import router_of
-from keel.models.tables import input_table, output_layer, tied
+from keel.models.read_errors import check_folder, plain_errors, quiet, refuse_mismatched, tell_unused
 
 log = logging.getLogger("keel")
 PACKAGE = "package:"

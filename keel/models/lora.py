@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from keel.errors import ModelError
-from keel.hashing import stable_hash
+from keel.core.errors import ModelError
+from keel.core.hashing import stable_hash
+from keel.kernels.narrow import input_table, output_layer, tied
 from keel.models.config import LoraConfig
-from keel.models.quiet import quiet
-from keel.models.rounding import round_unbiased
-from keel.models.tables import input_table, output_layer, tied
+from keel.models.read_errors import quiet
 
 log = logging.getLogger("keel")
 ADAPTER = "default"
@@ -154,3 +153,17 @@ def set_lora_dropout(module: PreTrainedModel, on: bool) -> None:
         if isinstance(layer, LoraLayer):
             for dropout in layer.lora_dropout.values():
                 dropout.train(on)
+
+
+_STEP_BITS = 16  # of a float32's bits, those that bfloat16 lacks
+
+
+def round_unbiased(value: Tensor, seed: int) -> Tensor:
+    """``value`` (float32, any shape) on the grid of bfloat16, as float32. Between two neighbours the farther one is taken with the
+    probability that makes the mean exact; what lies on the grid stays. ``seed`` decides the draws."""
+    assert value.dtype == torch.float32, value.dtype
+    generator = torch.Generator().manual_seed(seed)
+    chance = torch.randint(1 << _STEP_BITS, value.shape, generator=generator, dtype=torch.int32).to(value.device)
+    bits = value.contiguous().view(torch.int32)
+    rounded = (bits + chance).bitwise_and_(~((1 << _STEP_BITS) - 1)).view(torch.float32)
+    return torch.where(rounded.isfinite(), rounded, value)

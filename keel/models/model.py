@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from keel.errors import ModelError
-from keel.hashing import digest_bytes
-from keel.models import attention, save
-from keel.models.attention import AttentionPlan
+from keel.core.errors import ModelError
+from keel.core.hashing import digest_bytes
+from keel.kernels import attention
+from keel.kernels.attention import AttentionPlan, PackedPlan
+from keel.kernels.logit_transform import LogitTransform
+from keel.kernels.narrow import narrow_linear, output_layer
+from keel.kernels.plain import padded_rows
+from keel.kernels.routing import Router, balance_loss
+from keel.models import save
 from keel.models.heads import ScoreHead
-from keel.models.logit_transform import LogitTransform
 from keel.models.lora import ADAPTER, StartRows, at_start, set_lora_dropout
 from keel.models.media import MediaStore
-from keel.models.narrow import narrow_linear
-from keel.models.packed import PackedPlan
-from keel.models.plain import padded_rows
-from keel.models.routing import Router, balance_loss
-from keel.models.tables import output_layer
 from keel.types import Batch, MediaRef
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included

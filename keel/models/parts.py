@@ -7,8 +7,8 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from keel.errors import ModelError
-from keel.models.tables import output_layer
+from keel.core.errors import ModelError
+from keel.kernels.narrow import output_layer
 
 Part = Literal["language", "projector", "vision"]
 

@@ -23,11 +23,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from keel.errors import ModelError
-from keel.hashing import digest_bytes
-from keel.models import attention, logit_transform, logprobs, packed
-from keel.models.logprobs import Head, token_logprobs
-from keel.models.packed import PackedPlan, packed_positions
+from keel.core.errors import ModelError
+from keel.core.hashing import digest_bytes
+from keel.kernels import attention, logit_transform, logprobs
+from keel.kernels import attention as packed
+from keel.kernels.attention import PackedPlan, packed_positions
+from keel.kernels.logprobs import Head, token_logprobs
 from keel.runs.environment import machine
 
 if TYPE_CHECKING:

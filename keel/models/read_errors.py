@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from transformers import modeling_gguf_pytorch_utils as gguf
+from transformers.utils import logging as hf
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
 
 log = logging.getLogger("keel")
 _RAISED = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -101,3 +104,22 @@ def tell_unused(spec: str, unexpected: Collection[str]) -> None:
     unused = sorted(name for name in unexpected if not any(part in name for part in _OTHER_PURPOSE))
     if unused:
         log.warning("'%s': %d weights of the files are not used: %s ...", spec, len(unused), ", ".join(unused[:3]))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars, no reports and no deprecations of transformers' own code inside; as before afterwards."""
+    bars, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
+    hf.disable_progress_bar()
+    own_bar = getattr(gguf, "tqdm")  # noqa: B009 # the reader of GGUF files has a bar that does not ask
+    setattr(gguf, "tqdm", hf.tqdm)  # noqa: B010 (a typed module has no such attribute to set)
+    hf.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
+    finally:
+        setattr(gguf, "tqdm", own_bar)  # noqa: B010
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()

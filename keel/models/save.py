@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels.narrow import input_table, output_layer
 from keel.models import heads, lora
-from keel.models.quiet import quiet
-from keel.models.tables import input_table, output_layer
+from keel.models.read_errors import quiet
 
 if TYPE_CHECKING:
     from keel.models.model import Model

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from keel.errors import ModelError
-from keel.models.processors import image_only
+from keel.core.errors import ModelError
+from keel.models.media import image_only
 
 PREFIX = "tiny:"
 PAD, BOS, START, END = "<pad>", "<bos>", "<|im_start|>", "<|im_end|>"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from keel.config import Section
+from keel.core.config import Section
 
 
 class RenderConfig(Section):

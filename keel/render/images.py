@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from keel.hashing import digest_bytes
+from keel.core.hashing import digest_bytes
 from keel.render.codec import Codec
 from keel.render.template import RefusedError
 from keel.types import ImagePart, MediaRef, Message

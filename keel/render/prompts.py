@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.render.branches import Turns, drop_oldest, ids_of
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.render.branches import (
     Turns,
     all_turns,

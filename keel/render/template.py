@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
-from keel.errors import DataError
-from keel.hashing import digest_bytes
+from keel.core.errors import DataError
+from keel.core.hashing import digest_bytes
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 from keel.render.template_source import arguments, dated

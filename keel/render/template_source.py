@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from keel.rewards.build_text import text_reward
 from keel.rewards.cache import CachedTexts, ScoreCache
 from keel.rewards.compare_config import CompareConfig
-from keel.rewards.compose import Reward, check_names
+from keel.rewards.composition.rewards import Reward, check_names
 from keel.rewards.config import CodeReward, FinishedReward, ModelReward, RewardConfig, RulesReward, StepsReward, segments_of
 from keel.rewards.finished import FinishedSource
 from keel.rewards.identity import identity
 from keel.rewards.remote_config import RemoteReward
 from keel.rewards.rules import read_rules
 from keel.rewards.segments import Decode, SegmentedText, in_answers, splitter
-from keel.rewards.source_config import FormConfig, IsolatedConfig, WorkerConfig
+from keel.rewards.settings import FormConfig, IsolatedConfig, WorkerConfig
 from keel.rewards.steps import equation_right, equations
 from keel.rewards.text import TextSource
 from keel.rewards.workers import WorkerSource

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.score import Score
 from keel.rewards.text import OnceLog, TextJudge, score_texts
 from keel.types import Group, Prompt

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from keel.rewards.claims import HEDGE, RETRACTED
-from keel.rewards.notation import bounded, without_markdown
+from keel.rewards.reading.claims import HEDGE, RETRACTED
+from keel.rewards.reading.notation import bounded, without_markdown
 from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of, no_truth, text_of
 from keel.rewards.verifier_config import ChoiceReward

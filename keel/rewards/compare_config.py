@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from keel.config import Section
-from keel.rewards.source_config import OnFailure, WorkerConfig
+from keel.core.config import Section
+from keel.rewards.settings import OnFailure, WorkerConfig
 
 
 class CompareConfig(Section):

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from keel.config import Section
-from keel.errors import ConfigError
+from keel.core.config import Section
+from keel.core.errors import ConfigError
 from keel.rewards.ensemble_config import EnsembleConfig
 from keel.rewards.remote_config import RemoteReward
-from keel.rewards.source_config import FormConfig, IsolatedConfig, SegmentedConfig, SegmentsConfig, SourceConfig, compiles
+from keel.rewards.settings import FormConfig, IsolatedConfig, SegmentedConfig, SegmentsConfig, SourceConfig, compiles
 from keel.rewards.verifier_config import (
     ChoiceReward,
     CodeReward,

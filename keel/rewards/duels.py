@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from keel.errors import UserError
-from keel.hashing import stable_hash
+from keel.core.errors import UserError
+from keel.core.hashing import stable_hash
 from keel.rewards.compare_config import CompareConfig
 from keel.rewards.python import REFUSED
 from keel.rewards.score import Score
-from keel.rewards.source_config import OnFailure
+from keel.rewards.settings import OnFailure
 from keel.rewards.text import OnceLog
 from keel.types import Prompt
 

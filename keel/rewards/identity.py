@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from keel import __version__
-from keel.config import dump
+from keel.core.config import dump
 from keel.rewards.compare_config import CompareConfig
 from keel.rewards.config import CodeReward, GymReward, JsonSchemaReward, MathReward, ModelReward, PythonReward, RewardConfig, RulesReward
 from keel.runs.fingerprints import model_fingerprint

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import column_of
 from keel.rewards.verifier_config import JsonSchemaReward

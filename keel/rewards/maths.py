@@ -10,10 +10,10 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from keel.rewards import final
-from keel.rewards.equality import Comparison
-from keel.rewards.final import right_shape
-from keel.rewards.quantity import Quantity, read_quantity, same
+from keel.rewards.reading import final
+from keel.rewards.reading.equality import Comparison
+from keel.rewards.reading.final import right_shape
+from keel.rewards.reading.quantity import Quantity, read_quantity, same
 from keel.rewards.score import Score, TextReward, failure, of_answers
 from keel.rewards.verifier import with_truth
 from keel.rewards.verifier_config import MathReward

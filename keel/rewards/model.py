@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.types import Branch, Group, Prompt, Rollout, Unit
 
 Ending = Callable[[Prompt, Tensor], Tensor]  # an answer's ids [T] as a reward model has learnt to read them: ``Renderer.closed``

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.score import Score, as_score, failure
 from keel.types import Prompt
 

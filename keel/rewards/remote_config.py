@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from keel.rewards.source_config import SourceConfig
+from keel.rewards.settings import SourceConfig
 
 
 class RemoteReward(SourceConfig):

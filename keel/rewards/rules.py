@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from keel import config as loader
+from keel.core import config as loader
+from keel.core.errors import ConfigError
 from keel.data.text import char_count, count_keywords, language, sentences, word_count
-from keel.errors import ConfigError
 from keel.rewards.config import ElementRules, Forbidden, FormatCheck, FormatRules, LengthRules, RuleSet
+from keel.rewards.reading.thoughts import answer_of
 from keel.rewards.score import NO_ANSWER, Score, TextReward
-from keel.rewards.thoughts import answer_of
 from keel.types import Prompt
 
 _LIST = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+|\d+、|[一二三四五六七八九十]+、)\S", re.MULTILINE)

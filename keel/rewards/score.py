@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from keel.rewards.thoughts import answer_of
+from keel.rewards.reading.thoughts import answer_of
 from keel.types import Prompt
 
 NO_ANSWER = "the thought is not finished: there is no answer"

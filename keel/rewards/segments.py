@@ -12,10 +12,10 @@ from torch import Tensor
 
 from keel.data.text import spans
 from keel.rewards.model import Ending, Standardiser, units_of
+from keel.rewards.reading.thoughts import answer_span
 from keel.rewards.score import Score, failure
-from keel.rewards.source_config import Aggregate, SegmentsConfig
+from keel.rewards.settings import Aggregate, SegmentsConfig
 from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
-from keel.rewards.thoughts import answer_span
 from keel.types import Group, Rollout, StepsTarget, Unit
 
 Decode = Callable[[Tensor], str]

@@ -10,13 +10,13 @@ from fractions import Fraction
 from typing import Any
 
 from keel.data.text import count_keywords
-from keel.rewards import final
 from keel.rewards.config import ContainsReward
-from keel.rewards.equality import Comparison, Shape
-from keel.rewards.final import right_number
-from keel.rewards.quantity import read_quantity
+from keel.rewards.reading import final
+from keel.rewards.reading.equality import Comparison, Shape
+from keel.rewards.reading.final import right_number
+from keel.rewards.reading.quantity import read_quantity
+from keel.rewards.reading.thoughts import names_a_marker
 from keel.rewards.score import Score, TextReward, failure, of_answers
-from keel.rewards.thoughts import names_a_marker
 from keel.rewards.verifier_config import ExactReward, NumericReward, RegexReward
 from keel.types import Prompt
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from keel.rewards.source_config import Aggregate, FormConfig, IsolatedConfig, SourceConfig, TruthConfig, compiles
-from keel.rewards.thoughts import names_a_marker
+from keel.rewards.reading.thoughts import names_a_marker
+from keel.rewards.settings import Aggregate, FormConfig, IsolatedConfig, SourceConfig, TruthConfig, compiles
 
 
 class ExactReward(TruthConfig):

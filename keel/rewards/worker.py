@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.score import Score, as_score, failure
 from keel.types import Prompt
 

@@ -19,11 +19,11 @@ from typing import Any
 
 from torch import Tensor
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.compare_config import CompareConfig
 from keel.rewards.config import RewardConfig
 from keel.rewards.score import Score, failure
-from keel.rewards.source_config import WorkerConfig
+from keel.rewards.settings import WorkerConfig
 from keel.rewards.text import OnceLog, score_texts
 from keel.rewards.worker import frame_of, score_of
 from keel.sandbox.process import ending_text

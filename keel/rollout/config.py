@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from keel.config import Section
-from keel.errors import ConfigError
+from keel.core.config import Section
+from keel.core.errors import ConfigError
 from keel.types import SamplingParams
 
 

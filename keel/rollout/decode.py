@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from keel.kernels.attention import packed_positions
+from keel.kernels.narrow import DecodeWeights, narrow_linears
 from keel.models.model import Model
-from keel.models.narrow import DecodeWeights, narrow_linears
-from keel.models.packed import packed_positions
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
 from keel.types import Encoded
 

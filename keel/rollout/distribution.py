@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from keel.models.row_blocks import row_blocks
+from keel.kernels.narrow import row_blocks
 from keel.types import SamplingParams
 from keel.types.support import Support
 

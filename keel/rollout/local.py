@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from keel.errors import SelfTestError
+from keel.core.errors import SelfTestError
 from keel.models.model import Model
 from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import MIN_ROWS, Decoder, FastDecoder

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keel.hashing import stable_hash, uniform
+from keel.core.hashing import stable_hash, uniform
 from keel.models.model import Model
 from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import Decoder

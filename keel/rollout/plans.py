@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from keel.models.attention import AttentionOptions
-from keel.models.packed import PackedPlan
+from keel.kernels.attention import AttentionOptions, PackedPlan
 
 _OUT_OF_SIGHT = -1e30  # finite, so that a prompt wholly outside the window gives weight 0 and not NaN
 _FIRST_CAPACITY = 64

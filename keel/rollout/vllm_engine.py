@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-from keel.errors import ConfigError, ModelError, UserError
+from keel.core.errors import ConfigError, ModelError, UserError
 from keel.models import save
 from keel.models.loading import Loaded
 from keel.models.model import Model

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from keel.errors import SelfTestError
-from keel.hashing import stable_hash
+from keel.core.errors import SelfTestError
+from keel.core.hashing import stable_hash
 from keel.models import save
 from keel.models.model import Model
-from keel.rollout.parity import nats
+from keel.rollout.prove import nats
 from keel.rollout.vllm_engine import Answer, Asked, Engine
 from keel.rollout.wave import Decode, Row
 from keel.rollout.weight_digest import digest_of

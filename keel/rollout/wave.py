@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keel.hashing import stable_hash, uniform
+from keel.core.hashing import stable_hash, uniform
 from keel.rollout.decode import MIN_ROWS
 from keel.rollout.distribution import Drawn, RowParams
 from keel.types import FinishReason, Rollout, SampleRequest

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from keel.hashing import digest_bytes
+from keel.core.hashing import digest_bytes
 from keel.models.model import checksum
 
 Named = tuple[str, Tensor]

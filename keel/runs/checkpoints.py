@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 from keel.runs.durable import DISK, Disk, publish_folder, read_tensors, recover_folders, write_atomic
 
 log = logging.getLogger("keel")

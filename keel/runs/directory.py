@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from keel.config import Section, dump
-from keel.errors import RunError
+from keel.core.config import Section, dump
+from keel.core.errors import RunError
 from keel.runs import logs
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic

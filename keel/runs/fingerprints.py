@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from keel.hashing import digest_bytes
+from keel.core.hashing import digest_bytes
 
 _CHUNK = 1 << 22
 _MODEL_FILES = frozenset({".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py"})

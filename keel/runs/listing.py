@@ -10,7 +10,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 from keel.runs import logs
 from keel.runs.directory import MANIFEST, METRICS, read_manifest, read_summary
 from keel.runs.environment import flatten

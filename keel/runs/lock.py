@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 
 try:
     import fcntl

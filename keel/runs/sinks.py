@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keel.errors import UserError
-from keel.events import Event, Sink
-from keel.hashing import stable_hash
+from keel.core.errors import UserError
+from keel.core.events import Event, Sink
+from keel.core.hashing import stable_hash
 from keel.runs import logs
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import EVENTS, METRICS, RunDir

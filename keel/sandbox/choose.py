@@ -7,7 +7,7 @@ import shutil
 import sys
 from functools import cache
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.sandbox.process import Guest, GuestEndedError, GuestTimeoutError, Kind, Limits, SandboxError
 from keel.sandbox.run import run_script
 from keel.sandbox.syscalls import supported

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from keel.config import Section
+from keel.core.config import Section
 from keel.learner.config import BatchConfig
 from keel.models.config import ModelOptions
 from keel.render.config import RenderConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keel.errors import ConfigError
+from keel.core.errors import ConfigError
 from keel.watch.config import EarlyStopConfig
 from keel.watch.names import direction
 

@@ -10,7 +10,7 @@ from keel.advise.advise import budget_seconds
 from keel.advise.estimate import FIXED, SHARE, Load, Plan, estimate, forward, memory, trained_model, training
 from keel.advise.machine import Machine
 from keel.advise.size import Size, size_of
-from keel.errors import ModelError, UserError
+from keel.core.errors import ModelError, UserError
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 

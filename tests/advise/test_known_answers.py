@@ -11,9 +11,9 @@ from advice_rows import answer, pair, question, votes
 
 from keel.advise.rank import RULES
 from keel.advise.ways import BY_NAME, WAYS
-from keel.config import load
+from keel.core.config import load
 from keel.pipeline import PipelineRecipe
-from keel.stages.recipes import RECIPES
+from keel.verbs.run import RECIPES
 
 Advise = Callable[..., dict[str, Any]]
 

@@ -17,8 +17,8 @@ from keel.advise.race import entrants, interval
 from keel.advise.race_score import pairs_right, wanted_over_unwanted
 from keel.advise.rank import Ranked, Reason, ranked
 from keel.advise.ways import BY_NAME
+from keel.core.errors import UserError
 from keel.data.dataset import read
-from keel.errors import UserError
 from keel.types import Branch, Edge, Encoded, PairTarget, Unit, UnpairedTarget
 
 pytestmark = pytest.mark.stages

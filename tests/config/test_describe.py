@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from keel.config import FieldDoc, Section, describe
+from keel.core.config import FieldDoc, Section, describe
 
 
 class Inner(Section):

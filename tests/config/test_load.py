@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from keel.config import Section, dump, load, parse_yaml
-from keel.errors import ConfigError
+from keel.core.config import Section, dump, load, parse_yaml
+from keel.core.errors import ConfigError
 
 
 class Schedule(Section):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.config import ConversionConfig
 from keel.data.conversion import comparisons_to_pairs, pairs_to_unpaired, rankings_to_pairs, ratings_to_pairs, to_demonstrations
-from keel.errors import DataError
 from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
 
 P, Q = Prompt("p", text="p"), Prompt("q", text="q")

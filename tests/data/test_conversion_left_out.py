@@ -8,7 +8,7 @@ import pytest
 
 from keel.data.config import ConversionConfig, DataConfig
 from keel.data.dataset import load
-from keel.stages.account import Account
+from keel.verbs.shared.account import Account
 
 RATINGS = [{"prompt": "a?", "answer": x, "rating": n} for x, n in (("one", 3), ("two", 3), ("three", 1))] + [
     {"prompt": "b?", "answer": x, "rating": 2} for x in ("four", "five")

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import load, mixture_sizes, prompt_of, read
-from keel.errors import DataError
 from keel.types import Demonstration, Pair
 
 

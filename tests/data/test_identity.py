@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import load, prompt_of, read
 from keel.data.identity import cluster_key, content_key
-from keel.errors import DataError
 from keel.types import Comparison, ImagePart, Message, Prompt, TextPart
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import read
 from keel.data.layouts import LAYOUTS, match
-from keel.errors import DataError
 from keel.types import Comparison, Demonstration, ImagePart, Message, Pair, Prompt, Ranking, Rating, Steps, TextPart, Unpaired
 
 USER, GOOD, POOR = (

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset, read
 from keel.data.turns import as_message
-from keel.errors import DataError
 from keel.models.tiny import make_tokenizer
 from keel.render.renderer import Renderer
 

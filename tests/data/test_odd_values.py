@@ -8,12 +8,12 @@ import json
 
 import pytest
 
+from keel.core.errors import DataError, UserError
 from keel.data.config import DataConfig
 from keel.data.dataset import read
 from keel.data.fields import FieldError, Fields
 from keel.data.layouts import LAYOUTS, match
 from keel.data.sources import RawRow
-from keel.errors import DataError, UserError
 from keel.models import tiny
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer

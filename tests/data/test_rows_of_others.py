@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset, read
 from keel.data.layouts import LAYOUTS, Layout
-from keel.errors import DataError
 from keel.feedback.store import append
 from keel.types import Candidate, Comparison
 

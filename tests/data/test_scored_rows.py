@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from keel.errors import DataError
-from keel.stages.score_rows import read_rows
+from keel.core.errors import DataError
+from keel.verbs.score.rows import read_rows
 
 ASK = {"role": "user", "content": "a?"}
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, blocks, tracked_files
 
-from keel.advantages.credit import ESTIMATORS
-from keel.algorithms import ALGORITHMS, POLICY_LOSSES
-from keel.algorithms.preference import PREFERENCE_OBJECTIVES
 from keel.cli import parse
-from keel.config import load
+from keel.core.config import load
 from keel.data import layouts
 from keel.data.fields import Fields
 from keel.data.layouts import LAYOUTS
 from keel.data.sources import RawRow
+from keel.methods import ALGORITHMS, POLICY_LOSSES
+from keel.methods.credit.assign import ESTIMATORS
+from keel.methods.preference import PREFERENCE_OBJECTIVES
 from keel.pipeline import PipelineRecipe
-from keel.stages.data_show import DataShowRecipe
-from keel.stages.recipes import RECIPES
+from keel.verbs.data_show import DataShowRecipe
+from keel.verbs.run import RECIPES
 
 WITH_EXAMPLES = [page for page in PAGES if any(b.note == "test" for b in blocks(page))]
 COMMANDS = [(page.name, line) for page in PAGES for b in blocks(page) if b.language == "bash" for line in b.code.splitlines() if line]

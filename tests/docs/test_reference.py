@@ -11,9 +11,9 @@ import pytest
 from pages import ROOT
 
 import keel
-from keel.config import Section
+from keel.core.config import Section
 from keel.reference import reference_markdown
-from keel.stages.recipes import RECIPES
+from keel.verbs.run import RECIPES
 
 # Fields that no attribute access reads, and why that is right.
 READ_OTHERWISE = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from keel.errors import ConfigError
+from keel.core.errors import ConfigError
 from keel.evaluate.compare import Answer, PromptAnswers, compare, scorers, subsets, win_shares
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.samples import choose

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 from keel.evaluate import report_plots as plots
 from keel.evaluate.compare import Answer, PromptAnswers
 from keel.evaluate.report import collect, flatten, render, write_report

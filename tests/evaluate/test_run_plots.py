@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keel.cli import main
-from keel.errors import RunError, UserError
+from keel.core.errors import RunError, UserError
 from keel.evaluate.run_plots import plot_runs
 
 

@@ -10,7 +10,7 @@ import torch
 
 from keel.evaluate.measures import fit_temperature, pair_calibration
 from keel.evaluate.reward_measures import Judged, Ties, measure
-from keel.losses.reward import davidson, rao_kupper
+from keel.methods.math.reward import davidson, rao_kupper
 
 WEIGHT = 1.5  # of a tie
 

@@ -18,17 +18,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.algorithms import AlgorithmConfig, resolve
-from keel.hashing import stable_hash, uniform
+from keel.core.hashing import stable_hash, uniform
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
 from keel.loops.online import Actors, OnlineTrainer
+from keel.methods import AlgorithmConfig, resolve
 from keel.models import prove
 from keel.models.config import ModelOptions
 from keel.models.loading import Loaded, load_model
-from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rollout.local import LocalSampler
 from keel.types import Encoded, Group, Prompt, SamplingParams
 

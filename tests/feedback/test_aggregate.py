@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.feedback.aggregate import aggregate, counts, left_out
 from keel.feedback.config import AggregateConfig
 from keel.types import Candidate, Comparison, Message, Prompt

@@ -6,11 +6,11 @@ from statistics import fmean
 
 import pytest
 
-from keel.feedback import gold
 from keel.feedback.agreement import agreement
-from keel.feedback.annotators import PROTOCOL, Annotator, annotate, compare, make_annotators
 from keel.feedback.candidates import make_candidate
 from keel.feedback.config import AnnotatorsConfig
+from keel.simulate import gold
+from keel.simulate.annotators import PROTOCOL, Annotator, annotate, compare, make_annotators
 from keel.types import Candidate, Message, Prompt
 
 ASK = Prompt("p", (Message("user", "My tent came with a broken pole!"),))

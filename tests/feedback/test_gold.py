@@ -8,8 +8,8 @@ from statistics import fmean, pstdev
 
 import pytest
 
-from keel.feedback import gold
-from keel.feedback.topics import topics_of
+from keel.simulate import gold
+from keel.simulate.topics import topics_of
 from keel.types import Message, Prompt
 
 POLE = "My tent arrived with a broken pole and we leave on Friday!"

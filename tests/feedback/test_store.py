@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from keel.core.errors import DataError
 from keel.data.dataset import read as read_dataset
-from keel.errors import DataError
 from keel.feedback import store
 from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.errors import ConfigError, DivergedError, ModelError
+from keel.core.errors import ConfigError, DivergedError, ModelError
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
@@ -100,7 +100,7 @@ def test_one_times_eight_is_eight_times_one(load, arch: str, token_local: bool) 
 
 
 def test_token_local_path_equals_the_general_one(load, monkeypatch) -> None:
-    from keel.models import logprobs
+    from keel.kernels import logprobs
 
     monkeypatch.setattr(logprobs, "_TILE_CPU", 1)  # several tiles
     fused, general = (learner_of(load, heads=frozenset({"value"})) for _ in range(2))

@@ -14,14 +14,13 @@ from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.learner.packing import narrow, pack
 from keel.loops.online import with_signal
-from keel.losses.correction import Correction
-from keel.losses.policy import ppo_clip
+from keel.methods.math.policy import Correction, ppo_clip
+from keel.methods.objectives.policy import PolicyObjective
 from keel.models.config import LoraConfig
-from keel.objectives.policy import PolicyObjective
 from keel.rollout.distribution import top_p_floor
-from keel.stages.reference_cache import ReferenceCache
 from keel.types import Branch, Encoded, Unit
 from keel.types.support import Support
+from keel.verbs.shared.reference_cache import ReferenceCache
 
 TEMPERATURE = 0.8
 

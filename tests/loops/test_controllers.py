@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from keel.algorithms import ALGORITHMS, KL, Control
-from keel.loops.coefficients import Coefficients
-from keel.loops.controllers import doubled_or_halved, multiplicative, proportional, scheduled, stepped
+from keel.loops.control import Coefficients, doubled_or_halved, multiplicative, proportional, scheduled, stepped
+from keel.methods import ALGORITHMS, KL, Control
 
 
 def test_proportional_follows_the_error_and_clips_it():

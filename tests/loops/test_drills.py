@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keel.errors import DivergedError, UserError
+from keel.core.errors import DivergedError, UserError
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.types import Rollout

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from keel.config import Section
-from keel.errors import DivergedError
-from keel.events import EventBus
+from keel.core.config import Section
+from keel.core.errors import DivergedError
+from keel.core.events import EventBus
 from keel.loops.config import LoopConfig
 from keel.loops.harness import Harness, TensorFiles
 from keel.loops.online import OnlineTrainer

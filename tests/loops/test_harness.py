@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from keel.config import Section
-from keel.errors import ConfigError, DivergedError, RunError
-from keel.events import Event, EventBus
+from keel.core.config import Section
+from keel.core.errors import ConfigError, DivergedError, RunError
+from keel.core.events import Event, EventBus
 from keel.loops.config import LoopConfig
 from keel.loops.harness import Harness, TensorFiles
 from keel.runs.checkpoints import Checkpoints

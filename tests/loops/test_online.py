@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from keel.algorithms import AlgorithmConfig, resolve
 from keel.loops.config import ExplorationConfig, LoopConfig
 from keel.loops.online import Actors, OnlineTrainer, shared_out
+from keel.methods import AlgorithmConfig, resolve
 from keel.rollout.scripted import ScriptedSampler
 from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, StepReport, Unit
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from keel.algorithms import AlgorithmConfig, resolve
 from keel.loops.config import LoopConfig
 from keel.loops.online import Actors, OnlineTrainer
+from keel.methods import AlgorithmConfig, resolve
 from keel.rollout.scripted import ScriptedSampler
 from keel.types import Encoded, Group, PolicyVersion, Prompt, SamplingParams, StepReport, Unit
 

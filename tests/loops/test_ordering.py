@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from keel.core.errors import ConfigError
 from keel.data.batching import units_for_step
-from keel.errors import ConfigError
-from keel.loops.config import LoopConfig
-from keel.loops.order_config import AgainConfig, CurriculumConfig, OrderConfig
+from keel.loops.config import AgainConfig, CurriculumConfig, LoopConfig, OrderConfig
 from keel.loops.ordering import Judges, Order
 from keel.types import Branch, Encoded, Unit
 

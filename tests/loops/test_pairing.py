@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from keel.algorithms.preference import ObjectiveConfig, preference_objective
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.loops.online_preference import pair_metrics, trainable
 from keel.loops.pairing import ByJudge, ByReward, PairRule, edges_between, judged_edges, meetings_of
+from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.rewards.compare_config import CompareConfig
 from keel.rewards.duels import Duel, PairJudge
 from keel.rewards.python import REFUSED

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from keel.config import load
-from keel.errors import UserError
+from keel.core.config import load
+from keel.core.errors import UserError
 from keel.loops.config import PhaseConfig
-from keel.loops.phases import phase_at
-from keel.stages.recipes import RECIPES
+from keel.loops.control import phase_at
+from keel.verbs.run import RECIPES
 
 THREE = (
     PhaseConfig(name="warm-up", until=0.1, lr=1e-7, kl_coef=0.5),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from keel.algorithms.parts import ReferenceRule
 from keel.loops.reference import MovingReference
+from keel.methods.rl_parts import ReferenceRule
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 from keel.models.model import Model

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
 
 WEIGHTS = "model.safetensors"
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels import pooling
+from keel.kernels.pooling import spans
 from keel.learner.packing import pack
-from keel.models import pooling
 from keel.models.heads import PLAIN, HeadSpec, ScoreHead, load_heads, save_heads, stored_spec
-from keel.models.pooling import spans
 from keel.types import Branch, Encoded, Unit
 
 H = 6

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels.logit_transform import LogitTransform
 from keel.models.config import ModelOptions
 from keel.models.loading import AUTO_PRECISION, compute_dtype, load_model
-from keel.models.logit_transform import LogitTransform
 from keel.models.tiny import ARCHITECTURES
 
 OPTIONS = ModelOptions(precision="fp32", device="cpu")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keel.models import logprobs as module
-from keel.models.logit_transform import LogitTransform
-from keel.models.logprobs import Head, fused_token_loss, token_logprobs
+from keel.kernels import logprobs as module
+from keel.kernels.logit_transform import LogitTransform
+from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs
 
 CASES = {
     "plain": (LogitTransform(), 1.0),

@@ -10,14 +10,14 @@ import torch
 import transformers
 from peft.tuners.lora import LoraLayer
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels.attention import PackedPlan
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
+from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models import lora
 from keel.models.config import LoraConfig
 from keel.models.model import Model
-from keel.models.packed import PackedPlan
-from keel.objectives.supervised import SupervisedObjective
 from keel.types import Branch, Encoded, Unit
 
 TOKENS = torch.tensor([[2, 40, 41, 300, 17, 9, 88, 3]])

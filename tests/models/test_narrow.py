@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from keel.models import narrow
-from keel.models.narrow import DecodeWeights, narrow_linear, narrow_linears
+from keel.kernels import narrow
+from keel.kernels.narrow import DecodeWeights, narrow_linear, narrow_linears
 
 
 @pytest.fixture

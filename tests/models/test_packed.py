@@ -7,15 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from keel.kernels import attention as packed_module
+from keel.kernels.attention import AttentionOptions, PackedPlan, attention, keel_attention
+from keel.kernels.logprobs import Head, token_logprobs
 from keel.learner.packing import pack
-from keel.models import packed as packed_module
 from keel.models import prove
-from keel.models.attention import AttentionOptions, keel_attention
 from keel.models.config import LoraConfig
-from keel.models.logprobs import Head, token_logprobs
 from keel.models.media import MediaStore
 from keel.models.model import Model
-from keel.models.packed import PackedPlan, attention
 from keel.types import Branch, Encoded, MediaRef, Unit
 
 ARCHS = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "cohere", "qwen3_moe", "gpt_neox", "llava", "idefics3"]
@@ -189,9 +188,9 @@ def test_proof_sees_an_ignored_option_and_the_plain_path_takes_over(load, monkey
 
 
 def test_proof_sees_an_ignored_logit_transform(load, monkeypatch) -> None:
-    from keel.errors import ModelError
+    from keel.core.errors import ModelError
+    from keel.kernels.logit_transform import LogitTransform
     from keel.models import loading
-    from keel.models.logit_transform import LogitTransform
 
     monkeypatch.setattr(loading, "discover", lambda *_: LogitTransform())
     for arch in ("granite", "cohere", "gemma2"):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 from keel.models.parts import parts_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import modeling_gguf_pytorch_utils as gguf
 
-from keel.models.quiet import quiet
+from keel.models.read_errors import quiet
 
 
 def test_the_reader_of_gguf_files_draws_no_bar(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.models import logprobs as module
-from keel.models.logit_transform import LogitTransform
-from keel.models.logprobs import Head, token_logprobs_and_kl
+from keel.kernels import logprobs as module
+from keel.kernels.logit_transform import LogitTransform
+from keel.kernels.logprobs import Head, token_logprobs_and_kl
 
 ROWS, H, V = 150, 12, 33
 CASES = {

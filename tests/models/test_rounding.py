@@ -12,7 +12,7 @@ from torch import Tensor
 
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import Loaded, load_model
-from keel.models.rounding import round_unbiased
+from keel.models.lora import round_unbiased
 
 
 def test_values_on_the_grid_stay_and_others_go_to_a_neighbour() -> None:

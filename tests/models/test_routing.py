@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from keel.errors import ModelError
+from keel.core.errors import ModelError
+from keel.kernels.routing import balance_loss
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.learner.packing import pack
+from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
-from keel.models.routing import balance_loss
-from keel.objectives.supervised import SupervisedObjective
 from keel.types import Branch, Encoded, Unit
 
 MOE = "tiny:qwen3_moe?seed=1"

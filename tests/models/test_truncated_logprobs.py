@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from keel.models import logprobs as module
-from keel.models.logit_transform import LogitTransform
-from keel.models.logprobs import Head, fused_token_loss, token_logprobs
+from keel.kernels import logprobs as module
+from keel.kernels.logit_transform import LogitTransform
+from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs
 from keel.types.support import Support
 
 CASES = {

@@ -11,7 +11,7 @@ import torch
 from keel.render.targets import pairs_to_units
 from keel.rewards.model import ModelSource, units_of
 from keel.rewards.segments import SegmentedModel
-from keel.rewards.source_config import SegmentsConfig
+from keel.rewards.settings import SegmentsConfig
 from keel.types import (
     Encoded,
     Group,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.render.renderer import Refusal, Renderer
 from keel.types import (
     Demonstration,

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
 from keel.types import Message, Prompt

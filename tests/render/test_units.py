@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from keel.errors import DataError
+from keel.core.errors import DataError
 from keel.render.config import RenderConfig
 from keel.render.limits import context_length
 from keel.render.renderer import Refusal, Renderer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.build import build_rewards
 from keel.rewards.cache import CachedTexts, ScoreCache
 from keel.rewards.config import ExactReward, MathReward, ModelReward, NumericReward, PythonReward, RulesReward

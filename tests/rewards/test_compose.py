@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.errors import UserError
-from keel.rewards.compose import Reward, apply_rewards
+from keel.core.errors import UserError
+from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.config import ModelReward
 from keel.rewards.ensemble import EnsembleSource
 from keel.rewards.model import ModelSource

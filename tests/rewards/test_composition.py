@@ -10,14 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keel.advantages.group import batch_normalised, group_normalised
-from keel.errors import ConfigError
-from keel.rewards import combine
-from keel.rewards.compose import Reward, apply_rewards
-from keel.rewards.composer import Composer
-from keel.rewards.composition_config import CompositionConfig
-from keel.rewards.judge import Judge
-from keel.rewards.relations import Relations
+from keel.core.errors import ConfigError
+from keel.methods.credit.estimators import batch_normalised, group_normalised
+from keel.rewards.composition import combine
+from keel.rewards.composition.combine import Relations
+from keel.rewards.composition.composer import Composer
+from keel.rewards.composition.config import CompositionConfig
+from keel.rewards.composition.judge import Judge
+from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.text import TextSource
 from keel.types import Group
 
@@ -78,7 +78,7 @@ def test_gdpo_tells_apart_what_a_normalised_sum_does_not() -> None:
 
 
 def test_gdpo_belongs_with_its_normalisation() -> None:
-    from keel.stages.recipes import RLRecipe
+    from keel.verbs.rl.recipe import RLRecipe
 
     base = {"model": "tiny:llama", "data": {"path": "x"}, "rewards": [{"type": "finished", "name": "a"}]}
     RLRecipe.model_validate({**base, "algorithm": {"name": "gdpo"}, "composition": {"normalise": "group"}})

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.ensemble import EnsembleSource, Expert, aggregate, robust, spread
 from keel.rewards.ensemble_config import EnsembleConfig
 from keel.rewards.model import Standardiser

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from keel.rewards.compose import Reward
-from keel.rewards.judge import Judge
+from keel.rewards.composition.judge import Judge
+from keel.rewards.composition.rewards import Reward
 from keel.rewards.text import OnceLog, TextSource
 from keel.types import Group, Prompt
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.remote import RemoteSource
 from keel.rewards.remote_config import RemoteReward
 from keel.types import Encoded, Group, MediaRef, Message, Prompt, Rollout, empty_group

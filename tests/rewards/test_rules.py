@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keel.errors import ConfigError
+from keel.core.errors import ConfigError
 from keel.rewards.config import Band, Element, ElementRules, Forbidden, FormatRules, LengthRules, RuleSet
 from keel.rewards.rules import CHECKS, check, read_rules
 

@@ -12,9 +12,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.build import build_rewards
-from keel.rewards.compose import apply_rewards
+from keel.rewards.composition.rewards import apply_rewards
 from keel.rewards.config import ModelReward, PythonReward, RewardConfig
 from keel.rewards.model import ModelSource, Standardiser, fit_standardiser, units_of
 from keel.rewards.offline import answered_group

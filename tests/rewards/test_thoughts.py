@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from keel.rewards.build import text_source
 from keel.rewards.build_text import text_reward
 from keel.rewards.config import ContainsReward, RegexReward, RewardConfig, RuleSet, RulesReward
+from keel.rewards.reading.thoughts import answer_of
 from keel.rewards.score import NO_ANSWER
-from keel.rewards.source_config import SegmentsConfig
+from keel.rewards.settings import SegmentsConfig
 from keel.rewards.text import TextSource
-from keel.rewards.thoughts import answer_of
 
 PAIRS = [
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("<thought>", "</thought>"),

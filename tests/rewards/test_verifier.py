@@ -11,9 +11,9 @@ import pytest
 
 from keel.rewards import verifier
 from keel.rewards.config import ContainsReward, ExactReward, NumericReward, RegexReward
-from keel.rewards.equality import shape_of
-from keel.rewards.final import readings_of
-from keel.rewards.quantity import read_quantity
+from keel.rewards.reading.equality import shape_of
+from keel.rewards.reading.final import readings_of
+from keel.rewards.reading.quantity import read_quantity
 from keel.rewards.text import TextSource
 
 

@@ -9,14 +9,14 @@ from fractions import Fraction
 
 import pytest
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards import maths
 from keel.rewards.choice import choice, chosen
 from keel.rewards.gym import gym
 from keel.rewards.ifeval import follows, ifeval
 from keel.rewards.ifeval_checks import CHECKS
 from keel.rewards.json_schema import json_schema
-from keel.rewards.quantity import read_quantity
+from keel.rewards.reading.quantity import read_quantity
 from keel.rewards.verifier import regex
 from keel.rewards.verifier_config import ChoiceReward, GymReward, IFEvalReward, JsonSchemaReward, MathReward, RegexReward
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.rewards.build import comparing_source, text_source
 from keel.rewards.compare_config import CompareConfig
-from keel.rewards.compose import Reward, apply_rewards
+from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.config import PythonReward, RegexReward, RulesReward
 from keel.rewards.python import REFUSED
-from keel.rewards.source_config import WorkerConfig
+from keel.rewards.settings import WorkerConfig
 from keel.rewards.text import TextSource
 from keel.rewards.workers import WorkerSource
 from keel.types import Group, Prompt

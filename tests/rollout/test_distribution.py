@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from keel.hashing import stable_hash, uniform
+from keel.core.hashing import stable_hash, uniform
 from keel.rollout import distribution
 from keel.rollout.config import SamplingConfig
 from keel.rollout.distribution import RowParams, draw, inverse_cdf, top_k_floor, top_p_floor

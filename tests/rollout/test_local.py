@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from keel.errors import SelfTestError
+from keel.core.errors import SelfTestError
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 from keel.rollout.config import SamplerConfig

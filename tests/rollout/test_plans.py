@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from keel.models.attention import AttentionOptions
+from keel.kernels.attention import AttentionOptions
 from keel.rollout import plans
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
 

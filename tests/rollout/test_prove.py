@@ -7,8 +7,9 @@ import torch
 import transformers
 from torch.nn import functional as F
 
-from keel.models import narrow, prove
-from keel.models.logit_transform import discover
+from keel.kernels import narrow
+from keel.kernels.logit_transform import discover
+from keel.models import prove
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.rollout import plans

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from keel.config import load as load_config
-from keel.errors import ConfigError, ModelError, SelfTestError, UserError
+from keel.core.config import load as load_config
+from keel.core.errors import ConfigError, ModelError, SelfTestError, UserError
 from keel.models import save
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import Loaded, load_model
@@ -25,8 +25,8 @@ from keel.rollout.local import LocalSampler
 from keel.rollout.vllm_engine import Answer, Asked
 from keel.rollout.vllm_sampler import VllmSampler
 from keel.rollout.weight_digest import Named, Tally, digest_of
-from keel.stages.recipes import RLRecipe
 from keel.types import Encoded, MediaRef, PolicyVersion, Rollout, SampleRequest, SamplingParams
+from keel.verbs.rl.recipe import RLRecipe
 
 END = 3
 PARAMS = SamplingParams(max_tokens=12, stop_tokens=(END,))

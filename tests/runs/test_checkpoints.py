@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.durable import Disk
 

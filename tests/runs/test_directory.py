@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from keel.config import Section
-from keel.errors import RunError
+from keel.core.config import Section
+from keel.core.errors import RunError
 from keel.runs import environment
 from keel.runs.directory import RunDir, read_manifest, read_summary
 from keel.runs.lock import holder

@@ -9,9 +9,9 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from keel.config import Section
-from keel.errors import RunError
-from keel.events import EventBus
+from keel.core.config import Section
+from keel.core.errors import RunError
+from keel.core.events import EventBus
 from keel.runs.directory import RunDir
 from keel.runs.listing import compare, list_runs, print_comparison, print_runs
 from keel.runs.sinks import JsonlSink

@@ -10,7 +10,7 @@ import pytest
 import torch
 from power import Op, PowerDisk, RecordingDisk, State, write_out
 
-from keel.errors import RunError
+from keel.core.errors import RunError
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.durable import Disk, publish_folder, recover_folders, write_atomic
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from keel.config import Section
-from keel.errors import UserError
-from keel.events import MOST_WAITING, Event, EventBus
+from keel.core.config import Section
+from keel.core.errors import UserError
+from keel.core.events import MOST_WAITING, Event, EventBus
 from keel.runs import logs, sinks
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import RunDir

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keel.errors import UserError
+from keel.core.errors import UserError
 from keel.sandbox import choose
 from keel.sandbox.process import Kind, Limits
 from keel.sandbox.run import run_script

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from keel.errors import ConfigError
+from keel.core.errors import ConfigError
 from keel.watch.config import EarlyStopConfig, Rule, WatchConfig
 from keel.watch.early_stop import Best, EarlyStop, settled
 from keel.watch.names import ANSWER, TOKEN, UNITS

@@ -1,0 +1,192 @@
+"""The prices of KL and entropy in the course of a run: what controllers make of them. The trainer's only state beside its learners'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from keel.loops.config import PhaseConfig
+from keel.methods.rl_parts import KL, Algorithm
+from keel.runs.checkpoints import Checkpoint, Checkpoints
+from keel.watch.config import EmergencyConfig
+from keel.watch.drift import in_words
+
+
+class Coefficients:
+    """Starts from the algorithm's own coefficients and follows what each step measured."""
+
+    def __init__(self, algorithm: Algorithm, total_steps: int) -> None:
+        self._algorithm, self._total_steps = algorithm, total_steps
+        self._kl = algorithm.kl.coef if algorithm.kl is not None else 0.0
+        self._old_kl = algorithm.old_kl.coef
+        self._entropy = algorithm.entropy.coef
+        self.fixed: Mapping[str, float] = {}  # "kl" and "entropy" in place of what controllers say, which rest meanwhile; from the phase
+        self.scale = 1.0  # of the price of the KL to the reference, whatever its controller says; whoever sets it keeps it
+
+    def algorithm(self, step: int) -> Algorithm:
+        """The algorithm with the coefficients of step ``step`` (0-based)."""
+        a = self._algorithm
+        entropy = replace(a.entropy, coef=self.fixed.get("entropy", self._entropy))
+        kl = None
+        if a.kl is not None:
+            kl = replace(a.kl, coef=self.scale * self.fixed.get("kl", self._kl_coef(a.kl, step)))
+        return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl), entropy=entropy)
+
+    def _kl_coef(self, kl: KL, step: int) -> float:
+        if kl.control is None or kl.control.kind != "scheduled":
+            return self._kl
+        return scheduled(kl.coef, kl.control.end, step / max(1, self._total_steps - 1))
+
+    def update(self, metrics: Mapping[str, float], samples: int, old_kl: float | None) -> None:
+        """Follow a step: ``objective/kl``, ``objective/kl_per_token`` and ``entropy`` among its metrics, the number of its samples, and
+        the KL to the old policy in its last pass (None: there was no update)."""
+        kl, old = self._algorithm.kl, self._algorithm.old_kl
+        if kl is not None and kl.control is not None and "objective/kl" in metrics and "kl" not in self.fixed:
+            control = kl.control
+            measured = metrics["objective/kl" if control.unit == "sequence" else "objective/kl_per_token"]
+            if control.kind == "proportional":
+                self._kl = proportional(self._kl, measured, control.target, samples, control.horizon, control.low)
+            elif control.kind == "multiplicative":
+                self._kl = multiplicative(self._kl, measured, control.target, control.low, control.high)
+        if old.target is not None and old_kl is not None:
+            self._old_kl = doubled_or_halved(self._old_kl, old_kl, old.target)
+        entropy = self._algorithm.entropy
+        if entropy.target is not None and "entropy" in metrics and "entropy" not in self.fixed:
+            self._entropy = stepped(self._entropy, metrics["entropy"], entropy.target, entropy.step, entropy.high)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The coefficients of a step: ``kl_coef`` (reference), ``policy/old_kl_coef`` (policy that sampled) and ``entropy_coef``, where
+        there are any."""
+        a = self.algorithm(step)
+        named = {
+            "kl_coef": a.kl.coef if a.kl is not None else None,
+            "policy/old_kl_coef": a.old_kl.coef or None,
+            "entropy_coef": a.entropy.coef if a.entropy.target is not None else a.entropy.coef or None,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    def state(self) -> dict[str, float]:
+        return {"kl": self._kl, "old_kl": self._old_kl, "entropy": self._entropy}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        self._kl, self._old_kl, self._entropy = float(state["kl"]), float(state["old_kl"]), float(state["entropy"])
+
+
+SWING = 1.5  # how far from the target, as a factor, before a step-wise controller moves
+
+
+def proportional(coef: float, kl: float, target: float, samples: int, horizon: float, floor: float) -> float:
+    """``beta (1 + clip(kl / target - 1, -0.2, 0.2) * samples / horizon)``, never below ``floor`` (Ziegler et al. 2019, arXiv:1909.08593,
+    section 2.2; ``horizon`` as in their code: the samples over which a full error moves the coefficient by a fifth).
+
+    Args:
+        coef: beta so far.
+        kl: measured on this step's samples.
+        target: what it should be.
+        samples: how many samples that were.
+        horizon: in samples.
+        floor: so that a coefficient that only falls can rise again.
+    """
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return max(floor, coef * (1.0 + error * samples / horizon))
+
+
+def multiplicative(coef: float, kl: float, target: float, low: float, high: float) -> float:
+    """1.5 times as much above 1.5 times the target, 0.75 times below half of it, unchanged in between; always within [low, high]."""
+    if kl > SWING * target:
+        coef *= 1.5
+    elif kl < 0.5 * target:
+        coef *= 0.75
+    return min(max(coef, low), high)
+
+
+def stepped(coef: float, measured: float, target: float, step: float, high: float) -> float:
+    """``step`` more below the target, ``step`` less above it, always within [0, high]: an entropy bonus that is there as long as it is
+    needed (after He et al. 2025, arXiv:2505.22312, whose steps are 0.005)."""
+    return min(max(coef + (step if measured < target else -step), 0.0), high)
+
+
+def scheduled(start: float, end: float, progress: float) -> float:
+    """A straight line from ``start`` to ``end``; ``progress`` from 0 (first step) to 1 (last)."""
+    return start + (end - start) * progress
+
+
+def doubled_or_halved(coef: float, kl: float, target: float) -> float:
+    """Twice as much above 1.5 times the target, half below 1 / 1.5 of it (Schulman et al. 2017, arXiv:1707.06347, section 4)."""
+    if kl > SWING * target:
+        return coef * 2.0
+    return coef / 2.0 if kl < target / SWING else coef
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What the phase of a step sets; None where it leaves things as they are."""
+
+    number: int  # of the phase, from 1
+    name: str
+    begins: bool  # with this step
+    lr: float | None
+    kl_coef: float | None
+    entropy_coef: float | None
+    eval_every: int | None
+
+
+def phase_at(phases: Sequence[PhaseConfig], step: int, total_steps: int) -> Now | None:
+    """The phase of step ``step`` (0-based) of so many; None where there are no phases. A phase ends with step ``round(until * total)``; one
+    that is shorter than a step is passed over."""
+    first = 0
+    for number, phase in enumerate(phases, 1):
+        end = round(phase.until * total_steps)
+        if step < end:
+            lr = phase.lr
+            if lr is not None and phase.lr_end is not None:
+                lr += (phase.lr_end - lr) * (step - first) / max(1, end - first - 1)
+            return Now(number, phase.name, step == first, lr, phase.kl_coef, phase.entropy_coef, phase.eval_every)
+        first = end
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Emergency:
+    """What emergencies have made of a run so far; part of every checkpoint."""
+
+    rollbacks: int = 0
+    lr_scale: float = 1.0  # of the recipe's learning rates
+    kl_scale: float = 1.0  # of the price of the KL to the reference
+    back_to: int | None = None  # the step that the last one went back to
+
+    def next(self, config: EmergencyConfig, back_to: int) -> Emergency:
+        """After one more."""
+        return Emergency(self.rollbacks + 1, self.lr_scale * config.lr_factor, self.kl_scale * config.kl_factor, back_to)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint (JSON)."""
+        return asdict(self)
+
+
+def place_to_go_back_to(checkpoints: Checkpoints, good: int, before: Emergency) -> Checkpoint:
+    """The last good checkpoint; where the run was there already and came to grief again, an older good one, if there is any: trouble may
+    have begun before it showed."""
+    if good == before.back_to:
+        for step in (s for s in reversed(checkpoints.steps()) if s < good):
+            older = checkpoints.load(step)
+            if older.state["good"] == step:
+                return older
+    return checkpoints.load(good)
+
+
+def refusal(config: EmergencyConfig, before: Emergency, good: int | None) -> str:
+    """Why a run cannot go back once more; empty when it can."""
+    if good is None:
+        return "there is no good checkpoint"
+    stands = f"the last good checkpoint is that of step {good}"
+    if before.rollbacks < config.rollbacks:
+        return ""
+    return f"{stands}; the run has gone back {before.rollbacks} times already" if before.rollbacks else stands
+
+
+def in_short(reason: str, now: Emergency, settings: Mapping[str, float], drift: Mapping[str, float]) -> str:
+    """What was done, in a sentence each."""
+    changed = ", ".join(f"{name} is now {value:.3g}" for name, value in settings.items())
+    return f"{reason}. Back to step {now.back_to} (rollback {now.rollbacks}); {changed}. {in_words(drift)}"

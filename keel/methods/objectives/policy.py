@@ -1,0 +1,177 @@
+"""Policy objectives of RL: a loss per token, a ratio per token or per sequence, a KL term and an entropy bonus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from keel.methods.math.kl import LOG_RATIO_BOUND, bounded, k3
+from keel.methods.math.policy import Correction, PolicyLoss, PolicyTerms, importance_weights, ppo_clip
+from keel.methods.math.reduce import REDUCTIONS, Reduction, sequence_means
+from keel.methods.math.value import clipped_value
+from keel.methods.objectives.common import Reduced, TokenWeights, divisor, to_metrics, token_mean, token_weights
+from keel.types import Batch, Counts, LossOutput, Need, Outputs
+
+Ratio = Literal["token", "sequence", "sequence_token"]
+KLEstimator = Callable[[Tensor, Tensor], Tensor]
+"""(logprobs_S, ref_logprobs_S) -> nats per token."""
+Metrics = Mapping[str, tuple[Tensor, Tensor | float]]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyObjective(Reduced):
+    """``policy_loss + kl_coef * KL + old_kl_coef * KL(old || policy) - entropy_coef * entropy``, per token, weighed by one reduction.
+
+    Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
+    ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for a correction and for diagnosis.
+
+    ``ratio="sequence"`` replaces log-probabilities by their mean over the sequence before the loss: the length-normalised sequence ratio of
+    GSPO (Zheng et al. 2025, arXiv:2507.18071, section 4.1); its sequences must not be split. ``"sequence_token"`` has the same value and
+    leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, section 4.3).
+
+    ``correction`` weighs the policy's part of the loss by importance weights between the old policy and the sampler
+    (``losses.correction``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
+
+    ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
+    whose gradient is exactly that of the KL.
+
+    Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token) and ``kl/max`` (of one token),
+    ``clip_ratio/{low,high,region}_mean``,
+    ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
+    token), ``policy/clipfrac_avg``, ``val/ratio``, ``policy/bounded_ratio`` (the share of tokens whose log-ratio to the old policy or
+    the reference is beyond ``LOG_RATIO_BOUND``),
+    ``sampling/importance_sampling_ratio/{mean,min,max}`` (trainer against sampler: the weights in use, after truncation or masking, each
+    token's own ratio without a correction), ``sampling/capped_ratio`` (the share above the cap) and
+    ``sampling/sampling_logp_difference/{mean,max}`` (absolute, per token); by the reduction: ``loss/policy_avg``.
+    """
+
+    policy_loss: PolicyLoss = ppo_clip
+    reduction: Reduction = REDUCTIONS["per_token"]
+    ratio: Ratio = "token"
+    kl: KLEstimator | None = None  # in the loss
+    kl_coef: float = 0.0
+    old_kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    correction: Correction | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"logprobs", "entropy"})
+
+    @property
+    def token_local(self) -> bool:
+        return self.ratio == "token" and (self.correction is None or self.correction.level == "token")
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        assert outputs.logprobs_S is not None
+        assert outputs.entropy_S is not None
+        logprobs_S = outputs.logprobs_S
+        old_logprobs_S = batch.signals.get("old_logprobs", logprobs_S.detach())
+        terms = self.policy_loss(*self._compared(logprobs_S, old_logprobs_S, batch), batch.signals["advantages"])
+        sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
+        if self.kl is not None:
+            losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
+        if self.old_kl_coef:
+            losses_S = losses_S + self.old_kl_coef * k3(old_logprobs_S, logprobs_S)
+        if self.entropy_coef:
+            losses_S = losses_S - self.entropy_coef * outputs.entropy_S
+        weights = token_weights(batch, self.reduction)
+        loss = (weights.weights_S * losses_S).sum() / divisor(counts, self.reduction.unit)
+        with torch.no_grad():
+            metrics = _metrics(batch, outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights)
+            return LossOutput(loss, to_metrics({**metrics, **sampling}))
+
+    def _against_sampler(self, old_logprobs_S: Tensor, batch: Batch, losses_S: Tensor) -> tuple[Metrics, Tensor]:
+        """The metrics of trainer against sampler, and the policy's losses under the importance weights."""
+        if "sampler_logprobs" not in batch.signals:
+            assert self.correction is None, "a correction needs the sampler's log-probabilities"
+            return {}, losses_S
+        sampler_S = batch.signals["sampler_logprobs"]
+        apart_S = (old_logprobs_S - sampler_S).abs()
+        metrics: dict[str, tuple[Tensor, Tensor | float]] = {}
+        if self.correction is None:
+            weights_S = torch.exp(bounded(old_logprobs_S - sampler_S))
+        else:
+            weights_S, capped_S = importance_weights(old_logprobs_S, sampler_S, batch.branch_S, batch.n_branches, self.correction)
+            losses_S = weights_S * losses_S
+            metrics["sampling/capped_ratio"] = token_mean(capped_S.float())
+        name = "sampling/importance_sampling_ratio"
+        metrics |= {f"{name}/mean": token_mean(weights_S), "sampling/sampling_logp_difference/mean": token_mean(apart_S)}
+        if len(apart_S):
+            metrics |= {f"{name}/min": (weights_S.min(), 1.0), f"{name}/max": (weights_S.max(), 1.0)}
+            metrics["sampling/sampling_logp_difference/max"] = apart_S.max(), 1.0
+        return metrics, losses_S
+
+    def _compared(self, logprobs_S: Tensor, old_logprobs_S: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two sides of the ratio: each token's own log-probability, or its sequence's mean."""
+        if self.ratio == "token":
+            return logprobs_S, old_logprobs_S
+        mean_S, old_mean_S = (sequence_means(x_S, batch.branch_S, batch.n_branches)[batch.branch_S] for x_S in (logprobs_S, old_logprobs_S))
+        if self.ratio == "sequence_token":
+            mean_S = mean_S.detach() + (logprobs_S - logprobs_S.detach())  # exactly the mean: the brackets matter
+        return mean_S, old_mean_S
+
+
+def _metrics(
+    batch: Batch, entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, terms: PolicyTerms, weights: TokenWeights
+) -> Metrics:
+    region_S = (terms.low_S | terms.high_S).float()
+    step_S = logprobs_S - old_logprobs_S
+    far_S = step_S.abs() > LOG_RATIO_BOUND
+    metrics: dict[str, tuple[Tensor, Tensor | float]] = {
+        "loss/policy_avg": weights.mean(terms.loss_S),
+        "entropy": token_mean(entropy_S),
+        "clip_ratio/low_mean": token_mean(terms.low_S.float()),
+        "clip_ratio/high_mean": token_mean(terms.high_S.float()),
+        "clip_ratio/region_mean": token_mean(region_S),
+        "policy/clipfrac_avg": token_mean(region_S),
+        "policy/approxkl_avg": token_mean(0.5 * step_S.square()),
+        "policy/old_kl_avg": token_mean(k3(old_logprobs_S, logprobs_S)),
+        "val/ratio": token_mean(bounded(step_S).exp()),
+    }
+    if "ref_logprobs" in batch.signals:
+        kl_S = k3(logprobs_S, batch.signals["ref_logprobs"])
+        far_S = far_S | ((logprobs_S - batch.signals["ref_logprobs"]).abs() > LOG_RATIO_BOUND)
+        metrics["kl"] = token_mean(kl_S)
+        if len(kl_S):
+            metrics["kl/max"] = kl_S.max(), 1.0
+    metrics["policy/bounded_ratio"] = token_mean(far_S.float())
+    return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ValueObjective(Reduced):
+    """``coef`` times the mean clipped squared error of the values. Signals: ``values`` (of the critic when the returns were made) and
+    ``returns``.
+
+    Metrics: ``loss/value_avg`` (before ``coef``), ``val/clipfrac_avg``, ``critic/value_mean``.
+    """
+
+    clip: float = 0.2
+    coef: float = 0.1
+    reduction: Reduction = REDUCTIONS["per_token"]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"values"})
+
+    @property
+    def token_local(self) -> bool:
+        return True
+
+    def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
+        assert outputs.values_S is not None
+        terms = clipped_value(outputs.values_S, batch.signals["values"], batch.signals["returns"], self.clip)
+        weights = token_weights(batch, self.reduction)
+        loss = self.coef * (weights.weights_S * terms.loss_S).sum() / divisor(counts, self.reduction.unit)
+        with torch.no_grad():
+            metrics = {
+                "loss/value_avg": weights.mean(terms.loss_S),
+                "val/clipfrac_avg": token_mean(terms.clipped_S.float()),
+                "critic/value_mean": token_mean(outputs.values_S),
+            }
+            return LossOutput(loss, to_metrics(metrics))

@@ -1,0 +1,20 @@
+"""Settings of `keel eval`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from keel.evaluate.config import EvaluateConfig
+from keel.rewards.config import RewardConfig
+from keel.rollout.config import PolicyEnsembleConfig, SamplerConfig
+from keel.verbs.shared.recipes import ModelRecipe
+
+
+class EvalRecipe(ModelRecipe):
+    """`keel eval`: two models on held-out prompts."""
+
+    baseline: str = Field(description="The model to compare against (as `model`).")
+    evaluate: EvaluateConfig = Field(description="Prompts, samples, sampling, bootstrap.")
+    rewards: list[RewardConfig] = Field(default=[], description="Scorers, reported side by side.")
+    sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
+    ensemble: PolicyEnsembleConfig | None = Field(default=None, description="Evaluate `model` together with others, as one policy.")

@@ -1,0 +1,240 @@
+"""`keel eval`: two models on held-out prompts, scored side by side.
+
+The headline is the gold utility, which simulated annotators see through noise only and which no reward reads; reward model and rules are
+reported apart from it. Sampling and randomness are the evaluation's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keel.core.errors import DataError
+from keel.data.config import DataConfig
+from keel.data.dataset import Dataset
+from keel.data.dataset import load as load_data
+from keel.data.text import language
+from keel.evaluate.compare import GOLD_CONTENT, Answer, PromptAnswers, compare
+from keel.evaluate.config import EvaluateConfig
+from keel.evaluate.measures import retention
+from keel.learner.config import BatchConfig
+from keel.learner.inference import LocalInference
+from keel.loops.online import sample_groups
+from keel.methods.credit.assign import rollout_units
+from keel.models.model import Model
+from keel.render.renderer import Renderer
+from keel.rollout.local import LocalSampler
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+from keel.simulate import gold
+from keel.types import Branch, Encoded, Group, Prompt, Sampler, SampleRequest, Unit
+from keel.verbs.evaluate.ensemble import Ensemble
+from keel.verbs.evaluate.recipe import EvalRecipe
+from keel.verbs.shared.account import Account
+from keel.verbs.shared.prompts import encode
+from keel.verbs.shared.rewards import rewards_of
+from keel.verbs.shared.session import load, open_session
+
+log = logging.getLogger("keel")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two models with its answers."""
+
+    inference: LocalInference
+    groups: tuple[Group, ...]
+    retained: float | None  # summed log-probability of the unrelated text
+    retained_tokens: int
+    whole: bool = True  # does ``inference`` have the log-probabilities of what answered? Not those of an ensemble
+
+
+def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]:
+    """Sample both models, score, compare; leaves ``samples/evaluation.jsonl`` and returns the summary."""
+    config = recipe.evaluate
+    data = load_data(DataConfig(path=list(config.prompts)), config.seed)
+    validation = _validation(recipe, data)
+    fingerprints = {d.source: d.fingerprint for d in (data, validation) if d is not None}
+    with open_session("eval", recipe, path, fingerprints, parent) as session:
+        if (done := session.finished()) is not None:
+            return done
+        session.bus.emit("run_started", 0, total_steps=3)
+        account = Account(path, prompts=data, validation=validation)
+        before, renderer_before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
+        session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
+        after, renderer, ensemble = _side(recipe, recipe.model, data.prompts(), account, "model")
+        session.bus.emit("step", 2, metrics={"answers": float(sum(len(g.rollouts) for g in after.groups))})
+        before, after = _answered_by_both(before, after)
+        same = renderer_before.tokenizer.get_vocab() == renderer.tokenizer.get_vocab()
+        if not same:
+            _compare_texts_only(recipe)
+        rows = score(recipe, before.groups, after.groups, after.inference.model, renderer)
+        write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
+        summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
+        if config.kl_prompts and same and after.whole:
+            summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
+        if before.retained is not None and after.retained is not None and same:
+            summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
+        session.bus.emit("step", 3, metrics={})
+        compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
+        return session.finish(summary | compared.to_json() | {"data": account.summary()})
+
+
+def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Account, name: str) -> tuple[Side, Renderer, dict[str, Any]]:
+    """A side's answers, its renderer, and what its ensemble is made of ({} for a model alone)."""
+    config = recipe.evaluate
+    loaded, renderer = load(recipe, spec=spec)
+    if recipe.ensemble is None:  # whose members' weights may be averaged, in float32
+        loaded.model.freeze()
+    encoded = encode(prompts, renderer, account, name, config.max_tokens)
+    sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
+    groups = answer(loaded.model, renderer, encoded, recipe, sampler)
+    inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
+    whole = not ensemble or ensemble["of"] == "weights"
+    if not whole:
+        log.warning("KL and retention need the log-probabilities of one model: of an ensemble of %s they are left out", ensemble["of"])
+    if not config.retention_text or not whole:
+        return Side(inference, groups, None, 0, whole), renderer, ensemble
+    text = text_units(renderer, config)
+    plain = LocalInference(loaded.model, BatchConfig())
+    total = sum(float(b.sum()) for row in plain.logprobs(text) for b in row)
+    return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches)), renderer, ensemble
+
+
+def _validation(recipe: EvalRecipe, evaluated: Dataset) -> Dataset | None:
+    """The prompts that an ensemble's weight is fitted on; none of those that are evaluated."""
+    if recipe.ensemble is None or not recipe.ensemble.fit:
+        return None
+    return load_data(DataConfig(path=list(recipe.ensemble.fit)), recipe.evaluate.seed).without_prompts(evaluated)
+
+
+def _ensemble(recipe: EvalRecipe, model: Model, renderer: Renderer, account: Account) -> tuple[Sampler | None, dict[str, Any]]:
+    """The sampler of the recipe's ensemble and what it is; (None, {}) without one."""
+    config = recipe.ensemble
+    if config is None:
+        return None, {}
+    ensemble = Ensemble.of(recipe, model, renderer)
+    weights, more = ensemble.settled(), dict[str, Any]()
+    if config.fit:
+        prompts = account.sides["validation"].prompts()
+        encoded = encode(prompts, renderer, account, "validation", recipe.evaluate.max_tokens)
+        rewards = rewards_of(recipe.rewards, recipe, model, renderer)
+        weights, more = ensemble.fitted(lambda sampler: answer(model, renderer, encoded, recipe, sampler), rewards)
+    members = [{"model": m, "weight": w} for m, w in zip((recipe.model, *config.models), weights, strict=True)]
+    return ensemble.sampler(weights), {"of": config.of, "members": members, **more}
+
+
+def _answered_by_both(before: Side, after: Side) -> tuple[Side, Side]:
+    """Both sides without the prompts that the other one's limits or template refused."""
+    both = {g.prompt.prompt_id for g in before.groups} & {g.prompt.prompt_id for g in after.groups}
+    if not both:
+        raise DataError("no prompt is left that both models can be asked", "refused.jsonl says why each one was refused")
+    first, second = (replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in both)) for side in (before, after))
+    return first, second
+
+
+def _compare_texts_only(recipe: EvalRecipe) -> None:
+    """Two tokenizers: what goes by token ids is left out, and a reward model, which reads ids, is refused."""
+    if any(reward.type == "model" for reward in recipe.rewards):
+        raise DataError(
+            "the two models have different tokenizers: a reward model would read the ids of one of them as other words",
+            "leave out the rewards of type model; texts are still compared by rules and functions",
+        )
+    log.warning("the two models have different tokenizers: KL and retention compare token ids and are left out")
+
+
+def answer(
+    model: Model,
+    renderer: Renderer,
+    prompts: Mapping[str, tuple[Prompt, Encoded]],
+    recipe: EvalRecipe,
+    sampler: Sampler | None = None,
+) -> tuple[Group, ...]:
+    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution, by ``model`` or by the ``sampler`` given."""
+    config = recipe.evaluate
+    sampler = sampler or LocalSampler(model, renderer.decode, recipe.sampler)
+    params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
+    requests = [SampleRequest(i, encoded, config.samples, params, config.seed) for i, (_, encoded) in prompts.items()]
+    log.info("%d answers to each of %d prompts", config.samples, len(requests))
+    return sample_groups(sampler, requests, {i: prompt for i, (prompt, _) in prompts.items()})
+
+
+def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
+    """The unrelated text as units: each paragraph predicted from its own first token on, up to ``retention_tokens`` in all."""
+    texts = load_data(DataConfig(path=config.retention_text)).records
+    units: list[Unit] = []
+    left = config.retention_tokens
+    for i, record in enumerate(texts):
+        text = record.text if isinstance(record, Prompt) else "".join(m.text for m in getattr(record, "completion", ()))
+        ids = torch.tensor(renderer.codec.start(text or "")[: left + 1], dtype=torch.int64)
+        if len(ids) < 2:
+            continue
+        branch = Branch(ids[1:], torch.ones(len(ids) - 1, dtype=torch.bool))
+        units.append(Unit(f"text-{i}", Encoded(ids[:1]), (branch,)))
+        left -= len(branch)
+        if left <= 0:
+            break
+    if not units:
+        raise DataError(f"{config.retention_text}: no text in it", 'give a file of {"text": ...} rows')
+    return units
+
+
+def drawn_in_full(recipe: EvalRecipe, side: Side, renderer: Renderer) -> tuple[Group, ...]:
+    """Answers of ``side`` to the first ``kl_prompts`` prompts from its whole distribution: those that are there, or new ones where the
+    evaluation draws from a part of it (``top_p`` below 1, greedy)."""
+    config = recipe.evaluate
+    groups = side.groups[: config.kl_prompts]
+    if config.top_p == 1 and config.temperature > 0:
+        return groups
+    whole = config.model_copy(update={"top_p": 1.0, "temperature": config.temperature or 1.0})
+    prompts = {g.prompt.prompt_id: (g.prompt, g.encoded) for g in groups}
+    return answer(side.inference.model, renderer, prompts, recipe.model_copy(update={"evaluate": whole}))
+
+
+def sequence_kl(after: Side, before: Side, groups: Sequence[Group]) -> dict[str, float]:
+    """KL(after || before) in nats per sequence and per token, estimated (k1) on ``groups``, answers that ``after`` sampled. Both sides are
+    the whole distributions at the evaluation's temperature (1 when it is greedy), never cut by ``top_p``, and so must be the answers'."""
+    units = rollout_units(groups)
+    ratios = [
+        (float((new - old).sum()), len(new))
+        for row_new, row_old in zip(after.inference.logprobs(units), before.inference.logprobs(units), strict=True)
+        for new, old in zip(row_new, row_old, strict=True)
+    ]
+    total, tokens = sum(r for r, _ in ratios), sum(n for _, n in ratios)
+    return {"mean": total / len(ratios), "per_token": total / tokens, "n": len(ratios)}
+
+
+def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], model: Model, renderer: Renderer) -> list[PromptAnswers]:
+    """Both sides' answers with the scores of gold, reward model and rules."""
+    sources = [reward.source for reward in rewards_of(recipe.rewards, recipe, model, renderer)]
+    scores = {(side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources}
+    model_name = next((r.name for r in recipe.rewards if r.type == "model"), None)
+
+    def answers(side: str, k: int, group: Group) -> tuple[Answer, ...]:
+        found: list[Answer] = []
+        for i, rollout in enumerate(group.rollouts):
+            by_source = {s.name: float(scores[side, s.name][k][i]) for s in sources}
+            reward = by_source.pop(model_name) if model_name else None
+            judged = recipe.evaluate.gold and bool(group.valid_G[i])  # a rollout that failed has no text to judge
+            utility = gold.utility(group.prompt, rollout.text) if judged else None
+            if judged:
+                by_source[GOLD_CONTENT] = gold.content(group.prompt, rollout.text)
+            found.append(Answer(rollout.text, utility, reward, by_source, len(rollout)))
+        return tuple(found)
+
+    return [
+        PromptAnswers(
+            b.prompt.prompt_id,
+            b.prompt.last_user_text,
+            answers("before", k, b),
+            answers("after", k, a),
+            str(b.prompt.meta.get("language") or language(b.prompt.last_user_text)),
+            str(b.prompt.meta.get("category", "")),
+        )
+        for k, (b, a) in enumerate(zip(before, after, strict=True))
+    ]

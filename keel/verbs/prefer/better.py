@@ -1,0 +1,112 @@
+"""Which answer is better? By rewards or by a judge of two: what online preferences ask in training and in evaluation."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from keel.loops.online import Rewarder
+from keel.loops.pairing import ByJudge, ByReward, Pairing
+from keel.models.model import Model
+from keel.render.renderer import Renderer
+from keel.rewards.build import comparing_source
+from keel.rewards.compare_config import CompareConfig
+from keel.rewards.composition.composer import Composer
+from keel.rewards.composition.judge import Judge
+from keel.rewards.composition.rewards import Reward
+from keel.rewards.duels import Duel, PairJudge
+from keel.types import Group, Sampler, SamplingParams
+from keel.verbs.prefer.online_config import OnlineConfig
+from keel.verbs.prefer.recipe import PreferRecipe
+from keel.verbs.shared.rewards import rewards_of
+from keel.verbs.shared.sampled import Prompts, fit_scores, refused_answers
+from keel.verbs.shared.sampled_eval import measured_answers
+
+log = logging.getLogger("keel")
+
+
+@dataclass(frozen=True, slots=True)
+class Better:
+    """What rewards a round's answers, makes pairs of them, and measures held-out answers; ``why`` knows what failed."""
+
+    reward: Rewarder
+    pairing: Pairing
+    evaluate: Rewarder
+    why: Judge | ByJudge
+    rewards: tuple[Reward, ...] = ()
+    composer: Composer | None = None
+    told: Callable[[], dict[str, Any]] = field(default=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """For the run's summary."""
+        composed = {"composition": self.composer.summary()} if self.composer is not None else {}
+        return refused_answers(self.rewards) | composed | self.told()
+
+
+def by_rewards(
+    online: OnlineConfig,
+    recipe: PreferRecipe,
+    policy: Model,
+    renderer: Renderer,
+    sampler: Sampler,
+    few: Prompts,
+    params: SamplingParams,
+) -> Better:
+    """The answer with the higher reward is the better one. ``few`` prompts give the scale of a reward model that has none stored."""
+    rewards = rewards_of(online.rewards, recipe, policy, renderer, fit_scores(sampler, few, params, online.samples, renderer))
+    composer = Composer(online.composition, {r.name: r.weight for r in rewards})
+    judge = Judge(rewards, online.on_reward_failure, composer)
+    return Better(judge, ByReward(online.pairs, online.least_gap), judge.evaluate, judge, rewards, composer)
+
+
+def by_judge(
+    online: OnlineConfig, config: CompareConfig, sampler: Sampler, measured: Mapping[str, Prompts], params: SamplingParams
+) -> Better:
+    """A user's function compares answers with one another in training, and held-out ones with those of the starting weights, which are
+    drawn now. Raises UserError for a function that is not right."""
+    on_failure = config.on_failure or online.on_reward_failure
+    source = comparing_source(config)
+    judge, examiner = PairJudge(source, config, on_failure), PairJudge(source, config, on_failure)
+    pairing = ByJudge(judge, online.pairs, online.least_gap)
+    starts: dict[str, list[str | None]] = {}
+    for prompts in measured.values():
+        for group in measured_answers(sampler, prompts, params, online.eval_sampling):
+            starts[group.prompt.prompt_id] = [r.text if ok else None for r, ok in zip(group.rollouts, group.valid_G.tolist(), strict=True)]
+    if failed := sum(text is None for texts in starts.values() for text in texts):
+        log.warning(
+            "%d held-out answers of the starting weights failed: there is nothing to compare the policy's with in their places", failed
+        )
+    return Better(
+        lambda groups: groups, pairing, against(examiner, starts), pairing, told=lambda: {"judge": {**judge.total, "name": config.name}}
+    )
+
+
+def against(judge: PairJudge, starts: Mapping[str, Sequence[str | None]]) -> Rewarder:
+    """Rewards of answers: how probably each is better than the one that stands in its place in ``starts``, by prompt. Where none stands
+    there (None) an answer has no reward: a win over nothing is none."""
+
+    def rewarded(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        places: list[list[int]] = []
+        duels: list[Duel] = []
+        for group in groups:
+            there = [(i, start) for i, start in enumerate(starts[group.prompt.prompt_id]) if start is not None and bool(group.valid_G[i])]
+            duels += [Duel(group.prompt, group.rollouts[i].text, start) for i, start in there]
+            places.append([i for i, _ in there])
+        said = iter(judge.probabilities(duels))
+        result: list[Group] = []
+        for group, of_group in zip(groups, places, strict=True):
+            scores_G = torch.full_like(group.rewards_G, math.nan)
+            for i in of_group:
+                scores_G[i] = next(said)
+            valid_G = group.valid_G & ~scores_G.isnan()
+            result.append(
+                replace(group, rewards_G=torch.where(valid_G, scores_G, 0.0), parts={judge.config.name: scores_G}, valid_G=valid_G)
+            )
+        return tuple(result)
+
+    return rewarded

@@ -1,0 +1,63 @@
+"""Settings of `keel prefer`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from keel.core.errors import ConfigError
+from keel.methods.preference import ObjectiveConfig, preference_objective
+from keel.verbs.prefer.online_config import OnlineConfig
+from keel.verbs.shared.recipes import TrainRecipe
+
+
+class PreferRecipe(TrainRecipe):
+    """`keel prefer`: direct preference optimisation."""
+
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="Which loss, and its numbers.")
+    online: OnlineConfig | None = Field(
+        default=None, description="Make the pairs while training, from answers to `data`'s prompts; empty = the data's own."
+    )
+    reference_model: str = Field(
+        default="", description="The model that the loss keeps near to, as `model`; empty = the starting weights. It stays as it is."
+    )
+    reference_cache: str = Field(
+        default="",
+        description="Folder of the reference's log-probabilities, by content: runs that share it take them once; empty = the run's own.",
+    )
+
+    @model_validator(mode="after")
+    def _no_dropout(self) -> PreferRecipe:
+        self._refuse_dropout()
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_read(self) -> PreferRecipe:
+        if not self.reference_model:
+            return self
+        objective = preference_objective(self.objective)
+        if not objective.needs_reference and "ref_kl" not in objective.needs:
+            raise ConfigError(f"reference_model would have no effect: the loss '{self.objective.name}' has no reference", "leave it out")
+        if self.online is not None and self.online.reference.kind not in (None, "fixed"):
+            raise ConfigError("reference_model stays as it is, and online.reference follows the policy", "leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _online_fits(self) -> PreferRecipe:
+        if self.online is None:
+            return self
+        if self.reference_cache:
+            raise ConfigError("reference_cache would have no effect with online: every answer is new", "leave it out")
+        if self.online.minibatches > self.loop.batch_size:
+            raise ConfigError(
+                f"online.minibatches is {self.online.minibatches}, loop.batch_size {self.loop.batch_size}: updates would be left out",
+                "lower minibatches, or take more prompts a round",
+            )
+        objective, fixed = preference_objective(self.objective), self.online.reference.kind in (None, "fixed")
+        if not fixed and not objective.needs_reference and "ref_kl" not in objective.needs:
+            raise ConfigError(f"online.reference would have no effect: the loss '{self.objective.name}' has no reference", "leave it out")
+        if objective.needs_strangers and self.loop.batch_size < 2 * self.online.minibatches:
+            raise ConfigError(
+                f"the loss '{self.objective.name}' needs answers to other prompts, and an update may have one prompt",
+                "set loop.batch_size to at least twice online.minibatches",
+            )
+        return self

@@ -1,0 +1,134 @@
+"""Candidates sampled from a model, compared by simulated annotators: the records are those that people's answers will use."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import DataError
+from keel.core.hashing import stable_hash
+from keel.data.dataset import load as load_data
+from keel.data.left_out import LeftOut
+from keel.feedback.aggregate import aggregate, counts, left_out
+from keel.feedback.agreement import agreement
+from keel.feedback.candidates import choose_pairs, make_candidate, samples_by_temperature, select
+from keel.feedback.store import append, pair_row
+from keel.render.renderer import Renderer
+from keel.rollout.local import LocalSampler
+from keel.runs.directory import RunDir
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+from keel.simulate.annotators import annotate, make_annotators
+from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
+from keel.verbs.preferences.recipe import PreferencesRecipe
+from keel.verbs.shared.account import Account
+from keel.verbs.shared.prompts import encode
+from keel.verbs.shared.session import load, open_session, record, record_sampling
+
+log = logging.getLogger("keel")
+COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
+
+
+def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> dict[str, Any]:
+    """Leaves ``comparisons.jsonl`` (every vote), ``pairs.jsonl`` (what they add up to) and ``left_out.jsonl`` (prompts without two
+    different answers, votes of even pairs); returns the summary with the agreement."""
+    data = load_data(recipe.data, recipe.seed)
+    with open_session("preferences", recipe, path, {data.source: data.fingerprint}, parent) as session:
+        if (done := session.finished()) is not None:
+            return done
+        loaded, renderer = load(recipe)
+        record(session, loaded, renderer)
+        loaded.model.freeze()
+        account = Account(path, prompts=data)
+        prompts = encode(data.prompts(), renderer, account, "prompts", recipe.sampling.max_tokens)
+        sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
+        record_sampling(session, sampler)
+        rollouts = _sample(recipe, renderer, sampler, prompts)
+        candidates = {prompt_id: select(found, recipe.preferences) for prompt_id, found in _candidates(rollouts, recipe).items()}
+        comparisons = _compare(recipe, {i: p for i, (p, _) in prompts.items()}, candidates)
+        account.leave_out("prompts", _alone(prompts, candidates))
+        if not comparisons:
+            raise DataError(
+                "no prompt got two different answers: nothing can be compared", "sample hotter or more (preferences.temperatures)"
+            )
+        (path / COMPARISONS).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
+        append(path / COMPARISONS, comparisons)
+        pairs = aggregate(comparisons, recipe.preferences.aggregate)
+        account.leave_out("votes", left_out(comparisons, pairs))
+        write_atomic(path / PAIRS, b"".join(json_line(pair_row(p)) for p in pairs))
+        _show(session.run, candidates, prompts)
+        found = agreement(comparisons)
+        agreed = {**asdict(found), "krippendorff_alpha": found.alpha_ordinal}
+        sizes = {
+            "prompts": len(prompts),
+            "answers": sum(len(r) for r in rollouts.values()),
+            "candidates": sum(map(len, candidates.values())),
+        }
+        return session.finish(
+            {
+                **sizes,
+                "comparisons": len(comparisons),
+                "votes": counts(comparisons, pairs),
+                "agreement": agreed,
+                "pairs": len(pairs),
+                "file": str(path / PAIRS),
+                "data": account.summary(),
+            }
+        )
+
+
+def _sample(
+    recipe: PreferencesRecipe, renderer: Renderer, sampler: LocalSampler, prompts: Mapping[str, tuple[Prompt, Encoded]]
+) -> dict[str, list[tuple[float, Rollout]]]:
+    base = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
+    found: defaultdict[str, list[tuple[float, Rollout]]] = defaultdict(list)
+    wanted = samples_by_temperature(recipe.preferences)
+    for attempt, (temperature, n) in enumerate(wanted):
+        params = replace(base, temperature=temperature)
+        sampler.submit([SampleRequest(i, encoded, n, params, recipe.seed, attempt) for i, (_, encoded) in prompts.items()])
+    log.info("sampling %d answers to each of %d prompts, then comparing them", sum(n for _, n in wanted), len(prompts))
+    for rollout in sampler.collect():
+        found[rollout.prompt_id].append((wanted[rollout.attempt][0], rollout))
+    return found
+
+
+def _candidates(rollouts: Mapping[str, list[tuple[float, Rollout]]], recipe: PreferencesRecipe) -> dict[str, list[Candidate]]:
+    def one(prompt_id: str, temperature: float, r: Rollout) -> Candidate:
+        origin = {"model": recipe.model, "temperature": temperature, "sample": r.sample, "finish_reason": r.finish_reason}
+        return make_candidate(prompt_id, r.text, origin)
+
+    return {
+        i: [one(i, temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))] for i, found in rollouts.items()
+    }
+
+
+def _alone(prompts: Mapping[str, tuple[Prompt, Encoded]], candidates: Mapping[str, Sequence[Candidate]]) -> list[LeftOut]:
+    """Prompts that get no comparison."""
+    why = "fewer than two of its answers say different things (preferences.samples, temperatures and similarity decide)"
+    return [LeftOut(i, prompt.source_id, why) for i, (prompt, _) in prompts.items() if len(candidates.get(i, ())) < 2]
+
+
+def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidates: Mapping[str, Sequence[Candidate]]) -> tuple[Any, ...]:
+    config = recipe.preferences
+    annotators = make_annotators(config.annotators, stable_hash("annotators", recipe.seed))
+    items = [
+        (prompts[i], first, second)
+        for i in prompts
+        for first, second in choose_pairs(candidates.get(i, ()), config.pairs, "pairs", recipe.seed, i)
+    ]
+    return annotate(items, annotators, config.annotators.per_item, recipe.seed)
+
+
+def _show(run: RunDir, candidates: Mapping[str, Sequence[Candidate]], prompts: Mapping[str, tuple[Prompt, Encoded]]) -> None:
+    """A few prompts with their candidates, for the report."""
+    shown = sorted(candidates, key=lambda i: stable_hash("show", i))[:8]
+    rows = [
+        {"step": 0, "prompt": prompts[i][0].last_user_text, "text": c.text, "why": "candidate", **c.origin}
+        for i in shown
+        for c in candidates[i]
+    ]
+    run.write_sample(0, rows)

@@ -1,0 +1,111 @@
+"""Settings of `keel rl`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from keel.core.errors import ConfigError
+from keel.learner.config import OptimConfig
+from keel.loops.config import ExplorationConfig
+from keel.methods import AlgorithmConfig, resolve
+from keel.rewards.composition.config import CompositionConfig
+from keel.rewards.config import RewardConfig, StepsReward, segments_of
+from keel.rewards.settings import OnFailure
+from keel.rollout.config import EvalSamplingConfig, RolloutConfig, SamplingConfig
+from keel.verbs.shared.recipes import TrainRecipe
+
+
+class RLRecipe(TrainRecipe):
+    """`keel rl`: sample, reward, improve."""
+
+    algorithm: AlgorithmConfig = Field(default=AlgorithmConfig(), description="Which algorithm, and its numbers.")
+    sampling: SamplingConfig = Field(default=SamplingConfig(), description="The distribution that rollouts are drawn from.")
+    eval_sampling: EvalSamplingConfig = Field(
+        default=EvalSamplingConfig(), description="How held-out and test prompts are answered, whatever the training draws by."
+    )
+    sampler: RolloutConfig = Field(default=RolloutConfig(), description="What draws the rollouts, and how it packs its work.")
+    samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
+    exploration: ExplorationConfig = Field(
+        default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
+    )
+    rewards: list[RewardConfig] = Field(min_length=1, description="Named rewards and their weights.")
+    composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
+    critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
+    critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")
+    on_reward_failure: OnFailure = Field(
+        default="drop_sample",
+        description="A reward that fails: leave the sample out of its group's statistics (drop_sample), the same after asking again "
+        "(retry), or stop the run.",
+    )
+
+    @model_validator(mode="after")
+    def _trained_as_sampled(self) -> RLRecipe:
+        """The log-probabilities that are trained are those of the distribution that was sampled from."""
+        self._refuse_dropout()
+        s = self.sampling
+        if s.temperature == 0 or s.top_k == 1:
+            name = "temperature=0" if s.temperature == 0 else "top_k=1"
+            raise ValueError(f"sampling.{name}: greedy rollouts of a prompt are all the same and have no policy gradient; set it higher")
+        return self
+
+    @model_validator(mode="after")
+    def _the_engine_draws_it(self) -> RLRecipe:
+        self.sampler.check_sampling(self.sampling, told=True)
+        if self.sampler.engine == "vllm" and self.exploration.on:
+            raise ConfigError("exploration is drawn by the local sampler only", "leave it out, or set sampler.engine=local")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_sum(self) -> RLRecipe:
+        """What is due at a token is a share of a weighted sum whose weights stand."""
+        parted = [r.name for r in self.rewards if segments_of(r) is not None or isinstance(r, StepsReward)]
+        if parted and resolve(self.algorithm, self.samples).credits_tokens and self.composition.changed:
+            raise ConfigError(f"reward '{parted[0]}' is credited part by part, and composition makes no plain sum", "leave composition out")
+        return self
+
+    @model_validator(mode="after")
+    def _normalised_once(self) -> RLRecipe:
+        """GDPO normalises scores one by one in their groups, then their sum over the batch; a group's sum is not normalised again."""
+        algorithm = resolve(self.algorithm, self.samples)
+        by_group = self.composition.normalise == "group"
+        if algorithm.name == "gdpo" and not by_group:
+            raise ConfigError("algorithm.name=gdpo normalises each reward within its group", "set composition.normalise=group")
+        if by_group and self.samples < 2:
+            raise ConfigError(
+                f"composition.normalise=group compares the samples of a prompt, and samples is {self.samples}", "set samples=2 or more"
+            )
+        if by_group and (algorithm.credit.estimator == "group_normalised" or algorithm.needs_greedy):
+            raise ConfigError(
+                f"composition.normalise=group: the credit '{algorithm.credit.estimator}' would undo it or has no group to compare with",
+                "set algorithm.name=gdpo, or algorithm.credit.estimator=batch_normalised",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _algorithm_fits(self) -> RLRecipe:
+        algorithm = resolve(self.algorithm, self.samples)
+        if self.exploration.on and algorithm.correction is None:
+            raise ConfigError(
+                "exploration draws rollouts from another distribution than the policy's, and nothing would correct for it",
+                "set algorithm.correction.kind=truncate (or mask)",
+            )
+        if len(self.exploration.temperatures) > self.samples:
+            raise ConfigError(
+                f"exploration has {len(self.exploration.temperatures)} temperatures for {self.samples} samples of a prompt",
+                "take more samples or fewer temperatures",
+            )
+        if algorithm.kl is None and any(p.kl_coef is not None for p in self.loop.phases):
+            raise ConfigError(
+                f"loop.phases sets kl_coef, but the algorithm '{algorithm.name}' has no KL", "set algorithm.kl.place and algorithm.kl.coef"
+            )
+        unread = [name for name in ("critic_model", "critic_optim") if name in self.changed]
+        if unread and not algorithm.needs_critic:
+            raise ConfigError(
+                f"{' and '.join(unread)} would have no effect: the algorithm '{algorithm.name}' has no critic", "leave it out"
+            )
+        if algorithm.minibatches > self.loop.batch_size:
+            raise ConfigError(
+                f"algorithm.minibatches is {algorithm.minibatches}, loop.batch_size {self.loop.batch_size}: updates would be left out",
+                "lower minibatches, or take more prompts a step",
+            )
+        return self

@@ -1,0 +1,66 @@
+"""One verb from a recipe: load, check, run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from keel.core.config import load, read_recipe
+from keel.core.errors import ConfigError
+from keel.verbs.evaluate.recipe import EvalRecipe
+from keel.verbs.evaluate.run import run_eval
+from keel.verbs.offline.recipe import OfflineRecipe
+from keel.verbs.offline.run import run_offline
+from keel.verbs.prefer.recipe import PreferRecipe
+from keel.verbs.prefer.run import run_prefer
+from keel.verbs.preferences.recipe import PreferencesRecipe
+from keel.verbs.preferences.run import run_preferences
+from keel.verbs.reward.recipe import RewardRecipe
+from keel.verbs.reward.run import run_reward
+from keel.verbs.rl.recipe import RLRecipe
+from keel.verbs.rl.run import run_rl
+from keel.verbs.sft.recipe import SFTRecipe
+from keel.verbs.sft.run import run_sft
+from keel.verbs.shared.recipes import ModelRecipe
+from keel.verbs.shared.session import show_recipe
+
+StageFunction = Callable[[Any, Path, str], dict[str, Any]]  # (recipe, run directory, parent run) -> summary
+
+STAGE_FUNCTIONS: dict[str, StageFunction] = {
+    "sft": run_sft,
+    "preferences": run_preferences,
+    "reward": run_reward,
+    "rl": run_rl,
+    "prefer": run_prefer,
+    "offline": run_offline,
+    "eval": run_eval,
+}
+
+
+def run_directory(wanted: str, recipe_path: Path) -> Path:
+    """The run directory asked for, or ``runs/<recipe's name>``."""
+    return Path(wanted) if wanted else Path("runs") / recipe_path.stem
+
+
+def run_verb(verb: str, recipe_path: Path, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
+    """Run (or resume) one stage. ``dry_run`` prints the resolved recipe and stops."""
+    if "stages" in read_recipe(recipe_path):
+        raise ConfigError(f"{recipe_path} is the recipe of a pipeline, not of one stage", f"keel run {recipe_path}")
+    recipe: ModelRecipe = load(RECIPES[verb], recipe_path, overrides)
+    path = run_directory(recipe.run_dir, recipe_path)
+    if dry_run:
+        show_recipe(recipe)
+        return {"run_dir": str(path), "dry_run": True}
+    return STAGE_FUNCTIONS[verb](recipe, path, "")
+
+
+RECIPES: dict[str, type[ModelRecipe]] = {
+    "sft": SFTRecipe,
+    "reward": RewardRecipe,
+    "prefer": PreferRecipe,
+    "offline": OfflineRecipe,
+    "rl": RLRecipe,
+    "eval": EvalRecipe,
+    "preferences": PreferencesRecipe,
+}

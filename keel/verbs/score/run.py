@@ -1,0 +1,142 @@
+"""`keel score`: any file of answers by any reward, row by row."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from keel.core.config import load
+from keel.core.errors import DataError, UserError
+from keel.data.sources import RawRow
+from keel.rewards.build import text_source
+from keel.rewards.cache import CachedTexts, ScoreCache
+from keel.rewards.config import ModelReward, PythonReward, RewardConfig, RulesReward
+from keel.rewards.distribution import describe, distribution
+from keel.rewards.identity import identity
+from keel.rewards.score import Score
+from keel.rewards.settings import SourceConfig, TruthConfig
+from keel.rewards.text import Item, TextJudge
+from keel.rewards.verifier_config import (
+    ChoiceReward,
+    CodeReward,
+    ExactReward,
+    GymReward,
+    IFEvalReward,
+    JsonSchemaReward,
+    MathReward,
+    NumericReward,
+    RegexReward,
+    StepsReward,
+)
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+from keel.verbs.score.rows import check_columns, read_rows
+
+log = logging.getLogger("keel")
+
+_BY_NAME: Mapping[str, tuple[type[SourceConfig], str]] = {  # name -> settings, and their `type`
+    "gsm8k": (NumericReward, "gsm8k"),
+    "steps": (StepsReward, "steps"),
+    "numeric": (NumericReward, "numeric"),
+    "math": (MathReward, "math"),
+    "choice": (ChoiceReward, "choice"),
+    "exact": (ExactReward, "exact"),
+    "regex": (RegexReward, "regex"),
+    "json_schema": (JsonSchemaReward, "json_schema"),
+    "ifeval": (IFEvalReward, "ifeval"),
+    "reasoning_gym": (GymReward, "reasoning_gym"),
+    "code": (CodeReward, "code"),
+}
+_BY_KIND = {"rules": (RulesReward, "path"), "model": (ModelReward, "path"), "python": (PythonReward, "function")}
+_AT_ONCE = 256  # rows between two steps of the progress bar
+
+
+def run_score(path: str, reward: str, out: str, overrides: Sequence[str] = (), cache: str = "") -> dict[str, Any]:
+    """Score every row of ``path`` and write it to ``out`` with ``score`` (null where it failed), ``reason`` and ``error``; order and rows
+    as they are. Returns the distribution. Raises UserError for a reward, a file or rows that cannot be used, before anything is written."""
+    config = reward_config(reward, overrides)
+    if out and Path(out).resolve() == Path(path).resolve():
+        raise UserError(f"--out {out} is the file that is read", "give another name: the rows are not overwritten")
+    rows, items = read_rows(path)
+    _check_rows(config, items)
+    if isinstance(config, ModelReward):
+        from keel.verbs.score.model import ModelJudge
+
+        judge: TextJudge = ModelJudge.load(config)
+    else:
+        judge = text_source(config)
+    version = identity(config)
+    if cache:
+        judge = CachedTexts(judge, ScoreCache(Path(cache), version))
+    scores = _scores(judge, items)
+    if out:
+        _write(Path(out), rows, scores)
+    found = distribution(scores)
+    for line in describe(found):
+        print(line)
+    return {"reward": reward, "version": version, "out": out, **found}
+
+
+def reward_config(reward: str, overrides: Sequence[str]) -> RewardConfig:
+    """The settings that a name on the command line stands for, with overrides of their fields. Raises UserError."""
+    kind, colon, rest = reward.partition(":")
+    if colon and kind in _BY_KIND:
+        section, key = _BY_KIND[kind]
+        if not rest:
+            raise UserError(f"--reward {reward}: nothing stands after the colon", f"write {kind}:FILE" + (":NAME" * (kind == "python")))
+        return load(section, None, [f"name={kind}", f"{key}={_quoted(rest)}", *overrides])  # pyright: ignore[reportReturnType]
+    if reward in _BY_NAME:
+        section, type_name = _BY_NAME[reward]
+        return load(section, None, [f"name={reward}", f"type={type_name}", *overrides])  # pyright: ignore[reportReturnType]
+    names = [*_BY_NAME, *(f"{k}:" for k in _BY_KIND)]
+    near = difflib.get_close_matches(reward, names, 1)
+    raise UserError(
+        f"--reward {reward}: no such reward" + (f"; did you mean {near[0]}?" if near else ""),
+        f"one of {', '.join(_BY_NAME)}, rules:FILE, model:DIR, python:FILE:NAME",
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _check_rows(config: RewardConfig, items: Sequence[Item]) -> None:
+    """Raise DataError when no row at all has the column that the reward compares with."""
+    if isinstance(config, TruthConfig):
+        check_columns(items, config.truth, "which holds the right answer")
+    elif isinstance(config, RegexReward):
+        if config.truth:
+            check_columns(items, config.truth, "which holds the right answer")
+        if not config.pattern:
+            check_columns(items, "pattern", "and no pattern=... is given")
+    elif isinstance(config, JsonSchemaReward) and not config.path:
+        check_columns(items, config.column, "which holds the schema, and no path=SCHEMA_FILE is given")
+    elif isinstance(config, IFEvalReward):
+        check_columns(items, config.instructions, "which holds the list of instructions")
+
+
+def _scores(judge: TextJudge, items: Sequence[Item]) -> list[Score]:
+    starts = range(0, len(items), _AT_ONCE)
+    scores: list[Score] = []
+    for start in track(starts, "scoring", disable=len(starts) < 2 or not os.isatty(2), transient=True):
+        scores += judge.judge(items[start : start + _AT_ONCE])
+    return scores
+
+
+def _write(path: Path, rows: Sequence[RawRow], scores: Sequence[Score]) -> None:
+    lines = [
+        json_line({**row.values, "score": float(s) if math.isfinite(s) else None, "reason": s.reason, "error": s.error})
+        for row, s in zip(rows, scores, strict=True)
+    ]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, b"".join(lines))
+    except OSError as error:
+        raise DataError(f"--out {path}: cannot be written: {error.strerror}", "give another path") from None

@@ -1,0 +1,32 @@
+"""Prompts with their tokens, and those that have none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from keel.core.errors import DataError
+from keel.render.renderer import Refusal, Renderer
+from keel.render.template import RefusedError
+from keel.types import Encoded, Prompt
+from keel.verbs.shared.account import Account
+
+
+def encode(
+    prompts: Sequence[Prompt], renderer: Renderer, account: Account, side: str, max_tokens: int
+) -> dict[str, tuple[Prompt, Encoded]]:
+    """Prompts with their tokens, by id; those that cannot be rendered, or leave no room for ``max_tokens`` of an answer, are refused."""
+    encoded: dict[str, tuple[Prompt, Encoded]] = {}
+    refused: list[Refusal] = []
+    before = Counter(renderer.shortened)
+    for prompt in prompts:
+        try:
+            encoded[prompt.prompt_id] = (prompt, renderer.prompt(prompt, max_tokens))
+        except RefusedError as error:
+            refused.append(Refusal(prompt.prompt_id, prompt.source_id, error.reason))
+    account.shorten(side, renderer.shortened - before)
+    account.refuse(side, refused)
+    if not encoded:
+        first = f" (first: {refused[0].source_id}: {refused[0].reason})" if refused else ""
+        raise DataError(f"no prompt is left: all {len(refused)} were refused{first}", "look at the rows with keel data show")
+    return encoded

@@ -1,0 +1,83 @@
+"""`keel study`: arguments, and what is printed. Nothing heavy is imported until a study runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import UserError
+
+STUDIES = {
+    "overoptimisation": "gold and proxy reward against KL: best of n, RL and DPO, single reward models and ensembles",
+    "frontier": "reward against KL for PPO, GRPO, RLOO, DPO, IPO, KTO and SimPO on equal model, data and budget",
+}
+_SEEDS = {"overoptimisation": [0, 1, 2, 3], "frontier": [0, 1, 2]}
+_STEPS = {"overoptimisation": 32, "frontier": 16}
+
+
+def add_arguments(top: argparse.ArgumentParser) -> None:
+    """The arguments of ``keel study``."""
+    whats = top.add_subparsers(dest="what", required=True, metavar="|".join(STUDIES))
+    for name, what in STUDIES.items():
+        sub = whats.add_parser(name, help=what, description=what)
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+        sub.add_argument("--out", type=Path, metavar="FOLDER", help=f"write {name}.md and {name}.png there")
+        sub.add_argument("--seeds", nargs="+", type=int, default=_SEEDS[name], metavar="SEED", help="of votes, reward models and runs")
+        sub.add_argument("--steps", type=int, default=_STEPS[name], help="sets of rollouts of an RL run; direct losses in step")
+        sub.add_argument("--world", type=int, default=0, metavar="SEED", help="of the gold reward and the start model")
+        sub.add_argument("--threads", type=int, default=1, help="CPU threads")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run a study, print its table, write its files. Raises UserError for arguments that make no study, before anything is computed."""
+    _check(args)
+    import torch
+
+    from labs.study import frontier as equal
+    from labs.study import overoptimisation as goodhart
+    from labs.study import report
+
+    torch.set_num_threads(args.threads)
+    studies: Mapping[str, Callable[[], dict[str, Any]]] = {
+        "overoptimisation": lambda: goodhart.overoptimisation(goodhart.Plan(tuple(args.seeds), args.steps, args.world)),
+        "frontier": lambda: equal.frontier(equal.Plan(tuple(args.seeds), args.steps, args.world)),
+    }
+    found = studies[args.what]()
+    table = report.markdown(found)
+    print(table)
+    if args.json is not None:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    if args.out is not None:
+        (args.out / f"{args.what}.md").write_text(table + "\n")
+        report.plot(found, args.out / f"{args.what}.png")
+
+
+def _check(args: argparse.Namespace) -> None:
+    problems: list[str] = []
+    if args.steps < 4:
+        problems.append(f"--steps is {args.steps}, but a curve needs at least 4")
+    if args.threads < 1:
+        problems.append(f"--threads is {args.threads}, but must be at least 1")
+    if len(set(args.seeds)) < len(args.seeds):
+        problems.append("--seeds names a seed twice: it would count as two")
+    if min(args.seeds) < 0 or args.world < 0:
+        problems.append("seeds must not be below 0")
+    if problems:
+        raise UserError("; ".join(problems))
+    _make_room("--json", args.json, args.json.parent if args.json else None)
+    _make_room("--out", args.out, args.out)
+
+
+def _make_room(flag: str, given: Path | None, folder: Path | None) -> None:
+    """The folder that a file will go to, made before the work rather than missed after it."""
+    if given is None or folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {given} cannot be written: {error.strerror}") from error
+    if flag == "--json" and given.is_dir():
+        raise UserError(f"--json {given} is a folder", "name a file")

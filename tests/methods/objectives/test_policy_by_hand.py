@@ -1,0 +1,101 @@
+"""The policy objective on two answers, every term and metric by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from keel.learner.packing import pack
+from keel.methods.math.kl import k1, k2
+from keel.methods.math.policy import Correction, ppo_clip, surrogate
+from keel.methods.objectives.policy import PolicyObjective
+from keel.types import Branch, Encoded, Outputs, Unit
+
+LN2, FAR = math.log(2), 20.0
+
+
+def measured(
+    objective: PolicyObjective, logprobs: list[float], entropies: list[float], **signals: list[float]
+) -> tuple[float, dict[str, Any]]:
+    """Loss and metrics of one answer."""
+    n = len(logprobs)
+    branch = Branch(torch.arange(n), torch.ones(n, dtype=torch.bool), {name: torch.tensor(x).double() for name, x in signals.items()})
+    units = [Unit("u", Encoded(torch.tensor([1])), (branch,))]
+    outputs = Outputs(torch.tensor(logprobs).double(), torch.tensor(entropies).double())
+    found = objective.loss(pack(units), outputs, objective.counts(units))
+    return float(found.loss), {name: s / c for name, (s, c) in found.metrics.items()}
+
+
+def test_every_term_joins_the_loss():
+    """Ratios 2 and 1, advantages 1 and -3; r to the reference ln 2 and 2; entropies 0.5 and 1.5."""
+    old, reference = [-1.0 - LN2, -2.0], [-1.0 - LN2, -4.0]
+    given: dict[str, Any] = {"old_logprobs": old, "ref_logprobs": reference, "advantages": [1.0, -3.0]}
+    policy = (-2.0 + 3.0) / 2
+    call = ([-1.0, -2.0], [0.5, 1.5])
+    assert measured(PolicyObjective(surrogate), *call, **given)[0] == pytest.approx(policy)
+    assert measured(PolicyObjective(surrogate, entropy_coef=0.2), *call, **given)[0] == pytest.approx(policy - 0.2 * 1.0)
+    assert measured(PolicyObjective(surrogate, kl=k1, kl_coef=0.3), *call, **given)[0] == pytest.approx(policy + 0.3 * (LN2 + 2) / 2)
+    assert measured(PolicyObjective(surrogate, kl=k2), *call, **given)[0] == pytest.approx(policy)  # at no price
+    assert measured(PolicyObjective(surrogate, old_kl_coef=0.4), *call, **given)[0] == pytest.approx(policy + 0.4 * (1 - LN2) / 2)
+
+
+def test_every_metric_by_hand():
+    """Log-ratios ln 2 (clipped above), -ln 2 (clipped below), 0 and 0; to the reference 1, 0, 0 and -1."""
+    given: dict[str, Any] = {
+        "old_logprobs": [-1.0 - LN2, -1.0 + LN2, -1.0, -1.0],
+        "ref_logprobs": [-2.0, -1.0, -1.0, 0.0],
+        "advantages": [1.0, -1.0, 1.0, 1.0],
+    }
+    _, found = measured(PolicyObjective(ppo_clip), [-1.0] * 4, [0.0, 1.0, 2.0, 3.0], **given)
+    k3_up, k3_down = math.exp(-1) + 1 - 1, math.e - 1 - 1
+    assert found == pytest.approx(
+        {
+            "loss/policy_avg": (-1.2 + 0.8 - 1 - 1) / 4,
+            "entropy": 1.5,
+            "clip_ratio/low_mean": 0.25,
+            "clip_ratio/high_mean": 0.25,
+            "clip_ratio/region_mean": 0.5,
+            "policy/clipfrac_avg": 0.5,
+            "policy/approxkl_avg": 0.5 * 2 * LN2**2 / 4,
+            "policy/old_kl_avg": ((2 - 1 - LN2) + (0.5 - 1 + LN2)) / 4,
+            "val/ratio": (2 + 0.5 + 1 + 1) / 4,
+            "kl": (k3_up + k3_down) / 4,
+            "kl/max": k3_down,
+            "policy/bounded_ratio": 0.0,
+        }
+    )
+
+
+def test_tokens_beyond_the_bound_are_counted_once_and_cut():
+    """To the old policy: beyond it upwards, on it, within; to the reference: beyond, within, beyond downwards."""
+    given: dict[str, Any] = {"old_logprobs": [-1.0 - 2 * FAR, -1.0 - FAR, -1.0], "advantages": [0.0] * 3}
+    _, alone = measured(PolicyObjective(surrogate), [-1.0] * 3, [0.0] * 3, **given)
+    assert alone["policy/bounded_ratio"] == pytest.approx(1 / 3)
+    assert alone["val/ratio"] == pytest.approx((2 * math.exp(FAR) + 1) / 3)
+    _, both = measured(
+        PolicyObjective(surrogate), [-1.0] * 3, [0.0] * 3, ref_logprobs=[-1.0 - 2 * FAR, -1.0 - FAR, -1.0 + 2 * FAR], **given
+    )
+    assert both["policy/bounded_ratio"] == pytest.approx(2 / 3)
+    assert both["kl/max"] == pytest.approx(math.exp(FAR) - 1 - FAR, rel=1e-6)
+
+
+def test_extremes_are_those_of_tokens():
+    given: dict[str, Any] = {"sampler_logprobs": [-1.0 - LN2, -1.0 + LN2, -1.0], "advantages": [1.0, 1.0, 1.0]}
+    for objective in (PolicyObjective(surrogate), PolicyObjective(surrogate, correction=Correction("truncate", "token", 9.0))):
+        _, found = measured(objective, [-1.0] * 3, [0.0] * 3, **given)
+        ratio = [found[f"sampling/importance_sampling_ratio/{x}"] for x in ("min", "mean", "max")]
+        assert ratio == pytest.approx([0.5, 3.5 / 3, 2.0])
+        assert found["sampling/sampling_logp_difference/max"] == pytest.approx(LN2)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_both_outputs_are_asked_for(missing: int):
+    branch = Branch(torch.arange(1), torch.ones(1, dtype=torch.bool), {"advantages": torch.ones(1)})
+    units = [Unit("u", Encoded(torch.tensor([1])), (branch,))]
+    values: list[Any] = [torch.zeros(1), torch.zeros(1)]
+    values[missing] = None
+    with pytest.raises(AssertionError):
+        PolicyObjective(surrogate).loss(pack(units), Outputs(logprobs_S=values[0], entropy_S=values[1]), PolicyObjective().counts(units))

@@ -1,0 +1,351 @@
+"""The table of algorithms: what each is made of, overrides by field, refusals with their reasons, and credit end to end."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from keel.core.errors import ConfigError
+from keel.learner.packing import pack
+from keel.methods import (
+    ALGORITHMS,
+    KL,
+    AlgorithmConfig,
+    Control,
+    Critic,
+    Entropy,
+    OldKL,
+    Overlong,
+    ReferenceRule,
+    credit,
+    resolve,
+    rollout_units,
+)
+from keel.methods.credit.scaling import RewardRule
+from keel.methods.math.kl import k3
+from keel.methods.math.policy import Correction, dual_clip, policy_gradient, surrogate
+from keel.methods.math.reduce import REDUCTIONS
+from keel.types import Encoded, Group, Outputs, Prompt, Rollout, Unit
+
+
+def config(name: str = "grpo", **fields) -> AlgorithmConfig:
+    return AlgorithmConfig(name=name, **fields)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ table
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_row_resolves_to_itself(name):
+    assert resolve(config(name), samples=4) == ALGORITHMS[name]
+    assert ALGORITHMS[name].policy_objective().needs == {"logprobs", "entropy"}
+
+
+def test_grpo_is_the_paper():
+    a = ALGORITHMS["grpo"]
+    assert (a.credit.estimator, a.reduce, a.clip, a.critic) == ("group_normalised", "per_sequence", (0.2, 0.2), None)
+    assert a.kl == KL("loss", "k3", 0.04)
+    objective = a.policy_objective()
+    assert (objective.kl, objective.kl_coef, objective.reduction) == (k3, 0.04, REDUCTIONS["per_sequence"])
+    assert isinstance(objective.policy_loss, partial)
+    assert objective.policy_loss.keywords == {"low": 0.2, "high": 0.2}
+    assert (a.needs_reference, a.needs_critic, a.needs_old_logprobs) == (True, False, False)
+
+
+def test_trl_preset_has_no_kl_and_a_token_level_loss():
+    a = ALGORITHMS["grpo_trl"]
+    assert (a.kl, a.reduce, a.needs_reference) == (None, "per_token", False)
+    assert replace(a, name="grpo", kl=ALGORITHMS["grpo"].kl, reduce="per_sequence") == ALGORITHMS["grpo"]
+
+
+def test_rloo_reinforce_and_ppo():
+    rloo, reinforce, ppo = (ALGORITHMS[n] for n in ("rloo", "reinforce", "ppo"))
+    assert (rloo.credit.estimator, rloo.objective, rloo.kl) == ("leave_one_out", "policy_gradient", KL("reward", "k1", 0.05))
+    assert rloo.policy_objective().policy_loss is policy_gradient
+    assert rloo.policy_objective().kl is None  # it is in the reward
+    assert reinforce == replace(rloo, name="reinforce", credit=replace(rloo.credit, estimator="batch_baseline"))
+    assert (ppo.credit.estimator, ppo.credit.gamma, ppo.credit.lam, ppo.critic) == ("gae", 1.0, 0.95, Critic(0.2, 0.1))
+    assert (ppo.needs_critic, ppo.needs_old_logprobs) == (True, True)
+    assert (ppo.value_objective().clip, ppo.value_objective().coef) == (0.2, 0.1)
+
+
+def test_relatives_of_grpo():
+    grpo, gspo, token, cispo = (ALGORITHMS[n] for n in ("grpo", "gspo", "gspo_token", "cispo"))
+    assert replace(gspo, name="gspo_token", ratio="sequence_token") == token
+    assert (token.clip, token.kl, token.policy_objective().token_local) == ((3e-4, 4e-4), None, False)
+    assert (cispo.clip, cispo.reduce, cispo.kl, cispo.credit) == ((1.0, 4.0), "per_token", None, grpo.credit)
+    assert cispo.policy_objective().policy_loss.keywords == {"low": 1.0, "high": 4.0}
+
+
+def test_remax_and_ppo_with_a_penalty():
+    remax, ppo, ppo_kl = (ALGORITHMS[n] for n in ("remax", "ppo", "ppo_kl"))
+    assert replace(remax, name="rloo", credit=ALGORITHMS["rloo"].credit) == ALGORITHMS["rloo"]
+    assert remax.needs_greedy
+    assert not ALGORITHMS["rloo"].needs_greedy
+    assert replace(ppo, name="ppo_kl", objective="surrogate", old_kl=OldKL(1.0, 0.01)) == ppo_kl
+    assert ppo_kl.policy_objective().policy_loss is surrogate
+    assert (ppo_kl.policy_objective().old_kl_coef, ppo.policy_objective().old_kl_coef) == (1.0, 0.0)
+
+
+def test_dapo_has_its_five_parts():
+    dapo = ALGORITHMS["dapo"]
+    assert (dapo.reduce, dapo.clip, dapo.kl, dapo.overlong, dapo.refill_rounds) == ("per_token", (0.2, 0.28), None, Overlong(0.2, 1.0), 10)
+    plain = replace(dapo, name="grpo_trl", clip=(0.2, 0.2), overlong=None, refill_rounds=0)
+    assert plain == ALGORITHMS["grpo_trl"]
+    off = resolve(config("dapo", clip={"high": 0.2}, credit={"overlong": {"factor": 0.0}, "refill_rounds": 0}))
+    assert replace(off, name="grpo_trl") == ALGORITHMS["grpo_trl"]
+    on = resolve(config("grpo", credit={"overlong": {"factor": 0.5, "buffer": 0.1}, "refill_rounds": 3}))
+    assert (on.overlong, on.refill_rounds) == (Overlong(0.1, 0.5), 3)
+
+
+def test_limits_on_a_step():
+    a = resolve(config("ppo", clip={"dual": 3.0, "kl_stop": 0.02, "kl_coef": 0.5, "kl_target": 0.03}))
+    assert (a.dual_clip, a.old_kl) == (3.0, OldKL(0.5, 0.03, 0.02))
+    loss = a.policy_objective().policy_loss
+    assert (loss.func, loss.keywords["ceiling"]) == (dual_clip, 3.0)
+    assert loss.keywords["loss"].keywords == {"low": 0.2, "high": 0.2}
+    assert resolve(config("ppo_kl", clip={"kl_coef": 0.0, "kl_stop": 0.1})).old_kl == OldKL(0.0, None, 0.1)
+
+
+def test_controls_of_the_kl():
+    assert resolve(config("ppo", kl={"control": {"kind": "fixed"}})).kl == KL("reward", "k1", 0.05)
+    proportional = resolve(config("ppo", kl={"coef": 0.001, "control": {"kind": "proportional"}})).kl
+    assert proportional == KL("reward", "k1", 0.001, Control("proportional", 0.1, "token", 10_000.0, low=1e-4))
+    multiplicative = resolve(config("grpo", kl={"control": {"kind": "multiplicative", "target": 6.0, "unit": "sequence", "high": 5.0}})).kl
+    assert multiplicative.control == Control("multiplicative", 6.0, "sequence", low=1e-3, high=5.0)
+    assert resolve(config("grpo", kl={"control": {"kind": "scheduled", "end": 0.01}})).kl.control.end == 0.01
+
+
+def test_what_follows_the_run_is_a_part_of_any_row():
+    a = resolve(config("rloo", entropy={"coef": 0.01, "target": 0.5}, credit={"rewards": {"normalise": "running", "clip": 5.0}}))
+    assert a.entropy == Entropy(0.01, 0.5, 0.005, 0.1)
+    assert a.rewards == RewardRule("running", clip=5.0)
+    assert resolve(config("grpo", kl={"reference": {"kind": "ema"}})).kl == replace(
+        ALGORITHMS["grpo"].kl, reference=ReferenceRule("ema", decay=0.99)
+    )
+    assert resolve(config("grpo", kl={"reference": {"kind": "refresh", "every": 7}})).kl.reference == ReferenceRule("refresh", every=7)
+    assert resolve(config("grpo", kl={"reference": {"kind": "fixed"}})) == ALGORITHMS["grpo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("grpo", {"entropy": {"step": 0.1}}, "entropy.step would have no effect: there is no target"),
+        ("grpo", {"entropy": {"coef": 0.5, "target": 1.0}}, "coef=0.5 is above high=0.1"),
+        ("grpo", {"credit": {"rewards": {"normalise": "running"}}}, "group_normalised takes mean and scale out of every group"),
+        ("rloo", {"credit": {"rewards": {"normalise": "running", "decay": 0.9}}}, "rewards.decay would have no effect: normalise is not"),
+        ("dapo", {"kl": {"reference": {"kind": "ema"}}}, "kl.reference.kind would have no effect: there is no KL"),
+        ("grpo", {"kl": {"reference": {"decay": 0.9}}}, "kl.reference.decay would have no effect: kl.reference.kind is fixed"),
+        ("grpo", {"kl": {"reference": {"kind": "ema", "every": 3}}}, "kl.reference.every would have no effect: kl.reference.kind is ema"),
+    ],
+)
+def test_what_nothing_would_follow_is_refused(name, fields, reason):
+    with pytest.raises(ValidationError, match=re.escape(reason)):
+        config(name, **fields)
+
+
+def test_a_correction_is_a_part_of_any_row():
+    a = resolve(config("gspo_token", correction={"kind": "mask", "level": "sequence"}))
+    assert a.policy_objective().correction == a.correction == Correction("mask", "sequence", 3.0)
+    assert not resolve(config("grpo", correction={"kind": "truncate", "level": "sequence"})).policy_objective().token_local
+    assert resolve(config("grpo", correction={"kind": "truncate", "cap": 2.0})).policy_objective().token_local
+    assert resolve(config("grpo", correction={"kind": "none"})).correction is None
+    with pytest.raises(ValidationError, match=r"correction\.cap would have no effect: there is none"):
+        config("grpo", correction={"cap": 2.0})
+
+
+# -------------------------------------------------------------------------------------------------------------------- overrides
+
+
+def test_every_field_overrides_its_part():
+    a = resolve(
+        config(
+            "ppo",
+            reduce="per_sequence",
+            entropy={"coef": 0.01},
+            epochs=2,
+            minibatches=3,
+            clip={"high": 0.28},
+            credit={"gamma": 0.9, "lam": 0.5, "whiten": False, "mask_truncated": True},
+            kl={"coef": 0.2},
+            critic={"clip": 0.5, "vf_coef": 0.7},
+        )
+    )
+    assert (a.reduce, a.entropy.coef, a.epochs, a.minibatches, a.clip) == ("per_sequence", 0.01, 2, 3, (0.2, 0.28))
+    assert (a.credit.gamma, a.credit.lam, a.credit.whiten, a.credit.mask_truncated) == (0.9, 0.5, False, True)
+    assert (a.kl, a.critic) == (KL("reward", "k1", 0.2), Critic(0.5, 0.7))
+    assert a.policy_objective().entropy_coef == 0.01
+
+
+def test_the_kl_can_move_and_takes_its_place_s_estimator():
+    assert resolve(config("grpo", kl={"place": "reward"})).kl == KL("reward", "k1", 0.04)
+    assert resolve(config("rloo", kl={"place": "loss"})).kl == KL("loss", "k2", 0.05)
+    assert resolve(config("grpo", kl={"estimator": "k2"})).kl == KL("loss", "k2", 0.04)
+    assert resolve(config("grpo_trl", kl={"place": "loss", "coef": 0.1})).kl == KL("loss", "k2", 0.1)
+    for off in ({"place": "none"}, {"coef": 0.0}):
+        assert resolve(config("grpo", kl=off)).kl is None
+
+
+def test_a_group_method_gets_a_critic_by_name():
+    a = resolve(config("grpo", credit={"estimator": "gae", "lam": 0.9}, critic={"use": True}))
+    assert (a.needs_critic, a.credit.lam) == (True, 0.9)
+
+
+# --------------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("grpo", {"credit": {"estimator": "gae"}}, "gae estimates advantages with a critic and there is none"),
+        ("ppo", {"critic": {"use": False}}, "gae estimates advantages with a critic and there is none"),
+        ("grpo", {"critic": {"use": True}}, "a critic would be trained and never asked"),
+        ("grpo", {"kl": {"estimator": "k1"}}, "k1 in the loss has an expected gradient of zero"),
+        ("ppo", {"kl": {"estimator": "k3"}}, "k3 in the reward does not give the KL's gradient"),
+        ("grpo_trl", {"kl": {"place": "loss"}}, "kl.place=loss has no price"),
+        ("gspo", {"reduce": "per_token"}, "which per_token would count by its tokens"),
+        ("rloo", {"epochs": 2}, "no correction for a policy that has moved on"),
+        ("rloo", {"clip": {"low": 0.1}}, "clip.low would have no effect: policy_gradient does not clip"),
+        ("rloo", {"ratio": "sequence", "reduce": "per_sequence"}, "ratio=sequence would have no effect"),
+        ("grpo", {"credit": {"gamma": 0.9}}, "credit.gamma would have no effect"),
+        ("reinforce_pp", {"credit": {"lam": 0.9}}, "credit.lam would have no effect"),
+        ("grpo", {"critic": {"vf_coef": 0.5}}, "critic.vf_coef would have no effect: there is no critic"),
+        ("grpo_trl", {"kl": {"coef": 0.1}}, "kl.coef would have no effect: there is no KL"),
+        ("grpo_trl", {"kl": {"estimator": "k2"}}, "kl.estimator would have no effect: there is no KL"),
+        ("grpo", {"credit": {"overlong": {"buffer": 0.1}}}, "overlong.buffer would have no effect: there is no penalty"),
+        ("ppo", {"credit": {"refill_rounds": 2}}, "gae learns from them too"),
+        ("reinforce", {"credit": {"refill_rounds": 2}}, "batch_baseline learns from them too"),
+        ("ppo_kl", {"clip": {"low": 0.1}}, "clip.low would have no effect: surrogate does not clip"),
+        ("cispo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: cispo is not blown up"),
+        ("ppo", {"clip": {"dual": 1.2}}, "clip.dual=1.2 lies inside the band"),
+        ("ppo", {"clip": {"dual": 1.0}}, "greater than 1"),
+        ("rloo", {"ratio": "sequence_token"}, "ratio=sequence_token would have no effect"),
+        ("grpo", {"clip": {"kl_stop": 0.1}}, "the only update of a step starts at the policy that sampled"),
+        ("ppo_kl", {"epochs": 1}, "the only update of a step starts at the policy that sampled"),
+        ("ppo", {"clip": {"kl_target": 0.1}}, "clip.kl_target has no coefficient to steer"),
+        ("ppo_kl", {"clip": {"kl_coef": 0.0}}, "nothing would keep a step's updates together"),
+        ("grpo_trl", {"kl": {"control": {"kind": "proportional"}}}, "kl.control.kind would have no effect: there is no KL"),
+        ("grpo", {"kl": {"control": {"target": 0.1}}}, "kl.control.target would have no effect: kl.control.kind is fixed"),
+        ("grpo", {"kl": {"control": {"kind": "scheduled", "unit": "token"}}}, "unit would have no effect: kl.control.kind is scheduled"),
+        ("grpo", {"kl": {"control": {"kind": "multiplicative", "horizon": 10}}}, "horizon would have no effect"),
+        ("grpo", {"kl": {"control": {"kind": "proportional", "high": 10}}}, "high would have no effect"),
+        ("grpo", {"kl": {"control": {"kind": "proportional", "end": 10}}}, "end would have no effect"),
+        ("grpo", {"kl": {"control": {"kind": "multiplicative", "low": 3.0, "high": 2.0}}}, "low=3 is above high=2"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_with_the_reason(name, fields, reason):
+    with pytest.raises(ValidationError, match=reason):
+        config(name, **fields)
+
+
+@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "gspo_token", "cispo", "dapo", "rloo"])
+def test_one_sample_cannot_be_compared(name):
+    with pytest.raises(ConfigError, match=r"compares the answers to one prompt and gets 1 \(samples=2"):
+        resolve(config(name), samples=1)
+    assert resolve(config(name), samples=2) == ALGORITHMS[name]
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo_kl", "reinforce", "reinforce_pp", "remax"])
+def test_one_sample_is_enough_for_the_others(name):
+    assert resolve(config(name), samples=1) == ALGORITHMS[name]
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ValidationError) as caught:
+        config("grpo", credit={"estimator": "gae"}, kl={"estimator": "k1"})
+    assert "with a critic" in str(caught.value)
+    assert "expected gradient of zero" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": "grop"}, {"objective": "ppo"}, {"reduce": "mean"}, {"credit": {"estimator": "gea"}}, {"epochs": 0}, {"clp": {}}]
+)
+def test_unknown_names_and_bad_numbers_are_refused(fields):
+    with pytest.raises(ValidationError):
+        AlgorithmConfig(**fields)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValidationError, match="'grop' is none of: grpo, grpo_trl"):
+        config("grop")
+
+
+# ----------------------------------------------------------------------------------------------------------------------- credit
+
+
+def group(rewards: list[float], lengths: list[int]) -> Group:
+    def rollout(n: int) -> Rollout:
+        zeros = torch.zeros(n, dtype=torch.int64)
+        return Rollout("p", 0, 0, zeros, torch.ones(n, dtype=torch.bool), torch.full((n,), -1.0), zeros, "stop")
+
+    valid = torch.ones(len(rewards), dtype=torch.bool)
+    return Group(Prompt("p", text="?"), Encoded(torch.tensor([1])), tuple(map(rollout, lengths)), torch.tensor(rewards), {}, valid)
+
+
+def with_signal(units: tuple[Unit, ...], name: str, value: float) -> tuple[Unit, ...]:
+    return tuple(
+        replace(u, branches=tuple(replace(b, signals={**b.signals, name: torch.full((len(b),), value)}) for b in u.branches)) for u in units
+    )
+
+
+def test_kl_in_the_reward_is_priced_and_in_the_loss_is_not():
+    groups = [group([1.0, 1.0], [1, 3])]
+    units = with_signal(rollout_units(groups), "ref_logprobs", -2.0)  # 1 and 3 nats
+    rloo = credit(groups, units, ALGORITHMS["rloo"])
+    first, second = rloo.units[0].branches
+    assert first.signals["advantages"].tolist() == pytest.approx([0.1])
+    assert second.signals["advantages"].tolist() == pytest.approx([-0.1] * 3)
+    assert rloo.metrics == pytest.approx(
+        {
+            "objective/kl": 2.0,
+            "objective/kl_per_token": 1.0,
+            "objective/scores": 1.0,
+            "objective/non_score_reward": -0.1,
+            "objective/rlhf_reward": 0.9,
+        }
+    )
+    grpo = credit(groups, units, ALGORITHMS["grpo"])
+    assert all(b.signals["advantages"].eq(0).all() for b in grpo.units[0].branches)
+    assert grpo.metrics["objective/kl"] == pytest.approx(2.0)
+    assert grpo.metrics["objective/non_score_reward"] == 0.0
+
+
+def test_ppo_credit_has_returns_and_says_what_the_critic_explains():
+    groups = [group([1.0], [2]), group([3.0], [1])]
+    units = with_signal(with_signal(rollout_units(groups), "ref_logprobs", -1.0), "values", 0.5)
+    credited = credit(groups, units, ALGORITHMS["ppo"])
+    assert credited.units[1].branches[0].signals["returns"].tolist() == [3.0]
+    assert credited.metrics["critic/vf_explained_var"] == pytest.approx(0.0)  # a constant explains nothing
+    advantages = torch.cat([b.signals["advantages"] for u in credited.units for b in u.branches])
+    assert advantages.mean().item() == pytest.approx(0, abs=1e-6)  # whitened
+    assert advantages.var(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_batch_in_which_everything_failed_gives_no_units():
+    groups = [replace(group([1.0, 1.0], [1, 3]), valid_G=torch.zeros(2, dtype=torch.bool))]
+    assert credit(groups, rollout_units(groups), ALGORITHMS["ppo"]) == ((), {})
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_goes_from_groups_to_a_gradient(name):
+    groups = [group([0.0, 1.0], [2, 3]), group([2.0, 0.0], [1, 1])]
+    groups = [replace(g, greedy_reward=1.0) for g in groups] if ALGORITHMS[name].needs_greedy else groups
+    algorithm, units = ALGORITHMS[name], rollout_units(groups)
+    for signal, needed in (("ref_logprobs", algorithm.needs_reference), ("values", algorithm.needs_critic)):
+        units = with_signal(units, signal, -1.5) if needed else units
+    credited = credit(groups, units, algorithm).units
+    batch, objective = pack(credited), algorithm.policy_objective()
+    logprobs = torch.full((batch.n_scored,), -1.0, requires_grad=True)
+    objective.loss(batch, Outputs(logprobs, torch.ones(batch.n_scored)), objective.counts(credited)).loss.backward()
+    better = batch.signals["advantages"] > 0
+    assert better.any()
+    assert logprobs.grad[better].max() < 0  # what was better becomes likelier
+    if algorithm.needs_critic:
+        values = torch.zeros(batch.n_scored, requires_grad=True)
+        value = algorithm.value_objective()
+        assert value.loss(batch, Outputs(values_S=values), value.counts(credited)).loss.requires_grad

@@ -1,0 +1,73 @@
+"""The stage that makes preferences, on a model that sees: what it writes is what the next stage trains on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from keel.data.config import DataConfig
+from keel.data.dataset import load as load_data
+from keel.feedback import store
+from keel.models.config import ModelOptions
+from keel.models.loading import load_model
+from keel.render.config import RenderConfig
+from keel.types import Comparison, Pair
+from keel.verbs.run import run_verb
+from keel.verbs.shared.session import renderer_of
+
+RECIPE = """
+model: tiny:llava?seed=1
+model_options: {precision: fp32}
+settings: {threads: 1}
+data: {path: PATH}
+preferences: {samples: 4, keep: 3, pairs: 2, temperatures: [1.0], annotators: {tie_threshold: 0.0}}
+sampling: {max_tokens: 8}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    Image.new("RGB", (30, 30), (250, 0, 0)).save(folder / "red.png")
+    return folder
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def run(folder: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    (folder / "recipe.yaml").write_text(RECIPE.replace("PATH", str(folder / "prompts.jsonl")))
+    return run_verb("preferences", folder / "recipe.yaml", [*overrides, f"run_dir={out}"])
+
+
+def test_prompts_of_every_kind_reach_the_next_stage(folder: Path, proofs: None, tmp_path: Path) -> None:
+    seen = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which colour?"}]}]
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    rows = (
+        {"prompt": seen, "images": ["red.png"], "category": "colours"},
+        {"prompt": "Say something nice.", "prompt_id": "nice"},
+        {"prompt": [{"role": "user", "content": "2 + 2?"}], "tools": [tool], "ground_truth": "4"},
+    )
+    write(folder / "prompts.jsonl", *rows)
+    loaded = load_model("tiny:llava?seed=1", ModelOptions(precision="fp32"))
+    shows_tools = tmp_path / "tools.jinja"
+    shows_tools.write_text("{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}" + loaded.processor.chat_template)
+    summary = run(folder, tmp_path / "run", f"render.chat_template={shows_tools}")
+    asked = {p.prompt_id: p for p in load_data(DataConfig(path=str(folder / "prompts.jsonl"))).prompts()}
+    pairs = load_data(DataConfig(path=summary["file"])).of(Pair)
+    assert {p.prompt.prompt_id: p.prompt for p in pairs} == asked
+    assert asked["nice"].text == "Say something nice."
+    votes = tmp_path / "run" / "comparisons.jsonl"
+    assert load_data(DataConfig(path=str(votes))).of(Comparison) == store.read(votes)
+
+    units, refused = renderer_of(loaded, RenderConfig(chat_template=str(shows_tools))).units(pairs)
+    assert not refused
+    with_image = [u for u, p in zip(units, pairs, strict=True) if p.prompt.prompt_id == next(iter(asked))]
+    assert with_image
+    assert all(len(u.prompt.media) == 1 for u in with_image)
