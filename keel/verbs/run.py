@@ -38,6 +38,17 @@ STAGE_FUNCTIONS: dict[str, StageFunction] = {
 }
 
 
+RECIPES: dict[str, type[ModelRecipe]] = {
+    "sft": SFTRecipe,
+    "reward": RewardRecipe,
+    "prefer": PreferRecipe,
+    "offline": OfflineRecipe,
+    "rl": RLRecipe,
+    "eval": EvalRecipe,
+    "preferences": PreferencesRecipe,
+}
+
+
 def run_directory(wanted: str, recipe_path: Path) -> Path:
     """The run directory asked for, or ``runs/<recipe's name>``."""
     return Path(wanted) if wanted else Path("runs") / recipe_path.stem
@@ -53,14 +64,3 @@ def run_verb(verb: str, recipe_path: Path, overrides: Sequence[str], *, dry_run:
         show_recipe(recipe)
         return {"run_dir": str(path), "dry_run": True}
     return STAGE_FUNCTIONS[verb](recipe, path, "")
-
-
-RECIPES: dict[str, type[ModelRecipe]] = {
-    "sft": SFTRecipe,
-    "reward": RewardRecipe,
-    "prefer": PreferRecipe,
-    "offline": OfflineRecipe,
-    "rl": RLRecipe,
-    "eval": EvalRecipe,
-    "preferences": PreferencesRecipe,
-}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
 from keel.evaluate.config import EvaluateConfig
 from keel.rewards.config import RewardConfig
 from keel.rollout.config import PolicyEnsembleConfig, SamplerConfig
-from keel.verbs.shared.recipes import ModelRecipe
+from keel.verbs.shared.inputs import reward_files
+from keel.verbs.shared.recipes import ModelRecipe, NamedFile
 
 
 class EvalRecipe(ModelRecipe):
@@ -18,3 +21,10 @@ class EvalRecipe(ModelRecipe):
     rewards: list[RewardConfig] = Field(default=[], description="Scorers, reported side by side.")
     sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
     ensemble: PolicyEnsembleConfig | None = Field(default=None, description="Evaluate `model` together with others, as one policy.")
+
+    def files(self) -> Iterator[NamedFile]:
+        yield from super().files()
+        yield NamedFile("baseline", self.baseline, is_model=True)
+        if self.evaluate.retention_text:
+            yield NamedFile("evaluate.retention_text", self.evaluate.retention_text)
+        yield from reward_files("rewards", self.rewards)

@@ -41,7 +41,7 @@ def run_offline(recipe: OfflineRecipe, path: Path, parent: str = "") -> dict[str
         _check_groups(objective, units.train)
         learner = learner_of(recipe, loaded, len(units.train), objective)
         if objective.needs_reference:
-            cache = reference_of(session, recipe, learner)
+            cache = reference_of(session, recipe.reference_cache, learner)
             sides = (units.train, units.held_out, units.test)
             units = Sides(*(with_signal(side, "ref_logprobs", cache.logprobs(side)) if side else () for side in sides))
         ready = objective.credited(units.train)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
 from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.verbs.prefer.online_config import OnlineConfig
-from keel.verbs.shared.recipes import TrainRecipe
+from keel.verbs.shared.inputs import reward_files
+from keel.verbs.shared.recipes import NamedFile, TrainRecipe
 
 
 class PreferRecipe(TrainRecipe):
@@ -61,3 +64,8 @@ class PreferRecipe(TrainRecipe):
                 "set loop.batch_size to at least twice online.minibatches",
             )
         return self
+
+    def files(self) -> Iterator[NamedFile]:
+        yield from super().files()
+        if self.online is not None:
+            yield from reward_files("online.rewards", self.online.rewards)

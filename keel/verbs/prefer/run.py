@@ -42,7 +42,7 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         other, digest = other_reference(session, recipe, renderer, loaded.model.media)
         if other is not None and "ref_kl" in objective.needs:
             learner.reference = other
-        cache = reference_of(session, recipe, LocalInference(other, recipe.batch) if other is not None else learner, digest)
+        cache = reference_of(session, recipe.reference_cache, LocalInference(other, recipe.batch) if other is not None else learner, digest)
         units = Sides(*(referred(objective, side, recipe.seed, cache.logprobs) for side in (units.train, units.held_out, units.test)))
         longest = largest(units.train, recipe.loop.batch_size)
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)

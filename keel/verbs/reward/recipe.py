@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
 from keel.loops.config import OrderConfig
 from keel.models.config import HeadConfig
 from keel.verbs.reward.config import EarlierConfig, MembersConfig, RewardLossConfig, TeacherConfig
-from keel.verbs.shared.recipes import TrainRecipe
+from keel.verbs.shared.recipes import NamedFile, TrainRecipe
 
 
 class RewardRecipe(TrainRecipe):
@@ -35,3 +37,10 @@ class RewardRecipe(TrainRecipe):
         if self.ensemble is not None and self.head.members > 1:
             raise ConfigError("head.members and ensemble.members are two kinds of ensemble", "leave one of the two out")
         return self
+
+    def files(self) -> Iterator[NamedFile]:
+        yield from super().files()
+        for k, teacher in enumerate(self.teacher.paths if self.teacher is not None else ()):
+            yield NamedFile(f"teacher.paths.{k}", teacher, is_model=True)
+        if self.order.curriculum is not None and self.order.curriculum.model:
+            yield NamedFile("order.curriculum.model", self.order.curriculum.model, is_model=True)

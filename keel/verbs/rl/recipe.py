@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
@@ -12,11 +15,14 @@ from keel.rewards.composition.config import CompositionConfig
 from keel.rewards.config import RewardConfig, StepsReward, segments_of
 from keel.rewards.settings import OnFailure
 from keel.rollout.config import EvalSamplingConfig, RolloutConfig, SamplingConfig
-from keel.verbs.shared.recipes import TrainRecipe
+from keel.verbs.shared.inputs import reward_files
+from keel.verbs.shared.recipes import NamedFile, TrainRecipe
 
 
 class RLRecipe(TrainRecipe):
     """`keel rl`: sample, reward, improve."""
+
+    PRICED: ClassVar[bool] = True
 
     algorithm: AlgorithmConfig = Field(default=AlgorithmConfig(), description="Which algorithm, and its numbers.")
     sampling: SamplingConfig = Field(default=SamplingConfig(), description="The distribution that rollouts are drawn from.")
@@ -109,3 +115,9 @@ class RLRecipe(TrainRecipe):
                 "lower minibatches, or take more prompts a step",
             )
         return self
+
+    def files(self) -> Iterator[NamedFile]:
+        yield from super().files()
+        if self.critic_model:
+            yield NamedFile("critic_model", self.critic_model, is_model=True)
+        yield from reward_files("rewards", self.rewards)

@@ -11,8 +11,6 @@ from keel.loops.offline import OfflineTrainer, total_steps
 from keel.models.loading import Loaded
 from keel.render.renderer import Renderer
 from keel.types import Objective
-from keel.verbs.offline.recipe import OfflineRecipe
-from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.probes import SampleProbe
 from keel.verbs.shared.recipes import TrainRecipe
 from keel.verbs.shared.reference_cache import ReferenceCache
@@ -30,11 +28,10 @@ def learner_of(recipe: TrainRecipe, loaded: Loaded, n: int, objective: Objective
     return learner
 
 
-def reference_of(session: Session, recipe: PreferRecipe | OfflineRecipe, learner: LocalInference, digest: str = "") -> ReferenceCache:
+def reference_of(session: Session, folder: str, learner: LocalInference, digest: str = "") -> ReferenceCache:
     """Log-probabilities of the starting weights, or of another model with this ``digest``: taken before the first step and kept on disk, so
-    that no second model is held while training."""
-    folder = Path(recipe.reference_cache or session.run.path / "reference")
-    return ReferenceCache(folder, learner, digest or session.run.manifest["model"]["digest"])
+    that no second model is held while training: in ``folder``, or the run's own when it is empty."""
+    return ReferenceCache(Path(folder or session.run.path / "reference"), learner, digest or session.run.manifest["model"]["digest"])
 
 
 def probe_of(session: Session, recipe: TrainRecipe, loaded: Loaded, renderer: Renderer, splits: Splits) -> SampleProbe:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
+
 from pydantic import Field, field_validator, model_validator
 
 from keel.core.config import Section
@@ -13,7 +16,6 @@ from keel.models.config import LoraConfig, ModelOptions
 from keel.render.config import RenderConfig
 from keel.runs.config import CheckpointConfig, TrackingConfig
 from keel.selftest import CheckName
-from keel.verbs.rl.recipe import RLRecipe
 from keel.watch.config import WatchConfig
 
 
@@ -30,6 +32,14 @@ class Settings(Section):
     watch: WatchConfig = Field(default=WatchConfig(), description="Limits on metrics that warn or stop.")
 
 
+class NamedFile(NamedTuple):
+    """A file or a model that a recipe names."""
+
+    key: str  # path of the setting
+    name: str
+    is_model: bool = False
+
+
 class ModelRecipe(Section):
     """What every verb shares: the model, how text becomes tokens, where the run lives."""
 
@@ -40,9 +50,15 @@ class ModelRecipe(Section):
     run_dir: str = Field(default="", description="Run directory; empty = runs/<recipe's name>. Started again, it resumes.")
     settings: Settings = Field(default=Settings(), description="Threads, checkpoints, trackers, self-test, alarms.")
 
+    def files(self) -> Iterator[NamedFile]:
+        """Everything beside the data that may be a file or folder here; what a run that goes on must find as it was."""
+        yield NamedFile("model", self.model, is_model=True)
+
 
 class TrainRecipe(ModelRecipe):
     """What every training verb shares."""
+
+    PRICED: ClassVar[bool] = False  # its loss has a price on KL and entropy, which a phase may set
 
     lora: LoraConfig | None = Field(
         default=None, description="Train adapters of this shape instead of all weights; empty = full fine-tuning."
@@ -70,7 +86,7 @@ class TrainRecipe(ModelRecipe):
     @model_validator(mode="after")
     def _phases_are_read(self) -> TrainRecipe:
         prices = [p.name for p in self.loop.phases if p.kl_coef is not None or p.entropy_coef is not None]
-        if prices and not isinstance(self, RLRecipe):
+        if prices and not self.PRICED:
             raise ConfigError(f"loop.phases: {prices[0]} sets kl_coef or entropy_coef, which only RL has", "leave it out")
         return self
 
