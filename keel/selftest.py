@@ -5,8 +5,7 @@ silently wrong does not start. A check is skipped only by its name (``settings.s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal
@@ -16,16 +15,15 @@ from torch import Tensor
 
 from keel.core.errors import SelfTestError
 from keel.core.events import EventBus
-from keel.learner.local import LocalLearner
-from keel.learner.packing import plan_microbatches
-from keel.loops.online import sample_groups, with_signal
+from keel.loops.online import publish, sample_groups, with_signal
 from keel.methods.credit.assign import rollout_units
 from keel.rewards.model import Scorer
-from keel.rollout import prove as parity
+from keel.rollout import prove
 from keel.types import (
     Batch,
     Counts,
     Encoded,
+    Learner,
     LossOutput,
     Need,
     Objective,
@@ -59,7 +57,7 @@ Run = Callable[[str, Check], None]  # runs one check by its name
 
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
 _NO_GRADIENT = 1e-6  # a norm below it is rounding
-_GRADIENT = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
+_GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
 class _Checks:
@@ -90,13 +88,13 @@ class _Checks:
         self.passed.append(name)
 
 
-def tolerance(learner: LocalLearner) -> float:
+def tolerance(learner: Learner) -> float:
     """Relative tolerance of equivalences in the learner's compute precision."""
-    return _TIGHT if learner.model.compute_dtype == torch.float32 else _LOOSE
+    return _TIGHT if learner.precision == "float32" else _LOOSE
 
 
 def check_training(
-    learner: LocalLearner, objective: Objective, units: Sequence[Unit], bus: EventBus, skip: Sequence[str], longest: Sequence[Unit] = ()
+    learner: Learner, objective: Objective, units: Sequence[Unit], bus: EventBus, skip: Sequence[str], longest: Sequence[Unit] = ()
 ) -> None:
     """What every training stage proves before its first step. ``longest`` is the largest optimizer batch that can come (default: all
     units). Leaves the learner as it was."""
@@ -104,7 +102,7 @@ def check_training(
         training(run, learner, objective, units, longest)
 
 
-def training(run: Run, learner: LocalLearner, objective: Objective, units: Sequence[Unit], longest: Sequence[Unit] = ()) -> None:
+def training(run: Run, learner: Learner, objective: Objective, units: Sequence[Unit], longest: Sequence[Unit] = ()) -> None:
     """The checks of ``check_training``, by whichever runner."""
     by_size = largest(units, len(units))
     if "scores" not in objective.needs:
@@ -124,20 +122,20 @@ def largest(units: Sequence[Unit], n: int) -> list[Unit]:
     return sorted(units, key=lambda u: -u.n_tokens)[:n]
 
 
-def check_reference(learner: LocalLearner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
+def check_reference(learner: Learner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
     """At step 0 the policy is its reference: the KL between them is 0."""
     with _Checks(bus, skip) as run:
         reference(run, learner, units)
 
 
-def reference(run: Run, learner: LocalLearner, units: Sequence[Unit]) -> None:
+def reference(run: Run, learner: Learner, units: Sequence[Unit]) -> None:
     """The check of ``check_reference``, by whichever runner. Units carry ``ref_logprobs``."""
     few = sorted(units, key=lambda u: u.n_tokens)[:2]
     run("reference", lambda: _reference_differs(learner, few))
 
 
 def check_sampling(
-    learner: LocalLearner,
+    learner: Learner,
     sampler: Sampler,
     prompts: Sequence[tuple[Prompt, Encoded]],
     params: SamplingParams,
@@ -152,11 +150,11 @@ def check_sampling(
 
 
 def sampling(
-    run: Run, learner: LocalLearner, sampler: Sampler, prompts: Sequence[tuple[Prompt, Encoded]], params: SamplingParams
+    run: Run, learner: Learner, sampler: Sampler, prompts: Sequence[tuple[Prompt, Encoded]], params: SamplingParams
 ) -> tuple[Unit, ...]:
     """The checks of ``check_sampling``, by whichever runner."""
     run("weight-sync", lambda: _accepts_wrong_digest(learner, sampler))
-    sampler.load(PolicyVersion(0, learner.model.digest()))
+    publish(learner, sampler, 0)
     longest = min(8, params.max_tokens)
     short = replace(params, max_tokens=longest, min_tokens=min(longest, params.min_tokens), stop=())
     requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0, keep_support=True) for p, encoded in prompts[:2]]
@@ -193,40 +191,26 @@ def _empty_masks(units: Sequence[Unit]) -> str:
     return f"{len(empty)} of {len(units)} units have no token to train on (first: {empty[0]})" if empty else ""
 
 
-def _image_tokens(learner: LocalLearner, units: Sequence[Unit]) -> str:
-    placeholder = getattr(learner.model.config, "image_token_id", None)
-    for unit in units if placeholder is not None else ():
-        found, due = int((unit.prompt.tokens_T == placeholder).sum()), sum(m.n_tokens for m in unit.prompt.media)
-        if found != due:
+def _image_tokens(learner: Learner, units: Sequence[Unit]) -> str:
+    for unit in units:
+        found, due = learner.image_tokens(unit), sum(m.n_tokens for m in unit.prompt.media)
+        if found is not None and found != due:
             return f"unit {unit.unit_id} has {found} image tokens, its images have {due} features"
     return ""
 
 
-@contextmanager
-def _cut(learner: LocalLearner, tokens: int) -> Iterator[None]:
-    """Micro-batches of at most ``tokens`` tokens, in training and without gradients; no dropout, no balance of experts."""
-    before, learner.dropout, learner.balance = learner.batch, False, False
-    learner.batch = before.model_copy(update={"microbatch_tokens": tokens, "inference_tokens": tokens})
-    try:
-        yield
-    finally:
-        learner.batch, learner.dropout, learner.balance = before, True, True
-
-
-def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
+def _micro_batches(learner: Learner, objective: Objective, units: Sequence[Unit]) -> str:
     """Loss and gradient of one batch against those of one unit (or branch) after the other; the training pass against the one without
     gradients."""
     learner.discard_gradients()
-    with _cut(learner, 1 << 30):
+    with learner.plain_passes(1 << 30):
         whole = learner.evaluate(units, objective).metrics["loss"]
         trained = learner.forward_backward(units, objective).metrics["loss"]
-        norm = _gradient_norm(learner)
-        for _, p in learner.model.trainable():
-            if p.grad is not None:
-                p.grad.neg_()  # what is left after the second pass is the difference: no copy of the gradients is needed
-    with _cut(learner, 1):
+        norm = learner.gradients().norm
+        learner.negate_gradients()
+    with learner.plain_passes(1):
         split = learner.forward_backward(units, objective).metrics["loss"]
-    apart = _gradient_norm(learner)
+    apart = learner.gradients().norm
     learner.discard_gradients()
     allowed = tolerance(learner) * max(0.1, abs(whole))  # a policy's loss is a difference of large terms and may be 0
     for what, loss in (("in training", trained), ("in micro-batches of one", split)):
@@ -234,47 +218,35 @@ def _micro_batches(learner: LocalLearner, objective: Objective, units: Sequence[
             return f"the loss is {whole:.6g} in one batch and {loss:.6g} {what}"
     if max(norm, apart) < _NO_GRADIENT:
         return ""  # nothing to compare: the rounding of a gradient of 0
-    if not apart <= _GRADIENT[learner.model.compute_dtype] * norm:
+    if not apart <= _GRADIENT[learner.precision] * norm:
         return f"the gradient of micro-batches of one is {apart / max(norm, 1e-30):.2g} (relative) away from that of one batch"
     return ""
 
 
-def _gradient_norm(learner: LocalLearner) -> float:
-    gradients = [p.grad for _, p in learner.model.trainable() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-
-
-def _does_not_fit(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
+def _does_not_fit(learner: Learner, objective: Objective, units: Sequence[Unit]) -> str:
     """The largest micro-batch of ``units`` forward and backward, beside the memory that the optimizer will take."""
-    parts = plan_microbatches(units, learner.batch.microbatch_tokens, objective.couples_branches)
-    part = max(parts, key=lambda units: sum(u.n_tokens for u in units))
+    part = learner.longest(units, objective)
+    said = learner.fits(part, objective)
+    if not said:
+        return ""
     n_tokens, unit = sum(u.n_tokens for u in part), largest(part, 1)[0]
-    try:
-        moments = learner.moments()
-        learner.forward_backward(part, objective)
-        del moments
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error):
-            what = f"{len(part)} of the longest units ({n_tokens} tokens, {unit.n_tokens} of them unit {unit.unit_id})"
-            return f"a micro-batch of {what} does not fit in memory: {str(error).splitlines()[0]}; lower batch.microbatch_tokens"
-        raise
-    return ""
+    what = f"{len(part)} of the longest units ({n_tokens} tokens, {unit.n_tokens} of them unit {unit.unit_id})"
+    return f"a micro-batch of {what} does not fit in memory: {said}; lower batch.microbatch_tokens"
 
 
-def _missing_gradients(learner: LocalLearner, objective: Objective, units: Sequence[Unit]) -> str:
+def _missing_gradients(learner: Learner, objective: Objective, units: Sequence[Unit]) -> str:
     learner.discard_gradients()
     learner.forward_backward(units, objective)
-    trained = dict(learner.model.trainable())
-    missing = [name for name, p in trained.items() if p.grad is None]
-    frozen = [name for name, p in learner.model.module.named_parameters() if not p.requires_grad and p.grad is not None]
-    broken = [name for name, p in trained.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    found = learner.gradients()
+    missing = found.missing
     if missing:
-        idle = _idle(learner, units[-1])
-        missing = [name for name in missing if name not in idle]
+        idle = learner.idle(units[-1])
+        log.info("self-test: %d parameters take part in nothing and stay as they are", len(idle))
+        missing = tuple(name for name in missing if name not in idle)
     for names, what in (
         (missing, "trained parameters got no gradient"),
-        (frozen, "frozen parameters got one"),
-        (broken, "gradients are not finite"),
+        (found.frozen, "frozen parameters got one"),
+        (found.broken, "gradients are not finite"),
     ):
         if names:
             return f"{len(names)} {what}: {', '.join(names[:3])}"
@@ -290,17 +262,17 @@ def _largest_gap(ours: Sequence[tuple[Tensor, ...]], units: Sequence[Unit], sign
     return max(gaps, default=0.0)
 
 
-def nats(learner: LocalLearner) -> float:
+def nats(learner: Learner) -> float:
     """Tolerance of single log-probabilities, in nats."""
-    return parity.nats(learner.model.compute_dtype)
+    return prove.nats(learner.precision)
 
 
-def _reference_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
+def _reference_differs(learner: Learner, units: Sequence[Unit]) -> str:
     gap = _largest_gap(learner.logprobs(units), units, "ref_logprobs")
     return f"policy and reference differ by {gap:.3g} nats on a token before the first step" if gap > nats(learner) else ""
 
 
-def _sampler_differs(learner: LocalLearner, units: Sequence[Unit]) -> str:
+def _sampler_differs(learner: Learner, units: Sequence[Unit]) -> str:
     gap = _largest_gap(learner.logprobs(units), units, "sampler_logprobs")
     return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > nats(learner) else ""
 
@@ -324,11 +296,11 @@ class _TrainedLogprobs:
         return LossOutput(outputs.logprobs_S.sum() * 0.0, {})
 
 
-def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
+def _ratio_moves(learner: Learner, units: Sequence[Unit]) -> str:
     """The trainer's log-probabilities of the same units: together, one by one, and in a training pass. Old ones and new ones need not be
     cut alike."""
     whole = learner.logprobs(units)
-    with _cut(learner, 1):
+    with learner.plain_passes(1):
         split = learner.logprobs(units)
     again = _TrainedLogprobs()
     try:
@@ -342,36 +314,17 @@ def _ratio_moves(learner: LocalLearner, units: Sequence[Unit]) -> str:
     return f"the same weights give log-probabilities {gap:.3g} nats apart when asked twice: the first ratio would not be 1"
 
 
-def _accepts_wrong_digest(learner: LocalLearner, sampler: Sampler) -> str:
-    _, parameter = learner.model.trainable()[-1]
-    honest = learner.model.digest()
-    kept = parameter.detach().clone()
-    try:
-        with torch.no_grad():
-            parameter.add_(1.0)
-        if learner.model.digest() == honest:
+def _accepts_wrong_digest(learner: Learner, sampler: Sampler) -> str:
+    weights = learner.weights()
+    honest = weights.digest()
+    with learner.altered():
+        if weights.digest() == honest:
             return "the digest does not change when the weights do"
         try:
-            sampler.load(PolicyVersion(0, honest))
+            sampler.load(PolicyVersion(0, honest), weights)
         except SelfTestError:
             return ""
         return "the sampler accepts a digest that is not that of its weights"
-    finally:
-        with torch.no_grad():
-            parameter.copy_(kept)
-
-
-def _idle(learner: LocalLearner, unit: Unit) -> set[str]:
-    """Names of the trained parameters that the model itself has no use for: a vision tower where no image is, its layers above the one
-    whose features are taken."""
-    learner.discard_gradients()
-    model = learner.model
-    tokens_BL = torch.cat([unit.prompt.tokens_T, unit.branches[0].tokens_T])[None]
-    model.logits(model.run_plain(tokens_BL, torch.ones_like(tokens_BL), unit.prompt.media)[0]).sum().backward()
-    heads = {id(p) for head in model.heads.values() for p in head.parameters()}
-    idle = {name for name, p in model.trainable() if p.grad is None and id(p) not in heads}
-    log.info("self-test: %d parameters take part in nothing and stay as they are", len(idle))
-    return idle
 
 
 def _other_images(unit: Unit, than: Unit) -> bool:

@@ -15,9 +15,8 @@ from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
 from keel.models.heads import ScoreHead
 from keel.models.model import Model
-from keel.types import Batch, Counts, Judgement, LossOutput, Objective, Outputs, StepReport, StepsTarget, Unit
+from keel.types import Batch, BranchTensors, Counts, Judgement, LossOutput, Objective, Outputs, StepReport, StepsTarget, Unit
 
-BranchTensors = list[tuple[Tensor, ...]]
 EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # how metrics of such a name come together
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from keel.core.errors import DivergedError, ModelError
 from keel.core.hashing import stable_hash
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference, MetricSums
-from keel.learner.optim import learning_rate, make_optimizer
+from keel.learner.optim import learning_rate, make_optimizer, warmup_steps
 from keel.learner.packing import pack, plan_microbatches
 from keel.models.model import Model
-from keel.types import Batch, Counts, LossOutput, Objective, StepReport, Unit
+from keel.models.weights import ModelWeights
+from keel.types import Batch, Counts, GradientReport, LossOutput, Objective, StepReport, Unit, UpdatePlan, Weights
 
 log = logging.getLogger("keel")
 MAX_SKIPS = 3  # non-finite steps in a row that end a run
@@ -31,8 +33,7 @@ class LocalLearner(LocalInference):
     ) -> None:
         super().__init__(model, batch, temperature)
         self.config, self.total_steps, self.seed = config, total_steps, seed
-        self.dropout = True  # False: the adapters' dropout stays off, for comparing passes
-        self.balance = True  # False: a mixture of experts is not balanced, for comparing passes
+        self._dropped, self._balanced = True, True  # adapters' dropout and the balance of experts; off for comparing passes
         self._trained = model.trainable()
         if not self._trained:
             raise ModelError("nothing to train: every parameter of the model is frozen")
@@ -48,6 +49,16 @@ class LocalLearner(LocalInference):
         self._passes = 0  # micro-batches since the last step
 
     @property
+    def plan(self) -> UpdatePlan:
+        """What it is set to do."""
+        return UpdatePlan(self.total_steps, warmup_steps(self.config, self.total_steps), self.batch.microbatch_tokens)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps tried so far."""
+        return self._step
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         if self.lr_now is not None:
@@ -60,7 +71,7 @@ class LocalLearner(LocalInference):
         """Add the gradient of ``objective`` over ``units`` to what is accumulated. Counts are taken over all units before the first
         forward, so the result does not depend on how they are cut into micro-batches."""
         sums = MetricSums()
-        counts = objective.counts(units)
+        counts = self.counts(units, objective)
         for part in plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches):
             batch = pack(part)
             if batch.n_scored or "scores" in objective.needs:
@@ -72,10 +83,15 @@ class LocalLearner(LocalInference):
             self._passes += 1
         return sums.report()
 
+    def counts(self, units: Sequence[Unit], objective: Objective) -> Counts:
+        """The divisors of a loss over the whole optimizer batch. All of it is here; a learner of several processes, each with a part of
+        the batch, adds up those of the parts: the one place where it must."""
+        return objective.counts(units)
+
     def _training_loss(self, batch: Batch, objective: Objective, counts: Counts, share: float) -> LossOutput:
         """The objective's loss; that of a mixture of experts with its routers' balance, taken in each micro-batch by itself and weighted by
         its ``share`` of the answers' tokens: unlike all others it depends on how a batch is cut."""
-        if self.model.router is None or not self.balance:
+        if self.model.router is None or not self._balanced:
             return self._loss(batch, objective, counts)
         hidden_NH, balance = self.model.hidden_and_balance(batch)
         output = self._loss_of(batch, hidden_NH, objective, counts)
@@ -115,8 +131,94 @@ class LocalLearner(LocalInference):
         self._optimizer.zero_grad(set_to_none=True)
         self._passes = 0
 
-    def moments(self) -> list[Tensor]:
-        """As much memory as the optimizer takes at its first step, if it has yet to take it: does a batch fit beside it?"""
+    def weights(self) -> Weights:
+        """What a sampler takes over."""
+        return ModelWeights(self.model)
+
+    def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
+        """Write a folder that plain transformers loads."""
+        self.model.save(folder, tokenizer, processor)
+
+    # -------------------------------------------------------------------------------------------- what the self-test asks
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``bfloat16``: what products are computed in."""
+        return self.model.precision
+
+    def image_tokens(self, unit: Unit) -> int | None:
+        """Placeholder tokens of images in the prompt of ``unit``; None for a model that has none."""
+        placeholder = getattr(self.model.config, "image_token_id", None)
+        return None if placeholder is None else int((unit.prompt.tokens_T == placeholder).sum())
+
+    @contextlib.contextmanager
+    def plain_passes(self, tokens: int) -> Iterator[None]:
+        """Micro-batches of at most ``tokens`` tokens, in training and without gradients; no dropout, no balance of experts."""
+        before, self._dropped, self._balanced = self.batch, False, False
+        self.batch = before.model_copy(update={"microbatch_tokens": tokens, "inference_tokens": tokens})
+        try:
+            yield
+        finally:
+            self.batch, self._dropped, self._balanced = before, True, True
+
+    def longest(self, units: Sequence[Unit], objective: Objective) -> tuple[Unit, ...]:
+        """The micro-batch with the most tokens that ``units`` are cut into."""
+        parts = plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches)
+        return tuple(max(parts, key=lambda part: sum(u.n_tokens for u in part)))
+
+    def fits(self, units: Sequence[Unit], objective: Objective) -> str:
+        """Forward and backward of ``units`` beside the memory that the optimizer will take: "", or the first line of what memory says."""
+        try:
+            moments = self._moments()
+            self.forward_backward(units, objective)
+            del moments
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error):
+                return str(error).splitlines()[0]
+            raise
+        return ""
+
+    def gradients(self) -> GradientReport:
+        """What the passes since the last step left behind."""
+        trained = dict(self._trained)
+        found = {name: p.grad for name, p in trained.items() if p.grad is not None}
+        return GradientReport(
+            norm=float(torch.nn.utils.get_total_norm(found.values())) if found else 0.0,
+            missing=tuple(name for name in trained if name not in found),
+            frozen=tuple(name for name, p in self.model.module.named_parameters() if not p.requires_grad and p.grad is not None),
+            broken=tuple(name for name, gradient in found.items() if not bool(torch.isfinite(gradient).all())),
+        )
+
+    def negate_gradients(self) -> None:
+        """So that what is left after a second pass is the difference of the two: no copy of the gradients is needed."""
+        for _, p in self._trained:
+            if p.grad is not None:
+                p.grad.neg_()
+
+    def idle(self, unit: Unit) -> frozenset[str]:
+        """Trained parameters that the model itself has no use for in a pass over ``unit``: a vision tower where no image is, its layers
+        above the one whose features are taken."""
+        self.discard_gradients()
+        model = self.model
+        tokens_BL = torch.cat([unit.prompt.tokens_T, unit.branches[0].tokens_T])[None]
+        model.logits(model.run_plain(tokens_BL, torch.ones_like(tokens_BL), unit.prompt.media)[0]).sum().backward()
+        heads = {id(p) for head in model.heads.values() for p in head.parameters()}
+        return frozenset(name for name, p in self._trained if p.grad is None and id(p) not in heads)
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def altered(self) -> Iterator[None]:
+        """With one trained parameter changed, as by a fault."""
+        _, parameter = self._trained[-1]
+        kept = parameter.detach().clone()
+        parameter.add_(1.0)
+        try:
+            yield
+        finally:
+            parameter.copy_(kept)
+
+    def _moments(self) -> list[Tensor]:
+        """As much memory as the optimizer takes at its first step, if it has yet to take it."""
         kind = {"adamw": torch.float32, "adamw_8bit": torch.uint8}.get(self.config.name)
         if kind is None or self._optimizer.state:
             return []
@@ -127,7 +229,7 @@ class LocalLearner(LocalInference):
         """The adapters' dropout, drawn from (seed, step, micro-batch) alone. Units that carry recorded log-probabilities get none: what a
         loss compares with those must be of the same distribution."""
         recorded = any(name.endswith("logprobs") for unit in units for branch in unit.branches for name in branch.signals)
-        if recorded or not self.dropout or not self.model.has_lora_dropout:
+        if recorded or not self._dropped or not self.model.has_lora_dropout:
             yield
             return
         devices = [self.model.device] if self.model.device.type == "cuda" else []

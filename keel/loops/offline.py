@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from keel.data.batching import steps_per_epoch
-from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig, OrderConfig
 from keel.loops.control import phase_at
 from keel.loops.harness import TensorFiles
 from keel.loops.ordering import Order
 from keel.methods.objectives.common import credited, measured
-from keel.types import Objective, Unit
+from keel.types import Learner, Objective, Unit
 from keel.watch.drift import drift
 
 Probe = Callable[[int], None]
@@ -45,7 +44,7 @@ class OfflineTrainer:
 
     def __init__(
         self,
-        learner: LocalLearner,
+        learner: Learner,
         objective: Objective,
         units: Sides,
         config: LoopConfig,

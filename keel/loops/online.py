@@ -16,7 +16,6 @@ from torch import Tensor
 from keel.core.hashing import permutation
 from keel.data.batching import units_for_step
 from keel.learner.inference import EXTREMES
-from keel.learner.local import LocalLearner
 from keel.loops.config import ExplorationConfig, LoopConfig
 from keel.loops.control import Coefficients, phase_at
 from keel.loops.harness import TensorFiles
@@ -27,8 +26,10 @@ from keel.methods.credit.measures import staleness, support_metrics
 from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
 from keel.rewards.composition.composer import Composer
 from keel.types import (
+    BranchTensors,
     Encoded,
     Group,
+    Learner,
     Objective,
     PolicyVersion,
     Prompt,
@@ -41,7 +42,6 @@ from keel.types import (
 )
 from keel.watch.drift import drift
 
-BranchTensors = list[tuple[Tensor, ...]]  # per unit, per branch: [T]
 Rewarder = Callable[[tuple[Group, ...]], tuple[Group, ...]]
 Evaluator = Callable[[int], Mapping[str, float]]
 
@@ -50,17 +50,18 @@ Evaluator = Callable[[int], Mapping[str, float]]
 class Actors:
     """Who takes part in RL: the policy that learns, where its samples come from, what it is kept near to, who judges it."""
 
-    policy: LocalLearner
+    policy: Learner
     sampler: Sampler
     reward: Rewarder
     reference_logprobs: Callable[[Sequence[Unit]], BranchTensors] | None  # None: the algorithm has no use for a reference
-    critic: LocalLearner | None = None
+    critic: Learner | None = None
     reference: MovingReference | None = None  # behind ``reference_logprobs``, where it follows the policy
 
 
-def publish(policy: LocalLearner, sampler: Sampler, version: int) -> None:
+def publish(policy: Learner, sampler: Sampler, version: int) -> None:
     """Hand the policy's weights to the sampler, proven by their digest."""
-    sampler.load(PolicyVersion(version, policy.model.digest()))
+    weights = policy.weights()
+    sampler.load(PolicyVersion(version, weights.digest()), weights)
 
 
 def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: Mapping[str, Prompt]) -> tuple[Group, ...]:
@@ -372,7 +373,7 @@ def minibatches(units: Sequence[Unit], n: int, seed: int, step: int, epoch: int)
     return [part for i in range(n) if (part := [units[j] for j in order[i::n]])]
 
 
-def _one_update(learner: LocalLearner, units: Sequence[Unit], objective: Objective) -> dict[str, float]:
+def _one_update(learner: Learner, units: Sequence[Unit], objective: Objective) -> dict[str, float]:
     report = learner.forward_backward(units, objective)
     return {**report.metrics, **learner.step().metrics}
 

@@ -70,6 +70,11 @@ class Model:
         return self.module.config.get_text_config()
 
     @property
+    def precision(self) -> str:
+        """``float32`` or ``bfloat16``: what products are computed in."""
+        return str(self.compute_dtype).removeprefix("torch.")
+
+    @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 

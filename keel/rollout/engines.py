@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from keel.models.loading import Loaded
+from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig
 from keel.rollout.local import LocalSampler
+from keel.rollout.prove import nats
 from keel.rollout.vllm_engine import start
 from keel.rollout.vllm_sampler import VllmSampler
 from keel.rollout.wave import Decode
@@ -16,4 +18,6 @@ def make_sampler(loaded: Loaded, decode: Decode, config: RolloutConfig, longest:
     if config.engine == "local":
         return LocalSampler(loaded.model, decode, config)
     engine, names = start(loaded, config, longest)
-    return VllmSampler(loaded.model, engine, names, decode)
+    model = loaded.model
+    vocabulary, tolerance = model.head_weight_VH.shape[0], nats(model.precision)
+    return VllmSampler(ModelWeights(model), vocabulary, tolerance, engine, names, decode)

@@ -15,7 +15,7 @@ from keel.rollout.distribution import draw
 from keel.rollout.plain import PlainDecoder
 from keel.rollout.prove import prove_decode
 from keel.rollout.wave import Decode, Row, Wave
-from keel.types import Encoded, PolicyVersion, Rollout, SampleRequest
+from keel.types import Encoded, PolicyVersion, Rollout, SampleRequest, Weights
 
 log = logging.getLogger("keel")
 
@@ -59,7 +59,7 @@ class LocalSampler:
             rows, self._queue = self._queue[: self._config.max_rows], self._queue[self._config.max_rows :]
             yield from self._sample(rows)
 
-    def load(self, version: PolicyVersion) -> None:
+    def load(self, version: PolicyVersion, weights: Weights) -> None:
         """Take over new weights: they are this process's own, so this only checks that they are the announced ones."""
         if self.model.digest() != version.digest:
             raise SelfTestError(

@@ -16,7 +16,7 @@ from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import Decoder
 from keel.rollout.local import LocalSampler
 from keel.rollout.wave import Decode
-from keel.types import Encoded, PolicyVersion, Rollout, Sampler, SampleRequest
+from keel.types import Encoded, PolicyVersion, Rollout, Sampler, SampleRequest, Weights
 
 TokenMixture = Literal["logits", "probabilities"]
 
@@ -96,6 +96,6 @@ class SequenceMixtureSampler:
         for sampler in self._samplers:
             yield from sampler.collect()
 
-    def load(self, version: PolicyVersion) -> None:
+    def load(self, version: PolicyVersion, weights: Weights) -> None:
         for sampler in self._samplers:  # each compares with its own weights: an ensemble is not what is trained
-            sampler.load(version)
+            sampler.load(version, weights)

@@ -107,6 +107,6 @@ def _plain_logits(model: Model) -> Tensor:
     return model.logits(torch.cat([hidden_BLH[i, len(row) - n : len(row)] for i, (row, n) in enumerate(zip(rows, lengths))]))
 
 
-def nats(compute: torch.dtype) -> float:
+def nats(precision: str) -> float:
     """Tolerance of single log-probabilities, in nats: rounding in bf16 is of the order of 0.1 on unlikely tokens."""
-    return 1e-3 if compute == torch.float32 else 0.5
+    return 1e-3 if precision == "float32" else 0.5

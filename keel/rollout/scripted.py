@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from keel.types import PolicyVersion, Rollout, SampleRequest
+from keel.types import PolicyVersion, Rollout, SampleRequest, Weights
 
 Script = Mapping[str, Sequence[str | Sequence[int]]]
 
@@ -39,7 +39,7 @@ class ScriptedSampler:
             for i in range(request.n):
                 yield self._rollout(request, request.first_sample + i)
 
-    def load(self, version: PolicyVersion) -> None:
+    def load(self, version: PolicyVersion, weights: Weights) -> None:
         self.versions.append(version)
 
     def _rollout(self, request: SampleRequest, sample: int) -> Rollout:

@@ -11,13 +11,10 @@ import torch
 
 from keel.core.errors import SelfTestError
 from keel.core.hashing import stable_hash
-from keel.models import save
-from keel.models.model import Model
-from keel.rollout.prove import nats
 from keel.rollout.vllm_engine import Answer, Asked, Engine
 from keel.rollout.wave import Decode, Row
 from keel.rollout.weight_digest import digest_of
-from keel.types import PolicyVersion, Rollout, SampleRequest
+from keel.types import PolicyVersion, Rollout, SampleRequest, Weights
 
 log = logging.getLogger("keel")
 PROBE = 32  # tokens of the sequence whose log-probabilities are compared after each update
@@ -32,15 +29,14 @@ class VllmSampler:
     drops the cached prompts, and compares the log-probabilities of a fixed sequence with the trainer's.
     """
 
-    def __init__(self, model: Model, engine: Engine, names: Sequence[str], decode: Decode) -> None:
-        """``engine`` holds the model's present weights and knows them by ``names``; ``decode`` turns ids [T] into text without special
-        tokens."""
-        self._model, self._engine, self._names, self._decode = model, engine, tuple(names), decode
-        self._version, self._digest = 0, model.digest()
+    def __init__(self, weights: Weights, vocabulary: int, tolerance: float, engine: Engine, names: Sequence[str], decode: Decode) -> None:
+        """``engine`` holds these very ``weights`` and knows them by ``names``; ``tolerance``: nats that a log-probability may be apart;
+        ``decode`` turns ids [T] into text without special tokens."""
+        self._engine, self._names, self._decode, self._tolerance = engine, tuple(names), decode, tolerance
+        self._version, self._digest = 0, weights.digest()
         self._queue: list[Row] = []
-        vocabulary = model.head_weight_VH.shape[0]
         self._probe = [stable_hash("weight sync", i) % vocabulary for i in range(PROBE)]
-        self._prove()
+        self._prove(weights)
 
     def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Queue requests. Raises ValueError for one that cannot be sampled."""
@@ -57,9 +53,9 @@ class VllmSampler:
                 asked = [Asked(row.request.prompt.tokens_T.tolist(), row.request.params, row.key % _SEEDS) for row in chosen]
                 yield from map(self._rollout, chosen, self._engine.draw(asked))
 
-    def load(self, version: PolicyVersion) -> None:
+    def load(self, version: PolicyVersion, weights: Weights) -> None:
         """Take over new weights. Raises SelfTestError where they are not those announced, or did not arrive."""
-        digest = self._model.digest()
+        digest = weights.digest()
         if digest != version.digest:
             raise SelfTestError(
                 f"weight sync: the trainer's weights are not those of policy version {version.version}",
@@ -70,29 +66,25 @@ class VllmSampler:
             return
         started = time.perf_counter()
         self._digest = ""  # until it is proven
-        self._send()
-        self._prove()
+        self._send(weights)
+        self._prove(weights)
         self._digest = digest
         log.debug("weights of version %d are with vLLM after %.3f s", version.version, time.perf_counter() - started)
 
     @torch.no_grad()
-    def _send(self) -> None:
-        weights = save.as_saved(self._model, self._names)
-        arrived = self._engine.load(weights.items())
-        if arrived != digest_of(weights.items()):
+    def _send(self, weights: Weights) -> None:
+        merged = weights.merged(self._names)
+        arrived = self._engine.load(merged.items())
+        if arrived != digest_of(merged.items()):
             raise SelfTestError("weight sync: what arrived at the sampler is not what was sent", "set sampler.engine=local")
         if not self._engine.forget():
             raise SelfTestError("weight sync: the sampler keeps cached prompts of the old weights", "set sampler.vllm.prefix_cache=false")
 
-    @torch.no_grad()
-    def _prove(self) -> None:
+    def _prove(self, weights: Weights) -> None:
         """The sampler's copy gives a fixed sequence the log-probabilities that the trainer gives it."""
-        tokens_1T = torch.tensor([self._probe])
-        hidden_TH = self._model.run_plain(tokens_1T, torch.ones_like(tokens_1T))[0]
-        ours_TV = self._model.logits(hidden_TH[:-1]).log_softmax(-1).cpu()
-        ours_T = ours_TV.gather(1, tokens_1T[0, 1:, None])[:, 0]
+        ours_T = weights.probe(torch.tensor(self._probe))
         gap = float((ours_T - torch.tensor(self._engine.logprobs(self._probe))).abs().max())
-        if not gap <= nats(self._model.compute_dtype):
+        if not gap <= self._tolerance:
             raise SelfTestError(
                 f"weight sync: sampler and trainer differ by {gap:.3g} nats on a token of a fixed sequence",
                 "the sampler computes another model; set sampler.engine=local",

@@ -25,7 +25,19 @@ from keel.types.records import (
     Unpaired,
 )
 from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, empty_group
-from keel.types.seams import Guard, Objective, RewardSource, Sampler, Verdict
+from keel.types.seams import (
+    BranchTensors,
+    GradientReport,
+    Guard,
+    Inference,
+    Learner,
+    Objective,
+    RewardSource,
+    Sampler,
+    UpdatePlan,
+    Verdict,
+    Weights,
+)
 from keel.types.units import (
     Batch,
     Branch,
@@ -44,6 +56,7 @@ from keel.types.units import (
 __all__ = [
     "Batch",
     "Branch",
+    "BranchTensors",
     "Candidate",
     "Comparison",
     "Counts",
@@ -51,10 +64,13 @@ __all__ = [
     "Edge",
     "Encoded",
     "FinishReason",
+    "GradientReport",
     "Group",
     "Guard",
     "ImagePart",
+    "Inference",
     "Judgement",
+    "Learner",
     "LossOutput",
     "MediaRef",
     "Message",
@@ -83,6 +99,8 @@ __all__ = [
     "Unit",
     "Unpaired",
     "UnpairedTarget",
+    "UpdatePlan",
     "Verdict",
+    "Weights",
     "empty_group",
 ]

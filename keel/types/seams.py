@@ -1,12 +1,14 @@
-"""The seams: what an objective, a sampler, a reward and a guard must offer."""
+"""The seams: what an objective, a learner, its weights, a sampler, a reward and a guard must offer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from keel.types.outputs import Counts, LossOutput, Need, Outputs
+from keel.types.outputs import Counts, LossOutput, Need, Outputs, StepReport
 from keel.types.sampling import Group, PolicyVersion, Rollout, SampleRequest
 from keel.types.units import Batch, Unit
 
@@ -41,6 +43,140 @@ class Objective(Protocol):
         ...
 
 
+BranchTensors = list[tuple["Tensor", ...]]  # per unit, per branch: float32 [T], on the CPU
+
+
+class Inference(Protocol):
+    """A model that is read: passes without gradients."""
+
+    def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
+        """Log-probabilities of the tokens of each branch, 0 at those that are not trained."""
+        ...
+
+    def values(self, units: Sequence[Unit]) -> BranchTensors:
+        """The value head before each trained token."""
+        ...
+
+    def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:
+        """Loss and metrics without gradients."""
+        ...
+
+
+class Weights(Protocol):
+    """A policy's weights as a sampler takes them over. Nothing is copied before it is asked for."""
+
+    def digest(self) -> str:
+        """What proves that they arrived; that of the ``PolicyVersion``."""
+        ...
+
+    def merged(self, names: Sequence[str]) -> Mapping[str, Tensor]:
+        """The weights under the names of the saved model, adapters merged; each is made when it is taken."""
+        ...
+
+    def probe(self, tokens_T: Tensor) -> Tensor:
+        """Log-probabilities of ``tokens_T`` [T] but the first, each after those before it: float32 [T - 1]. For a proof of a copy."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GradientReport:
+    """What a backward pass left behind, by parameter's name."""
+
+    norm: float  # of all trained parameters' gradients
+    missing: tuple[str, ...] = ()  # trained, and no gradient
+    frozen: tuple[str, ...] = ()  # not trained, and a gradient
+    broken: tuple[str, ...] = ()  # not finite
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePlan:
+    """What a learner is set to do."""
+
+    updates: int  # optimizer steps of the whole training
+    warmup: int  # of them with a rising learning rate
+    microbatch_tokens: int  # at most so many tokens go through the model at once
+
+
+class Learner(Inference, Protocol):
+    """A model that learns, in this process or behind others. Loops, self-tests and samplers know no more of it than this."""
+
+    lr_scale: float  # factor on the recipe's rate; whoever sets it keeps it
+    lr_now: float | None  # in place of the schedule; whoever sets it keeps it
+    progress: int  # planned updates before the next one: what the schedule goes by
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        ...
+
+    @property
+    def plan(self) -> UpdatePlan: ...
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps tried so far."""
+        ...
+
+    def forward_backward(self, units: Sequence[Unit], objective: Objective) -> StepReport:
+        """Add the gradient of ``objective`` over ``units`` to what is accumulated."""
+        ...
+
+    def step(self) -> StepReport:
+        """Clip, update, zero the gradients."""
+        ...
+
+    def discard_gradients(self) -> None: ...
+
+    def weights(self) -> Weights: ...
+
+    def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
+        """Write a folder that plain transformers loads."""
+        ...
+
+    def state(self) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors, and numbers as JSON."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None: ...
+
+    # What the self-test asks of it before training.
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``bfloat16``: what products are computed in."""
+        ...
+
+    def image_tokens(self, unit: Unit) -> int | None:
+        """Placeholder tokens of images in the prompt of ``unit``; None for a model that has none."""
+        ...
+
+    def plain_passes(self, tokens: int) -> AbstractContextManager[None]:
+        """For comparing passes: micro-batches of at most ``tokens`` tokens, no dropout, no balance of experts."""
+        ...
+
+    def longest(self, units: Sequence[Unit], objective: Objective) -> tuple[Unit, ...]:
+        """The micro-batch with the most tokens that ``units`` are cut into."""
+        ...
+
+    def fits(self, units: Sequence[Unit], objective: Objective) -> str:
+        """Forward and backward of ``units`` beside the memory that the optimizer will take: "", or what memory says."""
+        ...
+
+    def gradients(self) -> GradientReport: ...
+
+    def negate_gradients(self) -> None:
+        """So that what is left after a second pass is the difference of the two."""
+        ...
+
+    def idle(self, unit: Unit) -> frozenset[str]:
+        """Trained parameters that the model itself has no use for in a pass over ``unit``."""
+        ...
+
+    def altered(self) -> AbstractContextManager[None]:
+        """With one trained parameter changed, as by a fault."""
+        ...
+
+
 class Sampler(Protocol):
     """Where rollouts come from. Work in flight may be thrown away and drawn again: randomness is a hash, never a generator."""
 
@@ -50,7 +186,9 @@ class Sampler(Protocol):
         """Yield the rollouts of all submitted requests, in any order, until none is outstanding."""
         ...
 
-    def load(self, version: PolicyVersion) -> None: ...
+    def load(self, version: PolicyVersion, weights: Weights) -> None:
+        """Draw from these weights from now on. Raises SelfTestError where they are not those of ``version``, or did not arrive."""
+        ...
 
 
 class RewardSource(Protocol):

@@ -50,7 +50,7 @@ def run_offline(recipe: OfflineRecipe, path: Path, parent: str = "") -> dict[str
             check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
         probe = probe_of(session, recipe, loaded, renderer, splits)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
-        result = fit(session, recipe, loaded, trainer, EarlyStopConfig(metric="eval/loss"))
+        result = fit(session, recipe, loaded, learner, trainer, EarlyStopConfig(metric="eval/loss"))
         answers = sum(len(u.branches) for u in units.train)
         return session.finish({"units": len(units.train), "answers": answers, "data": account.summary()}, result)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keel.core.errors import ConfigError, DivergedError
-from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.offline import total_steps
-from keel.loops.online import Actors, BranchTensors
 from keel.loops.online_preference import OnlinePreferenceTrainer, Plan, trainable
-from keel.loops.reference import MovingReference
 from keel.methods.objectives.mixture import DirectObjective
 from keel.methods.preference import preference_objective
 from keel.methods.rl_checks import given
@@ -24,13 +21,14 @@ from keel.render.renderer import Renderer
 from keel.rollout.engines import make_sampler
 from keel.selftest import check_reference, check_sampling, check_training
 from keel.types import Edge, PairTarget, Sampler, Unit
-from keel.verbs.prefer.answers import Logprobs, referred
+from keel.verbs.prefer.answers import referred
 from keel.verbs.prefer.better import Better, by_judge, by_rewards
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.prefer.reference_model import other_reference
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.prompts import encode
+from keel.verbs.shared.reference import Reference, actors_of, reference_of
 from keel.verbs.shared.sampled import Prompts, answered, check_rewards, explained, longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
 from keel.verbs.shared.session import Session, load, open_session, record, record_sampling, save_final, train
@@ -61,16 +59,16 @@ def run_online(recipe: PreferRecipe, online: OnlineConfig, path: Path, parent: s
             better = by_judge(online, online.judge, sampler, {k: sides[k] for k in ("held_out", "test")}, params)
         else:
             better = by_rewards(online, recipe, loaded.model, renderer, sampler, few, params)
-        trainer = _trainer(session, recipe, loaded.model, sampler, better, sides, renderer)
+        policy, trainer = _trainer(session, recipe, loaded.model, sampler, better, sides, renderer)
         _self_test(session, recipe, trainer, better)
         try:
             result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
         except DivergedError as error:
             raise explained(error, better.why) from None
-        if not result.interrupted and not trainer.actors.policy.state()[1]["step"]:
+        if not result.interrupted and not policy.updates:
             raise explained(DivergedError("nothing was trained: no round had a preference to learn from"), better.why)
         if not result.interrupted:
-            save_final(session, loaded, trainer.actors.policy, answered(sampler, sides["held_out"] or sides["train"], params))
+            save_final(session, loaded, policy, answered(sampler, sides["held_out"] or sides["train"], params))
         summary = {"objective": recipe.objective.name, "prompts": len(sides["train"]), "samples": online.samples, "data": account.summary()}
         return session.finish(summary | better.summary(), result)
 
@@ -83,7 +81,7 @@ def _trainer(
     better: Better,
     sides: Mapping[str, Prompts],
     renderer: Renderer,
-) -> OnlinePreferenceTrainer:
+) -> tuple[LocalLearner, OnlinePreferenceTrainer]:
     """Policy, reference and the loop that joins them with what says which answer is better."""
     online = recipe.online
     assert online is not None, "the recipe has online"
@@ -93,16 +91,16 @@ def _trainer(
     _check_refresh(online.reference, steps)
     policy = LocalLearner(model, recipe.optim, recipe.batch, steps * online.epochs * online.minibatches, recipe.seed, params.temperature)
     other, _ = other_reference(session, recipe, renderer, model.media)
-    logprobs, moving = reference_of(policy, objective, online.reference, other)
-    actors = Actors(policy, sampler, better.reward, logprobs, None, moving)
+    reference = _reference(policy, objective, online.reference, other)
+    actors = actors_of(policy, sampler, better.reward, reference)
     measuring, measured = replace(actors, reward=better.evaluate), {"eval": sides["held_out"], "test": sides["test"]}
     evaluators = evaluators_of(measured, measuring, params, online.eval_sampling, renderer, session.run, recipe.loop.probes)
 
     def refer(units: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        return referred(objective, units, recipe.seed, logprobs or policy.logprobs)
+        return referred(objective, units, recipe.seed, reference.logprobs if reference is not None else policy.logprobs)
 
     plan = Plan(objective, refer, better.pairing, online.samples, online.epochs, online.minibatches, better.composer)
-    return OnlinePreferenceTrainer(actors, plan, prompts, params, recipe.loop, recipe.seed, evaluators)
+    return policy, OnlinePreferenceTrainer(actors, plan, prompts, params, recipe.loop, recipe.seed, evaluators)
 
 
 def _check_refresh(config: ReferenceConfig, rounds: int) -> None:
@@ -115,28 +113,15 @@ def _check_refresh(config: ReferenceConfig, rounds: int) -> None:
         )
 
 
-def reference_of(
-    policy: LocalLearner, objective: DirectObjective, config: ReferenceConfig, other: Model | None = None
-) -> tuple[Logprobs | None, MovingReference | None]:
-    """Log-probabilities of the reference, where the loss has one: those of ``other``, else the starting weights' (adapters off, or a frozen
-    copy), which also compare whole distributions where the loss does. What moves it is the second."""
-    whole, model = "ref_kl" in objective.needs, policy.model
+def _reference(policy: LocalLearner, objective: DirectObjective, config: ReferenceConfig, other: Model | None) -> Reference | None:
+    """None for a loss that has none. It follows the policy where the recipe says so."""
+    whole = "ref_kl" in objective.needs
     if not (objective.needs_reference or whole):
-        return None, None
-    if other is None and config.kind in (None, "fixed") and model.peft_model is not None:
-
-        def adapter_off(units: Sequence[Unit]) -> BranchTensors:
-            with model.as_reference():
-                return policy.logprobs(units)
-
-        return adapter_off, None
-    twin = other or model.frozen_copy()
-    policy.reference = twin if whole else None
+        return None
     rule = None
     if config.kind in ("ema", "refresh"):
         rule = replace(ReferenceRule(config.kind, every=EVERY), **given(config, "decay", "every"))
-    moving = MovingReference(twin, model, rule) if rule is not None else None
-    return LocalInference(twin, policy.batch, policy.temperature).logprobs, moving
+    return reference_of(policy, rule, other, whole=whole)
 
 
 def _self_test(session: Session, recipe: PreferRecipe, trainer: OnlinePreferenceTrainer, better: Better) -> None:

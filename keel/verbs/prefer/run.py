@@ -50,7 +50,7 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
             check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
         probe = probe_of(session, recipe, loaded, renderer, splits)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
-        result = fit(session, recipe, loaded, trainer, EarlyStopConfig(metric="eval/loss"))
+        result = fit(session, recipe, loaded, learner, trainer, EarlyStopConfig(metric="eval/loss"))
         return session.finish({**_size(units.train), "units": len(units.train), "data": account.summary()}, result)
 
 

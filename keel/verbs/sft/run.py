@@ -30,5 +30,5 @@ def run_sft(recipe: SFTRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         check_training(learner, objective, units.train, session.bus, recipe.settings.skip_self_test, longest)
         probe = probe_of(session, recipe, loaded, renderer, splits)
         trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
-        result = fit(session, recipe, loaded, trainer, EarlyStopConfig(metric="eval/loss"))
+        result = fit(session, recipe, loaded, learner, trainer, EarlyStopConfig(metric="eval/loss"))
         return session.finish({"units": len(units.train), "held_out": len(units.held_out), "data": account.summary()}, result)

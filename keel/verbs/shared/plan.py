@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keel.core.errors import ConfigError
-from keel.learner.optim import warmup_steps
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.types import Prompt, Unit
@@ -35,9 +34,9 @@ def plan_line(trainer: OfflineTrainer | OnlineTrainer) -> str:
         each = f"{batch} of {n} prompts x {trainer.samples} samples"
     else:
         each = f"{batch} of {n} units"
-    updates = f"{learner.total_steps} updates in {trainer.total_steps} steps"
-    warmup = warmup_steps(learner.config, learner.total_steps)
-    return f"{each} a step, micro-batches of up to {learner.batch.microbatch_tokens} tokens; {updates}, {warmup} of them warm-up"
+    plan = learner.plan
+    updates = f"{plan.updates} updates in {trainer.total_steps} steps, {plan.warmup} of them warm-up"
+    return f"{each} a step, micro-batches of up to {plan.microbatch_tokens} tokens; {updates}"
 
 
 def _items(trainer: OfflineTrainer | OnlineTrainer) -> Sequence[Unit | Prompt]:

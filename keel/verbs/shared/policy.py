@@ -39,9 +39,11 @@ def probe_of(session: Session, recipe: TrainRecipe, loaded: Loaded, renderer: Re
     return SampleProbe(loaded.model, renderer, splits.held_out or splits.train, recipe.loop.probes, session.run)
 
 
-def fit(session: Session, recipe: TrainRecipe, loaded: Loaded, trainer: OfflineTrainer, best: EarlyStopConfig) -> TrainResult:
-    """Train; leaves ``final/``, unless the run was interrupted."""
+def fit(
+    session: Session, recipe: TrainRecipe, loaded: Loaded, learner: LocalInference, trainer: OfflineTrainer, best: EarlyStopConfig
+) -> TrainResult:
+    """Train ``learner``; leaves ``final/``, unless the run was interrupted."""
     result = train(session, trainer, recipe, best)
     if not result.interrupted:
-        save_final(session, loaded, trainer.learner, trainer.units.held_out or trainer.units.train)
+        save_final(session, loaded, learner, trainer.units.held_out or trainer.units.train)
     return result

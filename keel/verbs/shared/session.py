@@ -177,9 +177,8 @@ def record_sampling(session: Session, sampler: Sampler) -> None:
 
 def pin_weights(session: Session, model: Model, name: str) -> str:
     """Record the digest of a model's starting weights, or raise RunError when the run began with others. Returns it."""
-    precision = str(model.compute_dtype).removeprefix("torch.")  # a frozen base is kept in it: its digest is one of this precision
     digest = tensors_digest(starting_weights(model))
-    session.run.pin({f"{name} ({precision})": digest})
+    session.run.pin({f"{name} ({model.precision})": digest})  # a frozen base is kept in its precision
     return digest
 
 

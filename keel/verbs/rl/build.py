@@ -1,0 +1,99 @@
+"""The parts of an RL run: everything between the recipe and the trainer, built and ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from keel.learner.local import LocalLearner
+from keel.loops.offline import total_steps
+from keel.loops.online import Actors, OnlineTrainer
+from keel.methods import Algorithm, resolve
+from keel.models.loading import Loaded
+from keel.models.media import MediaStore
+from keel.render.renderer import Renderer
+from keel.rewards.composition.composer import Composer
+from keel.rewards.composition.judge import Judge
+from keel.rewards.composition.rewards import Reward
+from keel.rollout.engines import make_sampler
+from keel.types import Sampler, SamplingParams
+from keel.verbs.rl.recipe import RLRecipe
+from keel.verbs.shared.account import Account
+from keel.verbs.shared.prompts import encode
+from keel.verbs.shared.reference import Reference, actors_of, reference_of
+from keel.verbs.shared.rewards import rewards_of
+from keel.verbs.shared.sampled import Prompts, fit_scores, longest_answered
+from keel.verbs.shared.sampled_eval import evaluators_of
+from keel.verbs.shared.session import Session, load, pin_weights, record, record_sampling
+from keel.verbs.shared.units import Splits
+
+
+@dataclass(frozen=True, slots=True)
+class RLParts:
+    """Who and what takes part in a run."""
+
+    algorithm: Algorithm
+    loaded: Loaded
+    renderer: Renderer
+    params: SamplingParams
+    prompts: Mapping[str, Prompts]  # by side: train, held_out, test
+    policy: LocalLearner
+    sampler: Sampler
+    reference: Reference | None
+    critic: LocalLearner | None
+    rewards: tuple[Reward, ...]
+    composer: Composer
+    judge: Judge
+
+    @property
+    def actors(self) -> Actors:
+        """Those that the loop knows."""
+        return actors_of(self.policy, self.sampler, self.judge, self.reference, self.critic)
+
+
+def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) -> RLParts:
+    """Load the models, encode the prompts, make the sampler and the rewards. What is left out of the data goes into ``account``; what a
+    resumed run must find as it was is pinned in the session's run."""
+    algorithm = resolve(recipe.algorithm, recipe.samples)
+    loaded, renderer = load(recipe, lora=recipe.lora)
+    record(session, loaded, renderer)
+    params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
+    prompts = {
+        name: encode(side.prompts(), renderer, account, name, params.max_tokens) if (side := splits.sides.get(name)) is not None else {}
+        for name in ("train", "held_out", "test")
+    }
+    updates = total_steps(recipe.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
+    policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
+    sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
+    record_sampling(session, sampler)
+    kl = algorithm.kl
+    reference = reference_of(policy, kl.reference) if kl is not None else None
+    first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
+    rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
+    composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
+    judge = Judge(rewards, recipe.on_reward_failure, composer)
+    critic = _critic(session, recipe, algorithm, updates, loaded.model.media)
+    return RLParts(algorithm, loaded, renderer, params, prompts, policy, sampler, reference, critic, rewards, composer, judge)
+
+
+def trainer_of(session: Session, recipe: RLRecipe, parts: RLParts) -> OnlineTrainer:
+    """The loop over these parts, with what measures the policy on held-out and test prompts."""
+    measuring = replace(parts.actors, reward=parts.judge.evaluate)
+    sides = {"eval": parts.prompts["held_out"], "test": parts.prompts["test"]}
+    evaluators = evaluators_of(sides, measuring, parts.params, recipe.eval_sampling, parts.renderer, session.run, recipe.loop.probes)
+    trainer = OnlineTrainer(
+        parts.actors, parts.algorithm, parts.prompts["train"], parts.params, recipe.samples, recipe.loop, recipe.seed, evaluators
+    )
+    trainer.exploration, trainer.composer = recipe.exploration, parts.composer
+    return trainer
+
+
+def _critic(session: Session, recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:
+    """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
+    policy's images."""
+    if not algorithm.needs_critic:
+        return None
+    loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
+    pin_weights(session, loaded.model, "the critic's weights")
+    loaded.model.media = media
+    return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
