@@ -37,14 +37,12 @@ TESTED_BY = {
     "keel.learner.packing": ["learner/test_packing.py"],
 }
 REACHED_BY = {  # a module that the tests reach through others: these are made anew on top of it
-    "keel.rewards.composition.combine": ["keel.rewards.composition.combine", "keel.rewards.composition.composer"],
     "keel.rewards.composition.combine": ["keel.rewards.composition.composer"],
-    "keel.loops.control": ["keel.loops.control"],
 }
 
 SAME = {  # broken in the text only: what is computed is the same
-    "group call: torch.zeros_like(group_B)",  # one group of all samples, whatever its number
-    "gae call: torch.zeros_like(rewards_T)",  # with lambda 1 the values cancel out of the returns
+    "estimators call: torch.zeros_like(group_B)",  # one group of all samples, whatever its number
+    "estimators call: torch.zeros_like(rewards_T)",  # with lambda 1 the values cancel out of the returns
     # thresholds of rules about what is not finite, which nobody reads
     "rules number: 0.0 in ('loss-non-finite', 'loss', 'non-finite', 0.0, 1, 'warning', "
     "'the loss is not finite, such a step changes nothing')",
@@ -53,10 +51,10 @@ SAME = {  # broken in the text only: what is computed is the same
     "drift dropped-double: counts_V.double()",  # one rounding of float32
     "composer dropped-double: torch.where(valid_G, parts[name], 0.0).double()",  # weights are float64 and make it so
     "composer dropped-double: g.parts[name][g.valid_G].double()",
-    "relations compare-GtE: scale > 1e-12",
-    "relations compare-LtE: r < CONFLICT",
-    "relations dropped-double: group.parts[name].double()",
-    "relations number: 0.0 in torch.where(group.valid_G, parts_KG, 0.0)",  # what failed is not on the front whatever stands there
+    "combine compare-GtE: scale > 1e-12",
+    "combine compare-LtE: r < CONFLICT",
+    "combine dropped-double: group.parts[name].double()",
+    "combine number: 0.0 in torch.where(group.valid_G, parts_KG, 0.0)",  # what failed is not on the front whatever stands there
     "composer number: 0.0 in torch.where(valid_G, parts[name], 0.0)",  # any number that is finite: what failed is 0 in the end
     "aggregate number: 1.0 in votes.total() / len(votes) if votes else 1.0",  # without votes there is no pair to weigh
     "agreement compare-NotEq: ids == sorted(ids)",  # all votes the other way round agree as much

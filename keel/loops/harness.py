@@ -14,7 +14,8 @@ from torch import Tensor
 from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.loops.config import LoopConfig
-from keel.loops.control import Emergency, in_short, phase_at, place_to_go_back_to, refusal
+from keel.loops.control import phase_at
+from keel.loops.emergency import Emergency, in_short, place_to_go_back_to, refusal
 from keel.runs.checkpoints import Checkpoint, Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.interrupt import Interrupts

@@ -9,7 +9,8 @@ from keel.data.dataset import load
 from keel.models.tiny import make_tokenizer
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
-from keel.verbs.shared.labels import read_labels, reward_units
+from keel.verbs.reward.labels import read_labels
+from keel.verbs.shared.labels import reward_units
 
 LONG = "one two three four five six seven eight nine ten"
 

@@ -19,11 +19,12 @@ from keel.methods.objectives.reward import BOOTSTRAP, RewardObjective, bootstrap
 from keel.selftest import check_reward_reads, check_training, largest
 from keel.types import PairTarget, StepsTarget, Unit
 from keel.verbs.reward.config import TeacherConfig
+from keel.verbs.reward.labels import Labels, labels_line, read_labels, settle
 from keel.verbs.reward.members import accuracy_of, check_member, held_out_measures, run_members, save_member, scale, seed_of, start_of
 from keel.verbs.reward.order import judges
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.refresh import forgotten, refresh, remembered, taught
-from keel.verbs.shared.labels import Labels, labels_line, read_labels, reward_units, settle
+from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.rewards import write_scale
 from keel.verbs.shared.session import load, open_session, record, save_final, train
 from keel.verbs.shared.units import datasets, prepare
