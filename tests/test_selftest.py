@@ -24,7 +24,20 @@ from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 from keel.rollout.local import LocalSampler
 from keel.rollout.prove import company
-from keel.types import Branch, Edge, Encoded, LossOutput, MediaRef, PairTarget, PolicyVersion, Prompt, Rollout, SamplingParams, Unit
+from keel.types import (
+    Branch,
+    Edge,
+    Encoded,
+    LossOutput,
+    MediaRef,
+    PairTarget,
+    PolicyVersion,
+    Prompt,
+    Rollout,
+    SamplingParams,
+    Unit,
+    Weights,
+)
 from keel.verbs.shared.sampled import longest_batch
 
 PARAMS = SamplingParams(max_tokens=6, stop_tokens=(3,))
@@ -144,7 +157,7 @@ def test_dropout_is_no_difference_between_micro_batches(proofs: None) -> None:
     model = load_model("tiny:llama?seed=1&std=0.15", ModelOptions(precision="fp32"), lora).model
     learner = LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed=0)
     training(learner)
-    assert learner.dropout
+    assert learner._dropped
 
 
 def test_a_full_micro_batch_of_the_longest_units_must_fit(learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +179,10 @@ def test_a_full_micro_batch_of_the_longest_units_must_fit(learner: LocalLearner,
 
 
 def test_room_for_the_optimizer_is_taken_while_it_has_none(learner: LocalLearner) -> None:
-    assert sum(t.numel() for t in learner.moments()) == 2 * sum(p.numel() for _, p in learner.model.trainable())
+    assert sum(t.numel() for t in learner._moments()) == 2 * sum(p.numel() for _, p in learner.model.trainable())
     learner.forward_backward(UNITS[:1], SupervisedObjective())
     learner.step()
-    assert learner.moments() == []
+    assert learner._moments() == []
 
 
 def test_the_largest_batch_of_rl(learner: LocalLearner) -> None:
@@ -277,9 +290,9 @@ class Sloppy(LocalSampler):
         for rollout in super().collect():
             yield replace(rollout, logprobs_T=rollout.logprobs_T + self.shift)
 
-    def load(self, version: PolicyVersion) -> None:
+    def load(self, version: PolicyVersion, weights: Weights) -> None:
         if self.checks_weights:
-            super().load(version)
+            super().load(version, weights)
 
 
 def test_a_sound_sampler_passes(learner: LocalLearner, sample: Sampling) -> None:

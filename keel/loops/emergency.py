@@ -1,4 +1,5 @@
-"""What a run does when a limit is crossed: back to the last good checkpoint, smaller steps, a dearer KL, a look at the data; and when it gives up."""
+"""What a run does when a limit is crossed: back to the last good checkpoint, smaller steps, a dearer KL, a look at the data; and when it
+gives up."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from keel.methods.credit.scaling import RewardRule
 from keel.methods.math import kl
 from keel.methods.math.policy import Correction, PolicyLoss, cispo, dual_clip, policy_gradient, ppo_clip, surrogate
 from keel.methods.math.reduce import REDUCTIONS
-from keel.methods.objectives.policy import PolicyObjective, Ratio, ValueObjective
+from keel.methods.objectives.policy import PolicyObjective, Ratio
+from keel.methods.objectives.value import ValueObjective
 
 
 @dataclass(frozen=True, slots=True)

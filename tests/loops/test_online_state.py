@@ -22,7 +22,9 @@ class Learner:
 
     def __init__(self) -> None:
         self.made, self.progress, self.lr_scale, self.lr = 0, 0, 1.0, 0.5
-        self.model = SimpleNamespace(digest=lambda: f"after {self.made}")
+
+    def weights(self) -> Any:
+        return SimpleNamespace(digest=lambda: f"after {self.made}")
 
     def logprobs(self, units: Sequence[Unit]) -> list[tuple[torch.Tensor, ...]]:
         return [tuple(torch.full((len(b),), -1.0) for b in u.branches) for u in units]
@@ -48,9 +50,9 @@ class Sampler(ScriptedSampler):
         super().__init__(script, lambda text: [], lambda tokens: "")
         self.loaded: list[PolicyVersion] = []
 
-    def load(self, version: PolicyVersion) -> None:
+    def load(self, version: PolicyVersion, weights: Any) -> None:
         self.loaded.append(version)
-        super().load(version)
+        super().load(version, weights)
 
 
 class Moving:

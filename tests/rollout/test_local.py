@@ -9,6 +9,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from keel.core.errors import SelfTestError
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
+from keel.models.weights import ModelWeights
 from keel.rollout.config import SamplerConfig
 from keel.rollout.local import LocalSampler
 from keel.types import Encoded, MediaRef, PolicyVersion, SampleRequest, SamplingParams
@@ -282,8 +283,8 @@ def test_load_checks_that_the_weights_arrived(load, prompts) -> None:
         for _, parameter in loaded.model.trainable():
             parameter.add_(0.3)
     with pytest.raises(SelfTestError, match="policy version 4"):
-        local.load(PolicyVersion(4, old))
-    local.load(PolicyVersion(4, loaded.model.digest()))
+        local.load(PolicyVersion(4, old), ModelWeights(loaded.model))
+    local.load(PolicyVersion(4, loaded.model.digest()), ModelWeights(loaded.model))
     local.submit([request])
     (after,) = local.collect()
     assert before.version_T.unique().tolist() == [3]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from keel.rollout.scripted import ScriptedSampler
@@ -20,7 +22,7 @@ def test_answers_come_in_order_of_the_samples() -> None:
     sampler.submit(
         [SampleRequest("a", prompt, 2, SamplingParams(max_tokens=2), 0, first_sample=1), SampleRequest("b", prompt, 1, SamplingParams(), 0)]
     )
-    sampler.load(PolicyVersion(5, "x"))
+    sampler.load(PolicyVersion(5, "x"), SimpleNamespace())  # type: ignore[arg-type]
     no, ids, unknown = sampler.collect()
     assert (no.text, no.sample, no.finish_reason, no.version_T.tolist()) == ("no", 1, "stop", [5, 5])
     assert (ids.text, ids.tokens_T.tolist()) == ("AB", [65, 66])

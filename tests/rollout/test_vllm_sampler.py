@@ -19,9 +19,11 @@ from keel.models import save
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import Loaded, load_model
 from keel.models.model import Model
+from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig, SamplingConfig, VllmConfig
 from keel.rollout.engines import make_sampler
 from keel.rollout.local import LocalSampler
+from keel.rollout.prove import nats
 from keel.rollout.vllm_engine import Answer, Asked
 from keel.rollout.vllm_sampler import VllmSampler
 from keel.rollout.weight_digest import Named, Tally, digest_of
@@ -123,10 +125,14 @@ def names_of(loaded: Loaded, folder: Path) -> tuple[str, ...]:
     return save.saved_names(folder)
 
 
+def over(loaded: Loaded, engine: Any, names: Sequence[str], decode: Any) -> VllmSampler:
+    return VllmSampler(ModelWeights(loaded.model), loaded.model.head_weight_VH.shape[0], nats("float32"), engine, names, decode)
+
+
 def sampler_over(kind: type[Copy], loaded: Loaded, folder: Path) -> tuple[VllmSampler, Copy]:
     names = names_of(loaded, folder)
     engine = kind(loaded, names)
-    return VllmSampler(loaded.model, engine, names, lambda tokens_T: f"{len(tokens_T)} tokens"), engine
+    return over(loaded, engine, names, lambda tokens_T: f"{len(tokens_T)} tokens"), engine
 
 
 def requests(n: int = 2, **changes: Any) -> list[SampleRequest]:
@@ -141,11 +147,11 @@ def drawn(sampler: Any, asked: Sequence[SampleRequest]) -> dict[tuple[str, int],
 
 def test_new_weights_are_sent_once_and_proven(loaded: Loaded, tmp_path: Path) -> None:
     sampler, engine = sampler_over(Copy, loaded, tmp_path)
-    sampler.load(PolicyVersion(0, loaded.model.digest()))
+    sampler.load(PolicyVersion(0, loaded.model.digest()), ModelWeights(loaded.model))
     assert engine.sent == 0
     version = step(loaded.model)
-    sampler.load(version)
-    sampler.load(version)
+    sampler.load(version, ModelWeights(loaded.model))
+    sampler.load(version, ModelWeights(loaded.model))
     assert engine.sent == 1
     assert all(int(v) == version.version for v in drawn(sampler, requests())["p0", 0].version_T)
 
@@ -153,7 +159,7 @@ def test_new_weights_are_sent_once_and_proven(loaded: Loaded, tmp_path: Path) ->
 def test_adapters_are_merged_on_the_way(tmp_path: Path) -> None:
     adapted = fresh(lora=LORA)
     sampler, engine = sampler_over(Copy, adapted, tmp_path)
-    sampler.load(step(adapted.model, 0.1))
+    sampler.load(step(adapted.model, 0.1), ModelWeights(adapted.model))
     assert engine.sent == 1
     saved = save.as_saved(adapted.model, names_of(adapted, tmp_path / "again"))
     assert not any("lora" in name for name in saved)
@@ -165,7 +171,7 @@ def test_a_digest_that_is_not_the_models_is_refused(loaded: Loaded, tmp_path: Pa
     honest = loaded.model.digest()
     step(loaded.model)
     with pytest.raises(SelfTestError, match="not those of policy version 4"):
-        sampler.load(PolicyVersion(4, honest))
+        sampler.load(PolicyVersion(4, honest), ModelWeights(loaded.model))
     assert engine.sent == 0
 
 
@@ -183,7 +189,7 @@ def test_weights_that_did_not_arrive_are_found(kind: type[Copy], what: str, load
     version = step(loaded.model)
     for _ in range(2):  # and they are not taken for proven the second time
         with pytest.raises(SelfTestError, match="weight sync: .*" + what):
-            sampler.load(version)
+            sampler.load(version, ModelWeights(loaded.model))
 
 
 def test_another_model_is_found_at_the_start(loaded: Loaded, tmp_path: Path) -> None:
@@ -191,7 +197,7 @@ def test_another_model_is_found_at_the_start(loaded: Loaded, tmp_path: Path) -> 
     engine = Copy(loaded, names)
     step(loaded.model)
     with pytest.raises(SelfTestError, match="differ by"):
-        VllmSampler(loaded.model, engine, names, str)
+        over(loaded, engine, names, str)
 
 
 def test_the_digest_sees_names_shapes_values_and_what_was_left() -> None:
@@ -363,7 +369,7 @@ def test_what_vllm_holds_is_a_copy(pair: Pair) -> None:
     stale = drawn(pair.sampler, requests(temperature=0.0, n=1))
     assert all(torch.equal(before[key].logprobs_T, r.logprobs_T) for key, r in stale.items())
     assert pair.gap(PARAMS, stale) > 0.1
-    pair.sampler.load(version)
+    pair.sampler.load(version, ModelWeights(pair.loaded.model))
     found = drawn(pair.sampler, requests(temperature=0.0, n=1))
     assert pair.gap(replace(PARAMS, temperature=0.0), found) < 1e-4
     local = LocalSampler(pair.loaded.model, str)

@@ -15,10 +15,11 @@ from keel.methods.math.kl import k2, k3
 from keel.methods.math.policy import policy_gradient, ppo_clip
 from keel.methods.math.preference import smoothed
 from keel.methods.math.reduce import REDUCTIONS
-from keel.methods.objectives.policy import PolicyObjective, ValueObjective
+from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.preference import PreferenceObjective
 from keel.methods.objectives.reward import RewardObjective
 from keel.methods.objectives.supervised import SupervisedObjective
+from keel.methods.objectives.value import ValueObjective
 from keel.types import Batch, Branch, Edge, Encoded, Outputs, PairTarget, Unit
 
 SIGNALS = ("advantages", "old_logprobs", "ref_logprobs", "sampler_logprobs", "values", "returns")
