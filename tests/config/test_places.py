@@ -15,12 +15,11 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 class Inner(Section):
     size: int = 1
-    names: list[str] = []
 
 
 class Outer(Section):
     inner: Inner = Inner()
-    entries: list[Inner] = []
+    entries: tuple[Inner, ...] = ()
     rate: float = 0.1
 
 
