@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of, names_a_file
 from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig
 from keel.methods import AlgorithmConfig, resolve
@@ -120,4 +121,6 @@ class RLRecipe(TrainRecipe):
         yield from super().files()
         if self.critic_model:
             yield NamedFile("critic_model", self.critic_model, is_model=True)
+        if names_a_file(self.algorithm.objective):
+            yield NamedFile("algorithm.objective", file_of(self.algorithm.objective))
         yield from reward_files("rewards", self.rewards)
