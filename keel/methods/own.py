@@ -14,8 +14,10 @@ from torch import Tensor
 from keel.core.errors import UserError
 from keel.core.python_file import load_object
 from keel.methods.math.policy import PolicyLoss, PolicyTerms, PolicyTokens, unclipped
+from keel.methods.objectives.preference import PairLoss
 
 _POLICY = "def NAME(tokens: PolicyTokens) -> PolicyTerms, a loss for every token"
+_PAIR = "def NAME(winner_E, loser_E, label_E, margin_E, beta) -> Tensor, a loss for every pair"
 
 
 def own_policy_loss(spec: str) -> PolicyLoss:
@@ -30,6 +32,24 @@ def own_policy_loss(spec: str) -> PolicyLoss:
     row = found if isinstance(found, PolicyLoss) else PolicyLoss(spec, found)
     _takes(spec, "policy loss", row.terms, 1, _POLICY)
     return replace(row, name=spec, terms=partial(_policy_terms, spec, row.terms))
+
+
+def own_pair_loss(spec: str) -> PairLoss:
+    """The loss ``FILE.py:NAME`` of pairs, called as ``math.preference.dpo`` is; what it returns is checked at every call.
+
+    Raises:
+        UserError: no such file or name, or a function of other arguments. Its calls raise it for a result that is no loss of these pairs,
+            and for an error of the function.
+    """
+    function = load_object(spec, "preference loss")
+    _takes(spec, "preference loss", function, 5, _PAIR)
+
+    def checked(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, margin_E: Tensor, beta: float) -> Tensor:
+        loss_E = _called(f"preference loss {spec}", function, winner_E, loser_E, label_E, margin_E, beta)
+        _is_loss(f"preference loss {spec}", loss_E, winner_E, f"it must be {_PAIR}")
+        return loss_E
+
+    return checked
 
 
 def _takes(spec: str, what: str, function: Callable[..., Any], n: int, wanted: str) -> None:

@@ -76,6 +76,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         _PPO,
         # Schulman et al. 2017 (arXiv:1707.06347, section 4): no clip, an adaptive price for the KL to the old policy
         replace(_PPO, name="ppo_kl", objective="surrogate", old_kl=OldKL(coef=1.0, target=0.01)),
+        # Lu et al. 2025 ("On-policy distillation", Thinking Machines), Agarwal et al. 2023 (arXiv:2306.13649): reverse KL to a teacher
+        # at the policy's own tokens; a token's advantage is log teacher - log policy, and nothing that comes after it
+        Algorithm("distill", CreditRule("reward_to_go", gamma=0.0), kl=KL("reward", "k1", 1.0), taught=True),
     )
 }
 

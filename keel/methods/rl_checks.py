@@ -19,6 +19,14 @@ def contradictions(a: Algorithm, samples: int | None) -> Iterator[str]:
     yield from _of_kl(a)
     yield from _of_rewards(a)
     yield from _of_loss(a)
+    yield from _of_teacher(a)
+
+
+def _of_teacher(a: Algorithm) -> Iterator[str]:
+    if a.taught and a.kl is None:
+        yield f"{a.name} learns from the distance to its teacher, which would not be taken (kl.coef above 0, kl.place=reward or loss)"
+    if a.taught and a.kl is not None and a.kl.reference is not None:
+        yield "a teacher stays as it is (kl.reference.kind=fixed)"
 
 
 def _of_loss(a: Algorithm) -> Iterator[str]:

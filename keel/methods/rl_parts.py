@@ -101,6 +101,7 @@ class Algorithm:
     critic: Critic | None = None
     correction: Correction | None = None  # importance weights between the trainer's policy and the sampler's
     rewards: RewardRule = field(default_factory=RewardRule)
+    taught: bool = False  # the reference is a teacher: what is learned is to be near to it, with rewards or without
     entropy: Entropy = Entropy()
     epochs: int = 1  # passes over the rollouts of a step
     minibatches: int = 1  # optimizer steps a pass

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from keel.core.errors import UserError
 from keel.methods import AlgorithmConfig, resolve
 from keel.methods.math.policy import POLICY_LOSSES, PolicyTokens, ppo_clip
+from keel.methods.math.preference import dpo
+from keel.methods.preference import ObjectiveConfig, preference_objective
 
 TOKENS = PolicyTokens(torch.tensor([-1.0, -0.5]), torch.tensor([-1.1, -1.0]), torch.tensor([1.0, -2.0]), torch.tensor([0, 1]), 2, 0.2, 0.3)
 HEAD = "import torch\nfrom keel.methods.math.policy import PolicyLoss, PolicyTerms, ppo_clip\n\n"
@@ -124,6 +126,49 @@ def test_without_gradients_a_constant_will_do(write):
             -1.0,
             -0.5,
         ]
+
+
+PAIR = "def fn(winner_E, loser_E, label_E, margin_E, beta):\n    return "
+NUMBERS = torch.tensor([1.0, -0.5]), torch.tensor([0.2, 0.4]), torch.tensor([1.0, 0.7]), torch.tensor([0.0, 0.1]), 0.3
+
+
+def test_a_preference_loss_of_ones_own_is_called_as_dpo_is(write):
+    body = "from keel.methods.math.preference import dpo\n" + PAIR + "dpo(winner_E, loser_E, label_E, margin_E, beta)\n"
+    objective = preference_objective(ObjectiveConfig(name=write(body), beta=0.3, label_smoothing=0.1))
+    assert (objective.beta, objective.needs_reference) == (0.3, True)
+    assert torch.equal(objective.pair_loss(*NUMBERS), dpo(*NUMBERS))
+    assert preference_objective(ObjectiveConfig(name=write(body), sft_coef=0.5)).needs_reference
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def other(a):\n    return a\n", "preference loss .* has no function 'fn'"),
+        ("def fn(winner_E, loser_E):\n    return winner_E\n", "cannot be called as it will be: too many positional arguments"),
+    ],
+)
+def test_a_preference_loss_that_is_not_there(write, body, message):
+    with pytest.raises(ValidationError, match=message):
+        ObjectiveConfig(name=write(body))
+    with pytest.raises(ValidationError, match=r"'dop' is none of: dpo, .*; nor is it FILE\.py:NAME"):
+        ObjectiveConfig(name="dop")
+    with pytest.raises(ValidationError, match="gamma would have no effect"):
+        ObjectiveConfig(name=write(PAIR + "winner_E\n"), gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("1.0", "returned float"),
+        ("winner_E.mean()", r"returned a tensor \(\)"),
+        ("winner_E.detach()", "without a gradient"),
+        ("x", "NameError"),
+    ],
+)
+def test_a_preference_loss_whose_result_is_none_is_told(write, result, message):
+    objective = preference_objective(ObjectiveConfig(name=write(PAIR + result + "\n")))
+    with pytest.raises(UserError, match=message):
+        objective.pair_loss(NUMBERS[0].clone().requires_grad_(), *NUMBERS[1:])
 
 
 def test_the_table_stays_as_it_was(write):

@@ -209,6 +209,8 @@ def test_a_group_method_gets_a_critic_by_name():
         ("ppo", {"kl": {"estimator": "k3"}}, "k3 in the reward does not give the KL's gradient"),
         ("grpo_trl", {"kl": {"place": "loss"}}, "kl.place=loss has no price"),
         ("gspo", {"reduce": "per_token"}, "gspo makes one loss a sequence, which per_token would count by its tokens"),
+        ("distill", {"kl": {"coef": 0.0}}, "learns from the distance to its teacher"),
+        ("distill", {"kl": {"reference": {"kind": "ema"}}}, "a teacher stays as it is"),
         ("gmpo", {"reduce": "sequence_sum"}, "gmpo makes one loss a sequence, which sequence_sum would count"),
         ("sapo", {"clip": {"high": 0.3}}, "clip.high would have no effect: sapo does not clip"),
         ("sapo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: sapo is not blown up"),
@@ -345,6 +347,21 @@ def test_kl_in_the_reward_is_priced_and_in_the_loss_is_not():
     assert all(b.signals["advantages"].eq(0).all() for b in grpo.units[0].branches)
     assert grpo.metrics["objective/kl"] == pytest.approx(2.0)
     assert grpo.metrics["objective/non_score_reward"] == 0.0
+
+
+def test_a_teacher_is_near_or_far_at_each_token_by_itself():
+    """Sampled at -1, 0.5 nats above and 2 below the teacher: advantages -0.5 and 2, whatever comes later; the reward is none."""
+    groups = [group([0.0], [3])]
+    (unit,) = rollout_units(groups)
+    unit = replace(
+        unit, branches=tuple(replace(b, signals={**b.signals, "ref_logprobs": torch.tensor([-1.5, 1.0, -1.0])}) for b in unit.branches)
+    )
+    (found,) = credit(groups, (unit,), ALGORITHMS["distill"]).units
+    assert found.branches[0].signals["advantages"].tolist() == [-0.5, 2.0, 0.0]
+    assert credit(groups, (unit,), ALGORITHMS["distill"]).metrics["objective/kl_per_token"] == pytest.approx(-0.5)
+    whole = resolve(config("distill", credit={"gamma": 1.0}))
+    (found,) = credit(groups, (unit,), whole).units
+    assert found.branches[0].signals["advantages"].tolist() == [1.5, 2.0, 0.0]
 
 
 def test_ppo_credit_has_returns_and_says_what_the_critic_explains():
