@@ -11,7 +11,7 @@ from typing import Any
 
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
-from keel.methods import ALGORITHMS, POLICY_LOSSES, Algorithm
+from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
@@ -143,7 +143,7 @@ def _cell(text: str) -> str:
 
 def _algorithms() -> str:
     """The table of algorithms: what an empty setting under ``algorithm`` means for each."""
-    names = ("credit", "rewards", "objective", "ratio", "reduce", "KL", "critic", "epochs")
+    names = ("credit", "rewards", "objective", "reduce", "KL", "critic", "epochs")
     lines = [
         "## Algorithms",
         "",
@@ -160,11 +160,11 @@ def _parts(a: Algorithm) -> tuple[str, ...]:
     plain = CreditRule(a.credit.estimator)
     numbers = [f"{k}={getattr(a.credit, k):g}" for k in ("gamma", "lam") if getattr(a.credit, k) != getattr(plain, k)]
     credit = " ".join([a.credit.estimator, *numbers, *(["whitened"] if a.credit.whiten else [])])
-    clip = f" {a.clip[0]:g}/{a.clip[1]:g}" if POLICY_LOSSES[a.objective].clips else ""
+    clip = f" {a.clip[0]:g}/{a.clip[1]:g}" if a.policy_loss.clips else ""
     clip += f" + {a.old_kl.coef:g} KL to the old policy, target {a.old_kl.target:g}" if a.old_kl.target is not None else ""
     kl = f"{a.kl.estimator} in the {a.kl.place}, {a.kl.coef:g}" if a.kl is not None else "none"
     critic = f"clip {a.critic.clip:g}, vf_coef {a.critic.vf_coef:g}" if a.critic is not None else "none"
     overlong = [f"over-long penalty {a.overlong.factor:g} over {a.overlong.buffer:.0%}"] if a.overlong is not None else []
     rewards = ", ".join(overlong + ([f"groups differ, {a.refill_rounds} rounds"] if a.refill_rounds else [])) or "as they are"
-    parts: tuple[Any, ...] = (credit, rewards, a.objective + clip, a.ratio, a.reduce, kl, critic, a.epochs)
+    parts: tuple[Any, ...] = (credit, rewards, a.objective + clip, a.reduce, kl, critic, a.epochs)
     return tuple(str(p) for p in parts)

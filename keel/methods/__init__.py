@@ -7,8 +7,9 @@ on logged rewards. What the online loop calls is imported from here.
 
 from keel.methods.credit.assign import rollout_units
 from keel.methods.credit.measures import group_metrics
+from keel.methods.math.policy import POLICY_LOSSES, PolicyLoss
 from keel.methods.rl import ALGORITHMS, AlgorithmConfig, Credited, credit, resolve
-from keel.methods.rl_parts import KL, POLICY_LOSSES, Algorithm, Control, Critic, Entropy, OldKL, Overlong, PolicyLossRow, ReferenceRule
+from keel.methods.rl_parts import KL, Algorithm, Control, Critic, Entropy, OldKL, Overlong, ReferenceRule
 
 __all__ = [
     "ALGORITHMS",
@@ -22,7 +23,7 @@ __all__ = [
     "Entropy",
     "OldKL",
     "Overlong",
-    "PolicyLossRow",
+    "PolicyLoss",
     "ReferenceRule",
     "credit",
     "group_metrics",

@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from keel.core.config import Section
 from keel.core.errors import ConfigError
+from keel.core.python_file import names_a_file
 from keel.core.schema import key_of
 from keel.methods.math.kl import DIVERGENCES
 from keel.methods.math.preference import bco, dpo, dpop, exo, hinge, ipo, kto, orpo, smoothed, unbiased
 from keel.methods.objectives.mixture import DirectObjective, ImitationObjective, MixtureObjective, Part
 from keel.methods.objectives.preference import AnswerObjective, PairLoss, PreferenceObjective, TokenPreferenceObjective, TransportObjective
+from keel.methods.own import own_pair_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,18 @@ MIXTURE = {"dpo": 0.8, "bco": 0.2}
 _OWN = " Empty: the loss's own."
 
 
+def _is_a_loss(name: str) -> str:
+    """A row of the table, or a file's: whether that file has it is told when it is read."""
+    if name not in PREFERENCE_OBJECTIVES and not names_a_file(name):
+        raise ValueError(f"'{name}' is none of: {', '.join(PREFERENCE_OBJECTIVES)}; nor is it FILE.py:NAME")
+    return name
+
+
+def _row(name: str) -> PreferenceLoss:
+    """The row of a loss; that of a user's function is DPO's with the function in its place."""
+    return PreferenceLoss(_pairs(own_pair_loss(name)), _REFERRED) if names_a_file(name) else PREFERENCE_OBJECTIVES[name]
+
+
 class AnswerConfig(Section):
     """Losses of single answers (kto, bco)."""
 
@@ -145,7 +159,9 @@ class AnswerConfig(Section):
 class ObjectiveConfig(Section):
     """A direct preference loss by name; every other field overrides one of its numbers."""
 
-    name: Annotated[str, key_of(PREFERENCE_OBJECTIVES)] = Field(default="dpo", description=f"One of: {', '.join(PREFERENCE_OBJECTIVES)}.")
+    name: Annotated[str, AfterValidator(_is_a_loss)] = Field(
+        default="dpo", description=f"One of: {', '.join(PREFERENCE_OBJECTIVES)}; or a function of yours, FILE.py:NAME, called as dpo's is."
+    )
     beta: float | None = Field(default=None, gt=0, description="Strength of the tie to the reference; IPO's tau, ORPO's lambda." + _OWN)
     label_smoothing: float | None = Field(
         default=None,
@@ -183,7 +199,7 @@ def preference_objective(config: ObjectiveConfig) -> DirectObjective:
     Raises:
         ConfigError: settings that cannot go together or that nothing would read; all of them at once, each with its reason.
     """
-    row, given = PREFERENCE_OBJECTIVES[config.name], dict(_given(config))
+    row, given = _row(config.name), dict(_given(config))
     numbers = replace(row.own, **{name: value for name, value in given.items() if name != "mixture"})
     problems = [*_idle(config.name, row, given), *_contradictions(config, numbers, given)]
     if problems:

@@ -27,11 +27,13 @@ import torch
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
+from keel.core.python_file import names_a_file
 from keel.core.schema import key_of
 from keel.methods.credit.assign import CreditRule, assign
 from keel.methods.credit.measures import kl_metrics
 from keel.methods.math.policy import Correction
 from keel.methods.math.value import explained_variance
+from keel.methods.own import own_policy_loss
 from keel.methods.rl_checks import contradictions, given, idle
 from keel.methods.rl_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides, ReferenceConfig
 from keel.methods.rl_parts import KL, Algorithm, Control, Critic, OldKL, Overlong, ReferenceRule
@@ -56,8 +58,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         # Liu et al. 2025 (arXiv:2503.20783): no deviation, no length in the denominator, no KL
         replace(_GRPO, name="dr_grpo", credit=CreditRule("group_centred"), reduce="sequence_sum", kl=None),
         # Zheng et al. 2025 (arXiv:2507.18071, sections 4.1, 4.3; clip: 5.1): one ratio a sequence; with each token's own gradient
-        replace(_GRPO, name="gspo", ratio="sequence", clip=(3e-4, 4e-4), kl=None),
-        replace(_GRPO, name="gspo_token", ratio="sequence_token", clip=(3e-4, 4e-4), kl=None),
+        replace(_GRPO, name="gspo", objective="gspo", clip=(3e-4, 4e-4), kl=None),
+        replace(_GRPO, name="gspo_token", objective="gspo_token", clip=(3e-4, 4e-4), kl=None),
+        # Zhao et al. 2025 (arXiv:2507.20673): the geometric mean of token ratios clipped in log space; a wide band, no KL
+        replace(_GRPO, name="gmpo", objective="gmpo", clip=(0.4, 0.4), kl=None),
+        # Gao et al. 2025 (arXiv:2511.20347): a soft gate in place of the clip, no KL
+        replace(_GRPO, name="sapo", objective="sapo", kl=None),
         # MiniMax-M1 (arXiv:2506.13585, eq. 4 and 5): the weight is clipped from above only, over all tokens alike, no KL
         replace(_GRPO, name="cispo", objective="cispo", clip=(1.0, 4.0), reduce="per_token", kl=None),
         # Liu et al. 2026 (arXiv:2601.05242): each reward normalised in its group (composition.normalise), their sum over the batch
@@ -70,6 +76,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         _PPO,
         # Schulman et al. 2017 (arXiv:1707.06347, section 4): no clip, an adaptive price for the KL to the old policy
         replace(_PPO, name="ppo_kl", objective="surrogate", old_kl=OldKL(coef=1.0, target=0.01)),
+        # Lu et al. 2025 ("On-policy distillation", Thinking Machines), Agarwal et al. 2023 (arXiv:2306.13649): reverse KL to a teacher
+        # at the policy's own tokens; a token's advantage is log teacher - log policy, and nothing that comes after it
+        Algorithm("distill", CreditRule("reward_to_go", gamma=0.0), kl=KL("reward", "k1", 1.0), taught=True),
     )
 }
 
@@ -102,7 +111,8 @@ def resolve(config: AlgorithmConfig, samples: int | None = None) -> Algorithm:
     base, clip = ALGORITHMS[config.name], config.clip
     algorithm = replace(
         base,
-        **given(config, "objective", "ratio", "reduce", "epochs", "minibatches"),
+        own_loss=own_policy_loss(config.objective) if names_a_file(config.objective) else None,
+        **given(config, "objective", "reduce", "epochs", "minibatches"),
         **given(config.credit, "refill_rounds"),
         overlong=_resolve_overlong(config.credit.overlong, base.overlong),
         clip=(_or(clip.low, base.clip[0]), _or(clip.high, base.clip[1])),

@@ -8,7 +8,7 @@ from typing import Any
 from keel.core.config import Section
 from keel.methods.credit.assign import ESTIMATORS, SequenceEstimator, TokenEstimator
 from keel.methods.rl_config import ControlConfig, Overrides, ReferenceConfig
-from keel.methods.rl_parts import POLICY_LOSSES, Algorithm
+from keel.methods.rl_parts import Algorithm
 
 _Rule = tuple[str, Section, tuple[str, ...], bool, str]  # (section, its values, fields, is it read, why not)
 
@@ -19,15 +19,20 @@ def contradictions(a: Algorithm, samples: int | None) -> Iterator[str]:
     yield from _of_kl(a)
     yield from _of_rewards(a)
     yield from _of_loss(a)
+    yield from _of_teacher(a)
+
+
+def _of_teacher(a: Algorithm) -> Iterator[str]:
+    if a.taught and a.kl is None:
+        yield f"{a.name} learns from the distance to its teacher, which would not be taken (kl.coef above 0, kl.place=reward or loss)"
+    if a.taught and a.kl is not None and a.kl.reference is not None:
+        yield "a teacher stays as it is (kl.reference.kind=fixed)"
 
 
 def _of_loss(a: Algorithm) -> Iterator[str]:
-    loss = POLICY_LOSSES[a.objective]
-    if a.ratio == "sequence" and a.reduce != "per_sequence":
-        yield (
-            f"one ratio a sequence makes one loss a sequence, which {a.reduce} would count by its tokens "
-            "(reduce=per_sequence, or ratio=sequence_token)"
-        )
+    loss = a.policy_loss
+    if loss.by_sequence and a.reduce != "per_sequence":
+        yield f"{a.objective} makes one loss a sequence, which {a.reduce} would count by its tokens (reduce=per_sequence)"
     if not loss.ratio and a.epochs > 1:
         yield f"{a.objective} has no correction for a policy that has moved on since it sampled (epochs=1, or objective=ppo_clip)"
     if loss.explodes and not loss.clips and a.needs_old_logprobs and not a.old_kl.coef and a.old_kl.stop is None:
@@ -84,7 +89,7 @@ def _of_kl(a: Algorithm) -> Iterator[str]:
 
 def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
     """Overrides that nothing would read: better refused than believed."""
-    loss, estimator = POLICY_LOSSES[a.objective], ESTIMATORS[a.credit.estimator]
+    loss, estimator = a.policy_loss, ESTIMATORS[a.credit.estimator]
     read = estimator.settings if isinstance(estimator, TokenEstimator) else ()
     rules = [
         ("clip", config.clip, ("low", "high"), loss.clips, f"{a.objective} does not clip"),
@@ -110,8 +115,6 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
     for section, values, names, is_read, reason in rules:
         if not is_read:
             yield from (f"{section}.{name} would have no effect: {reason}" for name in given(values, *names))
-    if a.ratio != "token" and not loss.ratio:
-        yield f"ratio={a.ratio} would have no effect: {a.objective} has no ratio"
 
 
 def _of_reference(values: ReferenceConfig, a: Algorithm) -> list[_Rule]:

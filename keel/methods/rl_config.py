@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from keel.core.config import Section
+from keel.core.errors import ConfigError
+from keel.core.python_file import names_a_file
 from keel.core.schema import key_of
 from keel.methods.credit.assign import ESTIMATORS
+from keel.methods.math.policy import POLICY_LOSSES
 from keel.methods.math.reduce import REDUCTIONS
-from keel.methods.rl_parts import POLICY_LOSSES
 
 _OWN = " Empty: the algorithm's own."
 
@@ -18,9 +21,13 @@ _OWN = " Empty: the algorithm's own."
 class ClipConfig(Section):
     """How far one step may move from the policy that sampled: clips of the ratio to it, and limits on the KL to it."""
 
-    low: float | None = Field(default=None, ge=0, le=1, description="Below 1: the ratio counts down to 1 - low." + _OWN)
+    low: float | None = Field(
+        default=None, ge=0, le=1, description="Below 1: the ratio counts down to 1 - low, with gmpo to e^-low." + _OWN
+    )
     high: float | None = Field(
-        default=None, ge=0, description="Above 1: the ratio counts up to 1 + high; larger than low is clip-higher." + _OWN
+        default=None,
+        ge=0,
+        description="Above 1: the ratio counts up to 1 + high, with gmpo to e^high; larger than low is clip-higher." + _OWN,
     )
     dual: float | None = Field(
         default=None, gt=1, description="Dual clip: for negative advantages the ratio counts up to this (3 in the paper)." + _OWN
@@ -167,15 +174,24 @@ class CorrectionConfig(Section):
     cap: float | None = Field(default=None, gt=0, description="The largest weight that counts as it is. Empty: 3.")
 
 
+_OF_RATIO = {"token": "leave it out", "sequence": "set algorithm.objective=gspo", "sequence_token": "set algorithm.objective=gspo_token"}
+
+
+def _is_a_loss(name: str | None) -> str | None:
+    """A row of the table, or a file's: whether that file has it is told when it is read."""
+    if name is not None and name not in POLICY_LOSSES and not names_a_file(name):
+        raise ValueError(f"'{name}' is none of: {', '.join(POLICY_LOSSES)}; nor is it FILE.py:NAME")
+    return name
+
+
 class Overrides(Section):
     """An algorithm's name, and what overrides its parts."""
 
     name: str = Field(default="grpo", description="A key of the table of algorithms.")
-    objective: Annotated[str | None, key_of(POLICY_LOSSES)] = Field(default=None, description=f"One of: {', '.join(POLICY_LOSSES)}." + _OWN)
-    ratio: Literal["token", "sequence", "sequence_token"] | None = Field(
+    objective: Annotated[str | None, AfterValidator(_is_a_loss)] = Field(
         default=None,
-        description="One ratio to the old policy a token, or a sequence; sequence_token: the sequence's, with each token's own gradient."
-        + _OWN,
+        description="The policy loss: a row of POLICY_LOSSES (the column `objective` of the algorithms below names them), or a function of "
+        "yours, FILE.py:NAME." + _OWN,
     )
     reduce: Annotated[str | None, key_of(REDUCTIONS)] = Field(default=None, description=f"One of: {', '.join(REDUCTIONS)}." + _OWN)
     entropy: EntropyConfig = Field(default=EntropyConfig(), description="A bonus for entropy.")
@@ -186,3 +202,13 @@ class Overrides(Section):
     kl: KLConfig = Field(default=KLConfig(), description="The price of moving away from the reference.")
     critic: CriticConfig = Field(default=CriticConfig(), description="Training of the critic.")
     correction: CorrectionConfig = Field(default=CorrectionConfig(), description="Importance weights between trainer and sampler.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ratio_is_the_loss_s(cls, given: Any) -> Any:
+        """What older recipes set: the ratio is now part of the loss."""
+        if isinstance(given, Mapping) and "ratio" in given:
+            what = cast("Mapping[str, Any]", given)["ratio"]
+            hint = _OF_RATIO.get(str(what)) or f"set algorithm.objective to one of: {', '.join(POLICY_LOSSES)}"
+            raise ConfigError(f"ratio={what} is no setting: whether a ratio is a token's or a sequence's is part of the loss", hint)
+        return given

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from keel.methods.credit.assign import ESTIMATORS, CreditRule, TokenEstimator
 from keel.methods.credit.scaling import RewardRule
 from keel.methods.math import kl
-from keel.methods.math.policy import Correction, PolicyLoss, cispo, dual_clip, policy_gradient, ppo_clip, surrogate
+from keel.methods.math.policy import POLICY_LOSSES, Correction, PolicyLoss
 from keel.methods.math.reduce import REDUCTIONS
-from keel.methods.objectives.policy import PolicyObjective, Ratio
+from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.value import ValueObjective
 
 
@@ -91,10 +89,10 @@ class Algorithm:
 
     name: str
     credit: CreditRule
-    objective: str = "ppo_clip"  # a key of POLICY_LOSSES
+    objective: str = "ppo_clip"  # a key of POLICY_LOSSES, or FILE.py:NAME
+    own_loss: PolicyLoss | None = None  # what that file has; None: the table's
     clip: tuple[float, float] = (0.2, 0.2)  # below and above a ratio of 1
     dual_clip: float | None = None  # ceiling of the ratio for negative advantages
-    ratio: Ratio = "token"
     reduce: str = "per_token"  # a key of REDUCTIONS
     kl: KL | None = None
     old_kl: OldKL = OldKL()
@@ -103,9 +101,15 @@ class Algorithm:
     critic: Critic | None = None
     correction: Correction | None = None  # importance weights between the trainer's policy and the sampler's
     rewards: RewardRule = field(default_factory=RewardRule)
+    taught: bool = False  # the reference is a teacher: what is learned is to be near to it, with rewards or without
     entropy: Entropy = Entropy()
     epochs: int = 1  # passes over the rollouts of a step
     minibatches: int = 1  # optimizer steps a pass
+
+    @property
+    def policy_loss(self) -> PolicyLoss:
+        """The row of its policy loss."""
+        return self.own_loss or POLICY_LOSSES[self.objective]
 
     @property
     def needs_reference(self) -> bool:
@@ -136,11 +140,11 @@ class Algorithm:
     def policy_objective(self) -> PolicyObjective:
         """The loss of the policy."""
         in_loss = self.kl if self.kl is not None and self.kl.place == "loss" else None
-        loss = POLICY_LOSSES[self.objective].make(self.clip)
         return PolicyObjective(
-            policy_loss=partial(dual_clip, loss=loss, ceiling=self.dual_clip) if self.dual_clip is not None else loss,
+            policy_loss=self.policy_loss,
             reduction=REDUCTIONS[self.reduce],
-            ratio=self.ratio,
+            clip=self.clip,
+            ceiling=self.dual_clip,
             kl=kl.ESTIMATORS[in_loss.estimator] if in_loss else None,
             kl_coef=in_loss.coef if in_loss else 0.0,
             old_kl_coef=self.old_kl.coef,
@@ -152,21 +156,3 @@ class Algorithm:
         """The loss of the critic."""
         assert self.critic is not None, f"{self.name} has no critic"
         return ValueObjective(self.critic.clip, self.critic.vf_coef)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyLossRow:
-    """How a policy loss is made, and what means something for it: settings that would mean nothing are refused."""
-
-    make: Callable[[tuple[float, float]], PolicyLoss]  # from clip.low and clip.high
-    clips: bool = True  # it reads them
-    ratio: bool = True  # it compares the policy with the one that sampled, so the rollouts are good for more than one epoch
-    explodes: bool = False  # a large ratio can blow it up: clip.dual bounds it, and one that does not clip needs a price on the KL
-
-
-POLICY_LOSSES: dict[str, PolicyLossRow] = {
-    "ppo_clip": PolicyLossRow(lambda clip: partial(ppo_clip, low=clip[0], high=clip[1]), explodes=True),
-    "cispo": PolicyLossRow(lambda clip: partial(cispo, low=clip[0], high=clip[1])),
-    "surrogate": PolicyLossRow(lambda clip: surrogate, clips=False, explodes=True),
-    "policy_gradient": PolicyLossRow(lambda clip: policy_gradient, clips=False, ratio=False),
-}

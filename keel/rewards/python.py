@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import math
 import numbers
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from keel.core.errors import UserError
+from keel.core.python_file import load_object
 from keel.rewards.score import Score, as_score, failure
 from keel.types import Prompt
 
 
 def load_function(spec: str) -> Callable[..., Any]:
     """The function ``FILE.py:NAME``. Raises UserError when the file or the function is missing, or the file cannot be run."""
-    file, _, name = spec.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"reward function {spec}: no such file: {path}", "check the path; it starts where the command is run")
-    module_spec = importlib.util.spec_from_file_location(f"keel_user_{path.stem}", path)
-    assert module_spec is not None, "a .py file always has a loader"
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is the user's to mend
-        raise UserError(
-            f"reward function {spec}: {path} cannot be run: {type(error).__name__}: {error}", "run the file by itself"
-        ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        near = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")], 1)
-        raise UserError(
-            f"reward function {spec}: {path} has no function {name!r}", f"did you mean {near[0]!r}?" if near else "check the name"
-        )
-    return function
+    return load_object(spec, "reward function")
 
 
 def python_reward(spec: str) -> Callable[[Prompt, str], Score]:

@@ -103,8 +103,7 @@ def _run_growth(args: argparse.Namespace) -> None:
 def _run_learning(args: argparse.Namespace) -> None:
     import torch
 
-    from keel.methods import ALGORITHMS
-    from labs.bench.learn import learn, markdown
+    from labs.bench.learn import LEARNERS, learn, markdown
     from labs.bench.learn_against import checked, differences
     from labs.bench.learn_against import markdown as markdown_differences
     from labs.bench.learn_against import run as run_theirs
@@ -113,7 +112,7 @@ def _run_learning(args: argparse.Namespace) -> None:
     if args.steps < 1 or args.threads < 1 or not 0 < args.threshold <= 1:
         raise UserError("--steps and --threads must be at least 1, --threshold above 0 and at most 1")
     torch.set_num_threads(args.threads)
-    names, budget = _names(args.algorithms) or list(ALGORITHMS), (args.steps, args.threshold)
+    names, budget = _names(args.algorithms) or list(LEARNERS), (args.steps, args.threshold)
     beside = {}
     if args.against == "trl":
         beside = {n: partial(run_theirs, args.trl_python, budget) for n in checked(names, args.trl_python)}

@@ -35,6 +35,7 @@ SHAPE = ModelShape("llama", vocab=VOCAB, hidden=32, layers=2, intermediate=64)
 _SFT_STEPS, _SFT_BATCH, _SFT_LR = 150, 64, 1e-2
 PROMPTS, SAMPLES, LR, _CRITIC_LR = 8, 8, 2e-3, 5e-3
 POOL, _HELD_OUT = 512, 256  # prompts to train on, and to measure success on
+LEARNERS = {name: a for name, a in ALGORITHMS.items() if not a.taught}  # those that learn from a task's rewards
 _RECENT = 3  # steps whose successes are compared with the threshold
 
 
@@ -77,7 +78,7 @@ def learn(
     """All runs and their table. ``budget``: steps, and the threshold: the share of right answers, over three steps, that samples are
     counted up to. ``beside``: who else runs these algorithms. Raises UserError for a name that is not in the tables."""
     steps, threshold = budget
-    for given, known, what in ((algorithms, ALGORITHMS, "algorithm"), (tasks, TASKS, "task")):
+    for given, known, what in ((algorithms, LEARNERS, "algorithm"), (tasks, TASKS, "task")):
         if unknown := [name for name in given if name not in known]:
             raise UserError(f"no {what} is named {', '.join(unknown)}", f"one of: {', '.join(known)}")
     curves: list[Curve] = []

@@ -48,6 +48,7 @@ def tables() -> Iterator[None]:
 def test_examples_run(page, tmp_path, monkeypatch):
     """Blocks with ``file=NAME`` are written, blocks with ``test`` are run, in order, in one namespace, beside the project's recipes."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     example = types.ModuleType("example")  # a module, because dataclasses look theirs up
     monkeypatch.setitem(sys.modules, "example", example)

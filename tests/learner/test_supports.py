@@ -14,7 +14,7 @@ from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.learner.packing import narrow, pack
 from keel.loops.online import with_signal
-from keel.methods.math.policy import Correction, ppo_clip
+from keel.methods.math.policy import POLICY_LOSSES, Correction
 from keel.methods.objectives.policy import PolicyObjective
 from keel.models.config import LoraConfig
 from keel.rollout.distribution import top_p_floor
@@ -81,13 +81,13 @@ def test_logprobs_are_those_of_plain_rows_however_they_are_cut(load, units: list
     assert furthest(own.logprobs(units), plain(own, units, supported=False)) > 0.1
 
 
-@pytest.mark.parametrize("ratio", ["token", "sequence"])
-def test_loss_and_gradient_do_not_depend_on_micro_batches(load, units: list[Unit], ratio) -> None:
-    """By the fused loss (token) and by the one of two passes (sequence); order does not matter either."""
+@pytest.mark.parametrize("name", ["ppo_clip", "gspo"])
+def test_loss_and_gradient_do_not_depend_on_micro_batches(load, units: list[Unit], name) -> None:
+    """By the fused loss (of tokens) and by the one of two passes (of sequences); order does not matter either."""
     found = []
     for tokens, given in ((4096, units), (25, units), (4096, units[::-1])):
         own = learner(load, microbatch_tokens=tokens)
-        report = own.forward_backward(given, PolicyObjective(ratio=ratio, entropy_coef=0.1))
+        report = own.forward_backward(given, PolicyObjective(POLICY_LOSSES[name], entropy_coef=0.1))
         grads = torch.cat([p.grad.flatten() for _, p in own.model.trainable()])
         found.append((report.metrics["loss"], report.metrics["entropy"], grads))
         assert report.metrics["val/ratio"] == 1.0
@@ -122,7 +122,7 @@ def test_the_support_is_that_of_sampling_time_after_many_updates(load) -> None:
     units = [replace(u, branches=tuple(_nucleus(own, u, b) for b in u.branches)) for u in make_units(len(own.model.head_weight_VH))]
     old = own.logprobs(units)
     units = list(with_signal(with_signal(units, "old_logprobs", old), "sampler_logprobs", old))
-    objective = PolicyObjective(ppo_clip, correction=Correction("truncate", "token", 3.0))
+    objective = PolicyObjective(POLICY_LOSSES["ppo_clip"], correction=Correction("truncate", "token", 3.0))
     for _ in range(6):
         metrics = own.forward_backward(units, objective).metrics
         own.step()

@@ -28,8 +28,9 @@ def save(folder: Path, spec: str) -> Path:
 
 
 def test_everything_that_a_recipe_names_is_fingerprinted(tmp_path: Path) -> None:
-    for name in ("rules.yaml", "mine.py", "text.jsonl"):
-        (tmp_path / name).write_text(name)
+    for name in ("rules.yaml", "mine.py", "text.jsonl", "loss.py"):
+        (tmp_path / name).write_text(f"# {name}")
+    (tmp_path / "loss.py").write_text("def fn(tokens):\n    return tokens.logprobs_S\n")
     for name in ("policy", "judge", "critic"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(name)
@@ -43,14 +44,15 @@ def test_everything_that_a_recipe_names_is_fingerprinted(tmp_path: Path) -> None
         {
             "model": str(tmp_path / "policy"),
             "critic_model": str(tmp_path / "critic"),
-            "algorithm": {"name": "ppo"},
+            "algorithm": {"name": "ppo", "objective": f"{tmp_path}/loss.py:fn"},
             "data": {"path": "x.jsonl"},
             "rewards": rewards,
         }
     )
     found = inputs_of(rl)
-    assert [key.split(" ")[0] for key in found] == ["model", "critic_model", "rewards.0.path", "rewards.1.function", "rewards.2.path"]
-    assert len(set(found.values())) == 5
+    others = ["rewards.0.path", "rewards.1.function", "rewards.2.path"]
+    assert [key.split(" ")[0] for key in found] == ["model", "critic_model", "algorithm.objective", *others]
+    assert len(set(found.values())) == 6
     text = str(tmp_path / "text.jsonl")
     evaluation = {"model": "tiny:llama", "baseline": str(tmp_path / "policy"), "evaluate": {"retention_text": text}, "rewards": rewards[:1]}
     assert [key.split(" ")[0] for key in inputs_of(EvalRecipe.model_validate(evaluation))] == [

@@ -12,13 +12,16 @@ import pytest
 
 from keel.methods import ALGORITHMS
 
+MORE = {  # what a row does not run without
+    "gdpo": ("composition.normalise=group",),
+    "distill": ("rewards=[]", "teacher=tiny:llama?seed=2"),
+}
 NEW = sorted(set(ALGORITHMS) - {"grpo", "ppo"})  # those two have recipes of their own, run by other tests
 
 
 @pytest.mark.parametrize("name", NEW)
 def test_it_trains(name: str, stage: Callable[..., dict[str, Any]], tmp_path: Path, rows: Callable[[Path], list[dict[str, Any]]]) -> None:
-    alone = ("composition.normalise=group",) if name == "gdpo" else ()  # it normalises each reward by itself, and is refused without
-    summary = stage("grpo", tmp_path, f"algorithm.name={name}", "loop.steps=2", "loop.eval_every=0", "loop.probes=0", *alone)
+    summary = stage("grpo", tmp_path, f"algorithm.name={name}", "loop.steps=2", "loop.eval_every=0", "loop.probes=0", *MORE.get(name, ()))
     assert (summary["algorithm"], summary["steps"]) == (name, 2)
     steps = rows(tmp_path / "metrics.jsonl")[1:]
     assert all(math.isfinite(value) for row in steps for value in row.values() if isinstance(value, float))

@@ -20,7 +20,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     sampled tokens, ``clipped_ratio`` the share cut off at the limit, ``mean_terminated_length`` of the answers that ended by themselves (0
     where none did), ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and
     ``distinct_2`` different tokens and pairs of neighbours over all of the batch, ``perplexity`` of the distribution sampled from,
-    ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given.
+    ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given; what no
+    reward has judged has no metrics of rewards.
     """
     n_samples = sum(len(g.rollouts) for g in groups)
     valid = [(g, i) for g in groups for i in range(len(g.rollouts)) if bool(g.valid_G[i])]
@@ -28,7 +29,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     if not valid:
         return metrics
     rollouts = [g.rollouts[i] for g, i in valid]
-    return metrics | _reward_metrics(groups) | _length_metrics(rollouts) | _text_metrics(rollouts)
+    judged = any(g.parts or bool(g.rewards_G.any()) for g in groups)
+    return metrics | (_reward_metrics(groups) if judged else {}) | _length_metrics(rollouts) | _text_metrics(rollouts)
 
 
 def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:

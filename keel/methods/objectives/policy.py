@@ -1,21 +1,19 @@
-"""Policy objectives of RL: a loss per token, a ratio per token or per sequence, a KL term and an entropy bonus."""
+"""The policy objective of RL: a policy loss, a KL term and an entropy bonus."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from keel.methods.math.kl import LOG_RATIO_BOUND, bounded, k3
-from keel.methods.math.policy import Correction, PolicyLoss, PolicyTerms, importance_weights, ppo_clip
-from keel.methods.math.reduce import REDUCTIONS, Reduction, sequence_means
+from keel.methods.math.policy import POLICY_LOSSES, Correction, PolicyLoss, PolicyTerms, PolicyTokens, dual_clip, importance_weights
+from keel.methods.math.reduce import REDUCTIONS, Reduction
 from keel.methods.objectives.common import Reduced, TokenWeights, divisor, to_metrics, token_mean, token_weights
 from keel.types import Batch, Counts, LossOutput, Need, Outputs
 
-Ratio = Literal["token", "sequence", "sequence_token"]
 KLEstimator = Callable[[Tensor, Tensor], Tensor]
 """(logprobs_S, ref_logprobs_S) -> nats per token."""
 Metrics = Mapping[str, tuple[Tensor, Tensor | float]]
@@ -28,9 +26,8 @@ class PolicyObjective(Reduced):
     Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
     ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for a correction and for diagnosis.
 
-    ``ratio="sequence"`` replaces log-probabilities by their mean over the sequence before the loss: the length-normalised sequence ratio of
-    GSPO (Zheng et al. 2025, arXiv:2507.18071, section 4.1); its sequences must not be split. ``"sequence_token"`` has the same value and
-    leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, section 4.3).
+    ``policy_loss`` is a row of ``POLICY_LOSSES`` or a user's own, ``clip`` its band and ``ceiling`` that of ``dual_clip``. A loss that is
+    not ``local`` gets its sequences whole.
 
     ``correction`` weighs the policy's part of the loss by importance weights between the old policy and the sampler
     (``methods.math.policy``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
@@ -48,9 +45,10 @@ class PolicyObjective(Reduced):
     ``sampling/sampling_logp_difference/{mean,max}`` (absolute, per token); by the reduction: ``loss/policy_avg``.
     """
 
-    policy_loss: PolicyLoss = ppo_clip
+    policy_loss: PolicyLoss = POLICY_LOSSES["ppo_clip"]
     reduction: Reduction = REDUCTIONS["per_token"]
-    ratio: Ratio = "token"
+    clip: tuple[float, float] = (0.2, 0.2)
+    ceiling: float | None = None  # of the ratio of negative advantages
     kl: KLEstimator | None = None  # in the loss
     kl_coef: float = 0.0
     old_kl_coef: float = 0.0
@@ -63,14 +61,16 @@ class PolicyObjective(Reduced):
 
     @property
     def token_local(self) -> bool:
-        return self.ratio == "token" and (self.correction is None or self.correction.level == "token")
+        return self.policy_loss.local and (self.correction is None or self.correction.level == "token")
 
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.logprobs_S is not None
         assert outputs.entropy_S is not None
         logprobs_S = outputs.logprobs_S
         old_logprobs_S = batch.signals.get("old_logprobs", logprobs_S.detach())
-        terms = self.policy_loss(*self._compared(logprobs_S, old_logprobs_S, batch), batch.signals["advantages"])
+        terms = self._terms(
+            PolicyTokens(logprobs_S, old_logprobs_S, batch.signals["advantages"], batch.branch_S, batch.n_branches, *self.clip)
+        )
         sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
         if self.kl is not None:
             losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
@@ -105,14 +105,8 @@ class PolicyObjective(Reduced):
             metrics["sampling/sampling_logp_difference/max"] = apart_S.max(), 1.0
         return metrics, losses_S
 
-    def _compared(self, logprobs_S: Tensor, old_logprobs_S: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The two sides of the ratio: each token's own log-probability, or its sequence's mean."""
-        if self.ratio == "token":
-            return logprobs_S, old_logprobs_S
-        mean_S, old_mean_S = (sequence_means(x_S, batch.branch_S, batch.n_branches)[batch.branch_S] for x_S in (logprobs_S, old_logprobs_S))
-        if self.ratio == "sequence_token":
-            mean_S = mean_S.detach() + (logprobs_S - logprobs_S.detach())  # exactly the mean: the brackets matter
-        return mean_S, old_mean_S
+    def _terms(self, tokens: PolicyTokens) -> PolicyTerms:
+        return self.policy_loss.terms(tokens) if self.ceiling is None else dual_clip(tokens, self.policy_loss.terms, self.ceiling)
 
 
 def _metrics(

@@ -25,8 +25,8 @@ from keel.verbs.prefer.answers import referred
 from keel.verbs.prefer.better import Better, by_judge, by_rewards
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.recipe import PreferRecipe
-from keel.verbs.prefer.reference_model import other_reference
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
 from keel.verbs.shared.sampled import Prompts, answered, check_rewards, explained, longest_answered, longest_batch
@@ -90,7 +90,7 @@ def _trainer(
     steps = total_steps(recipe.loop, len(prompts))
     _check_refresh(online.reference, steps)
     policy = LocalLearner(model, recipe.optim, recipe.batch, steps * online.epochs * online.minibatches, recipe.seed, params.temperature)
-    other, _ = other_reference(session, recipe, renderer, model.media)
+    other, _ = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, model.media)
     reference = _reference(policy, objective, online.reference, other)
     actors = actors_of(policy, sampler, better.reward, reference)
     measuring, measured = replace(actors, reward=better.evaluate), {"eval": sides["held_out"], "test": sides["test"]}

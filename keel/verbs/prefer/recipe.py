@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of, names_a_file
 from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.shared.inputs import reward_files
@@ -67,5 +68,7 @@ class PreferRecipe(TrainRecipe):
 
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
+        if names_a_file(self.objective.name):
+            yield NamedFile("objective.name", file_of(self.objective.name))
         if self.online is not None:
             yield from reward_files("online.rewards", self.online.rewards)

@@ -14,7 +14,7 @@ from keel.types import PairTarget, Unit
 from keel.verbs.prefer.answers import answer_units, referred
 from keel.verbs.prefer.online import run_online
 from keel.verbs.prefer.recipe import PreferRecipe
-from keel.verbs.prefer.reference_model import other_reference
+from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.policy import fit, learner_of, probe_of, reference_of
 from keel.verbs.shared.session import load, open_session, record
 from keel.verbs.shared.units import datasets, preference_units, prepare
@@ -39,7 +39,7 @@ def run_prefer(recipe: PreferRecipe, path: Path, parent: str = "") -> dict[str, 
         render = answer_units(renderer) if objective.takes_answers else preference_units(renderer)
         units, account = prepare(splits, path, renderer, render)
         learner = learner_of(recipe, loaded, len(units.train), objective)
-        other, digest = other_reference(session, recipe, renderer, loaded.model.media)
+        other, digest = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)
         if other is not None and "ref_kl" in objective.needs:
             learner.reference = other
         cache = reference_of(session, recipe.reference_cache, LocalInference(other, recipe.batch) if other is not None else learner, digest)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from keel.core.errors import ConfigError
 from keel.learner.local import LocalLearner
 from keel.loops.offline import total_steps
 from keel.loops.online import Actors, OnlineTrainer
 from keel.methods import Algorithm, resolve
 from keel.models.loading import Loaded
 from keel.models.media import MediaStore
+from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.judge import Judge
@@ -19,6 +21,7 @@ from keel.rollout.engines import make_sampler
 from keel.types import Sampler, SamplingParams
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
 from keel.verbs.shared.rewards import rewards_of
@@ -67,11 +70,13 @@ def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) 
     sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
     record_sampling(session, sampler)
     kl = algorithm.kl
-    reference = reference_of(policy, kl.reference) if kl is not None else None
+    teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
+    _same_vocabulary(recipe, params, loaded.model, teacher)
+    reference = reference_of(policy, kl.reference, teacher) if kl is not None else None
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
-    judge = Judge(rewards, recipe.on_reward_failure, composer)
+    judge = Judge(rewards, recipe.on_reward_failure, composer if rewards else None)
     critic = _critic(session, recipe, algorithm, updates, loaded.model.media)
     return RLParts(algorithm, loaded, renderer, params, prompts, policy, sampler, reference, critic, rewards, composer, judge)
 
@@ -79,13 +84,25 @@ def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) 
 def trainer_of(session: Session, recipe: RLRecipe, parts: RLParts) -> OnlineTrainer:
     """The loop over these parts, with what measures the policy on held-out and test prompts."""
     measuring = replace(parts.actors, reward=parts.judge.evaluate)
-    sides = {"eval": parts.prompts["held_out"], "test": parts.prompts["test"]}
-    evaluators = evaluators_of(sides, measuring, parts.params, recipe.eval_sampling, parts.renderer, session.run, recipe.loop.probes)
-    trainer = OnlineTrainer(
-        parts.actors, parts.algorithm, parts.prompts["train"], parts.params, recipe.samples, recipe.loop, recipe.seed, evaluators
+    algorithm, sides = parts.algorithm, {"eval": parts.prompts["held_out"], "test": parts.prompts["test"]}
+    evaluators = evaluators_of(
+        sides, measuring, parts.params, recipe.eval_sampling, parts.renderer, session.run, recipe.loop.probes, algorithm.taught
     )
-    trainer.exploration, trainer.composer = recipe.exploration, parts.composer
+    trainer = OnlineTrainer(
+        parts.actors, algorithm, parts.prompts["train"], parts.params, recipe.samples, recipe.loop, recipe.seed, evaluators
+    )
+    trainer.exploration, trainer.composer = recipe.exploration, parts.composer if parts.rewards else None
     return trainer
+
+
+def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, teacher: Model | None) -> None:
+    """Models of one tokenizer may have heads of different sizes; what was cut while sampling is told apart by its place in the head."""
+    if teacher is not None and params.cut and len(teacher.head_weight_VH) != len(policy.head_weight_VH):
+        raise ConfigError(
+            f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: what "
+            "sampling cuts off cannot be told apart for both",
+            "set sampling.top_p=1, top_k=0 and min_tokens=0",
+        )
 
 
 def _critic(session: Session, recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:

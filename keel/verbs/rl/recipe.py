@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of, names_a_file
 from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig
 from keel.methods import AlgorithmConfig, resolve
@@ -34,7 +35,12 @@ class RLRecipe(TrainRecipe):
     exploration: ExplorationConfig = Field(
         default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
     )
-    rewards: list[RewardConfig] = Field(min_length=1, description="Named rewards and their weights.")
+    rewards: list[RewardConfig] = Field(
+        default=[], description="Named rewards and their weights; at least one, unless a teacher is followed. Weight 0: only measured."
+    )
+    teacher: str = Field(
+        default="", description="The model that algorithm.name=distill follows, as `model`, of the same tokenizer. It stays as it is."
+    )
     composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
     critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")
@@ -52,6 +58,27 @@ class RLRecipe(TrainRecipe):
         if s.temperature == 0 or s.top_k == 1:
             name = "temperature=0" if s.temperature == 0 else "top_k=1"
             raise ValueError(f"sampling.{name}: greedy rollouts of a prompt are all the same and have no policy gradient; set it higher")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_from_something(self) -> RLRecipe:
+        """From rewards, from a teacher, or from both."""
+        algorithm = resolve(self.algorithm, self.samples)
+        if algorithm.taught and not self.teacher:
+            raise ConfigError(f"algorithm.name={algorithm.name} follows a teacher, and none is named", "set teacher to a model")
+        if self.teacher and not algorithm.taught:
+            raise ConfigError(f"teacher would have no effect: the algorithm '{algorithm.name}' follows none", "set algorithm.name=distill")
+        if not self.rewards and not algorithm.taught:
+            raise ConfigError("rewards: there are none, and nothing else says which answers are good", "name at least one reward")
+        unread = [name for name in ("composition", "on_reward_failure") if name in self.changed]
+        if not self.rewards and unread:
+            raise ConfigError(f"{' and '.join(unread)} would have no effect: there are no rewards", "leave it out")
+        counted = [r.name for r in self.rewards if r.weight]
+        if algorithm.taught and counted and algorithm.credits_tokens and algorithm.credit.gamma == 0:
+            raise ConfigError(
+                f"reward '{counted[0]}' would count for the last token of an answer alone: algorithm.credit.gamma is 0",
+                "set its weight to 0, which only measures, or algorithm.credit.gamma=1",
+            )
         return self
 
     @model_validator(mode="after")
@@ -120,4 +147,8 @@ class RLRecipe(TrainRecipe):
         yield from super().files()
         if self.critic_model:
             yield NamedFile("critic_model", self.critic_model, is_model=True)
+        if self.teacher:
+            yield NamedFile("teacher", self.teacher, is_model=True)
+        if names_a_file(self.algorithm.objective):
+            yield NamedFile("algorithm.objective", file_of(self.algorithm.objective))
         yield from reward_files("rewards", self.rewards)

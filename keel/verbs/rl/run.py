@@ -32,7 +32,7 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         self_test(recipe, parts, session.bus)
         trainer = trainer_of(session, recipe, parts)
         try:
-            result = train(session, trainer, recipe, EarlyStopConfig(metric="eval/reward", mode="max"))
+            result = train(session, trainer, recipe, _best(recipe))
         except DivergedError as error:
             raise explained(error, parts.judge) from None
         if not result.interrupted:
@@ -42,6 +42,13 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         prompts = len(parts.prompts["train"])
         summary = {"algorithm": parts.algorithm.name, "prompts": prompts, "samples": recipe.samples, "data": account.summary()}
         return session.finish(summary | refused_answers(parts.rewards) | {"composition": parts.composer.summary()}, result)
+
+
+def _best(recipe: RLRecipe) -> EarlyStopConfig:
+    """What makes an evaluation the best: its reward, or where none counts the distance to the teacher."""
+    if recipe.teacher and not any(r.weight for r in recipe.rewards):
+        return EarlyStopConfig(metric="eval/teacher/kl", mode="min")
+    return EarlyStopConfig(metric="eval/reward", mode="max")
 
 
 def _save(session: Session, parts: RLParts) -> None:
@@ -59,7 +66,8 @@ def self_test(recipe: RLRecipe, parts: RLParts, bus: EventBus) -> None:
     ready = [_ready(u) for u in units]
     if parts.reference is not None:
         ready = list(with_signal(ready, "ref_logprobs", parts.reference.logprobs(ready)))
-        check_reference(parts.policy, ready, bus, skip)
+        if not algorithm.taught:  # a teacher is not where training starts
+            check_reference(parts.policy, ready, bus, skip)
     longest = longest_batch(ready, prompts, -(-recipe.loop.batch_size // algorithm.minibatches), recipe.samples, parts.params.max_tokens)
     check_training(parts.policy, algorithm.policy_objective(), ready, bus, skip, longest)
     if parts.critic is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from keel.core.hashing import stable_hash
 from keel.loops.online import Actors, sample_groups
-from keel.methods.credit.measures import group_metrics
+from keel.methods import group_metrics, rollout_units
 from keel.render.renderer import Renderer
 from keel.rollout.config import EvalSamplingConfig
 from keel.runs.directory import RunDir
@@ -41,9 +43,10 @@ def evaluators_of(
     renderer: Renderer,
     run: RunDir,
     probes: int,
+    taught: bool = False,
 ) -> dict[str, RolloutEvaluator]:
-    """One evaluator a side, by its name."""
-    return {side: RolloutEvaluator(side, actors, found, params, sampling, renderer, run, probes) for side, found in sides.items()}
+    """One evaluator a side, by its name. ``taught``: the actors' reference is a teacher, and the distance to it is measured."""
+    return {side: RolloutEvaluator(side, actors, found, params, sampling, renderer, run, probes, taught) for side, found in sides.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,22 @@ class RolloutEvaluator:
     renderer: Renderer
     run: RunDir
     probes: int
+    taught: bool = False
 
     def __call__(self, step: int) -> Mapping[str, float]:
         if not self.prompts:
             return {}
         groups = self.actors.reward(measured_answers(self.actors.sampler, self.prompts, self.params, self.sampling))
         self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in self._picked(groups, step).items()])
-        return {f"{self.side}/{name}": value for name, value in group_metrics(groups).items()}
+        return {f"{self.side}/{name}": value for name, value in {**group_metrics(groups), **self._distance(groups)}.items()}
+
+    def _distance(self, groups: Sequence[Group]) -> dict[str, float]:
+        """``teacher/kl``: the reverse KL to the teacher in nats per token, k1 of the tokens that were sampled."""
+        units, teacher = rollout_units(groups), self.actors.reference_logprobs
+        if not self.taught or teacher is None or not units:
+            return {}
+        apart = [p - t for own, other in zip(self.actors.policy.logprobs(units), teacher(units), strict=True) for p, t in zip(own, other)]
+        return {"teacher/kl": float(torch.cat(apart).double().sum()) / sum(int(b.trained_T.sum()) for u in units for b in u.branches)}
 
     def _picked(self, groups: Sequence[Group], step: int) -> dict[int, str]:
         """Which prompts' first answers are kept, and why. One without a reward is neither the worst nor the best."""

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from keel.cli import main
-from keel.methods import ALGORITHMS
 from labs.bench import learn, learn_against
-from labs.bench.learn import Curve, markdown, run, sft_start, table_rows
+from labs.bench.learn import LEARNERS, Curve, markdown, run, sft_start, table_rows
 from labs.bench.model import make_model
 from labs.bench.tasks import MARK, SYMBOLS, TASKS
 from labs.bench.workload import BOS, EOS
@@ -109,7 +108,7 @@ def test_the_command_refuses_unknown_names_and_writes_the_table(
 @pytest.mark.parametrize("task", TASKS)
 def test_every_algorithm_beats_its_start(task: str, folder: Path) -> None:
     start = sft_start(folder, TASKS[task])
-    for algorithm in ALGORITHMS:
+    for algorithm in LEARNERS:
         found = run(folder, start, TASKS[task], algorithm, 0, 40, 0.8)
         assert found.final > found.start + 0.12, (algorithm, found.start, found.final)  # four standard errors of a share of 256
 

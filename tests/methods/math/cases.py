@@ -4,6 +4,8 @@ broken ones. Numbers were worked out on paper from the equations, not by running
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -46,70 +48,54 @@ def kl(m: ModuleType) -> None:
         refuses(estimator, vec(0.0), vec(0.0, 0.0))
 
 
+POLICY_LOSSES = Path(__file__).with_name("policy_losses")
+
+
+def tokens(
+    m: ModuleType, new: Tensor, old: Tensor, advantages: Tensor, low: float = 0.2, high: float = 0.2, branch: list[int] | None = None
+) -> Any:
+    """Tokens of one sequence, or of those that ``branch`` names."""
+    branch_S = torch.tensor(branch or [0] * len(new))
+    return m.PolicyTokens(new, old, advantages, branch_S, int(branch_S.max()) + 1, low, high)
+
+
 def policy(m: ModuleType) -> None:
-    # ratios 1.5, 1.5, 0.5, 0.5, 1.1; advantages 2, -2, 2, -2, 2
-    new, old = vec(1.5, 1.5, 0.5, 0.5, 1.1).log(), vec(1.0, 1.0, 1.0, 1.0, 1.0).log()
-    advantages = vec(2.0, -2.0, 2.0, -2.0, 2.0)
-    terms = m.ppo_clip(new, old, advantages, 0.2, 0.3)
-    # clipped up to 1.3 only for A > 0; down to 0.8 only for A < 0
-    close(terms.loss_S, -2.6, 3.0, -1.0, 1.6, -2.2)
-    assert terms.low_S.tolist() == [False, False, False, True, False]
-    assert terms.high_S.tolist() == [True, False, False, False, False]
-    close(m.ppo_clip(vec(0.0), vec(-0.1), vec(1.0)).loss_S, -math.exp(0.1))
-    close(m.ppo_clip(vec(0.0), vec(-0.5), vec(1.0)).loss_S, -1.2)  # the defaults are 0.2 and 0.2
-    close(m.ppo_clip(vec(-0.5), vec(0.0), vec(-1.0)).loss_S, 0.8)
-    inside = m.ppo_clip(vec(0.9, 1.1, 1.1).log(), vec(0.0, 0.0, 0.0), vec(-2.0, -2.0, 2.0))
-    assert not (inside.low_S | inside.high_S).any()
-    slight = m.ppo_clip(vec(0.5, 1.5).log(), vec(0.0, 0.0), vec(-0.5, 0.5))
-    assert slight.low_S.tolist() == [True, False]
-    assert slight.high_S.tolist() == [False, True]
-    still = m.ppo_clip(vec(0.5, -0.5), vec(0.0, 0.0), vec(0.0, 0.0))
-    assert not (still.low_S | still.high_S).any()  # no advantage: nothing was held back
-    edge = m.ppo_clip(vec(0.0, 0.0), vec(0.0, 0.0), vec(1.0, -1.0), 0.0, 0.0)
-    assert not (edge.low_S | edge.high_S).any()  # on the edge of the band: the gradient still flows
-    plain = m.policy_gradient(vec(-0.5, -2.0), vec(-1.0, -1.0), vec(3.0, -1.0))
-    close(plain.loss_S, 1.5, -2.0)
-    assert plain.low_S.tolist() == plain.high_S.tolist() == [False, False]
-    for ratio_loss in (m.ppo_clip, m.surrogate):  # a token that became e^800 times as likely does not overflow
-        close(ratio_loss(vec(800.0), vec(0.0), vec(-2.0)).loss_S, 2.0 * math.exp(20.0))
-    bare = m.surrogate(new, old, advantages)
-    close(bare.loss_S, -3.0, 3.0, -1.0, 1.0, -2.2)
-    assert not (bare.low_S | bare.high_S).any()
-    close(m.surrogate(vec(0.0), vec(-0.5), vec(1.0)).loss_S, -math.exp(0.5))
-    # weights 1.3, 1.3, 0.8, 0.8, 1.1, held constant, times log pi
-    weighed = m.cispo(new, old, advantages, 0.2, 0.3)
-    log15, log05, log11 = 0.4054651081081644, -LN2, 0.0953101798043249
-    close(weighed.loss_S, -2.6 * log15, 2.6 * log15, -1.6 * log05, 1.6 * log05, -2.2 * log11)
-    assert weighed.low_S.tolist() == [False, False, True, True, False]
-    assert weighed.high_S.tolist() == [True, True, False, False, False]
-    free = m.cispo(vec(-9.0, 0.0), vec(-1.0, -2.0), vec(1.0, 1.0), 1.0, 4.0)  # no lower bound, and at most 5
-    close(free.loss_S, 9.0 * math.exp(-8.0), 0.0)
-    assert free.low_S.tolist() == [False, False]
-    assert free.high_S.tolist() == [False, True]
-    close(m.cispo(vec(-1.0), vec(-3.0), vec(1.0), 1.0, 4.0).loss_S, 5.0)
-    kept = m.cispo(vec(-0.5, -0.5), vec(-0.5, -0.5), vec(1.0, -1.0), 0.0, 0.0)
-    assert not (kept.low_S | kept.high_S).any()
+    """The case of each policy loss is ``check(m, tools)`` in a file of its name, with the tools of this file."""
+    for path in sorted(POLICY_LOSSES.glob("*.py")):
+        runpy.run_path(str(path))["check"](m, SimpleNamespace(vec=vec, close=close, refuses=refuses, tokens=tokens))
+
+
+def policy_parts(m: ModuleType) -> None:
+    """What all policy losses share: the tokens they see, and the bound on bad tokens."""
+
+    def dual(new: Tensor, advantages: Tensor, loss: Any, ceiling: float) -> Any:
+        return m.dual_clip(tokens(m, new, torch.zeros_like(new), advantages), loss, ceiling)
+
     # ratios 4, 4, 3, 1.5, 0.5 under a ceiling of 3: only the first bad one is bounded, and 3 itself is not
-    tall, small = vec(4.0, 4.0, 3.0, 1.5, 0.5).log(), vec(0.0, 0.0, 0.0, 0.0, 0.0)
-    bounded = m.dual_clip(tall, small, vec(-2.0, 2.0, -2.0, -2.0, -2.0), m.surrogate)
+    tall = vec(4.0, 4.0, 3.0, 1.5, 0.5).log()
+    bounded = dual(tall, vec(-2.0, 2.0, -2.0, -2.0, -2.0), m.surrogate, 3.0)
     close(bounded.loss_S, 6.0, -8.0, 6.0, 3.0, 1.0)
     assert bounded.high_S.tolist()[:2] == [True, False]
     assert bounded.high_S.tolist()[3:] == [False, False]
-    close(m.dual_clip(tall, small, vec(-2.0, 2.0, -2.0, -2.0, -2.0), ceiling=2.0).loss_S, 4.0, -2.4, 4.0, 3.0, 1.6)
-    both = m.dual_clip(vec(4.0, 4.0, 0.5).log(), vec(0.0, 0.0, 0.0), vec(-1.0, 1.0, -1.0))
+    close(dual(tall, vec(-2.0, 2.0, -2.0, -2.0, -2.0), m.ppo_clip, 2.0).loss_S, 4.0, -2.4, 4.0, 3.0, 1.6)
+    both = dual(vec(4.0, 4.0, 0.5).log(), vec(-1.0, 1.0, -1.0), m.ppo_clip, 3.0)
     assert both.high_S.tolist() == [True, True, False]
     assert both.low_S.tolist() == [False, False, True]
-    idle = m.dual_clip(vec(1.0), vec(0.0), vec(0.0), lambda *_: m.PolicyTerms(vec(1.0), vec(0.0) > 0, vec(0.0) > 0))
-    close(idle.loss_S, 1.0)  # without an advantage there is nothing to bound
-    edge = m.dual_clip(vec(0.0), vec(0.0), vec(-1.0), lambda *_: m.PolicyTerms(vec(3.0), vec(0.0) > 0, vec(0.0) > 0))
-    assert edge.high_S.tolist() == [False]  # on the ceiling itself the gradient still flows
-    refuses(m.dual_clip, vec(0.0), vec(0.0), vec(1.0), m.ppo_clip, 1.0)
-    refuses(m.dual_clip, vec(0.0), vec(0.0), vec(1.0), m.ppo_clip, 0.5)
-    close(m.dual_clip(vec(3.0).log(), vec(0.0), vec(-1.0), m.surrogate, 1.5).loss_S, 1.5)
-    refuses(m.surrogate, vec(0.0), vec(0.0), vec(0.0, 0.0))
-    refuses(m.cispo, vec(0.0), vec(0.0), vec(0.0, 0.0), 0.2, 0.2)
-    refuses(m.ppo_clip, vec(0.0), vec(0.0), vec(0.0, 0.0))
-    refuses(m.policy_gradient, vec(0.0), vec(0.0), torch.ones(1, dtype=torch.int64))
+
+    def fixed(loss: float) -> Any:
+        return lambda _: m.PolicyTerms(vec(loss), vec(0.0) > 0, vec(0.0) > 0)
+
+    close(dual(vec(1.0), vec(0.0), fixed(1.0), 3.0).loss_S, 1.0)  # without an advantage there is nothing to bound
+    assert dual(vec(0.0), vec(-1.0), fixed(3.0), 3.0).high_S.tolist() == [False]  # on the ceiling itself the gradient still flows
+    refuses(dual, vec(0.0), vec(1.0), m.ppo_clip, 1.0)
+    refuses(dual, vec(0.0), vec(1.0), m.ppo_clip, 0.5)
+    close(dual(vec(3.0).log(), vec(-1.0), m.surrogate, 1.5).loss_S, 1.5)
+    refuses(tokens, m, vec(0.0), vec(0.0), vec(0.0, 0.0))
+    refuses(tokens, m, vec(0.0), vec(0.0, 0.0), vec(0.0))
+    refuses(tokens, m, vec(0.0), vec(0.0), torch.ones(1, dtype=torch.int64))
+    refuses(tokens, m, vec(0.0), vec(0.0), vec(0.0), 0.2, 0.2, [0, 0])
+    close(tokens(m, vec(1.0, 3.0, 5.0), vec(0.0, 0.0, 0.0), vec(0.0, 0.0, 0.0), branch=[1, 1, 0]).means(vec(1.0, 3.0, 5.0)), 2.0, 2.0, 5.0)
+    assert list(m.POLICY_LOSSES) == [row.name for row in m.POLICY_LOSSES.values()]
 
 
 def correction(m: ModuleType) -> None:
@@ -377,7 +363,7 @@ CASES = {
     "checks": checks,
     "imitation": together(sft, logged),
     "kl": together(kl, divergence),
-    "policy": together(policy, correction),
+    "policy": together(policy, policy_parts, correction),
     "preference": together(preference, answers),
     "reduce": reduce,
     "reward": together(reward, ratings),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from keel.core.errors import DataError
 from keel.learner.inference import MetricSums
 from keel.learner.packing import narrow, pack
 from keel.methods.math.kl import k2, k3
-from keel.methods.math.policy import policy_gradient, ppo_clip
+from keel.methods.math.policy import POLICY_LOSSES
 from keel.methods.math.preference import smoothed
 from keel.methods.math.reduce import REDUCTIONS
 from keel.methods.objectives.policy import PolicyObjective
@@ -64,11 +63,11 @@ OBJECTIVES = {
     "sft per sequence": SupervisedObjective(REDUCTIONS["per_sequence"]),
     "reward": RewardObjective(centring=0.1),
     "dpo": PreferenceObjective(relabel=lambda label_E: smoothed(label_E, 0.1)),
-    "policy gradient": PolicyObjective(policy_gradient, REDUCTIONS["sequence_sum"]),
+    "policy gradient": PolicyObjective(POLICY_LOSSES["policy_gradient"], REDUCTIONS["sequence_sum"]),
     "ppo": PolicyObjective(entropy_coef=0.1),
-    "grpo": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], kl=k3, kl_coef=0.04),
-    "per prompt": PolicyObjective(ppo_clip, REDUCTIONS["per_prompt"], kl=k2, kl_coef=0.1),
-    "gspo": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], ratio="sequence"),
+    "grpo": PolicyObjective(POLICY_LOSSES["ppo_clip"], REDUCTIONS["per_sequence"], kl=k3, kl_coef=0.04),
+    "per prompt": PolicyObjective(POLICY_LOSSES["ppo_clip"], REDUCTIONS["per_prompt"], kl=k2, kl_coef=0.1),
+    "gspo": PolicyObjective(POLICY_LOSSES["gspo"], REDUCTIONS["per_sequence"]),
     "value": ValueObjective(),
 }
 
@@ -209,7 +208,7 @@ def test_policy_by_hand():
     )
     logprobs = torch.tensor([math.log(1.5) - 1, math.log(0.5) - 1, -1.0])
     out = Outputs(logprobs, entropy_S=torch.tensor([1.0, 2.0, 6.0]))
-    objective = PolicyObjective(partial(ppo_clip, low=0.2, high=0.3), REDUCTIONS["per_sequence"], kl=k2, kl_coef=0.1, entropy_coef=0.01)
+    objective = PolicyObjective(POLICY_LOSSES["ppo_clip"], REDUCTIONS["per_sequence"], (0.2, 0.3), kl=k2, kl_coef=0.1, entropy_coef=0.01)
     result = objective.loss(batch, out, objective.counts(units))
     l15, l2 = math.log(1.5) ** 2, math.log(2) ** 2
     policy = [-2.6, 0.8, -1.0]
@@ -241,8 +240,8 @@ def test_policy_by_hand():
 def test_without_old_logprobs_the_ratio_is_exactly_one():
     units, batch = policy_batch(advantages=[2.0, -1.0, 1.0])
     logprobs = torch.tensor([-0.3, -2.0, -1.0], requires_grad=True)
-    for loss in (ppo_clip, policy_gradient):
-        objective = PolicyObjective(loss)
+    for name in ("ppo_clip", "policy_gradient"):
+        objective = PolicyObjective(POLICY_LOSSES[name])
         result = objective.loss(batch, Outputs(logprobs, torch.zeros(3)), objective.counts(units))
         (gradient,) = torch.autograd.grad(result.loss, logprobs)
         assert gradient.tolist() == pytest.approx([-2 / 3, 1 / 3, -1 / 3])
@@ -253,7 +252,7 @@ def test_without_old_logprobs_the_ratio_is_exactly_one():
 def test_a_sequence_ratio_is_the_geometric_mean_and_moves_all_tokens():
     units, batch = policy_batch(advantages=[2.0, 2.0, -1.0], old_logprobs=[-1.0, -1.0, -1.0])
     logprobs = torch.tensor([-0.9, -1.3, -1.0], requires_grad=True)
-    objective = PolicyObjective(partial(ppo_clip, low=1.0, high=1.0), REDUCTIONS["per_sequence"], ratio="sequence")
+    objective = PolicyObjective(POLICY_LOSSES["gspo"], REDUCTIONS["per_sequence"], (1.0, 1.0))
     result = objective.loss(batch, Outputs(logprobs, torch.zeros(3)), objective.counts(units))
     ratio = math.exp((0.1 - 0.3) / 2)
     assert result.loss.item() == pytest.approx((-2 * ratio + 1) / 2)

@@ -10,11 +10,12 @@ import torch
 
 from keel.learner.packing import pack
 from keel.methods.math.kl import k1, k2
-from keel.methods.math.policy import Correction, ppo_clip, surrogate
+from keel.methods.math.policy import POLICY_LOSSES, Correction
 from keel.methods.objectives.policy import PolicyObjective
 from keel.types import Branch, Encoded, Outputs, Unit
 
 LN2, FAR = math.log(2), 20.0
+PPO, SURROGATE = POLICY_LOSSES["ppo_clip"], POLICY_LOSSES["surrogate"]
 
 
 def measured(
@@ -35,11 +36,11 @@ def test_every_term_joins_the_loss():
     given: dict[str, Any] = {"old_logprobs": old, "ref_logprobs": reference, "advantages": [1.0, -3.0]}
     policy = (-2.0 + 3.0) / 2
     call = ([-1.0, -2.0], [0.5, 1.5])
-    assert measured(PolicyObjective(surrogate), *call, **given)[0] == pytest.approx(policy)
-    assert measured(PolicyObjective(surrogate, entropy_coef=0.2), *call, **given)[0] == pytest.approx(policy - 0.2 * 1.0)
-    assert measured(PolicyObjective(surrogate, kl=k1, kl_coef=0.3), *call, **given)[0] == pytest.approx(policy + 0.3 * (LN2 + 2) / 2)
-    assert measured(PolicyObjective(surrogate, kl=k2), *call, **given)[0] == pytest.approx(policy)  # at no price
-    assert measured(PolicyObjective(surrogate, old_kl_coef=0.4), *call, **given)[0] == pytest.approx(policy + 0.4 * (1 - LN2) / 2)
+    assert measured(PolicyObjective(SURROGATE), *call, **given)[0] == pytest.approx(policy)
+    assert measured(PolicyObjective(SURROGATE, entropy_coef=0.2), *call, **given)[0] == pytest.approx(policy - 0.2 * 1.0)
+    assert measured(PolicyObjective(SURROGATE, kl=k1, kl_coef=0.3), *call, **given)[0] == pytest.approx(policy + 0.3 * (LN2 + 2) / 2)
+    assert measured(PolicyObjective(SURROGATE, kl=k2), *call, **given)[0] == pytest.approx(policy)  # at no price
+    assert measured(PolicyObjective(SURROGATE, old_kl_coef=0.4), *call, **given)[0] == pytest.approx(policy + 0.4 * (1 - LN2) / 2)
 
 
 def test_every_metric_by_hand():
@@ -49,7 +50,7 @@ def test_every_metric_by_hand():
         "ref_logprobs": [-2.0, -1.0, -1.0, 0.0],
         "advantages": [1.0, -1.0, 1.0, 1.0],
     }
-    _, found = measured(PolicyObjective(ppo_clip), [-1.0] * 4, [0.0, 1.0, 2.0, 3.0], **given)
+    _, found = measured(PolicyObjective(PPO), [-1.0] * 4, [0.0, 1.0, 2.0, 3.0], **given)
     k3_up, k3_down = math.exp(-1) + 1 - 1, math.e - 1 - 1
     assert found == pytest.approx(
         {
@@ -72,11 +73,11 @@ def test_every_metric_by_hand():
 def test_tokens_beyond_the_bound_are_counted_once_and_cut():
     """To the old policy: beyond it upwards, on it, within; to the reference: beyond, within, beyond downwards."""
     given: dict[str, Any] = {"old_logprobs": [-1.0 - 2 * FAR, -1.0 - FAR, -1.0], "advantages": [0.0] * 3}
-    _, alone = measured(PolicyObjective(surrogate), [-1.0] * 3, [0.0] * 3, **given)
+    _, alone = measured(PolicyObjective(SURROGATE), [-1.0] * 3, [0.0] * 3, **given)
     assert alone["policy/bounded_ratio"] == pytest.approx(1 / 3)
     assert alone["val/ratio"] == pytest.approx((2 * math.exp(FAR) + 1) / 3)
     _, both = measured(
-        PolicyObjective(surrogate), [-1.0] * 3, [0.0] * 3, ref_logprobs=[-1.0 - 2 * FAR, -1.0 - FAR, -1.0 + 2 * FAR], **given
+        PolicyObjective(SURROGATE), [-1.0] * 3, [0.0] * 3, ref_logprobs=[-1.0 - 2 * FAR, -1.0 - FAR, -1.0 + 2 * FAR], **given
     )
     assert both["policy/bounded_ratio"] == pytest.approx(2 / 3)
     assert both["kl/max"] == pytest.approx(math.exp(FAR) - 1 - FAR, rel=1e-6)
@@ -84,7 +85,7 @@ def test_tokens_beyond_the_bound_are_counted_once_and_cut():
 
 def test_extremes_are_those_of_tokens():
     given: dict[str, Any] = {"sampler_logprobs": [-1.0 - LN2, -1.0 + LN2, -1.0], "advantages": [1.0, 1.0, 1.0]}
-    for objective in (PolicyObjective(surrogate), PolicyObjective(surrogate, correction=Correction("truncate", "token", 9.0))):
+    for objective in (PolicyObjective(SURROGATE), PolicyObjective(SURROGATE, correction=Correction("truncate", "token", 9.0))):
         _, found = measured(objective, [-1.0] * 3, [0.0] * 3, **given)
         ratio = [found[f"sampling/importance_sampling_ratio/{x}"] for x in ("min", "mean", "max")]
         assert ratio == pytest.approx([0.5, 3.5 / 3, 2.0])
@@ -98,4 +99,4 @@ def test_both_outputs_are_asked_for(missing: int):
     values: list[Any] = [torch.zeros(1), torch.zeros(1)]
     values[missing] = None
     with pytest.raises(AssertionError):
-        PolicyObjective(surrogate).loss(pack(units), Outputs(logprobs_S=values[0], entropy_S=values[1]), PolicyObjective().counts(units))
+        PolicyObjective(SURROGATE).loss(pack(units), Outputs(logprobs_S=values[0], entropy_S=values[1]), PolicyObjective().counts(units))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -12,19 +11,21 @@ import torch
 from keel.learner.inference import MetricSums
 from keel.learner.packing import narrow, pack
 from keel.methods.math.kl import k2
-from keel.methods.math.policy import Correction, cispo, dual_clip, ppo_clip, surrogate
+from keel.methods.math.policy import POLICY_LOSSES, Correction
 from keel.methods.math.reduce import REDUCTIONS
 from keel.methods.objectives.policy import PolicyObjective
 from keel.types import Batch, Branch, Encoded, Outputs, Unit
 
 SIGNALS = ("advantages", "old_logprobs", "sampler_logprobs", "key")
+PPO, SURROGATE, GSPO, GSPO_TOKEN = (POLICY_LOSSES[name] for name in ("ppo_clip", "surrogate", "gspo", "gspo_token"))
+PER_SEQUENCE = REDUCTIONS["per_sequence"]
 OBJECTIVES = {
-    "cispo": PolicyObjective(partial(cispo, low=1.0, high=0.5)),
-    "gspo_token": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], ratio="sequence_token"),
-    "dual": PolicyObjective(partial(dual_clip, ceiling=1.5)),
-    "ppo_kl": PolicyObjective(surrogate, old_kl_coef=0.7),
-    "tis": PolicyObjective(ppo_clip, correction=Correction("truncate", "token", 1.5)),
-    "mis": PolicyObjective(ppo_clip, REDUCTIONS["per_sequence"], correction=Correction("mask", "sequence", 1.5)),
+    **{name: PolicyObjective(row, PER_SEQUENCE, (0.3, 0.5)) for name, row in POLICY_LOSSES.items()},
+    "dual": PolicyObjective(PPO, ceiling=1.5),
+    "dual of sequences": PolicyObjective(GSPO, PER_SEQUENCE, ceiling=1.5),
+    "ppo_kl": PolicyObjective(SURROGATE, old_kl_coef=0.7),
+    "tis": PolicyObjective(PPO, correction=Correction("truncate", "token", 1.5)),
+    "mis": PolicyObjective(PPO, PER_SEQUENCE, correction=Correction("mask", "sequence", 1.5)),
 }
 
 
@@ -88,8 +89,7 @@ def loss_and_gradient(objective: PolicyObjective, units: list[Unit], logprobs: l
 
 
 def test_gspo_token_has_gspo_s_value_and_the_token_s_own_gradient():
-    wide = partial(ppo_clip, low=1.0, high=1.0)
-    sequence, token = (PolicyObjective(wide, REDUCTIONS["per_sequence"], ratio=r) for r in ("sequence", "sequence_token"))
+    sequence, token = (PolicyObjective(row, PER_SEQUENCE, (1.0, 1.0)) for row in (GSPO, GSPO_TOKEN))
     logprobs, old = [-0.9, -1.3, -1.0], [-1.0, -1.0, -1.0]
     s = math.exp((0.1 - 0.3) / 2)
     # one advantage a sequence: the two are the same, value and gradient
@@ -105,14 +105,14 @@ def test_gspo_token_has_gspo_s_value_and_the_token_s_own_gradient():
 
 
 def test_gspo_token_is_clipped_by_its_sequence():
-    objective = PolicyObjective(partial(ppo_clip, low=0.1, high=0.1), REDUCTIONS["per_sequence"], ratio="sequence_token")
+    objective = PolicyObjective(GSPO_TOKEN, PER_SEQUENCE, (0.1, 0.1))
     _, grad, metrics = loss_and_gradient(objective, unit_of([1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]), [-1.0, -0.5, -1.0])
     assert grad == pytest.approx([0.0, 0.0, -0.5])  # the first token's own ratio is 1, its sequence's is e^0.25
     assert metrics["clip_ratio/high_mean"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("ratio", ["sequence", "sequence_token"])
-def test_the_first_update_has_a_ratio_of_exactly_one(ratio):
+@pytest.mark.parametrize("name", [name for name, row in POLICY_LOSSES.items() if row.ratio and row.clips])
+def test_the_first_update_has_a_ratio_of_exactly_one(name):
     """The clip of GSPO is 3e-4 wide: rounding must not reach it."""
     units = ragged()
     units = [
@@ -123,7 +123,7 @@ def test_the_first_update_has_a_ratio_of_exactly_one(ratio):
         )
         for u in units
     ]
-    objective = PolicyObjective(partial(ppo_clip, low=0.0, high=0.0), REDUCTIONS["per_sequence"], ratio=ratio)
+    objective = PolicyObjective(POLICY_LOSSES[name], PER_SEQUENCE, (0.0, 0.0))
     batch = pack(units)
     result = objective.loss(batch, Outputs(1e3 * of(batch), torch.zeros(batch.n_scored)), objective.counts(units))
     assert result.metrics["clip_ratio/region_mean"][0] == 0.0
@@ -132,7 +132,7 @@ def test_the_first_update_has_a_ratio_of_exactly_one(ratio):
 def test_the_penalty_to_the_old_policy_by_hand():
     """Steps of ln 2, -ln 2 and 0: k3 of KL(old || new) is 1 - ln 2, -1/2 + ln 2 and 0; its gradient is ratio - 1."""
     units, ln2 = unit_of([0.0, 0.0, 0.0], [-2.0, -1.0, -1.0]), math.log(2)
-    loss, grad, metrics = loss_and_gradient(PolicyObjective(surrogate, old_kl_coef=3.0), units, [ln2 - 2, -ln2 - 1, -1.0])
+    loss, grad, metrics = loss_and_gradient(PolicyObjective(SURROGATE, old_kl_coef=3.0), units, [ln2 - 2, -ln2 - 1, -1.0])
     assert metrics["policy/old_kl_avg"] == pytest.approx(0.5 / 3)
     assert loss == pytest.approx(3 * 0.5 / 3)
     assert grad == pytest.approx([1.0, -0.5, 0.0])
@@ -151,7 +151,7 @@ def test_importance_weights_scale_the_policy_s_part_alone(recorded):
         Branch(b.tokens_T, b.trained_T, {name: b.signals[name] for name in kept} | x) for b, x in zip(units[0].branches, extra, strict=True)
     ]
     units = [Unit("u", units[0].prompt, tuple(branches))]
-    objective = PolicyObjective(surrogate, kl=k2, kl_coef=0.1, correction=Correction("truncate", "token", 3.0))
+    objective = PolicyObjective(SURROGATE, kl=k2, kl_coef=0.1, correction=Correction("truncate", "token", 3.0))
     loss, grad, metrics = loss_and_gradient(objective, units, [-1.0, -1.0, -1.0])
     assert loss == pytest.approx((-2.0 - 3.0 + 1.0) / 3 + 0.1 * 0.5)
     assert grad == pytest.approx([(-2.0 + 0.1) / 3, (-3.0 + 0.1) / 3, (1.0 + 0.1) / 3])
@@ -169,12 +169,12 @@ def test_importance_weights_scale_the_policy_s_part_alone(recorded):
 def test_without_a_correction_the_ratio_is_only_measured():
     units, ln2 = unit_of([1.0, 1.0, 1.0], [-1.0] * 3), math.log(2)
     branches = tuple(replace(b, signals={**b.signals, "sampler_logprobs": b.signals["old_logprobs"] - ln2}) for b in units[0].branches)
-    plain = loss_and_gradient(PolicyObjective(surrogate), units, [-1.0] * 3)
-    measured = loss_and_gradient(PolicyObjective(surrogate), [replace(units[0], branches=branches)], [-1.0] * 3)
+    plain = loss_and_gradient(PolicyObjective(SURROGATE), units, [-1.0] * 3)
+    measured = loss_and_gradient(PolicyObjective(SURROGATE), [replace(units[0], branches=branches)], [-1.0] * 3)
     assert plain[:2] == measured[:2]
     assert measured[2]["sampling/importance_sampling_ratio/mean"] == pytest.approx(2.0)
     with pytest.raises(AssertionError, match="sampler's log-probabilities"):
-        loss_and_gradient(PolicyObjective(surrogate, correction=Correction("mask")), units, [-1.0] * 3)
+        loss_and_gradient(PolicyObjective(SURROGATE, correction=Correction("mask")), units, [-1.0] * 3)
 
 
 def test_extremes_are_of_the_whole_batch_however_it_is_cut():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -26,9 +25,10 @@ from keel.methods import (
     resolve,
     rollout_units,
 )
+from keel.methods.credit.assign import ESTIMATORS
 from keel.methods.credit.scaling import RewardRule
 from keel.methods.math.kl import k3
-from keel.methods.math.policy import Correction, dual_clip, policy_gradient, surrogate
+from keel.methods.math.policy import POLICY_LOSSES, Correction
 from keel.methods.math.reduce import REDUCTIONS
 from keel.types import Encoded, Group, Outputs, Prompt, Rollout, Unit
 
@@ -52,8 +52,7 @@ def test_grpo_is_the_paper():
     assert a.kl == KL("loss", "k3", 0.04)
     objective = a.policy_objective()
     assert (objective.kl, objective.kl_coef, objective.reduction) == (k3, 0.04, REDUCTIONS["per_sequence"])
-    assert isinstance(objective.policy_loss, partial)
-    assert objective.policy_loss.keywords == {"low": 0.2, "high": 0.2}
+    assert (objective.policy_loss, objective.clip, objective.ceiling) == (POLICY_LOSSES["ppo_clip"], (0.2, 0.2), None)
     assert (a.needs_reference, a.needs_critic, a.needs_old_logprobs) == (True, False, False)
 
 
@@ -66,7 +65,7 @@ def test_trl_preset_has_no_kl_and_a_token_level_loss():
 def test_rloo_reinforce_and_ppo():
     rloo, reinforce, ppo = (ALGORITHMS[n] for n in ("rloo", "reinforce", "ppo"))
     assert (rloo.credit.estimator, rloo.objective, rloo.kl) == ("leave_one_out", "policy_gradient", KL("reward", "k1", 0.05))
-    assert rloo.policy_objective().policy_loss is policy_gradient
+    assert rloo.policy_objective().policy_loss is POLICY_LOSSES["policy_gradient"]
     assert rloo.policy_objective().kl is None  # it is in the reward
     assert reinforce == replace(rloo, name="reinforce", credit=replace(rloo.credit, estimator="batch_baseline"))
     assert (ppo.credit.estimator, ppo.credit.gamma, ppo.credit.lam, ppo.critic) == ("gae", 1.0, 0.95, Critic(0.2, 0.1))
@@ -76,10 +75,12 @@ def test_rloo_reinforce_and_ppo():
 
 def test_relatives_of_grpo():
     grpo, gspo, token, cispo = (ALGORITHMS[n] for n in ("grpo", "gspo", "gspo_token", "cispo"))
-    assert replace(gspo, name="gspo_token", ratio="sequence_token") == token
+    assert replace(gspo, name="gspo_token", objective="gspo_token") == token
+    assert replace(gspo, name="gmpo", objective="gmpo", clip=(0.4, 0.4)) == ALGORITHMS["gmpo"]
+    assert replace(grpo, name="sapo", objective="sapo", kl=None) == ALGORITHMS["sapo"]
     assert (token.clip, token.kl, token.policy_objective().token_local) == ((3e-4, 4e-4), None, False)
     assert (cispo.clip, cispo.reduce, cispo.kl, cispo.credit) == ((1.0, 4.0), "per_token", None, grpo.credit)
-    assert cispo.policy_objective().policy_loss.keywords == {"low": 1.0, "high": 4.0}
+    assert cispo.policy_objective().clip == (1.0, 4.0)
 
 
 def test_remax_and_ppo_with_a_penalty():
@@ -88,7 +89,7 @@ def test_remax_and_ppo_with_a_penalty():
     assert remax.needs_greedy
     assert not ALGORITHMS["rloo"].needs_greedy
     assert replace(ppo, name="ppo_kl", objective="surrogate", old_kl=OldKL(1.0, 0.01)) == ppo_kl
-    assert ppo_kl.policy_objective().policy_loss is surrogate
+    assert ppo_kl.policy_objective().policy_loss is POLICY_LOSSES["surrogate"]
     assert (ppo_kl.policy_objective().old_kl_coef, ppo.policy_objective().old_kl_coef) == (1.0, 0.0)
 
 
@@ -106,9 +107,8 @@ def test_dapo_has_its_five_parts():
 def test_limits_on_a_step():
     a = resolve(config("ppo", clip={"dual": 3.0, "kl_stop": 0.02, "kl_coef": 0.5, "kl_target": 0.03}))
     assert (a.dual_clip, a.old_kl) == (3.0, OldKL(0.5, 0.03, 0.02))
-    loss = a.policy_objective().policy_loss
-    assert (loss.func, loss.keywords["ceiling"]) == (dual_clip, 3.0)
-    assert loss.keywords["loss"].keywords == {"low": 0.2, "high": 0.2}
+    objective = a.policy_objective()
+    assert (objective.policy_loss.name, objective.ceiling, objective.clip) == ("ppo_clip", 3.0, (0.2, 0.2))
     assert resolve(config("ppo_kl", clip={"kl_coef": 0.0, "kl_stop": 0.1})).old_kl == OldKL(0.0, None, 0.1)
 
 
@@ -208,10 +208,14 @@ def test_a_group_method_gets_a_critic_by_name():
         ("grpo", {"kl": {"estimator": "k1"}}, "k1 in the loss has an expected gradient of zero"),
         ("ppo", {"kl": {"estimator": "k3"}}, "k3 in the reward does not give the KL's gradient"),
         ("grpo_trl", {"kl": {"place": "loss"}}, "kl.place=loss has no price"),
-        ("gspo", {"reduce": "per_token"}, "which per_token would count by its tokens"),
+        ("gspo", {"reduce": "per_token"}, "gspo makes one loss a sequence, which per_token would count by its tokens"),
+        ("distill", {"kl": {"coef": 0.0}}, "learns from the distance to its teacher"),
+        ("distill", {"kl": {"reference": {"kind": "ema"}}}, "a teacher stays as it is"),
+        ("gmpo", {"reduce": "sequence_sum"}, "gmpo makes one loss a sequence, which sequence_sum would count"),
+        ("sapo", {"clip": {"high": 0.3}}, "clip.high would have no effect: sapo does not clip"),
+        ("sapo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: sapo is not blown up"),
         ("rloo", {"epochs": 2}, "no correction for a policy that has moved on"),
         ("rloo", {"clip": {"low": 0.1}}, "clip.low would have no effect: policy_gradient does not clip"),
-        ("rloo", {"ratio": "sequence", "reduce": "per_sequence"}, "ratio=sequence would have no effect"),
         ("grpo", {"credit": {"gamma": 0.9}}, "credit.gamma would have no effect"),
         ("reinforce_pp", {"credit": {"lam": 0.9}}, "credit.lam would have no effect"),
         ("grpo", {"critic": {"vf_coef": 0.5}}, "critic.vf_coef would have no effect: there is no critic"),
@@ -224,7 +228,6 @@ def test_a_group_method_gets_a_critic_by_name():
         ("cispo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: cispo is not blown up"),
         ("ppo", {"clip": {"dual": 1.2}}, "clip.dual=1.2 lies inside the band"),
         ("ppo", {"clip": {"dual": 1.0}}, "greater than 1"),
-        ("rloo", {"ratio": "sequence_token"}, "ratio=sequence_token would have no effect"),
         ("grpo", {"clip": {"kl_stop": 0.1}}, "the only update of a step starts at the policy that sampled"),
         ("ppo_kl", {"epochs": 1}, "the only update of a step starts at the policy that sampled"),
         ("ppo", {"clip": {"kl_target": 0.1}}, "clip.kl_target has no coefficient to steer"),
@@ -243,7 +246,7 @@ def test_what_cannot_go_together_is_refused_with_the_reason(name, fields, reason
         config(name, **fields)
 
 
-@pytest.mark.parametrize("name", ["grpo", "grpo_trl", "dr_grpo", "gspo", "gspo_token", "cispo", "dapo", "rloo"])
+@pytest.mark.parametrize("name", [n for n, a in ALGORITHMS.items() if getattr(ESTIMATORS[a.credit.estimator], "min_samples", 1) > 1])
 def test_one_sample_cannot_be_compared(name):
     with pytest.raises(ConfigError, match=r"compares the answers to one prompt and gets 1 \(samples=2"):
         resolve(config(name), samples=1)
@@ -253,6 +256,37 @@ def test_one_sample_cannot_be_compared(name):
 @pytest.mark.parametrize("name", ["ppo", "ppo_kl", "reinforce", "reinforce_pp", "remax"])
 def test_one_sample_is_enough_for_the_others(name):
     assert resolve(config(name), samples=1) == ALGORITHMS[name]
+
+
+@pytest.mark.parametrize("row", POLICY_LOSSES.values(), ids=lambda row: row.name)
+def test_what_is_refused_follows_from_the_row(row):
+    """Of every loss of the table, and of one that is put in it: its flags, and no list of names, decide."""
+    base = {"objective": row.name, "reduce": "per_sequence"}
+    tries = {
+        "does not clip": ({"clip": {"low": 0.1}}, row.clips),
+        "is not blown up": ({"clip": {"dual": 30.0}}, row.explodes),
+        "moved on since it sampled": ({"epochs": 2, "clip": {"kl_stop": 0.1}}, row.ratio),
+        "nothing would keep a step's updates together": ({"minibatches": 2}, row.clips or not row.explodes),
+        "which per_token would count by its tokens": ({"reduce": "per_token"}, not row.by_sequence),
+    }
+    for reason, (fields, allowed) in tries.items():
+        if allowed:
+            assert config("grpo", **{**base, **fields}).objective == row.name
+        else:
+            with pytest.raises(ValidationError, match=reason):
+                config("grpo", **{**base, **fields})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "now"), [("token", {}), ("sequence", {"objective": "gspo"}), ("sequence_token", {"objective": "gspo_token"})]
+)
+def test_a_recipe_that_sets_the_ratio_is_told_what_to_set(ratio, now):
+    hint = f"set algorithm.objective={now['objective']}" if now else "leave it out"
+    with pytest.raises(ValidationError) as caught:
+        config("grpo", ratio=ratio)
+    (error,) = caught.value.errors()
+    assert error["ctx"]["error"].hint == hint
+    assert config("grpo", **now).objective == now.get("objective")
 
 
 def test_all_problems_come_at_once():
@@ -313,6 +347,21 @@ def test_kl_in_the_reward_is_priced_and_in_the_loss_is_not():
     assert all(b.signals["advantages"].eq(0).all() for b in grpo.units[0].branches)
     assert grpo.metrics["objective/kl"] == pytest.approx(2.0)
     assert grpo.metrics["objective/non_score_reward"] == 0.0
+
+
+def test_a_teacher_is_near_or_far_at_each_token_by_itself():
+    """Sampled at -1, 0.5 nats above and 2 below the teacher: advantages -0.5 and 2, whatever comes later; the reward is none."""
+    groups = [group([0.0], [3])]
+    (unit,) = rollout_units(groups)
+    unit = replace(
+        unit, branches=tuple(replace(b, signals={**b.signals, "ref_logprobs": torch.tensor([-1.5, 1.0, -1.0])}) for b in unit.branches)
+    )
+    (found,) = credit(groups, (unit,), ALGORITHMS["distill"]).units
+    assert found.branches[0].signals["advantages"].tolist() == [-0.5, 2.0, 0.0]
+    assert credit(groups, (unit,), ALGORITHMS["distill"]).metrics["objective/kl_per_token"] == pytest.approx(-0.5)
+    whole = resolve(config("distill", credit={"gamma": 1.0}))
+    (found,) = credit(groups, (unit,), whole).units
+    assert found.branches[0].signals["advantages"].tolist() == [1.5, 2.0, 0.0]
 
 
 def test_ppo_credit_has_returns_and_says_what_the_critic_explains():
