@@ -34,7 +34,7 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE}(?:{_AND}{_ONE})*)\s*(?:(?:选项\s*是?|is|are|would\s+be|是|都是?)\s*(?:both\s+|all\s+|都)?(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)|(?:选项)?\s*正确(?!吗|与否))",
+    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE}(?:{_AND}{_OPEN}{_L}{_CLOSE}){{0,4}})\s*(?:(?:选项\s*是?|is|are|would\s+be|是|都是?)\s*(?:both\s+|all\s+|都)?(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)|(?:选项)?\s*正确(?!吗|与否))",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(

@@ -145,3 +145,22 @@ def test_a_content_block_with_a_thought_sets_its_row_aside_with_the_ways_out(tmp
         read(tmp_path, {"messages": [*CHAT, answer]})
     harmless = {"type": "text", "text": "a", "reasoning": "", "cache_control": {"type": "ephemeral"}}
     assert len(read(tmp_path, {"messages": [*CHAT, {**answer, "content": [harmless]}]})) == 1
+
+
+def test_calls_that_are_an_empty_list_as_text_are_none(tmp_path):
+    answer = {"role": "assistant", "content": "a", "tool_calls": "[]"}
+    assert not read(tmp_path, {"messages": [*CHAT, answer]}).records[0].completion[0].extra  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="the answer is empty"):
+        read(tmp_path, {"messages": [*CHAT, {**answer, "content": ""}]})
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_answer_that_goes_on_where_the_other_ends_begins_at_its_first_turn(tmp_path, side):
+    """All of the shorter side is common; it is an answer all the same, not the prompt."""
+    short = [*CHAT, {"role": "assistant", "content": "a"}]
+    sides = [short, [*short, {"role": "assistant", "content": "b"}]]
+    pair = read(tmp_path, {"chosen": sides[side], "rejected": sides[1 - side]}).records[0]
+    assert [m.text for m in pair.prompt.messages] == ["q"]  # type: ignore[union-attr]
+    texts = [[m.text for m in answer] for answer in (pair.chosen, pair.rejected)]  # type: ignore[union-attr]
+    assert texts[side] == ["a"]
+    assert texts[1 - side] == ["a", "b"]

@@ -78,6 +78,7 @@ def test_a_date_that_cannot_be_held_is_told(tokenizers, tmp_path, caplog):
         assert "day" not in run.manifest
     assert "sees another date" in caplog.text
     assert found.prompt(ASK).tokens_T.tolist() == before
+    assert found.config.date is None, "nothing is changed"
 
 
 def test_only_templates_that_ask_for_the_date_are_held_to_one(tokenizers, tmp_path):

@@ -249,7 +249,30 @@ def test_an_option_is_right_however_it_is_named(said: str, verdict: Callable[...
 
 @pytest.mark.parametrize(
     "piece",
-    ["1", "1,", "12 ", "or ", "5 or ", "1/", "$5 ", "(", "A, ", "B or ", "the answer is 5. ", "**a", "一", "<answer>5", "x=", "answer ("],
+    [
+        "1",
+        "1,",
+        "12 ",
+        "or ",
+        "5 or ",
+        "1/",
+        "$5 ",
+        "(",
+        "A, ",
+        "B or ",
+        "the answer is 5. ",
+        "**a",
+        "一",
+        "<answer>5",
+        "x=",
+        "answer (",
+        "A and ",
+        "the answer is 5. no, ",
+        "A. wait, no, ",
+        "1.1",
+        "]1,",
+        "|A",
+    ],
 )
 def test_long_texts_are_read_in_a_moment(piece: str, verdict: Callable[..., Score]) -> None:
     """Patterns that go back and forth would take minutes over these."""
