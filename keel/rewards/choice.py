@@ -22,7 +22,7 @@ _ONE = (  # B, (B), AC
 )
 _NOT = re.compile(r"\s*(?:not|never|不是|不选)\s+(?!sure|certain|only)|\s*(?:不是|不选)", re.IGNORECASE)
 _AND = r"\s*(?:,|、|/|&|;|，|和|与|及|\band\b|,\s*and\b)\s*"
-_LETTERS = re.compile(rf"\s*{_ONE}(?:{_AND}{_ONE})*")
+_LETTERS = re.compile(rf"\s*(?>{_ONE})(?>{_AND}{_ONE})*+")
 _ANNOUNCED = re.compile(
     r"(?P<box>\\boxed\s*\{\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*)"
     r"|####\s*|<answer>\s*|【(?:正确|参考)?答案】\s*[:：]?\s*"
@@ -61,7 +61,7 @@ _OR = re.compile(
     re.IGNORECASE,
 )
 _BUT = re.compile(rf"(?:\bbut(?:\s+rather)?\s+|而是|应该是|应为|,?\s*it(?:\s+is|'s)\s+|instead,?\s+)(?P<instead>{_ONE})", re.IGNORECASE)
-_ALONE = re.compile(rf"^\W*(?:{_ONE}(?:{_AND}{_ONE})*)\W*$")
+_ALONE = re.compile(rf"^\W*(?>{_ONE}(?>{_AND}{_ONE})*+)\W*$")
 _EITHER = re.compile(r"(?:either|要么)\s*", re.IGNORECASE)
 _DRESSED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*([^{}]*?)\s*\}|\$\s*(\(?[A-Z]\)?)\s*\$")  # \text{B}, $B$
 _SMALL = re.compile(r"\s*\(?([a-h])\)?\s*(?:[.,。}<]|\n|\Z)")
