@@ -109,7 +109,10 @@ def _pair(fields: Fields, prompt: Prompt, chosen: Turns, rejected: Turns) -> Pai
     label = 0.5 if tie == 1.0 else label
     if not tie / 2 - 1e-9 <= label <= 1 - tie / 2 + 1e-9:
         raise FieldError("tie", f"{tie:g} of the votes, each counted half for both sides, do not fit a label of {label:g}")
-    margin = fields.number("margin", fields.number("strength", 0.0))
+    name = "margin" if "margin" in fields else "strength"
+    margin = fields.number(name, 0.0)
+    if margin < 0:
+        raise FieldError(name, f"must not be below 0 (by how much chosen is better), is {margin:g}: swap the answers if rejected is better")
     weight = fields.number("weight", fields.number("confidence", 1.0))
     if weight <= 0:
         raise FieldError("weight", f"must be above 0, is {weight}")
@@ -216,7 +219,10 @@ def _common_turns(fields: Fields, chosen: Turns, rejected: Turns, meta: Meta) ->
 
 def unpaired(fields: Fields, meta: Meta) -> Unpaired:
     prompt, answer = read_prompt(fields, meta), _answer("completion", fields.need("completion"))
-    return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag("label"), fields.number("weight", 1.0))
+    weight = fields.number("weight", 1.0)
+    if weight <= 0:
+        raise FieldError("weight", f"must be above 0, is {weight:g}: take the row out")
+    return Unpaired(identity(fields, prompt, answer), prompt, answer, fields.flag("label"), weight)
 
 
 def stepwise(fields: Fields, meta: Meta) -> Steps:

@@ -23,6 +23,7 @@ from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
 from keel.data.left_out import LeftOut, left_out
 from keel.data.sources import BadRow, RawRow, Source, read_source
+from keel.data.unread import told, unread_columns
 from keel.types import Pair, Prompt
 
 log = logging.getLogger("keel")
@@ -156,9 +157,9 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
         layouts = " + ".join(dict.fromkeys(p.layout for p in parts))
         bad = tuple(b for p in parts for b in p.bad)
         whole = Dataset(tuple(_distinct(records)), layouts, counts, bad, fingerprint, " + ".join(p.source for p in parts))
-    found = str(find(whole.records))
-    if found:
-        log.warning("%s: %s", whole.source, found)
+    for found in (str(find(whole.records)), told(unread_columns(whole.records), whole.layout)):
+        if found:
+            log.warning("%s: %s", whole.source, found)
     return convert(whole, config.convert)
 
 

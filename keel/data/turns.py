@@ -10,6 +10,7 @@ from typing import Any
 
 from keel.data.errors import FieldError
 from keel.data.rows import json_type, parse_json
+from keel.data.thoughts import is_thought, thoughts_in
 from keel.data.turn_flags import check_block, split_flags
 from keel.types import ImagePart, Message, TextPart
 
@@ -148,6 +149,7 @@ def as_content(name: str, value: Any) -> str | tuple[TextPart | ImagePart, ...]:
         kind = block.get("type") if isinstance(block, dict) else None
         if isinstance(block, dict):
             check_block(f"{name}.{i}", block)
+            _no_thought(f"{name}.{i}", block)
         if kind == "text" and isinstance(block.get("text"), str):
             parts.append(TextPart(block["text"]))
         elif kind in ("image", "image_url"):
@@ -158,6 +160,14 @@ def as_content(name: str, value: Any) -> str | tuple[TextPart | ImagePart, ...]:
     if all(isinstance(p, TextPart) for p in parts):
         return "".join(p.text for p in parts if isinstance(p, TextPart))
     return tuple(parts)
+
+
+def _no_thought(name: str, block: Mapping[str, Any]) -> None:
+    """A content block that is or holds reasoning would lose it. Raises FieldError."""
+    kind = str(block.get("type"))
+    if is_thought(kind) or any(True for _ in thoughts_in(block)):
+        what = "holds reasoning, which no content block can: put its text into the turn's key reasoning_content, or as"
+        raise FieldError(name, f"{what} <think>...</think> into the text")
 
 
 def as_image(name: str, value: Any, folder: str) -> ImagePart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from keel.render.raw import raw_text
 from keel.render.said import refuse_lost
 from keel.render.spans import Turn
 from keel.render.template import ChatTemplate, RefusedError
-from keel.render.template_source import tell_about, template_source
+from keel.render.template_source import dated, follows_calendar, tell_about, template_source
 from keel.types import (
     Branch,
     Demonstration,
@@ -91,16 +92,35 @@ class Renderer:
         self.codec = Codec(tokenizer)
         self.images = Images(processor, self.codec, media) if processor is not None and media is not None else None
         source = template_source(tokenizer, processor, self.config)
-        self.template = ChatTemplate(self.codec, source, self.config, self.images.placeholder if self.images else "") if source else None
-        self.prompts = Prompts(self.config, self.codec, self.limits, self.template, self.images)
+        self._read(source)
         self.stop_tokens = self._stop_tokens(generation_config)
         self.banned_tokens: tuple[int, ...] = self.images.banned if self.images else ()
         self.pad_token = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_tokens[0])
-        self.template_hash = self.template.hash if self.template else ""
-        self.injected_system = self.template.injected_system if self.template and self.config.system is None else ""
         if self.template is not None:
             tell_about(self.template.source, self.codec, self.template.shown([Message("user", "a")], True) or "", self.config)
         self.shortened: Counter[str] = Counter()  # prompts that lost turns, answers that were cut, since this renderer was made
+
+    def _read(self, source: str | None) -> None:
+        """What follows from the chat template, as the settings have it."""
+        placeholder = self.images.placeholder if self.images else ""
+        self.template = ChatTemplate(self.codec, source, self.config, placeholder) if source else None
+        self.prompts = Prompts(self.config, self.codec, self.limits, self.template, self.images)
+        self.template_hash = self.template.hash if self.template else ""
+        self.injected_system = self.template.injected_system if self.template and self.config.system is None else ""
+
+    @property
+    def follows_calendar(self) -> bool:
+        """Do prompts change from day to day?"""
+        return self.template is not None and follows_calendar(self.template.source, self.config)
+
+    def hold_day(self, day: datetime.date) -> None:
+        """Tell the template from now on that today is ``day``, where it ``follows_calendar``. Raises DataError, and changes nothing, where
+        it asks for the date in a way that cannot be followed."""
+        if self.template is not None and self.follows_calendar:
+            config = self.config.model_copy(update={"date": day})
+            dated(self.template.source, config)
+            self.config = config
+            self._read(self.template.source)
 
     # --- prompts ----------------------------------------------------------------------------------------------------------------
 

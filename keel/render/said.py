@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from keel.data.thoughts import thoughts_in
 from keel.render.codec import Codec
 from keel.render.template import MARK, ChatTemplate, RefusedError, Tools
 from keel.types import ImagePart, Message, TextPart
 
-REASONING = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
 ANOTHER = "give another template with render.chat_template=FILE"
 _SLACK = re.compile(r"[\s\\\"']+")  # what templates and JSON put around and between the words
 _THOUGHT = re.compile(r"</?\w*(?:think|thought|reason)\w*>")
@@ -52,11 +52,8 @@ def calls(message: Message) -> Iterator[tuple[str, Any]]:
 
 
 def reasoning(message: Message) -> Iterator[tuple[str, str]]:
-    """(field, text) of the reasoning that a message holds outside of its content."""
-    for name in REASONING:
-        found = message.extra.get(name)
-        if isinstance(found, str) and found.strip():
-            yield name, found
+    """(field, text) of the reasoning that a message holds outside of its content, under whatever key."""
+    return thoughts_in(message.extra)
 
 
 def is_in(text: str, shown: str) -> bool:

@@ -85,14 +85,19 @@ def dated(source: str, config: RenderConfig) -> str:
     return written
 
 
+def follows_calendar(source: str, config: RenderConfig) -> bool:
+    """Do prompts change from day to day: does the template ask for today's date, and ``render.date`` hold it to none?"""
+    return _TODAY in source and config.date is None
+
+
 def tell_about(source: str, codec: Codec, rendered: str, config: RenderConfig) -> None:
     """Warn of a template whose prompts change from day to day, and of one that lacks the beginning that the tokenizer puts in front of
     texts. ``rendered``: any conversation."""
-    if _TODAY in source and config.date is None:
-        today = datetime.date.today()
-        log.warning(
-            "the chat template writes today's date into prompts: set render.date=%s, so that the run can be resumed and repeated", today
+    if follows_calendar(source, config):
+        text = (
+            "the chat template writes today's date into prompts: set render.date=%s, so that other runs and evaluations see the same ones"
         )
+        log.warning(text, datetime.date.today())
     if codec.bos and rendered and tuple(codec.encode(rendered)[: len(codec.bos)]) != codec.bos:
         start = "".join(codec.tokenizer.convert_ids_to_tokens(list(codec.bos)))
         log.warning(

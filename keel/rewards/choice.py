@@ -14,34 +14,45 @@ from keel.rewards.verifier import column_of, no_truth, text_of
 from keel.rewards.verifier_config import ChoiceReward
 from keel.types import Prompt
 
-_L = r"[A-Z](?![A-Za-z'’0-9])"
+_L = r"[A-Z](?![A-Za-z0-9]|['’][A-Za-z])"
 _OPEN, _CLOSE = r"[\(\[<{（【\"'“]?\s*", r"\s*[\)\]>}）】\"'”]?"
 _ONE = (  # B, (B), AC
-    rf"{_OPEN}(?:(?i:option|choice|answer|选项)\s*)?{_OPEN}(?:[A-Z](?=[A-Z]*(?![A-Za-z'’0-9])))+{_CLOSE}"
+    rf"{_OPEN}(?:(?i:option|choice|answer|选项)\s*)?{_OPEN}(?:[A-Z](?=[A-Z]*(?![A-Za-z0-9]|['’][A-Za-z])))+{_CLOSE}"
     r"(?:[.):：]|、(?!\s*[A-Z](?![A-Za-z])))?"
 )
 _NOT = re.compile(r"\s*(?:not|never|不是|不选)\s+(?!sure|certain|only)|\s*(?:不是|不选)", re.IGNORECASE)
 _AND = r"\s*(?:,|、|/|&|;|，|和|与|及|\band\b|,\s*and\b)\s*"
-_LETTERS = re.compile(rf"\s*{_ONE}(?:{_AND}{_ONE})*")
+_LETTERS = re.compile(rf"\s*(?>{_ONE})(?>{_AND}{_ONE})*+")
 _ANNOUNCED = re.compile(
     r"(?P<box>\\boxed\s*\{\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*)"
-    r"|####\s*|<answer>\s*"
+    r"|####\s*|<answer>\s*|【(?:正确|参考)?答案】\s*[:：]?\s*"
     r"|(?:\b(?:answer|choice|option)s?\b(?:\s+(?:to|for)\s[^.:\n]{0,60}?)?\s*(?:(?P<not>(?:is|are|was)(?:n['’]t|\s+not))|(?:is|are|was|would\s+be|should\s+be|must\s+be)"
-    r"(?:\s+(?:therefore|thus|hence|then|clearly|definitely|indeed|probably|likely|either))*\s*[:：]?|[:：=]|->))\s*(?:(?:the\s+)?(?:option|choice|answer|letter)\s*[:：]?\s*)?"
+    r"(?:\s+(?:therefore|thus|hence|then|clearly|definitely|indeed|probably|likely|either))*\s*[:：]?|[\"']?\s*[:：=]\s*[\"']?|->))\s*(?:(?:the\s+)?(?:option|choice|answer|letter)\s*[:：]?\s*)?"
     r"|\b(?P<dont>(?:don['’]t|do\s+not|not|never|won['’]t)\s+)?(?:choose|pick|select|chose|go\s+with|going\s+with)\s+(?:(?:option|choice|answer|letter)\s*)?"
     r"|(?:答案|选项|结论)(?:应该|应|就|则)?(?:(?P<nicht>不是|并非|不为)|[是为选]|[:：])\s*[:：]?\s*(?:选项)?\s*"
     r"|(?P<nie>不应?该?|不能|别)?(?:应该?|故|所以|因此|我|该)?选(?:择|项)?(?:的是|是)?\s*[:：]?\s*",
     re.IGNORECASE,
 )
 _IS_RIGHT = re.compile(
-    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE})\s*(?:(?:选项\s*是?|is|would\s+be|是)\s*(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)|(?:选项)?\s*正确(?!吗|与否))",
+    rf"(?P<letter>{_OPEN}(?:option|choice|answer|选项)?\s*{_OPEN}{_L}{_CLOSE}(?:{_AND}{_OPEN}{_L}{_CLOSE}){{0,4}})\s*(?:(?:选项\s*是?|is|are|would\s+be|是|都是?)\s*(?:both\s+|all\s+|都)?(?:the\s+)?(?:correct|right|best|正确的?|对的)(?!ly)|(?:选项)?\s*正确(?!吗|与否))",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
     r"\b(?:if|whether|why|suppose|unless)\s+(?:the\s+)?(?:correct\s+|right\s+|final\s+)?$|(?:如果|假设|若|是否)\s*(?:正确)?$", re.IGNORECASE
 )
 _CONCLUDED = re.compile(
-    rf"\b(?:(?:so|therefore|thus|hence|then)\b[,:]?\s+(?:it(?:'s|\s+is|\s+must\s+be)\s+)?|it(?:'s|\s+is|\s+must\s+be)\s+)(?P<letter>{_ONE})\s*(?=[.!。]?\s*(?:\n|\Z))"
+    rf"\b(?:(?:so|therefore|thus|hence|then)\b[,:]?\s+(?:it(?:'s|\s+is|\s+must\s+be)\s+)?|it(?:'s|\s+is|\s+must\s+be)\s+"
+    r"|(?:leaves|leaving|left\s+with)\s+(?:us\s+with\s+)?(?:only\s+)?|but\s+|my\s+(?:guess|pick|vote)\s+is\s+"
+    r"|I(?:['’]d|['’]ll|\s+would|\s+will)?\s+(?:say|guess|answer)\s+)"
+    rf"(?P<letter>{_ONE})\s*(?=[.!。]?\s*(?:\n|\Z))"
+)
+_CORRECTED = re.compile(  # "Answer: C. Wait, let me recheck. Actually B."
+    r"\b(?:actually|no|nope|wait|correction|sorry|oops|scratch\s+that|instead|on\s+second\s+thoughts?|let\s+me\s+(?:fix|correct)(?:\s+that)?)\b|不对|更正|错了|抱歉",
+    re.IGNORECASE,
+)
+_IN_PLACE = re.compile(
+    rf"(?:[\s,.:;!，：。—-]|\b(?:no|wait|actually|sorry|it(?:'s|\s+is|\s+should\s+be)|that(?:'s|\s+is)|should\s+be|make\s+that|I\s+mean)\b|应该?是|应为|应选|是|选)*"
+    rf"(?P<letter>{_ONE})\s*(?=[.!。]?\s*(?:\n|\Z))"
 )
 _NOT_BUT = re.compile(rf"(?:n['’]t|\bnot|不是)\s*{_ONE}\s*[,，]?\s*(?:but(?:\s+rather)?\s+|而是)(?P<letter>{_ONE})")
 _OR = re.compile(
@@ -50,7 +61,7 @@ _OR = re.compile(
     re.IGNORECASE,
 )
 _BUT = re.compile(rf"(?:\bbut(?:\s+rather)?\s+|而是|应该是|应为|,?\s*it(?:\s+is|'s)\s+|instead,?\s+)(?P<instead>{_ONE})", re.IGNORECASE)
-_ALONE = re.compile(rf"^\W*(?:{_ONE}(?:{_AND}{_ONE})*)\W*$")
+_ALONE = re.compile(rf"^\W*(?>{_ONE}(?>{_AND}{_ONE})*+)\W*$")
 _EITHER = re.compile(r"(?:either|要么)\s*", re.IGNORECASE)
 _DRESSED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*([^{}]*?)\s*\}|\$\s*(\(?[A-Z]\)?)\s*\$")  # \text{B}, $B$
 _SMALL = re.compile(r"\s*\(?([a-h])\)?\s*(?:[.,。}<]|\n|\Z)")
@@ -99,7 +110,7 @@ def chosen_options(text: str, options: Mapping[str, str] | None = None) -> froze
     if announced:
         return _settled(announced, text)
     lines = [line for line in text.splitlines() if line.strip()]
-    for candidate in (text, lines[-1] if lines else ""):
+    for candidate in (text, _last_cell(lines[-1]) if lines else ""):
         offered = re.split(r"\s+or\s+|\s*或者?\s*", re.sub(r"^\s*either\s+", "", candidate))
         if len(offered) > 1 and all(_ALONE.match(o) for o in offered):
             return frozenset().union(*(_letters(o, options) for o in offered))
@@ -109,12 +120,15 @@ def chosen_options(text: str, options: Mapping[str, str] | None = None) -> froze
             return found
     leading = _LEADING.match(text)
     if leading and (not options or leading.group(1) in options):
+        if instead := _corrections(text, leading.end(), options):
+            return instead[-1][2]
         last = re.split(r"(?<=[.!?。])\s+|\n", text)[-1]
         if _ALONE.match(last) and (settled := _letters(last, options)) and len(last) < len(text):
             return settled if RETRACTED.search(text) else settled | frozenset(leading.group(1))
         other = _OR.match(text[leading.end(1) :])
-        return frozenset(leading.group(1)) | (_letters(other["other"], options) if other else frozenset())
-    return _by_words(text, options)
+        chosen = frozenset(leading.group(1)) | (_letters(other["other"], options) if other else frozenset())
+        return chosen | _contradicted(text[leading.end() :], chosen, options)
+    return _by_words(text, options) or _by_place(text, options)
 
 
 Announced = tuple[int, int, frozenset[str]]  # where, to where, letters
@@ -137,7 +151,20 @@ def _announced(text: str, options: Mapping[str, str] | None) -> list[Announced]:
         denied = _supposed(text, match.start()) or re.match(r"\s*not", text[match.end() :])
         if not denied and (letters := _letters(match["letter"], options)):
             found.append((match.start(), match.end(), letters))
+    found.sort(key=lambda f: (f[0], f[1]))
+    if found:
+        found += _corrections(text, found[0][1], options)
     return sorted(found, key=lambda f: (f[0], f[1]))
+
+
+def _corrections(text: str, after: int, options: Mapping[str, str] | None) -> list[Announced]:
+    """Letters that the text puts in the place of its choice: "Wait, actually B." """
+    found: list[Announced] = []
+    for match in _CORRECTED.finditer(text, after):
+        instead = _IN_PLACE.match(text, match.end())
+        if instead and (letters := _letters(instead["letter"], options)):
+            found.append((instead.start("letter"), instead.end(), letters))
+    return found
 
 
 def _supposed(text: str, at: int) -> bool:
@@ -223,6 +250,30 @@ def _by_words(text: str, options: Mapping[str, str] | None) -> frozenset[str]:
     named = [letter for letter, words in (options or {}).items() if words and _stands(_normal(words), whole)]
     longest = [x for x in named if not any(x != y and _normal((options or {})[x]) in _normal((options or {})[y]) for y in named)]
     return frozenset(longest) if len(longest) == 1 else frozenset()
+
+
+_PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+_PLACE = re.compile(
+    rf"\b(?:option|choice|answer)\s+(?:number\s+|#\s*)?(\d)\b|\b({'|'.join(_PLACES)})\s+(?:option|choice|answer|one)\b", re.I
+)
+
+
+def _by_place(text: str, options: Mapping[str, str] | None) -> frozenset[str]:
+    """The one option that the text names by its place: "option 3", "the third option"."""
+    named = {
+        int(m[1]) if m[1] else _PLACES.index(m[2].lower()) + 1 for m in _PLACE.finditer(text) if not _NEGATED.search(text[: m.start()])
+    }
+    letters = list(options or {})
+    spoken = {word for word in re.findall(r"[a-z]+", text.lower()) if word in _PLACES}
+    if len(named) != 1 or len(spoken) > 1 or not 1 <= min(named) <= len(letters):  # "the first or the third option"
+        return frozenset()
+    return frozenset(letters[n - 1] for n in named)
+
+
+def _last_cell(line: str) -> str:
+    """Of a row of a table its last cell; any other line as it is."""
+    row = re.fullmatch(r"\s*\|(.*)\|\s*", line)
+    return row[1].rpartition("|")[2].strip() if row else line
 
 
 def _stands(words: str, text: str) -> bool:

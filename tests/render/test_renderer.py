@@ -90,6 +90,19 @@ def test_dropped_reasoning_of_the_trained_answer_is_refused(render):
     assert "reasoning_content" in refusal.reason
 
 
+@pytest.mark.parametrize("answers", ["template", "raw"])
+@pytest.mark.parametrize("key", ["thinking", "thinking_content", "cot", "reasoning_details", "rationale", "chain_of_thought"])
+def test_reasoning_under_any_key_is_in_the_trained_answer_or_refused(render, whole, key, answers):
+    """By a template that shows no key of its own for it; the way out that is named works."""
+    thought = [{"type": "reasoning.text", "text": "hm"}] if key == "reasoning_details" else "hm"
+    refusal = render("chatml", answers=answers).unit(Demonstration("d", ASK, (said("Red.", **{key: thought}),)))
+    assert isinstance(refusal, Refusal)
+    assert key in refusal.reason
+    assert "<think>" in refusal.reason
+    inline = render("chatml", answers=answers)
+    assert "<think>hm</think>Red." in whole(inline, inline.unit(Demonstration("d", ASK, (said("<think>hm</think>Red."),))))
+
+
 def test_generation_prompt_that_is_not_the_beginning_is_refused_unless_raw(render, whole):
     demo = Demonstration("d", ASK, (said("hm</think>Red."),))
     refusal = render("opens_think").unit(demo)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from keel.core.errors import DataError
+from keel.render.branches import _up_to_end
 from keel.render.config import RenderConfig
 from keel.render.limits import context_length
 from keel.render.renderer import Refusal, Renderer
@@ -277,3 +278,10 @@ def test_no_record_leaves_without_a_name(render):
     assert sorted([u.unit_id for u in units] + [x.record_id for x in refused]) == sorted(d.record_id for d in demos)
     units, refused = pairs_to_units(r, pairs)
     assert sum(len(u.target.edges) for u in units) + len(refused) == len(pairs)
+
+
+def test_marks_of_a_template_end_with_the_first_end_token_of_each_run():
+    end = 9
+    ids = [1, 2, end, 3, 4, 5, 6, end, 7]
+    marks = [False, True, True, True, True, False, True, False, False]
+    assert _up_to_end(ids, marks, end) == [False, True, True, False, False, False, True, True, False]

@@ -26,6 +26,11 @@ def reward(kind: str) -> TextReward:
     return text_reward(TypeAdapter(RewardConfig).validate_python({"type": kind, "name": kind}))
 
 
+def columns(row: dict) -> dict:
+    """What a row has beside its right answer: its options."""
+    return {k: row[k] for k in ("choices",) if k in row}
+
+
 @pytest.fixture(scope="module")
 def verdict(prompt: Callable) -> Callable[..., Score]:
     def made(kind: str, completion: str, truth: object, **columns: object) -> Score:
@@ -48,7 +53,7 @@ def test_answers_get_the_verdict_of_a_careful_reader(kind: str, verdict: Callabl
     wrong = []
     for row in TABLE:
         if row["kind"] == kind:
-            found = verdict(row["verifier"], row["completion"], row["truth"])
+            found = verdict(row["verifier"], row["completion"], row["truth"], **columns(row))
             if found != row["verdict"]:
                 wrong.append((row["verifier"], row["completion"], row["truth"], float(found), found.reason or found.error))
     assert not wrong
@@ -71,7 +76,7 @@ def test_no_verdict_depends_on_thoughts_space_or_bold_type(verdict: Callable[...
         if text and len(text) < 12 and row["verifier"] != "exact" and text[-1:].isalnum() and "\n" not in text:
             variants += [f"**{text}**", f"{text}."]
         for variant in variants:
-            found = verdict(row["verifier"], variant, row["truth"])
+            found = verdict(row["verifier"], variant, row["truth"], **columns(row))
             assert found == row["verdict"], (variant, row, found.reason, found.error)
 
 
@@ -244,7 +249,30 @@ def test_an_option_is_right_however_it_is_named(said: str, verdict: Callable[...
 
 @pytest.mark.parametrize(
     "piece",
-    ["1", "1,", "12 ", "or ", "5 or ", "1/", "$5 ", "(", "A, ", "B or ", "the answer is 5. ", "**a", "一", "<answer>5", "x=", "answer ("],
+    [
+        "1",
+        "1,",
+        "12 ",
+        "or ",
+        "5 or ",
+        "1/",
+        "$5 ",
+        "(",
+        "A, ",
+        "B or ",
+        "the answer is 5. ",
+        "**a",
+        "一",
+        "<answer>5",
+        "x=",
+        "answer (",
+        "A and ",
+        "the answer is 5. no, ",
+        "A. wait, no, ",
+        "1.1",
+        "]1,",
+        "|A",
+    ],
 )
 def test_long_texts_are_read_in_a_moment(piece: str, verdict: Callable[..., Score]) -> None:
     """Patterns that go back and forth would take minutes over these."""

@@ -27,7 +27,7 @@ _ADVERB = r"(?:therefore|thus|hence|then|simply|indeed|just|clearly|exactly|actu
 _SAID = re.compile(
     rf"(?P<final>\bfinal\s+|最终的?|最后的?)?(?:\b(?:answer|final\s+result|final\s+value)\b[*_]*(?P<to>\s+(?:to|for|of|in)\s[^.:=\n]{{0,80}}?|\s*\([^()\n]{{0,40}}\))?"
     rf"[*_\s]*(?:(?P<not>(?:is|was)(?:n['’]t|\s+not)\b|(?:can(?:no|['’])?t|cannot|can not)\s+be)|{_IS}(?:\s+{_ADVERB})*(?:\s+that\b)?"
-    rf"|[:：=]|->|→)|(?:答案|结果|解集|结论)(?:应该|应|就|则|便|只能)?(?:(?P<nicht>不是|并非|不为|不应是)|[是为:：=选]|等于)|(?:^|(?<=[\s。，,；;]))答[:：])"
+    rf"|[\"']?\s*[:：=]|->|→)|【(?:正确|参考|最终)?答案】|(?:答案|结果|解集|结论)(?:应该|应|就|则|便|只能)?(?:(?P<nicht>不是|并非|不为|不应是)|[是为:：=选]|等于)|(?:^|(?<=[\s。，,；;]))答[:：])"
     rf"[\s*_]*[:：]?(?P<gap>[\s*_]*)",
     re.IGNORECASE,
 )
@@ -44,9 +44,24 @@ _BUT = re.compile(r"\bbut\s+(?:rather\s+)?|,?\s*(?:而|应该|应)是|[,，]\s*�
 _BELIEF = re.compile(r"\b(?:I|we)\s+(?:think|guess|say)\b(?:\s+\w+){0,3}\s*$", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])(?<!approx)(?<!\bca)[.!?](?=\s+\S)|[。！？]")
 RETRACTED = re.compile(
-    r"\b(?:wait|nope|no|actually|correction|corrected|mistakes?|mistaken|wrong|incorrect|instead|sorry|scratch\s+that|recheck|re-check|recalculat\w*|"
+    r"\b(?:wait|hold\s+on|nope|no|actually|correction|corrected|mistakes?|mistaken|wrong|incorrect|instead|sorry|scratch\s+that|on\s+second\s+thoughts?|let\s+me\s+(?:fix|correct)|recheck|re-check|recalculat\w*|"
     r"recomput\w*|oops|recount\w*|I\s+misread|not\s+right|error)\b|不对|错了|有误|更正|修正|重新|等等|等一下|算错|订正",
     re.IGNORECASE,
+)
+_SLIP = (
+    r"on\s+second\s+thoughts?|let\s+me\s+(?:fix|correct)(?:\s+(?:that|this|it|myself))?"
+    r"|I\s+(?:made|see)\s+(?:a|an|my)\s+(?:\w+\s+)?(?:mistake|error)"
+)
+_TAKEN_BACK = re.compile(  # "The answer is 12. Sorry, I made an error; the correct value is" 13
+    rf"(?<=[.!?,;。\n—–-])\s*(?:(?:hmm+|oh|but|um|ah|uh)\b[,.\s]*)*(?:\b(?:hold\s+on|wait|no|nope|oops|sorry|actually|correction|scratch\s+that|"
+    rf"strike\s+that|{_SLIP})\b|不对|更正|等等|等一下|抱歉|错了|算错了)(?:[\s,.:;!。—–]|\b(?:that(?:'s|\s+is)\s+(?:wrong|incorrect|not\s+right)|"
+    rf"no|wait|actually|sorry|hold\s+on|{_SLIP}|I\s+meant?|(?:the\s+)?(?:correct|right|real|actual|true)(?:\s+(?:answer|value|result|number|total))?|"
+    r"it|that|this|is|it's|should|must|be|make\s+that)\b|应该?是|应为|正确答案|答案|而?是)*(?=[*$\s]*[-+$€£¥]?\s*(?:\d|\\[dt]?frac|\\sqrt))",
+    re.IGNORECASE,
+)
+_AND_NO_MORE = re.compile(  # a value and what it counts: no calculation, and no sentence about the value
+    r"[*$\s]*[^\sA-Za-z,]\S*(?:\s+(?!(?:is|was|are|were|would|will|can|cannot|of|more|other|out|has|have|had|times|plus|minus|and|or|also|comes)\b)"
+    r"[A-Za-z%]+){0,3}[.!。\s]*"
 )
 HEDGE = re.compile(
     r"\b(?:or|alternatively|maybe|perhaps|possibly|could\s+(?:also\s+)?be|might\s+(?:also\s+)?be|either|otherwise|else|another\s+(?:possible\s+)?answer)\b"
@@ -109,7 +124,19 @@ def _all(text: str) -> list[Claim]:
     found = [c for c in found if c.kind == "box" or not any(c.start <= b.start < c.end for b in inside)]
     tags = [c for c in found if c.kind == "tag"]
     found = [c for c in found if c.kind in ("tag", "box") or not any(t.start <= c.start < t.end for t in tags)]
+    if found:
+        found += _in_place(text, min(c.start for c in found))
     return sorted(found, key=lambda c: (c.start, -c.end))
+
+
+def _in_place(text: str, after: int) -> list[Claim]:
+    """Values that a text puts in the place of the answer that it has given before: "Wait, no, 7."."""
+    found: list[Claim] = []
+    for m in _TAKEN_BACK.finditer(text, after):
+        segment, end = _segment(text, m.end())
+        if _AND_NO_MORE.fullmatch(segment):
+            found.append(Claim(m.end(), end, segment, text[end : end + 300], "said"))
+    return found
 
 
 def _boxes(text: str) -> list[Claim]:

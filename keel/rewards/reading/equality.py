@@ -3,6 +3,7 @@ is left, expressions with symbols and roots, is the ``leaf`` function's to decid
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -13,12 +14,15 @@ from keel.rewards.reading.dates import clock, date_of, same_date
 from keel.rewards.reading.notation import plain, split_top, tight
 from keel.rewards.reading.quantity import Quantity, read_quantity, same
 from keel.rewards.reading.units import unit_of
+from keel.rewards.reading.verdicts import same_verdict
 
 Leaf = Callable[[str, str], bool]
 _OPS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\lt": "<", r"\gt": ">", r"\ne": "!=", r"\in": "in", r"\equiv": "="}
 _RELATION = re.compile(r"\\(?:le|ge|lt|gt|ne|in|equiv)(?![A-Za-z])|[=<>]")
 _MATRIX = re.compile(r"^\\begin\s*\{(?:[pbvBV]?matrix|array|smallmatrix)\*?\}\s*(?:\{[lcr|]+\})?(.*)\\end\s*\{[A-Za-z]+\*?\}$", re.DOTALL)
 _BUILDER = re.compile(r"\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\||\\mid|:)\s*(.*)")  # {x | x > 1}
+_WITHOUT = re.compile(r"(?:\\mathbb\s*\{?R\}?|\\R|R)\s*(?:\\setminus|\\backslash|\\smallsetminus|-|\\)\s*\\?\{(.*?)\\?\}")
+_OPEN_ENDED = re.compile(r"([\[\](])([^\[\]()]+)([\[\])])")  # ]0, 1[ as French writes it
 _REALS = ("\\mathbb{R}", "\\Bbb{R}", "\\R", "allrealnumbers", "allreals", "全体实数", "所有实数", "R")
 _NAME = re.compile(
     r"[A-Za-z](?:_\{?\w+\}?)?'*|[A-Za-z](?:\([A-Za-z](?:,[A-Za-z])*\))|\\[a-z]+|[A-Za-z]\^\{-1\}\([A-Za-z]\)|(?:\\angle|P|\\triangle)[A-Z()]*|[A-Z]{2,3}"
@@ -62,6 +66,8 @@ def shape_of(expression: str, depth: int = 0) -> Shape:
     def inner(pieces: Sequence[str]) -> tuple[Shape, ...]:
         return tuple(shape_of(p, depth + 1) for p in pieces)
 
+    if (cut := _without_points(text, inner) or _turned_out(text, inner)) is not None:
+        return cut
     matrix = _MATRIX.match(text)
     if matrix:
         rows = [r for r in re.split(r"\\\\", matrix[1]) if r.strip()]
@@ -79,6 +85,25 @@ def shape_of(expression: str, depth: int = 0) -> Shape:
         if all(sides[1:]):
             return Shape("relation", text, inner(sides), " ".join(_OPS[m.group()] for m in signs))
     return _bracketed(text, inner) or _plus_minus(text, inner) or Shape("leaf", text)
+
+
+def _without_points(text: str, inner: Callable[[Sequence[str]], tuple[Shape, ...]]) -> Shape | None:
+    """All reals but some numbers, as the union of the intervals between them."""
+    match = _WITHOUT.fullmatch(text)
+    points = [(q.value, p) for p in match[1].split(",") if (q := read_quantity(p)) is not None] if match else []
+    if match is None or len(points) != len(match[1].split(",")):
+        return None
+    ends = [r"-\infty", *(p for _, p in sorted(points)), r"\infty"]
+    return Shape("union", text, tuple(Shape("tuple", f"({a},{b})", inner([a, b]), "()") for a, b in itertools.pairwise(ends)))
+
+
+def _turned_out(text: str, inner: Callable[[Sequence[str]], tuple[Shape, ...]]) -> Shape | None:
+    """An interval whose open ends are square brackets turned outwards."""
+    match = _OPEN_ENDED.fullmatch(text)
+    pieces = split_top(match[2], ",;") if match else []
+    if match is None or len(pieces) != 2 or not (match[1] == "]" or match[3] == "["):
+        return None
+    return Shape("tuple", text, inner(pieces), ("[" if match[1] == "[" else "(") + ("]" if match[3] == "]" else ")"))
 
 
 def _conjoined(text: str) -> list[str]:
@@ -283,7 +308,9 @@ def _bare(text: str, quantity: Quantity | None) -> str:
 def same_words(found: str, wanted: str) -> bool:
     """The same words, case, articles, punctuation and white space aside."""
     a, b = _words(found), _words(wanted)
-    return a == b != "" or bool(_NOTHING.fullmatch(a) and _NOTHING.fullmatch(b))
+    if a == b != "" or (_NOTHING.fullmatch(a) and _NOTHING.fullmatch(b)):
+        return True
+    return same_verdict(a, b)
 
 
 _NOTHING = re.compile(
@@ -333,6 +360,9 @@ def _interval(shape: Shape) -> tuple[Shape, str] | None:
     if shape.kind == "tuple" and len(shape.parts) == 2 and shape.marks in ("()", "[]", "(]", "[)"):
         return shape, ""
     signs = shape.marks.split()
+    if signs == ["in"] and len(shape.parts) == 2 and _is_name(shape.parts[0]):
+        inside = _interval(shape.parts[1])
+        return None if inside is None else (inside[0], tight(shape.parts[0].text))
     if shape.kind != "relation" or not signs or not set(signs) <= {"<", ">", "<=", ">="}:
         return None
     sides = list(shape.parts)

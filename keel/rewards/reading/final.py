@@ -80,7 +80,7 @@ def tail_reading(text: str, numbers: bool) -> Reading:
 
 def judge(text: str, wanted: Shape, same: Callable[[Shape], bool], numbers: bool) -> Score:
     """1 when every claim of the text is the right answer; else 0, with the reason. ``same`` compares a shape with the right one."""
-    found = readings_of(text, numbers)
+    found = readings_of(_decimal_comma(text, wanted.text), numbers)
     if isinstance(found, str):
         return Score(0.0, found)
     several = wanted.kind == "list"
@@ -94,6 +94,17 @@ def judge(text: str, wanted: Shape, same: Callable[[Shape], bool], numbers: bool
         if not right:
             return Score(0.0, told + (" beside another answer" if len(found) > 1 else ""))
     return Score(1.0, told)
+
+
+def _decimal_comma(text: str, wanted: str) -> str:
+    """Where the right answer is a decimal number, its own digits with a comma are that number: 3,5 is 3.5. (Three digits behind a comma
+    are thousands.)"""
+    whole, _, rest = plain(wanted).strip(" $€").partition(".")
+    if not re.fullmatch(r"-?\d+", whole) or not (digits := re.match(r"\d+", rest)) or len(digits[0]) == 3:
+        return text
+    if len(set(re.findall(r"(?<![\d.,])\d+,\d{1,2}(?![\d,])", text))) > 1:  # several numbers with a comma: this one alone is no answer
+        return text
+    return re.sub(rf"(?<![\d.,]){whole.lstrip('-')},{digits[0].rstrip('0')}0*(?!\d|[.,]\d)", f"{whole.lstrip('-')}.{digits[0]}", text)
 
 
 def _right(reading: Reading, same: Callable[[Shape], bool], wanted: Shape) -> tuple[bool, str]:

@@ -64,7 +64,7 @@ def _whole(text: str) -> Fraction | None:
         if at >= 0:
             head, tail = _factor(text[:at]), text[at + 1 :]
             scale = _GROUPS[text[at]]
-            rest = Fraction(0) if not tail else _short(tail, scale)
+            rest = Fraction(0) if not tail else _factor(tail.lstrip("零〇")) if tail[0] in "零〇" else _short(tail, scale)
             return None if head is None or rest is None or rest >= scale else head * scale + rest
     return _under_ten_thousand(text)
 
@@ -107,11 +107,25 @@ def _under_ten_thousand(text: str) -> Fraction | None:
     return total + digit * (last // 10 if short else 1)
 
 
+_TENTHS = re.compile(r"打?([0-9一二两三四五六七八九])([0-9一二三四五六七八九半])?(?:成|折)")
+
+
+def tenths(text: str) -> Fraction | None:
+    """Percent of 三成 (30%), 八折 and 八五折 (80% and 85% of a price), 三成半; None for anything else."""
+    match = _TENTHS.fullmatch(text.strip().replace("成半", "半成"))
+    if match is None:
+        return None
+    tens, ones = (5 if d == "半" else _DIGITS.get(d, d) if d else 0 for d in match.groups())
+    return Fraction(10 * int(tens) + int(ones))
+
+
 def english_number(text: str) -> Fraction | None:
     """``forty-two``, ``one hundred and five``, ``two and a half``, ``three quarters``; None for anything else."""
     words = text.lower().replace("-", " ").split()
     if not words or len(words) > 12:
         return None
+    if len(words) == 3 and words[:2] == ["half", "a"] and words[2] in _SCALES:
+        return Fraction(_SCALES[words[2]], 2)
     if words[0] in ("minus", "negative"):
         value = english_number(" ".join(words[1:]))
         return None if value is None else -value

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from keel.rewards.reading.notation import plain
-from keel.rewards.reading.numerals import HAN, SCALE_WORDS, chinese_number, english_number
+from keel.rewards.reading.numerals import HAN, SCALE_WORDS, chinese_number, english_number, tenths
 from keel.rewards.reading.units import CURRENCY, unit_of
 
 _LONGEST = 120  # characters of a number
@@ -34,6 +34,8 @@ _NUMBER = re.compile(
     rf"(?:\s?(?P<scale>(?:{_SCALES})(?![A-Za-z])|[百千万亿]+(?![克米瓦焦])))?"
     r"(?:\s?(?P<percent>%|percent(?!age)(?![a-z])|per cent(?![a-z])|pct(?![a-z])))?"
 )
+_SHORTS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+_SHORT = re.compile(r"([kKMB])(?![A-Za-z0-9])")
 _SIGNED_WORD = re.compile(r"^(?:minus|negative|负)\s*(?=[\d\\.$])", re.IGNORECASE)
 _HAN_NUMBER = re.compile(rf"负?(?:百分之)?[{HAN}0-9半][{HAN}0-9分之又点半.,]*")
 _HAN_WORD = r"\u4e00-\u9fff"
@@ -77,6 +79,8 @@ def read_quantity(text: str) -> Quantity | None:
     while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and _wrapped(text):
         text = text[1:-1].strip()
     text = re.sub(r"^-\s?\((.*)\)$", r"-\1", text)
+    if (share := tenths(text)) is not None:
+        return Quantity(share, percent=True)
     found = quantity_at(text, 0)
     if found is not None and text[found[1] :].strip() in ("", "$"):
         return found[0]
@@ -118,6 +122,8 @@ def quantity_at(text: str, start: int) -> tuple[Quantity, int] | None:
         return None
     end = match.end()
     unit = unit_of(match["money"]) if match["money"] else None
+    if match["money"] and (short := _SHORT.match(text, end)):  # $2k, $1.5M
+        value, end = value * _SHORTS[short[1]], short.end()
     if unit is None and not match["percent"]:
         unit, end = _unit_behind(text, end)
     elif match["money"]:  # $5 dollars

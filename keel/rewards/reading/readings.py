@@ -23,6 +23,7 @@ _OR = re.compile(
     r"(?:\s*(?:\b(?:maybe|perhaps|possibly|even|rather|else|also|it\s+is|it's|is|be|the\s+answer\s+is)\b|也许|可能|是))*[\s:,]*",
     re.IGNORECASE,
 )
+_MAYBE = re.compile(r"(?:(?:actually|hmm+|well|but|though)\b[,\s]*)?(?:it|this|that|the\s+answer)\s+(?:could|might|may)\s", re.IGNORECASE)
 _EITHER = re.compile(r"^\s*(?:either|要么|不是)\s*", re.IGNORECASE)
 _NOT = re.compile(r"^\s*(?:not(?!\s+(?:sure|certain|only))|never|n['’]t|不是|并非|不等于|非|\\ne(?![a-z]))\s*", re.IGNORECASE)
 _BUT = re.compile(r"\bbut\s+(?:rather\s+)?|(?:而|应该|应)是|[,;.]\s*(?:it\s+is|it's|rather|instead)\s+", re.IGNORECASE)
@@ -58,6 +59,12 @@ _COMPARED = re.compile(r"(?:[<>]|\\(?:le|ge|lt|gt|ne)(?![a-z]))\s*\Z")
 _CALCULATION = re.compile(r"\s*[*/+×÷-]\s*\$?\d[^\n=,;]*=\s*[-+$]?[\d][\d.,/]*(?:\s+[A-Za-z]+)?(?=[.\s]*(?:\n|\Z))")
 
 
+_IN_A_BOX = re.compile(
+    r"(?:(?:the|our|so|final|correct|total)\s+)*(?:answer|value|result|sum|total|number|solution)\s*(?:is|are|equals|:|=)\s+(?!not\b)(?=.*[\d\\])",
+    re.IGNORECASE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a claim says: expressions, all of which it stands by (more than one is a list or a hedge), and the same in words."""
@@ -73,6 +80,8 @@ def read_claim(claim: Claim) -> Reading:
         return Reading((), claim.text, bound=True)
     if claim.kind in ("box", "tag"):
         inside = plain_words(claim.text)
+        if named := _IN_A_BOX.match(inside):  # \boxed{\text{The value is } 7}
+            return read_segment(inside[named.end() :], claim.rest)
         if claim.kind == "box" or len(claim.text) <= 80:
             others, bound = _beside(claim.rest, lists=False)
             return Reading((claim.text.strip(), *others), inside, bound or bool(_BOUND.search(inside[:0])))
@@ -123,7 +132,7 @@ def _in_words(text: str, words: str) -> Reading:
 
 def _leading_words(sentence: str) -> int | None:
     """Where a number in words ends that begins a sentence: forty-two apples, 三百五十个."""
-    han = re.match(rf"\s*负?(?:百分之)?[{HAN}半][{HAN}分之又点半]*", sentence)
+    han = re.match(rf"\s*(?:打?[{HAN}\d]{{1,2}}成半?|打?[{HAN}\d]{{1,2}}折|负?(?:百分之)?[{HAN}半][{HAN}分之又点半]*)", sentence)
     if han and read_quantity(han.group()) is not None:
         return han.end()
     words = list(re.finditer(r"[A-Za-z]+(?:-[A-Za-z]+)*", sentence))
@@ -214,7 +223,12 @@ def _beside(text: str, lists: bool = True) -> tuple[list[str], bool]:
     if also:
         found.append(also[1])
     following = text[end:].lstrip(" .。!?！？\n")
-    pieces = [text[:end], following[: _sentence_end(following)] if HEDGE.match(following.lstrip("( *")) or _OR.match(following) else ""]
+    pieces = [
+        text[:end],
+        following[: _sentence_end(following)]
+        if HEDGE.match(following.lstrip("( *")) or _OR.match(following) or _MAYBE.match(following)
+        else "",
+    ]
     for piece in pieces:
         for mark in _OR.finditer(piece):
             behind = piece[mark.end() :]
@@ -273,7 +287,8 @@ def last_numbers(sentence: str) -> Reading:
     if not numbers:
         han = [m for m in re.finditer(rf"负?(?:百分之)?[{HAN}][{HAN}分之又点半]*", flat) if len(m.group()) > 1 and read_quantity(m.group())]
         return Reading((han[-1].group(),) if han else (), flat)
-    while len(numbers) > 1 and _denied(flat[: numbers[-1][1]]):  # "12 (not 13)"
+    while len(numbers) > 1 and (_denied(flat[: numbers[-1][1]]) or _WHOLE_OF.fullmatch(flat[numbers[-2][2] : numbers[-1][1]])):
+        # "12 (not 13)", "12 out of 13"
         numbers.pop()
     used = [numbers[-1]]
     for number in reversed(numbers[:-1]):
@@ -287,6 +302,7 @@ def last_numbers(sentence: str) -> Reading:
     return Reading(tuple(_whole(flat, a, b) for _, a, b in used), flat, bound)
 
 
+_WHOLE_OF = re.compile(r"(?:\s+[A-Za-z]+){0,3}\s+out\s+of\s+(?:the\s+|a\s+total\s+of\s+)?", re.IGNORECASE)
 _MINUS = re.compile(r"(?:\A|\b(?:is|was|are|be|equals|to|gives|as)\s+|[=:]\s*)(?:minus|negative)\s+\Z", re.IGNORECASE)
 _IS = re.compile(r"\b(?:is|are|was|were|be|equals|makes|gives|to)\s+(?=[A-Za-z])", re.IGNORECASE)
 _REMARK = re.compile(r"(?<=[\w%$])(\s*)\(([^()]*[A-Za-z\u4e00-\u9fff]{2}[^()]*)\)[\s.。]*\Z")
@@ -320,7 +336,9 @@ def _whole(text: str, start: int, end: int) -> str:
         return text[start:end]
     for run in _MATHY.finditer(text):
         if run.start() <= start < run.end():
-            return run.group().strip(" ,.;:").rpartition("=")[2].strip()
+            first, _, last = run.group().strip(" ,.;:").rpartition("=")
+            turned = read_quantity(first) is not None and re.fullmatch(r"[\d\s.*/+()-]+|(?:[\d\s.*/+()-]|\\times|\\cdot)+", last)
+            return (first if turned else last).strip()  # 15 = 3 * 5 is 15
     return ""  # a piece of what is no formula either
 
 

@@ -23,7 +23,7 @@ from keel.verbs.reward.refresh import refresh
 from keel.verbs.shared.judged import summary_measures
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.rewards import SCALE_FILE, write_scale
-from keel.verbs.shared.session import Session, open_session, renderer_of
+from keel.verbs.shared.session import Session, keep_day, open_session, renderer_of
 from keel.verbs.shared.units import datasets, prepare
 
 log = logging.getLogger("keel")
@@ -88,6 +88,7 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
         _gather(recipe, path, summaries).write(final)
         loaded = load_model(str(final), recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
         renderer = renderer_of(loaded, recipe.render)
+        keep_day(session, renderer)
         for member in loaded.model.members:
             member.transform = loaded.model.transform
         head = HeadSpec.from_json(summaries[0]["head"])

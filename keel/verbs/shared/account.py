@@ -10,6 +10,7 @@ from typing import Any
 from keel.data.dataset import Dataset
 from keel.data.findings import find, untrained_turns
 from keel.data.left_out import LeftOut
+from keel.data.unread import unread_columns
 from keel.render.renderer import Refusal
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -96,7 +97,8 @@ class Account:
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them (told and kept),
-        records refused, records that make no label or pair (``left_out``), records taken out because they are held out,
+        records refused, records that make no label or pair (``left_out``), records taken out because they are held out, columns that look
+        as if the model should read them and are not shown to it (``unread_columns``),
         conversations that became several units (``split``), turns that are not trained because the file says so (``untrained_turns``),
         answers that were cut and prompts that lost turns."""
         found: dict[str, dict[str, int]] = {}
@@ -104,6 +106,8 @@ class Account:
             labels = self.findings[side]
             found[side] = {"rows": data.counts["rows"], "bad": len(data.bad), "records": len(data)}
             found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
+            if unread := unread_columns(data.records):
+                found[side]["unread_columns"] = len(unread)
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
         for side, left in self.left.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import math
 import sys
@@ -17,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from keel.core.config import Section, dump
+from keel.core.errors import DataError
 from keel.core.events import EventBus
 from keel.evaluate.report import collect, write_report
 from keel.learner.inference import LocalInference
@@ -160,11 +162,26 @@ def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, recipe: Tra
 
 def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:
     """What is known only once the model is loaded: where it came from, its weights' digest, the template's hash. Raises RunError when the
-    run began with other weights or another template."""
+    run began with other weights or another template. From here on the template is told the day that the run began with."""
     digest = pin_weights(session, loaded.model, "the model's weights")
+    keep_day(session, renderer)
     session.run.pin({"the chat template": renderer.template_hash})
     template = {"sha256": renderer.template_hash, "injected_system": renderer.injected_system}
     session.run.record(model={**loaded.source, "digest": digest}, template=template)
+
+
+def keep_day(session: Session, renderer: Renderer) -> None:
+    """A chat template that asks for today's date is told the day that the run began with, also when it is resumed on another one: prompts
+    would differ from those that were trained on."""
+    if renderer.follows_calendar:
+        began = datetime.datetime.fromisoformat(session.run.manifest["starts"][0]["at"]).astimezone().date()
+        day = datetime.date.fromisoformat(session.run.manifest.get("day", began.isoformat()))
+        try:
+            renderer.hold_day(day)
+        except DataError as error:  # the run goes on: its prompts hold the day of each start
+            log.warning("%s: a resumed run sees another date in its prompts: %s", error.message, error.hint)
+            return
+        session.run.record(day=day.isoformat())
 
 
 def record_sampling(session: Session, sampler: Sampler) -> None:
