@@ -1,5 +1,6 @@
-"""The kinds of instruction of IFEval (Zhou et al. 2023, arXiv:2311.07911, table 1), each a function of the text and the instruction's
-arguments. The names of kinds and arguments are those of the published data; Chinese text is read by Chinese marks and characters."""
+"""Instructions that a program can check, as a reward: the kinds of IFEval (Zhou et al. 2023, arXiv:2311.07911, table 1), each a function of
+the text and the instruction's arguments. The names of kinds and arguments are those of the published data; Chinese text is read by
+Chinese marks and characters."""
 
 from __future__ import annotations
 
