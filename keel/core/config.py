@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from keel.core.errors import ConfigError, UserError
+from keel.core.recipe_files import merge, parse_yaml, places, read_recipe, value_text
 from keel.core.schema import FieldDoc, chosen_section, describe, plain_type, tag_field, type_text, walk
 
 __all__ = ["FieldDoc", "Section", "describe", "dump", "load", "merge", "parse_yaml", "read_recipe"]
@@ -59,7 +60,7 @@ def load(cls: type[C], recipe: Path | None, overrides: Sequence[str] = ()) -> C:
     try:
         config = cls.model_validate(raw)
     except ValidationError as error:
-        problems += _explain(cls, error.errors(), touched)
+        problems += _explain(cls, error.errors(), touched, places(recipe) if recipe is not None else {})
     else:
         problems += [f"{path}: expected {kind}, got {value}" for path, kind, value in _swallowed_booleans(raw, config, "")]
         if not problems:
@@ -72,108 +73,6 @@ def load(cls: type[C], recipe: Path | None, overrides: Sequence[str] = ()) -> C:
 def dump(config: Section) -> dict[str, Any]:
     """The resolved config as plain JSON values; ``cls.model_validate`` of it gives the same config again."""
     return config.model_dump(mode="json")
-
-
-# --------------------------------------------------------------------------------------------------------------------------------
-# Reading YAML
-# --------------------------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-4`` as a number, dates, ``1:30``, ``off`` and ``no`` as text, and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands here a second time", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_RULES = (  # of YAML 1.2, with the first letters they apply to
-    ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), "tTfF"),
-    ("int", re.compile(r"^[-+]?(0|[1-9][0-9_]*)$"), "-+0123456789"),
-    (
-        "float",
-        re.compile(r"^[-+]?((\d[\d_]*\.[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"),
-        "-+.0123456789",
-    ),
-)
-
-
-def _set_rules() -> None:
-    inherited: dict[str, list[tuple[str, Any]]] = cast("Any", yaml.SafeLoader).yaml_implicit_resolvers
-    dropped = (":bool", ":int", ":float", ":timestamp")
-    loader = cast("Any", _Loader)
-    loader.yaml_implicit_resolvers = {k: [(t, p) for t, p in rules if not t.endswith(dropped)] for k, rules in inherited.items()}
-    for name, pattern, first in _RULES:
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", pattern, list(first))
-
-
-_set_rules()
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML with the loader's rules; raises yaml.YAMLError."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except RecursionError:
-        raise yaml.YAMLError("lists or mappings are nested too deep") from None
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The mapping in a recipe file, its ``base`` files merged under it. Raises ConfigError with file, line and column."""
-    return _read_recipe(Path(path), ())
-
-
-def _read_recipe(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in below:
-        raise ConfigError(
-            f"{path}: `base` goes in a circle: " + " -> ".join(p.name for p in (*below, path)), "remove one of the `base` lines"
-        )
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.glob("*.y*ml")), 1, 0.5)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise ConfigError(f"no such recipe: {path}", hint) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(
-            f"{path}, line {line}: not UTF-8 text (byte 0x{error.object[error.start]:02x})", "save the file as UTF-8"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        raw = parse_yaml(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: broken YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: broken YAML: {error}") from None
-    if raw is None:
-        raise ConfigError(f"{path}: the recipe is empty", "write at least one `key: value`")
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of `key: value`, this is {_value_text(raw)}")
-    recipe = cast("dict[str, Any]", raw)
-    base = recipe.pop("base", None)
-    if base is None:
-        return recipe
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: `base` is the name of one recipe file, not {_value_text(base)}")
-    return merge(_read_recipe(path.parent / base, (*below, path.resolve())), recipe)
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid on ``under``: mappings key by key, everything else replaced."""
-    merged = dict(under)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(cast("Any", old), cast("Any", value)) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 # --------------------------------------------------------------------------------------------------------------------------------
@@ -205,7 +104,7 @@ def _descend(here: Any, key: str, done: str, default: Callable[[], Any]) -> Any:
         items = cast("list[Any]", here)
         return items[_index(items, key, done, append=False)]
     if not isinstance(here, dict):
-        raise ConfigError(f"{done}.{key}: {done} is {_value_text(here)}, which has no keys")
+        raise ConfigError(f"{done}.{key}: {done} is {value_text(here)}, which has no keys")
     section = cast("dict[str, Any]", here)
     if section.get(key) is None:
         section[key] = default()
@@ -220,7 +119,7 @@ def _put(here: Any, key: str, value: Any, done: str) -> None:
     elif isinstance(here, dict):
         here[key] = value
     else:
-        raise ConfigError(f"{done}.{key}: {done} is {_value_text(here)}, which has no keys")
+        raise ConfigError(f"{done}.{key}: {done} is {value_text(here)}, which has no keys")
 
 
 def _index(items: list[Any], key: str, done: str, append: bool) -> int:
@@ -285,8 +184,8 @@ def _element_with_defaults(element: Any, item: Any) -> Any:
 _WRONG_TYPE = re.compile(r"_(type|parsing|error|from_float|parsing_size)$|^(enum|is_instance_of|union_tag_invalid|int_from_float)$")
 
 
-def _explain(cls: type[Section], errors: Sequence[ErrorDetails], touched: Mapping[str, str]) -> list[str]:
-    """One line a problem. The several complaints of a union about one value become one."""
+def _explain(cls: type[Section], errors: Sequence[ErrorDetails], touched: Mapping[str, str], lines_of: Mapping[str, str]) -> list[str]:
+    """One line a problem, with the line of the recipe that it is about. The several complaints of a union about one value become one."""
     lines: dict[str, str] = {}
     all_paths = [doc.path for doc in describe(cls)]
     located = [(walk(cls, error["loc"]), error) for error in errors]
@@ -297,8 +196,16 @@ def _explain(cls: type[Section], errors: Sequence[ErrorDetails], touched: Mappin
             continue
         text = _problem(owner, annotation, path, error, all_paths)
         source = touched.get(path) or next((o for p, o in touched.items() if p.startswith(f"{path}.")), "")
-        lines[path] = f"{path or 'recipe'}: {text}" + (f" (from the override {source})" if source else "")
+        place = "" if source else _place(path, lines_of)
+        lines[path] = f"{place}{path or 'recipe'}: {text}" + (f" (from the override {source})" if source else "")
     return list(lines.values())
+
+
+def _place(path: str, lines_of: Mapping[str, str]) -> str:
+    """The line of a key, or of the section that it is missing in."""
+    while path and path not in lines_of:
+        path = path.rpartition(".")[0]
+    return f"{lines_of[path]}: " if path else ""
 
 
 def _problem(owner: type[BaseModel] | None, annotation: Any, path: str, error: ErrorDetails, all_paths: Sequence[str]) -> str:
@@ -321,10 +228,10 @@ def _problem(owner: type[BaseModel] | None, annotation: Any, path: str, error: E
     annotation = field.annotation if field else annotation
     if kind == "literal_error" and isinstance(value, str):
         near = difflib.get_close_matches(value, [str(a) for a in typing.get_args(plain_type(annotation))], 1)
-        return f"expected {type_text(annotation, field)}, got {_value_text(value)}" + (f". Did you mean '{near[0]}'?" if near else "")
+        return f"expected {type_text(annotation, field)}, got {value_text(value)}" + (f". Did you mean '{near[0]}'?" if near else "")
     if _WRONG_TYPE.search(kind):
-        return f"expected {type_text(annotation, field)}, got {_value_text(value)}"
-    return f"{error['msg'].replace('Input should', 'must').replace('should', 'must')}, got {_value_text(value)}"
+        return f"expected {type_text(annotation, field)}, got {value_text(value)}"
+    return f"{error['msg'].replace('Input should', 'must').replace('should', 'must')}, got {value_text(value)}"
 
 
 def _suggestions(path: str, siblings: Sequence[str], all_paths: Sequence[str]) -> list[str]:
@@ -340,7 +247,7 @@ def _suggestions(path: str, siblings: Sequence[str], all_paths: Sequence[str]) -
 def _swallowed_booleans(raw: Any, value: Any, path: str) -> list[tuple[str, str, str]]:
     """Places where ``true`` was given and pydantic made the number 1 of it: (path, expected, given)."""
     if isinstance(raw, bool) and type(value) in (int, float):
-        return [(path, "whole number" if type(value) is int else "number", _value_text(raw))]
+        return [(path, "whole number" if type(value) is int else "number", value_text(raw))]
     if isinstance(raw, Mapping):
         given = cast("Mapping[str, Any]", raw)
         inner: Any = {k: getattr(value, k, None) for k in given} if isinstance(value, BaseModel) else value
@@ -351,17 +258,3 @@ def _swallowed_booleans(raw: Any, value: Any, path: str) -> list[tuple[str, str,
         pairs = zip(cast("list[Any]", raw), cast("Sequence[Any]", value), strict=False)
         return [x for i, (a, b) in enumerate(pairs) for x in _swallowed_booleans(a, b, f"{path}.{i}")]
     return []
-
-
-def _value_text(value: Any) -> str:
-    """A value as the user wrote it, with what kind of thing it is."""
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value) if len(str(value)) <= 80 else str(value)[:77] + "..."
-    return f"'{text}'" if isinstance(value, str) else f"the number {text}" if isinstance(value, int | float) else text

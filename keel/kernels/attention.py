@@ -2,6 +2,7 @@
 
 What it computes is decided by the *plan* that is handed through the model's keyword arguments (``keel_plan=``): packed rows with shared
 prompts for training, prefill and decode for sampling. The plan owns the cache, so the model runs with ``use_cache=False`` and no mask.
+``PackedPlan`` is that of packed rows: each unit's prompt once, every branch attends to the prompt and to itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The prices of KL and entropy in the course of a run: what controllers make of them. The trainer's only state beside its learners'."""
+"""What changes in the course of a run: the phase a step belongs to, and the prices of KL and entropy that controllers make of what was
+measured (the trainer's only state beside its learners'). In a controller ``target`` and ``kl`` are in one unit, whichever that is."""
 
 from __future__ import annotations
 

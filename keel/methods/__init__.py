@@ -1,8 +1,8 @@
-"""Algorithms by name, and their settings: compositions of parts that are made elsewhere (credit in ``advantages``, losses, objectives).
+"""Algorithms by name, and their settings: compositions of parts that are made elsewhere (``math``, ``credit``, ``objectives``).
 
-`rl` is the table of RL with its settings resolved and the credit of a batch; `parts`, `config` and `checks` are what its rows are made of,
-the overrides by field, and what is refused. `preference` is the table of direct preference losses, `offline` that of losses on logged
-rewards. What the online loop calls is imported from here.
+`rl` is the table of RL with its settings resolved and the credit of a batch; `rl_parts`, `rl_config` and `rl_checks` are what its rows
+are made of, the overrides by field, and what is refused. `preference` is the table of direct preference losses, `offline` that of losses
+on logged rewards. What the online loop calls is imported from here.
 """
 
 from keel.methods.credit.assign import rollout_units

@@ -14,7 +14,7 @@ An algorithm is a credit rule, a policy loss, a reduction, a place for the KL an
     metrics   = group_metrics(groups) | credited.metrics | ...
 
 Signals are per-branch tensors [T]. A new algorithm is one row in ``ALGORITHMS``; a new part of one is a function and a row in its own table
-(``ESTIMATORS``, ``POLICY_LOSSES``, ``REDUCTIONS``). Parts are in ``parts``, settings in ``config``, refusals in ``checks``.
+(``ESTIMATORS``, ``POLICY_LOSSES``, ``REDUCTIONS``). Parts are in ``rl_parts``, settings in ``rl_config``, refusals in ``rl_checks``.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Credited(NamedTuple):
 
 
 def credit(groups: Sequence[Group], units: Sequence[Unit], algorithm: Algorithm) -> Credited:
-    """Give every trained token its advantage (``advantages.credit.assign``) under the algorithm's rule.
+    """Give every trained token its advantage (``credit.assign``) under the algorithm's rule.
 
     Metrics: ``objective/*`` of ``kl_metrics`` where there is a reference, ``critic/vf_explained_var`` where there is a critic. When all
     samples failed or were masked no unit is left: such a step has nothing to train on.

@@ -1,4 +1,5 @@
-"""Settings of how a model is loaded and adapted. The model itself is a plain string in a recipe (``model: org/name``)."""
+"""Settings of how a model is loaded and adapted. The model itself is a plain string in a recipe (``model: org/name``). And of a
+reward model's head."""
 
 from __future__ import annotations
 

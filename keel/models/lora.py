@@ -1,4 +1,8 @@
-"""Low-rank adapters through PEFT: where they go, and merging them exactly (in float32)."""
+"""Low-rank adapters through PEFT: where they go, and merging them exactly (in float32).
+
+A merged adapter often changes a weight by less than half of the distance between two bfloat16 numbers. The nearest such number is then the
+weight before training, and that part of what was learnt is gone as soon as the model is read in bfloat16. So a merged weight is rounded up
+or down by chance, right on average (Gupta et al. 2015, https://arxiv.org/abs/1502.02551, round by chance for the same reason)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Pixels by content hash. Prompts hold hashes (``MediaRef``); only the vision tower asks for what is behind them."""
+"""Pixels by content hash. Prompts hold hashes (``MediaRef``); only the vision tower asks for what is behind them.
+And the processors that make pixels, without torchvision: images only, no video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What may be wrong with a model's files, in plain words: transformers, tokenizers, safetensors and the Hub each raise what they like."""
+"""What may be wrong with a model's files, in plain words: transformers, tokenizers, safetensors and the Hub each raise what they like.
+And their progress bars and reports, switched off where Keel says itself what matters."""
 
 from __future__ import annotations
 

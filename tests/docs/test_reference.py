@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 
 import pytest
 from pages import ROOT
 
 import keel
-from keel.core.config import Section
+from keel.core.config import Section, describe
 from keel.reference import reference_markdown
 from keel.verbs.run import RECIPES
 
@@ -24,6 +25,15 @@ READ_OTHERWISE = {
     ("Stages", "prefer"): "read by name in Stages.items",
     ("Stages", "evaluate"): "read by name in Stages.items",
 }
+
+
+def test_every_setting_is_named_in_a_recipe_a_guide_or_a_test() -> None:
+    """One that nobody names is one that nobody tried."""
+    files = [p for room in ("recipes", "docs", "tests", "labs") for p in (ROOT / room).rglob("*") if p.suffix in {".yaml", ".md", ".py"}]
+    text = "\n".join(p.read_text(encoding="utf-8") for p in [*files, ROOT / "README.md"] if p.name != "reference.md")
+    words = set(re.findall(r"\w+", text))
+    paths = {doc.path for recipe in RECIPES.values() for doc in describe(recipe)}
+    assert sorted(path for path in paths if path.rpartition(".")[2] not in words) == []
 
 
 def sections() -> list[type[Section]]:

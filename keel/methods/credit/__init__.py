@@ -1,2 +1,2 @@
-"""Credit: from rewards to an advantage for every sampled token. Pure functions of tensors (``group``, ``gae``, ``whiten``, ``shaping``) and
-their composition over groups of rollouts (``credit``)."""
+"""Credit: from rewards to an advantage for every sampled token. Pure functions of tensors (``estimators``, ``scaling``) and
+their composition over groups of rollouts (``assign``)."""

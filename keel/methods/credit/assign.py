@@ -6,7 +6,7 @@ The way of a batch, between the rewards and the learner::
     units = ... + ref_logprobs, values, old_logprobs   # what the rule needs, added by whoever holds those models
     units = assign(groups, units, rule)                # + ``advantages`` (and ``returns``, where the rule works by token)
 
-A new scheme is one function in ``group`` or ``gae`` and one row in ``ESTIMATORS``.
+A new scheme is one function in ``estimators`` and one row in ``ESTIMATORS``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 All take ``rewards_B`` (float [B]) and ``group_B`` (int64 [B], which group a sample belongs to) over all valid samples of a batch, and give
 one advantage a sample, float [B] in the rewards' dtype, computed in float64. Groups may be of different size. Some take a third vector.
+Those of single tokens (discounted returns, generalised advantage estimation) take one sequence of actions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Whitening over a batch, with statistics that can be added up over its parts (processes, micro-batches)."""
+"""Rewards and advantages on scales that learning can use: whitening over a batch, with statistics that can be added up over its parts
+(processes, micro-batches); rewards normalised by what a run has seen, and clipped; a price for every step away from the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imitation: negative log-likelihood."""
+"""Imitation: negative log-likelihood, and the weights of logged answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single-sample estimators of KL(policy || reference) from the log-probabilities of sampled tokens.
+"""Single-sample estimators of KL(policy || reference) from the log-probabilities of sampled tokens; and f-divergences in its place.
 
 Schulman, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html, 2020). With ``r = log pi(x) - log pi_ref(x)`` and x ~ pi all of
 k1 and k3 have the expectation KL(pi || ref); what differs is the gradient when an estimator is used *as a loss* on samples of pi:

@@ -1,6 +1,8 @@
 """Policy losses per token, from log-probabilities and advantages. Lower is better: each is minus what is to be maximised.
 
-Log-ratios are held within ``kl.LOG_RATIO_BOUND`` before they become ratios that nothing else bounds."""
+Log-ratios are held within ``kl.LOG_RATIO_BOUND`` before they become ratios that nothing else bounds.
+``importance_weights`` are those between the policy that is trained and the sampler that drew: the same weights in two programs are not the
+same distribution, to say nothing of a sampler that is some versions behind."""
 
 from __future__ import annotations
 

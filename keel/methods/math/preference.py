@@ -2,7 +2,8 @@
 
 A label is the probability p that the first answer is the better one. Unless said otherwise a loss is the expectation over that label,
 ``p cost(winner, loser) + (1 - p) cost(loser, winner)``, so that swapping the answers together with the label changes nothing; a margin m
-is a lead that is asked for beyond the preference itself, in rewards, whichever answer is the better one.
+is a lead that is asked for beyond the preference itself, in rewards, whichever answer is the better one. Losses of single answers that are
+wanted or not need no pair: ``kto``, ``bco``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Losses of reward models: preferences between two scores, ties among them, rankings of several."""
+"""Losses of reward models: preferences between two scores, ties among them, rankings of several; ratings: a number, a number
+with its own uncertainty, one of several ordered levels."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class LoggedObjective:
 
     ``awr``: coef = ``min(exp(A / beta), max_weight)``, w = 1 (Peng et al. 2019, arXiv:1910.00177). ``reinforce``: coef = A, w the
     importance weight of the policy against the reference, which stands for whoever wrote the answers, at most ``max_weight``, constant
-    in the gradient (``losses.correction``); 1 without ``importance``. With it, an answer below its baseline is not pushed away for ever.
+    in the gradient (``methods.math.policy``); 1 without ``importance``. With it, an answer below its baseline is not pushed away for ever.
     ``topr``: the same, but answers at or above their baseline have w = 1 (Le Roux et al. 2025, arXiv:2503.14286, section 3).
 
     The advantages A are those of the whole optimizer batch, given to its answers before the first forward pass (``credited``), so that it

@@ -33,7 +33,7 @@ class PolicyObjective(Reduced):
     leaves each token its own gradient, so that advantages may differ within a sequence (GSPO-token, section 4.3).
 
     ``correction`` weighs the policy's part of the loss by importance weights between the old policy and the sampler
-    (``losses.correction``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
+    (``methods.math.policy``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
 
     ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
     whose gradient is exactly that of the KL.

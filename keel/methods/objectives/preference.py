@@ -1,5 +1,6 @@
 """Direct preference optimisation of pairs: one objective for every loss of two answers' scores, one for a batch's sorted leads, one with
-the divergence of whole distributions. Single answers with labels are in ``answers``, sums of losses in ``mixture``."""
+the divergence of whole distributions. For single answers that are wanted or not KTO and BCO, on labels or on pairs. Sums of losses are in
+``mixture``."""
 
 from __future__ import annotations
 
