@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from keel.core.version import VERSION
+
 if TYPE_CHECKING:
     from keel.api import (
         Policy,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 # have ever new shapes, so memory would grow for many steps.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Policy",

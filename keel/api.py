@@ -100,7 +100,7 @@ def load(
     lora: int | None = None,
     system: str = "",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
-    device: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
 ) -> Policy:
     """Load a folder, a Hugging Face id, a GGUF file or ``tiny:llama``. With ``lora`` adapters of that rank are trained, the rest is frozen;

@@ -144,8 +144,9 @@ def _count(text: str) -> int:
 Add = Callable[[str, str, Callable[[argparse.Namespace], Summary | None]], argparse.ArgumentParser]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line. Overrides are `key.path=value`, values are YAML."""
+def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The command line. Overrides are `key.path=value`, values are YAML. ``given``: its words, where they are known; the table of rewards
+    is read only for the help of `keel score`."""
     top = argparse.ArgumentParser(prog="keel", description="Align language models with what people prefer.")
     top.add_argument("--version", action="store_true", help="print the version")
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
@@ -159,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
 
     _add_recipes(add)
     _add_looks(add)
-    _add_score(add)
+    _add_score(add, _reward_names() if "score" in given else "NAME")
     _add_eval_reward(verbs.add_parser("eval-reward", help="measure a reward model: keel eval reward MODEL DATA"))
     _add_models(add)
     # The --json of the next three names a file.
@@ -199,14 +200,19 @@ def _add_looks(add: Add) -> None:
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
 
 
-def _add_score(add: Add) -> None:
+def _reward_names() -> str:
+    from keel.rewards.table import scorer_names
+
+    return ", ".join(scorer_names())
+
+
+def _add_score(add: Add, rewards: str) -> None:
     sub = add("score", "score a file of answers with any reward", _score)
     sub.add_argument("file", help="rows {prompt, completion, ...}: JSONL, JSON, CSV, Parquet")
     sub.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings of the reward, e.g. pattern='[0-9]+' truth=answer"
     )
-    rewards = "gsm8k, math, choice, regex, json_schema, ifeval, code, numeric, exact, reasoning_gym"
-    sub.add_argument("--reward", required=True, help=f"{rewards}, rules:FILE, model:DIR or python:FILE:NAME")
+    sub.add_argument("--reward", required=True, help=f"one of {rewards}")
     sub.add_argument("--out", default="", metavar="FILE", help="where the rows go, each with score, reason and error (JSONL)")
     sub.add_argument("--cache", default="", metavar="DIR", help="keep scores here, and take from here what the same reward scored before")
 
@@ -246,7 +252,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments, options and overrides in any order (argparse alone stops taking overrides at the first option between them, and
     takes ``--json`` after the verb only)."""
     given = list(sys.argv[1:] if argv is None else argv)
-    top = parser()
+    top = parser(given)
     if given[:2] == ["eval", "reward"]:
         given[:2] = ["eval-reward"]
     names_a_file = given[:1] in (["bench"], ["eval-reward"], ["advise"], ["study"])  # their --json
@@ -281,9 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("keel").setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if args.version:
-        from keel import __version__
+        from keel.core.version import VERSION
 
-        print(__version__)
+        print(VERSION)
         return 0
     if args.verb is None:
         parser().print_help()

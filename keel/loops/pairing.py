@@ -12,7 +12,7 @@ import torch
 
 from keel.core.hashing import permutation
 from keel.methods.credit.assign import rollout_units
-from keel.rewards.duels import Duel, PairJudge
+from keel.rewards.sources.duels import Duel, PairJudge
 from keel.types import Edge, Group, PairTarget, Unit
 
 PairRule = Literal["best_worst", "random", "all"]

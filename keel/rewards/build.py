@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from keel.rewards.build_text import text_reward
-from keel.rewards.cache import CachedTexts, ScoreCache
-from keel.rewards.compare_config import CompareConfig
+from keel.rewards.cache import CachedTexts, ScoreCache, identity
 from keel.rewards.composition.rewards import Reward, check_names
-from keel.rewards.config import CodeReward, FinishedReward, ModelReward, RewardConfig, RulesReward, StepsReward, segments_of
-from keel.rewards.finished import FinishedSource
-from keel.rewards.identity import identity
-from keel.rewards.remote_config import RemoteReward
-from keel.rewards.rules import read_rules
+from keel.rewards.score import PartsRow, SourceRow, TextRow
 from keel.rewards.segments import Decode, SegmentedText, in_answers, splitter
-from keel.rewards.settings import FormConfig, IsolatedConfig, WorkerConfig
-from keel.rewards.steps import equation_right, equations
+from keel.rewards.settings import FormConfig, IsolatedConfig, SegmentedConfig, SourceConfig
+from keel.rewards.sources.python import CompareConfig, python_comparison
+from keel.rewards.sources.workers import WorkerSource
+from keel.rewards.table import row_of
 from keel.rewards.text import TextSource
-from keel.rewards.workers import WorkerSource
 from keel.types import RewardSource
-
-__all__ = ["build_rewards", "text_reward", "text_source"]
 
 
 def build_rewards(
-    configs: Sequence[RewardConfig], load_model: Callable[[ModelReward | RemoteReward], RewardSource], decode: Decode | None = None
+    configs: Sequence[SourceConfig], load_model: Callable[[Any], RewardSource], decode: Decode | None = None
 ) -> tuple[Reward, ...]:
     """The named rewards of a recipe. ``load_model`` makes the source of a reward model, here or behind a server, ``decode`` turns sampled
     tokens into text: what runs models and decodes tokens is not this room's matter.
@@ -33,14 +27,9 @@ def build_rewards(
     Raises UserError for names that stand twice, rule files, functions and libraries that cannot be read.
     """
 
-    def source(config: RewardConfig) -> RewardSource:
-        match config:
-            case ModelReward() | RemoteReward():
-                return load_model(config)
-            case FinishedReward():
-                return FinishedSource(config.name)
-            case _:
-                return text_source(config, decode)
+    def source(config: SourceConfig) -> RewardSource:
+        row = row_of(config)
+        return (row.source or load_model)(config) if isinstance(row, SourceRow) else text_source(config, decode)
 
     sources = [source(c) for c in configs]
     rewards = tuple(Reward(source, c.weight, c.on_failure, c.retries) for source, c in zip(sources, configs, strict=True))
@@ -48,16 +37,19 @@ def build_rewards(
     return rewards
 
 
-def text_source(config: RewardConfig, decode: Decode | None = None) -> TextSource | WorkerSource | CachedTexts | SegmentedText:
+def text_source(config: SourceConfig, decode: Decode | None = None) -> TextSource | WorkerSource | CachedTexts | SegmentedText:
     """The source of a reward that reads text alone: in worker processes where it runs what may hang or die, else in this one; behind its
     cache where it has one; asked about the parts of an answer where it is to. ``decode`` says at which token a part ends.
 
-    Raises UserError when it cannot be built.
+    Raises UserError when it cannot be built, AssertionError for a reward that reads more than text.
     """
-    if isinstance(config, StepsReward):
-        return SegmentedText(TextSource(config.name, equation_right), equations, config.aggregate, decode, config.none)
-    segments = segments_of(config)
-    whole = _whole_source(config)
+    row = row_of(config)
+    assert not isinstance(row, SourceRow), f"reward {config.name!r} reads more than text"
+    if isinstance(row, PartsRow):
+        given: Any = config  # settings of such a row have aggregate and none
+        return SegmentedText(TextSource(config.name, row.judge), row.split, given.aggregate, decode, given.none)
+    segments = config.parts() if isinstance(config, SegmentedConfig) else None
+    whole = _whole_source(config, row)
     if segments is None:
         return whole
     split = splitter(segments)
@@ -69,30 +61,17 @@ def text_source(config: RewardConfig, decode: Decode | None = None) -> TextSourc
 def comparing_source(config: CompareConfig) -> WorkerSource | CachedTexts:
     """What compares two answers, in worker processes, behind its cache where it has one. Raises UserError for a file or function that is
     not right."""
-    source = WorkerSource(config, config.worker)
+    source = WorkerSource(config, python_comparison, config.worker)
     source.start()
     return CachedTexts(source, ScoreCache(Path(config.worker.cache), identity(config))) if config.worker.cache else source
 
 
-def _whole_source(config: RewardConfig) -> TextSource | WorkerSource | CachedTexts:
-    options = _workers(config)
+def _whole_source(config: SourceConfig, row: TextRow) -> TextSource | WorkerSource | CachedTexts:
+    options = config.processes() if isinstance(config, IsolatedConfig) else None
     if options is None:
-        source = TextSource(config.name, text_reward(config))
+        source = TextSource(config.name, row.make(config))
     else:
-        source = WorkerSource(config, options)
+        source = WorkerSource(config, row.make, options)
         source.start()
     folder = config.worker.cache if isinstance(config, IsolatedConfig) else ""
     return CachedTexts(source, ScoreCache(Path(folder), identity(config))) if folder else source
-
-
-def _workers(config: RewardConfig) -> WorkerConfig | None:
-    if not isinstance(config, IsolatedConfig):
-        return None
-    if isinstance(config, RulesReward):
-        rules = config.rules if config.rules is not None else read_rules(config.path)
-        if not any(f.patterns for f in rules.forbidden):
-            return None  # nothing in it can hang
-    if isinstance(config, CodeReward):  # its own limits come first: code that hangs is wrong, not a failure
-        longest = config.worker.timeout_s + 2 * config.timeout_s * config.max_tests
-        return config.worker.model_copy(update={"timeout_s": longest})
-    return config.worker

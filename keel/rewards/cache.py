@@ -1,24 +1,36 @@
-"""Scores kept on disk: what was scored once by the same reward is not scored again."""
+"""Scores kept on disk: what was scored once by the same reward is not scored again. Which reward it is, exactly, is a hash of everything
+that decides its scores, so that they are never those of another."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import math
+import platform
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from keel.core.config import dump
 from keel.core.errors import UserError
+from keel.core.version import VERSION
 from keel.rewards.score import Score
+from keel.rewards.settings import InputFile, ScoringConfig
 from keel.rewards.text import OnceLog, TextJudge, score_texts
+from keel.runs.fingerprints import model_fingerprint
 from keel.types import Group, Prompt
 
+if TYPE_CHECKING:
+    from torch import Tensor  # settings are read, and workers start, without torch
+
 _FILE = "scores.sqlite"
+_NOT_OF_THE_SCORE = ("name", "weight", "on_failure", "retries", "worker")
 
 
 class ScoreCache:
@@ -83,3 +95,49 @@ def text_key(prompt: Prompt, text: str | tuple[str, str]) -> str:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def identity(config: ScoringConfig) -> str:
+    """``version:hash`` of a source: this program's version; its settings, the files that it reads, the libraries that it uses and the code
+    of this room. Name, weight and what happens to failures play no part."""
+    settings = {k: v for k, v in dump(config).items() if k not in _NOT_OF_THE_SCORE}
+    libraries = {name: _version(name) for name in config.libraries}
+    content = [_content(file) for file in config.files()]
+    parts = [json.dumps(settings, sort_keys=True), json.dumps(libraries, sort_keys=True), json.dumps(content), own_code()]
+    return f"{VERSION}:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
+
+
+def _content(file: InputFile) -> str:
+    path = Path(file.path)
+    if file.is_model:
+        return model_fingerprint(path) if path.exists() else ""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _version(name: str) -> str:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def own_code() -> str:
+    """Of the rooms whose code decides what a verifier says, with the folders in them."""
+    whole = hashlib.sha256()
+    for package in ("keel.rewards", "keel.sandbox", "keel.data"):
+        for name, file in python_files(resources.files(package)):
+            if package != "keel.data" or name == "text.py":
+                whole.update(f"{package}/{name}".encode() + b"\0" + file.read_bytes())
+    return whole.hexdigest()
+
+
+def python_files(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
+    """The names under ``folder``, in order, and the files."""
+    for entry in sorted(folder.iterdir(), key=lambda f: f.name):
+        if entry.is_dir():
+            yield from python_files(entry, f"{above}{entry.name}/")
+        elif entry.name.endswith(".py"):
+            yield above + entry.name, entry

@@ -1,14 +1,16 @@
-"""What a reward says of one answer: a number that remembers its reason, or why there is none."""
+"""What a reward says of one answer, a number that remembers its reason or why there is none; and what a kind of reward is made of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 from keel.rewards.reading.thoughts import answer_of
-from keel.types import Prompt
+from keel.rewards.settings import SourceConfig
+from keel.types import Prompt, RewardSource
 
 NO_ANSWER = "the thought is not finished: there is no answer"
 
@@ -39,7 +41,7 @@ def as_score(value: float) -> Score:
 
 
 TextReward = Callable[[Prompt, str], float]  # a Score, or a plain number; NaN = failed
-Judge = Callable[[Sequence[tuple[Prompt, str]]], Sequence[Score]]  # many answers at once
+Split = Callable[[str], Sequence[tuple[int, int]]]  # where the parts of a text are
 
 
 def of_answers(make: Callable[[Any], TextReward]) -> Callable[[Any], TextReward]:
@@ -59,3 +61,42 @@ def of_answers(make: Callable[[Any], TextReward]) -> Callable[[Any], TextReward]
         return judge
 
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What follows the colon of ``keel score --reward TYPE:VALUE``: the setting that takes it, and its name in the help."""
+
+    setting: str
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A kind of reward that reads an answer's text alone. ``make`` is a function of a module, so that worker processes can find it."""
+
+    settings: type[SourceConfig]
+    make: Callable[[Any], TextReward]
+    argument: Argument | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartsRow:
+    """A kind of reward that finds parts in an answer by itself and judges each. Its settings have ``aggregate`` and ``none``."""
+
+    settings: type[SourceConfig]
+    judge: TextReward  # of one part
+    split: Split
+    argument: Argument | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A kind of reward that reads more than text. ``source`` makes it; None where whoever loads models has to."""
+
+    settings: type[SourceConfig]
+    source: Callable[[Any], RewardSource] | None = None
+    argument: Argument | None = None
+
+
+Row = TextRow | PartsRow | SourceRow

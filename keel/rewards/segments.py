@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from keel.data.text import spans
-from keel.rewards.model import Ending, Standardiser, units_of
 from keel.rewards.reading.thoughts import answer_span
-from keel.rewards.score import Score, failure
+from keel.rewards.score import Score, Split, failure
 from keel.rewards.settings import Aggregate, SegmentsConfig
+from keel.rewards.sources.model import Ending, Standardiser, units_of
 from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
 from keel.types import Group, Rollout, StepsTarget, Unit
 
 Decode = Callable[[Tensor], str]
-Split = Callable[[str], Sequence[tuple[int, int]]]  # where the parts of a text are
 StepScorer = Callable[[Sequence[Unit]], Sequence[tuple[Tensor, ...]]]  # ``LocalInference.steps``
 
 

@@ -1,15 +1,19 @@
-"""What the settings of all sources of reward share."""
+"""What the settings of all rewards share: fields, and what a reward says of itself so that the rest of the house need not know it."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from keel.core.config import Section
+from keel.core.errors import ConfigError
 
 OnFailure = Literal["retry", "drop_sample", "stop"]
+RIGHT_ANSWER = "which holds the right answer"
 
 
 def compiles(pattern: str) -> str:
@@ -35,7 +39,26 @@ class SegmentsConfig(Section):
     )
 
 
-class SourceConfig(Section):
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file or a model folder that settings name, under ``key``."""
+
+    key: str
+    path: str
+    is_model: bool = False
+
+
+class ScoringConfig(Section):
+    """What decides the scores beside the settings themselves."""
+
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages whose version decides; "python" is the language
+
+    def files(self) -> Iterator[InputFile]:
+        """The files and model folders whose content decides the scores."""
+        return iter(())
+
+
+class SourceConfig(ScoringConfig):
     """A named source and its weight."""
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="Name of the reward in metrics and reports.")
@@ -45,6 +68,10 @@ class SourceConfig(Section):
         description="A score that fails: retry (and drop the sample when that fails too), drop_sample, stop; empty = on_reward_failure.",
     )
     retries: int = Field(default=2, ge=1, description="How often a failed score is asked for again; read with on_failure=retry.")
+
+    def columns(self) -> Iterator[tuple[str, str]]:
+        """Columns without which no row can be scored, each with what it is for: the end of "no row has a column 'x', ..."."""
+        return iter(())
 
 
 class WorkerConfig(Section):
@@ -62,14 +89,26 @@ class IsolatedConfig(SourceConfig):
 
     worker: WorkerConfig = Field(default=WorkerConfig(), description="The processes that it runs in.")
 
+    def processes(self) -> WorkerConfig | None:
+        """The processes that these very settings need; None where nothing in them can hang."""
+        return self.worker
+
 
 class SegmentedConfig(SourceConfig):
     """A source that can score an answer part by part."""
+
+    by_token: ClassVar[bool] = False  # can a part be a single token?
 
     segments: SegmentsConfig | None = Field(
         default=None,
         description="Score the answer's parts one by one; credit by token sees each at its end. Empty: the whole answer.",
     )
+
+    def parts(self) -> SegmentsConfig | None:
+        """The parts that are scored one by one; None where the whole answer is. Raises ConfigError for tokens of what reads text."""
+        if self.segments is not None and self.segments.by == "token" and not self.by_token:
+            raise ConfigError(f"reward '{self.name}': segments.by=token is for reward models", "use sentence, line or paragraph")
+        return self.segments
 
 
 class FormConfig(SourceConfig):
@@ -85,3 +124,6 @@ class TruthConfig(SourceConfig):
     """A source that compares with the row's right answer."""
 
     truth: str = Field(default="ground_truth", min_length=1, description="Key of the prompt's extra columns that holds the right answer.")
+
+    def columns(self) -> Iterator[tuple[str, str]]:
+        yield self.truth, RIGHT_ANSWER

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from keel.rewards.score import Score, TextReward, as_score
 from keel.types import Group, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor  # settings are read, and workers start, without torch
 
 log = logging.getLogger("keel")
 
@@ -44,6 +44,8 @@ class TextJudge(Protocol):
 def score_texts(source: TextJudge, groups: Sequence[Group], warn: OnceLog) -> list[Tensor]:
     """float32 [G] for each group. Rollouts that failed are not shown to ``source`` and get NaN; why a score failed is logged, once for each
     kind of failure."""
+    import torch
+
     places = [(g, i) for g, group in enumerate(groups) for i, valid in enumerate(group.valid_G.tolist()) if valid]
     items = [(groups[g].prompt, groups[g].rollouts[i].text) for g, i in places]
     result = [torch.full((len(group.rollouts),), torch.nan) for group in groups]

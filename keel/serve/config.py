@@ -8,7 +8,7 @@ from keel.core.config import Section
 from keel.learner.config import BatchConfig
 from keel.models.config import ModelOptions
 from keel.render.config import RenderConfig
-from keel.rewards.ensemble_config import EnsembleConfig
+from keel.rewards.sources.model import EnsembleConfig
 
 
 class QueueConfig(Section):

@@ -17,11 +17,10 @@ from keel.core.errors import DataError, ModelError, UserError
 from keel.learner.inference import LocalInference
 from keel.models.loading import load_model
 from keel.render.renderer import Renderer
-from keel.rewards.config import ModelReward
-from keel.rewards.ensemble import EnsembleSource
-from keel.rewards.model import ModelSource
 from keel.rewards.offline import answered_group
 from keel.rewards.segments import SegmentedModel
+from keel.rewards.sources.ensemble import EnsembleSource
+from keel.rewards.sources.model import ModelReward, ModelSource
 from keel.serve.batcher import Batcher
 from keel.serve.config import ServeRewardConfig
 from keel.serve.http import RewardServer

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from keel.rewards.model import ModelSource
+from keel.rewards.sources.model import ModelSource
 from labs.study.curves import area, envelope, pareto, spread, standard_error
 from labs.study.ways import BATCH, SAMPLES, Looks, preferred, reinforced
 from labs.study.world import ANSWERS, Meter, Point, World, ending

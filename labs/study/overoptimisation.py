@@ -15,9 +15,8 @@ from torch import Tensor
 
 from keel.core.hashing import stable_hash
 from keel.learner.inference import LocalInference
-from keel.rewards.ensemble import EnsembleSource, Expert, Members
-from keel.rewards.ensemble_config import EnsembleConfig
-from keel.rewards.model import Standardiser
+from keel.rewards.sources.ensemble import EnsembleSource, Expert, Members
+from keel.rewards.sources.model import EnsembleConfig, Standardiser
 from keel.types import Group, Unit
 from labs.study.curves import best_of_n, best_of_n_kl
 from labs.study.verdicts import Curve, ensembles_help, shape_of

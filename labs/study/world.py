@@ -21,7 +21,7 @@ from keel.loops.online import sample_groups
 from keel.methods.objectives.reward import RewardObjective
 from keel.models.loading import load_model
 from keel.models.model import Model
-from keel.rewards.model import Standardiser, fit_standardiser, units_of
+from keel.rewards.sources.model import Standardiser, fit_standardiser, units_of
 from keel.rollout.local import LocalSampler
 from keel.types import Edge, Encoded, Group, PairTarget, Prompt, SampleRequest, SamplingParams, Unit
 from labs.bench.model import make_model

@@ -13,10 +13,9 @@ from keel.core.errors import UserError
 from keel.loops.online_preference import pair_metrics, trainable
 from keel.loops.pairing import ByJudge, ByReward, PairRule, edges_between, judged_edges, meetings_of
 from keel.methods.preference import ObjectiveConfig, preference_objective
-from keel.rewards.compare_config import CompareConfig
-from keel.rewards.duels import Duel, PairJudge
-from keel.rewards.python import REFUSED
 from keel.rewards.score import Score, failure
+from keel.rewards.sources.duels import Duel, PairJudge
+from keel.rewards.sources.python import REFUSED, CompareConfig
 from keel.types import Encoded, Group, PairTarget, Prompt, Rollout, Unit
 
 

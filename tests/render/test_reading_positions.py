@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from keel.render.targets import pairs_to_units
-from keel.rewards.model import ModelSource, units_of
 from keel.rewards.segments import SegmentedModel
 from keel.rewards.settings import SegmentsConfig
+from keel.rewards.sources.model import ModelSource, units_of
 from keel.types import (
     Encoded,
     Group,

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from keel.rewards.build_text import text_reward
-from keel.rewards.config import RewardConfig
 from keel.rewards.score import Score, TextReward
+from keel.rewards.table import RewardConfig, text_reward
 
 TABLE = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
 LIBRARY = {"math"}

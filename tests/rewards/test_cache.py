@@ -10,11 +10,15 @@ import pytest
 
 from keel.core.errors import UserError
 from keel.rewards.build import build_rewards
-from keel.rewards.cache import CachedTexts, ScoreCache
-from keel.rewards.config import ExactReward, MathReward, ModelReward, NumericReward, PythonReward, RulesReward
-from keel.rewards.identity import identity
+from keel.rewards.cache import CachedTexts, ScoreCache, identity
 from keel.rewards.score import Score, failure
+from keel.rewards.sources.model import ModelReward
+from keel.rewards.sources.python import PythonReward
 from keel.rewards.text import Item, TextSource
+from keel.rewards.verifiers.exact import ExactReward
+from keel.rewards.verifiers.maths import MathReward
+from keel.rewards.verifiers.numeric import NumericReward
+from keel.rewards.verifiers.rules import RulesReward
 from keel.types import Group, Prompt
 
 
@@ -70,7 +74,7 @@ def test_settings_and_libraries_count_and_names_and_weights_do_not(monkeypatch: 
     assert identity(NumericReward(name="a", tolerance=0.1)) != identity(NumericReward(name="a"))
     assert identity(NumericReward(name="a")) != identity(ExactReward(name="a"))
     before = identity(MathReward(name="m"))
-    monkeypatch.setattr("keel.rewards.identity._version", lambda name: "another")
+    monkeypatch.setattr("keel.rewards.cache._version", lambda name: "another")
     assert identity(MathReward(name="m")) != before
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from keel.rewards import code as module
-from keel.rewards.code import code, code_of
 from keel.rewards.score import Score
-from keel.rewards.verifier_config import CodeReward
+from keel.rewards.verifiers import code as module
+from keel.rewards.verifiers.code import CodeReward, code, code_of
 from keel.sandbox.choose import sandbox
 from keel.types import Message, Prompt
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from keel.core.errors import UserError
 from keel.rewards.composition.rewards import Reward, apply_rewards
-from keel.rewards.config import ModelReward
-from keel.rewards.ensemble import EnsembleSource
-from keel.rewards.model import ModelSource
 from keel.rewards.segments import SegmentedModel
+from keel.rewards.sources.ensemble import EnsembleSource
+from keel.rewards.sources.model import ModelReward, ModelSource
 from keel.rewards.text import TextSource
 from keel.types import Group
 

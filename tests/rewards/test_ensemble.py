@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from keel.rewards.composition.rewards import Reward, apply_rewards
-from keel.rewards.ensemble import EnsembleSource, Expert, aggregate, robust, spread
-from keel.rewards.ensemble_config import EnsembleConfig
-from keel.rewards.model import Standardiser
+from keel.rewards.sources.ensemble import EnsembleSource, Expert, aggregate, robust, spread
+from keel.rewards.sources.model import EnsembleConfig, Standardiser
 from keel.types import Encoded, Group, Prompt, Rollout, Unit, empty_group
 
 MEMBERS = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])

@@ -9,9 +9,8 @@ from itertools import product
 import pytest
 from pydantic import TypeAdapter
 
-from keel.rewards.build_text import text_reward
-from keel.rewards.config import RewardConfig
 from keel.rewards.score import TextReward
+from keel.rewards.table import RewardConfig, text_reward
 
 FRAMES = ("\\boxed{%s}", "The answer is %s.", "#### %s", "<answer>%s</answer>", "答案是%s。", "So we get\n\n**Answer:** %s")
 

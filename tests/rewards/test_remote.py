@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from keel.rewards.composition.rewards import Reward, apply_rewards
-from keel.rewards.remote import RemoteSource
-from keel.rewards.remote_config import RemoteReward
+from keel.rewards.sources.remote import RemoteReward, RemoteSource
 from keel.types import Encoded, Group, MediaRef, Message, Prompt, Rollout, empty_group
 
 

@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 
 from keel.core.errors import ConfigError
-from keel.rewards.config import Band, Element, ElementRules, Forbidden, FormatRules, LengthRules, RuleSet
-from keel.rewards.rules import CHECKS, check, read_rules
+from keel.rewards.verifiers.rules import (
+    CHECKS,
+    Band,
+    Element,
+    ElementRules,
+    Forbidden,
+    FormatRules,
+    LengthRules,
+    RuleSet,
+    check,
+    read_rules,
+)
 
 SHOP = Path(__file__).parents[2] / "recipes" / "quickstart" / "rules.yaml"
 

@@ -13,12 +13,12 @@ from keel.methods.credit.assign import CreditRule, assign, rollout_units
 from keel.methods.credit.scaling import RewardRule, RewardScale, scaled
 from keel.rewards.build import build_rewards, text_source
 from keel.rewards.composition.rewards import Reward, apply_rewards
-from keel.rewards.config import ContainsReward
 from keel.rewards.score import Score, failure
 from keel.rewards.segments import SegmentedModel, SegmentedText, placed, shares, splitter, token_ends
 from keel.rewards.settings import SegmentsConfig
 from keel.rewards.text import TextSource
-from keel.rewards.verifier_config import StepsReward
+from keel.rewards.verifiers.contains import ContainsReward
+from keel.rewards.verifiers.steps import StepsReward
 from keel.types import Encoded, Group, Prompt, Rollout, empty_group
 
 PROMPT = Prompt("p", text="?")

@@ -15,10 +15,10 @@ from torch import Tensor
 from keel.core.errors import UserError
 from keel.rewards.build import build_rewards
 from keel.rewards.composition.rewards import apply_rewards
-from keel.rewards.config import ModelReward, PythonReward, RewardConfig
-from keel.rewards.model import ModelSource, Standardiser, fit_standardiser, units_of
 from keel.rewards.offline import answered_group
-from keel.rewards.python import load_function, python_reward
+from keel.rewards.sources.model import ModelReward, ModelSource, Standardiser, fit_standardiser, units_of
+from keel.rewards.sources.python import PythonReward, load_function, python_reward
+from keel.rewards.table import RewardConfig
 from keel.types import Branch, Encoded, FinishReason, Prompt, Unit
 
 

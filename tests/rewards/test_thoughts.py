@@ -9,12 +9,14 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from keel.rewards.build import text_source
-from keel.rewards.build_text import text_reward
-from keel.rewards.config import ContainsReward, RegexReward, RewardConfig, RuleSet, RulesReward
 from keel.rewards.reading.thoughts import answer_of
 from keel.rewards.score import NO_ANSWER
 from keel.rewards.settings import SegmentsConfig
+from keel.rewards.table import RewardConfig, text_reward
 from keel.rewards.text import TextSource
+from keel.rewards.verifiers.contains import ContainsReward
+from keel.rewards.verifiers.regex import RegexReward
+from keel.rewards.verifiers.rules import RuleSet, RulesReward
 
 PAIRS = [
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"), ("<thought>", "</thought>"),

@@ -9,23 +9,25 @@ from fractions import Fraction
 
 import pytest
 
-from keel.rewards import verifier
-from keel.rewards.config import ContainsReward, ExactReward, NumericReward, RegexReward
 from keel.rewards.reading.equality import shape_of
 from keel.rewards.reading.final import readings_of
 from keel.rewards.reading.quantity import read_quantity
 from keel.rewards.text import TextSource
+from keel.rewards.verifiers.contains import ContainsReward, contains
+from keel.rewards.verifiers.exact import ExactReward, exact
+from keel.rewards.verifiers.numeric import NumericReward, numeric
+from keel.rewards.verifiers.regex import RegexReward, regex
 
 
 @pytest.mark.parametrize(
     ("text", "score"), [("Paris", 1.0), ("  paris \n", 1.0), ("Ｐaris", 1.0), ("Paris.", 0.0), ("Paris France", 0.0), ("", 0.0)]
 )
 def test_exact(text: str, score: float, prompt: Callable) -> None:
-    assert verifier.exact(ExactReward(name="e"))(prompt(ground_truth="Paris"), text) == score
+    assert exact(ExactReward(name="e"))(prompt(ground_truth="Paris"), text) == score
 
 
 def test_exact_may_mind_the_case_and_reads_chinese_and_other_keys(prompt: Callable) -> None:
-    strict = verifier.exact(ExactReward(name="e", ignore_case=False, truth="extra.answer"))
+    strict = exact(ExactReward(name="e", ignore_case=False, truth="extra.answer"))
     assert strict(prompt(extra={"answer": "Paris"}), "paris") == 0.0
     assert strict(prompt(extra={"answer": "巴黎"}), "巴黎 ") == 1.0
     assert strict(prompt(extra={"answer": 7}), "7") == 1.0
@@ -83,30 +85,30 @@ def test_the_number_that_an_answer_settles_on(text: str, number: float | None) -
 
 
 def test_numeric_with_tolerance(prompt: Callable) -> None:
-    judge = verifier.numeric(NumericReward(name="n", tolerance=0.01))
+    judge = numeric(NumericReward(name="n", tolerance=0.01))
     asked = prompt(ground_truth="He pays 200.\n#### 200")
     assert [judge(asked, t) for t in ("201.9", "202.1", "none")] == [1.0, 0.0, 0.0]  # relative: 2 of 200
     assert judge(prompt(ground_truth=0.5), "0.509") == 1.0  # absolute below 1
-    assert verifier.numeric(NumericReward(name="n"))(asked, "200.001") == 0.0
+    assert numeric(NumericReward(name="n"))(asked, "200.001") == 0.0
 
 
 def test_contains_counts_words_once(prompt: Callable) -> None:
-    assert verifier.contains(ContainsReward(name="c", words=["order number", "订单号", "sorry"]))(prompt(), "Sorry! 订单号, sorry") == 2 / 3
-    assert verifier.contains(ContainsReward(name="c", words=["a", "b"], need="any"))(prompt(), "only b") == 1.0
-    assert verifier.contains(ContainsReward(name="c", words=["ant"]))(prompt(), "pants") == 0.0
+    assert contains(ContainsReward(name="c", words=["order number", "订单号", "sorry"]))(prompt(), "Sorry! 订单号, sorry") == 2 / 3
+    assert contains(ContainsReward(name="c", words=["a", "b"], need="any"))(prompt(), "only b") == 1.0
+    assert contains(ContainsReward(name="c", words=["ant"]))(prompt(), "pants") == 0.0
 
 
 def test_regex_alone_and_with_a_truth(prompt: Callable) -> None:
-    assert verifier.regex(RegexReward(name="r", pattern=r"^\{.*\}$"))(prompt(), '{"a": 1}') == 1.0
-    assert verifier.regex(RegexReward(name="r", pattern=r"^\{.*\}$"))(prompt(), "a") == 0.0
-    judge = verifier.regex(RegexReward(name="r", pattern=r"选([A-D])|\(([A-D])\)", truth="ground_truth"))
+    assert regex(RegexReward(name="r", pattern=r"^\{.*\}$"))(prompt(), '{"a": 1}') == 1.0
+    assert regex(RegexReward(name="r", pattern=r"^\{.*\}$"))(prompt(), "a") == 0.0
+    judge = regex(RegexReward(name="r", pattern=r"选([A-D])|\(([A-D])\)", truth="ground_truth"))
     assert judge(prompt(ground_truth="B"), "先看选A，再看选B") == 1.0  # the last match counts
     assert judge(prompt(ground_truth="A"), "先看选A，再看选B") == 0.0
     assert judge(prompt(ground_truth="A"), "没有") == 0.0
 
 
 def test_no_truth_is_a_failure_said_once_and_not_a_wrong_answer(caplog: pytest.LogCaptureFixture, group: Callable) -> None:
-    judge = verifier.exact(ExactReward(name="check"))
+    judge = exact(ExactReward(name="check"))
     with caplog.at_level(logging.WARNING, "keel"):
         (found_G,) = TextSource("check", judge).score([group("x", "y")])
     assert found_G.isnan().all()
@@ -117,27 +119,27 @@ def test_no_truth_is_a_failure_said_once_and_not_a_wrong_answer(caplog: pytest.L
 
 @pytest.mark.parametrize("truth", [{"a": 1}, [None], [], [["x"]], True, float("nan"), None])
 def test_a_truth_that_cannot_be_compared_with_is_a_failure(truth: object, prompt: Callable) -> None:
-    for judge in (verifier.exact(ExactReward(name="check")), verifier.numeric(NumericReward(name="n"))):
+    for judge in (exact(ExactReward(name="check")), numeric(NumericReward(name="n"))):
         found = judge(prompt(ground_truth=truth), "x")
         assert math.isnan(found)
         assert "'ground_truth'" in found.error
-    assert math.isnan(verifier.numeric(NumericReward(name="n"))(prompt(ground_truth="many"), "3"))
+    assert math.isnan(numeric(NumericReward(name="n"))(prompt(ground_truth="many"), "3"))
 
 
 def test_of_several_accepted_answers_any_one_will_do(prompt: Callable) -> None:
-    exact, numeric = verifier.exact(ExactReward(name="e")), verifier.numeric(NumericReward(name="n"))
-    assert [exact(prompt(ground_truth=["Paris", "City of Light"]), t) for t in ("paris", "City of light", "Rome")] == [1.0, 1.0, 0.0]
-    assert [numeric(prompt(ground_truth=[3, "4.5", 7.0]), t) for t in ("3", "4.5", "7", "5")] == [1.0, 1.0, 1.0, 0.0]
+    words, number = exact(ExactReward(name="e")), numeric(NumericReward(name="n"))
+    assert [words(prompt(ground_truth=["Paris", "City of Light"]), t) for t in ("paris", "City of light", "Rome")] == [1.0, 1.0, 0.0]
+    assert [number(prompt(ground_truth=[3, "4.5", 7.0]), t) for t in ("3", "4.5", "7", "5")] == [1.0, 1.0, 1.0, 0.0]
     mixed = prompt(ground_truth=["many", "3"])  # what could not be compared may have been right
-    assert numeric(mixed, "3") == 1.0
-    assert math.isnan(numeric(mixed, "4"))
-    pattern = verifier.regex(RegexReward(name="r", pattern=r"\d+", truth="ground_truth"))
+    assert number(mixed, "3") == 1.0
+    assert math.isnan(number(mixed, "4"))
+    pattern = regex(RegexReward(name="r", pattern=r"\d+", truth="ground_truth"))
     assert [pattern(prompt(ground_truth=["1", 2]), t) for t in ("1", "2", "3")] == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("truth", [7, 7.0, "7", "7.0", "#### 7", r"\boxed{7}", [7], "7 apples"])
 def test_the_right_number_may_be_a_number_or_text(truth: object, prompt: Callable) -> None:
-    judge = verifier.numeric(NumericReward(name="n"))
+    judge = numeric(NumericReward(name="n"))
     assert [judge(prompt(ground_truth=truth), t) for t in ("The answer is 7.", "The answer is 8.")] == [1.0, 0.0]
 
 

@@ -10,15 +10,14 @@ from fractions import Fraction
 import pytest
 
 from keel.core.errors import UserError
-from keel.rewards import maths
-from keel.rewards.choice import choice, chosen
-from keel.rewards.gym import gym
-from keel.rewards.ifeval import follows, ifeval
-from keel.rewards.ifeval_checks import CHECKS
-from keel.rewards.json_schema import json_schema
 from keel.rewards.reading.quantity import read_quantity
-from keel.rewards.verifier import regex
-from keel.rewards.verifier_config import ChoiceReward, GymReward, IFEvalReward, JsonSchemaReward, MathReward, RegexReward
+from keel.rewards.verifiers import maths
+from keel.rewards.verifiers.choice import ChoiceReward, choice, chosen
+from keel.rewards.verifiers.gym import GymReward, gym
+from keel.rewards.verifiers.ifeval import CHECKS, IFEvalReward, follows, ifeval
+from keel.rewards.verifiers.json_schema import JsonSchemaReward, json_schema
+from keel.rewards.verifiers.maths import MathReward
+from keel.rewards.verifiers.regex import RegexReward, regex
 
 Prompts = Callable[..., object]
 OPTIONS = {"A": "red", "B": "green", "C": "dark green", "D": "blue"}

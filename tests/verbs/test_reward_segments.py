@@ -12,9 +12,9 @@ from keel.learner.inference import LocalInference
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.renderer import Renderer
-from keel.rewards.config import ModelReward
 from keel.rewards.offline import answered_group
 from keel.rewards.segments import SegmentedModel
+from keel.rewards.sources.model import ModelReward
 from keel.types import Prompt
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.rewards import model_source

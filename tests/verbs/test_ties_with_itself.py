@@ -17,9 +17,9 @@ from keel.loops.online import Actors
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
-from keel.rewards.compare_config import CompareConfig
-from keel.rewards.duels import PairJudge
 from keel.rewards.score import Score
+from keel.rewards.sources.duels import PairJudge
+from keel.rewards.sources.python import CompareConfig
 from keel.rollout.config import EvalSamplingConfig, SamplingConfig
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir

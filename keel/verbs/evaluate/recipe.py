@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from keel.evaluate.config import EvaluateConfig
-from keel.rewards.config import RewardConfig
+from keel.rewards.table import RewardConfig
 from keel.rollout.config import PolicyEnsembleConfig, SamplerConfig
 from keel.verbs.shared.inputs import reward_files
 from keel.verbs.shared.recipes import ModelRecipe, NamedFile

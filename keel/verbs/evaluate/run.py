@@ -28,6 +28,7 @@ from keel.loops.online import sample_groups
 from keel.methods.credit.assign import rollout_units
 from keel.models.model import Model
 from keel.render.renderer import Renderer
+from keel.rewards.sources.model import ModelReward
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -140,7 +141,7 @@ def _answered_by_both(before: Side, after: Side) -> tuple[Side, Side]:
 
 def _compare_texts_only(recipe: EvalRecipe) -> None:
     """Two tokenizers: what goes by token ids is left out, and a reward model, which reads ids, is refused."""
-    if any(reward.type == "model" for reward in recipe.rewards):
+    if any(isinstance(reward, ModelReward) for reward in recipe.rewards):
         raise DataError(
             "the two models have different tokenizers: a reward model would read the ids of one of them as other words",
             "leave out the rewards of type model; texts are still compared by rules and functions",
@@ -213,7 +214,7 @@ def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], m
     """Both sides' answers with the scores of gold, reward model and rules."""
     sources = [reward.source for reward in rewards_of(recipe.rewards, recipe, model, renderer)]
     scores = {(side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources}
-    model_name = next((r.name for r in recipe.rewards if r.type == "model"), None)
+    model_name = next((r.name for r in recipe.rewards if isinstance(r, ModelReward)), None)
 
     def answers(side: str, k: int, group: Group) -> tuple[Answer, ...]:
         found: list[Answer] = []

@@ -15,11 +15,11 @@ from keel.loops.pairing import ByJudge, ByReward, Pairing
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.build import comparing_source
-from keel.rewards.compare_config import CompareConfig
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward
-from keel.rewards.duels import Duel, PairJudge
+from keel.rewards.sources.duels import Duel, PairJudge
+from keel.rewards.sources.python import CompareConfig
 from keel.types import Group, Sampler, SamplingParams
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.recipe import PreferRecipe

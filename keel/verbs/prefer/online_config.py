@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 from keel.core.config import Section
 from keel.loops.pairing import PairRule
 from keel.methods.rl_config import ReferenceConfig
-from keel.rewards.compare_config import CompareConfig
 from keel.rewards.composition.config import CompositionConfig
-from keel.rewards.config import RewardConfig
 from keel.rewards.settings import OnFailure
+from keel.rewards.sources.python import CompareConfig
+from keel.rewards.table import RewardConfig
 from keel.rollout.config import EvalSamplingConfig, RolloutConfig, SamplingConfig
 
 

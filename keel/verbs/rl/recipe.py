@@ -13,8 +13,8 @@ from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig
 from keel.methods import AlgorithmConfig, resolve
 from keel.rewards.composition.config import CompositionConfig
-from keel.rewards.config import RewardConfig, StepsReward, segments_of
 from keel.rewards.settings import OnFailure
+from keel.rewards.table import RewardConfig, in_parts
 from keel.rollout.config import EvalSamplingConfig, RolloutConfig, SamplingConfig
 from keel.verbs.shared.inputs import reward_files
 from keel.verbs.shared.recipes import NamedFile, TrainRecipe
@@ -91,7 +91,7 @@ class RLRecipe(TrainRecipe):
     @model_validator(mode="after")
     def _parts_of_a_sum(self) -> RLRecipe:
         """What is due at a token is a share of a weighted sum whose weights stand."""
-        parted = [r.name for r in self.rewards if segments_of(r) is not None or isinstance(r, StepsReward)]
+        parted = [r.name for r in self.rewards if in_parts(r)]
         if parted and resolve(self.algorithm, self.samples).credits_tokens and self.composition.changed:
             raise ConfigError(f"reward '{parted[0]}' is credited part by part, and composition makes no plain sum", "leave composition out")
         return self

@@ -13,12 +13,11 @@ from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
-from keel.rewards.config import ModelReward
-from keel.rewards.ensemble import EnsembleSource
-from keel.rewards.model import ModelSource
 from keel.rewards.offline import answered_group
 from keel.rewards.score import Score, as_score, failure
 from keel.rewards.segments import SegmentedModel
+from keel.rewards.sources.ensemble import EnsembleSource
+from keel.rewards.sources.model import ModelReward, ModelSource
 from keel.rewards.text import Item
 from keel.verbs.shared.rewards import model_source, same_tokens
 from keel.verbs.shared.session import renderer_of

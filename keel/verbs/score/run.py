@@ -6,7 +6,7 @@ import difflib
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +16,18 @@ from keel.core.config import load
 from keel.core.errors import DataError, UserError
 from keel.data.sources import RawRow
 from keel.rewards.build import text_source
-from keel.rewards.cache import CachedTexts, ScoreCache
-from keel.rewards.config import ModelReward, PythonReward, RewardConfig, RulesReward
-from keel.rewards.distribution import describe, distribution
-from keel.rewards.identity import identity
+from keel.rewards.cache import CachedTexts, ScoreCache, identity
 from keel.rewards.score import Score
-from keel.rewards.settings import SourceConfig, TruthConfig
+from keel.rewards.sources.model import ModelReward
+from keel.rewards.table import RewardConfig, scorer_names, scorers, scorers_of
 from keel.rewards.text import Item, TextJudge
-from keel.rewards.verifier_config import (
-    ChoiceReward,
-    CodeReward,
-    ExactReward,
-    GymReward,
-    IFEvalReward,
-    JsonSchemaReward,
-    MathReward,
-    NumericReward,
-    RegexReward,
-    StepsReward,
-)
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
+from keel.verbs.score.distribution import describe, distribution
 from keel.verbs.score.rows import check_columns, read_rows
 
 log = logging.getLogger("keel")
 
-_BY_NAME: Mapping[str, tuple[type[SourceConfig], str]] = {  # name -> settings, and their `type`
-    "gsm8k": (NumericReward, "gsm8k"),
-    "steps": (StepsReward, "steps"),
-    "numeric": (NumericReward, "numeric"),
-    "math": (MathReward, "math"),
-    "choice": (ChoiceReward, "choice"),
-    "exact": (ExactReward, "exact"),
-    "regex": (RegexReward, "regex"),
-    "json_schema": (JsonSchemaReward, "json_schema"),
-    "ifeval": (IFEvalReward, "ifeval"),
-    "reasoning_gym": (GymReward, "reasoning_gym"),
-    "code": (CodeReward, "code"),
-}
-_BY_KIND = {"rules": (RulesReward, "path"), "model": (ModelReward, "path"), "python": (PythonReward, "function")}
 _AT_ONCE = 256  # rows between two steps of the progress bar
 
 
@@ -87,19 +60,18 @@ def run_score(path: str, reward: str, out: str, overrides: Sequence[str] = (), c
 def reward_config(reward: str, overrides: Sequence[str]) -> RewardConfig:
     """The settings that a name on the command line stands for, with overrides of their fields. Raises UserError."""
     kind, colon, rest = reward.partition(":")
-    if colon and kind in _BY_KIND:
-        section, key = _BY_KIND[kind]
+    by_name, by_kind = scorers(), scorers_of()
+    if colon and kind in by_kind:
+        argument = by_kind[kind].argument
+        assert argument is not None, "it is a row with an argument"
         if not rest:
-            raise UserError(f"--reward {reward}: nothing stands after the colon", f"write {kind}:FILE" + (":NAME" * (kind == "python")))
-        return load(section, None, [f"name={kind}", f"{key}={_quoted(rest)}", *overrides])  # pyright: ignore[reportReturnType]
-    if reward in _BY_NAME:
-        section, type_name = _BY_NAME[reward]
-        return load(section, None, [f"name={reward}", f"type={type_name}", *overrides])  # pyright: ignore[reportReturnType]
-    names = [*_BY_NAME, *(f"{k}:" for k in _BY_KIND)]
-    near = difflib.get_close_matches(reward, names, 1)
+            raise UserError(f"--reward {reward}: nothing stands after the colon", f"write {kind}:{argument.shown}")
+        return load(by_kind[kind].settings, None, [f"name={kind}", f"{argument.setting}={_quoted(rest)}", *overrides])
+    if reward in by_name:
+        return load(by_name[reward].settings, None, [f"name={reward}", f"type={reward}", *overrides])
+    near = difflib.get_close_matches(reward, [*by_name, *(f"{k}:" for k in by_kind)], 1)
     raise UserError(
-        f"--reward {reward}: no such reward" + (f"; did you mean {near[0]}?" if near else ""),
-        f"one of {', '.join(_BY_NAME)}, rules:FILE, model:DIR, python:FILE:NAME",
+        f"--reward {reward}: no such reward" + (f"; did you mean {near[0]}?" if near else ""), f"one of {', '.join(scorer_names())}"
     )
 
 
@@ -108,18 +80,9 @@ def _quoted(text: str) -> str:
 
 
 def _check_rows(config: RewardConfig, items: Sequence[Item]) -> None:
-    """Raise DataError when no row at all has the column that the reward compares with."""
-    if isinstance(config, TruthConfig):
-        check_columns(items, config.truth, "which holds the right answer")
-    elif isinstance(config, RegexReward):
-        if config.truth:
-            check_columns(items, config.truth, "which holds the right answer")
-        if not config.pattern:
-            check_columns(items, "pattern", "and no pattern=... is given")
-    elif isinstance(config, JsonSchemaReward) and not config.path:
-        check_columns(items, config.column, "which holds the schema, and no path=SCHEMA_FILE is given")
-    elif isinstance(config, IFEvalReward):
-        check_columns(items, config.instructions, "which holds the list of instructions")
+    """Raise DataError when no row at all has a column that the reward reads."""
+    for column, what in config.columns():
+        check_columns(items, column, what)
 
 
 def _scores(judge: TextJudge, items: Sequence[Item]) -> list[Score]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keel.core.errors import DataError
 from keel.data.sources import package_file
-from keel.rewards.config import JsonSchemaReward, ModelReward, PythonReward, RewardConfig, RulesReward
+from keel.rewards.table import RewardConfig
 from keel.runs.fingerprints import file_fingerprint, model_fingerprint
 from keel.verbs.shared.recipes import ModelRecipe, NamedFile
 
@@ -29,11 +29,5 @@ def inputs_of(recipe: ModelRecipe) -> dict[str, str]:
 def reward_files(key: str, rewards: Sequence[RewardConfig]) -> Iterator[NamedFile]:
     """What the rewards of a recipe name, under the key of their list."""
     for i, reward in enumerate(rewards):
-        if isinstance(reward, ModelReward):
-            yield NamedFile(f"{key}.{i}.path", reward.path, is_model=True)
-            for k, member in enumerate(reward.ensemble.members):
-                yield NamedFile(f"{key}.{i}.ensemble.members.{k}", member, is_model=True)
-        elif isinstance(reward, RulesReward | JsonSchemaReward) and reward.path:
-            yield NamedFile(f"{key}.{i}.path", reward.path)
-        elif isinstance(reward, PythonReward):
-            yield NamedFile(f"{key}.{i}.function", reward.function.rpartition(":")[0])
+        for file in reward.files():
+            yield NamedFile(f"{key}.{i}.{file.key}", file.path, is_model=file.is_model)

@@ -19,12 +19,11 @@ from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.build import build_rewards
 from keel.rewards.composition.rewards import Reward
-from keel.rewards.config import ModelReward, RewardConfig
-from keel.rewards.ensemble import EnsembleSource, Expert
-from keel.rewards.model import ModelSource, Scorer, Standardiser, fit_standardiser
-from keel.rewards.remote import RemoteSource
-from keel.rewards.remote_config import RemoteReward
 from keel.rewards.segments import SegmentedModel
+from keel.rewards.sources.ensemble import EnsembleSource, Expert
+from keel.rewards.sources.model import ModelReward, ModelSource, Scorer, Standardiser, fit_standardiser
+from keel.rewards.sources.remote import RemoteReward, RemoteSource
+from keel.rewards.table import RewardConfig
 from keel.verbs.shared.recipes import ModelRecipe
 
 SCALE_FILE = "keel_reward.json"  # beside the reward model's weights: mean and std of the scores it was made with

@@ -17,8 +17,8 @@ from keel.methods import rollout_units
 from keel.render.renderer import Renderer
 from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward
-from keel.rewards.ensemble import EnsembleSource
-from keel.rewards.model import ModelSource, Scorer, units_of
+from keel.rewards.sources.ensemble import EnsembleSource
+from keel.rewards.sources.model import ModelSource, Scorer, units_of
 from keel.selftest import CheckName, check_reward_reads
 from keel.types import Branch, Encoded, Prompt, Sampler, SampleRequest, SamplingParams, Unit
 from keel.verbs.shared.reread import UNITS

@@ -10,16 +10,36 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field
 
-from keel.rewards.remote_config import RemoteReward
+from keel.rewards.score import SourceRow
+from keel.rewards.settings import SourceConfig
 from keel.rewards.text import OnceLog
 from keel.types import Group, Message
 
-Decode = Callable[[Tensor], str]  # token ids -> text, special tokens written out
+if TYPE_CHECKING:
+    from torch import Tensor  # settings are read, and workers start, without torch
+
+
+class RemoteReward(SourceConfig):
+    """A reward model behind HTTP: `keel serve reward`, or another trainer's server."""
+
+    type: Literal["remote"] = Field(default="remote", description="A reward server.")
+    url: str = Field(pattern=r"^https?://\S+$", description="Address of the server, e.g. http://127.0.0.1:5000; the layout adds its path.")
+    layout: Literal["keel", "openrlhf", "vllm", "sglang"] = Field(
+        default="keel",
+        description="What is sent where: keel = prompt and answer to /score; openrlhf = whole texts in the policy's template to "
+        "/get_reward; vllm = the same to /classify; sglang = to /v1/embeddings.",
+    )
+    served_model: str = Field(default="", description="Name of the model that the server is asked for (vllm, sglang).")
+    batch: int = Field(default=64, ge=1, description="Answers of one request at most.")
+    timeout_s: float = Field(default=60.0, gt=0, description="Longest wait for one request.")
+    attempts: int = Field(default=3, ge=1, le=20, description="How often a request is sent that finds the server full, gone or late.")
+
+
+Decode = Callable[["Tensor"], str]  # token ids -> text, special tokens written out
 PATHS: Mapping[str, str] = {"keel": "/score", "openrlhf": "/get_reward", "vllm": "/classify", "sglang": "/v1/embeddings"}
 _PAUSE_S = 0.2  # before the second attempt; doubled for each further one
 _AGAIN = frozenset({429, 502, 503, 504})
@@ -44,6 +64,8 @@ class RemoteSource:
 
     def score(self, groups: Sequence[Group]) -> list[Tensor]:
         """float32 [G] for each group; NaN for rollouts that failed and where the server gave no score."""
+        import torch
+
         result = [torch.full((len(g.rollouts),), torch.nan) for g in groups]
         places = [(g, i) for g, group in enumerate(groups) for i, valid in enumerate(group.valid_G.tolist()) if valid]
         for start in range(0, len(places), self.config.batch):
@@ -152,3 +174,6 @@ def _read(answer: Mapping[str, Any], layout: str, n: int) -> list[float]:
     if len(scores) != n:
         raise RemoteError(f"the server gives {len(scores)} scores for {n} answers")
     return scores
+
+
+ROW = SourceRow(RemoteReward)

@@ -10,16 +10,46 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from keel.rewards.score import Score, TextReward, failure, of_answers
-from keel.rewards.verifier import column_of
-from keel.rewards.verifier_config import CodeReward
+from pydantic import Field
+
+from keel.rewards.score import Score, TextReward, TextRow, failure, of_answers
+from keel.rewards.settings import IsolatedConfig, WorkerConfig
+from keel.rewards.verifiers.truth import column_of
 from keel.sandbox.choose import require_sandbox
 from keel.sandbox.functions import BrokenTestsError, run_functions
 from keel.sandbox.process import Kind, Limits, SandboxError
 from keel.sandbox.run import run_script
 from keel.types import Prompt
+
+
+class CodeReward(IsolatedConfig):
+    """Tests of the Python code in an answer, run in a sandbox: no network, no files, limits of time, memory and processes."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("python",)
+
+    type: Literal["code"] = Field(default="code", description="Python code is tested.")
+    tests: str = Field(
+        default="tests",
+        min_length=1,
+        description="Key of the prompt's extra columns: a list of {input, output}, a list of assertions, or code with check(candidate), "
+        "which is called with the function that the column `entry_point` names.",
+    )
+    partial: bool = Field(default=False, description="The share of tests passed in place of all or nothing.")
+    timeout_s: float = Field(default=4.0, gt=0, description="Seconds of wall time for each test (and of CPU time, rounded up).")
+    memory_mb: int = Field(default=512, ge=64, description="Address space of the tested code.")
+    max_tests: int = Field(default=50, ge=1, description="At most so many tests are run, the first ones.")
+    unsandboxed: bool = Field(
+        default=False,
+        description="Run the code as it is where no sandbox works: it can then do whatever you can. Never for a model's code.",
+    )
+
+    def processes(self) -> WorkerConfig | None:
+        """Its own limits come first: code that hangs is wrong, not a failure."""
+        longest = self.worker.timeout_s + 2 * self.timeout_s * self.max_tests
+        return self.worker.model_copy(update={"timeout_s": longest})
+
 
 _FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _SETUP = (
@@ -244,3 +274,6 @@ def _same_output(found: str, wanted: str) -> bool:
 def _text(value: Any) -> str:
     """A case's input or output: text, or lines of it."""
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+ROW = TextRow(CodeReward, code)

@@ -10,8 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from keel.rewards.ensemble_config import EnsembleConfig
-from keel.rewards.model import Ending, Standardiser, units_of
+from keel.rewards.sources.model import Ending, EnsembleConfig, Standardiser, units_of
 from keel.types import Group, Unit
 
 log = logging.getLogger("keel")

@@ -5,15 +5,36 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from keel.core.errors import UserError
-from keel.rewards.score import Score, TextReward, failure, of_answers
-from keel.rewards.verifier import column_of
-from keel.rewards.verifier_config import JsonSchemaReward
+from keel.rewards.score import Score, TextReward, TextRow, failure, of_answers
+from keel.rewards.settings import InputFile, IsolatedConfig
+from keel.rewards.verifiers.truth import column_of
 from keel.types import Prompt
+
+
+class JsonSchemaReward(IsolatedConfig):
+    """1 when the answer is JSON that a schema allows; else 0. The JSON is the whole answer, or its last fenced block."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("jsonschema",)
+
+    type: Literal["json_schema"] = Field(default="json_schema", description="JSON is checked against a schema.")
+    path: str = Field(default="", description="File with the schema; empty = each row's own.")
+    column: str = Field(default="schema", min_length=1, description="Key of the prompt's extra columns that holds the row's schema.")
+
+    def files(self) -> Iterator[InputFile]:
+        if self.path:
+            yield InputFile("path", self.path)
+
+    def columns(self) -> Iterator[tuple[str, str]]:
+        if not self.path:
+            yield self.column, "which holds the schema, and no path=SCHEMA_FILE is given"
+
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)```", re.DOTALL)
 
@@ -92,3 +113,6 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: no such schema file", "check the path; it starts where the command is run") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}", "a schema is one JSON object") from None
+
+
+ROW = TextRow(JsonSchemaReward, json_schema)

@@ -8,15 +8,32 @@ import importlib.util
 import logging
 import re
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from keel.rewards.reading import final
 from keel.rewards.reading.equality import Comparison
 from keel.rewards.reading.final import right_shape
 from keel.rewards.reading.quantity import Quantity, read_quantity, same
-from keel.rewards.score import Score, TextReward, failure, of_answers
-from keel.rewards.verifier import with_truth
-from keel.rewards.verifier_config import MathReward
+from keel.rewards.score import Score, TextReward, TextRow, failure, of_answers
+from keel.rewards.settings import IsolatedConfig, TruthConfig
+from keel.rewards.verifiers.truth import with_truth
+
+
+class MathReward(IsolatedConfig, TruthConfig):
+    """1 when the final expression of the answer equals the right one: 1/2 is 0.5 is \\frac{1}{2}; else 0."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("math-verify", "latex2sympy2_extended", "sympy")
+
+    type: Literal["math"] = Field(default="math", description="Mathematical expressions are compared.")
+    precision: int | None = Field(
+        default=None,
+        ge=1,
+        le=15,
+        description="Decimals that numbers are compared to; empty = whole numbers are compared exactly, others to about six digits.",
+    )
+
 
 _LONGEST = 2000  # characters of an expression: longer ones are no final answers, and parsers take forever
 _DECIMALS = 6
@@ -126,3 +143,6 @@ def _parsed(library: Any, text: str) -> list:
     """The library's reading: of a bare expression in a LaTeX environment (which it wants), else as it stands."""
     wrapped = text if "$" in text or "\\boxed" in text or "\\[" in text else f"${text}$"
     return library.parse(wrapped, parsing_timeout=None) or library.parse(text, parsing_timeout=None)
+
+
+ROW = TextRow(MathReward, maths)

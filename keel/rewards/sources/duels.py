@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 from keel.core.errors import UserError
 from keel.core.hashing import stable_hash
-from keel.rewards.compare_config import CompareConfig
-from keel.rewards.python import REFUSED
 from keel.rewards.score import Score
 from keel.rewards.settings import OnFailure
+from keel.rewards.sources.python import REFUSED, CompareConfig
 from keel.rewards.text import OnceLog
 from keel.types import Prompt
 

@@ -1,9 +1,17 @@
-"""Rewards in processes of their own: one that hangs or dies is a failure on record, and the run goes on."""
+"""Rewards in processes of their own: one that hangs or dies is a failure on record, and the run goes on.
+
+Both ends of the pipe are here; the inside of a worker, a process that scores one answer or compares two at a time, is ``main``
+(``python -m keel.rewards.sources.workers``). Frames on two file descriptors of its own: 4 bytes of length, then the body. What comes in
+is pickled by the process that started it; what goes out is JSON. Standard output is turned into standard error, so that a user's
+``print`` cannot be mistaken for an answer.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import math
 import os
 import pickle
 import select
@@ -13,23 +21,28 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from keel.core.errors import UserError
-from keel.rewards.compare_config import CompareConfig
-from keel.rewards.config import RewardConfig
-from keel.rewards.score import Score, failure
+from keel.rewards.score import Score, as_score, failure
 from keel.rewards.settings import WorkerConfig
 from keel.rewards.text import OnceLog, score_texts
-from keel.rewards.worker import frame_of, score_of
 from keel.sandbox.process import ending_text
 from keel.types import Group, Prompt
 
+if TYPE_CHECKING:
+    from torch import Tensor  # settings are read, and workers start, without torch
+
+    from keel.rewards.settings import SourceConfig
+    from keel.rewards.sources.python import CompareConfig
+
+PR_SET_PDEATHSIG, SIGKILL = 1, 9
 _START_S = 120.0  # imports of a user's file may be slow; one that takes longer hangs
+
+Judge = Callable[[Prompt, Any], float]  # of an answer, or of two
+Make = Callable[[Any], Judge]  # of settings
 
 
 class _Worker:
@@ -37,7 +50,7 @@ class _Worker:
 
     def __init__(self, settings: bytes) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "keel.rewards.worker"],
+            [sys.executable, "-m", "keel.rewards.sources.workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
@@ -94,9 +107,11 @@ class _Task:
 
 @dataclass(slots=True, weakref_slot=True)
 class WorkerSource:
-    """A ``RewardSource`` whose function runs in worker processes, started when there is work for them."""
+    """A ``RewardSource`` whose function runs in worker processes, started when there is work for them. ``make`` makes it of the settings,
+    in the worker: a function of a module, which brings no more than that module's imports with it."""
 
-    config: RewardConfig | CompareConfig
+    config: SourceConfig | CompareConfig
+    make: Make
     options: WorkerConfig
     warn: OnceLog = field(default_factory=OnceLog, repr=False)
     _idle: list[_Worker] = field(default_factory=list, init=False, repr=False)
@@ -151,7 +166,7 @@ class WorkerSource:
             worker.end()
 
     def _new(self) -> _Worker:
-        worker = _Worker(pickle.dumps(self.config))
+        worker = _Worker(pickle.dumps((self.make, self.config)))
         deadline = time.monotonic() + _START_S
         try:
             answer = None
@@ -174,3 +189,76 @@ class WorkerSource:
         """End the workers. They also end with this process, and when this object is gone."""
         while self._idle:
             self._idle.pop().end()
+
+
+# --- the inside of a worker -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Build the reward that the first frame describes, say so, and score what the others hold, until there are no more."""
+    _die_with_parent()
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    try:
+        reward = _build(read_frame(incoming))
+    except UserError as error:
+        _write(outgoing, {"mistake": [error.message, error.hint]})
+        return
+    _write(outgoing, {"ready": True})
+    while (frame := read_frame(incoming)) is not None:
+        prompt, text = pickle.loads(frame)
+        _write(outgoing, _scored(reward, prompt, text))
+
+
+def _build(frame: bytes | None) -> Judge:
+    assert frame is not None, "the first frame is what makes the reward, and its settings"
+    sys.path[:0] = [""] if "" not in sys.path else []
+    make, config = pickle.loads(frame)
+    return make(config)
+
+
+def _scored(reward: Judge, prompt: Prompt, text: Any) -> dict[str, Any]:
+    try:
+        score = as_score(reward(prompt, text))
+    except UserError as error:
+        return {"mistake": [error.message, error.hint]}
+    except Exception as error:  # one bad answer must not end the worker; the score is a failure
+        score = failure(f"{type(error).__name__}: {error}")
+    return {"score": None if math.isnan(score) else float(score), "reason": score.reason, "error": score.error}
+
+
+def score_of(answer: dict[str, Any]) -> Score:
+    """The score in a worker's answer. Raises UserError for a mistake of the user's."""
+    if "mistake" in answer:
+        raise UserError(*answer["mistake"])
+    return Score(math.nan if answer["score"] is None else answer["score"], answer["reason"], answer["error"])
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame's body; None when the other end is gone."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    body = stream.read(struct.unpack(">I", head)[0])
+    return body
+
+
+def frame_of(body: bytes) -> bytes:
+    """A body as it goes over the pipe."""
+    return struct.pack(">I", len(body)) + body
+
+
+def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
+    stream.write(frame_of(json.dumps(answer, ensure_ascii=True).encode()))
+    stream.flush()
+
+
+def _die_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,14 +5,26 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from keel.rewards.reading.claims import HEDGE, RETRACTED
 from keel.rewards.reading.notation import bounded, without_markdown
-from keel.rewards.score import Score, TextReward, failure, of_answers
-from keel.rewards.verifier import column_of, no_truth, text_of
-from keel.rewards.verifier_config import ChoiceReward
+from keel.rewards.score import Score, TextReward, TextRow, failure, of_answers
+from keel.rewards.settings import TruthConfig
+from keel.rewards.verifiers.truth import column_of, no_truth, text_of
 from keel.types import Prompt
+
+
+class ChoiceReward(TruthConfig):
+    """1 when the option that the answer settles on is the right one; else 0."""
+
+    type: Literal["choice"] = Field(default="choice", description="Multiple choice.")
+    options: str = Field(
+        default="choices", description="Key of the prompt's extra columns with the options' texts (a list, or letter: text); may be absent."
+    )
+
 
 _L = r"[A-Z](?![A-Za-z0-9]|['’][A-Za-z])"
 _OPEN, _CLOSE = r"[\(\[<{（【\"'“]?\s*", r"\s*[\)\]>}）】\"'”]?"
@@ -316,3 +328,6 @@ def _wanted(truth: str, raw: Any, options: Mapping[str, str] | None) -> frozense
 
 def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".。")
+
+
+ROW = TextRow(ChoiceReward, choice)

@@ -6,13 +6,27 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from keel.core.errors import UserError
-from keel.rewards.score import Score, TextReward, failure, of_answers
-from keel.rewards.verifier import column_of
-from keel.rewards.verifier_config import GymReward
+from keel.rewards.score import Score, TextReward, TextRow, failure, of_answers
+from keel.rewards.settings import IsolatedConfig
+from keel.rewards.verifiers.truth import column_of
 from keel.types import Prompt
+
+
+class GymReward(IsolatedConfig):
+    """A reasoning-gym task's own scorer, from 0 to 1."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("reasoning-gym",)
+
+    type: Literal["reasoning_gym"] = Field(default="reasoning_gym", description="Procedural tasks.")
+    entry: str = Field(
+        default="", description="Key of the prompt's extra columns that holds the task's entry; empty = the extra columns are the entry."
+    )
+
 
 _TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 
@@ -48,3 +62,6 @@ def _entry(prompt: Prompt) -> dict[str, Any]:
     entry: dict[str, Any] = {"question": prompt.last_user_text, **prompt.meta}
     entry.setdefault("answer", entry.get("ground_truth"))
     return entry
+
+
+ROW = TextRow(GymReward, gym)

@@ -1,0 +1,3 @@
+"""The version of Keel."""
+
+VERSION = "0.1.0"
