@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-import keel
+from keel.core.version import VERSION
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "datasets", "gguf", "bitsandbytes", "pydantic")
 _X86_FLAGS = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
         **machine(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "packages": {"keel": keel.__version__} | {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {"keel": VERSION} | {name: version for name in PACKAGES if (version := _version(name))},
     }
 
 
