@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
 
 def git_state() -> dict[str, Any] | None:
     """Commit of the code that runs, and whether it was changed since; None when it does not come from a git checkout."""
-    folder = Path(keel.__file__).parent
+    folder = Path(__file__).parents[1]
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:  # installed beside some other repository
         return None
     commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "diff", "HEAD", "--", ".")
