@@ -33,7 +33,7 @@ def test_the_policy_comes_near_to_its_teacher(stage: Stage, tmp_path: Path, rows
     assert not any(name.startswith(("reward", "eval/reward")) for row in found for name in row)
     assert summary["steps"] == 10
     pinned = json.loads((tmp_path / "manifest.json").read_text())
-    assert "the weights of teacher (float32)" in json.dumps(pinned)
+    assert "the teacher's weights (float32)" in json.dumps(pinned)
 
 
 def test_a_reward_may_be_measured_beside_a_teacher(stage: Stage, tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ def other_model(
     key, spec = named
     if not spec:
         return None, ""
+    role = key.removesuffix("_model")
     loaded, other = load(recipe, spec=spec)
     if other.tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
         raise ModelError(
-            f"{key} {spec} has another tokenizer than {recipe.model}: ids would mean other words", f"take a {key} of the same family"
+            f"{key} {spec} has another tokenizer than {recipe.model}: ids would mean other words", f"take a {role} of the same family"
         )
-    digest = pin_weights(session, loaded.model, f"the weights of {key}")
+    digest = pin_weights(session, loaded.model, f"the {role}'s weights")
     loaded.model.freeze()
     loaded.model.media = media
     return loaded.model, digest

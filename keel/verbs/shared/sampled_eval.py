@@ -75,9 +75,10 @@ class RolloutEvaluator:
 
     def _distance(self, groups: Sequence[Group]) -> dict[str, float]:
         """``teacher/kl``: the reverse KL to the teacher in nats per token, k1 of the tokens that were sampled."""
-        units, teacher = rollout_units(groups), self.actors.reference_logprobs
-        if not self.taught or teacher is None or not units:
+        if not self.taught or not (units := rollout_units(groups)):
             return {}
+        teacher = self.actors.reference_logprobs
+        assert teacher is not None, "a teacher is asked for its log-probabilities"
         apart = [p - t for own, other in zip(self.actors.policy.logprobs(units), teacher(units), strict=True) for p, t in zip(own, other)]
         return {"teacher/kl": float(torch.cat(apart).double().sum()) / sum(int(b.trained_T.sum()) for u in units for b in u.branches)}
 
