@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from keel.evaluate.measures import fit_temperature, pair_accuracy, pair_calibration
-from keel.evaluate.reward_measures import Judged, log_loss
+from keel.evaluate.reward_measures import ScoredLabel, log_loss
 from keel.evaluate.statistics import wilson
 
 FEW = 20  # pairs; with fewer a finding would be chance
@@ -40,8 +40,8 @@ class Patient:
     pairs that are also labelled the other way.
     """
 
-    judged: Sequence[Judged]
-    trained_on: Sequence[Judged] = ()
+    judged: Sequence[ScoredLabel]
+    trained_on: Sequence[ScoredLabel] = ()
     blind: Mapping[str, float] | None = None
     flips: Mapping[str, float] | None = None
     left_rate: float = math.nan
@@ -55,12 +55,12 @@ def diagnose(patient: Patient) -> list[Finding]:
     return sorted(found, key=lambda f: not f.present)
 
 
-def _pairs(judged: Sequence[Judged]) -> tuple[list[float], list[float], list[str]]:
+def _pairs(judged: Sequence[ScoredLabel]) -> tuple[list[float], list[float], list[str]]:
     flat = [(m, y, j.prompt_id) for j in judged for m, y in j.pairs if y != 0.5]
     return [m for m, _, _ in flat], [y for _, y, _ in flat], [p for _, _, p in flat]
 
 
-def _accuracy(judged: Sequence[Judged]) -> float | None:
+def _accuracy(judged: Sequence[ScoredLabel]) -> float | None:
     margins, labels, _ = _pairs(judged)
     return pair_accuracy(margins, labels).mean if len(margins) >= FEW else None
 

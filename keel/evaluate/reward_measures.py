@@ -41,7 +41,7 @@ def _log_add(a: float, b: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ScoredLabel:
     """The answers to one prompt: what the model scores them, what people said. ``edges`` are (better, worse, P(better is better));
     ``order`` is what ratings or ranks say of each answer, the higher the better, empty for pairs. ``ties``: where the labels have ties and
     the model has learnt how likely they are."""
@@ -70,7 +70,7 @@ class Judged:
         return leads if self.ties is None else [(self.ties.margin(lead), label) for lead, label in leads]
 
 
-def measure(judged: Sequence[Judged], *, bins: int = 5, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+def measure(judged: Sequence[ScoredLabel], *, bins: int = 5, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """All measures of ``judged``; what cannot be measured is left out. Intervals are over prompts."""
     flat = [(j, margin, label) for j in judged for margin, label in j.pairs]
     found: dict[str, Any] = {
@@ -91,21 +91,21 @@ def measure(judged: Sequence[Judged], *, bins: int = 5, draws: int = DRAWS, seed
     return found
 
 
-def _accuracy(pairs: Sequence[tuple[Judged, float, float]], draws: int, seed: int) -> Interval:
+def _accuracy(pairs: Sequence[tuple[ScoredLabel, float, float]], draws: int, seed: int) -> Interval:
     return pair_accuracy([m for _, m, _ in pairs], [y for _, _, y in pairs], [j.prompt_id for j, _, _ in pairs], draws=draws, seed=seed)
 
 
-def _by_category(pairs: Sequence[tuple[Judged, float, float]], draws: int, seed: int) -> dict[str, Any]:
+def _by_category(pairs: Sequence[tuple[ScoredLabel, float, float]], draws: int, seed: int) -> dict[str, Any]:
     names = sorted({j.category for j, _, _ in pairs})
     if names in ([], [""]):
         return {}
     return {name: _accuracy([p for p in pairs if p[0].category == name], draws, seed).to_json() for name in names}
 
 
-def _orders(judged: Sequence[Judged], draws: int, seed: int) -> dict[str, Any]:
+def _orders(judged: Sequence[ScoredLabel], draws: int, seed: int) -> dict[str, Any]:
     """Rank correlations within prompts of three answers and more, and how often the first choice is one of the best."""
     found: dict[str, Any] = {}
-    measures: dict[str, Callable[[Judged], float | None]] = {
+    measures: dict[str, Callable[[ScoredLabel], float | None]] = {
         "kendall": lambda j: kendall(j.scores, j.order),
         "spearman": lambda j: spearman(j.scores, j.order),
         "best_of_k": _best,
@@ -121,7 +121,7 @@ def _orders(judged: Sequence[Judged], draws: int, seed: int) -> dict[str, Any]:
     return found
 
 
-def _best(judged: Judged) -> float | None:
+def _best(judged: ScoredLabel) -> float | None:
     """Share of the answers scored highest that are among the best; None when all are equally good."""
     if min(judged.order) == max(judged.order):
         return None
@@ -129,7 +129,7 @@ def _best(judged: Judged) -> float | None:
     return sum(o == max(judged.order) for o in top) / len(top)
 
 
-def _calibration(pairs: Sequence[tuple[Judged, float, float]], bins: int, seed: int) -> dict[str, Any]:
+def _calibration(pairs: Sequence[tuple[ScoredLabel, float, float]], bins: int, seed: int) -> dict[str, Any]:
     """Calibration of all pairs; the temperature that mends it is fitted on half of the prompts and its effect told on the other half."""
     whole = pair_calibration([m for _, m, _ in pairs], [y for _, _, y in pairs], bins=bins)
     found: dict[str, Any] = {

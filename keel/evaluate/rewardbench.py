@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keel.evaluate.reward_measures import Judged
+from keel.evaluate.reward_measures import ScoredLabel
 
 TIES = "Ties"
 
 
-def ties_score(judged: Sequence[Judged]) -> dict[str, Any]:
+def ties_score(judged: Sequence[ScoredLabel]) -> dict[str, Any]:
     """The score of the subset of ties (Malik et al. 2025, arXiv:2506.01937, section 3; the weights are those of ``process_single_model``
     in the published code, allenai/reward-bench): prompts with one right answer (``ref:N``) and the same with many (``tied:N``). An item is
     right when every right answer scores above every wrong one; besides, of a pair of items, right answers should differ by less among
@@ -33,7 +33,7 @@ def ties_score(judged: Sequence[Judged]) -> dict[str, Any]:
     return {"score": score, **accuracy, "apart": apart, "apart_in_both": apart_in_both, "margin": margin, "prompts": len(both)}
 
 
-def _items(judged: Sequence[Judged], kind: str) -> dict[str, tuple[float, float]]:
+def _items(judged: Sequence[ScoredLabel], kind: str) -> dict[str, tuple[float, float]]:
     """(how far right answers are apart, the least right one less the best wrong one) by number."""
     found: dict[str, tuple[float, float]] = {}
     for j in judged:
@@ -51,7 +51,7 @@ def _margin(least: float, spread: float) -> float:
     return math.tanh(least / spread - 1.0)
 
 
-def rewardbench2(judged: Sequence[Judged]) -> dict[str, Any]:
+def rewardbench2(judged: Sequence[ScoredLabel]) -> dict[str, Any]:
     """Scores by subset and their mean, for data with the subset of ties; {} for other data. Of the other subsets that is the share of
     prompts whose right answer scores highest, shared where several do."""
     subsets = sorted({j.category for j in judged})
@@ -63,7 +63,7 @@ def rewardbench2(judged: Sequence[Judged]) -> dict[str, Any]:
     return {"rewardbench2": {"subsets": scores, "mean": math.fsum(scores.values()) / len(scores), "ties": ties}}
 
 
-def _best(judged: Sequence[Judged]) -> float | None:
+def _best(judged: Sequence[ScoredLabel]) -> float | None:
     found = []
     for j in judged:
         if len(set(j.order)) > 1:

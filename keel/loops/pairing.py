@@ -36,7 +36,7 @@ class Pairing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ByReward:
+class PairByReward:
     """The answer with the higher reward is the better one; the gap is the pair's margin."""
 
     rule: PairRule = "best_worst"
@@ -48,11 +48,11 @@ class ByReward:
 
 
 @dataclass(slots=True)
-class ByJudge:
+class PairByJudge:
     """A judge of two says how probably one is the better: the pair's label, so that a narrow win counts as one. An answer's reward is the
     mean of these probabilities over the answers that it met, 0.5 where it met none; without any judgement of its meetings it has none.
 
-    ``failure`` and ``all_failed`` tell, like a ``Judge``'s, why a run had nothing to learn from.
+    ``failure`` and ``all_failed`` tell, like ``RunRewards``, why a run had nothing to learn from.
     """
 
     judge: PairJudge

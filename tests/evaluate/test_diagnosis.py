@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from keel.evaluate.diagnosis import Patient, diagnose
-from keel.evaluate.reward_measures import Judged
+from keel.evaluate.reward_measures import ScoredLabel
 
 N = 400
 RNG = np.random.default_rng(0)
 NOISE = RNG.random(N)
 
 
-def judged(margins, lengths=None) -> list[Judged]:
+def judged(margins, lengths=None) -> list[ScoredLabel]:
     """One pair a prompt, the first answer the better one; ``margins`` are score(first) - score(second)."""
     of = lengths if lengths is not None else [(10, 10)] * len(margins)
-    return [Judged(f"p{i}", (float(m), 0.0), ((0, 1, 1.0),), lengths=tuple(n)) for i, (m, n) in enumerate(zip(margins, of))]
+    return [ScoredLabel(f"p{i}", (float(m), 0.0), ((0, 1, 1.0),), lengths=tuple(n)) for i, (m, n) in enumerate(zip(margins, of))]
 
 
 def calibrated(accuracy_at: float = 2.0) -> np.ndarray:

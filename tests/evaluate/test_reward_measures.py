@@ -6,16 +6,21 @@ import math
 
 import pytest
 
-from keel.evaluate.reward_measures import Judged, log_loss, measure
+from keel.evaluate.reward_measures import ScoredLabel, log_loss, measure
 
 
-def pairs(n: int, margin: float, right: int) -> list[Judged]:
+def pairs(n: int, margin: float, right: int) -> list[ScoredLabel]:
     """``n`` prompts with one pair each, claimed with ``margin``; the first ``right`` of every ten are ordered as people did."""
-    return [Judged(f"p{i}", (margin, 0.0) if i % 10 < right else (0.0, margin), ((0, 1, 1.0),), category="ab"[i % 2]) for i in range(n)]
+    return [
+        ScoredLabel(f"p{i}", (margin, 0.0) if i % 10 < right else (0.0, margin), ((0, 1, 1.0),), category="ab"[i % 2]) for i in range(n)
+    ]
 
 
 def test_accuracy_goes_by_prompt_and_category():
-    judged = [Judged("p", (2.0, 1.0), ((0, 1, 1.0), (1, 0, 1.0)), category="x"), Judged("q", (2.0, 1.0), ((0, 1, 0.2),), category="y")]
+    judged = [
+        ScoredLabel("p", (2.0, 1.0), ((0, 1, 1.0), (1, 0, 1.0)), category="x"),
+        ScoredLabel("q", (2.0, 1.0), ((0, 1, 0.2),), category="y"),
+    ]
     found = measure(judged)
     assert found["pairs"] == 3
     assert found["accuracy"]["mean"] == pytest.approx(1 / 3)  # right, wrong, wrong (people prefer the second)
@@ -24,15 +29,15 @@ def test_accuracy_goes_by_prompt_and_category():
 
 
 def test_ties_are_not_judged_but_calibrated():
-    found = measure([Judged(f"p{i}", (1.0, 1.0), ((0, 1, 0.5),)) for i in range(3)])
+    found = measure([ScoredLabel(f"p{i}", (1.0, 1.0), ((0, 1, 0.5),)) for i in range(3)])
     assert "accuracy" not in found
     assert found["pairs"] == 3
 
 
 def test_rank_correlations_are_within_prompts_of_three_and_more():
-    same = Judged("p", (3.0, 2.0, 1.0), order=(30.0, 20.0, 10.0))
-    off = Judged("q", (3.0, 1.0, 2.0), order=(-1.0, -2.0, -3.0))  # one of three pairs is wrong
-    two = Judged("r", (0.0, 1.0), order=(2.0, 1.0))
+    same = ScoredLabel("p", (3.0, 2.0, 1.0), order=(30.0, 20.0, 10.0))
+    off = ScoredLabel("q", (3.0, 1.0, 2.0), order=(-1.0, -2.0, -3.0))  # one of three pairs is wrong
+    two = ScoredLabel("r", (0.0, 1.0), order=(2.0, 1.0))
     found = measure([same, off, two])
     assert found["kendall"]["mean"] == pytest.approx((1 + 1 / 3) / 2)
     assert found["spearman"]["mean"] == pytest.approx((1 + 0.5) / 2)
@@ -42,9 +47,9 @@ def test_rank_correlations_are_within_prompts_of_three_and_more():
 
 
 def test_the_first_choice_may_be_one_of_several_best():
-    tied = Judged("p", (1.0, 1.0, 0.0), order=(2.0, 1.0, 1.0))
+    tied = ScoredLabel("p", (1.0, 1.0, 0.0), order=(2.0, 1.0, 1.0))
     assert measure([tied])["best_of_k"]["mean"] == 0.5
-    assert "best_of_k" not in measure([Judged("p", (1.0, 2.0, 3.0), order=(1.0, 1.0, 1.0))])
+    assert "best_of_k" not in measure([ScoredLabel("p", (1.0, 2.0, 3.0), order=(1.0, 1.0, 1.0))])
 
 
 def test_temperature_scaling_is_told_on_prompts_it_was_not_fitted_on():

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from keel.evaluate.reward_measures import Judged
+from keel.evaluate.reward_measures import ScoredLabel
 from keel.evaluate.rewardbench import rewardbench2, ties_score
 
 
-def item(name: str, right: list[float], wrong: list[float], subset: str = "Ties") -> Judged:
-    return Judged(name, (*right, *wrong), order=(-1.0,) * len(right) + (-2.0,) * len(wrong), category=subset, unit_id=name)
+def item(name: str, right: list[float], wrong: list[float], subset: str = "Ties") -> ScoredLabel:
+    return ScoredLabel(name, (*right, *wrong), order=(-1.0,) * len(right) + (-2.0,) * len(wrong), category=subset, unit_id=name)
 
 
 def test_the_subset_of_ties_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from keel.evaluate.measures import fit_temperature, pair_calibration
-from keel.evaluate.reward_measures import Judged, Ties, measure
+from keel.evaluate.reward_measures import ScoredLabel, Ties, measure
 from keel.methods.math.reward import davidson, rao_kupper
 
 WEIGHT = 1.5  # of a tie
@@ -60,7 +60,7 @@ def test_soft_labels_keep_the_scale_and_majorities_stretch_it() -> None:
 
 
 def test_measures_follow_the_ties_of_the_model() -> None:
-    judged = [Judged(f"p{i}", (d, 0.0), ((0, 1, y),)) for i, (d, y, _) in enumerate(voted(400))]
+    judged = [ScoredLabel(f"p{i}", (d, 0.0), ((0, 1, y),)) for i, (d, y, _) in enumerate(voted(400))]
     from dataclasses import replace
 
     told = [replace(j, ties=Ties(math.log(WEIGHT))) for j in judged]

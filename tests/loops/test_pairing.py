@@ -11,7 +11,7 @@ import torch
 
 from keel.core.errors import UserError
 from keel.loops.online_preference import pair_metrics, trainable
-from keel.loops.pairing import ByJudge, ByReward, PairRule, edges_between, judged_edges, meetings_of
+from keel.loops.pairing import PairByJudge, PairByReward, PairRule, edges_between, judged_edges, meetings_of
 from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.rewards.score import Score, failure
 from keel.rewards.sources.duels import Duel, PairJudge
@@ -57,23 +57,23 @@ def group(rewards: list[float], valid: list[bool], name: str = "p", prompt: int 
 
 
 def test_failed_answers_are_in_no_pair_and_unused_ones_are_left_out() -> None:
-    (unit,) = ByReward()((group([9.0, 1.0, 0.0, 2.0], [False, True, True, True]),), 0, 0).units
+    (unit,) = PairByReward()((group([9.0, 1.0, 0.0, 2.0], [False, True, True, True]),), 0, 0).units
     assert [b.tokens_T.tolist() for b in unit.branches] == [[12, 2], [13, 2]]
     assert isinstance(unit.target, PairTarget)
     assert [(e.winner, e.loser, e.margin) for e in unit.target.edges] == [(1, 0, 2.0)]
-    assert ByReward()((group([9.0, 1.0], [False, True]),), 0, 0).units == ()
+    assert PairByReward()((group([9.0, 1.0], [False, True]),), 0, 0).units == ()
 
 
 def test_what_a_round_tells_of_its_pairs() -> None:
     groups = (group([0.0, 1.0, 3.0], [True] * 3), group([1.0, 1.0], [True] * 2, "q", 2))
-    units = ByReward("all")(groups, 0, 0).units
+    units = PairByReward("all")(groups, 0, 0).units
     assert pair_metrics(groups, units) == {"pairs": 3.0, "pairs/prompts": 0.5, "pairs/gap": pytest.approx(2.0)}
     assert pair_metrics(groups, ()) == {"pairs": 0.0, "pairs/prompts": 0.0}
 
 
 def test_answers_to_other_prompts_need_another_prompt() -> None:
-    one: tuple[Unit, ...] = ByReward("all")((group([0.0, 1.0], [True] * 2),), 0, 0).units
-    two = (*one, *ByReward("all")((group([0.0, 1.0], [True] * 2, "q", 2),), 0, 0).units)
+    one: tuple[Unit, ...] = PairByReward("all")((group([0.0, 1.0], [True] * 2),), 0, 0).units
+    two = (*one, *PairByReward("all")((group([0.0, 1.0], [True] * 2, "q", 2),), 0, 0).units)
     dpo, kto = (preference_objective(ObjectiveConfig(name=name)) for name in ("dpo", "kto"))
     assert not trainable((), dpo)
     assert trainable(one, dpo)
@@ -100,10 +100,10 @@ def both_ways(table: dict[str, float]) -> dict[str, float | Score]:
     return {**table, **{ab[::-1]: 1.0 - p for ab, p in table.items()}}
 
 
-def by_judge(says: dict[str, float | Score], rule: PairRule = "all", order: str = "hash", **settings: Any) -> tuple[ByJudge, Scripted]:
+def by_judge(says: dict[str, float | Score], rule: PairRule = "all", order: str = "hash", **settings: Any) -> tuple[PairByJudge, Scripted]:
     source = Scripted(says)
     config = CompareConfig(function="judge.py:f", order=order, retries=1)  # type: ignore[arg-type]
-    return ByJudge(PairJudge(source, config, settings.pop("on_failure", "drop_sample")), rule, **settings), source
+    return PairByJudge(PairJudge(source, config, settings.pop("on_failure", "drop_sample")), rule, **settings), source
 
 
 def test_the_best_and_the_worst_are_those_with_most_and_fewest_wins_and_must_meet_so() -> None:

@@ -16,8 +16,8 @@ from keel.rewards.composition import combine
 from keel.rewards.composition.combine import Relations
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.config import CompositionConfig
-from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward, apply_rewards
+from keel.rewards.composition.run_rewards import RunRewards
 from keel.rewards.text import TextSource
 from keel.types import Group
 
@@ -197,10 +197,10 @@ def test_a_run_begins_with_its_first_phase_and_weights_of_any_sign_can_be_kept()
 def test_evaluations_do_not_move_with_what_was_learned(group: Groups) -> None:
     rewards = (Reward(TextSource("a", lambda p, t: float(len(t)))), Reward(TextSource("b", lambda p, t: 0.0), 0.0))
     one = composer({"a": 1.0, "b": 0.0}, constraints=[{"source": "b", "at_least": 1.0, "start": 1.0}])
-    judge = Judge(rewards, "drop_sample", one)
+    judge = RunRewards(rewards, "drop_sample", one)
     assert judge((group("xx"),))[0].rewards_G.tolist() == [0.5]  # (2 + 1 * (0 - 1)) / 2
     assert judge.evaluate((group("xx"),))[0].rewards_G.tolist() == [2.0]
-    by_group = Judge(rewards, "drop_sample", composer({"a": 1.0, "b": 0.0}, normalise="group"))
+    by_group = RunRewards(rewards, "drop_sample", composer({"a": 1.0, "b": 0.0}, normalise="group"))
     assert by_group.evaluate((group("xx"),))[0].rewards_G.tolist() == [2.0]  # one sample has no group
     assert by_group.evaluate((group("xx", "x", failed=(1,)),))[0].rewards_G.tolist() == [2.0, 0.0]
     failed = {"a": torch.tensor([1.0, math.nan]), "b": torch.tensor([1.0, 1.0])}

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward
+from keel.rewards.composition.run_rewards import RunRewards
 from keel.rewards.text import OnceLog, TextSource
 from keel.types import Group, Prompt
 
@@ -25,7 +25,7 @@ warn = OnceLog()
 
 
 def test_the_first_failure_is_kept(group: Groups) -> None:
-    judge = Judge((Reward(TextSource("picky", picky)),))
+    judge = RunRewards((Reward(TextSource("picky", picky)),))
     assert judge((group("ok", "fine"),))[0].rewards_G.tolist() == [1.0, 1.0]
     assert (judge.failure, judge.all_failed) == ("", False)
     judge((group("ok", "bad"), group("silent")))
@@ -39,10 +39,10 @@ def test_the_first_failure_is_kept(group: Groups) -> None:
 
 
 def test_a_score_that_is_not_finite_and_a_rollout_that_failed(group: Groups) -> None:
-    judge = Judge((Reward(TextSource("picky", picky)),))
+    judge = RunRewards((Reward(TextSource("picky", picky)),))
     judge((group("silent", prompt_id="q"),))
     assert judge.failure == "reward picky failed for prompt q (file.jsonl:3): the score is nan (said once)"
-    judge = Judge((Reward(TextSource("picky", picky)),))
+    judge = RunRewards((Reward(TextSource("picky", picky)),))
     failed = group("x", prompt_id="q", failed=(0,))
     judge((replace(failed, rollouts=tuple(replace(r, finish_reason="error", error="too long") for r in failed.rollouts)),))
     assert judge.failure == "sampling failed for prompt q: too long"

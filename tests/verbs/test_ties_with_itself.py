@@ -25,7 +25,7 @@ from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
 from keel.types import Message, Prompt, Sampler, SamplingParams
 from keel.verbs.evaluate.run import answer, score
-from keel.verbs.prefer import better
+from keel.verbs.prefer import preference_source
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.run import RECIPES
 from keel.verbs.shared.sampled_eval import eval_params, evaluators_of
@@ -52,7 +52,7 @@ def policy(proofs: None) -> Any:
 
 @pytest.fixture
 def judged_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(better, "comparing_source", lambda config: LongerIsBetter())
+    monkeypatch.setattr(preference_source, "comparing_source", lambda config: LongerIsBetter())
 
 
 @pytest.mark.parametrize(("training", "measuring"), product(TRAINING, MEASURING))
@@ -68,7 +68,7 @@ def test_an_online_judge_sees_a_tie_at_step_0(
     params = online.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     sampler = LocalSampler(model, renderer.decode)
     assert online.judge is not None
-    found = better.by_judge(online, online.judge, sampler, {"held_out": prompts}, params)
+    found = preference_source.by_judge(online, online.judge, sampler, {"held_out": prompts}, params)
     learner = LocalLearner(model, OptimConfig(), BatchConfig(), 1, 0)
     actors = Actors(learner, sampler, found.evaluate, None)
     with RunDir.open(tmp_path / "run", online, "prefer", 0) as run:
@@ -102,7 +102,7 @@ def test_measuring_is_greedy_where_only_training_is_not(policy: Any) -> None:
     sampler = LocalSampler(model, renderer.decode)
     for temperature, n in ((0.0, 1), (2.0, 3)):
         asked = EvalSamplingConfig(temperature=temperature, samples=3)
-        texts = [{r.text for r in g.rollouts} for g in better.measured_answers(sampler, prompts, training, asked)]
+        texts = [{r.text for r in g.rollouts} for g in preference_source.measured_answers(sampler, prompts, training, asked)]
         assert [len(found) for found in texts] == [n] * 3
 
 
@@ -113,7 +113,7 @@ def test_a_start_that_failed_is_nobodys_win(policy: Any, judged_by_length: None,
     params = online.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     assert online.judge is not None
     whole = LocalSampler(model, renderer.decode)
-    found = better.by_judge(online, online.judge, Losing(whole, "p1"), {"held_out": prompts}, params)
+    found = preference_source.by_judge(online, online.judge, Losing(whole, "p1"), {"held_out": prompts}, params)
     assert "1 held-out answers of the starting weights failed" in caplog.text
     groups = better.measured_answers(whole, prompts, params, online.eval_sampling)
     valid = {g.prompt.prompt_id: g.valid_G.tolist() for g in found.evaluate(groups)}

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 _START_S = 120.0  # imports of a user's file may be slow; one that takes longer hangs
 
-Judge = Callable[[Prompt, Any], float]  # of an answer, or of two
-Make = Callable[[Any], Judge]  # of settings
+Scorer = Callable[[Prompt, Any], float]  # of an answer, or of two
+Make = Callable[[Any], Scorer]  # of settings
 
 
 class _Worker:
@@ -212,14 +212,14 @@ def main() -> None:
         _write(outgoing, _scored(reward, prompt, text))
 
 
-def _build(frame: bytes | None) -> Judge:
+def _build(frame: bytes | None) -> Scorer:
     assert frame is not None, "the first frame is what makes the reward, and its settings"
     sys.path[:0] = [""] if "" not in sys.path else []
     make, config = pickle.loads(frame)
     return make(config)
 
 
-def _scored(reward: Judge, prompt: Prompt, text: Any) -> dict[str, Any]:
+def _scored(reward: Scorer, prompt: Prompt, text: Any) -> dict[str, Any]:
     try:
         score = as_score(reward(prompt, text))
     except UserError as error:

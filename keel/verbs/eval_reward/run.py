@@ -20,7 +20,7 @@ from keel.data.dataset import load as load_data
 from keel.data.findings import find
 from keel.evaluate.diagnosis import Patient, diagnose
 from keel.evaluate.measures import pair_accuracy
-from keel.evaluate.reward_measures import Judged, measure
+from keel.evaluate.reward_measures import ScoredLabel, measure
 from keel.evaluate.reward_page import page
 from keel.evaluate.rewardbench import rewardbench2
 from keel.feedback.agreement import agreement
@@ -32,8 +32,8 @@ from keel.runs.memory import peak_mb
 from keel.types import Comparison, Encoded, Unit
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.eval_reward.stress import stress
-from keel.verbs.shared.judged import judge, step_accuracy
 from keel.verbs.shared.labels import reward_units
+from keel.verbs.shared.scored_labels import judge, step_accuracy
 from keel.verbs.shared.session import renderer_of
 
 log = logging.getLogger("keel")
@@ -47,7 +47,7 @@ class _Side:
 
     data: Dataset
     units: tuple[Unit, ...]
-    judged: tuple[Judged, ...]
+    judged: tuple[ScoredLabel, ...]
     measures: dict[str, Any]
 
 
@@ -117,7 +117,7 @@ def _rated(dataset: Dataset, dimensions: Sequence[str]) -> bool:
     return any(name in getattr(record, "scores", {}) for record in dataset.records for name in dimensions)
 
 
-def _certainty(judged: Sequence[Judged]) -> dict[str, Any]:
+def _certainty(judged: Sequence[ScoredLabel]) -> dict[str, Any]:
     """Of an ensemble: does it know what it does not know? Accuracy of the pairs on which its members agree most and least."""
     rows = [
         (j.std[a] + j.std[b], j.scores[a] - j.scores[b], label) for j in judged if j.std for a, b, label in j.preferences if label != 0.5
@@ -131,7 +131,7 @@ def _certainty(judged: Sequence[Judged]) -> dict[str, Any]:
     return {"ensemble": {"std": mean} | {k: pair_accuracy([m for _, m, _ in r], [y for _, _, y in r]).mean for k, r in of.items()}}
 
 
-def _patient(side: _Side, trained: Sequence[Judged], blind: dict[str, float], stressed: dict[str, Any]) -> Patient:
+def _patient(side: _Side, trained: Sequence[ScoredLabel], blind: dict[str, float], stressed: dict[str, Any]) -> Patient:
     votes = [r for r in side.data.records if isinstance(r, Comparison)]
     found = agreement(votes) if votes else None
     decided = sum(v.outcome != "tie" for v in votes)
@@ -147,7 +147,7 @@ def _patient(side: _Side, trained: Sequence[Judged], blind: dict[str, float], st
     )
 
 
-def _spread(judged: Sequence[Judged]) -> float:
+def _spread(judged: Sequence[ScoredLabel]) -> float:
     """Standard deviation of all scores; 1 when they are all the same."""
     scores = torch.tensor([s for j in judged for s in j.scores], dtype=torch.float64)
     return float(scores.std(correction=0)) or 1.0 if len(scores) else 1.0

@@ -22,8 +22,8 @@ from keel.rollout.engines import make_sampler
 from keel.selftest import check_reference, check_sampling, check_training
 from keel.types import Edge, PairTarget, Sampler, Unit
 from keel.verbs.prefer.answers import referred
-from keel.verbs.prefer.better import Better, by_judge, by_rewards
 from keel.verbs.prefer.online_config import OnlineConfig
+from keel.verbs.prefer.preference_source import PreferenceSource, by_judge, by_rewards
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.other_model import other_model
@@ -78,7 +78,7 @@ def _trainer(
     recipe: PreferRecipe,
     model: Model,
     sampler: Sampler,
-    better: Better,
+    better: PreferenceSource,
     sides: Mapping[str, Prompts],
     renderer: Renderer,
 ) -> tuple[LocalLearner, OnlinePreferenceTrainer]:
@@ -124,7 +124,7 @@ def _reference(policy: LocalLearner, objective: DirectObjective, config: Referen
     return reference_of(policy, rule, other, whole=whole)
 
 
-def _self_test(session: Session, recipe: PreferRecipe, trainer: OnlinePreferenceTrainer, better: Better) -> None:
+def _self_test(session: Session, recipe: PreferRecipe, trainer: OnlinePreferenceTrainer, better: PreferenceSource) -> None:
     """The checks of the policy on pairs of its own answers and on the largest batch; the reward models read what they score."""
     skip, actors, params = recipe.settings.skip_self_test, trainer.actors, trainer.params
     prompts = {name: (prompt, trainer.encoded[name]) for name, prompt in trainer.prompts.items()}

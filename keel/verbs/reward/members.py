@@ -20,9 +20,9 @@ from keel.models.loading import Loaded, load_model
 from keel.types import Unit
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.refresh import refresh
-from keel.verbs.shared.judged import summary_measures
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.rewards import SCALE_FILE, write_scale
+from keel.verbs.shared.scored_labels import summary_measures
 from keel.verbs.shared.session import Session, keep_day, open_session, renderer_of
 from keel.verbs.shared.units import datasets, prepare
 

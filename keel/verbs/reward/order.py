@@ -18,7 +18,7 @@ from keel.models.loading import Loaded
 from keel.types import PairTarget, StepsTarget, Unit
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.refresh import other_judge
-from keel.verbs.shared.judged import judge
+from keel.verbs.shared.scored_labels import judge
 
 log = logging.getLogger("keel")
 

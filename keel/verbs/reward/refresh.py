@@ -21,8 +21,8 @@ from keel.render.renderer import Renderer
 from keel.types import PairTarget, Unit
 from keel.verbs.reward.config import EarlierConfig
 from keel.verbs.reward.recipe import RewardRecipe
-from keel.verbs.shared.judged import judge
 from keel.verbs.shared.labels import reward_units
+from keel.verbs.shared.scored_labels import judge
 from keel.verbs.shared.units import Splits
 
 log = logging.getLogger("keel")

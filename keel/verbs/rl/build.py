@@ -15,8 +15,8 @@ from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.composition.composer import Composer
-from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward
+from keel.rewards.composition.run_rewards import RunRewards
 from keel.rollout.engines import make_sampler
 from keel.types import Sampler, SamplingParams
 from keel.verbs.rl.recipe import RLRecipe
@@ -46,12 +46,12 @@ class RLParts:
     critic: LocalLearner | None
     rewards: tuple[Reward, ...]
     composer: Composer
-    judge: Judge
+    run_rewards: RunRewards
 
     @property
     def actors(self) -> Actors:
         """Those that the loop knows."""
-        return actors_of(self.policy, self.sampler, self.judge, self.reference, self.critic)
+        return actors_of(self.policy, self.sampler, self.run_rewards, self.reference, self.critic)
 
 
 def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) -> RLParts:
@@ -76,14 +76,14 @@ def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) 
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
-    judge = Judge(rewards, recipe.on_reward_failure, composer if rewards else None)
+    run_rewards = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
     critic = _critic(session, recipe, algorithm, updates, loaded.model.media)
-    return RLParts(algorithm, loaded, renderer, params, prompts, policy, sampler, reference, critic, rewards, composer, judge)
+    return RLParts(algorithm, loaded, renderer, params, prompts, policy, sampler, reference, critic, rewards, composer, run_rewards)
 
 
 def trainer_of(session: Session, recipe: RLRecipe, parts: RLParts) -> OnlineTrainer:
     """The loop over these parts, with what measures the policy on held-out and test prompts."""
-    measuring = replace(parts.actors, reward=parts.judge.evaluate)
+    measuring = replace(parts.actors, reward=parts.run_rewards.evaluate)
     algorithm, sides = parts.algorithm, {"eval": parts.prompts["held_out"], "test": parts.prompts["test"]}
     evaluators = evaluators_of(
         sides, measuring, parts.params, recipe.eval_sampling, parts.renderer, session.run, recipe.loop.probes, algorithm.taught

@@ -34,10 +34,10 @@ def run_rl(recipe: RLRecipe, path: Path, parent: str = "") -> dict[str, Any]:
         try:
             result = train(session, trainer, recipe, _best(recipe))
         except DivergedError as error:
-            raise explained(error, parts.judge) from None
+            raise explained(error, parts.run_rewards) from None
         if not result.interrupted:
             if not parts.policy.updates:
-                raise explained(DivergedError("nothing was trained: no step had a sample to learn from"), parts.judge)
+                raise explained(DivergedError("nothing was trained: no step had a sample to learn from"), parts.run_rewards)
             _save(session, parts)
         prompts = len(parts.prompts["train"])
         summary = {"algorithm": parts.algorithm.name, "prompts": prompts, "samples": recipe.samples, "data": account.summary()}

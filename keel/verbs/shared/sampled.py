@@ -12,11 +12,11 @@ from torch import Tensor
 from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.loops.online import sample_groups
-from keel.loops.pairing import ByJudge
+from keel.loops.pairing import PairByJudge
 from keel.methods import rollout_units
 from keel.render.renderer import Renderer
-from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward
+from keel.rewards.composition.run_rewards import RunRewards
 from keel.rewards.sources.ensemble import EnsembleSource
 from keel.rewards.sources.model import ModelSource, Scorer, units_of
 from keel.selftest import CheckName, check_reward_reads
@@ -33,7 +33,7 @@ def refused_answers(rewards: Sequence[Reward]) -> dict[str, Any]:
     return {"not_rewarded": {s.name: {"refused": s.refused, "scored": s.scored} for s in sources}} if sources else {}
 
 
-def explained(error: DivergedError, judge: Judge | ByJudge) -> DivergedError:
+def explained(error: DivergedError, judge: RunRewards | PairByJudge) -> DivergedError:
     """Where rewards failed to the end, the first failure's text is what helps."""
     if not judge.all_failed:
         return error

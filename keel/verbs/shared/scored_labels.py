@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keel.evaluate.reward_measures import Judged, Ties, flat, measure
+from keel.evaluate.reward_measures import ScoredLabel, Ties, flat, measure
 from keel.learner.inference import LocalInference
 from keel.methods.objectives.reward import order_of
 from keel.types import PairTarget, StepsTarget, Unit
@@ -13,13 +13,13 @@ from keel.types import PairTarget, StepsTarget, Unit
 CATEGORIES = ("category", "subset", "domain", "language")  # extra columns by which measures are split: the first that a row has
 
 
-def judge(inference: LocalInference, units: Sequence[Unit], column: str = "") -> list[Judged]:
+def judge(inference: LocalInference, units: Sequence[Unit], column: str = "") -> list[ScoredLabel]:
     """Scores and labels of units with pairs, rankings or ratings; others are left out. ``column`` names the category's."""
     scales = scales_of(inference)
     kept = [u for u in units if not isinstance(u.target, StepsTarget) and u.target is not None]
     ties = _ties(inference, kept)
     return [
-        Judged(
+        ScoredLabel(
             prompt_id=str(unit.meta.get("prompt_id", unit.unit_id)),
             scores=tuple(members_GM.mean(1).tolist()),
             edges=tuple((e.winner, e.loser, e.label) for e in unit.target.edges) if isinstance(unit.target, PairTarget) else (),

@@ -14,7 +14,7 @@ from keel.types import Group
 
 
 @dataclass(slots=True)
-class Judge:
+class RunRewards:
     """``apply_rewards`` with these rewards. ``failure``: why the first sample of this process that has no reward has none, empty when all
     have one; ``all_failed``: no sample of the newest groups has one."""
 

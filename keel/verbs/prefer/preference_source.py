@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from keel.loops.online import Rewarder
-from keel.loops.pairing import ByJudge, ByReward, Pairing
+from keel.loops.pairing import PairByJudge, PairByReward, Pairing
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.build import comparing_source
 from keel.rewards.composition.composer import Composer
-from keel.rewards.composition.judge import Judge
 from keel.rewards.composition.rewards import Reward
+from keel.rewards.composition.run_rewards import RunRewards
 from keel.rewards.sources.duels import Duel, PairJudge
 from keel.rewards.sources.python import CompareConfig
 from keel.types import Group, Sampler, SamplingParams
@@ -31,13 +31,13 @@ log = logging.getLogger("keel")
 
 
 @dataclass(frozen=True, slots=True)
-class Better:
+class PreferenceSource:
     """What rewards a round's answers, makes pairs of them, and measures held-out answers; ``why`` knows what failed."""
 
     reward: Rewarder
     pairing: Pairing
     evaluate: Rewarder
-    why: Judge | ByJudge
+    why: RunRewards | PairByJudge
     rewards: tuple[Reward, ...] = ()
     composer: Composer | None = None
     told: Callable[[], dict[str, Any]] = field(default=dict)
@@ -56,23 +56,23 @@ def by_rewards(
     sampler: Sampler,
     few: Prompts,
     params: SamplingParams,
-) -> Better:
+) -> PreferenceSource:
     """The answer with the higher reward is the better one. ``few`` prompts give the scale of a reward model that has none stored."""
     rewards = rewards_of(online.rewards, recipe, policy, renderer, fit_scores(sampler, few, params, online.samples, renderer))
     composer = Composer(online.composition, {r.name: r.weight for r in rewards})
-    judge = Judge(rewards, online.on_reward_failure, composer)
-    return Better(judge, ByReward(online.pairs, online.least_gap), judge.evaluate, judge, rewards, composer)
+    judge = RunRewards(rewards, online.on_reward_failure, composer)
+    return PreferenceSource(judge, PairByReward(online.pairs, online.least_gap), judge.evaluate, judge, rewards, composer)
 
 
 def by_judge(
     online: OnlineConfig, config: CompareConfig, sampler: Sampler, measured: Mapping[str, Prompts], params: SamplingParams
-) -> Better:
+) -> PreferenceSource:
     """A user's function compares answers with one another in training, and held-out ones with those of the starting weights, which are
     drawn now. Raises UserError for a function that is not right."""
     on_failure = config.on_failure or online.on_reward_failure
     source = comparing_source(config)
     judge, examiner = PairJudge(source, config, on_failure), PairJudge(source, config, on_failure)
-    pairing = ByJudge(judge, online.pairs, online.least_gap)
+    pairing = PairByJudge(judge, online.pairs, online.least_gap)
     starts: dict[str, list[str | None]] = {}
     for prompts in measured.values():
         for group in measured_answers(sampler, prompts, params, online.eval_sampling):
@@ -81,7 +81,7 @@ def by_judge(
         log.warning(
             "%d held-out answers of the starting weights failed: there is nothing to compare the policy's with in their places", failed
         )
-    return Better(
+    return PreferenceSource(
         lambda groups: groups, pairing, against(examiner, starts), pairing, told=lambda: {"judge": {**judge.total, "name": config.name}}
     )
 
