@@ -115,7 +115,7 @@ def test_a_start_that_failed_is_nobodys_win(policy: Any, judged_by_length: None,
     whole = LocalSampler(model, renderer.decode)
     found = preference_source.by_judge(online, online.judge, Losing(whole, "p1"), {"held_out": prompts}, params)
     assert "1 held-out answers of the starting weights failed" in caplog.text
-    groups = better.measured_answers(whole, prompts, params, online.eval_sampling)
+    groups = preference_source.measured_answers(whole, prompts, params, online.eval_sampling)
     valid = {g.prompt.prompt_id: g.valid_G.tolist() for g in found.evaluate(groups)}
     assert valid == {"p0": [True], "p1": [False], "p2": [True]}
 
@@ -141,5 +141,5 @@ def test_equal_texts_are_a_tie_that_nobody_is_asked_about() -> None:
             return super().judge(items)
 
     judge = PairJudge(Counting(), CompareConfig(function="a.py:f"), "drop_sample")
-    assert judge.probabilities([better.Duel(Prompt("p"), "same", "same"), better.Duel(Prompt("p"), "long", "s")]) == [0.5, 1.0]
+    assert judge.probabilities([preference_source.Duel(Prompt("p"), "same", "same"), preference_source.Duel(Prompt("p"), "long", "s")]) == [0.5, 1.0]
     assert len(asked) == 1
