@@ -141,5 +141,8 @@ def test_equal_texts_are_a_tie_that_nobody_is_asked_about() -> None:
             return super().judge(items)
 
     judge = PairJudge(Counting(), CompareConfig(function="a.py:f"), "drop_sample")
-    assert judge.probabilities([preference_source.Duel(Prompt("p"), "same", "same"), preference_source.Duel(Prompt("p"), "long", "s")]) == [0.5, 1.0]
+    assert judge.probabilities([preference_source.Duel(Prompt("p"), "same", "same"), preference_source.Duel(Prompt("p"), "long", "s")]) == [
+        0.5,
+        1.0,
+    ]
     assert len(asked) == 1
