@@ -134,7 +134,7 @@ def test_a_stage_changes_only_the_keys_that_it_names() -> None:
     tracking = recipe.settings.tracking.model_copy(update={"log_every": 7})
     assert rl.settings == recipe.settings.model_copy(update={"tracking": tracking})
     assert (rl.settings.threads, rl.settings.checkpoint.every) == (2, 4)
-    assert (rl.algorithm.minibatches, rl.algorithm.kl.coef) == (3, 0.05)
+    assert (rl.algorithm.minibatches, rl.algorithm.kl.coef) == (3, 0.1)
     assert (reward.model_options.precision, reward.model_options.revision) == ("fp32", "abc")
 
 

@@ -86,7 +86,7 @@ def test_ties_become_davidsons_and_the_weight_of_a_tie_is_learnt(reward: Reward,
     rows = pairs() + [{"prompt": p, "chosen": "good", "rejected": "fair", "tie": True} for p in prompts()]
     summary = reward(rows)
     assert summary["loss"] == "davidson"
-    assert summary["labels"] == {"pairs": 24, "ties": 12}
+    assert summary["labels"] == {"pairs": 24, "ties": 12, "even": 12}
     assert summary["reward_model"]["accuracy"] == 1.0
     tie = loaded(tmp_path).model.score_head.tie
     assert float(tie.detach()) != 0.0
@@ -106,7 +106,7 @@ def test_strengths_become_margins_and_none_when_told(reward: Reward, tmp_path: P
 
 def test_several_annotators_become_soft_labels_with_their_ties(reward: Reward) -> None:
     summary = reward(votes(), steps=4)
-    assert summary["labels"] == {"pairs": 12, "ties": 6, "soft": 12}
+    assert summary["labels"] == {"pairs": 12, "ties": 6, "soft": 12, "votes": 36}
     assert summary["loss"] == "davidson"
 
 
