@@ -56,7 +56,7 @@ Check = Callable[[], str]  # what is wrong, or ""
 Run = Callable[[str, Check], None]  # runs one check by its name
 
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
-_NO_GRADIENT = 1e-6  # a norm below it is rounding
+_NO_GRADIENT = 1e-5  # a norm below it is rounding, which differs from processor to processor
 _GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
