@@ -23,7 +23,7 @@ $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-quickstart: $(VENV)/.demo-model  ## raw model -> aligned model with a report, about twelve minutes on two CPU cores
+quickstart: $(VENV)/.demo-model  ## raw model -> aligned model with a report, on two CPU cores
 	$(BIN)/keel run recipes/quickstart.yaml $(ARGS)
 
 quickstart-dpo: $(VENV)/.demo-model  ## the same with DPO in place of the reward model and GRPO
