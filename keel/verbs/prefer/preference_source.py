@@ -23,8 +23,9 @@ from keel.rewards.sources.python import CompareConfig
 from keel.types import Group, Sampler, SamplingParams
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.recipe import PreferRecipe
+from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.sampled import Prompts, fit_scores, refused_answers
+from keel.verbs.shared.sampled import fit_scores, refused_answers
 from keel.verbs.shared.sampled_eval import measured_answers
 
 log = logging.getLogger("keel")
