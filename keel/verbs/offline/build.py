@@ -34,7 +34,7 @@ def build(session: Session, recipe: OfflineRecipe, splits: Splits) -> OfflinePar
     account = Account(session.run.path, **splits.sides)
     units = prepare(account, renderer, _logged_units(renderer, objective))
     _check_groups(objective, units.train)
-    parts = OfflineParts.of(loaded, objective, units, recipe.optim, recipe.loop, recipe.seed, recipe.batch)
+    parts = OfflineParts.of(loaded, objective, units, recipe.training)
     if objective.needs_reference:
         cache = cache_of(session, recipe.reference_cache, parts.learner)
         sides = (units.train, units.held_out, units.test)

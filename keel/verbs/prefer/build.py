@@ -34,7 +34,7 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
     objective = preference_objective(recipe.objective)
     account = Account(session.run.path, **splits.sides)
     units = prepare(account, renderer, answer_units(renderer) if objective.takes_answers else preference_units(renderer))
-    parts = OfflineParts.of(loaded, objective, units, recipe.optim, recipe.loop, recipe.seed, recipe.batch)
+    parts = OfflineParts.of(loaded, objective, units, recipe.training)
     learner = parts.learner
     other, digest = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)
     if other is not None and "ref_kl" in objective.needs:

@@ -2,71 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
 from keel.core.errors import ConfigError
 from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
-from keel.loops.config import LoopConfig
-from keel.loops.harness import TrainResult
 from keel.loops.offline import total_steps
-from keel.loops.online import Actors, Evaluator
 from keel.loops.online_preference import OnlinePreferenceTrainer, Plan, trainable
 from keel.methods.objectives.mixture import DirectObjective
 from keel.methods.preference import preference_objective
 from keel.methods.rl_checks import given
 from keel.methods.rl_config import ReferenceConfig
 from keel.methods.rl_parts import ReferenceRule
-from keel.models.loading import Loaded
 from keel.models.model import Model
 from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
-from keel.types import Edge, PairTarget, Sampler, SamplingParams, Unit
+from keel.types import Edge, PairTarget, SamplingParams, Unit
 from keel.verbs.prefer.answers import referred
 from keel.verbs.prefer.online_config import OnlineConfig
-from keel.verbs.prefer.preference_source import PreferenceSource, by_judge, by_rewards
+from keel.verbs.prefer.preference_source import by_judge, by_rewards
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.other_model import other_model
-from keel.verbs.shared.prompts import Prompts, encode_sides
+from keel.verbs.shared.prompts import encode_sides
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
-from keel.verbs.shared.sampled import answered, check_rewards, longest_answered, longest_batch, train_sampled
+from keel.verbs.shared.sampled import check_rewards, longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
-from keel.verbs.shared.session import Session, load, record, record_sampling, save_final
+from keel.verbs.shared.sampled_parts import SampledParts
+from keel.verbs.shared.session import Session, load, record, record_sampling
 from keel.verbs.shared.units import Splits
-from keel.watch.config import EarlyStopConfig
 
 EVERY = 10  # rounds between refreshes unless the recipe says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OnlineParts:
+class OnlineParts(SampledParts):
     """The parts of preference optimisation on the policy's own answers."""
 
-    loaded: Loaded
-    policy: LocalLearner
-    sampler: Sampler
-    better: PreferenceSource
-    reference: Reference | None
-    plan: Plan
-    prompts: Mapping[str, Prompts]  # by side: train, held_out, test
-    params: SamplingParams
-    loop: LoopConfig
-    seed: int
-    evaluators: Mapping[str, Evaluator]
-    starts_at_reference: bool
-    summary: Mapping[str, Any]  # what there is to tell before training
+    NOTHING: ClassVar[str] = "no round had a preference to learn from"
 
-    @property
-    def actors(self) -> Actors:
-        """Those that the loop knows."""
-        return actors_of(self.policy, self.sampler, self.better.reward, self.reference)
+    plan: Plan
+    starts_at_reference: bool
 
     def trainer(self) -> OnlinePreferenceTrainer:
         """The loop over these parts, one round at a time."""
-        return OnlinePreferenceTrainer(self.actors, self.plan, self.prompts["train"], self.params, self.loop, self.seed, self.evaluators)
+        loop, seed = self.training.loop, self.training.seed
+        return OnlinePreferenceTrainer(self.actors, self.plan, self.prompts["train"], self.params, loop, seed, self.evaluators)
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
         """The checks of the policy on pairs of its own answers and on the largest batch; the reward models read what they score."""
@@ -76,21 +59,11 @@ class OnlineParts:
         pairs = tuple(replace(u, target=PairTarget((Edge(0, 1, margin=1.0),))) for u in plain if len(u.branches) == 2)
         ready = self.plan.refer(pairs) if trainable(pairs, objective) else ()
         if ready:
-            longest = longest_batch(ready, prompts, self.loop.batch_size, 2, self.params.max_tokens)
+            longest = longest_batch(ready, prompts, self.training.loop.batch_size, 2, self.params.max_tokens)
             check_training(policy, objective, ready, bus, skip, longest)
             if self.starts_at_reference:
                 check_reference(policy, ready, bus, skip)
-        check_rewards(self.better.rewards, sampled, bus, skip)
-
-    def train(self, session: Session) -> TrainResult:
-        best = EarlyStopConfig(metric="eval/reward", mode="max")
-        return train_sampled(session, self.trainer(), best, self.better.why, "no round had a preference to learn from")
-
-    def save(self, session: Session) -> dict[str, Any]:
-        """``final/``, read again and compared on the policy's own answers; the summary."""
-        units = answered(self.sampler, self.prompts["held_out"] or self.prompts["train"], self.params)
-        save_final(session, self.loaded, self.policy, units)
-        return {**self.summary, **self.better.summary()}
+        check_rewards(self.rewards, sampled, bus, skip)
 
 
 def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, splits: Splits) -> OnlineParts:
@@ -121,21 +94,25 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         loaded=loaded,
         policy=policy,
         sampler=sampler,
-        better=better,
+        reward=better.reward,
+        rewards=better.rewards,
+        composer=better.composer,
+        judge=better.judge,
+        told=better.told,
         reference=reference,
         plan=Plan(objective, refer, better.pairing, online.samples, online.epochs, online.minibatches, better.composer),
         prompts=prompts,
         params=params,
-        loop=recipe.loop,
-        seed=recipe.seed,
+        training=recipe.training,
         evaluators=evaluators_of(measured, measuring, params, online.eval_sampling, renderer, session.run, recipe.loop.probes),
         starts_at_reference=objective.needs_reference and other is None,
-        summary=_summary(recipe, online, len(prompts["train"]), account),
+        summary={
+            "objective": recipe.objective.name,
+            "prompts": len(prompts["train"]),
+            "samples": online.samples,
+            "data": account.summary(),
+        },
     )
-
-
-def _summary(recipe: PreferRecipe, online: OnlineConfig, n: int, account: Account) -> dict[str, Any]:
-    return {"objective": recipe.objective.name, "prompts": n, "samples": online.samples, "data": account.summary()}
 
 
 def _policy(recipe: PreferRecipe, online: OnlineConfig, model: Model, n: int, params: SamplingParams) -> LocalLearner:

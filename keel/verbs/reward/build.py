@@ -15,7 +15,7 @@ from keel.methods.objectives.reward import BOOTSTRAP, RewardObjective, bootstrap
 from keel.types import PairTarget, StepsTarget, Unit
 from keel.verbs.reward.config import TeacherConfig
 from keel.verbs.reward.labels import Labels, labels_line, read_labels, settle
-from keel.verbs.reward.members import accuracy_of, check_member, held_out_measures, save_member, scale, seed_of, start_of
+from keel.verbs.reward.members import accuracy_of, check_member, held_out_measures, save_member, scale, start_of
 from keel.verbs.reward.order import judges
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.refresh import forgotten, remembered, taught
@@ -54,11 +54,11 @@ class RewardParts(OfflineParts):
 
 def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts:
     """Read the labels, load a model with the head that fits them, render, and order the rows."""
-    seed = seed_of(recipe)
+    start = start_of(recipe)
     labels = read_labels(splits.train)
     spec, objective = settle(recipe.head, recipe.loss, recipe.margin, recipe.centring, _as_taught(labels, recipe.teacher))
     log.info("%s", labels_line(labels, spec, objective))
-    loaded, renderer = load(start_of(recipe), heads=frozenset({"score"}), lora=recipe.lora, score=spec)
+    loaded, renderer = load(start, heads=frozenset({"score"}), lora=recipe.lora, score=spec)
     check_member(recipe, loaded)
     record(session, loaded, renderer)
     account = Account(session.run.path, **splits.sides)
@@ -66,11 +66,11 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
     units = prepare(account, renderer, lambda dataset: reward_units(renderer, dataset, dimensions))
     train = taught(units.train, recipe, loaded.model, loaded.tokenizer)
     if recipe.ensemble is not None and recipe.ensemble.bootstrap:
-        train = _drawn(train, seed)
+        train = _drawn(train, start.seed)
     elif spec.members > 1 and recipe.head.bootstrap:
-        train = _bootstrapped(train, spec.members, seed)
+        train = _bootstrapped(train, spec.members, start.seed)
     units = replace(units, train=train)
-    parts = RewardParts.of(loaded, objective, units, recipe.optim, recipe.loop, seed, recipe.batch)
+    parts = RewardParts.of(loaded, objective, units, start.training)
     learner = parts.learner
 
     def remember() -> dict[str, float]:
@@ -82,7 +82,7 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
     return replace(
         parts,
         best=_best(units.held_out, objective),
-        order=Order(train, recipe.loop, recipe.order, seed, learner.total_steps, asked),
+        order=Order(train, recipe.loop, recipe.order, start.seed, learner.total_steps, asked),
         summary=found,
         is_member=recipe.ensemble is not None,
         remember=remember,

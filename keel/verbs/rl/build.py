@@ -2,28 +2,113 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
 
 from keel.core.errors import ConfigError
-from keel.methods import resolve
+from keel.core.events import EventBus
+from keel.learner.config import OptimConfig
+from keel.learner.local import LocalLearner
+from keel.loops.config import ExplorationConfig
+from keel.loops.offline import total_steps
+from keel.loops.online import OnlineTrainer, Rewarder, with_signal
+from keel.methods import Algorithm, resolve
 from keel.models.loading import Loaded
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.run_rewards import RunRewards
 from keel.rollout.engines import make_sampler
-from keel.types import SamplingParams
-from keel.verbs.rl.parts import RLParts
+from keel.selftest import CheckName, check_reference, check_sampling, check_training
+from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.other_model import other_model
-from keel.verbs.shared.prompts import encode_sides
+from keel.verbs.shared.prompts import Prompts, encode_sides
+from keel.verbs.shared.recipes import Training
+from keel.verbs.shared.reference import Reference, reference_of
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.sampled import fit_scores, longest_answered
+from keel.verbs.shared.sampled import check_rewards, fit_scores, longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
+from keel.verbs.shared.sampled_parts import SampledParts
 from keel.verbs.shared.session import Session, load, pin_weights, record, record_sampling
 from keel.verbs.shared.units import Splits
 from keel.watch.config import EarlyStopConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RLParts(SampledParts):
+    """The parts of a training by RL."""
+
+    NOTHING: ClassVar[str] = "no step had a sample to learn from"
+
+    algorithm: Algorithm
+    samples: int
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+
+    @classmethod
+    def of(
+        cls,
+        loaded: Loaded,
+        algorithm: Algorithm,
+        sampler: Sampler,
+        reward: Rewarder,
+        prompts: Mapping[str, Prompts],
+        params: SamplingParams,
+        samples: int,
+        training: Training,
+        *,
+        reference: Reference | None = None,
+        critic: tuple[Loaded, OptimConfig] | None = None,
+        other: Model | None = None,
+    ) -> Self:
+        """With the learners that the algorithm needs. Its reference is ``reference``, or ``other``, or the weights as they are now;
+        ``critic`` is a model with a value head, and its optimizer."""
+        updates = total_steps(training.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
+        batch, seed = training.batch, training.seed
+        policy = LocalLearner(loaded.model, training.optim, batch, updates, seed, params.temperature or 1.0)
+        if algorithm.kl is not None and reference is None:
+            reference = reference_of(policy, algorithm.kl.reference, other)
+        return cls(
+            loaded=loaded,
+            algorithm=algorithm,
+            policy=policy,
+            sampler=sampler,
+            reward=reward,
+            reference=reference if algorithm.needs_reference else None,
+            critic=LocalLearner(critic[0].model, critic[1], batch, updates, seed) if critic is not None else None,
+            prompts=prompts,
+            params=params,
+            samples=samples,
+            training=training,
+        )
+
+    def trainer(self) -> OnlineTrainer:
+        prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
+        trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
+        trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
+        return trainer
+
+    def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
+        """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the reward models read what
+        they score."""
+        algorithm, prompts = self.algorithm, self.prompts["train"]
+        units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
+        ready = [_ready(u) for u in units]
+        if self.reference is not None:
+            ready = list(with_signal(ready, "ref_logprobs", self.reference.logprobs(ready)))
+            if not algorithm.taught:  # a teacher is not where training starts
+                check_reference(self.policy, ready, bus, skip)
+        longest = longest_batch(
+            ready, prompts, -(-self.training.loop.batch_size // algorithm.minibatches), self.samples, self.params.max_tokens
+        )
+        check_training(self.policy, algorithm.policy_objective(), ready, bus, skip, longest)
+        if self.critic is not None:
+            check_training(self.critic, algorithm.value_objective(), ready, bus, skip, longest)
+        check_rewards(self.rewards, units, bus, skip)
 
 
 def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
@@ -43,27 +128,14 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
-    parts = RLParts.of(
-        loaded,
-        algorithm,
-        sampler,
-        judge,
-        prompts,
-        params,
-        samples=recipe.samples,
-        optim=recipe.optim,
-        loop=recipe.loop,
-        seed=recipe.seed,
-        batch=recipe.batch,
-        other=teacher,
-        critic=_critic(session, recipe, loaded.model.media) if algorithm.needs_critic else None,
-        critic_optim=recipe.critic_optim,
-    )
+    critic = (_critic(session, recipe, loaded.model.media), recipe.critic_optim) if algorithm.needs_critic else None
+    parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
     return replace(
         parts,
         rewards=rewards,
         composer=composer,
+        judge=judge,
         exploration=recipe.exploration,
         best=_best(recipe),
         evaluators=evaluators_of(
@@ -97,3 +169,13 @@ def _critic(session: Session, recipe: RLRecipe, media: MediaStore) -> Loaded:
     pin_weights(session, loaded.model, "the critic's weights")
     loaded.model.media = media
     return loaded
+
+
+def _ready(unit: Unit) -> Unit:
+    """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others; the same
+    are the critic's returns, where it had expected 0."""
+    advantages = tuple(b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches))
+    signals = {"advantages": advantages, "returns": advantages, "values": tuple(torch.zeros_like(a_T) for a_T in advantages)}
+    for name, tensors in signals.items():
+        (unit,) = with_signal([unit], name, [tensors])
+    return unit

@@ -19,6 +19,6 @@ def build(session: Session, recipe: SFTRecipe, splits: Splits) -> OfflineParts:
     record(session, loaded, renderer)
     account = Account(session.run.path, **splits.sides)
     units = prepare(account, renderer, plain_units(renderer))
-    parts = OfflineParts.of(loaded, SupervisedObjective(), units, recipe.optim, recipe.loop, recipe.seed, recipe.batch)
+    parts = OfflineParts.of(loaded, SupervisedObjective(), units, recipe.training)
     summary = {"units": len(units.train), "held_out": len(units.held_out), "data": account.summary()}
     return replace(parts, probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits), summary=summary)

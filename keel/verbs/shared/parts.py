@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from keel.core.events import EventBus
-from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
-from keel.loops.config import LoopConfig
 from keel.loops.harness import TrainResult
 from keel.loops.offline import OfflineTrainer, Probe, Sides, total_steps
 from keel.loops.ordering import Order
@@ -19,7 +17,7 @@ from keel.methods.objectives.common import credited
 from keel.models.loading import Loaded
 from keel.selftest import CheckName, check_reference, check_reward_reads, check_training, largest
 from keel.types import Objective
-from keel.verbs.shared.recipes import TrainRecipe
+from keel.verbs.shared.recipes import Training, TrainRecipe
 from keel.verbs.shared.session import Session, open_session, save_final, train
 from keel.verbs.shared.units import Splits, datasets
 from keel.watch.config import EarlyStopConfig
@@ -72,8 +70,7 @@ class OfflineParts:
     objective: Objective
     units: Sides
     learner: LocalLearner
-    loop: LoopConfig
-    seed: int
+    training: Training
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/loss"))
     probe: Probe | None = None
     order: Order | None = None
@@ -81,33 +78,25 @@ class OfflineParts:
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
 
     @classmethod
-    def of(
-        cls,
-        loaded: Loaded,
-        objective: Objective,
-        units: Sides,
-        optim: OptimConfig,
-        loop: LoopConfig,
-        seed: int = 0,
-        batch: BatchConfig | None = None,
-    ) -> Self:
+    def of(cls, loaded: Loaded, objective: Objective, units: Sides, training: Training) -> Self:
         """With the learner that these units need. Where the loss compares whole distributions with the starting weights it holds a copy
         of them; with adapters they are the model itself, adapters off."""
-        model, steps = loaded.model, total_steps(loop, len(units.train))
-        learner = LocalLearner(model, optim, batch or BatchConfig(), steps, seed)
+        model, steps = loaded.model, total_steps(training.loop, len(units.train))
+        learner = LocalLearner(model, training.optim, training.batch, steps, training.seed)
         if "ref_kl" in objective.needs and model.peft_model is None:
             learner.reference = model.frozen_copy()
-        return cls(loaded=loaded, objective=objective, units=units, learner=learner, loop=loop, seed=seed)
+        return cls(loaded=loaded, objective=objective, units=units, learner=learner, training=training)
 
     def trainer(self) -> OfflineTrainer:
         """The loop over these parts, one step at a time."""
-        return OfflineTrainer(self.learner, self.objective, self.units, self.loop, self.seed, self.probe, self.order)
+        loop, seed = self.training.loop, self.training.seed
+        return OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
         """The checks of the training on its largest batch; of its reference, where that is the start; of a reward model, that it reads."""
         learner, units = self.learner, self.units.train
         ready = credited(self.objective, units)
-        check_training(learner, self.objective, ready, bus, skip, largest(ready, self.loop.batch_size))
+        check_training(learner, self.objective, ready, bus, skip, largest(ready, self.training.loop.batch_size))
         if self.starts_at_reference:
             check_reference(learner, units, bus, skip)
         if "scores" in self.objective.needs:

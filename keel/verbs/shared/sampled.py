@@ -1,4 +1,4 @@
-"""What verbs that sample share: the largest batch that can come, answers for comparisons, what a failed reward says."""
+"""What verbs that sample share: the largest batch that can come, answers for comparisons, what was not rewarded."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.core.errors import DivergedError
 from keel.core.events import EventBus
-from keel.loops.harness import TrainResult
-from keel.loops.online import OnlineTrainer, sample_groups
-from keel.loops.pairing import PairByJudge
+from keel.loops.online import sample_groups
 from keel.methods import rollout_units
 from keel.render.renderer import Renderer
 from keel.rewards.composition.rewards import Reward
-from keel.rewards.composition.run_rewards import RunRewards
 from keel.rewards.sources.ensemble import EnsembleSource
 from keel.rewards.sources.model import ModelSource, Scorer, units_of
 from keel.selftest import CheckName, check_reward_reads
@@ -25,32 +21,12 @@ from keel.types import Branch, Sampler, SampleRequest, SamplingParams, Unit
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.reread import UNITS
 from keel.verbs.shared.sampled_eval import EVAL_SEED
-from keel.verbs.shared.session import Session, train
-from keel.watch.config import EarlyStopConfig
 
 
 def refused_answers(rewards: Sequence[Reward]) -> dict[str, Any]:
     """How many answers of this process got no reward because an ensemble's members disagreed, by reward; {} where nothing refuses."""
     sources = [r.source for r in rewards if isinstance(r.source, EnsembleSource) and r.source.config.refuse_above is not None]
     return {"not_rewarded": {s.name: {"refused": s.refused, "scored": s.scored} for s in sources}} if sources else {}
-
-
-def train_sampled(session: Session, trainer: OnlineTrainer, best: EarlyStopConfig, judge: object, nothing: str) -> TrainResult:
-    """The loop of a stage that samples, judged by ``judge``. Raises DivergedError, with ``nothing`` where no update was made."""
-    try:
-        result = train(session, trainer, best)
-        if not result.interrupted and not trainer.actors.policy.updates:
-            raise DivergedError(f"nothing was trained: {nothing}")
-    except DivergedError as error:
-        raise explained(error, judge) from None
-    return result
-
-
-def explained(error: DivergedError, judge: object) -> DivergedError:
-    """Where rewards failed to the end, the first failure's text is what helps."""
-    if not isinstance(judge, RunRewards | PairByJudge) or not judge.all_failed:
-        return error
-    return DivergedError(f"{error.message}; the first failure: {judge.failure}", "mend the reward and start again in another run_dir")
 
 
 def answered(sampler: Sampler, prompts: Prompts, params: SamplingParams) -> Sequence[Unit]:
