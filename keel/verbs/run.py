@@ -23,19 +23,20 @@ from keel.verbs.rl.build import build as build_rl
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.sft.build import build as build_sft
 from keel.verbs.sft.recipe import SFTRecipe
-from keel.verbs.shared.parts import run_parts
+from keel.verbs.shared.parts import Parts, run_parts
 from keel.verbs.shared.recipes import ModelRecipe
-from keel.verbs.shared.session import show_recipe
+from keel.verbs.shared.session import Session, show_recipe
+from keel.verbs.shared.units import Splits
 
+Builder = Callable[[Session, Any, Splits], Parts]  # (open session, recipe, its data) -> what takes part in its training
 StageFunction = Callable[[Any, Path, str], dict[str, Any]]  # (recipe, run directory, parent run) -> summary
 
+BUILDERS: dict[str, Builder] = {"sft": build_sft, "rl": build_rl, "prefer": build_prefer, "offline": build_offline}
+
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
-    "sft": partial(run_parts, "sft", build_sft),
+    **{verb: partial(run_parts, verb, build) for verb, build in BUILDERS.items()},
     "preferences": run_preferences,
     "reward": run_reward,
-    "rl": partial(run_parts, "rl", build_rl),
-    "prefer": partial(run_parts, "prefer", build_prefer),
-    "offline": partial(run_parts, "offline", build_offline),
     "eval": run_eval,
 }
 
