@@ -16,9 +16,10 @@ from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
 from keel.loops.harness import TrainResult
-from keel.loops.offline import Sides
+from keel.loops.offline import OfflineTrainer, Sides
 from keel.methods import AlgorithmConfig, resolve
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions
@@ -63,6 +64,29 @@ def test_sft_by_hand_is_that_of_the_recipe(root: Path, finished: Finished, rows:
     trainer = demonstrated(root).trainer()
     losses = [trainer.step(step)["loss"] for step in range(4)]
     assert losses == pytest.approx([row["loss"] for row in rows(finished("sft") / "metrics.jsonl") if "loss" in row], rel=1e-6)
+
+
+def test_learner_and_loop_have_the_settings_of_the_training(root: Path) -> None:
+    """A schedule that ends with the loop, and one seed for both; beside a learner and a loop that are made apart."""
+    parts = demonstrated(root)
+    training = Training(OptimConfig(lr=3e-3, schedule="linear", warmup_steps=0), LOOP, 7)
+    units, objective = parts.units, parts.objective
+    made = OfflineParts.of(tiny()[0], objective, units, training)
+    apart = LocalLearner(tiny()[0].model, training.optim, BatchConfig(), 4, 7)
+    trainers = made.trainer(), OfflineTrainer(apart, objective, units, LOOP, 7)
+    ours, theirs = ([trainer.step(step) for step in range(4)] for trainer in trainers)
+    for name in ("loss", "lr", "grad_norm"):
+        assert [m[name] for m in ours] == pytest.approx([m[name] for m in theirs], rel=1e-6), name
+    assert [m["lr"] for m in ours] == pytest.approx([3e-3, 2.25e-3, 1.5e-3, 0.75e-3])
+    assert made.learner.seed == 7
+    sampler, ppo = LocalSampler(parts.loaded.model, lambda tokens_T: ""), resolve(AlgorithmConfig(name="ppo", epochs=3, minibatches=2), 4)
+    asked = {"train": {str(i): (Prompt(str(i), text=""), units.train[i].prompt) for i in range(4)}}
+    critic = load_model("tiny:llama", ModelOptions(precision="fp32"), heads=frozenset({"value"}), new_heads=True), OptimConfig(lr=1e-2)
+    rl = RLParts.of(parts.loaded, ppo, sampler, lambda groups: groups, asked, SamplingParams(4), 4, training, critic=critic)
+    assert rl.critic is not None
+    assert (rl.policy.plan.updates, rl.critic.plan.updates) == (4 * 3 * 2, 4 * 3 * 2)
+    assert (rl.policy.config.lr, rl.critic.config.lr) == (3e-3, 1e-2)
+    assert (rl.policy.seed, rl.critic.seed, rl.trainer().seed) == (7, 7, 7)
 
 
 def test_rl_by_hand_is_that_of_the_recipe(root: Path, finished: Finished, rows: Rows) -> None:
