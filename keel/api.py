@@ -87,7 +87,7 @@ class Policy:
 
     def reference(self, learner: LocalLearner) -> Logprobs:
         """Log-probabilities under the weights as they are now: take it before the first step."""
-        return reference_of(learner, None).logprobs
+        return reference_of(learner, None, whole=True).logprobs
 
     def save(self, folder: str | Path) -> None:
         """A folder that plain transformers and vLLM load; adapters are merged."""

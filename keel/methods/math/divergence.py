@@ -1,0 +1,70 @@
+"""Divergences of whole distributions, policy p and reference (or teacher) q over the same tokens, and their gradients by p's logits.
+
+With ``m = beta q + (1 - beta) p`` (Agarwal et al. 2024, arXiv:2306.13649, generalised JSD; their P is q here, their Q is p)::
+
+    forward_kl   KL(q || p)                                 gradient  p - q
+    reverse_kl   KL(p || q)                                 gradient  p (g - sum p g),  g = log p/q
+    jsd          beta KL(q || m) + (1 - beta) KL(p || m)    gradient  p (g - sum p g),  g = (1 - beta) log p/m
+
+``jsd / beta`` goes to the forward KL as beta goes to 0, ``jsd / (1 - beta)`` to the reverse KL as beta goes to 1. All in log space: what
+underflows in p or q is no harm. A token that neither may take has the same, very low log-probability in both and adds nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from keel.types import Divergence
+
+_LOWEST = -60.0  # log-probabilities below count as this one: e^-60 is nothing, and an exp that underflows takes up to fifty times as long
+
+
+def probabilities(log_p_NV: Tensor) -> Tensor:
+    """``exp``, where nothing underflows: float [N, V]."""
+    return log_p_NV.clamp(min=_LOWEST).exp()
+
+
+def divergence(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
+    """The divergence of each row.
+
+    Args:
+        log_p_NV: float [N, V], the policy's log-probabilities.
+        log_q_NV: float [N, V], the reference's.
+        by: which divergence.
+
+    Returns:
+        float [N], nats; never negative but for rounding.
+    """
+    apart_NV = _apart(log_p_NV, log_q_NV)
+    if by.kind == "forward_kl":
+        return -torch.linalg.vecdot(probabilities(log_q_NV), apart_NV)
+    if by.kind == "reverse_kl":
+        return torch.linalg.vecdot(probabilities(log_p_NV), apart_NV)
+    mixed_NV = _mixed(apart_NV, by.beta)
+    of_q_N = -torch.linalg.vecdot(probabilities(log_q_NV), mixed_NV)
+    of_p_N = torch.linalg.vecdot(probabilities(log_p_NV), apart_NV - mixed_NV)
+    return by.beta * of_q_N + (1.0 - by.beta) * of_p_N
+
+
+def logit_gradient(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
+    """``d divergence / d z`` with ``log p = log_softmax(z)``: float [N, V], each row sums to 0. Arguments as ``divergence``."""
+    apart_NV, p_NV = _apart(log_p_NV, log_q_NV), probabilities(log_p_NV)
+    if by.kind == "forward_kl":
+        return p_NV - probabilities(log_q_NV)
+    gain_NV = apart_NV if by.kind == "reverse_kl" else (1.0 - by.beta) * (apart_NV - _mixed(apart_NV, by.beta))
+    return p_NV * (gain_NV - torch.linalg.vecdot(p_NV, gain_NV)[:, None])
+
+
+def _mixed(apart_NV: Tensor, beta: float) -> Tensor:
+    """``log m/q`` of ``log p/q``."""
+    return torch.logaddexp(apart_NV.new_tensor(math.log(beta)), apart_NV + math.log(1.0 - beta))
+
+
+def _apart(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
+    """``log p/q``."""
+    assert log_p_NV.dim() == 2, f"rows of distributions are needed, not rank {log_p_NV.dim()}"
+    assert log_p_NV.shape == log_q_NV.shape, f"shapes differ: {tuple(log_p_NV.shape)} and {tuple(log_q_NV.shape)}"
+    return log_p_NV - log_q_NV
