@@ -26,6 +26,8 @@ _TILE_CUDA = 64 << 20
 _LOWEST = -60.0  # log-probabilities below count as this one: e^-60 is nothing, and an exp that underflows takes up to fifty times as long
 _BANNED = -1e30  # stands for -inf: 0 * -inf would be NaN in the entropy
 
+FORWARD_KL = Divergence("forward_kl")
+
 TokenLoss = Callable[[slice, Tensor, Tensor | None, Tensor | None], Tensor]
 """(slice of S, logprobs, entropies or None, values or None) -> the scalar loss of those tokens."""
 
@@ -69,7 +71,7 @@ def token_logprobs_and_divergence(
     target_S: Tensor,
     ref_hidden_SH: Tensor,
     ref_head: Head,
-    by: Divergence = Divergence(),
+    by: Divergence = FORWARD_KL,
     want_entropy: bool = False,
     support: Support | None = None,
 ) -> Compared:
@@ -197,7 +199,13 @@ class _Tiles:
         return z_nV if self.outside is None else z_nV.masked_fill_(self.outside, 0.0)
 
     def raw_divergence_gradient_(
-        self, z_nV: Tensor, stats: _Stats, target_n: Tensor, ref_logp_nV: Tensor, by: Divergence, grads: tuple[Tensor, Tensor | None, Tensor]
+        self,
+        z_nV: Tensor,
+        stats: _Stats,
+        target_n: Tensor,
+        ref_logp_nV: Tensor,
+        by: Divergence,
+        grads: tuple[Tensor, Tensor | None, Tensor],
     ) -> Tensor:
         """The same for log-probabilities, entropies (or None) and divergences from a reference; ``grads`` in this order."""
         grad_logp_n, grad_entropy_n, grad_divergence_n = grads
@@ -332,7 +340,7 @@ class _TokenDivergence(torch.autograd.Function):
         ctx.dtype, ctx.by, ctx.support = _product_dtype(hidden_SH), by, support
         parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles, ref_tiles = (_Tiles(x_SH, of, ctx.dtype, support) for x_SH, of in ((hidden_SH, head), (ref_hidden_SH, ref_head)))
+            tiles, ref_tiles = _Tiles(hidden_SH, head, ctx.dtype, support), _Tiles(ref_hidden_SH, ref_head, ctx.dtype, support)
             for (part, z_nV), (_, ref_z_nV) in zip(tiles, ref_tiles):
                 own, ref = tiles.stats(z_nV, target_S[part], want_entropy), ref_tiles.stats(ref_z_nV, target_S[part], False)
                 apart = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keel.core.errors import ModelError
-from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs, token_logprobs_and_divergence
+from keel.kernels.logprobs import FORWARD_KL, Head, fused_token_loss, token_logprobs, token_logprobs_and_divergence
 from keel.kernels.pooling import single, spans
 from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
@@ -21,7 +21,6 @@ from keel.types import (
     BranchTensors,
     Comparing,
     Counts,
-    Divergence,
     Judgement,
     LossOutput,
     Objective,
@@ -208,10 +207,10 @@ class LocalInference:
             ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], _over_the_tokens_of(head, self._head(reference))
         with self.model.compute():
             inputs = hidden_NH[batch.source_S], head, batch.target_S, ref_hidden_SH, ref_head
-            asked = by or Divergence(), "entropy" in objective.needs, batch.support
+            asked = by or FORWARD_KL, "entropy" in objective.needs, batch.support
             found = token_logprobs_and_divergence(*inputs, *asked)
-        apart = {"ref_kl_S" if by is None else "divergence_S": found.divergence_S}
-        return Outputs(found.logprobs_S, found.entropy_S, ref_logprobs_S=found.ref_logprobs_S, **apart)
+        outputs = Outputs(found.logprobs_S, found.entropy_S, ref_logprobs_S=found.ref_logprobs_S)
+        return replace(outputs, ref_kl_S=found.divergence_S) if by is None else replace(outputs, divergence_S=found.divergence_S)
 
     def _logprobs(self, batch: Batch, hidden_NH: Tensor, want_entropy: bool) -> tuple[Tensor, Tensor | None]:
         with self.model.compute():
@@ -246,7 +245,7 @@ class LocalInference:
 
 
 def _over_the_tokens_of(own: Head, other: Head) -> Head:
-    """``other`` over the tokens of ``own``: models of one tokenizer may pad their heads to different sizes, and ban different placeholders."""
+    """``other`` over the tokens of ``own``: models of one tokenizer may pad their heads to different sizes and ban different tokens."""
     size = len(own.weight_VH)
     bias_V = None if other.bias_V is None else other.bias_V[:size]
     return replace(other, weight_VH=other.weight_VH[:size], bias_V=bias_V, transform=replace(other.transform, banned=own.transform.banned))

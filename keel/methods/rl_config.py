@@ -144,8 +144,8 @@ class KLConfig(Section):
         default=None,
         gt=0,
         lt=1,
-        description="Of jsd, the generalised Jensen-Shannon divergence: the reference's share of the mixture; near 0 it pulls as the forward "
-        "KL does, near 1 as the reverse KL." + _OWN,
+        description="Of jsd, the generalised Jensen-Shannon divergence: the reference's share of the mixture; near 0 it pulls as the "
+        "forward KL does, near 1 as the reverse KL." + _OWN,
     )
     coef: float | None = Field(default=None, ge=0, description="Price of one nat; 0 switches the KL off." + _OWN)
     control: ControlConfig = Field(default=ControlConfig(), description="How the price changes in the course of the run.")

@@ -40,22 +40,25 @@ def divergence(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
     """
     apart_NV = _apart(log_p_NV, log_q_NV)
     if by.kind == "forward_kl":
-        return -torch.linalg.vecdot(probabilities(log_q_NV), apart_NV)
+        return -_mean(log_q_NV, apart_NV)
     if by.kind == "reverse_kl":
-        return torch.linalg.vecdot(probabilities(log_p_NV), apart_NV)
+        return _mean(log_p_NV, apart_NV)
     mixed_NV = _mixed(apart_NV, by.beta)
-    of_q_N = -torch.linalg.vecdot(probabilities(log_q_NV), mixed_NV)
-    of_p_N = torch.linalg.vecdot(probabilities(log_p_NV), apart_NV - mixed_NV)
-    return by.beta * of_q_N + (1.0 - by.beta) * of_p_N
+    return (1.0 - by.beta) * _mean(log_p_NV, apart_NV - mixed_NV) - by.beta * _mean(log_q_NV, mixed_NV)
 
 
 def logit_gradient(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
     """``d divergence / d z`` with ``log p = log_softmax(z)``: float [N, V], each row sums to 0. Arguments as ``divergence``."""
-    apart_NV, p_NV = _apart(log_p_NV, log_q_NV), probabilities(log_p_NV)
+    apart_NV = _apart(log_p_NV, log_q_NV)
     if by.kind == "forward_kl":
-        return p_NV - probabilities(log_q_NV)
+        return probabilities(log_p_NV) - probabilities(log_q_NV)
     gain_NV = apart_NV if by.kind == "reverse_kl" else (1.0 - by.beta) * (apart_NV - _mixed(apart_NV, by.beta))
-    return p_NV * (gain_NV - torch.linalg.vecdot(p_NV, gain_NV)[:, None])
+    return probabilities(log_p_NV) * (gain_NV - _mean(log_p_NV, gain_NV)[:, None])
+
+
+def _mean(log_p_NV: Tensor, values_NV: Tensor) -> Tensor:
+    """Under the distribution of each row: [N]."""
+    return (probabilities(log_p_NV) * values_NV).sum(1)
 
 
 def _mixed(apart_NV: Tensor, beta: float) -> Tensor:

@@ -38,8 +38,8 @@ class PolicyObjective(Reduced):
     ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
     whose gradient is exactly that of the KL.
 
-    Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token) and ``kl/max`` (of one token), ``objective/divergence``,
-    ``clip_ratio/{low,high,region}_mean``,
+    Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token) and ``kl/max`` (of one token),
+    ``objective/divergence``, ``clip_ratio/{low,high,region}_mean``,
     ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
     token), ``policy/clipfrac_avg``, ``val/ratio``, ``policy/bounded_ratio`` (the share of tokens whose log-ratio to the old policy or
     the reference is beyond ``LOG_RATIO_BOUND``),

@@ -103,8 +103,8 @@ def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, te
         return
     if whole and len(teacher.head_weight_VH) < len(policy.head_weight_VH):
         raise ConfigError(
-            f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: it says "
-            "nothing of the others, and whole distributions are compared",
+            f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: it "
+            "says nothing of the others, and whole distributions are compared",
             "set algorithm.name=distill, which looks at the sampled tokens alone",
         )
     if params.cut and len(teacher.head_weight_VH) != len(policy.head_weight_VH):

@@ -39,7 +39,8 @@ class RLRecipe(TrainRecipe):
         default=[], description="Named rewards and their weights; at least one, unless a teacher is followed. Weight 0: only measured."
     )
     teacher: str = Field(
-        default="", description="The model that algorithm.name=distill or gkd follows, as `model`, of the same tokenizer. It stays as it is."
+        default="",
+        description="The model that algorithm.name=distill or gkd follows, as `model`, of the same tokenizer. It stays as it is.",
     )
     composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
