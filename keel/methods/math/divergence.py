@@ -43,8 +43,8 @@ def divergence(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
         return -_mean(log_q_NV, apart_NV)
     if by.kind == "reverse_kl":
         return _mean(log_p_NV, apart_NV)
-    mixed_NV = _mixed(apart_NV, by.beta)
-    return (1.0 - by.beta) * _mean(log_p_NV, apart_NV - mixed_NV) - by.beta * _mean(log_q_NV, mixed_NV)
+    share = 1.0 - by.beta
+    return share * _mean(log_p_NV, _over_mixture(apart_NV, share)) + by.beta * _mean(log_q_NV, _over_mixture(-apart_NV, by.beta))
 
 
 def logit_gradient(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
@@ -52,7 +52,8 @@ def logit_gradient(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor
     apart_NV = _apart(log_p_NV, log_q_NV)
     if by.kind == "forward_kl":
         return probabilities(log_p_NV) - probabilities(log_q_NV)
-    gain_NV = apart_NV if by.kind == "reverse_kl" else (1.0 - by.beta) * (apart_NV - _mixed(apart_NV, by.beta))
+    share = 1.0 - by.beta
+    gain_NV = apart_NV if by.kind == "reverse_kl" else share * _over_mixture(apart_NV, share)
     return probabilities(log_p_NV) * (gain_NV - _mean(log_p_NV, gain_NV)[:, None])
 
 
@@ -61,9 +62,9 @@ def _mean(log_p_NV: Tensor, values_NV: Tensor) -> Tensor:
     return (probabilities(log_p_NV) * values_NV).sum(1)
 
 
-def _mixed(apart_NV: Tensor, beta: float) -> Tensor:
-    """``log m/q`` of ``log p/q``."""
-    return torch.logaddexp(apart_NV.new_tensor(math.log(beta)), apart_NV + math.log(1.0 - beta))
+def _over_mixture(apart_NV: Tensor, share: float) -> Tensor:
+    """``log p/m`` of ``log p/q``, p having this share of the mixture m. No difference of large numbers: at most ``-log share``."""
+    return -torch.logaddexp(apart_NV.new_tensor(math.log(share)), math.log(1.0 - share) - apart_NV)
 
 
 def _apart(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
