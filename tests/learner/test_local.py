@@ -17,9 +17,10 @@ from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.learner.optim import PACE, TIE, decay_groups, learning_rate, make_optimizer
 from keel.loops.online import with_signal
+from keel.methods.objectives.policy import PolicyObjective
 from keel.models.config import LoraConfig
 from keel.models.heads import HeadSpec
-from keel.types import Batch, Branch, Counts, Encoded, LossOutput, Need, Outputs, Unit
+from keel.types import Batch, Branch, Counts, Divergence, Encoded, LossOutput, Need, Outputs, Unit
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,39 @@ def test_an_adapted_model_is_its_own_reference_with_its_adapters_off(load) -> No
     learner.evaluate(units, beside)
     assert all(close(a, b, 1e-4) for a, b in zip(moved.seen, beside.seen, strict=True))
     assert (objective.gradients, set(moved.gradients)) == ([True], {False})
+
+
+@pytest.mark.parametrize("by", [Divergence("forward_kl"), Divergence("reverse_kl"), Divergence("jsd", 0.3)], ids=lambda by: by.kind)
+def test_whole_distributions_beside_a_teacher_of_another_size(load, by: Divergence) -> None:
+    """Loss and gradient against a dense computation through the modules, however a batch is cut. The teacher is wider, its head is padded
+    beyond the policy's tokens, which says nothing."""
+    teacher, temperature = load("llama", "std=0.15&seed=2&hidden=96").model.freeze(), 0.8
+    narrow = teacher.module.lm_head
+    teacher.module.lm_head = torch.nn.Linear(narrow.in_features, narrow.out_features + 5, bias=False).requires_grad_(False)
+    teacher.module.lm_head.weight[: narrow.out_features] = narrow.weight
+    units = with_signal(make_units(4), "advantages", [tuple(torch.zeros(len(b)) for b in u.branches) for u in make_units(4)])
+    objective = PolicyObjective(kl_coef=0.7, divergence=by)
+    found = []
+    for microbatch in (4096, 20):
+        own = learner_of(load, microbatch=microbatch)
+        own.reference, own.temperature = teacher, temperature
+        report = own.forward_backward(units, objective)
+        found.append((report.metrics["loss"], report.metrics["objective/divergence"], gradients(own)))
+    own.discard_gradients()
+    total, n = torch.zeros((), dtype=torch.float64), 0
+    for unit, branch in ((u, b) for u in units for b in u.branches):
+        ids = torch.cat([unit.prompt.tokens_T, branch.tokens_T])[None]
+        logits = [m.logits(m.run_plain(ids, torch.ones_like(ids))[0, len(unit.prompt) - 1 : -1]) for m in (own.model, teacher)]
+        log_p, log_q = (z[branch.trained_T, : narrow.out_features].double().div(temperature).log_softmax(1) for z in logits)
+        m = torch.logaddexp(log_q + math.log(by.beta), log_p + math.log(1 - by.beta))
+        q_m, p_m = (log_q.exp() * (log_q - m)).sum(), (log_p.exp() * (log_p - m)).sum()
+        dense = {"forward_kl": (log_q.exp() * (log_q - log_p)).sum(), "reverse_kl": (log_p.exp() * (log_p - log_q)).sum()}
+        total, n = total + dense.get(by.kind, by.beta * q_m + (1 - by.beta) * p_m), n + len(log_p)
+    (0.7 * total / n).backward()
+    for loss, apart, grads in found:
+        assert loss == pytest.approx(0.7 * total.item() / n, rel=1e-5)
+        assert apart == pytest.approx(total.item() / n, rel=1e-5)
+        assert close(grads, gradients(own), 2e-5)
 
 
 def test_temperature(load) -> None:
