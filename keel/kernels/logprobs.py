@@ -212,7 +212,7 @@ class _Tiles:
         for rows in row_blocks(z_nV):
             z_bV = z_nV[rows]
             y_bV = z_bV * self.head.temperature if self.head.transform.softcap is not None else z_bV
-            logp_bV = z_bV - stats.logsumexp_n[rows, None]
+            logp_bV = z_bV.sub_(stats.logsumexp_n[rows, None])
             grad_bV = logit_gradient(logp_bV, ref_logp_nV[rows], by).mul_(grad_divergence_n[rows, None])
             if grad_entropy_n is None:
                 grad_bV.addcmul_(probabilities(logp_bV), -grad_logp_n[rows, None])

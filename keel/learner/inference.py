@@ -205,6 +205,8 @@ class LocalInference:
         head = self._head()
         with torch.no_grad(), self.model.as_reference() if self.reference is None else nullcontext(self.reference) as reference:
             ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], _over_the_tokens_of(head, self._head(reference))
+            if reference is self.model and reference.start_rows:  # rows of its head that are trained are put back when this block ends
+                ref_head = replace(ref_head, weight_VH=ref_head.weight_VH.clone())
         with self.model.compute():
             inputs = hidden_NH[batch.source_S], head, batch.target_S, ref_hidden_SH, ref_head
             asked = by or FORWARD_KL, "entropy" in objective.needs, batch.support

@@ -218,6 +218,28 @@ def test_an_adapted_model_is_its_own_reference_with_its_adapters_off(load) -> No
     assert (objective.gradients, set(moved.gradients)) == ([True], {False})
 
 
+def test_an_adapted_reference_has_the_rows_of_added_tokens_that_it_started_from(load, tmp_path) -> None:
+    """Those rows of the head are trained beside the adapters: value and gradient are taken from the old ones, after they were put back."""
+    loaded = load("llama")
+    loaded.tokenizer.add_tokens(["<new>"])
+    loaded.model.save(tmp_path, loaded.tokenizer)
+    own, units = learner_of(load, str(tmp_path), lora=LoraConfig(r=4)), make_units(2)
+    units = with_signal(units, "advantages", [tuple(torch.zeros(len(b)) for b in u.branches) for u in units])
+    start = LocalInference(load(str(tmp_path)).model.freeze(), BatchConfig()).model
+    generator, objective = torch.Generator().manual_seed(0), PolicyObjective(kl_coef=1.0, divergence=Divergence("jsd"))
+    for name, parameter in own.model.trainable():
+        rows = parameter if "lora" in name else parameter[-1]
+        rows.data.add_(0.3 * torch.randn(rows.shape, generator=generator))
+    found = []
+    for reference in (None, start):
+        own.reference = reference
+        apart = own.forward_backward(units, objective).metrics["objective/divergence"]
+        found.append((apart, gradients(own)))
+        own.discard_gradients()
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert close(found[0][1], found[1][1], 1e-5)
+
+
 @pytest.mark.parametrize("by", [Divergence("forward_kl"), Divergence("reverse_kl"), Divergence("jsd", 0.3)], ids=lambda by: by.kind)
 def test_whole_distributions_beside_a_teacher_of_another_size(load, by: Divergence) -> None:
     """Loss and gradient against a dense computation through the modules, however a batch is cut. The teacher is wider, its head is padded
