@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from keel.kernels.logit_transform import LogitTransform
 from keel.kernels.narrow import row_blocks
-from keel.methods.math.divergence import divergence, logit_gradient, probabilities
+from keel.methods.math.divergence import divergence, logit_gradient
 from keel.types import Divergence
 from keel.types.support import Support
 
@@ -213,12 +213,13 @@ class _Tiles:
             z_bV = z_nV[rows]
             y_bV = z_bV * self.head.temperature if self.head.transform.softcap is not None else z_bV
             logp_bV = z_bV.sub_(stats.logsumexp_n[rows, None])
-            grad_bV = logit_gradient(logp_bV, ref_logp_nV[rows], by).mul_(grad_divergence_n[rows, None])
+            grad_bV, probs_bV = logit_gradient(logp_bV, ref_logp_nV[rows], by)
+            grad_bV.mul_(grad_divergence_n[rows, None])
             if grad_entropy_n is None:
-                grad_bV.addcmul_(probabilities(logp_bV), -grad_logp_n[rows, None])
+                grad_bV.addcmul_(probs_bV, -grad_logp_n[rows, None])
             else:
-                lifted_bV = logp_bV.clamp(min=_LOWEST).add_(stats.entropy_n[rows, None]).mul_(-grad_entropy_n[rows, None])
-                grad_bV.addcmul_(probabilities(logp_bV), lifted_bV.sub_(grad_logp_n[rows, None]))
+                lifted_bV = logp_bV.clamp_(min=_LOWEST).add_(stats.entropy_n[rows, None]).mul_(-grad_entropy_n[rows, None])
+                grad_bV.addcmul_(probs_bV, lifted_bV.sub_(grad_logp_n[rows, None]))
             grad_bV.scatter_add_(1, target_n[rows, None], grad_logp_n[rows, None])
             z_bV.copy_(self._through_transform_(grad_bV, y_bV))
         return z_nV if self.outside is None else z_nV.masked_fill_(self.outside, 0.0)

@@ -24,7 +24,7 @@ _LOWEST = -60.0  # log-probabilities below count as this one: e^-60 is nothing, 
 
 def probabilities(log_p_NV: Tensor) -> Tensor:
     """``exp``, where nothing underflows: float [N, V]."""
-    return log_p_NV.clamp(min=_LOWEST).exp()
+    return log_p_NV.clamp(min=_LOWEST).exp_()
 
 
 def divergence(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
@@ -38,7 +38,8 @@ def divergence(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
     Returns:
         float [N], nats; never negative but for rounding.
     """
-    apart_NV = _apart(log_p_NV, log_q_NV)
+    _same_tables(log_p_NV, log_q_NV)
+    apart_NV = log_p_NV - log_q_NV
     if by.kind == "forward_kl":
         return -_mean(log_q_NV, apart_NV)
     if by.kind == "reverse_kl":
@@ -47,28 +48,28 @@ def divergence(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
     return share * _mean(log_p_NV, _over_mixture(apart_NV, share)) + by.beta * _mean(log_q_NV, _over_mixture(-apart_NV, by.beta))
 
 
-def logit_gradient(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> Tensor:
-    """``d divergence / d z`` with ``log p = log_softmax(z)``: float [N, V], each row sums to 0. Arguments as ``divergence``."""
-    apart_NV = _apart(log_p_NV, log_q_NV)
+def logit_gradient(log_p_NV: Tensor, log_q_NV: Tensor, by: Divergence) -> tuple[Tensor, Tensor]:
+    """``d divergence / d z`` with ``log p = log_softmax(z)``, each row of which sums to 0, and p: float [N, V] twice. Arguments as
+    ``divergence``."""
+    _same_tables(log_p_NV, log_q_NV)
+    p_NV, share = probabilities(log_p_NV), 1.0 - by.beta
     if by.kind == "forward_kl":
-        return probabilities(log_p_NV) - probabilities(log_q_NV)
-    share = 1.0 - by.beta
-    gain_NV = apart_NV if by.kind == "reverse_kl" else share * _over_mixture(apart_NV, share)
-    return probabilities(log_p_NV) * (gain_NV - _mean(log_p_NV, gain_NV)[:, None])
+        return p_NV - probabilities(log_q_NV), p_NV
+    apart_NV = log_p_NV - log_q_NV
+    gain_NV = apart_NV if by.kind == "reverse_kl" else _over_mixture(apart_NV, share).mul_(share)
+    return gain_NV.sub_((p_NV * gain_NV).sum(1)[:, None]).mul_(p_NV), p_NV
 
 
 def _mean(log_p_NV: Tensor, values_NV: Tensor) -> Tensor:
     """Under the distribution of each row: [N]."""
-    return (probabilities(log_p_NV) * values_NV).sum(1)
+    return probabilities(log_p_NV).mul_(values_NV).sum(1)
 
 
 def _over_mixture(apart_NV: Tensor, share: float) -> Tensor:
     """``log p/m`` of ``log p/q``, p having this share of the mixture m. No difference of large numbers: at most ``-log share``."""
-    return -torch.logaddexp(apart_NV.new_tensor(math.log(share)), math.log(1.0 - share) - apart_NV)
+    return torch.logaddexp(apart_NV.new_tensor(math.log(share)), math.log(1.0 - share) - apart_NV).neg_()
 
 
-def _apart(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
-    """``log p/q``."""
+def _same_tables(log_p_NV: Tensor, log_q_NV: Tensor) -> None:
     assert log_p_NV.dim() == 2, f"rows of distributions are needed, not rank {log_p_NV.dim()}"
     assert log_p_NV.shape == log_q_NV.shape, f"shapes differ: {tuple(log_p_NV.shape)} and {tuple(log_q_NV.shape)}"
-    return log_p_NV - log_q_NV

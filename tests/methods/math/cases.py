@@ -313,11 +313,13 @@ def whole(m: ModuleType) -> None:
     gains = ((math.log(4.0), 0.0, math.log(0.4)), (math.log(4 / 3) * 2 / 3, 0.0, math.log(2 / 3) * 2 / 3))
     slopes = [[w * (g - mean) for w, g in zip((0.5, 0.25, 0.25), row)] for row, mean in zip(gains, (reverse_kl, of_p * 2 / 3))]
     for by, slope in ((forward, [3 / 8, 0.0, -3 / 8]), (reverse, slopes[0]), (jsd, slopes[1])):
-        first, second = m.logit_gradient(p, q, by)
+        (first, second), probabilities = m.logit_gradient(p, q, by)
+        close(probabilities[1], 0.5, 0.25, 0.25)
         close(first, *slope)
         close(second, 0.0, 0.0, 0.0)
         refuses(m.divergence, p, q[:1], by)
         refuses(m.divergence, p[0], q[0], by)
+        refuses(m.logit_gradient, p, q[:1], by)
     assert math.isclose(float(m.probabilities(vec(-1e30))), math.exp(-60.0), rel_tol=1e-12)
 
 
