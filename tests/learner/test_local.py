@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from keel.core.errors import ConfigError, DivergedError, ModelError
+from keel.kernels.logit_transform import LogitTransform
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
@@ -271,6 +272,21 @@ def test_whole_distributions_beside_a_teacher_of_another_size(load, by: Divergen
         assert loss == pytest.approx(0.7 * total.item() / n, rel=1e-5)
         assert apart == pytest.approx(total.item() / n, rel=1e-5)
         assert close(grads, gradients(own), 2e-5)
+
+
+def test_a_token_that_the_policy_never_says_is_none_of_the_teacher_s(load) -> None:
+    """Placeholders of images may be banned for one of the two alone."""
+    units = with_signal(make_units(2), "advantages", [tuple(torch.zeros(len(b)) for b in u.branches) for u in make_units(2)])
+    found = []
+    for banned in ((3,), (), (3, 5)):  # of the teacher
+        own, teacher = learner_of(load), load("llama", "std=0.15&seed=2").model.freeze()
+        own.model.transform, teacher.transform = LogitTransform(banned=(3,)), LogitTransform(banned=banned)
+        own.reference = teacher
+        report = own.forward_backward(units, PolicyObjective(kl_coef=1.0, divergence=Divergence("reverse_kl")))
+        found.append((report.metrics["objective/divergence"], gradients(own)))
+    for apart, grads in found[1:]:
+        assert apart == found[0][0] < 100
+        assert torch.equal(grads, found[0][1])
 
 
 def test_temperature(load) -> None:

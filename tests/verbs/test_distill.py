@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from keel.core.errors import ModelError
+from keel.core.errors import ConfigError, ModelError
 from keel.verbs.rl.recipe import RLRecipe
 
 Stage = Callable[..., dict[str, Any]]
@@ -74,6 +74,18 @@ def test_a_reward_may_be_measured_beside_a_teacher(stage: Stage, tmp_path: Path)
 def test_a_teacher_has_the_same_words(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another tokenizer"):
         stage("grpo", tmp_path, "algorithm.name=distill", "teacher=tiny:llama?vocab=330", "rewards=[]")
+
+
+def test_heads_of_one_tokenizer_may_be_padded(stage: Stage, tmp_path: Path, load: Callable[..., Any]) -> None:
+    """A teacher beyond the policy's tokens is compared over these; one that does not have them all is refused."""
+    loaded = load("llama", "seed=2&std=0.1")
+    loaded.model.module.resize_token_embeddings(len(loaded.model.head_weight_VH) + 8)
+    loaded.model.save(tmp_path / "padded", loaded.tokenizer)
+    quick = ("algorithm.name=gkd", "rewards=[]", "loop={steps: 1, batch_size: 2, eval_every: 1, probes: 0}", "samples=2")
+    summary = stage("grpo", tmp_path / "run", *quick, f"teacher={tmp_path / 'padded'}")
+    assert summary["last"]["objective/divergence"] > 0
+    with pytest.raises(ConfigError, match="says nothing of the others"):
+        stage("grpo", tmp_path / "refused", *quick, f"model={tmp_path / 'padded'}", "teacher=tiny:llama?seed=2")
 
 
 REWARD = {"type": "contains", "name": "r", "words": ["x"]}
