@@ -360,7 +360,7 @@ class _TokenDivergence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logp_S: Tensor | None, grad_entropy_S: Tensor | None, grad_divergence_S: Tensor | None, _: Tensor | None
+        ctx: Any, grad_logp_S: Tensor | None, grad_entropy_S: Tensor | None, grad_divergence_S: Tensor | None, _of_ref: Tensor | None
     ) -> Any:
         hidden_SH, weight_VH, bias_V, target_S, entropy_S, ref_hidden_SH, logsumexp_S, ref_logsumexp_S = ctx.saved_tensors
         own, ref_head = ctx.heads
