@@ -1,6 +1,6 @@
 """Divergences of whole distributions, policy p and reference (or teacher) q over the same tokens, and their gradients by p's logits.
 
-With ``m = beta q + (1 - beta) p`` (Agarwal et al. 2024, arXiv:2306.13649, generalised JSD; their P is q here, their Q is p)::
+With ``m = beta q + (1 - beta) p`` (Agarwal et al. 2023, arXiv:2306.13649, generalised JSD; their P is q here, their Q is p)::
 
     forward_kl   KL(q || p)                                 gradient  p - q
     reverse_kl   KL(p || q)                                 gradient  p (g - sum p g),  g = log p/q
