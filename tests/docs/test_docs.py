@@ -72,6 +72,7 @@ def test_the_guides_have_examples():
         "reward_models.md",
         "advise.md",
         "online_preferences.md",
+        "distillation.md",
         "README.md",
     } == {p.name for p in WITH_EXAMPLES}
 

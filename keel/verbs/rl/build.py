@@ -70,15 +70,16 @@ class RLParts(SampledParts):
         updates = total_steps(training.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
         batch, seed = training.batch, training.seed
         policy = LocalLearner(loaded.model, training.optim, batch, updates, seed, params.temperature or 1.0)
-        if algorithm.kl is not None and reference is None:
-            reference = reference_of(policy, algorithm.kl.reference, other)
+        kl = algorithm.kl
+        if kl is not None and reference is None:
+            reference = reference_of(policy, kl.reference, other, whole=kl.divergence is not None)
         return cls(
             loaded=loaded,
             algorithm=algorithm,
             policy=policy,
             sampler=sampler,
             reward=reward,
-            reference=reference if algorithm.needs_reference else None,
+            reference=reference if kl is not None else None,
             critic=LocalLearner(critic[0].model, critic[1], batch, updates, seed) if critic is not None else None,
             prompts=prompts,
             params=params,
@@ -123,7 +124,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
     record_sampling(session, sampler)
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
-    _same_vocabulary(recipe, params, loaded.model, teacher)
+    _same_vocabulary(recipe, params, loaded.model, teacher, whole=algorithm.kl is not None and algorithm.kl.divergence is not None)
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
@@ -152,9 +153,18 @@ def _best(recipe: RLRecipe) -> EarlyStopConfig:
     return EarlyStopConfig(metric="eval/reward", mode="max")
 
 
-def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, teacher: Model | None) -> None:
-    """Models of one tokenizer may have heads of different sizes; what was cut while sampling is told apart by its place in the head."""
-    if teacher is not None and params.cut and len(teacher.head_weight_VH) != len(policy.head_weight_VH):
+def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, teacher: Model | None, whole: bool) -> None:
+    """Models of one tokenizer may have heads of different sizes; what was cut while sampling is told apart by its place in the head. Whole
+    distributions are compared over the policy's tokens: the teacher's head must have them all."""
+    if teacher is None:
+        return
+    if whole and len(teacher.head_weight_VH) < len(policy.head_weight_VH):
+        raise ConfigError(
+            f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: it "
+            "says nothing of the others, and whole distributions are compared",
+            "set algorithm.name=distill, which looks at the sampled tokens alone",
+        )
+    if params.cut and len(teacher.head_weight_VH) != len(policy.head_weight_VH):
         raise ConfigError(
             f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: what "
             "sampling cuts off cannot be told apart for both",
