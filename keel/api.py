@@ -142,9 +142,7 @@ def credit(
     needs a critic has to be put together by hand. Raises ValueError where something is missing."""
     units = rollout_units(groups)
     if of.needs_critic or of.needs_greedy:
-        raise ValueError(
-            f"{of.name} needs a critic or a greedy answer: run it from a recipe, or build the parts as keel/loops/online.py does"
-        )
+        raise ValueError(f"{of.name} needs a critic or a greedy answer: run it from a recipe, or from RLParts (keel/verbs/rl/build.py)")
     if of.kl is not None and reference is None:
         raise ValueError(f"{of.name} has a KL to a reference: give policy.reference(learner), or algorithm(kl={{'coef': 0}})")
     if of.needs_reference and reference is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ Stage = Callable[..., dict[str, Any]]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that run whole stages are told apart by what they ask for, so that none is forgotten."""
     for item in items:
-        asks = {"stage", "finished"} & set(getattr(item, "fixturenames", ()))
+        asks = {"stage", "finished", "parts"} & set(getattr(item, "fixturenames", ()))
         if asks or ROOT / "tests" / "verbs" in item.path.parents:
             item.add_marker(pytest.mark.stages)
 
@@ -95,13 +96,38 @@ def stage(proofs: None) -> Stage:
     from keel.verbs.run import run_verb
 
     def run(name: str, path: Path, *overrides: str) -> dict[str, Any]:
-        short = SHORT + (SHORT_RL if VERBS[name] == "rl" else ()) + (SHORT_ONLINE if name.startswith("online") else ())
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(ROOT)
             logging.getLogger("keel").setLevel(logging.WARNING)
-            return run_verb(VERBS[name], Path(f"recipes/tiny_{name}.yaml"), [*short, *overrides, f"run_dir={path}"])
+            return run_verb(VERBS[name], Path(f"recipes/tiny_{name}.yaml"), [*_short(name), *overrides, f"run_dir={path}"])
 
     return run
+
+
+def _short(name: str) -> tuple[str, ...]:
+    return SHORT + (SHORT_RL if VERBS[name] == "rl" else ()) + (SHORT_ONLINE if name.startswith("online") else ())
+
+
+@pytest.fixture
+def parts(proofs: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """``parts("grpo", "key=value", ...)``: what ``stage`` would train with, built and neither tested nor trained."""
+    from keel.core import config
+    from keel.verbs.run import BUILDERS, RECIPES
+    from keel.verbs.shared.session import open_session
+    from keel.verbs.shared.units import datasets
+
+    monkeypatch.chdir(ROOT)
+    logging.getLogger("keel").setLevel(logging.WARNING)
+    with contextlib.ExitStack() as opened:
+
+        def make(name: str, *overrides: str) -> Any:
+            verb = VERBS[name]
+            recipe: Any = config.load(RECIPES[verb], Path(f"recipes/tiny_{name}.yaml"), [*_short(name), *overrides])
+            splits, path = datasets(recipe), tmp_path_factory.mktemp("parts") / name
+            session = opened.enter_context(open_session(verb, recipe, path, splits.fingerprints))
+            return BUILDERS[verb](session, recipe, splits)
+
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,32 @@ from keel.core.config import load, read_recipe
 from keel.core.errors import ConfigError
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.evaluate.run import run_eval
+from keel.verbs.offline.build import build as build_offline
 from keel.verbs.offline.recipe import OfflineRecipe
-from keel.verbs.offline.run import run_offline
+from keel.verbs.prefer.build import build as build_prefer
 from keel.verbs.prefer.recipe import PreferRecipe
-from keel.verbs.prefer.run import run_prefer
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.preferences.run import run_preferences
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.run import run_reward
+from keel.verbs.rl.build import build as build_rl
 from keel.verbs.rl.recipe import RLRecipe
-from keel.verbs.rl.run import run_rl
+from keel.verbs.sft.build import build as build_sft
 from keel.verbs.sft.recipe import SFTRecipe
-from keel.verbs.sft.run import run_sft
+from keel.verbs.shared.parts import Parts, run_parts
 from keel.verbs.shared.recipes import ModelRecipe
-from keel.verbs.shared.session import show_recipe
+from keel.verbs.shared.session import Session, show_recipe
+from keel.verbs.shared.units import Splits
 
+Builder = Callable[[Session, Any, Splits], Parts]  # (open session, recipe, its data) -> what takes part in its training
 StageFunction = Callable[[Any, Path, str], dict[str, Any]]  # (recipe, run directory, parent run) -> summary
 
+BUILDERS: dict[str, Builder] = {"sft": build_sft, "rl": build_rl, "prefer": build_prefer, "offline": build_offline}
+
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
-    "sft": run_sft,
+    **{verb: partial(run_parts, verb, build) for verb, build in BUILDERS.items()},
     "preferences": run_preferences,
     "reward": run_reward,
-    "rl": run_rl,
-    "prefer": run_prefer,
-    "offline": run_offline,
     "eval": run_eval,
 }
 

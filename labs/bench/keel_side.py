@@ -1,4 +1,4 @@
-"""Keel's side of a comparison, in a process of its own: the classes and the loops of the stages, on the workload's rows.
+"""Keel's side of a comparison, in a process of its own: the parts and the loops of the stages, on the workload's rows.
 
 python -m labs.bench.keel_side FOLDER RESULT
 """
@@ -11,27 +11,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.config import OptimConfig
 from keel.learner.inference import LocalInference
-from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
-from keel.loops.offline import OfflineTrainer, Sides
-from keel.loops.online import Actors, OnlineTrainer, with_signal
+from keel.loops.offline import Sides
+from keel.loops.online import with_signal
 from keel.methods.objectives.reward import RewardObjective
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.models.config import ModelOptions
 from keel.models.heads import HeadName
-from keel.models.loading import load_model
-from keel.models.model import Model
+from keel.models.loading import Loaded, load_model
 from keel.rollout.local import LocalSampler
 from keel.types import Branch, Edge, Encoded, Group, Objective, PairTarget, Prompt, SamplingParams, Unit
+from keel.verbs.rl.build import RLParts
+from keel.verbs.shared.parts import OfflineParts
+from keel.verbs.shared.recipes import Training
+from keel.verbs.shared.reference import Reference
 from labs.bench import roofline
 from labs.bench.clock import Clock, peak_mb, resident_mb
 from labs.bench.rule import rule_of
@@ -40,28 +42,25 @@ from labs.bench.workload import BETA, LEARNING_RATE, MODEL, Workload, count_toke
 Rows = Sequence[Mapping[str, Sequence[int]]]
 
 
-class Steps(Protocol):
-    def step(self, step: int) -> Mapping[str, float]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A workload that is loaded and ready to train. ``order``: the rows of each step."""
+    """A workload that is read. ``order``: the rows of each step."""
 
     work: Workload
     rows: Rows
     order: Sequence[Sequence[int]]
     folder: Path
-    model: Model
     clock: Clock
 
-    def learner(self, model: Model) -> LocalLearner:
-        """The optimizer that both sides have: AdamW, a constant rate, gradients clipped to norm 1."""
-        optim = OptimConfig(lr=LEARNING_RATE, schedule="constant", warmup_ratio=0.0)
-        return LocalLearner(model, optim, BatchConfig(), self.work.steps + 1, self.work.seed)
+    @property
+    def training(self) -> Training:
+        """What both sides have: AdamW, a constant rate, gradients clipped to norm 1."""
+        loop = LoopConfig(steps=self.work.steps + 1, batch_size=self.work.rows_a_step)
+        return Training(OptimConfig(lr=LEARNING_RATE, schedule="constant", warmup_ratio=0.0), loop, self.work.seed)
 
-    def loop(self) -> LoopConfig:
-        return LoopConfig(steps=self.work.steps + 1, batch_size=self.work.rows_a_step)
+    def load(self, *heads: HeadName) -> Loaded:
+        options = ModelOptions(precision="bf16" if self.work.model.dtype == "bfloat16" else "fp32")
+        return load_model(str(self.folder / MODEL), options, heads=frozenset(heads), seed=self.work.seed, new_heads=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -69,11 +68,9 @@ def main(argv: Sequence[str]) -> None:
     logging.getLogger("keel").setLevel(logging.WARNING)
     work, rows, order = read(folder)
     torch.set_num_threads(work.threads)
-    options = ModelOptions(precision="bf16" if work.model.dtype == "bfloat16" else "fp32")
-    heads: frozenset[HeadName] = frozenset({"score"}) if work.verb == "reward" else frozenset()
-    model = load_model(str(folder / MODEL), options, heads=heads, seed=work.seed, new_heads=True).model
-    side = Side(work, rows, order, folder, model, Clock())
-    trainer = online(side) if work.verb == "rl" else offline(side)
+    side = Side(work, rows, order, folder, Clock())
+    parts = online(side) if work.verb == "rl" else offline(side)
+    trainer = parts.trainer()
     loaded = resident_mb()
     for step in range(work.steps + 1):
         side.clock.start()
@@ -81,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
         side.clock.add_all({name: metrics[f"time/{name}"] for name in ("rollout_s", "reward_s", "measures_s") if f"time/{name}" in metrics})
         side.clock.stop(step)
     result = {**side.clock.medians(), **memory(loaded), "tokens": [count_tokens(work, [rows[i] for i in part]) for part in order[1:]]}
-    result["floor_s"] = roofline.floor_seconds(side.model, work, [[rows[i] for i in part] for part in order[1:]])
+    result["floor_s"] = roofline.floor_seconds(parts.loaded.model, work, [[rows[i] for i in part] for part in order[1:]])
     out.write_text(json.dumps(result))
 
 
@@ -96,30 +93,29 @@ def memory(loaded: float) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------------------------------ online
 
 
-def online(side: Side) -> OnlineTrainer:
-    """Sample, reward, improve, as ``keel rl`` does."""
-    work, clock = side.work, side.clock
+def online(side: Side) -> RLParts:
+    """The parts of ``keel rl``."""
+    work, clock, loaded = side.work, side.clock, side.load()
     algorithm = rule_of(work)
-    policy = side.learner(side.model)
-    reference = LocalInference(side.model.frozen_copy(), policy.batch) if algorithm.needs_reference else None
-    sampler = LocalSampler(side.model, decoder(side.folder))
-    critic = None
-    if algorithm.needs_critic:
-        options = ModelOptions(precision="bf16" if work.model.dtype == "bfloat16" else "fp32")
-        loaded = load_model(str(side.folder / MODEL), options, heads=frozenset({"value"}), seed=work.seed, new_heads=True)
-        critic = side.learner(loaded.model)
-        clock.part(critic, "values", "values_s")
-        clock.part(critic, "forward_backward", "critic_gradient_s")
-        clock.part(critic, "step", "optimizer_s")
-    clock.part(sampler, "load", "publish_s")
-    clock.part(policy, "forward_backward", "gradient_s")
-    clock.part(policy, "step", "optimizer_s")
-    if reference is not None:
-        clock.part(reference, "logprobs", "reference_s")
+    reference = None
+    if algorithm.needs_reference:
+        frozen = LocalInference(loaded.model.frozen_copy(), side.training.batch)
+        clock.part(frozen, "logprobs", "reference_s")
+        reference = Reference(frozen.logprobs)
+    sampler = LocalSampler(loaded.model, decoder(side.folder))
+    critic = (side.load("value"), side.training.optim) if algorithm.needs_critic else None
     prompts = {str(i): (Prompt(str(i), text=""), Encoded(torch.tensor(row["prompt"]))) for i, row in enumerate(side.rows)}
     params = SamplingParams(max_tokens=work.completion, top_p=work.top_p)  # no end token: all have this length
-    actors = Actors(policy, sampler, judge, reference.logprobs if reference is not None else None, critic)
-    return OnlineTrainer(actors, algorithm, prompts, params, work.group, side.loop(), work.seed, {})
+    sides, training = {"train": prompts}, side.training
+    parts = RLParts.of(loaded, algorithm, sampler, judge, sides, params, work.group, training, reference=reference, critic=critic)
+    if parts.critic is not None:
+        clock.part(parts.critic, "values", "values_s")
+        clock.part(parts.critic, "forward_backward", "critic_gradient_s")
+        clock.part(parts.critic, "step", "optimizer_s")
+    clock.part(sampler, "load", "publish_s")
+    clock.part(parts.policy, "forward_backward", "gradient_s")
+    clock.part(parts.policy, "step", "optimizer_s")
+    return parts
 
 
 def decoder(folder: Path) -> Any:
@@ -135,13 +131,15 @@ def judge(groups: tuple[Group, ...]) -> tuple[Group, ...]:
 # ----------------------------------------------------------------------------------------------------------------------- offline
 
 
-def offline(side: Side) -> OfflineTrainer:
-    """The stages' loop with their objectives. What DPO takes from the reference is computed before the loop, as ``keel prefer`` does,
-    and each step's part of it counts as time of that step."""
-    learner = side.learner(side.model)
+def offline(side: Side) -> OfflineParts:
+    """The parts of the stages that learn from a file. What DPO takes from the reference is computed before the loop, as ``keel prefer``
+    does, and each step's part of it counts as time of that step."""
+    heads: tuple[HeadName, ...] = ("score",) if side.work.verb == "reward" else ()
+    units = [unit(str(i), row) for i, row in enumerate(side.rows)]
+    parts = OfflineParts.of(side.load(*heads), objective(side.work), Sides(tuple(units)), side.training)
+    learner = parts.learner
     side.clock.part(learner, "forward_backward", "gradient_s")
     side.clock.part(learner, "step", "optimizer_s")
-    units = [unit(str(i), row) for i, row in enumerate(side.rows)]
     if side.work.verb == "dpo":
         for step, part in enumerate(side.order):
             side.clock.start()
@@ -149,7 +147,7 @@ def offline(side: Side) -> OfflineTrainer:
             side.clock.stop(step, "reference_s")
             for i, with_reference in zip(part, referred, strict=True):
                 units[i] = with_reference
-    return OfflineTrainer(learner, objective(side.work), Sides(tuple(units)), side.loop(), side.work.seed)
+    return replace(parts, units=Sides(tuple(units)))
 
 
 def objective(work: Workload) -> Objective:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from keel.core.errors import UserError
-from keel.learner.config import BatchConfig, OptimConfig
-from keel.learner.inference import LocalInference
-from keel.learner.local import LocalLearner
+from keel.learner.config import OptimConfig
 from keel.loops.config import LoopConfig
-from keel.loops.online import Actors, OnlineTrainer, sample_groups
+from keel.loops.online import OnlineTrainer, sample_groups
 from keel.methods import ALGORITHMS, AlgorithmConfig, resolve
 from keel.rollout.local import LocalSampler
 from keel.types import Group, Prompt, SampleRequest, SamplingParams, Unit
+from keel.verbs.rl.build import RLParts
+from keel.verbs.shared.recipes import Training
 from labs.bench.model import make_model
 from labs.bench.small import branch, encoded, imitate, started
 from labs.bench.tasks import TASKS, VOCAB, Task
@@ -161,20 +161,16 @@ def make_trainer(
 ) -> tuple[OnlineTrainer, LocalSampler]:
     """The loop of ``keel rl`` on the task's prompts."""
     algorithm = resolve(setting.algorithm, setting.samples)
-    updates = steps * algorithm.epochs * algorithm.minibatches
-    model = started(folder, start)
-    policy = LocalLearner(model, OptimConfig(lr=setting.lr, schedule="constant"), BatchConfig(), updates, seed)
-    reference = LocalInference(model.frozen_copy(), BatchConfig()).logprobs if algorithm.needs_reference else None
-    critic = None
-    if algorithm.needs_critic:
-        body = started(folder, start, frozenset({"value"}))
-        critic = LocalLearner(body, OptimConfig(lr=_CRITIC_LR, schedule="constant"), BatchConfig(), updates, seed)
-    sampler = LocalSampler(model, lambda tokens_T: "")
+    loaded = started(folder, start)
+    optim, critic_optim = (OptimConfig(lr=lr, schedule="constant") for lr in (setting.lr, _CRITIC_LR))
+    critic = (started(folder, start, frozenset({"value"})), critic_optim) if algorithm.needs_critic else None
+    sampler = LocalSampler(loaded.model, lambda tokens_T: "")
     rng = random.Random(f"train {judge.task.name} {seed}")
     prompts = {str(i): (Prompt(str(i), text=""), encoded(judge.task.prompt(rng))) for i in range(POOL)}
-    actors = Actors(policy, sampler, judge, reference, critic)
-    loop = LoopConfig(steps=steps, batch_size=setting.prompts)
-    return OnlineTrainer(actors, algorithm, prompts, _params(judge.task), setting.samples, loop, seed, {}), sampler
+    training = Training(optim, LoopConfig(steps=steps, batch_size=setting.prompts), seed)
+    sides, params = {"train": prompts}, _params(judge.task)
+    parts = RLParts.of(loaded, algorithm, sampler, judge, sides, params, setting.samples, training, critic=critic)
+    return parts.trainer(), sampler
 
 
 def _params(task: Task) -> SamplingParams:

@@ -49,7 +49,7 @@ def run(python: Path, budget: tuple[int, float], folder: Path, start: Mapping[st
 
 def _write(place: Path, folder: Path, start: Mapping[str, Tensor], task: Task, algorithm: str, seed: int, steps: int) -> float:
     """What the script reads: the start as a model, the prompts in the order of Keel's loop, its settings. Returns the start's success."""
-    model = started(folder, start)
+    model = started(folder, start).model
     model.save(place / "start", load_model(str(folder), OPTIONS).tokenizer)
     rng = random.Random(f"train {task.name} {seed}")
     pool = [task.prompt(rng) for _ in range(learn.POOL)]

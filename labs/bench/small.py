@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.config import OptimConfig
 from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
-from keel.loops.offline import OfflineTrainer, Sides
+from keel.loops.offline import Sides
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions
-from keel.models.loading import load_model
-from keel.models.model import Model
+from keel.models.loading import Loaded, load_model
 from keel.types import Branch, Encoded, Unit
+from keel.verbs.shared.parts import OfflineParts
+from keel.verbs.shared.recipes import Training
 
 OPTIONS = ModelOptions(precision="fp32", device="cpu")
 
@@ -34,17 +35,22 @@ def branch(ids: Sequence[int]) -> Branch:
 
 def imitate(folder: Path, units: Sequence[Unit], steps: int, batch: int, lr: float) -> dict[str, Tensor]:
     """The weights of the model in ``folder`` after SFT on ``units``."""
-    model = load_model(str(folder), OPTIONS).model
-    learner = LocalLearner(model, OptimConfig(lr=lr), BatchConfig(), steps, 0)
-    trainer = OfflineTrainer(learner, SupervisedObjective(), Sides(tuple(units)), LoopConfig(steps=steps, batch_size=batch), 0)
-    for step in range(steps):
+    loaded, training = load_model(str(folder), OPTIONS), Training(OptimConfig(lr=lr), LoopConfig(steps=steps, batch_size=batch))
+    trained(OfflineParts.of(loaded, SupervisedObjective(), Sides(tuple(units)), training))
+    return {name: tensor.clone() for name, tensor in loaded.model.state_tensors().items()}
+
+
+def trained(parts: OfflineParts) -> LocalLearner:
+    """All steps, without a run directory."""
+    trainer = parts.trainer()
+    for step in range(trainer.total_steps):
         trainer.step(step)
-    return {name: tensor.clone() for name, tensor in model.state_tensors().items()}
+    return parts.learner
 
 
-def started(folder: Path, start: Mapping[str, Tensor], heads: frozenset[Any] = frozenset()) -> Model:
+def started(folder: Path, start: Mapping[str, Tensor], heads: frozenset[Any] = frozenset()) -> Loaded:
     """The model in ``folder`` with these weights; heads that they lack start anew."""
-    model = load_model(str(folder), OPTIONS, heads=heads, new_heads=True).model
-    own = model.state_tensors()
-    model.load_state_tensors({**own, **{name: tensor for name, tensor in start.items() if name in own}})
-    return model
+    loaded = load_model(str(folder), OPTIONS, heads=heads, new_heads=True)
+    own = loaded.model.state_tensors()
+    loaded.model.load_state_tensors({**own, **{name: tensor for name, tensor in start.items() if name in own}})
+    return loaded

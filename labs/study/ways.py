@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from keel.learner.config import BatchConfig, OptimConfig
-from keel.learner.local import LocalLearner
+from keel.learner.config import OptimConfig
 from keel.loops.config import LoopConfig
-from keel.loops.offline import OfflineTrainer, Sides
-from keel.loops.online import Actors, OnlineTrainer
+from keel.loops.offline import Sides
 from keel.methods import AlgorithmConfig, resolve
 from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.rollout.local import LocalSampler
 from keel.types import Group, Prompt, Unit
 from keel.verbs.prefer.answers import referred
+from keel.verbs.rl.build import RLParts
+from keel.verbs.shared.parts import OfflineParts
+from keel.verbs.shared.recipes import Training
+from keel.verbs.shared.reference import Reference
 from labs.study.world import ANSWERS, PARAMS, Meter, Point, Prompts, Source
 
 BATCH, SAMPLES = 8, 16  # of RL: prompts of a step, and answers to each
@@ -58,28 +60,25 @@ class Looks:
 def reinforced(meter: Meter, source: Source, algorithm: Mapping[str, Any], prompts: Prompts, looks: Looks, seed: int) -> list[Point]:
     """RL for a reward by the loop of ``keel rl``. ``algorithm``: the settings under that name in a recipe."""
     found = resolve(AlgorithmConfig.model_validate(algorithm), SAMPLES)
-    model, updates = meter.world.policy(), looks.steps * found.epochs * found.minibatches
-    policy = LocalLearner(model, OptimConfig(lr=LR, schedule="constant"), BatchConfig(), updates, seed)
-    critic = None
-    if found.needs_critic:
-        body = meter.world.policy(frozenset({"value"}))
-        critic = LocalLearner(body, OptimConfig(lr=CRITIC_LR, schedule="constant"), BatchConfig(), updates, seed)
-    sampler = LocalSampler(model, lambda tokens_T: "")
-    asked = {name: (Prompt(name, text=""), prompt) for name, prompt in prompts.items()}
-    actors = Actors(policy, sampler, judged_by(source), meter.reference.logprobs if found.needs_reference else None, critic)
-    trainer = OnlineTrainer(actors, found, asked, PARAMS, SAMPLES, LoopConfig(steps=looks.steps, batch_size=BATCH), seed, {})
-    return looks.train(trainer, lambda: meter(policy, sampler, source))
+    loaded = meter.world.policy()
+    optim, critic_optim = (OptimConfig(lr=lr, schedule="constant") for lr in (LR, CRITIC_LR))
+    critic = (meter.world.policy(frozenset({"value"})), critic_optim) if found.needs_critic else None
+    sampler = LocalSampler(loaded.model, lambda tokens_T: "")
+    asked = {"train": {name: (Prompt(name, text=""), prompt) for name, prompt in prompts.items()}}
+    training, start = Training(optim, LoopConfig(steps=looks.steps, batch_size=BATCH), seed), Reference(meter.reference.logprobs)
+    parts = RLParts.of(loaded, found, sampler, judged_by(source), asked, PARAMS, SAMPLES, training, reference=start, critic=critic)
+    return looks.train(parts.trainer(), lambda: meter(parts.policy, sampler, source))
 
 
 def preferred(meter: Meter, votes: tuple[Unit, ...], source: Source, objective: Mapping[str, Any], looks: Looks, seed: int) -> list[Point]:
     """A direct loss on votes by the loop of ``keel prefer``. ``source`` only looks on."""
-    model, looks = meter.world.policy(), looks.times(OFFLINE_STEPS)
-    learner = LocalLearner(model, OptimConfig(lr=LR, schedule="constant"), BatchConfig(), looks.steps, seed)
+    loaded, looks = meter.world.policy(), looks.times(OFFLINE_STEPS)
     loss = preference_objective(ObjectiveConfig.model_validate(objective))
-    units = referred(loss, votes, seed, learner.logprobs)
-    trainer = OfflineTrainer(learner, loss, Sides(units), LoopConfig(steps=looks.steps, batch_size=OFFLINE_BATCH), seed)
-    sampler = LocalSampler(model, lambda tokens_T: "")
-    return looks.train(trainer, lambda: meter(learner, sampler, source))
+    training = Training(OptimConfig(lr=LR, schedule="constant"), LoopConfig(steps=looks.steps, batch_size=OFFLINE_BATCH), seed)
+    parts = OfflineParts.of(loaded, loss, Sides(votes), training)
+    parts = replace(parts, units=Sides(referred(loss, votes, seed, parts.learner.logprobs)))
+    sampler = LocalSampler(loaded.model, lambda tokens_T: "")
+    return looks.train(parts.trainer(), lambda: meter(parts.learner, sampler, source))
 
 
 def judged_by(source: Source) -> Callable[[tuple[Group, ...]], tuple[Group, ...]]:

@@ -14,18 +14,18 @@ from torch import Tensor
 from keel.core.hashing import stable_hash
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
-from keel.learner.local import LocalLearner
 from keel.loops.config import LoopConfig
-from keel.loops.offline import OfflineTrainer, Sides, total_steps
+from keel.loops.offline import Sides
 from keel.loops.online import sample_groups
 from keel.methods.objectives.reward import RewardObjective
-from keel.models.loading import load_model
-from keel.models.model import Model
+from keel.models.loading import Loaded, load_model
 from keel.rewards.sources.model import Standardiser, fit_standardiser, units_of
 from keel.rollout.local import LocalSampler
 from keel.types import Edge, Encoded, Group, PairTarget, Prompt, SampleRequest, SamplingParams, Unit
+from keel.verbs.shared.parts import OfflineParts
+from keel.verbs.shared.recipes import Training
 from labs.bench.model import make_model
-from labs.bench.small import OPTIONS, branch, encoded, imitate, started
+from labs.bench.small import OPTIONS, branch, encoded, imitate, started, trained
 from labs.bench.workload import EOS, ModelShape
 from labs.study.taste import MAX_TOKENS, VOCAB, Taste, make_answer, make_prompt, make_taste
 
@@ -90,7 +90,7 @@ class World:
         asked = make_prompts(_SFT_PROMPTS, "sft", seed)
         units = [Unit(name, p, tuple(branch(make_answer(rng)) for _ in range(ANSWERS))) for name, p in asked.items()]
         self.start = imitate(self.model_folder("policy", seed), units, _SFT_STEPS, _SFT_BATCH, _SFT_LR)
-        self.sampler = LocalSampler(self.policy(), lambda tokens_T: "")
+        self.sampler = LocalSampler(self.policy().model, lambda tokens_T: "")
         self.fitted = draw(self.sampler, make_prompts(_FIT_PROMPTS, "fit", seed), _FIT_SAMPLES, seed)
         taste = make_taste(seed)
         self.gold: Taste = taste.scaled(torch.cat(taste.score(self.fitted)))
@@ -102,7 +102,7 @@ class World:
             make_model(SHAPES[shape], folder, seed)
         return folder
 
-    def policy(self, heads: frozenset[str] = frozenset()) -> Model:
+    def policy(self, heads: frozenset[str] = frozenset()) -> Loaded:
         """A model of its own with the start's weights."""
         return started(self.model_folder("policy", self.seed), self.start, heads)
 
@@ -125,12 +125,9 @@ class World:
     def proxy(self, shape: str, votes: Sequence[Unit], epochs: int, seed: int) -> tuple[LocalInference, Standardiser]:
         """A reward model trained on votes by ``keel reward``'s loop and loss, and its scale, fitted to the start's answers."""
         folder = self.model_folder(shape, 1 + seed)
-        model = load_model(str(folder), OPTIONS, heads=frozenset({"score"}), seed=seed, new_heads=True).model
-        config = LoopConfig(batch_size=_RM_BATCH, epochs=epochs)
-        learner = LocalLearner(model, OptimConfig(lr=_RM_LR), BatchConfig(), total_steps(config, len(votes)), seed)
-        trainer = OfflineTrainer(learner, RewardObjective(), Sides(tuple(votes)), config, seed)
-        for step in range(trainer.total_steps):
-            trainer.step(step)
+        loaded = load_model(str(folder), OPTIONS, heads=frozenset({"score"}), seed=seed, new_heads=True)
+        training = Training(OptimConfig(lr=_RM_LR), LoopConfig(batch_size=_RM_BATCH, epochs=epochs), seed)
+        learner = trained(OfflineParts.of(loaded, RewardObjective(), Sides(tuple(votes)), training))
         return learner, fit_standardiser(learner.scores(as_units(self.fitted)))
 
 
@@ -140,7 +137,7 @@ class Meter:
     def __init__(self, world: World, n_prompts: int, samples: int) -> None:
         self.world, self.samples = world, samples
         self.prompts = make_prompts(n_prompts, "held out", world.seed)
-        self.reference = LocalInference(world.policy(), BatchConfig())
+        self.reference = LocalInference(world.policy().model, BatchConfig())
 
     def __call__(self, policy: LocalInference, sampler: LocalSampler, proxy: Source) -> Point:
         """KL(policy || start) by the mean of the samples' log-ratios; rewards by the mean of the samples."""

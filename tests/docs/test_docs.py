@@ -65,6 +65,7 @@ def test_the_guides_have_examples():
     guides = {p.name for p in PAGES if p.name.startswith("add_a")}
     assert guides == {"add_a_loss.md", "add_an_algorithm.md", "add_a_reward.md", "add_a_sampler.md", "add_a_data_layout.md"}
     assert guides | {
+        "architecture.md",
         "concepts.md",
         "runs.md",
         "rewards.md",

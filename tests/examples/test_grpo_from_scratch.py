@@ -19,11 +19,8 @@ import torch
 from torch import Tensor
 
 from keel.core.hashing import stable_hash, uniform
-from keel.learner.config import BatchConfig, OptimConfig
-from keel.learner.inference import LocalInference
-from keel.learner.local import LocalLearner
+from keel.learner.config import OptimConfig
 from keel.loops.config import LoopConfig
-from keel.loops.online import Actors, OnlineTrainer
 from keel.methods import AlgorithmConfig, resolve
 from keel.models import prove
 from keel.models.config import ModelOptions
@@ -31,6 +28,8 @@ from keel.models.loading import Loaded, load_model
 from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rollout.local import LocalSampler
 from keel.types import Encoded, Group, Prompt, SamplingParams
+from keel.verbs.rl.build import RLParts
+from keel.verbs.shared.recipes import Training
 
 PATH = Path(__file__).parents[2] / "examples" / "grpo_from_scratch.py"
 MODEL_SEED = 1
@@ -104,20 +103,18 @@ def _run_library() -> Run:
         return apply_rewards(groups, [Reward(LowIds())])
 
     optim = OptimConfig(lr=s.lr, warmup_steps=s.warmup_steps, weight_decay=s.weight_decay, clip_norm=s.clip_norm)
-    policy = LocalLearner(loaded.model, optim, BatchConfig(), s.steps, s.seed)
     sampler = LocalSampler(loaded.model, lambda tokens_T: "")
     assert sampler.fast, "the comparison is worth most with the fast path"
-    reference = LocalInference(loaded.model.frozen_copy(), BatchConfig()).logprobs
-    trainer = OnlineTrainer(
-        Actors(policy, sampler, reward, reference),
+    trainer = RLParts.of(
+        loaded,
         resolve(AlgorithmConfig(name="grpo"), s.samples),
-        {name: (Prompt(name, text=name), Encoded(torch.tensor(tokens))) for name, tokens in PROMPTS.items()},
+        sampler,
+        reward,
+        {"train": {name: (Prompt(name, text=name), Encoded(torch.tensor(tokens))) for name, tokens in PROMPTS.items()}},
         SamplingParams(max_tokens=s.max_tokens, stop_tokens=END_TOKENS),
         s.samples,
-        LoopConfig(steps=s.steps, batch_size=len(PROMPTS)),
-        s.seed,
-        {"eval": lambda step: {}},
-    )
+        Training(optim, LoopConfig(steps=s.steps, batch_size=len(PROMPTS)), s.seed),
+    ).trainer()
     steps = [trainer.step(i) for i in range(s.steps)]
     weights = {name: t.detach().clone() for name, t in loaded.model.module.named_parameters()}
     return Run(drawn, [m["loss"] for m in steps], [m["grad_norm"] for m in steps], [m["reward"] for m in steps], weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from keel.core.errors import ConfigError, DataError
 from keel.methods.offline import LOGGED_OBJECTIVES
+from keel.verbs.shared.parts import OfflineParts
 
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]
@@ -38,11 +39,13 @@ def test_it_learns_what_was_rewarded(name: str, stage: Stage, rows: Rows, tmp_pa
 @pytest.mark.parametrize(
     "objective", ["{name: awr, kl_coef: 0.1}", "{name: reinforce}", "{name: topr}", "{name: awr, length_normalised: true}"]
 )
-def test_micro_batches_do_not_show(objective: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
-    for cut in (100000, 1):
+def test_micro_batches_do_not_show(objective: str, parts: Callable[..., OfflineParts]) -> None:
+    def last(cut: int) -> Mapping[str, float]:
         tokens = f"batch={{microbatch_tokens: {cut}, inference_tokens: {cut}}}"
-        stage("offline", tmp_path / str(cut), *QUICK, "loop.steps=3", "optim.lr=1e-3", tokens, f"objective={objective}")
-    whole, split = (rows(tmp_path / str(cut) / "metrics.jsonl")[-1] for cut in (100000, 1))
+        trainer = parts("offline", *QUICK, "loop.steps=3", "optim.lr=1e-3", tokens, f"objective={objective}").trainer()
+        return [trainer.step(step) for step in range(3)][-1]
+
+    whole, split = last(100000), last(1)
     for key in ("loss", "grad_norm", "logged_reward", "weights/ess", "weights/max", *(["kl"] if "kl_coef" in objective else [])):
         assert whole[key] == pytest.approx(split[key], rel=1e-3, abs=1e-4), key
 

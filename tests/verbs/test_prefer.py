@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from keel.learner.inference import LocalInference
 from keel.methods.preference import PREFERENCE_OBJECTIVES
 from keel.types import Branch, Encoded, Unit
 from keel.verbs.prefer.answers import answers_to_others
+from keel.verbs.shared.parts import OfflineParts
 
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]
+Parts = Callable[..., OfflineParts]
 QUICK = ("loop.probes=0", "loop.eval_every=0")
 
 
@@ -43,11 +45,13 @@ def test_it_learns(name: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kto", "bco", "aot", "tdpo", "mpo"])
-def test_micro_batches_do_not_show(name: str, stage: Stage, rows: Rows, tmp_path: Path) -> None:
-    for cut in (100000, 1):
+def test_micro_batches_do_not_show(name: str, parts: Parts) -> None:
+    def last(cut: int) -> Mapping[str, float]:
         tokens = f"batch={{microbatch_tokens: {cut}, inference_tokens: {cut}}}"
-        stage("dpo", tmp_path / str(cut), *QUICK, "loop.steps=3", "optim.lr=1e-3", tokens, f"objective={{name: {name}}}")
-    whole, split = (rows(tmp_path / str(cut) / "metrics.jsonl")[-1] for cut in (100000, 1))
+        trainer = parts("dpo", *QUICK, "loop.steps=3", "optim.lr=1e-3", tokens, f"objective={{name: {name}}}").trainer()
+        return [trainer.step(step) for step in range(3)][-1]
+
+    whole, split = last(100000), last(1)
     for key in ("loss", "grad_norm", "rewards/margins", *(k for k in ("kl", "kl_point", "reward_shift") if k in whole)):
         assert whole[key] == pytest.approx(split[key], rel=1e-3, abs=1e-4), key
 

@@ -23,8 +23,9 @@ from keel.rewards.sources.python import CompareConfig
 from keel.types import Group, Sampler, SamplingParams
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.recipe import PreferRecipe
+from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.sampled import Prompts, fit_scores, refused_answers
+from keel.verbs.shared.sampled import fit_scores
 from keel.verbs.shared.sampled_eval import measured_answers
 
 log = logging.getLogger("keel")
@@ -32,20 +33,16 @@ log = logging.getLogger("keel")
 
 @dataclass(frozen=True, slots=True)
 class PreferenceSource:
-    """What rewards a round's answers, makes pairs of them, and measures held-out answers; ``why`` knows what failed."""
+    """What rewards a round's answers, makes pairs of them, and measures held-out answers; ``judge`` knows what failed, ``told`` is for the
+    run's summary."""
 
     reward: Rewarder
     pairing: Pairing
     evaluate: Rewarder
-    why: RunRewards | PairByJudge
+    judge: RunRewards | PairByJudge
     rewards: tuple[Reward, ...] = ()
     composer: Composer | None = None
     told: Callable[[], dict[str, Any]] = field(default=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """For the run's summary."""
-        composed = {"composition": self.composer.summary()} if self.composer is not None else {}
-        return refused_answers(self.rewards) | composed | self.told()
 
 
 def by_rewards(

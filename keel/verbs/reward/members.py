@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from keel.models.heads import HeadSpec
 from keel.models.loading import Loaded, load_model
 from keel.types import Unit
 from keel.verbs.reward.recipe import RewardRecipe
-from keel.verbs.reward.refresh import refresh
+from keel.verbs.reward.refresh import datasets_with_earlier
+from keel.verbs.shared.account import Account
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.rewards import SCALE_FILE, write_scale
 from keel.verbs.shared.scored_labels import summary_measures
 from keel.verbs.shared.session import Session, keep_day, open_session, renderer_of
-from keel.verbs.shared.units import datasets, prepare
+from keel.verbs.shared.units import prepare
 
 log = logging.getLogger("keel")
 MAX_SCALE_UNITS = 64  # prompts whose scores give the mean and deviation that the reward is standardised with
@@ -73,7 +75,7 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
     """Train all members in ``members/<k>``; leaves ``final/`` with all of them, which loads as one model, and its held-out measures in
     the summary. Started again, it goes on with the member that is not finished."""
     assert recipe.ensemble is not None, "an ensemble has settings"
-    splits = refresh(datasets(recipe), recipe.earlier, recipe.seed).splits
+    splits = replace(datasets_with_earlier(recipe), earlier=None)  # which the members measure
     with open_session("reward", recipe, path, splits.fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
@@ -92,7 +94,8 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
         for member in loaded.model.members:
             member.transform = loaded.model.transform
         head = HeadSpec.from_json(summaries[0]["head"])
-        units, account = prepare(splits, path, renderer, lambda data: reward_units(renderer, data, head.dimensions if head.units else ()))
+        account = Account(path, **splits.sides)
+        units = prepare(account, renderer, lambda data: reward_units(renderer, data, head.dimensions if head.units else ()))
         inference = LocalInference(loaded.model, recipe.batch)
         constants = scale(inference, units.train)
         measures = held_out_measures(inference, units)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,34 +19,20 @@ from keel.models.loading import load_model
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.types import PairTarget, Unit
-from keel.verbs.reward.config import EarlierConfig
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.scored_labels import judge
-from keel.verbs.shared.units import Splits
+from keel.verbs.shared.units import Splits, datasets
 
 log = logging.getLogger("keel")
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """The splits with earlier records among the training data, and earlier ones that are only measured."""
-
-    splits: Splits
-    earlier: Dataset | None
-    replayed: int = 0
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Of all data that is read."""
-        return self.splits.fingerprints | ({self.earlier.source: self.earlier.fingerprint} if self.earlier is not None else {})
-
-
-def refresh(splits: Splits, config: EarlierConfig | None, seed: int) -> Refresh:
-    """Put a share of the earlier records beside the new ones. No prompt that is measured, of the earlier or of the new data, is trained
-    on."""
+def datasets_with_earlier(recipe: RewardRecipe) -> Splits:
+    """The data by side, a share of the earlier records beside the new ones. No prompt that is measured, of the earlier or of the new data,
+    is trained on."""
+    splits, config, seed = datasets(recipe), recipe.earlier, recipe.seed
     if config is None:
-        return Refresh(splits, None)
+        return splits
     rest, held = load_data(config.data, seed).split_by_prompt(config.held_out, seed, "earlier")
     for other in (splits.held_out, splits.test):
         rest = rest.without_prompts(other) if other is not None else rest
@@ -55,7 +41,7 @@ def refresh(splits: Splits, config: EarlierConfig | None, seed: int) -> Refresh:
     order = sorted(range(len(rest)), key=lambda i: stable_hash("replay", seed, i))
     records = tuple(rest.records[i] for i in sorted(order[:n]))
     log.info("%d earlier records are replayed beside %d new ones; %d are measured before and after", n, len(train), len(held))
-    return Refresh(replace(splits, train=replace(train, records=train.records + records)), held, n)
+    return replace(splits, train=replace(train, records=train.records + records), earlier=held, replayed=n)
 
 
 def remembered(inference: LocalInference, renderer: Renderer, earlier: Dataset | None, dimensions: Sequence[str]) -> dict[str, float]:
@@ -70,11 +56,13 @@ def remembered(inference: LocalInference, renderer: Renderer, earlier: Dataset |
     return {"accuracy": right / len(pairs), "loss": log_loss(pairs), "pairs": float(len(pairs))}
 
 
-def forgotten(before: dict[str, float], after: dict[str, float], replayed: int) -> dict[str, Any]:
+def forgotten(before: Mapping[str, float], after: Mapping[str, float], replayed: int) -> dict[str, Any]:
     """What a refresh lost: accuracy before less accuracy after. {} where nothing was measured."""
     if not before or not after:
         return {}
-    return {"forgetting": {"before": before, "after": after, "lost": before["accuracy"] - after["accuracy"], "replayed": replayed}}
+    return {
+        "forgetting": {"before": dict(before), "after": dict(after), "lost": before["accuracy"] - after["accuracy"], "replayed": replayed}
+    }
 
 
 def taught(units: Sequence[Unit], recipe: RewardRecipe, model: Model, tokenizer: Any) -> tuple[Unit, ...]:

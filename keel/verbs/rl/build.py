@@ -2,98 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
 
 from keel.core.errors import ConfigError
+from keel.core.events import EventBus
+from keel.learner.config import OptimConfig
 from keel.learner.local import LocalLearner
+from keel.loops.config import ExplorationConfig
 from keel.loops.offline import total_steps
-from keel.loops.online import Actors, OnlineTrainer
+from keel.loops.online import OnlineTrainer, Rewarder, with_signal
 from keel.methods import Algorithm, resolve
 from keel.models.loading import Loaded
 from keel.models.media import MediaStore
 from keel.models.model import Model
-from keel.render.renderer import Renderer
 from keel.rewards.composition.composer import Composer
-from keel.rewards.composition.rewards import Reward
 from keel.rewards.composition.run_rewards import RunRewards
 from keel.rollout.engines import make_sampler
-from keel.types import Sampler, SamplingParams
+from keel.selftest import CheckName, check_reference, check_sampling, check_training
+from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.other_model import other_model
-from keel.verbs.shared.prompts import encode
-from keel.verbs.shared.reference import Reference, actors_of, reference_of
+from keel.verbs.shared.prompts import Prompts, encode_sides
+from keel.verbs.shared.recipes import Training
+from keel.verbs.shared.reference import Reference, reference_of
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.sampled import Prompts, fit_scores, longest_answered
+from keel.verbs.shared.sampled import check_rewards, fit_scores, longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
+from keel.verbs.shared.sampled_parts import SampledParts
 from keel.verbs.shared.session import Session, load, pin_weights, record, record_sampling
 from keel.verbs.shared.units import Splits
+from keel.watch.config import EarlyStopConfig
 
 
-@dataclass(frozen=True, slots=True)
-class RLParts:
-    """Who and what takes part in a run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RLParts(SampledParts):
+    """The parts of a training by RL."""
+
+    NOTHING: ClassVar[str] = "no step had a sample to learn from"
 
     algorithm: Algorithm
-    loaded: Loaded
-    renderer: Renderer
-    params: SamplingParams
-    prompts: Mapping[str, Prompts]  # by side: train, held_out, test
-    policy: LocalLearner
-    sampler: Sampler
-    reference: Reference | None
-    critic: LocalLearner | None
-    rewards: tuple[Reward, ...]
-    composer: Composer
-    run_rewards: RunRewards
+    samples: int
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
 
-    @property
-    def actors(self) -> Actors:
-        """Those that the loop knows."""
-        return actors_of(self.policy, self.sampler, self.run_rewards, self.reference, self.critic)
+    @classmethod
+    def of(
+        cls,
+        loaded: Loaded,
+        algorithm: Algorithm,
+        sampler: Sampler,
+        reward: Rewarder,
+        prompts: Mapping[str, Prompts],
+        params: SamplingParams,
+        samples: int,
+        training: Training,
+        *,
+        reference: Reference | None = None,
+        critic: tuple[Loaded, OptimConfig] | None = None,
+        other: Model | None = None,
+    ) -> Self:
+        """With the learners that the algorithm needs. Its reference is ``reference``, or ``other``, or the weights as they are now;
+        ``critic`` is a model with a value head, and its optimizer."""
+        updates = total_steps(training.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
+        batch, seed = training.batch, training.seed
+        policy = LocalLearner(loaded.model, training.optim, batch, updates, seed, params.temperature or 1.0)
+        kl = algorithm.kl
+        if kl is not None and reference is None:
+            reference = reference_of(policy, kl.reference, other, whole=kl.divergence is not None)
+        return cls(
+            loaded=loaded,
+            algorithm=algorithm,
+            policy=policy,
+            sampler=sampler,
+            reward=reward,
+            reference=reference if kl is not None else None,
+            critic=LocalLearner(critic[0].model, critic[1], batch, updates, seed) if critic is not None else None,
+            prompts=prompts,
+            params=params,
+            samples=samples,
+            training=training,
+        )
+
+    def trainer(self) -> OnlineTrainer:
+        prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
+        trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
+        trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
+        return trainer
+
+    def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
+        """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the reward models read what
+        they score."""
+        algorithm, prompts = self.algorithm, self.prompts["train"]
+        units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
+        ready = [_ready(u) for u in units]
+        if self.reference is not None:
+            ready = list(with_signal(ready, "ref_logprobs", self.reference.logprobs(ready)))
+            if not algorithm.taught:  # a teacher is not where training starts
+                check_reference(self.policy, ready, bus, skip)
+        longest = longest_batch(
+            ready, prompts, -(-self.training.loop.batch_size // algorithm.minibatches), self.samples, self.params.max_tokens
+        )
+        check_training(self.policy, algorithm.policy_objective(), ready, bus, skip, longest)
+        if self.critic is not None:
+            check_training(self.critic, algorithm.value_objective(), ready, bus, skip, longest)
+        check_rewards(self.rewards, units, bus, skip)
 
 
-def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) -> RLParts:
-    """Load the models, encode the prompts, make the sampler and the rewards. What is left out of the data goes into ``account``; what a
-    resumed run must find as it was is pinned in the session's run."""
+def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
+    """Load the models, encode the prompts, make the sampler and the rewards. What a resumed run must find as it was is pinned in the
+    session's run."""
+    account = Account(session.run.path, **splits.sides)
     algorithm = resolve(recipe.algorithm, recipe.samples)
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
     params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
-    prompts = {
-        name: encode(side.prompts(), renderer, account, name, params.max_tokens) if (side := splits.sides.get(name)) is not None else {}
-        for name in ("train", "held_out", "test")
-    }
-    updates = total_steps(recipe.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
-    policy = LocalLearner(loaded.model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature or 1.0)
+    prompts = encode_sides(splits, renderer, account, params.max_tokens)
     sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
     record_sampling(session, sampler)
-    kl = algorithm.kl
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
-    whole = kl is not None and kl.divergence is not None
-    _same_vocabulary(recipe, params, loaded.model, teacher, whole)
-    reference = reference_of(policy, kl.reference, teacher, whole=whole) if kl is not None else None
+    _same_vocabulary(recipe, params, loaded.model, teacher, whole=algorithm.kl is not None and algorithm.kl.divergence is not None)
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
-    run_rewards = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
-    critic = _critic(session, recipe, algorithm, updates, loaded.model.media)
-    return RLParts(algorithm, loaded, renderer, params, prompts, policy, sampler, reference, critic, rewards, composer, run_rewards)
+    judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
+    critic = (_critic(session, recipe, loaded.model.media), recipe.critic_optim) if algorithm.needs_critic else None
+    parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
+    measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
+    return replace(
+        parts,
+        rewards=rewards,
+        composer=composer,
+        judge=judge,
+        exploration=recipe.exploration,
+        best=_best(recipe),
+        evaluators=evaluators_of(
+            measured, measuring, params, recipe.eval_sampling, renderer, session.run, recipe.loop.probes, algorithm.taught
+        ),
+        summary={"algorithm": algorithm.name, "prompts": len(prompts["train"]), "samples": recipe.samples, "data": account.summary()},
+    )
 
 
-def trainer_of(session: Session, recipe: RLRecipe, parts: RLParts) -> OnlineTrainer:
-    """The loop over these parts, with what measures the policy on held-out and test prompts."""
-    measuring = replace(parts.actors, reward=parts.run_rewards.evaluate)
-    algorithm, sides = parts.algorithm, {"eval": parts.prompts["held_out"], "test": parts.prompts["test"]}
-    evaluators = evaluators_of(
-        sides, measuring, parts.params, recipe.eval_sampling, parts.renderer, session.run, recipe.loop.probes, algorithm.taught
-    )
-    trainer = OnlineTrainer(
-        parts.actors, algorithm, parts.prompts["train"], parts.params, recipe.samples, recipe.loop, recipe.seed, evaluators
-    )
-    trainer.exploration, trainer.composer = recipe.exploration, parts.composer if parts.rewards else None
-    return trainer
+def _best(recipe: RLRecipe) -> EarlyStopConfig:
+    """What makes an evaluation the best: its reward, or where none counts the distance to the teacher."""
+    if recipe.teacher and not any(r.weight for r in recipe.rewards):
+        return EarlyStopConfig(metric="eval/teacher/kl", mode="min")
+    return EarlyStopConfig(metric="eval/reward", mode="max")
 
 
 def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, teacher: Model | None, whole: bool) -> None:
@@ -115,12 +172,20 @@ def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, te
         )
 
 
-def _critic(session: Session, recipe: RLRecipe, algorithm: Algorithm, updates: int, media: MediaStore) -> LocalLearner | None:
+def _critic(session: Session, recipe: RLRecipe, media: MediaStore) -> Loaded:
     """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
     policy's images."""
-    if not algorithm.needs_critic:
-        return None
     loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
     pin_weights(session, loaded.model, "the critic's weights")
     loaded.model.media = media
-    return LocalLearner(loaded.model, recipe.critic_optim, recipe.batch, updates, recipe.seed)
+    return loaded
+
+
+def _ready(unit: Unit) -> Unit:
+    """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others; the same
+    are the critic's returns, where it had expected 0."""
+    advantages = tuple(b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches))
+    signals = {"advantages": advantages, "returns": advantages, "values": tuple(torch.zeros_like(a_T) for a_T in advantages)}
+    for name, tensors in signals.items():
+        (unit,) = with_signal([unit], name, [tensors])
+    return unit

@@ -5,12 +5,14 @@ from __future__ import annotations
 from keel.core.hashing import stable_hash
 from keel.data.dataset import Dataset
 from keel.data.text import language
+from keel.models.loading import Loaded
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.render.template import RefusedError
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
 from keel.types import Encoded, Prompt, SampleRequest, SamplingParams
+from keel.verbs.shared.units import Splits
 
 PROBE_SEED = 0  # evaluation draws its own numbers, whatever the training's seed is
 PROBE_TOKENS = 64
@@ -37,6 +39,11 @@ class SampleProbe:
             row = {"step": step, "prompt_id": prompt.prompt_id, "prompt": prompt.last_user_text, "text": rollout.text, "why": "fixed"}
             raw = self.renderer.tokenizer.decode(rollout.tokens_T, skip_special_tokens=False)
             self.run.write_sample(step, [row | {"raw": raw, "finish_reason": rollout.finish_reason, "language": language(rollout.text)}])
+
+
+def probe_of(run: RunDir, n: int, loaded: Loaded, renderer: Renderer, splits: Splits) -> SampleProbe:
+    """``n`` held-out prompts (training prompts, where none are held out), answered at every evaluation."""
+    return SampleProbe(loaded.model, renderer, splits.held_out or splits.train, n, run)
 
 
 def _choose(data: Dataset, renderer: Renderer, n: int) -> list[tuple[Prompt, Encoded]]:

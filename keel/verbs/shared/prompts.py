@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keel.core.errors import DataError
 from keel.render.renderer import Refusal, Renderer
 from keel.render.template import RefusedError
 from keel.types import Encoded, Prompt
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.units import Splits
+
+Prompts = Mapping[str, tuple[Prompt, Encoded]]
 
 
 def encode(
@@ -30,3 +33,11 @@ def encode(
         first = f" (first: {refused[0].source_id}: {refused[0].reason})" if refused else ""
         raise DataError(f"no prompt is left: all {len(refused)} were refused{first}", "look at the rows with keel data show")
     return encoded
+
+
+def encode_sides(splits: Splits, renderer: Renderer, account: Account, max_tokens: int) -> dict[str, Prompts]:
+    """The prompts of ``train``, ``held_out`` and ``test``, as ``encode``; a side that is not there has none."""
+    return {
+        name: encode(side.prompts(), renderer, account, name, max_tokens) if (side := splits.sides.get(name)) is not None else {}
+        for name in ("train", "held_out", "test")
+    }

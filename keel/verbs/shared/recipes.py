@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -55,6 +56,16 @@ class ModelRecipe(Section):
         yield NamedFile("model", self.model, is_model=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a model is trained, whatever it learns from."""
+
+    optim: OptimConfig
+    loop: LoopConfig
+    seed: int = 0
+    batch: BatchConfig = field(default_factory=BatchConfig)
+
+
 class TrainRecipe(ModelRecipe):
     """What every training verb shares."""
 
@@ -75,6 +86,10 @@ class TrainRecipe(ModelRecipe):
         default=0.0,
         description="Data to evaluate on once, after training; it chooses nothing. A section, or a share of `data`'s prompts; 0 = none.",
     )
+
+    @property
+    def training(self) -> Training:
+        return Training(self.optim, self.loop, self.seed, self.batch)
 
     @field_validator("held_out", "test")
     @classmethod

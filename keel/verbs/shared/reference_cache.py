@@ -18,6 +18,7 @@ from keel.core.errors import RunError
 from keel.learner.inference import LocalInference
 from keel.runs.durable import write_atomic
 from keel.types import Unit
+from keel.verbs.shared.session import Session
 
 log = logging.getLogger("keel")
 BranchTensors = list[tuple[Tensor, ...]]
@@ -48,6 +49,12 @@ class ReferenceCache:
         except OSError as error:
             raise RunError(f"{file} cannot be written: {error.strerror}", "give another reference_cache, or free space") from None
         return taken
+
+
+def cache_of(session: Session, folder: str, learner: LocalInference, digest: str = "") -> ReferenceCache:
+    """Log-probabilities of the starting weights, or of another model with this ``digest``: taken before the first step and kept on disk, so
+    that no second model is held while training: in ``folder``, or the run's own when it is empty."""
+    return ReferenceCache(Path(folder or session.run.path / "reference"), learner, digest or session.run.manifest["model"]["digest"])
 
 
 def _read(file: Path, units: Sequence[Unit]) -> BranchTensors | None:

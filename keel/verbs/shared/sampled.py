@@ -1,43 +1,32 @@
-"""What verbs that sample share: the largest batch that can come, answers for comparisons, what a failed reward says."""
+"""What verbs that sample share: the largest batch that can come, answers for comparisons, what was not rewarded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.loops.online import sample_groups
-from keel.loops.pairing import PairByJudge
 from keel.methods import rollout_units
 from keel.render.renderer import Renderer
 from keel.rewards.composition.rewards import Reward
-from keel.rewards.composition.run_rewards import RunRewards
 from keel.rewards.sources.ensemble import EnsembleSource
 from keel.rewards.sources.model import ModelSource, Scorer, units_of
 from keel.selftest import CheckName, check_reward_reads
-from keel.types import Branch, Encoded, Prompt, Sampler, SampleRequest, SamplingParams, Unit
+from keel.types import Branch, Sampler, SampleRequest, SamplingParams, Unit
+from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.reread import UNITS
 from keel.verbs.shared.sampled_eval import EVAL_SEED
-
-Prompts = Mapping[str, tuple[Prompt, Encoded]]
 
 
 def refused_answers(rewards: Sequence[Reward]) -> dict[str, Any]:
     """How many answers of this process got no reward because an ensemble's members disagreed, by reward; {} where nothing refuses."""
     sources = [r.source for r in rewards if isinstance(r.source, EnsembleSource) and r.source.config.refuse_above is not None]
     return {"not_rewarded": {s.name: {"refused": s.refused, "scored": s.scored} for s in sources}} if sources else {}
-
-
-def explained(error: DivergedError, judge: RunRewards | PairByJudge) -> DivergedError:
-    """Where rewards failed to the end, the first failure's text is what helps."""
-    if not judge.all_failed:
-        return error
-    return DivergedError(f"{error.message}; the first failure: {judge.failure}", "mend the reward and start again in another run_dir")
 
 
 def answered(sampler: Sampler, prompts: Prompts, params: SamplingParams) -> Sequence[Unit]:

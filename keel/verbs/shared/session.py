@@ -41,7 +41,7 @@ from keel.runs.sinks import make_sinks
 from keel.types import Sampler, Unit
 from keel.verbs.shared.inputs import inputs_of
 from keel.verbs.shared.plan import check_plan, plan_line
-from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
+from keel.verbs.shared.recipes import ModelRecipe
 from keel.verbs.shared.reread import compare_saved
 from keel.watch.config import EarlyStopConfig
 
@@ -142,19 +142,19 @@ def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
     return renderer
 
 
-def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, recipe: TrainRecipe, best: EarlyStopConfig) -> TrainResult:
+def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, best: EarlyStopConfig) -> TrainResult:
     """Check and say what will be done, then run the loop of a training stage."""
     check_plan(trainer)
     session.bus.emit("stage_started", 0, plan_line(trainer))
-    checkpoint = recipe.settings.checkpoint
+    settings = session.recipe.settings
     harness = Harness(
         trainer,
         session.run,
-        session.run.checkpoints(checkpoint.keep),
+        session.run.checkpoints(settings.checkpoint.keep),
         session.bus,
-        recipe.loop,
-        recipe.settings.watch,
-        checkpoint.every,
+        trainer.config,
+        settings.watch,
+        settings.checkpoint.every,
         best,
     )
     return harness.train()

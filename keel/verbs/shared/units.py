@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from keel.core.errors import DataError
 from keel.data.config import DataConfig
@@ -22,22 +21,25 @@ from keel.verbs.shared.recipes import TrainRecipe
 @dataclass(frozen=True, slots=True)
 class Splits:
     """Data to train on, to look at while training (``held_out``: the best checkpoint is chosen by it) and to report on once, at the end
-    (``test``: it chooses nothing)."""
+    (``test``: it chooses nothing). ``earlier``: data of an earlier training that are only measured; ``replayed`` others of them are in
+    ``train``."""
 
     train: Dataset
     held_out: Dataset | None
     test: Dataset | None
+    earlier: Dataset | None = None
+    replayed: int = 0
 
     @property
     def sides(self) -> dict[str, Dataset]:
-        """Those that are there, by name."""
+        """Those of the training that are there, by name."""
         sides = {"train": self.train, "held_out": self.held_out, "test": self.test}
         return {name: data for name, data in sides.items() if data is not None}
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """sha256 of each data set's content, for the manifest."""
-        return {data.source: data.fingerprint for data in self.sides.values()}
+        return {data.source: data.fingerprint for data in (*self.sides.values(), self.earlier) if data is not None}
 
 
 def datasets(recipe: TrainRecipe) -> Splits:
@@ -58,12 +60,9 @@ def _split(whole: Dataset, out: DataConfig | Dataset | float, seed: int, name: s
     return whole.without_prompts(other), other
 
 
-def prepare(
-    splits: Splits, out: Path, renderer: Renderer, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]
-) -> tuple[Sides, Account]:
-    """Units of all sides, and what became of the other rows: bad ones and refused ones are written to ``out`` and counted, what
-    ``renderer`` shortened is counted. Raises DataError when nothing is left of a side."""
-    account = Account(out, **splits.sides)
+def prepare(account: Account, renderer: Renderer, render: Callable[[Dataset], tuple[list[Unit], list[Refusal]]]) -> Sides:
+    """Units of all sides of ``account``, which is told of the other rows: of refused ones, and of what ``renderer`` shortened. Raises
+    DataError when nothing is left of a side."""
     sides: dict[str, tuple[Unit, ...]] = {}
     for side, dataset in account.sides.items():
         before = Counter(renderer.shortened)
@@ -78,7 +77,7 @@ def prepare(
                 "see the limits in render.*, or look at the rows with keel data show",
             )
         sides[side] = tuple(units)
-    return Sides(**sides), account
+    return Sides(**sides)
 
 
 def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:

@@ -1,58 +1,52 @@
-"""`keel offline`: reinforcement learning on logged rewards, without sampling."""
+"""The parts of reinforcement learning on logged rewards, without sampling."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from keel.core.errors import ConfigError, DataError
 from keel.data.dataset import Dataset
-from keel.loops.offline import OfflineTrainer, Sides
+from keel.loops.offline import Sides
 from keel.loops.online import with_signal
 from keel.methods.objectives.logged import VALUE, LoggedObjective
 from keel.methods.offline import logged_objective
 from keel.render.renderer import Refusal, Renderer
-from keel.selftest import check_reference, check_training, largest
 from keel.types import Rating, Unit
 from keel.verbs.offline.recipe import OfflineRecipe
+from keel.verbs.shared.account import Account
 from keel.verbs.shared.labels import reward_units
-from keel.verbs.shared.policy import fit, learner_of, probe_of, reference_of
-from keel.verbs.shared.session import load, open_session, record
-from keel.verbs.shared.units import datasets, prepare
-from keel.watch.config import EarlyStopConfig
+from keel.verbs.shared.parts import OfflineParts
+from keel.verbs.shared.probes import probe_of
+from keel.verbs.shared.reference_cache import cache_of
+from keel.verbs.shared.session import Session, load, record
+from keel.verbs.shared.units import Splits, prepare
 
 log = logging.getLogger("keel")
 
 
-def run_offline(recipe: OfflineRecipe, path: Path, parent: str = "") -> dict[str, Any]:
-    """Train on answers with logged rewards; leaves ``final/`` and returns the summary. The reference, where one is needed, is the starting
-    weights, as in ``keel prefer``."""
-    splits = datasets(recipe)
-    with open_session("offline", recipe, path, splits.fingerprints, parent) as session:
-        if (done := session.finished()) is not None:
-            return done
-        objective = replace(logged_objective(recipe.objective), dimension=_dimension(recipe.objective.dimension, splits.train))
-        loaded, renderer = load(recipe, lora=recipe.lora)
-        record(session, loaded, renderer)
-        units, account = prepare(splits, path, renderer, _logged_units(renderer, objective))
-        _check_groups(objective, units.train)
-        learner = learner_of(recipe, loaded, len(units.train), objective)
-        if objective.needs_reference:
-            cache = reference_of(session, recipe.reference_cache, learner)
-            sides = (units.train, units.held_out, units.test)
-            units = Sides(*(with_signal(side, "ref_logprobs", cache.logprobs(side)) if side else () for side in sides))
-        ready = objective.credited(units.train)
-        check_training(learner, objective, ready, session.bus, recipe.settings.skip_self_test, largest(ready, recipe.loop.batch_size))
-        if objective.needs_reference:
-            check_reference(learner, units.train, session.bus, recipe.settings.skip_self_test)
-        probe = probe_of(session, recipe, loaded, renderer, splits)
-        trainer = OfflineTrainer(learner, objective, units, recipe.loop, recipe.seed, probe)
-        result = fit(session, recipe, loaded, learner, trainer, EarlyStopConfig(metric="eval/loss"))
-        answers = sum(len(u.branches) for u in units.train)
-        return session.finish({"units": len(units.train), "answers": answers, "data": account.summary()}, result)
+def build(session: Session, recipe: OfflineRecipe, splits: Splits) -> OfflineParts:
+    """Load the model and render the answers with their rewards. The reference, where one is needed, is the starting weights."""
+    objective = replace(logged_objective(recipe.objective), dimension=_dimension(recipe.objective.dimension, splits.train))
+    loaded, renderer = load(recipe, lora=recipe.lora)
+    record(session, loaded, renderer)
+    account = Account(session.run.path, **splits.sides)
+    units = prepare(account, renderer, _logged_units(renderer, objective))
+    _check_groups(objective, units.train)
+    parts = OfflineParts.of(loaded, objective, units, recipe.training)
+    if objective.needs_reference:
+        cache = cache_of(session, recipe.reference_cache, parts.learner)
+        sides = (units.train, units.held_out, units.test)
+        units = Sides(*(with_signal(side, "ref_logprobs", cache.logprobs(side)) if side else () for side in sides))
+    answers = sum(len(u.branches) for u in units.train)
+    return replace(
+        parts,
+        units=units,
+        probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits),
+        starts_at_reference=objective.needs_reference,
+        summary={"units": len(units.train), "answers": answers, "data": account.summary()},
+    )
 
 
 def _dimension(asked: str, data: Dataset) -> str:

@@ -1,0 +1,79 @@
+"""What the parts of all trainings have in common that learn from a policy's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from keel.core.errors import DivergedError
+from keel.learner.local import LocalLearner
+from keel.loops.harness import TrainResult
+from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
+from keel.loops.pairing import PairByJudge
+from keel.models.loading import Loaded
+from keel.rewards.composition.composer import Composer
+from keel.rewards.composition.rewards import Reward
+from keel.rewards.composition.run_rewards import RunRewards
+from keel.types import Sampler, SamplingParams
+from keel.verbs.shared.prompts import Prompts
+from keel.verbs.shared.recipes import Training
+from keel.verbs.shared.reference import Reference, actors_of
+from keel.verbs.shared.sampled import answered, refused_answers
+from keel.verbs.shared.session import Session, save_final, train
+from keel.watch.config import EarlyStopConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledParts:
+    """Policy, sampler, reward and prompts. What is made of the answers is a kind's own: its ``trainer`` and its self-test."""
+
+    NOTHING: ClassVar[str]  # what there was none of, where no update was made
+
+    loaded: Loaded
+    policy: LocalLearner
+    sampler: Sampler
+    reward: Rewarder
+    prompts: Mapping[str, Prompts]  # by side: train, and perhaps held_out and test
+    params: SamplingParams
+    training: Training
+    reference: Reference | None = None
+    critic: LocalLearner | None = None
+    rewards: tuple[Reward, ...] = ()  # behind ``reward``
+    composer: Composer | None = None  # how they become one
+    judge: RunRewards | PairByJudge | None = None  # who knows what failed
+    evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
+    best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/reward", mode="max"))
+    summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
+    told: Callable[[], Mapping[str, Any]] = dict  # and after it
+
+    @property
+    def actors(self) -> Actors:
+        """Those that the loop knows."""
+        return actors_of(self.policy, self.sampler, self.reward, self.reference, self.critic)
+
+    def trainer(self) -> OnlineTrainer:
+        """The loop over these parts, one step at a time."""
+        raise NotImplementedError
+
+    def train(self, session: Session) -> TrainResult:
+        """Raises DivergedError, where no update was made too; where rewards failed to the end it tells the first failure."""
+        try:
+            result = train(session, self.trainer(), self.best)
+            if not result.interrupted and not self.policy.updates:
+                raise DivergedError(f"nothing was trained: {self.NOTHING}")
+        except DivergedError as error:
+            if self.judge is None or not self.judge.all_failed:
+                raise
+            text = f"{error.message}; the first failure: {self.judge.failure}"
+            raise DivergedError(text, "mend the reward and start again in another run_dir") from None
+        return result
+
+    def save(self, session: Session) -> dict[str, Any]:
+        """``final/``, read again and compared on the policy's own answers, and ``critic/``; the summary."""
+        units = answered(self.sampler, self.prompts.get("held_out") or self.prompts["train"], self.params)
+        save_final(session, self.loaded, self.policy, units)
+        if self.critic is not None:
+            self.critic.save(session.run.path / "critic", self.loaded.tokenizer, self.loaded.processor)
+        composed = {"composition": self.composer.summary()} if self.composer is not None else {}
+        return {**self.summary, **refused_answers(self.rewards), **composed, **self.told()}
