@@ -85,9 +85,10 @@ class Policy:
         config = OptimConfig.model_validate({"lr": lr, **optim})
         return LocalLearner(self.model, config, BatchConfig(microbatch_tokens=microbatch_tokens), updates, seed, temperature)
 
-    def reference(self, learner: LocalLearner) -> Logprobs:
-        """Log-probabilities under the weights as they are now: take it before the first step."""
-        return reference_of(learner, None).logprobs
+    def reference(self, learner: LocalLearner, teacher: Policy | None = None) -> Logprobs:
+        """Log-probabilities under the weights as they are now: take it before the first step. Or those of a ``teacher`` of the same
+        tokenizer, which is frozen."""
+        return reference_of(learner, None, teacher.model.freeze() if teacher is not None else None, whole=True).logprobs
 
     def save(self, folder: str | Path) -> None:
         """A folder that plain transformers and vLLM load; adapters are merged."""
@@ -144,9 +145,9 @@ def credit(
         raise ValueError(
             f"{of.name} needs a critic or a greedy answer: run it from a recipe, or build the parts as keel/loops/online.py does"
         )
-    if of.needs_reference:
-        if reference is None:
-            raise ValueError(f"{of.name} has a KL to a reference: give policy.reference(learner), or algorithm(kl={{'coef': 0}})")
+    if of.kl is not None and reference is None:
+        raise ValueError(f"{of.name} has a KL to a reference: give policy.reference(learner), or algorithm(kl={{'coef': 0}})")
+    if of.needs_reference and reference is not None:
         units = online.with_signal(units, "ref_logprobs", reference(units))
     if of.needs_old_logprobs:
         units = online.with_signal(units, "old_logprobs", policy.logprobs(units))

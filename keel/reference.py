@@ -162,7 +162,8 @@ def _parts(a: Algorithm) -> tuple[str, ...]:
     credit = " ".join([a.credit.estimator, *numbers, *(["whitened"] if a.credit.whiten else [])])
     clip = f" {a.clip[0]:g}/{a.clip[1]:g}" if a.policy_loss.clips else ""
     clip += f" + {a.old_kl.coef:g} KL to the old policy, target {a.old_kl.target:g}" if a.old_kl.target is not None else ""
-    kl = f"{a.kl.estimator} in the {a.kl.place}, {a.kl.coef:g}" if a.kl is not None else "none"
+    beta = f" beta={a.kl.beta:g}" if a.kl is not None and a.kl.estimator == "jsd" else ""
+    kl = f"{a.kl.estimator}{beta} in the {a.kl.place}, {a.kl.coef:g}" if a.kl is not None else "none"
     critic = f"clip {a.critic.clip:g}, vf_coef {a.critic.vf_coef:g}" if a.critic is not None else "none"
     overlong = [f"over-long penalty {a.overlong.factor:g} over {a.overlong.buffer:.0%}"] if a.overlong is not None else []
     rewards = ", ".join(overlong + ([f"groups differ, {a.refill_rounds} rounds"] if a.refill_rounds else [])) or "as they are"

@@ -69,6 +69,22 @@ def test_scores_are_summed_with_their_weights_and_failures_count_for_nothing(pol
     assert not failed.valid_G.any()
 
 
+@pytest.mark.parametrize("kl", [{"beta": 0.2}, {"estimator": "reverse_kl"}])
+def test_a_teacher_is_followed(proofs: None, kl: dict[str, object]) -> None:
+    """Whole distributions, no rewards: what is trained falls."""
+    policy, teacher = (keel.load(f"tiny:llama?seed={seed}&std=0.1", precision="fp32") for seed in (1, 2))
+    gkd, learner, sampler = keel.algorithm("gkd", kl=kl), policy.learner(lr=3e-3, updates=6, schedule="constant"), policy.sampler()
+    reference = policy.reference(learner, teacher)
+    found = []
+    for step in range(6):
+        groups = keel.score(keel.sample(sampler, policy, [policy.prompt("Who?")], 8, step=step, max_tokens=8), lambda prompt, answer: 0.0)
+        units, _ = keel.credit(groups, gkd, learner, reference)
+        found.append(keel.update(learner, sampler, units, gkd, step + 1)["objective/divergence"])
+    assert found[-1] < 0.9 * found[0]
+    with pytest.raises(ValueError, match="has a KL to a reference"):
+        keel.credit(groups, gkd, learner)
+
+
 def test_what_an_algorithm_misses_is_said(policy: keel.Policy) -> None:
     learner = policy.learner(lr=1e-3, updates=2)
     groups = keel.score(keel.sample(policy.sampler(), policy, [policy.prompt("Who?")], 2, max_tokens=4), of_length)

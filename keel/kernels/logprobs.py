@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,12 +17,16 @@ from torch.autograd.function import once_differentiable
 
 from keel.kernels.logit_transform import LogitTransform
 from keel.kernels.narrow import row_blocks
+from keel.methods.math.divergence import divergence, logit_gradient
+from keel.types import Divergence
 from keel.types.support import Support
 
 _TILE_CPU = 8 << 20  # numbers in a tile: small enough to stay near the cache, large enough for a good product
 _TILE_CUDA = 64 << 20
 _LOWEST = -60.0  # log-probabilities below count as this one: e^-60 is nothing, and an exp that underflows takes up to fifty times as long
 _BANNED = -1e30  # stands for -inf: 0 * -inf would be NaN in the entropy
+
+FORWARD_KL = Divergence("forward_kl")
 
 TokenLoss = Callable[[slice, Tensor, Tensor | None, Tensor | None], Tensor]
 """(slice of S, logprobs, entropies or None, values or None) -> the scalar loss of those tokens."""
@@ -52,17 +56,40 @@ def token_logprobs(
     return logprobs_S, entropy_S if want_entropy else None
 
 
-def token_logprobs_and_kl(hidden_SH: Tensor, head: Head, target_S: Tensor, ref_hidden_SH: Tensor, ref_head: Head) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [S] of ``target_S`` and ``KL(reference || policy)`` [S] of the whole distributions, in float32 nats, differentiable
-    in the policy's hidden states, weight and bias. Two tiles of logits are alive at a time.
+class Compared(NamedTuple):
+    """Of the distributions that the targets are of, float32 [S] each, in nats."""
 
-    Raises ValueError for shapes that do not fit or a temperature that is not positive.
+    logprobs_S: Tensor
+    entropy_S: Tensor | None  # None when not wanted
+    divergence_S: Tensor
+    ref_logprobs_S: Tensor  # the reference's of the same targets, a constant
+
+
+def token_logprobs_and_divergence(
+    hidden_SH: Tensor,
+    head: Head,
+    target_S: Tensor,
+    ref_hidden_SH: Tensor,
+    ref_head: Head,
+    by: Divergence = FORWARD_KL,
+    want_entropy: bool = False,
+    support: Support | None = None,
+) -> Compared:
+    """Log-probabilities of ``target_S``, and how far the whole distributions of policy and reference are apart by ``by``, differentiable in
+    the policy's hidden states, weight and bias. Where a token has a support, both are normalised over it. A tile of logits of each is alive
+    at a time.
+
+    Raises ValueError for shapes that do not fit, heads over different tokens, or a temperature that is not positive.
     """
-    _check(hidden_SH, head, target_S)
-    _check(ref_hidden_SH, ref_head, target_S)
+    _check(hidden_SH, head, target_S, support)
+    _check(ref_hidden_SH, ref_head, target_S, support)
     if head.weight_VH.shape[0] != ref_head.weight_VH.shape[0]:
         raise ValueError(f"vocabularies differ: {head.weight_VH.shape[0]} and {ref_head.weight_VH.shape[0]} tokens")
-    return _TokenKL.apply(hidden_SH, head.weight_VH, head.bias_V, target_S, head, ref_hidden_SH, ref_head)  # type: ignore[no-any-return]
+    if set(head.transform.banned) != set(ref_head.transform.banned):
+        raise ValueError(f"banned tokens differ: {head.transform.banned} and {ref_head.transform.banned}")
+    inputs = hidden_SH, head.weight_VH, head.bias_V, target_S, head, ref_hidden_SH, ref_head, by, want_entropy, support
+    logprobs_S, entropy_S, divergence_S, ref_logprobs_S = _TokenDivergence.apply(*inputs)  # type: ignore[misc]
+    return Compared(logprobs_S, entropy_S if want_entropy else None, divergence_S, ref_logprobs_S)
 
 
 def fused_token_loss(
@@ -171,15 +198,31 @@ class _Tiles:
             self._through_transform_(grad_bV, y_bV)
         return z_nV if self.outside is None else z_nV.masked_fill_(self.outside, 0.0)
 
-    def raw_kl_gradient_(
-        self, z_nV: Tensor, logsumexp_n: Tensor, target_n: Tensor, grad_logp_n: Tensor, ref_probs_nV: Tensor, grad_kl_n: Tensor
+    def raw_divergence_gradient_(
+        self,
+        z_nV: Tensor,
+        stats: _Stats,
+        target_n: Tensor,
+        ref_logp_nV: Tensor,
+        by: Divergence,
+        grads: tuple[Tensor, Tensor | None, Tensor],
     ) -> Tensor:
-        """The same for log-probabilities and KLs to a reference; both buffers are used up. d KL / d z = p - p_ref."""
-        y_nV = z_nV * self.head.temperature if self.head.transform.softcap is not None else z_nV
-        grad_nV = z_nV.sub_(logsumexp_n[:, None]).exp_().mul_((grad_kl_n - grad_logp_n)[:, None])
-        grad_nV.sub_(ref_probs_nV.mul_(grad_kl_n[:, None]))
-        grad_nV.scatter_add_(1, target_n[:, None], grad_logp_n[:, None])
-        return self._through_transform_(grad_nV, y_nV)
+        """The same for log-probabilities, entropies (or None) and divergences from a reference; ``grads`` in this order."""
+        grad_logp_n, grad_entropy_n, grad_divergence_n = grads
+        for rows in row_blocks(z_nV):
+            z_bV = z_nV[rows]
+            y_bV = z_bV * self.head.temperature if self.head.transform.softcap is not None else z_bV
+            logp_bV = z_bV.sub_(stats.logsumexp_n[rows, None])
+            grad_bV, probs_bV = logit_gradient(logp_bV, ref_logp_nV[rows], by)
+            grad_bV.mul_(grad_divergence_n[rows, None])
+            if grad_entropy_n is None:
+                grad_bV.addcmul_(probs_bV, -grad_logp_n[rows, None])
+            else:
+                lifted_bV = logp_bV.clamp_(min=_LOWEST).add_(stats.entropy_n[rows, None]).mul_(-grad_entropy_n[rows, None])
+                grad_bV.addcmul_(probs_bV, lifted_bV.sub_(grad_logp_n[rows, None]))
+            grad_bV.scatter_add_(1, target_n[rows, None], grad_logp_n[rows, None])
+            z_bV.copy_(self._through_transform_(grad_bV, y_bV))
+        return z_nV if self.outside is None else z_nV.masked_fill_(self.outside, 0.0)
 
     def _through_transform_(self, grad_nV: Tensor, y_nV: Tensor) -> Tensor:
         if self.head.transform.banned:
@@ -280,7 +323,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return *gradients.result(), None, None, None, None
 
 
-class _TokenKL(torch.autograd.Function):
+class _TokenDivergence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -291,35 +334,46 @@ class _TokenKL(torch.autograd.Function):
         head: Head,
         ref_hidden_SH: Tensor,
         ref_head: Head,
+        by: Divergence,
+        want_entropy: bool,
+        support: Support | None,
     ) -> Any:
-        ctx.dtype = _product_dtype(hidden_SH)
+        ctx.dtype, ctx.by, ctx.support = _product_dtype(hidden_SH), by, support
         parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            for (part, z_nV), (_, ref_z_nV) in zip(_Tiles(hidden_SH, head, ctx.dtype), _Tiles(ref_hidden_SH, ref_head, ctx.dtype)):
-                logsumexp_n = z_nV.logsumexp(1)
-                logprobs_n = z_nV.gather(1, target_S[part, None])[:, 0] - logsumexp_n
-                ref_logp_nV = ref_z_nV.log_softmax(1)
-                apart_nV = (ref_logp_nV - z_nV).add_(logsumexp_n[:, None])
-                parts.append((logprobs_n, logsumexp_n, torch.linalg.vecdot(ref_logp_nV.exp_(), apart_nV)))
+            tiles, ref_tiles = _Tiles(hidden_SH, head, ctx.dtype, support), _Tiles(ref_hidden_SH, ref_head, ctx.dtype, support)
+            for (part, z_nV), (_, ref_z_nV) in zip(tiles, ref_tiles):
+                own, ref = tiles.stats(z_nV, target_S[part], want_entropy), ref_tiles.stats(ref_z_nV, target_S[part], False)
+                apart = [
+                    divergence(z_nV[rows].sub_(own.logsumexp_n[rows, None]), ref_z_nV[rows].sub_(ref.logsumexp_n[rows, None]), by)
+                    for rows in row_blocks(z_nV)
+                ]
+                parts.append((own.logprobs_n, own.entropy_n, torch.cat(apart), ref.logprobs_n, own.logsumexp_n, ref.logsumexp_n))
         empty = hidden_SH.new_empty(0, dtype=torch.float32)
-        logprobs_S, logsumexp_S, kl_S = (torch.cat([empty, *(p[i] for p in parts)]) for i in range(3))
-        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, ref_hidden_SH)
+        logprobs_S, entropy_S, divergence_S, ref_logprobs_S, *logsumexps = (torch.cat([empty, *(p[i] for p in parts)]) for i in range(6))
+        ctx.save_for_backward(hidden_SH, weight_VH, bias_V, target_S, entropy_S, ref_hidden_SH, *logsumexps)
         ctx.heads = (head.transform, head.temperature), ref_head
-        return logprobs_S, kl_S
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*((ref_logprobs_S,) if want_entropy else (entropy_S, ref_logprobs_S)))
+        return logprobs_S, entropy_S, divergence_S, ref_logprobs_S
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logp_S: Tensor, grad_kl_S: Tensor) -> Any:
-        hidden_SH, weight_VH, bias_V, target_S, logsumexp_S, ref_hidden_SH = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad_logp_S: Tensor | None, grad_entropy_S: Tensor | None, grad_divergence_S: Tensor | None, _of_ref: Tensor | None
+    ) -> Any:
+        hidden_SH, weight_VH, bias_V, target_S, entropy_S, ref_hidden_SH, logsumexp_S, ref_logsumexp_S = ctx.saved_tensors
         own, ref_head = ctx.heads
+        grad_logp_S, grad_divergence_S = (torch.zeros_like(logsumexp_S) if g is None else g for g in (grad_logp_S, grad_divergence_S))
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *own), ctx.dtype)
+            tiles = _Tiles(hidden_SH, Head(weight_VH, bias_V, *own), ctx.dtype, ctx.support)
             gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
-            for (part, z_nV), (_, ref_z_nV) in zip(tiles, _Tiles(ref_hidden_SH, ref_head, ctx.dtype)):
-                ref_probs_nV = ref_z_nV.softmax(1)
-                grads = grad_logp_S[part], ref_probs_nV, grad_kl_S[part]
-                gradients.add(part, tiles.raw_kl_gradient_(z_nV, logsumexp_S[part], target_S[part], *grads))
-        return *gradients.result(), None, None, None, None
+            for (part, z_nV), (_, ref_z_nV) in zip(tiles, _Tiles(ref_hidden_SH, ref_head, ctx.dtype, ctx.support)):
+                stats = _Stats(z_nV.new_empty(0), logsumexp_S[part], entropy_S[part])
+                grads = grad_logp_S[part], None if grad_entropy_S is None else grad_entropy_S[part], grad_divergence_S[part]
+                ref_logp_nV = ref_z_nV.sub_(ref_logsumexp_S[part, None])
+                gradients.add(part, tiles.raw_divergence_gradient_(z_nV, stats, target_S[part], ref_logp_nV, ctx.by, grads))
+        return *gradients.result(), *[None] * 7
 
 
 class _FusedTokenLoss(torch.autograd.Function):

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from keel.core.errors import ModelError
-from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs, token_logprobs_and_kl
+from keel.kernels.logprobs import FORWARD_KL, Head, fused_token_loss, token_logprobs, token_logprobs_and_divergence
 from keel.kernels.pooling import single, spans
 from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
 from keel.models.heads import ScoreHead
 from keel.models.model import Model
-from keel.types import Batch, BranchTensors, Counts, Judgement, LossOutput, Objective, Outputs, StepReport, StepsTarget, Unit
+from keel.types import (
+    Batch,
+    BranchTensors,
+    Comparing,
+    Counts,
+    Judgement,
+    LossOutput,
+    Objective,
+    Outputs,
+    StepReport,
+    StepsTarget,
+    Unit,
+)
 
 EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # how metrics of such a name come together
 
@@ -152,9 +165,8 @@ class LocalInference:
         if objective.token_local and "logprobs" in objective.needs and "scores" not in objective.needs and torch.is_grad_enabled():
             return self._fused_loss(batch, hidden_NH, objective, counts)
         needs = objective.needs
-        if "ref_kl" in needs:
-            logprobs_S, ref_kl_S = self._logprobs_and_kl(batch, hidden_NH)
-            return objective.loss(batch, Outputs(logprobs_S, ref_kl_S=ref_kl_S), counts)
+        if needs & {"ref_kl", "divergence"}:
+            return objective.loss(batch, self._compared(batch, hidden_NH, objective), counts)
         logprobs_S, entropy_S = self._logprobs(batch, hidden_NH, "entropy" in needs) if needs & {"logprobs", "entropy"} else (None, None)
         values_S = self._values(batch, hidden_NH) if "values" in needs else None
         if "scores" not in needs:
@@ -187,12 +199,20 @@ class LocalInference:
         model = model or self.model
         return Head(model.head_weight_VH, model.head_bias_V, model.transform, self.temperature)
 
-    def _logprobs_and_kl(self, batch: Batch, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
-        assert batch.support is None, "losses that compare whole distributions learn from answers over the whole vocabulary"
+    def _compared(self, batch: Batch, hidden_NH: Tensor, objective: Objective) -> Outputs:
+        """What an objective reads that compares whole distributions with the reference's."""
+        by = objective.divergence if isinstance(objective, Comparing) else None
+        head = self._head()
         with torch.no_grad(), self.model.as_reference() if self.reference is None else nullcontext(self.reference) as reference:
-            ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], self._head(reference)
+            ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], _over_the_tokens_of(head, self._head(reference))
+            if reference is self.model and reference.start_rows:  # rows of its head that are trained are put back when this block ends
+                ref_head = replace(ref_head, weight_VH=ref_head.weight_VH.clone())
         with self.model.compute():
-            return token_logprobs_and_kl(hidden_NH[batch.source_S], self._head(), batch.target_S, ref_hidden_SH, ref_head)
+            inputs = hidden_NH[batch.source_S], head, batch.target_S, ref_hidden_SH, ref_head
+            asked = by or FORWARD_KL, "entropy" in objective.needs, batch.support
+            found = token_logprobs_and_divergence(*inputs, *asked)
+        outputs = Outputs(found.logprobs_S, found.entropy_S, ref_logprobs_S=found.ref_logprobs_S)
+        return replace(outputs, ref_kl_S=found.divergence_S) if by is None else replace(outputs, divergence_S=found.divergence_S)
 
     def _logprobs(self, batch: Batch, hidden_NH: Tensor, want_entropy: bool) -> tuple[Tensor, Tensor | None]:
         with self.model.compute():
@@ -224,6 +244,13 @@ class LocalInference:
                 at += [start + end for end in of_branch]
                 start += length
         return self._score_head()(hidden_NH, single(torch.tensor(at, device=hidden_NH.device)))
+
+
+def _over_the_tokens_of(own: Head, other: Head) -> Head:
+    """``other`` over the tokens of ``own``: models of one tokenizer may pad their heads to different sizes and ban different tokens."""
+    size = len(own.weight_VH)
+    bias_V = None if other.bias_V is None else other.bias_V[:size]
+    return replace(other, weight_VH=other.weight_VH[:size], bias_V=bias_V, transform=replace(other.transform, banned=own.transform.banned))
 
 
 def _steps_of(unit: Unit) -> StepsTarget:

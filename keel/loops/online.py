@@ -53,7 +53,7 @@ class Actors:
     policy: Learner
     sampler: Sampler
     reward: Rewarder
-    reference_logprobs: Callable[[Sequence[Unit]], BranchTensors] | None  # None: the algorithm has no use for a reference
+    reference_logprobs: Callable[[Sequence[Unit]], BranchTensors] | None  # None: the algorithm has no use for one
     critic: Learner | None = None
     reference: MovingReference | None = None  # behind ``reference_logprobs``, where it follows the policy
 
@@ -270,7 +270,7 @@ class OnlineTrainer:
         return list(dict.fromkeys(p.prompt_id for p in prompts))  # balanced drawing may repeat a prompt: its samples would be the same
 
     def _with_signals(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        if self.actors.reference_logprobs is not None:
+        if self.actors.reference_logprobs is not None and self.algorithm.needs_reference:
             units = with_signal(units, "ref_logprobs", self.actors.reference_logprobs(units))
         if self.actors.critic is not None:
             units = with_signal(units, "values", self.actors.critic.values(units))

@@ -79,6 +79,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         # Lu et al. 2025 ("On-policy distillation", Thinking Machines), Agarwal et al. 2023 (arXiv:2306.13649): reverse KL to a teacher
         # at the policy's own tokens; a token's advantage is log teacher - log policy, and nothing that comes after it
         Algorithm("distill", CreditRule("reward_to_go", gamma=0.0), kl=KL("reward", "k1", 1.0), taught=True),
+        # Agarwal et al. 2023 (arXiv:2306.13649): generalised Jensen-Shannon divergence of teacher and policy over whole distributions, on
+        # the policy's own answers; rewards, where there are any, beside it
+        Algorithm("gkd", CreditRule("batch_baseline"), kl=KL("loss", "jsd", 1.0, beta=0.5), taught=True),
     )
 }
 
@@ -146,7 +149,8 @@ def _resolve_kl(config: KLConfig, base: KL | None) -> KL | None:
     own = base.estimator if base and base.place == place else ("k1" if place == "reward" else "k2")
     control = _resolve_control(config.control, base.control if base else None)
     reference = _resolve_reference(config.reference, base.reference if base else None)
-    return KL(place, config.estimator or own, _or(config.coef, base.coef if base else 0.0), control, reference)
+    beta = _or(config.beta, base.beta if base else 0.5)
+    return KL(place, config.estimator or own, _or(config.coef, base.coef if base else 0.0), control, reference, beta)
 
 
 def _resolve_reference(config: ReferenceConfig, base: ReferenceRule | None) -> ReferenceRule | None:

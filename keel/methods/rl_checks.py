@@ -105,6 +105,7 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
         ("credit", config.credit, ("lam",), "lam" in read, f"{a.credit.estimator} has no lambda"),
         ("critic", config.critic, ("clip", "vf_coef"), a.critic is not None, "there is no critic"),
         ("kl", config.kl, ("estimator",), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),
+        ("kl", config.kl, ("beta",), a.kl is not None and a.kl.estimator == "jsd", "kl.estimator is not jsd"),
         ("kl", config.kl, ("coef",), a.kl is not None or config.kl.coef == 0, "there is no KL (set kl.place)"),
         ("entropy", config.entropy, ("step", "high"), a.entropy.target is not None, "there is no target (set entropy.target)"),
         ("credit.rewards", config.credit.rewards, ("decay",), a.rewards.normalise == "quantile", "normalise is not quantile"),

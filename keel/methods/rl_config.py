@@ -135,8 +135,17 @@ class KLConfig(Section):
     place: Literal["none", "reward", "loss"] | None = Field(
         default=None, description="Part of the reward, a term of the loss, or none." + _OWN
     )
-    estimator: Literal["k1", "k2", "k3"] | None = Field(
-        default=None, description="k1 in the reward; k2 (reverse KL) or k3 (as GRPO was published) in the loss." + _OWN
+    estimator: Literal["k1", "k2", "k3", "forward_kl", "reverse_kl", "jsd"] | None = Field(
+        default=None,
+        description="k1 in the reward; k2 (reverse KL) or k3 (as GRPO was published) in the loss, from the sampled token; forward_kl, "
+        "reverse_kl or jsd in the loss, of the whole distributions at its place." + _OWN,
+    )
+    beta: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Of jsd, the generalised Jensen-Shannon divergence: the reference's share of the mixture; near 0 it pulls as the "
+        "forward KL does, near 1 as the reverse KL." + _OWN,
     )
     coef: float | None = Field(default=None, ge=0, description="Price of one nat; 0 switches the KL off." + _OWN)
     control: ControlConfig = Field(default=ControlConfig(), description="How the price changes in the course of the run.")

@@ -12,6 +12,7 @@ from keel.methods.math.policy import POLICY_LOSSES, Correction, PolicyLoss
 from keel.methods.math.reduce import REDUCTIONS
 from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.value import ValueObjective
+from keel.types import Divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,29 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class KL:
-    """Where the distance to the reference is paid, how it is estimated, and its price."""
+    """Where the distance to the reference is paid, how it is measured, and its price. k1, k2 and k3 estimate it from the sampled token; the
+    others are of the whole distributions at its place."""
 
     place: Literal["reward", "loss"]
-    estimator: Literal["k1", "k2", "k3"]
+    estimator: Literal["k1", "k2", "k3", "forward_kl", "reverse_kl", "jsd"]
     coef: float  # where it starts, if there is a control
     control: Control | None = None  # None: the price is fixed
     reference: ReferenceRule | None = None  # None: the reference stays where training started
+    beta: float = 0.5  # of jsd
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """What is taken of whole distributions; None for an estimate from the sampled token."""
+        match self.estimator:
+            case "forward_kl" | "reverse_kl" | "jsd" as kind:
+                return Divergence(kind, self.beta)
+            case _:
+                return None
+
+    @property
+    def followed(self) -> bool:
+        """A control follows the KL that was measured."""
+        return self.control is not None and self.control.kind != "scheduled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +130,8 @@ class Algorithm:
 
     @property
     def needs_reference(self) -> bool:
-        """Units need the signal ``ref_logprobs``."""
-        return self.kl is not None
+        """Units need the signal ``ref_logprobs``. For whole distributions the learner asks the reference itself, in the loss."""
+        return self.kl is not None and (self.kl.divergence is None or self.kl.followed)
 
     @property
     def needs_critic(self) -> bool:
@@ -140,13 +157,15 @@ class Algorithm:
     def policy_objective(self) -> PolicyObjective:
         """The loss of the policy."""
         in_loss = self.kl if self.kl is not None and self.kl.place == "loss" else None
+        divergence = in_loss.divergence if in_loss else None
         return PolicyObjective(
             policy_loss=self.policy_loss,
             reduction=REDUCTIONS[self.reduce],
             clip=self.clip,
             ceiling=self.dual_clip,
-            kl=kl.ESTIMATORS[in_loss.estimator] if in_loss else None,
+            kl=kl.ESTIMATORS[in_loss.estimator] if in_loss and divergence is None else None,
             kl_coef=in_loss.coef if in_loss else 0.0,
+            divergence=divergence,
             old_kl_coef=self.old_kl.coef,
             entropy_coef=self.entropy.coef,
             correction=self.correction,

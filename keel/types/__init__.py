@@ -8,7 +8,7 @@ Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` p
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
 """
 
-from keel.types.outputs import Counts, Judgement, LossOutput, Need, Outputs, StepReport
+from keel.types.outputs import Counts, Divergence, Judgement, LossOutput, Need, Outputs, StepReport
 from keel.types.records import (
     Candidate,
     Comparison,
@@ -27,6 +27,7 @@ from keel.types.records import (
 from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, empty_group
 from keel.types.seams import (
     BranchTensors,
+    Comparing,
     GradientReport,
     Guard,
     Inference,
@@ -58,9 +59,11 @@ __all__ = [
     "Branch",
     "BranchTensors",
     "Candidate",
+    "Comparing",
     "Comparison",
     "Counts",
     "Demonstration",
+    "Divergence",
     "Edge",
     "Encoded",
     "FinishReason",

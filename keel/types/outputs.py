@@ -39,6 +39,15 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far a policy p is from a reference q, of whole distributions: ``KL(q || p)``, ``KL(p || q)``, or the generalised Jensen-Shannon
+    divergence with ``beta`` in (0, 1); the equations are in ``methods.math.divergence``."""
+
+    kind: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    beta: float = 0.5  # of jsd: the reference's share of the mixture
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """What a forward pass gives to an objective. What was not asked for is None."""
 
@@ -49,6 +58,8 @@ class Outputs:
     judgement: Judgement | None = None  # all that the reward head says of the branches, asked for with the scores
     steps: Judgement | None = None  # the same at the end of each step of a ``StepsTarget``, branch after branch
     ref_kl_S: Tensor | None = None  # float32: KL(reference || policy) of the whole distributions that target_S is of, in nats
+    divergence_S: Tensor | None = None  # float32: the same by the divergence that the objective names
+    ref_logprobs_S: Tensor | None = None  # float32: the reference's log-probability of target_S, given with the two above; a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,7 @@ class LossOutput:
 
 
 Counts = Mapping[str, float]
-Need = Literal["logprobs", "entropy", "values", "scores", "ref_kl"]
+Need = Literal["logprobs", "entropy", "values", "scores", "ref_kl", "divergence"]
 
 
 @dataclass(frozen=True, slots=True)

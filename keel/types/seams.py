@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from keel.types.outputs import Counts, LossOutput, Need, Outputs, StepReport
+from keel.types.outputs import Counts, Divergence, LossOutput, Need, Outputs, StepReport
 from keel.types.sampling import Group, PolicyVersion, Rollout, SampleRequest
 from keel.types.units import Batch, Unit
 
@@ -40,6 +40,16 @@ class Objective(Protocol):
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         """The part of the loss that this micro-batch contributes. For a token-local objective ``outputs`` may hold a slice of the
         scored tokens and ``batch`` is narrowed to the same slice."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """What an objective has beside the rest that asks for ``divergence``."""
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """Which one is taken of the whole distributions of policy and reference."""
         ...
 
 

@@ -15,6 +15,7 @@ UNITS: Mapping[str, str] = {
     "entropy": TOKEN,
     "nll": TOKEN,
     "objective/kl_per_token": TOKEN,
+    "objective/divergence": TOKEN,
     "policy/old_kl_avg": TOKEN,
     "policy/approxkl_avg": TOKEN,
     "objective/kl": ANSWER,
@@ -28,7 +29,7 @@ pairs phase reward reward_greedy reward_max reward_min reward_shift reward_std s
 """
 PLAIN = frozenset(_PLAIN.split())
 
-_LOWER = ("loss", "nll", "perplexity", "kl", "ece", "failed_ratio", "refused_ratio", "clipped_ratio", "error", "errors")
+_LOWER = ("loss", "nll", "perplexity", "kl", "divergence", "ece", "failed_ratio", "refused_ratio", "clipped_ratio", "error", "errors")
 _HIGHER = (
     "reward",
     "accuracy",

@@ -64,9 +64,16 @@ def test_examples_run(page, tmp_path, monkeypatch):
 def test_the_guides_have_examples():
     guides = {p.name for p in PAGES if p.name.startswith("add_a")}
     assert guides == {"add_a_loss.md", "add_an_algorithm.md", "add_a_reward.md", "add_a_sampler.md", "add_a_data_layout.md"}
-    assert guides | {"concepts.md", "runs.md", "rewards.md", "reward_models.md", "advise.md", "online_preferences.md", "README.md"} == {
-        p.name for p in WITH_EXAMPLES
-    }
+    assert guides | {
+        "concepts.md",
+        "runs.md",
+        "rewards.md",
+        "reward_models.md",
+        "advise.md",
+        "online_preferences.md",
+        "distillation.md",
+        "README.md",
+    } == {p.name for p in WITH_EXAMPLES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from keel.core.errors import ConfigError, DivergedError, ModelError
+from keel.kernels.logit_transform import LogitTransform
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.learner.optim import PACE, TIE, decay_groups, learning_rate, make_optimizer
 from keel.loops.online import with_signal
+from keel.methods.objectives.policy import PolicyObjective
 from keel.models.config import LoraConfig
 from keel.models.heads import HeadSpec
-from keel.types import Batch, Branch, Counts, Encoded, LossOutput, Need, Outputs, Unit
+from keel.types import Batch, Branch, Counts, Divergence, Encoded, LossOutput, Need, Outputs, Unit
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,76 @@ def test_an_adapted_model_is_its_own_reference_with_its_adapters_off(load) -> No
     learner.evaluate(units, beside)
     assert all(close(a, b, 1e-4) for a, b in zip(moved.seen, beside.seen, strict=True))
     assert (objective.gradients, set(moved.gradients)) == ([True], {False})
+
+
+def test_an_adapted_reference_has_the_rows_of_added_tokens_that_it_started_from(load, tmp_path) -> None:
+    """Those rows of the head are trained beside the adapters: value and gradient are taken from the old ones, after they were put back."""
+    loaded = load("llama")
+    loaded.tokenizer.add_tokens(["<new>"])
+    loaded.model.save(tmp_path, loaded.tokenizer)
+    own, units = learner_of(load, str(tmp_path), lora=LoraConfig(r=4)), make_units(2)
+    units = with_signal(units, "advantages", [tuple(torch.zeros(len(b)) for b in u.branches) for u in units])
+    start = LocalInference(load(str(tmp_path)).model.freeze(), BatchConfig()).model
+    generator, objective = torch.Generator().manual_seed(0), PolicyObjective(kl_coef=1.0, divergence=Divergence("jsd"))
+    for name, parameter in own.model.trainable():
+        rows = parameter if "lora" in name else parameter[-1]
+        rows.data.add_(0.3 * torch.randn(rows.shape, generator=generator))
+    found = []
+    for reference in (None, start):
+        own.reference = reference
+        apart = own.forward_backward(units, objective).metrics["objective/divergence"]
+        found.append((apart, gradients(own)))
+        own.discard_gradients()
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert close(found[0][1], found[1][1], 1e-5)
+
+
+@pytest.mark.parametrize("by", [Divergence("forward_kl"), Divergence("reverse_kl"), Divergence("jsd", 0.3)], ids=lambda by: by.kind)
+def test_whole_distributions_beside_a_teacher_of_another_size(load, by: Divergence) -> None:
+    """Loss and gradient against a dense computation through the modules, however a batch is cut. The teacher is wider, its head is padded
+    beyond the policy's tokens, which says nothing."""
+    teacher, temperature = load("llama", "std=0.15&seed=2&hidden=96").model.freeze(), 0.8
+    narrow = teacher.module.lm_head
+    teacher.module.lm_head = torch.nn.Linear(narrow.in_features, narrow.out_features + 5, bias=False).requires_grad_(False)
+    teacher.module.lm_head.weight[: narrow.out_features] = narrow.weight
+    units = with_signal(make_units(4), "advantages", [tuple(torch.zeros(len(b)) for b in u.branches) for u in make_units(4)])
+    objective = PolicyObjective(kl_coef=0.7, divergence=by)
+    found = []
+    for microbatch in (4096, 20):
+        own = learner_of(load, microbatch=microbatch)
+        own.reference, own.temperature = teacher, temperature
+        report = own.forward_backward(units, objective)
+        found.append((report.metrics["loss"], report.metrics["objective/divergence"], gradients(own)))
+    own.discard_gradients()
+    total, n = torch.zeros((), dtype=torch.float64), 0
+    for unit, branch in ((u, b) for u in units for b in u.branches):
+        ids = torch.cat([unit.prompt.tokens_T, branch.tokens_T])[None]
+        logits = [m.logits(m.run_plain(ids, torch.ones_like(ids))[0, len(unit.prompt) - 1 : -1]) for m in (own.model, teacher)]
+        log_p, log_q = (z[branch.trained_T, : narrow.out_features].double().div(temperature).log_softmax(1) for z in logits)
+        m = torch.logaddexp(log_q + math.log(by.beta), log_p + math.log(1 - by.beta))
+        q_m, p_m = (log_q.exp() * (log_q - m)).sum(), (log_p.exp() * (log_p - m)).sum()
+        dense = {"forward_kl": (log_q.exp() * (log_q - log_p)).sum(), "reverse_kl": (log_p.exp() * (log_p - log_q)).sum()}
+        total, n = total + dense.get(by.kind, by.beta * q_m + (1 - by.beta) * p_m), n + len(log_p)
+    (0.7 * total / n).backward()
+    for loss, apart, grads in found:
+        assert loss == pytest.approx(0.7 * total.item() / n, rel=1e-5)
+        assert apart == pytest.approx(total.item() / n, rel=1e-5)
+        assert close(grads, gradients(own), 2e-5)
+
+
+def test_a_token_that_the_policy_never_says_is_none_of_the_teacher_s(load) -> None:
+    """Placeholders of images may be banned for one of the two alone."""
+    units = with_signal(make_units(2), "advantages", [tuple(torch.zeros(len(b)) for b in u.branches) for u in make_units(2)])
+    found = []
+    for banned in ((3,), (), (3, 5)):  # of the teacher
+        own, teacher = learner_of(load), load("llama", "std=0.15&seed=2").model.freeze()
+        own.model.transform, teacher.transform = LogitTransform(banned=(3,)), LogitTransform(banned=banned)
+        own.reference = teacher
+        report = own.forward_backward(units, PolicyObjective(kl_coef=1.0, divergence=Divergence("reverse_kl")))
+        found.append((report.metrics["objective/divergence"], gradients(own)))
+    for apart, grads in found[1:]:
+        assert apart == found[0][0] < 100
+        assert torch.equal(grads, found[0][1])
 
 
 def test_temperature(load) -> None:

@@ -108,6 +108,16 @@ def test_without_a_greedy_answer_a_prompt_is_left_out():
 
 
 SCRIPT = {"p": [[7], [7] * 5], "q": [[7] * 4, [7] * 2]}
+
+
+@pytest.mark.parametrize(("kl", "asked"), [({}, False), ({"control": {"kind": "multiplicative"}}, True), ({"estimator": "k2"}, True)])
+def test_a_reference_that_the_loss_asks_itself_makes_no_other_pass(kl: dict[str, Any], asked: bool):
+    """Whole distributions: its log-probabilities of the sampled tokens are taken beforehand only where a control follows them."""
+    learner = CountingLearner()
+    trainer({"name": "gkd", "kl": kl}, SCRIPT, learner).step(0)
+    assert all(("ref_logprobs" in b.signals) is asked for part in learner.trained for u in part for b in u.branches)
+
+
 DRY, RICH = [[7], [7]], [[7], [7] * 5]  # rewards that are equal, rewards that differ
 
 

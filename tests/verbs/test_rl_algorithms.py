@@ -15,6 +15,7 @@ from keel.methods import ALGORITHMS
 MORE = {  # what a row does not run without
     "gdpo": ("composition.normalise=group",),
     "distill": ("rewards=[]", "teacher=tiny:llama?seed=2"),
+    "gkd": ("rewards=[]", "teacher=tiny:llama?seed=2"),
 }
 NEW = sorted(set(ALGORITHMS) - {"grpo", "ppo"})  # those two have recipes of their own, run by other tests
 

@@ -12,7 +12,7 @@ from keel.methods.math.kl import LOG_RATIO_BOUND, bounded, k3
 from keel.methods.math.policy import POLICY_LOSSES, Correction, PolicyLoss, PolicyTerms, PolicyTokens, dual_clip, importance_weights
 from keel.methods.math.reduce import REDUCTIONS, Reduction
 from keel.methods.objectives.common import Reduced, TokenWeights, divisor, to_metrics, token_mean, token_weights
-from keel.types import Batch, Counts, LossOutput, Need, Outputs
+from keel.types import Batch, Counts, Divergence, LossOutput, Need, Outputs
 
 KLEstimator = Callable[[Tensor, Tensor], Tensor]
 """(logprobs_S, ref_logprobs_S) -> nats per token."""
@@ -26,6 +26,9 @@ class PolicyObjective(Reduced):
     Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
     ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for a correction and for diagnosis.
 
+    The KL is an estimate ``kl`` from the sampled token alone, or the ``divergence`` of the whole distributions at that token's place, which
+    needs the reference in the learner and no signal.
+
     ``policy_loss`` is a row of ``POLICY_LOSSES`` or a user's own, ``clip`` its band and ``ceiling`` that of ``dual_clip``. A loss that is
     not ``local`` gets its sequences whole.
 
@@ -36,7 +39,7 @@ class PolicyObjective(Reduced):
     whose gradient is exactly that of the KL.
 
     Metrics, means over tokens: ``entropy``, ``kl`` (k3 to the reference, nats per token) and ``kl/max`` (of one token),
-    ``clip_ratio/{low,high,region}_mean``,
+    ``objective/divergence``, ``clip_ratio/{low,high,region}_mean``,
     ``policy/approxkl_avg`` (half the mean squared log-ratio to the old policy), ``policy/old_kl_avg`` (k3 of KL(old || policy), nats per
     token), ``policy/clipfrac_avg``, ``val/ratio``, ``policy/bounded_ratio`` (the share of tokens whose log-ratio to the old policy or
     the reference is beyond ``LOG_RATIO_BOUND``),
@@ -51,17 +54,18 @@ class PolicyObjective(Reduced):
     ceiling: float | None = None  # of the ratio of negative advantages
     kl: KLEstimator | None = None  # in the loss
     kl_coef: float = 0.0
+    divergence: Divergence | None = None  # in the loss, in place of ``kl``
     old_kl_coef: float = 0.0
     entropy_coef: float = 0.0
     correction: Correction | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"logprobs", "entropy"})
+        return frozenset({"logprobs", "entropy"} if self.divergence is None else {"logprobs", "entropy", "divergence"})
 
     @property
     def token_local(self) -> bool:
-        return self.policy_loss.local and (self.correction is None or self.correction.level == "token")
+        return self.divergence is None and self.policy_loss.local and (self.correction is None or self.correction.level == "token")
 
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.logprobs_S is not None
@@ -74,6 +78,9 @@ class PolicyObjective(Reduced):
         sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
         if self.kl is not None:
             losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
+        if self.divergence is not None:
+            assert outputs.divergence_S is not None
+            losses_S = losses_S + self.kl_coef * outputs.divergence_S
         if self.old_kl_coef:
             losses_S = losses_S + self.old_kl_coef * k3(old_logprobs_S, logprobs_S)
         if self.entropy_coef:
@@ -81,7 +88,10 @@ class PolicyObjective(Reduced):
         weights = token_weights(batch, self.reduction)
         loss = (weights.weights_S * losses_S).sum() / divisor(counts, self.reduction.unit)
         with torch.no_grad():
-            metrics = _metrics(batch, outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights)
+            metrics = {
+                **_metrics(outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights),
+                **_reference_metrics(batch, outputs, logprobs_S, old_logprobs_S),
+            }
             return LossOutput(loss, to_metrics({**metrics, **sampling}))
 
     def _against_sampler(self, old_logprobs_S: Tensor, batch: Batch, losses_S: Tensor) -> tuple[Metrics, Tensor]:
@@ -109,13 +119,10 @@ class PolicyObjective(Reduced):
         return self.policy_loss.terms(tokens) if self.ceiling is None else dual_clip(tokens, self.policy_loss.terms, self.ceiling)
 
 
-def _metrics(
-    batch: Batch, entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, terms: PolicyTerms, weights: TokenWeights
-) -> Metrics:
+def _metrics(entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, terms: PolicyTerms, weights: TokenWeights) -> Metrics:
     region_S = (terms.low_S | terms.high_S).float()
     step_S = logprobs_S - old_logprobs_S
-    far_S = step_S.abs() > LOG_RATIO_BOUND
-    metrics: dict[str, tuple[Tensor, Tensor | float]] = {
+    return {
         "loss/policy_avg": weights.mean(terms.loss_S),
         "entropy": token_mean(entropy_S),
         "clip_ratio/low_mean": token_mean(terms.low_S.float()),
@@ -126,11 +133,19 @@ def _metrics(
         "policy/old_kl_avg": token_mean(k3(old_logprobs_S, logprobs_S)),
         "val/ratio": token_mean(bounded(step_S).exp()),
     }
-    if "ref_logprobs" in batch.signals:
-        kl_S = k3(logprobs_S, batch.signals["ref_logprobs"])
-        far_S = far_S | ((logprobs_S - batch.signals["ref_logprobs"]).abs() > LOG_RATIO_BOUND)
+
+
+def _reference_metrics(batch: Batch, outputs: Outputs, logprobs_S: Tensor, old_logprobs_S: Tensor) -> Metrics:
+    far_S = (logprobs_S - old_logprobs_S).abs() > LOG_RATIO_BOUND
+    metrics: dict[str, tuple[Tensor, Tensor | float]] = {}
+    ref_logprobs_S = batch.signals.get("ref_logprobs", outputs.ref_logprobs_S)
+    if ref_logprobs_S is not None:
+        kl_S = k3(logprobs_S, ref_logprobs_S)
+        far_S = far_S | ((logprobs_S - ref_logprobs_S).abs() > LOG_RATIO_BOUND)
         metrics["kl"] = token_mean(kl_S)
         if len(kl_S):
             metrics["kl/max"] = kl_S.max(), 1.0
+    if outputs.divergence_S is not None:
+        metrics["objective/divergence"] = token_mean(outputs.divergence_S)
     metrics["policy/bounded_ratio"] = token_mean(far_S.float())
     return metrics

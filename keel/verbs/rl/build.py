@@ -71,8 +71,9 @@ def build(session: Session, recipe: RLRecipe, splits: Splits, account: Account) 
     record_sampling(session, sampler)
     kl = algorithm.kl
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
-    _same_vocabulary(recipe, params, loaded.model, teacher)
-    reference = reference_of(policy, kl.reference, teacher) if kl is not None else None
+    whole = kl is not None and kl.divergence is not None
+    _same_vocabulary(recipe, params, loaded.model, teacher, whole)
+    reference = reference_of(policy, kl.reference, teacher, whole=whole) if kl is not None else None
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
@@ -95,9 +96,18 @@ def trainer_of(session: Session, recipe: RLRecipe, parts: RLParts) -> OnlineTrai
     return trainer
 
 
-def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, teacher: Model | None) -> None:
-    """Models of one tokenizer may have heads of different sizes; what was cut while sampling is told apart by its place in the head."""
-    if teacher is not None and params.cut and len(teacher.head_weight_VH) != len(policy.head_weight_VH):
+def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, teacher: Model | None, whole: bool) -> None:
+    """Models of one tokenizer may have heads of different sizes; what was cut while sampling is told apart by its place in the head. Whole
+    distributions are compared over the policy's tokens: the teacher's head must have them all."""
+    if teacher is None:
+        return
+    if whole and len(teacher.head_weight_VH) < len(policy.head_weight_VH):
+        raise ConfigError(
+            f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: it "
+            "says nothing of the others, and whole distributions are compared",
+            "set algorithm.name=distill, which looks at the sampled tokens alone",
+        )
+    if params.cut and len(teacher.head_weight_VH) != len(policy.head_weight_VH):
         raise ConfigError(
             f"teacher {recipe.teacher} has {len(teacher.head_weight_VH)} tokens in its head, the policy {len(policy.head_weight_VH)}: what "
             "sampling cuts off cannot be told apart for both",

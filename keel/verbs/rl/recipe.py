@@ -39,7 +39,8 @@ class RLRecipe(TrainRecipe):
         default=[], description="Named rewards and their weights; at least one, unless a teacher is followed. Weight 0: only measured."
     )
     teacher: str = Field(
-        default="", description="The model that algorithm.name=distill follows, as `model`, of the same tokenizer. It stays as it is."
+        default="",
+        description="The model that algorithm.name=distill or gkd follows, as `model`, of the same tokenizer. It stays as it is.",
     )
     composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
@@ -67,7 +68,9 @@ class RLRecipe(TrainRecipe):
         if algorithm.taught and not self.teacher:
             raise ConfigError(f"algorithm.name={algorithm.name} follows a teacher, and none is named", "set teacher to a model")
         if self.teacher and not algorithm.taught:
-            raise ConfigError(f"teacher would have no effect: the algorithm '{algorithm.name}' follows none", "set algorithm.name=distill")
+            raise ConfigError(
+                f"teacher would have no effect: the algorithm '{algorithm.name}' follows none", "set algorithm.name=distill or gkd"
+            )
         if not self.rewards and not algorithm.taught:
             raise ConfigError("rewards: there are none, and nothing else says which answers are good", "name at least one reward")
         unread = [name for name in ("composition", "on_reward_failure") if name in self.changed]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keel.types import Divergence
+
 LN2 = 0.6931471805599453
 
 
@@ -298,6 +300,29 @@ def divergence(m: ModuleType) -> None:
         refuses(measure, torch.zeros(1, 1, dtype=torch.float64), 0.5)
 
 
+def whole(m: ModuleType) -> None:
+    """p = 1/2, 1/4, 1/4 and q = 1/8, 1/4, 5/8; with beta 1/3 the mixture is 3/8, 1/4, 3/8. In the second row p is q."""
+    p, q = (vec(*row).log().expand(2, 3).clone() for row in ((1 / 2, 1 / 4, 1 / 4), (1 / 8, 1 / 4, 5 / 8)))
+    q[1] = p[1]
+    forward, reverse, jsd = Divergence("forward_kl"), Divergence("reverse_kl"), Divergence("jsd", 1 / 3)
+    reverse_kl = 0.5 * math.log(4.0) + 0.25 * math.log(0.4)
+    of_q, of_p = math.log(1 / 3) / 8 + 5 / 8 * math.log(5 / 3), math.log(4 / 3) / 2 + math.log(2 / 3) / 4
+    close(m.divergence(p, q, forward), math.log(1 / 4) / 8 + 5 / 8 * math.log(5 / 2), 0.0)
+    close(m.divergence(p, q, reverse), reverse_kl, 0.0)
+    close(m.divergence(p, q, jsd), of_q / 3 + of_p * 2 / 3, 0.0)
+    gains = ((math.log(4.0), 0.0, math.log(0.4)), (math.log(4 / 3) * 2 / 3, 0.0, math.log(2 / 3) * 2 / 3))
+    slopes = [[w * (g - mean) for w, g in zip((0.5, 0.25, 0.25), row)] for row, mean in zip(gains, (reverse_kl, of_p * 2 / 3))]
+    for by, slope in ((forward, [3 / 8, 0.0, -3 / 8]), (reverse, slopes[0]), (jsd, slopes[1])):
+        (first, second), probabilities = m.logit_gradient(p, q, by)
+        close(probabilities[1], 0.5, 0.25, 0.25)
+        close(first, *slope)
+        close(second, 0.0, 0.0, 0.0)
+        refuses(m.divergence, p, q[:1], by)
+        refuses(m.divergence, p[0], q[0], by)
+        refuses(m.logit_gradient, p, q[:1], by)
+    assert math.isclose(float(m.probabilities(vec(-1e30))), math.exp(-60.0), rel_tol=1e-12)
+
+
 def reduce(m: ModuleType) -> None:
     def unit(*lengths: int) -> Any:
         return SimpleNamespace(branches=[SimpleNamespace(trained_T=torch.tensor([False] + [True] * n)) for n in lengths])
@@ -361,6 +386,7 @@ def together(*cases: Any) -> Any:
 
 CASES = {
     "checks": checks,
+    "divergence": whole,
     "imitation": together(sft, logged),
     "kl": together(kl, divergence),
     "policy": together(policy, policy_parts, correction),

@@ -12,7 +12,7 @@ from keel.learner.packing import pack
 from keel.methods.math.kl import k1, k2
 from keel.methods.math.policy import POLICY_LOSSES, Correction
 from keel.methods.objectives.policy import PolicyObjective
-from keel.types import Branch, Encoded, Outputs, Unit
+from keel.types import Branch, Divergence, Encoded, Outputs, Unit
 
 LN2, FAR = math.log(2), 20.0
 PPO, SURROGATE = POLICY_LOSSES["ppo_clip"], POLICY_LOSSES["surrogate"]
@@ -41,6 +41,25 @@ def test_every_term_joins_the_loss():
     assert measured(PolicyObjective(SURROGATE, kl=k1, kl_coef=0.3), *call, **given)[0] == pytest.approx(policy + 0.3 * (LN2 + 2) / 2)
     assert measured(PolicyObjective(SURROGATE, kl=k2), *call, **given)[0] == pytest.approx(policy)  # at no price
     assert measured(PolicyObjective(SURROGATE, old_kl_coef=0.4), *call, **given)[0] == pytest.approx(policy + 0.4 * (1 - LN2) / 2)
+
+
+def test_whole_distributions_join_the_loss():
+    """Without advantages the loss is the price times the mean divergence; the reference's log-probabilities come with the pass."""
+    units = [
+        Unit("u", Encoded(torch.tensor([1])), (Branch(torch.arange(2), torch.ones(2, dtype=torch.bool), {"advantages": torch.zeros(2)}),))
+    ]
+    objective = PolicyObjective(PPO, kl_coef=0.5, divergence=Divergence("jsd"))
+    leaf = torch.tensor([0.25, 0.5], requires_grad=True)
+    outputs = Outputs(torch.tensor([-1.0, -2.0]), torch.zeros(2), divergence_S=leaf, ref_logprobs_S=torch.tensor([-2.0, -2.0]))
+    found = objective.loss(pack(units), outputs, objective.counts(units))
+    found.loss.backward()
+    metrics = {name: s / c for name, (s, c) in found.metrics.items()}
+    assert found.loss.item() == pytest.approx(0.5 * 0.375)
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == pytest.approx([0.25, 0.25])
+    assert metrics["objective/divergence"] == pytest.approx(0.375)
+    assert (metrics["kl"], metrics["kl/max"]) == pytest.approx((math.exp(-1) / 2, math.exp(-1)))
+    assert metrics["loss/policy_avg"] == 0.0
 
 
 def test_every_metric_by_hand():

@@ -30,7 +30,7 @@ from keel.methods.credit.scaling import RewardRule
 from keel.methods.math.kl import k3
 from keel.methods.math.policy import POLICY_LOSSES, Correction
 from keel.methods.math.reduce import REDUCTIONS
-from keel.types import Encoded, Group, Outputs, Prompt, Rollout, Unit
+from keel.types import Divergence, Encoded, Group, Outputs, Prompt, Rollout, Unit
 
 
 def config(name: str = "grpo", **fields) -> AlgorithmConfig:
@@ -43,7 +43,7 @@ def config(name: str = "grpo", **fields) -> AlgorithmConfig:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_row_resolves_to_itself(name):
     assert resolve(config(name), samples=4) == ALGORITHMS[name]
-    assert ALGORITHMS[name].policy_objective().needs == {"logprobs", "entropy"}
+    assert ALGORITHMS[name].policy_objective().needs == {"logprobs", "entropy"} | ({"divergence"} if name == "gkd" else set())
 
 
 def test_grpo_is_the_paper():
@@ -211,6 +211,13 @@ def test_a_group_method_gets_a_critic_by_name():
         ("gspo", {"reduce": "per_token"}, "gspo makes one loss a sequence, which per_token would count by its tokens"),
         ("distill", {"kl": {"coef": 0.0}}, "learns from the distance to its teacher"),
         ("distill", {"kl": {"reference": {"kind": "ema"}}}, "a teacher stays as it is"),
+        ("distill", {"kl": {"estimator": "jsd"}}, "jsd in the reward does not give the KL's gradient"),
+        ("gkd", {"kl": {"coef": 0.0}}, "learns from the distance to its teacher"),
+        ("gkd", {"kl": {"reference": {"kind": "ema"}}}, "a teacher stays as it is"),
+        ("gkd", {"kl": {"estimator": "reverse_kl", "beta": 0.1}}, "kl.beta would have no effect: kl.estimator is not jsd"),
+        ("gkd", {"kl": {"beta": 1.0}}, "less than 1"),
+        ("gkd", {"kl": {"beta": 0.0}}, "greater than 0"),
+        ("grpo_trl", {"kl": {"beta": 0.1}}, "kl.beta would have no effect"),
         ("gmpo", {"reduce": "sequence_sum"}, "gmpo makes one loss a sequence, which sequence_sum would count"),
         ("sapo", {"clip": {"high": 0.3}}, "clip.high would have no effect: sapo does not clip"),
         ("sapo", {"clip": {"dual": 3.0}}, "clip.dual would have no effect: sapo is not blown up"),
@@ -364,6 +371,21 @@ def test_a_teacher_is_near_or_far_at_each_token_by_itself():
     assert found.branches[0].signals["advantages"].tolist() == [1.5, 2.0, 0.0]
 
 
+def test_whole_distributions_are_compared_in_the_loss_and_need_no_signal():
+    """A control that follows the KL of the sampled tokens still needs the reference's log-probabilities of them."""
+    gkd = ALGORITHMS["gkd"]
+    assert (gkd.kl, gkd.taught, gkd.needs_reference) == (KL("loss", "jsd", 1.0, beta=0.5), True, False)
+    assert gkd.policy_objective().divergence == Divergence("jsd", 0.5)
+    assert not gkd.policy_objective().token_local
+    assert resolve(config("gkd", kl={"beta": 0.1})).policy_objective().divergence == Divergence("jsd", 0.1)
+    grpo = resolve(config("grpo", kl={"estimator": "reverse_kl"}))
+    objective = grpo.policy_objective()
+    assert (objective.divergence, objective.kl, objective.kl_coef) == (Divergence("reverse_kl"), None, 0.04)
+    for kind, needed in (("scheduled", False), ("proportional", True), ("multiplicative", True)):
+        assert resolve(config("grpo", kl={"estimator": "forward_kl", "control": {"kind": kind}})).needs_reference is needed
+    assert ALGORITHMS["grpo"].policy_objective().divergence is None
+
+
 def test_ppo_credit_has_returns_and_says_what_the_critic_explains():
     groups = [group([1.0], [2]), group([3.0], [1])]
     units = with_signal(with_signal(rollout_units(groups), "ref_logprobs", -1.0), "values", 0.5)
@@ -390,7 +412,8 @@ def test_every_algorithm_goes_from_groups_to_a_gradient(name):
     credited = credit(groups, units, algorithm).units
     batch, objective = pack(credited), algorithm.policy_objective()
     logprobs = torch.full((batch.n_scored,), -1.0, requires_grad=True)
-    objective.loss(batch, Outputs(logprobs, torch.ones(batch.n_scored)), objective.counts(credited)).loss.backward()
+    outputs = Outputs(logprobs, torch.ones(batch.n_scored), divergence_S=torch.ones(batch.n_scored))
+    objective.loss(batch, outputs, objective.counts(credited)).loss.backward()
     better = batch.signals["advantages"] > 0
     assert better.any()
     assert logprobs.grad[better].max() < 0  # what was better becomes likelier
