@@ -13,6 +13,7 @@ float32. In bfloat16 they stay products of their own, since a sum rounded to bfl
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -109,8 +110,8 @@ def same_inputs(units: Sequence[LinearUnit], found: list[list[LinearUnit]]) -> I
     finally:
         for unit in units:
             unit.module.__dict__.pop("forward", None)
-    times = {id(unit): sum(u is unit for u, _ in calls) for unit in units} if len(calls) != len(units) else {}
-    once = [(unit, same) for unit, same in calls if times.get(id(unit), 1) == 1]
+    times = Counter(id(unit) for unit, _ in calls)
+    once = [(unit, same) for unit, same in calls if times[id(unit)] == 1]
     for unit, same in once:
         if same and found and found[-1][0].weight_OI.shape[1] == unit.weight_OI.shape[1]:
             found[-1].append(unit)

@@ -143,6 +143,7 @@ class Model:
 
     def linear_units(self) -> tuple[list[LinearUnit], LinearUnit]:
         """The linear layers that every decoded token goes through: those of the decoder, and the head."""
+        self._use_adapter()
         return linear_units(self.module.get_decoder()), LinearUnit(output_layer(self.module), self.head_weight_VH, self.head_bias_V)
 
     def _plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
@@ -151,11 +152,14 @@ class Model:
         return self._body(tokens_BL, media, position_ids=positions_BL, attention_mask=mask_BL.to(self.device), **inputs)
 
     def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
-        if self.adapter and self.peft_model is not None and self.peft_model.active_adapter != self.adapter:
-            self.peft_model.set_adapter(self.adapter, inference_mode=True)
+        self._use_adapter()
         pixels = {name: value.to(self.device) for name, value in self.media.gather(media).items()}
         with self.compute():
             return self.module.base_model(input_ids=tokens_BL.to(self.device), use_cache=False, **pixels, **inputs)
+
+    def _use_adapter(self) -> None:
+        if self.adapter and self.peft_model is not None and self.peft_model.active_adapter != self.adapter:
+            self.peft_model.set_adapter(self.adapter, inference_mode=True)
 
     def _use(self, implementation: str) -> None:
         """Switch the text decoder's attention; a vision tower keeps its own."""
