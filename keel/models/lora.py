@@ -201,4 +201,5 @@ def _plain_adapters(layer: LoraLayer) -> tuple[Adapter, ...] | None:
         return None
     if any(isinstance(layer.lora_dropout[name], nn.Dropout) and layer.lora_dropout[name].training for name in names):
         return None
-    return tuple(Adapter(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]) for name in names)
+    parts = [(cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name]), layer.scaling[name]) for name in names]
+    return tuple(Adapter(down.weight, up.weight, scale) for down, up, scale in parts)

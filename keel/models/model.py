@@ -20,8 +20,8 @@ from keel.core.errors import ModelError
 from keel.core.hashing import digest_bytes
 from keel.kernels import attention
 from keel.kernels.attention import AttentionPlan, PackedPlan
-from keel.kernels.logit_transform import LogitTransform
 from keel.kernels.decode_products import LinearUnit, Product
+from keel.kernels.logit_transform import LogitTransform
 from keel.kernels.narrow import narrow_linear, output_layer
 from keel.kernels.plain import padded_rows
 from keel.kernels.routing import Router, balance_loss

@@ -48,7 +48,8 @@ class Cache:
         old = self._completions.get(layer)
         if old is None or old[0].shape[2] == self.length:
             capacity = min(self._max_tokens, max(_FIRST_CAPACITY, 2 * self.length))
-            new = tuple(x.new_empty(rows, heads, capacity, x.shape[2], dtype=_kept(x)) for x in (key_BKD, value_BKD))
+            key_new, value_new = (x.new_empty(rows, heads, capacity, x.shape[2], dtype=_kept(x)) for x in (key_BKD, value_BKD))
+            new = key_new, value_new
             if old is not None:
                 for target, source in zip(new, old, strict=True):
                     target[:, :, : self.length] = source[:rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_who_reads_the_same_input_is_seen_in_one_pass() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "gemma2"])
-def test_decoding_with_adapters_equals_whole_passes(arch: str, precision: str) -> None:
+def test_decoding_with_adapters_equals_whole_passes(arch: str, precision: Literal["fp32", "bf16"]) -> None:
     """Adapters that are far from 0, as after much training."""
     loaded = load_model(f"tiny:{arch}?std=0.1", ModelOptions(precision=precision, device="cpu"), LoraConfig(r=4, alpha=8), seed=3)
     g = torch.Generator().manual_seed(0)
