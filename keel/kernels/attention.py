@@ -185,8 +185,12 @@ class PackedPlan:
 def attention(query: Tensor, key: Tensor, value: Tensor, mask_LT: Tensor | None, options: AttentionOptions) -> Tensor:
     """softmax(scale q k^T + mask) v with soft cap and sinks: [B, H, L, D] from [B, H, L, D] and twice [B, K, T, D], K dividing H.
 
-    ``mask_LT`` (bool, True = sees; broadcast over B and H) or None for causal with L = T, which plain attention only may ask for.
+    ``mask_LT`` (bool, True = sees; broadcast over B and H) or None for causal with L = T, which plain attention only may ask for. On a CPU
+    it is computed in float32 under autocast too, which is faster there than in bfloat16.
     """
+    if query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return attention(query.float(), key.float(), value.float(), mask_LT, options).to(value.dtype)
     grouped = query.shape[1] != key.shape[1]
     if _is_simple(options):
         causal = mask_LT is None

@@ -392,8 +392,9 @@ class _FusedTokenLoss(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden_SH.device)
         grad_values_S = None if values_S is None else torch.zeros_like(values_S)
+        dtype = _product_dtype(hidden_SH)  # asked before autocast is off: the products are those of the passes without gradient
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = _Tiles(hidden_SH, head, _product_dtype(hidden_SH), support)
+            tiles = _Tiles(hidden_SH, head, dtype, support)
             gradients = _Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
                 stats = tiles.stats(z_nV, target_S[part], want_entropy, soften=True)

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from keel.core.errors import ModelError
 from keel.core.hashing import stable_hash
+from keel.kernels.decode_products import Adapter, LinearUnit
 from keel.kernels.narrow import input_table, output_layer, tied
 from keel.models.config import LoraConfig
 from keel.models.read_errors import quiet
@@ -171,3 +172,34 @@ def round_unbiased(value: Tensor, seed: int) -> Tensor:
     bits = value.contiguous().view(torch.int32)
     rounded = (bits + chance).bitwise_and_(~((1 << _STEP_BITS) - 1)).view(torch.float32)
     return torch.where(rounded.isfinite(), rounded, value)
+
+
+def linear_units(module: nn.Module) -> list[LinearUnit]:
+    """The linear layers of ``module`` as they compute now, adapters included where these are plain ones. What hooks have replaced is left
+    out."""
+    units: list[LinearUnit] = []
+    inside: set[int] = set()  # parts of a unit
+    for layer in module.modules():
+        if id(layer) in inside or "forward" in layer.__dict__:
+            continue
+        if isinstance(layer, LoraLayer) and (adapters := _plain_adapters(layer)) is not None:
+            base = cast(nn.Linear, layer.base_layer)
+            units.append(LinearUnit(layer, base.weight, base.bias, adapters))
+            inside |= {id(part) for part in layer.modules()}
+        elif isinstance(layer, nn.Linear):
+            units.append(LinearUnit(layer, layer.weight, layer.bias))
+    return units
+
+
+def _plain_adapters(layer: LoraLayer) -> tuple[Adapter, ...] | None:
+    """The adapters that are on, or None for a layer that does more than add them to a linear one."""
+    plain = type(layer) is peft.tuners.lora.Linear and type(layer.base_layer) is nn.Linear and not layer.fan_in_fan_out
+    if not plain or layer.disable_adapters or layer.merged:
+        return None
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if any(name in layer.lora_variant or layer.lora_bias.get(name) for name in names):
+        return None
+    if any(isinstance(layer.lora_dropout[name], nn.Dropout) and layer.lora_dropout[name].training for name in names):
+        return None
+    parts = [(cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name]), layer.scaling[name]) for name in names]
+    return tuple(Adapter(down.weight, up.weight, scale) for down, up, scale in parts)

@@ -20,13 +20,14 @@ from keel.core.errors import ModelError
 from keel.core.hashing import digest_bytes
 from keel.kernels import attention
 from keel.kernels.attention import AttentionPlan, PackedPlan
+from keel.kernels.decode_products import LinearUnit, Product
 from keel.kernels.logit_transform import LogitTransform
 from keel.kernels.narrow import narrow_linear, output_layer
 from keel.kernels.plain import padded_rows
 from keel.kernels.routing import Router, balance_loss
 from keel.models import save
 from keel.models.heads import ScoreHead
-from keel.models.lora import ADAPTER, StartRows, at_start, set_lora_dropout
+from keel.models.lora import ADAPTER, StartRows, at_start, linear_units, set_lora_dropout
 from keel.models.media import MediaStore
 from keel.types import Batch, MediaRef
 
@@ -132,11 +133,18 @@ class Model:
         logits = [layer.view(*rows.tokens_RL.shape, -1)[row_N, column_N] for layer in getattr(out, "router_logits", None) or ()]
         return out.last_hidden_state[row_N, column_N], logits
 
-    def logits(self, hidden_BH: Tensor) -> Tensor:
-        """float32 logits [B, V]: the head and what the architecture does after it. For a few rows; training uses tiles."""
+    def logits(self, hidden_BH: Tensor, head: Product | None = None) -> Tensor:
+        """float32 logits [B, V]: the head (by the product ``head``, if given) and what the architecture does after it. For a few rows;
+        training uses tiles."""
         with self.compute():
-            raw_BV = narrow_linear(hidden_BH, self.head_weight_VH, self.head_bias_V).float().contiguous()
+            raw_BV = head(hidden_BH) if head is not None else narrow_linear(hidden_BH, self.head_weight_VH, self.head_bias_V)
+            raw_BV = raw_BV.float().contiguous()
         return self.transform(raw_BV) if raw_BV.requires_grad else self.transform.apply_(raw_BV)
+
+    def linear_units(self) -> tuple[list[LinearUnit], LinearUnit]:
+        """The linear layers that every decoded token goes through: those of the decoder, and the head."""
+        self._use_adapter()
+        return linear_units(self.module.get_decoder()), LinearUnit(output_layer(self.module), self.head_weight_VH, self.head_bias_V)
 
     def _plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
         self._use(PLAIN)
@@ -144,11 +152,14 @@ class Model:
         return self._body(tokens_BL, media, position_ids=positions_BL, attention_mask=mask_BL.to(self.device), **inputs)
 
     def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
-        if self.adapter and self.peft_model is not None and self.peft_model.active_adapter != self.adapter:
-            self.peft_model.set_adapter(self.adapter, inference_mode=True)
+        self._use_adapter()
         pixels = {name: value.to(self.device) for name, value in self.media.gather(media).items()}
         with self.compute():
             return self.module.base_model(input_ids=tokens_BL.to(self.device), use_cache=False, **pixels, **inputs)
+
+    def _use_adapter(self) -> None:
+        if self.adapter and self.peft_model is not None and self.peft_model.active_adapter != self.adapter:
+            self.peft_model.set_adapter(self.adapter, inference_mode=True)
 
     def _use(self, implementation: str) -> None:
         """Switch the text decoder's attention; a vision tower keeps its own."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from keel.kernels.attention import packed_positions
-from keel.kernels.narrow import DecodeWeights, narrow_linears
+from keel.kernels.decode_products import NO_PRODUCTS, DecodeProducts, LinearUnit, same_inputs
 from keel.models.model import Model
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
 from keel.types import Encoded
@@ -45,19 +45,22 @@ class FastDecoder:
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._plan: DecodePlan | None = None
-        self._copies = DecodeWeights((), 0, 0)
+        self._products = NO_PRODUCTS
 
     def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
         cache = Cache([len(p) for p in prompts], max_tokens)
         first, last_hidden = 0, list[Tensor]()
+        units, head = self._model.linear_units()
+        groups: list[list[LinearUnit]] = []
         while first < len(prompts):
             chunk = prompts[first : first + _how_many(prompts[first:], self._prefill_tokens)]
-            last_hidden.append(self._prefill(chunk, cache, first))
+            with same_inputs(units if not groups else (), groups):
+                last_hidden.append(self._prefill(chunk, cache, first))
             first += len(chunk)
         prompt_B = prompt_B.to(last_hidden[0].device)
         self._plan = DecodePlan(cache, prompt_B)
         hidden_QH = torch.cat(last_hidden)
-        self._copies = DecodeWeights(self._weights(), len(prompt_B), max_tokens)
+        self._products = DecodeProducts(groups, head, len(prompt_B), max_tokens, self._model.compute_dtype)
         padded = torch.cat([hidden_QH, hidden_QH[:1].expand(max(0, MIN_ROWS - len(hidden_QH)), -1)])
         return self._model.logits(padded)[prompt_B]
 
@@ -73,9 +76,9 @@ class FastDecoder:
 
     def step(self, tokens_B: Tensor) -> Tensor:
         assert self._plan is not None, "start comes first"
-        with narrow_linears(self._copies):
+        with self._products.in_place():
             hidden_BLH = self._model.run(tokens_B[:, None], self._plan.positions(), self._plan)
-            logits_BV = self._model.logits(hidden_BLH[:, 0])
+        logits_BV = self._model.logits(hidden_BLH[:, 0], self._products.head)
         self._plan.advance()
         return logits_BV
 
@@ -84,14 +87,7 @@ class FastDecoder:
         return self._plan.keep(alive_B)
 
     def finish(self) -> None:
-        self._plan, self._copies = None, DecodeWeights((), 0, 0)
-
-    def _weights(self) -> list[Tensor]:
-        """The matrices that every decoded token goes through."""
-        if self._model.compute_dtype != torch.float32:
-            return []
-        layers = [m.weight for m in self._model.module.get_decoder().modules() if isinstance(m, nn.Linear)]
-        return [*layers, self._model.head_weight_VH]
+        self._plan, self._products = None, NO_PRODUCTS
 
 
 def _how_many(prompts: Sequence[Encoded], tokens: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from keel.kernels import narrow
+from keel.kernels import decode_products, narrow
 from keel.models import prove
 from keel.models.model import Model
 from keel.rollout import decode, plans
@@ -17,6 +17,7 @@ from keel.types import Encoded
 _PROMPTS = (prove.WINDOW + 5, 3)
 _ROWS = (0, 1, 0, 1, 0)  # prompt of each row; after half of the steps row 1 leaves
 _STEPS = 10
+_ENOUGH = 64  # steps that are announced, so that the decoder makes its copies of weights
 _COMPANY = (5, 8, 17, 40)  # numbers of rows that a row is decoded among, beside the fewest
 _COMPANY_STEPS = 3
 
@@ -24,7 +25,7 @@ _COMPANY_STEPS = 3
 def prove_decode(model: Model) -> bool:
     """May the fast path be taken? It would be *silently* wrong for an architecture that does more in attention than it tells the
     attention function. The verdict is remembered; a failure is logged."""
-    return model.packed and prove.verdict(model, "decoding with shared prompts", decode_error, (decode, plans))
+    return model.packed and prove.verdict(model, "decoding with shared prompts", decode_error, (decode, plans, decode_products))
 
 
 def row_dependence(model: Model) -> float:
@@ -34,7 +35,7 @@ def row_dependence(model: Model) -> float:
     draws the same tokens whatever else is sampled beside it. Elsewhere the distribution is the same, and the same requests together draw
     the same tokens: all that exact resume asks for. It hangs on processor and precision, so it is measured; the result is remembered.
     """
-    found = prove.measured(model, "rows beside", _row_dependence, (decode, plans, narrow))
+    found = prove.measured(model, "rows beside", _row_dependence, (decode, plans, narrow, decode_products))
     return float("nan") if found is None else found
 
 
@@ -58,7 +59,7 @@ def _first_rows(model: Model, rows: int) -> Tensor:
     prompt = Encoded(_tokens(model, 0, 9))
     forced_BT = torch.stack([_tokens(model, 10 + row, _COMPANY_STEPS + 1) for row in range(rows)]).to(model.device)
     decoder = FastDecoder(model, prefill_tokens=len(prompt))
-    logits = [decoder.start([prompt], torch.zeros(rows, dtype=torch.int64), 64)]  # enough steps for the decoder's copies of weights
+    logits = [decoder.start([prompt], torch.zeros(rows, dtype=torch.int64), _ENOUGH)]
     logits += [decoder.step(forced_BT[:, step]) for step in range(_COMPANY_STEPS)]
     decoder.finish()
     logprobs_BTV = torch.stack([step_BV[:MIN_ROWS] for step_BV in logits], 1).log_softmax(-1)
@@ -87,7 +88,7 @@ def _fast_logits(model: Model) -> Tensor:
     forced_BT = torch.stack([_tokens(model, 10 + row, _STEPS) for row in range(len(_ROWS))]).to(model.device)
     decoder = FastDecoder(model, prefill_tokens=max(_PROMPTS))  # one prompt a pass
     order_B = torch.arange(len(_ROWS), device=model.device)
-    logits = [dict(enumerate(decoder.start(prompts, torch.tensor(_ROWS), _STEPS)))]
+    logits = [dict(enumerate(decoder.start(prompts, torch.tensor(_ROWS), _ENOUGH)))]
     for step in range(_STEPS - 1):
         if step == _STEPS // 2:
             order_B = order_B[decoder.keep(order_B != 1)]

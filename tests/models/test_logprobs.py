@@ -190,3 +190,20 @@ def test_sharp_distributions_are_exact_though_exponentials_are_cut_off(want_entr
     torch.testing.assert_close(torch.cat(seen).double(), chosen_S.detach(), rtol=1e-5, atol=1e-4)
     assert fast.grad is not None
     torch.testing.assert_close(fast.grad.double(), exact.grad, rtol=1e-4, atol=2e-3)
+
+
+def test_a_loss_with_its_gradient_sees_the_log_probabilities_of_a_plain_pass_in_bf16() -> None:
+    """Bit for bit: a ratio of the two must be 1 while the weights are the same."""
+    h, w, b, target = data(rows=200, hidden=64, vocab=300)
+    head = Head(w, b, LogitTransform())
+    seen: list[torch.Tensor] = []
+
+    def loss(part: slice, logprobs_n: torch.Tensor, entropy_n: torch.Tensor | None, values_n: torch.Tensor | None) -> torch.Tensor:
+        seen.append(logprobs_n.detach().clone())
+        return logprobs_n.sum()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain_S = token_logprobs(h, head, target)[0]
+        fused_token_loss(h, head, target, loss)
+    assert torch.equal(torch.cat(seen), plain_S)
+    assert (plain_S - token_logprobs(h, head, target)[0]).abs().max() > 1e-4  # autocast made a difference at all

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch.nn import functional as F
 
-from keel.kernels import narrow
+from keel.kernels import decode_products
 from keel.kernels.logit_transform import discover
 from keel.models import prove
 from keel.models.media import MediaStore
@@ -98,22 +98,25 @@ def test_dependence_on_the_rows_beside_is_measured_not_assumed(load, monkeypatch
     itself measures exactly 0."""
     assert row_dependence(load("llama").model) < 1e-4
 
-    def leaks(x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-        return F.linear(x, weight_OI, bias_O) * (1 + 1e-3 * x.shape[0])
+    def leaks(part, rows: int, dtype: torch.dtype):
+        weight_OI = torch.cat([u.weight_OI for u in part])
+        return lambda x: F.linear(x, weight_OI) * (1 + 1e-3 * x.shape[0])
 
-    def by_row(x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.stack([(row.double() @ weight_OI.double().T).float() for row in x.reshape(-1, x.shape[-1])]).view(*x.shape[:-1], -1)
+    def by_row(part, rows: int, dtype: torch.dtype):
+        weight_IO = torch.cat([u.weight_OI for u in part]).double().T
 
-    monkeypatch.setattr(narrow, "narrow_linear", leaks)
-    monkeypatch.setattr(prove, "_memory", {})
+        def product(x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([(row.double() @ weight_IO).float() for row in x.reshape(-1, x.shape[-1])]).view(*x.shape[:-1], -1)
+
+        return product
+
     monkeypatch.setattr(prove, "_write_file", lambda *_: None)
     monkeypatch.setattr(prove, "_read_file", dict)
-    assert row_dependence(load("llama").model) > 1e-3
-    monkeypatch.setattr(prove, "_memory", {})
-    monkeypatch.setattr(narrow, "narrow_linear", by_row)
-    monkeypatch.setattr("keel.models.model.narrow_linear", by_row)
-    found = row_dependence(load("llama").model)
-    assert found < 1e-5
+    for copy in (leaks, by_row):
+        monkeypatch.setattr(decode_products, "_copy", copy)
+        monkeypatch.setattr(prove, "_memory", {})
+        found = row_dependence(load("llama").model)
+        assert found > 1e-3 if copy is leaks else found < 1e-5
     assert ("last bit" in company(found)) == (found == 0)
 
 
