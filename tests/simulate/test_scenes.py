@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from keel.simulate.scenes.plant import plant
 from keel.simulate.scenes.read import read
 from keel.simulate.scenes.scene import Look, Scene, Thing, chance, make_scene
 from keel.simulate.scenes.speak import say, true_claims
-from keel.simulate.scenes.words import LANGUAGES, RGB
+from keel.simulate.scenes.words import LANGUAGES, PLACES, RGB
 from keel.simulate.scenes.write import FILES, scene_json, scene_of, write_scenes
 from keel.verbs.scenes import run_scenes
 
@@ -35,6 +36,7 @@ def test_what_is_said_is_read_again_and_is_true(config: SceneConfig, language) -
         scene = make_scene(config, 1, i)
         claims = true_claims(scene, chance(i), relations=2)
         assert read(say(claims, language)) == claims
+        assert all(scene.looks[look] == 1 for r in claims.relations for look in (r.a, r.b))
         found = judge(claims, scene)
         assert (found.errors, found.coverage) == ((), 1.0)
 
@@ -50,6 +52,8 @@ def test_a_planted_error_is_found_as_what_it_is(config: SceneConfig, kind) -> No
             errors = judge(read(say(wrong, language)), scene).errors
             assert {e.type for e in errors} <= {kind}
             assert len(errors) <= 1
+        named = {m.look for m in wrong.mentions}
+        assert all({r.a, r.b} <= named for r in wrong.relations)  # what is said of its place is said of the same object
         there += len(errors)
     assert there > 60
 
@@ -72,6 +76,8 @@ def test_errors_by_hand() -> None:
     one = Scene("t", (Thing(RED, 0, 0), Thing(STAR, 2, 1)))
     assert [e.type for e in judge(Claims((), (Relation(STAR, "above", RED),)), one).errors] == ["relation"]
     assert judge(Claims((), (Relation(STAR, "right of", RED),)), one).errors == ()  # below, and to the right
+    level = Scene("u", (Thing(RED, 1, 0), Thing(STAR, 1, 2)))
+    assert [len(judge(Claims((), (Relation(STAR, where, RED),)), level).errors) for where in PLACES] == [1, 1, 1, 0]
     assert [e.type for e in judge(Claims((), (Relation(BLUE, "above", STAR),)), one).errors] == ["attribute"]  # its objects are claims too
 
 
@@ -108,6 +114,20 @@ def test_relations_within_a_sentence_and_their_characters() -> None:
     assert text[start:end] == "The green star is to the left of the red circle"
 
 
+def test_objects_of_a_relation_are_no_mentions_of_their_own() -> None:
+    found = read("A red circle is above a green star.")
+    assert (found.mentions, found.relations) == ((), (Relation(RED, "above", STAR),))
+
+
+def test_repeats_are_how_often_an_object_looks_like_one_before() -> None:
+    def different(repeats: float) -> float:
+        scenes = [make_scene(SceneConfig(objects=(4, 4), shapes=5, colours=6, repeats=repeats), 4, i) for i in range(100)]
+        return sum(len(scene.looks) for scene in scenes) / 100
+
+    assert different(1.0) == 1.0
+    assert 2.0 < different(0.5) < different(0.0) < 4.0
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_questions_have_the_right_answer(language) -> None:
     yes = {"en": "yes", "zh": "是"}[language]
@@ -122,6 +142,10 @@ def test_questions_have_the_right_answer(language) -> None:
             claims = read(question.text.replace("Is there", "There is").replace("吗？", "。").replace("有", "有一个"))
             if kind == "existence":
                 assert (not judge(claims, scene).errors) == (question.answer == yes)
+            else:
+                said = read(re.sub(r"^Is (the \w+ \w+) (.*)\?$", r"\1 is \2.", question.text).replace("吗？", "。")).relations
+                assert len(said) == 1
+                assert (not judge(Claims((), said), scene).errors) == (question.answer == yes)
     for found in answers.values():
         assert 0.35 < sum(found) / len(found) < 0.65
     assert ask(SCENE, "count", EASY, chance("c", 1), "en") is not None
