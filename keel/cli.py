@@ -48,6 +48,12 @@ def _data_show(args: argparse.Namespace) -> Summary:
     return data_show(args.path, args.model, args.rows, args.overrides)
 
 
+def _scenes(args: argparse.Namespace) -> Summary:
+    from keel.verbs.scenes import run_scenes
+
+    return run_scenes(args.folder, args.overrides)
+
+
 def _score(args: argparse.Namespace) -> Summary:
     from keel.verbs.score.run import run_score
 
@@ -198,6 +204,9 @@ def _add_looks(add: Add) -> None:
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
+    sub = add("scenes", "write pictures with everything known about them, and rows to train and evaluate on", _scenes)
+    sub.add_argument("folder", help="a new folder")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. n=500 scenes.objects=[1,5] planted.count=0.2")
 
 
 def _reward_names() -> str:

@@ -18,6 +18,7 @@ from keel.serve.config import ServeRewardConfig
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.run import RECIPES
+from keel.verbs.scenes import ScenesRecipe
 from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
 
 _INTRODUCTION = """# Settings
@@ -36,6 +37,7 @@ _TITLES: Mapping[type[Section], str] = {
     ModelRecipe: "Every verb with a recipe",
     TrainRecipe: "Every verb that trains: `sft`, `reward`, `prefer`, `offline`, `rl`",
     DataShowRecipe: "`keel data show PATH`",
+    ScenesRecipe: "`keel scenes FOLDER`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     ServeRewardConfig: "`keel serve reward MODEL`",
     PipelineRecipe: "`keel run`",
@@ -51,6 +53,7 @@ def reference_markdown() -> str:
         *RECIPES.values(),
         PipelineRecipe,
         DataShowRecipe,
+        ScenesRecipe,
         EvalRewardConfig,
         ServeRewardConfig,
         AdviseRecipe,

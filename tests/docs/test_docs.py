@@ -68,6 +68,7 @@ def test_the_guides_have_examples():
         "architecture.md",
         "concepts.md",
         "runs.md",
+        "scenes.md",
         "rewards.md",
         "reward_models.md",
         "advise.md",
