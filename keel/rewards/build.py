@@ -29,7 +29,9 @@ def build_rewards(
 
     def source(config: SourceConfig) -> RewardSource:
         row = row_of(config)
-        return (row.source or load_model)(config) if isinstance(row, SourceRow) else text_source(config, decode)
+        if isinstance(row, SourceRow):
+            return load_model(config) if row.source is None else row.source(config, decode)
+        return text_source(config, decode)
 
     sources = [source(c) for c in configs]
     rewards = tuple(Reward(source, c.weight, c.on_failure, c.retries) for source, c in zip(sources, configs, strict=True))

@@ -92,10 +92,11 @@ class PartsRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceRow:
-    """A kind of reward that reads more than text. ``source`` makes it; None where whoever loads models has to."""
+    """A kind of reward that reads more than text. ``source`` makes it of its settings and of what turns sampled tokens into text (None
+    where nothing does); it is None where whoever loads models has to."""
 
     settings: type[SourceConfig]
-    source: Callable[[Any], RewardSource] | None = None
+    source: Callable[[Any, Callable[[Any], str] | None], RewardSource] | None = None
     argument: Argument | None = None
 
 

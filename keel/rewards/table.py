@@ -12,7 +12,7 @@ from pydantic import Field
 
 from keel.rewards.score import PartsRow, Row, SourceRow, TextReward, TextRow
 from keel.rewards.settings import SegmentedConfig, SourceConfig
-from keel.rewards.sources import finished, model, python, remote
+from keel.rewards.sources import finished, hallucination, model, python, remote
 from keel.rewards.verifiers import choice, code, contains, exact, gym, ifeval, json_schema, maths, numeric, regex, rules, steps
 
 ROWS: tuple[Row, ...] = (
@@ -32,6 +32,7 @@ ROWS: tuple[Row, ...] = (
     code.ROW,
     steps.ROW,
     finished.ROW,
+    hallucination.ROW,
 )
 
 if TYPE_CHECKING:

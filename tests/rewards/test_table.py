@@ -35,6 +35,7 @@ NEEDED: dict[str, dict[str, Any]] = {  # settings without a default
     "rules": {"path": "form.yaml"},
     "python": {"function": "my.py:fn"},
     "contains": {"words": ["a"]},
+    "hallucination": {"detector": "my.py:fn"},
 }
 
 
@@ -110,7 +111,7 @@ def test_the_command_line_reads_the_table_for_keel_score_alone(capsys: pytest.Ca
 def test_keel_score_takes_every_reward_that_needs_no_model_server_or_tokens() -> None:
     assert {name.partition(":")[0] for name in scorer_names()} == set(kinds()) - {"remote", "finished"}
     with_value = {name.partition(":")[0]: name.partition(":")[2] for name in scorer_names() if ":" in name}
-    assert with_value == {"model": "DIR", "rules": "FILE", "python": "FILE:NAME"}
+    assert with_value == {"model": "DIR", "rules": "FILE", "python": "FILE:NAME", "hallucination": "FILE:NAME"}
 
 
 @pytest.mark.parametrize("kind", ["model", "remote", "finished", "steps"])
@@ -150,6 +151,7 @@ def test_what_settings_say_of_themselves() -> None:
         "model": [("path", "runs/model", True)],
         "rules": [("path", "form.yaml", False)],
         "python": [("function", "my.py", False)],
+        "hallucination": [("detector", "my.py", False)],
     }
     ensemble = ModelReward(name="m", path="a", ensemble={"members": ["b", "c"]})  # type: ignore[arg-type]
     assert [(f.key, f.path) for f in ensemble.files()] == [("path", "a"), ("ensemble.members.0", "b"), ("ensemble.members.1", "c")]

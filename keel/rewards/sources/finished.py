@@ -37,7 +37,7 @@ class FinishedSource:
         return [torch.tensor([value.get(r.finish_reason, torch.nan) for r in g.rollouts]) for g in groups]
 
 
-def of_settings(config: FinishedReward) -> FinishedSource:
+def of_settings(config: FinishedReward, decode: object) -> FinishedSource:
     return FinishedSource(config.name)
 
 

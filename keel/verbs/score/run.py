@@ -17,9 +17,9 @@ from keel.core.errors import DataError, UserError
 from keel.data.sources import RawRow
 from keel.rewards.build import text_source
 from keel.rewards.cache import CachedTexts, ScoreCache, identity
-from keel.rewards.score import Score
+from keel.rewards.score import Score, SourceRow
 from keel.rewards.sources.model import ModelReward
-from keel.rewards.table import RewardConfig, scorer_names, scorers, scorers_of
+from keel.rewards.table import RewardConfig, row_of, scorer_names, scorers, scorers_of
 from keel.rewards.text import Item, TextJudge
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -39,10 +39,13 @@ def run_score(path: str, reward: str, out: str, overrides: Sequence[str] = (), c
         raise UserError(f"--out {out} is the file that is read", "give another name: the rows are not overwritten")
     rows, items = read_rows(path)
     _check_rows(config, items)
+    row = row_of(config)
     if isinstance(config, ModelReward):
         from keel.verbs.score.model import ModelJudge
 
-        judge: TextJudge = ModelJudge.load(config)
+        judge: Any = ModelJudge.load(config)
+    elif isinstance(row, SourceRow) and row.source is not None:
+        judge = row.source(config, None)
     else:
         judge = text_source(config)
     version = identity(config)
