@@ -11,6 +11,7 @@ from typing import Any
 
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
+from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
@@ -37,6 +38,7 @@ _TITLES: Mapping[type[Section], str] = {
     TrainRecipe: "Every verb that trains: `sft`, `reward`, `prefer`, `offline`, `rl`",
     DataShowRecipe: "`keel data show PATH`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
+    HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
     PipelineRecipe: "`keel run`",
     AdviseRecipe: "`keel advise DATA`",
@@ -52,6 +54,7 @@ def reference_markdown() -> str:
         PipelineRecipe,
         DataShowRecipe,
         EvalRewardConfig,
+        HallucinationConfig,
         ServeRewardConfig,
         AdviseRecipe,
     ]
