@@ -74,14 +74,14 @@ def describing(descriptions: Sequence[Description], found: Mapping[str, Found], 
     """Rates of descriptions. ``hal`` is over those that name something; ``cover`` over everything that was asked: a description that is
     empty or missing names nothing. ``cog``: share of the nouns that are typical additions; ``targets_hit``: share of these that came."""
     said = [(d, found[d.name]) for d in descriptions if d.name in found]
-    typical = [(d, f, len(f.hit)) for d, f in said]
+    everything = [(d, found[d.name].covered if d.name in found else frozenset[int]()) for d in descriptions]
     return {
         "chair": ratio([(d.name, float(len(f.wrong)), float(len(f.nouns))) for d, f in said], draws),
         "hal": ratio([(d.name, float(bool(f.wrong)), 1.0) for d, f in said if f.nouns], draws),
-        "cover": ratio([(d.name, float(len(found[d.name].covered) if d.name in found else 0), float(len(d.there))) for d in descriptions], draws),
-        "cog": ratio([(d.name, float(n), float(len(f.nouns))) for d, f, n in typical], draws),
-        "targets_hit": ratio([(d.name, float(n), float(len(d.targets))) for d, _, n in typical], draws),
-    }  # fmt: skip
+        "cover": ratio([(d.name, float(len(covered)), float(len(d.there))) for d, covered in everything], draws),
+        "cog": ratio([(d.name, float(len(f.hit)), float(len(f.nouns))) for d, f in said], draws),
+        "targets_hit": ratio([(d.name, float(len(f.hit)), float(len(d.targets))) for d, f in said], draws),
+    }
 
 
 def asking(questions: Sequence[Question], said: Mapping[str, bool | None], draws: int) -> dict[str, Interval | None]:
@@ -170,10 +170,15 @@ def _left_out(asked: Asked) -> tuple[str, ...]:
 
 def _described(asked: Asked, found: Mapping[str, Found]) -> list[dict[str, Any]]:
     return [
-        {"id": d.name, "nouns": list(f.nouns), "hallucinated": list(f.wrong), "not_named": [o for i, o in enumerate(d.there) if i not in f.covered]}
+        {
+            "id": d.name,
+            "nouns": list(f.nouns),
+            "hallucinated": list(f.wrong),
+            "not_named": [o for i, o in enumerate(d.there) if i not in f.covered],
+        }
         for d in asked.descriptions
         if (f := found.get(d.name)) is not None
-    ]  # fmt: skip
+    ]
 
 
 def _answered(asked: Asked, said: Mapping[str, bool | None]) -> list[dict[str, Any]]:
@@ -207,7 +212,7 @@ def original(asked: Asked, words: Language, draws: int) -> Result:
 
 
 def run(config: HallucinationConfig) -> Result:
-    """Answers against the annotations that ``config`` names. Raises DataError, and UserError for libraries that are asked for and missing."""
+    """Answers against the annotations that ``config`` names. Raises DataError, and UserError for libraries that are missing."""
     asked = read(config)
     words = language(config, asked.vocabulary.words)
     return original(asked, words, config.draws) if config.mode == "original" else fixed(asked, words, config.draws)

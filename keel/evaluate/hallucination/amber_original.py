@@ -1,4 +1,4 @@
-"""AMBER as its published script counts (Wang et al. 2023, arXiv 2311.07397, ``inference.py``): counters that start at 0.001, numbers rounded
+"""AMBER as its published script counts (Wang et al. 2023, arXiv 2311.07397, ``inference.py``): counters start at 0.001, numbers are rounded
 to 0.1 before F1, only the exact answers "Yes" and "No", and a noun that may be a hallucination and right at once."""
 
 from __future__ import annotations

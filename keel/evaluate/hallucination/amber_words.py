@@ -29,7 +29,7 @@ def exact(one: str, other: str) -> bool:
 
 
 def vocabulary_nouns(words: frozenset[str]) -> Callable[[str], list[str]]:
-    """Words of a text that stand in the vocabulary, in the singular or as they are written there. Capitals are kept: "Trees" is not "tree"."""
+    """Words of a text that stand in the vocabulary, in the singular or as they are there. Capitals are kept: "Trees" is not "tree"."""
 
     def nouns(text: str) -> list[str]:
         ones = tokens(text)

@@ -119,7 +119,7 @@ def _node(name: str, lexicon: Lexicon, place: str) -> str:
 def _instances(path: str, images: set[str], there: dict[str, set[str]], lexicon: Lexicon) -> set[str]:
     """Adds what COCO's instances say; returns the images that the file knows."""
     data = read_object(path)
-    names = {i: name for i, name in _pairs(data, "categories", "id", "name", path)}
+    names = dict(_pairs(data, "categories", "id", "name", path))
     for number, (image, category) in enumerate(_pairs(data, "annotations", "image_id", "category_id", path), start=1):
         if str(image) in images:
             name = names.get(category)

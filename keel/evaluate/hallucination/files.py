@@ -17,9 +17,9 @@ SHOWN = 5
 def read_rows(path: str) -> tuple[RawRow, ...]:
     """All rows of a file (JSONL, a JSON list ...). Raises DataError for the first row that cannot be read."""
     source = read_source(path)
-    if source.bad:
+    for bad in source.bad:
         more = f" (and {len(source.bad) - 1} more)" if len(source.bad) > 1 else ""
-        raise DataError(f"{source.bad[0]}{more}", "mend these rows or take them out: a measure of the rest would be of another set")
+        raise DataError(f"{bad}{more}", "mend these rows or take them out: a measure of the rest would be of another set")
     return source.rows
 
 

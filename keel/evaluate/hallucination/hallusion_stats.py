@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keel.core.errors import DataError
-
 LANGUAGE, VISION, MIXED = (1, 0), (0, 1), (1, 1)
 
 
@@ -64,8 +62,8 @@ def figures(questions: Sequence[Question]) -> dict[str, int]:
 
 
 def yes_no_bias(questions: Sequence[Question]) -> dict[str, float | None]:
-    """``diff``: share of yes said minus share of yes right, where what is not right is taken for the opposite of the label; ``fp``: share of
-    the errors whose label is no. None where the script divides by 0."""
+    """``diff``: share of yes said minus share of yes right, where what is not right is taken for the opposite of the label; ``fp``: share
+    of the errors whose label is no. None where the script divides by 0."""
     said = [q.right == q.label for q in questions]
     wrong = [q for q in questions if not q.right]
     return {
@@ -75,14 +73,12 @@ def yes_no_bias(questions: Sequence[Question]) -> dict[str, float | None]:
 
 
 def causes(questions: Sequence[Question]) -> dict[str, float] | None:
-    """Per cent of the errors that come from language (LH), from vision (VI) and from both (Mix). None unless each answer about another
-    figure than 0 that is wrong is judged ``same`` or not, and where there is no error. Raises DataError where a pair has no figure 0."""
+    """Per cent of the errors that come from language (LH), from vision (VI) and from both (Mix). None unless each pair has its
+    figure 0 and each wrong answer about another figure is judged ``same`` or not, and where there is no error."""
     first = {q.pair: q.verdict for q in questions if q.figure == "0"}
     found = []
     for q in questions:
-        if q.figure != "0" and q.pair not in first:
-            raise DataError(f"{q.name}: its pair has no question about figure 0", "the published script needs it: give all figures")
-        if q.figure != "0" and q.verdict == 0 and q.same is None:
+        if q.figure != "0" and (q.pair not in first or (q.verdict == 0 and q.same is None)):
             return None
         found.append(_cause(q, first.get(q.pair, 2)))
     counts = {name: found.count(cause) for name, cause in (("LH", LANGUAGE), ("VI", VISION), ("Mix", MIXED))}

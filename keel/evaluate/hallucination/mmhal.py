@@ -54,9 +54,9 @@ def informativeness(score: int) -> int:
 
 def original(reviews: Sequence[str]) -> dict[str, Any]:
     """The numbers of the published scripts: the mean rating, the hallucination rate, the mean by type (by the place in the file, modulo 8)
-    and RLAIF-V's informativeness in per cent. Not rounded (the scripts print two digits). Raises DataError unless there are 96."""
+    and RLAIF-V's informativeness in per cent. Not rounded (the scripts print two digits). Raises ValueError unless there are 96."""
     if len(reviews) != QUESTIONS:
-        raise DataError(f"{len(reviews)} reviews: the published script wants {QUESTIONS}, in the order of the benchmark", "use mode=fixed")
+        raise ValueError(f"{len(reviews)} reviews, not {QUESTIONS}")
     scores = [original_rating(r) for r in reviews]
     return {
         "average_score": sum(scores) / len(scores),
@@ -108,6 +108,9 @@ def run(config: HallucinationConfig) -> Result:
     rows = read_rows(config.file)
     if config.mode == "original":
         texts = [_review(row) for row in rows]
+        if len(texts) != QUESTIONS:
+            wanted = f"the published script wants {QUESTIONS}, in the order of the benchmark"
+            raise DataError(f"{config.file}: {len(texts)} reviews: {wanted}", "use mode=fixed")
         scores = [original_rating(t) for t in texts]
         found = score([Review(str(i + 1), t, _ORDER[i % 8]) for i, t in enumerate(texts)], scores, config.draws)
         return Result(

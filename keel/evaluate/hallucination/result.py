@@ -92,7 +92,8 @@ def overall(types: Mapping[str, TypeRate]) -> dict[str, Any] | None:
     both: dict[str, float] = {"rate": 0.0, "coverage": 0.0}
     for name, weight in WEIGHTS.items():
         rate, coverage = types[name].rate, types[name].coverage
-        assert rate is not None and coverage is not None
+        assert rate is not None
+        assert coverage is not None
         both["rate"] += weight * rate.mean
         both["coverage"] += weight * coverage.mean
     return {**both, "weights": dict(WEIGHTS)}

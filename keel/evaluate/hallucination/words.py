@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\uac00-\ud7af"
-_TOKEN = re.compile(rf"[{_CJK}]|'\w+|(?:(?![{_CJK}])\w)+(?:[-/](?:(?![{_CJK}])\w)+)*|[^\w\s]")
+_TOKEN = re.compile(rf"[{_CJK}]|n't\b|'\w+|(?:(?![{_CJK}])\w)+(?:[-/](?:(?![{_CJK}])\w)+)*|[^\w\s]")
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b")
 
 _IRREGULAR = {
@@ -21,12 +21,19 @@ _IRREGULAR = {
     "buses": "bus", "gases": "gas", "lenses": "lens", "quizzes": "quiz", "movies": "movie", "cookies": "cookie", "pies": "pie",
     "ties": "tie", "brownies": "brownie", "selfies": "selfie", "hoodies": "hoodie", "zombies": "zombie", "veggies": "veggie",
     "shoes": "shoe", "toes": "toe", "canoes": "canoe", "horseshoes": "horseshoe", "axes": "axe", "caches": "cache",
+    "skis": "ski",
+    "taxis": "taxi",
+    "kiwis": "kiwi",
+    "bikinis": "bikini",
+    "menus": "menu",
     "mustaches": "mustache", "headaches": "headache",
 }  # fmt: skip
-_UNCHANGED = frozenset(
-    "scissors pants jeans shorts trousers series species news tennis bus gas lens christmas always this his its was is has as us thus yes chess "
-    "across towards perhaps canvas atlas iris basis specimen abdomen omen semen regimen acumen stamen ramen men's".split()
+_UNCHANGED = frozenset(  # most other words in -us and -is are left alone by the rule below
+    """scissors pants jeans shorts trousers series species news tennis bus gas lens christmas always this his its was is has as us thus yes
+    chess across towards perhaps canvas atlas iris basis specimen abdomen omen semen regimen acumen stamen ramen""".split()  # noqa: SIM905
 )
+_UNCHANGED_TOO = frozenset({"scissors", "series", "species", "news", "christmas", "allows"})
+_STRANGE = {"ties": "ty", "pies": "py", "canoes": "cano", "shelves": "shelve", "cookies": "cookies"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ def singular(word: str) -> str:
         return word
     if word in _IRREGULAR:
         return _IRREGULAR[word]
+    if word.endswith("buses"):  # minibuses
+        return word[:-2]
     if word.endswith("men"):  # policemen, snowmen
         return word[:-2] + "an"
     if word.endswith("children"):
@@ -64,8 +73,15 @@ def singular(word: str) -> str:
 
 
 def original_singular(word: str) -> str:
-    """As ``singular``, but a double s loses one ("glas"): what the library of the published CHAIR script does to such words."""
-    return word[:-1] if word.endswith("ss") else singular(word)
+    """A singular as the library of the published CHAIR script forms it: every last s goes ("glas", "bu", "tenni"), so that a single bus is
+    never found."""
+    if len(word) < 3:
+        return word
+    if word in _STRANGE:
+        return _STRANGE[word]
+    if word in _IRREGULAR or word in _UNCHANGED_TOO or not word.endswith("s") or singular(word) != word:
+        return singular(word)
+    return word[:-1]
 
 
 def own() -> Words:

@@ -10,9 +10,10 @@ _FIRST = re.compile(r"[\s*_`\"'“‘(\[#>\-]*(?:(yes|yeah|yep|true|correct)|(no
 _FIRST_ZH = re.compile(r"\s*(?:(不|没|沒|否|错|錯|無|无)|(是|有|对|對|正确|可以|能))")
 _UNSURE = re.compile(
     r"\b(?:can(?:no|')t|cannot|can not|could not|couldn't|unable|impossible|hard|difficult) (?:to )?(?:be )?"
-    r"(?:tell|determined?|say|see|know|answer|confirm|verify|discern|judge)"
-    r"|\b(?:not|n't|isn't) (?:\w+ )?(?:sure|certain|clear|visible enough|know)\b|\bun(?:clear|certain|sure|known)\b"
-    r"|\b(?:i'?m|i am|as an ai|i) (?:sorry|apologi[sz]e)|\bno (?:idea|way to|(?:image|picture|photo) (?:is|was|has))\b|\bmay(?: or may not)? be\b|\bmaybe\b"
+    r"(?:tell|determined?|say|know|see (?:the |any |your )?(?:image|picture|photo)|answer|confirm|verify|discern|judge)"
+    r"|\b(?:not|n't|isn't) (?:\w+ )?(?:sure|certain|clear|visible enough|know)\b|\b(?:do not|don't) know\b|\bun(?:clear|certain|sure|known)\b"
+    r"|\b(?:i'?m|i am|as an ai|i) (?:sorry|apologi[sz]e)"
+    r"|\bno (?:idea|way to|(?:image|picture|photo) (?:is|was|has))\b|\bmay(?: or may not)? be\b|\bmaybe\b"
     r"|无法|無法|不确定|不確定|不清楚|不知道|难以|難以|看不清|也许|可能",
     re.IGNORECASE,
 )
