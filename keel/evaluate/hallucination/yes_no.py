@@ -11,7 +11,7 @@ _FIRST_ZH = re.compile(r"\s*(?:(不|没|沒|否|错|錯|無|无)|(是|有|对|�
 _UNSURE = re.compile(
     r"\b(?:can(?:no|')t|cannot|can not|could not|couldn't|unable|impossible|hard|difficult) (?:to )?(?:be )?"
     r"(?:tell|determined?|say|know|see (?:the |any |your )?(?:image|picture|photo)|answer|confirm|verify|discern|judge)"
-    r"|\b(?:not|n't|isn't) (?:\w+ )?(?:sure|certain|clear|visible enough|know)\b|\b(?:do not|don't) know\b|\bun(?:clear|certain|sure|known)\b"
+    r"|\b(?:not|n't|isn't) (?:\w+ )?(?:sure|certain|clear|know)\b|\b(?:do not|don't) know\b|\bun(?:clear|certain|sure|known)\b"
     r"|\b(?:i'?m|i am|as an ai|i) (?:sorry|apologi[sz]e)"
     r"|\bno (?:idea|way to|(?:image|picture|photo) (?:is|was|has))\b|\bmay(?: or may not)? be\b|\bmaybe\b"
     r"|无法|無法|不确定|不確定|不清楚|不知道|难以|難以|看不清|也许|可能",
@@ -38,7 +38,7 @@ def says_yes(answer: str) -> bool | None:
     The answer's first word decides; else "the answer is ..."; else its first sentence: one that denies is no, one that states is yes.
     """
     text = answer_of(answer)
-    if text is None or not text.strip():
+    if text is None:
         return None
     sentence = next((s for s in _SENTENCE.split(text.strip()) if s.strip(" *_#>-")), "")
     if _BOTH.match(sentence):

@@ -87,15 +87,16 @@ def test_questions_by_the_script() -> None:
     assert discriminative(questions) == {"relation": {"Accuracy": 75.0, "Precision": 85.7, "Recall": 60.0, "F1": 70.6}}
 
 
-def test_always_no_is_nearly_perfect_on_existence_by_the_script(write: Any) -> None:
+def test_always_no_is_nearly_perfect_on_existence_by_the_script() -> None:
     """1000 questions, all no: precision and recall 100, F1 = 2 / 2.001 = 100.0."""
     questions = [Question(str(i), "No", "existence", False) for i in range(1000)]
     assert discriminative(questions)["existence"] == {"Accuracy": 100.0, "Precision": 100.0, "Recall": 100.0, "F1": 100.0}
 
 
 def test_always_no_gains_nothing_in_mode_fixed(write: Any) -> None:
-    """Of 8 questions 3 are yes. Always no is right in 5, in balance 1/2, and affirms nothing that is true. Existence has one class: no F1."""
-    result = measured(write, {i: "No" for i in QUESTIONS})
+    """Of 8 questions 3 are yes. Always no is right in 5, in balance 1/2, and affirms nothing that is true. Existence has
+    one class: no F1."""
+    result = measured(write, dict.fromkeys(QUESTIONS, "No"))
     assert mean(result.rates, "accuracy") == 5 / 8
     assert mean(result.rates, "balanced_accuracy") == 0.5
     assert mean(result.rates, "says_no") == 1.0
@@ -162,7 +163,7 @@ def test_the_papers_score() -> None:
 def test_libraries_that_are_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amber_words, "_nltk_nouns", lambda: None)
     monkeypatch.setattr(amber_words, "_spacy_same", lambda threshold: None)
-    base = {"file": "x", "measure": "amber"}
+    base: Any = {"file": "x", "measure": "amber"}
     with pytest.raises(UserError, match="nouns=nltk: nltk or its data is not installed"):
         language(HallucinationConfig(**base, nouns="nltk"), frozenset())
     with pytest.raises(UserError, match="similarity=spacy: spaCy or its model"):
@@ -173,7 +174,7 @@ def test_libraries_that_are_asked_for_must_be_there(monkeypatch: pytest.MonkeyPa
 def test_the_scripts_libraries_are_taken_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amber_words, "_nltk_nouns", lambda: str.split)
     monkeypatch.setattr(amber_words, "_spacy_same", lambda threshold: lambda a, b: threshold == 0.7)
-    base = {"file": "x", "measure": "amber", "threshold": 0.7}
+    base: Any = {"file": "x", "measure": "amber", "threshold": 0.7}
     found = language(HallucinationConfig(**base, mode="original"), frozenset())
     assert found.names == {"nouns": "nltk", "similarity": "spaCy en_core_web_lg above 0.7"}
     assert found.nouns("a b") == ["a", "b"]
@@ -190,11 +191,11 @@ def test_what_cannot_be_used_is_told(write: Any) -> None:
         measured(write, {99: "No"})
     with pytest.raises(DataError, match="truth: not given"):
         run(HallucinationConfig(file=write("a.json", [{"id": 1, "response": "No"}]), measure="amber"))
-    one = {"file": write("a.json", [{"id": 1, "response": "No"}]), "measure": "amber"}
+    one: Any = {"file": write("a.json", [{"id": 1, "response": "No"}]), "measure": "amber"}
     with pytest.raises(DataError, match=r"t.json:1: type: 'other' is no type of the benchmark"):
         run(HallucinationConfig(**one, truth=write("t.json", [{"id": 1, "type": "other", "truth": "no"}])))
+    truth = write("t.json", [{"id": 1, "type": "generative", "truth": ["kite"]}])
     with pytest.raises(DataError, match=r"id 1: 'kite' is not in .*w.json"):
-        truth = write("t.json", [{"id": 1, "type": "generative", "truth": ["kite"]}])
         run(HallucinationConfig(**one, truth=truth, associations=write("w.json", WORDS)))
     with pytest.raises(DataError, match=r"w.json: tree: must be a list of words"):
         run(HallucinationConfig(**one, truth=truth, associations=write("w.json", {"tree": "forest"})))

@@ -26,7 +26,15 @@ motorcycle,  motor bike
 traffic light
 car, taxi
 """
-PAIRS = "wine glas -> wine glass\nwine glass\ntoilet seat -> toilet\nbaby elephant -> elephant\nbow tie -> tie\nmotor bike\ntrain track\ntraffic light\n"
+PAIRS = """wine glas -> wine glass
+wine glass
+toilet seat -> toilet
+baby elephant -> elephant
+bow tie -> tie
+motor bike
+train track
+traffic light
+"""
 SCRIPT = Words(tokens, original_singular, "the script's")
 
 
@@ -103,7 +111,7 @@ def test_pairs_are_read_from_a_script(write: Any) -> None:
         "        self.double_word_dict['bow tie'] = 'tie'\n        print 'x'\n",
     )
     assert read_pairs(path) == {"hot dog": "hot dog", "bow tie": "tie", "baby cub": "cub", "adult cub": "cub", "passenger jet": "jet"}
-    with pytest.raises(DataError, match="not the published chair.py"):
+    with pytest.raises(DataError, match=r"not the published chair\.py"):
         read_pairs(write("other.py", "x = []\n"))
 
 

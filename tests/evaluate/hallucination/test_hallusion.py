@@ -51,6 +51,12 @@ def test_numbers_of_the_script(write: Any) -> None:
     }  # fmt: skip
 
 
+def test_easy_pairs_hold_the_questions_without_a_figure(write: Any) -> None:
+    """VS: wrong without a figure, right with one: the easy pair is wrong."""
+    rows = [*ROWS[:4], {**ROWS[4], "verdict": "0"}, {**ROWS[5], "verdict": "1"}]
+    assert measured(write, rows, mode="original").printed["easy aAcc"] == 66.6667
+
+
 def test_rates_of_mode_fixed(write: Any) -> None:
     """Definite: 5 of 6, wrong 2 of them; right by not knowing: 1 of 4. Easy per question: rows 1, 3, 5, 6: 3 of 4 (the script says 2 of 3
     pairs)."""
@@ -92,7 +98,8 @@ def test_answers_are_read_where_nobody_judged(write: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "script", "fixed"),
     [("Correct.", 1, 1), ("incorrect", 0, 0), ("not correct", 1, 0), ("partially correct", 1, 2), ("unclear", 2, 2), ("Wrong", 2, 0),
-     ("not entirely correct", 1, 0), ("correct in part, incorrect in part", 0, 2), ("正确", 2, 1), ("不正确", 2, 0)],
+     ("not entirely correct", 1, 0), ("correct in part, incorrect in part", 0, 2), ("correct, yet incorrect", 0, 2),
+     ("I am unable to say", 2, 2), ("正确", 2, 1), ("不正确", 2, 0)],
 )  # fmt: skip
 def test_a_judges_words(text: str, script: int, fixed: int) -> None:
     assert original_verdict(text) == script

@@ -10,8 +10,10 @@ from keel.evaluate.hallucination.yes_no import original_says_no, says_yes
 @pytest.mark.parametrize(
     "answer",
     [
-        "Yes", "yes.", "Yes, there is a dog in the image.", "**Yes**", "There is a dog on the sofa.", "The dog is brown.", "The answer is yes.",
-        "<think>no, wait</think>Yes.", "是的，图中有一只狗。", "有一只狗。", "对", "I can see a dog.", "Yes. No cat is there.", "答案是：是",
+        "Yes", "yes.", "Yes, there is a dog in the image.", "**Yes**",
+        "There is a dog on the sofa.", "The dog is brown.", "The answer is yes.",
+        "<think>no, wait</think>Yes.", "是的，图中有一只狗。", "有一只狗。",
+        "对", "I can see a dog.", "Yes. No cat is there.", "答案是：是",
         "Yes, I'm sure.", "True",
     ],
 )  # fmt: skip
@@ -22,8 +24,10 @@ def test_yes(answer: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "No", "NO", "no\n", "No!", "No, there is no dog.", "There is no dog.", "There isn't a dog in the image.", "Not that I can see.", "None",
-        "The image does not show a dog.", "不是", "没有狗。", "图中没有狗。", "否", "The answer is no.", "**No**, it is a cat.", "False", "不，没有。",
+        "No", "NO", "no\n", "No!", "No, there is no dog.", "There is no dog.",
+        "There isn't a dog in the image.", "Not that I can see.", "None",
+        "The image does not show a dog.", "不是", "没有狗。", "图中没有狗。",
+        "否", "The answer is no.", "**No**, it is a cat.", "False", "不，没有。",
     ],
 )  # fmt: skip
 def test_no(answer: str) -> None:
@@ -33,7 +37,8 @@ def test_no(answer: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "", " ", "I cannot tell.", "I'm not sure whether there is a dog.", "Yes or no", "yes/no", "It is unclear.", "I'm sorry, I can't see images.",
+        "", " ", "I cannot tell.", "I'm not sure whether there is a dog.",
+        "Yes or no", "yes/no", "It is unclear.", "I'm sorry, I can't see images.",
         "无法确定", "不确定", "看不清", "<think>yes", "dog", "It may be a dog.", "I don't know.", "Yes or no? It is hard to tell.",
     ],
 )  # fmt: skip
