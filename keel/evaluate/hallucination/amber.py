@@ -128,7 +128,7 @@ def fixed(asked: Asked, words: Language, draws: int) -> Result:
     claims = [Claim(q.name, _TYPE[q.dimension], q.label, said[q.name]) for q in asked.questions]
     return Result(
         rates=asking(asked.questions, said, draws) if asked.questions else parts["generative"],
-        coverage=_coverage(asked, found, said, draws),
+        coverage=_coverage(asked, said, draws),
         counts=_counts(asked, found, said),
         named=_named(asked, found, said),
         types=type_rates(claims, draws),
@@ -139,9 +139,9 @@ def fixed(asked: Asked, words: Language, draws: int) -> Result:
     )
 
 
-def _coverage(asked: Asked, found: Mapping[str, Found], said: Mapping[str, bool | None], draws: int) -> Interval | None:
+def _coverage(asked: Asked, said: Mapping[str, bool | None], draws: int) -> Interval | None:
     """The share of all items that were answered so that it can be read."""
-    items = [(d.name, float(d.name in found), 1.0) for d in asked.descriptions]
+    items = [(d.name, float(bool((d.answer or "").strip())), 1.0) for d in asked.descriptions]
     return ratio([*items, *((q.name, float(said[q.name] is not None), 1.0) for q in asked.questions)], draws)
 
 
@@ -200,7 +200,7 @@ def original(asked: Asked, words: Language, draws: int) -> Result:
     rates = asking(answered, said, draws) if answered else parts.get("generative", {})
     return Result(
         rates=rates,
-        coverage=_coverage(asked, found, said, draws),
+        coverage=_coverage(asked, said, draws),
         counts=_counts(asked, found, said),
         named=_named(asked, found, said),
         parts=parts,

@@ -9,6 +9,7 @@ from keel.core.errors import DataError
 from keel.data.rows import RawRow
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.files import by_id, missing, read_lines, read_object, read_rows, setting, text_of, texts_of
+from keel.rewards.reading.thoughts import answer_of
 
 _IDS = ("id", "question_id")
 _ANSWERS = ("response", "answer", "completion", "text")
@@ -77,6 +78,8 @@ def read(config: HallucinationConfig) -> Asked:
         answer = None if name in absent else text_of(answers[name], _ANSWERS)
         kind = row.values.get("type")
         if kind == GENERATIVE:
+            if answer is not None and config.mode == "fixed":
+                answer = answer_of(answer) or ""  # what a model thinks aloud describes nothing
             descriptions.append(Description(name, answer, texts_of(row, "truth"), texts_of(row, "hallu")))
         elif kind in DIMENSIONS:
             questions.append(Question(name, answer, DIMENSIONS[str(kind)], _label(row)))

@@ -11,6 +11,7 @@ from keel.data.rows import RawRow
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.files import SHOWN, by_id, id_of, read_object, read_rows, read_value, text_of, texts_of
 from keel.evaluate.hallucination.lexicon import Lexicon, Mention
+from keel.rewards.reading.thoughts import answer_of
 
 _TEXTS = ("caption", "answer", "response", "completion", "text")
 _IMAGES = ("image_id", "image", "id")
@@ -37,7 +38,7 @@ class Truth:
 
 def read_captions(path: str, original: bool) -> tuple[list[Caption], dict[str, list[Truth]]]:
     """Captions, and by image what their own rows say is there (``objects``, ``references``). Several captions of one image need an ``id``
-    each, unless ``original``. Raises DataError."""
+    each, unless ``original``, and what a model thinks aloud is no caption. Raises DataError."""
     rows = list(_rows(path))
     captions: list[Caption] = []
     truth: dict[str, list[Truth]] = {}
@@ -48,7 +49,8 @@ def read_captions(path: str, original: bool) -> tuple[list[Caption], dict[str, l
         if name in seen and not original:
             raise DataError(f"{row.place}: the id {name} stands at {seen[name]} already", "give captions of the same image an id each")
         seen[name] = row.place
-        captions.append(Caption(name, image, text_of(row, _TEXTS), row.place))
+        text = text_of(row, _TEXTS)
+        captions.append(Caption(name, image, text if original else answer_of(text) or "", row.place))
         if row.values.get("objects") is not None or row.values.get("references") is not None:
             truth.setdefault(image, []).append(Truth(texts_of(row, "objects"), texts_of(row, "references"), row.place))
     if not captions:

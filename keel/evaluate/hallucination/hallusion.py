@@ -19,6 +19,7 @@ from keel.evaluate.hallucination.hallusion_stats import Question, causes, figure
 from keel.evaluate.hallucination.result import Result, Share, ratio
 from keel.evaluate.hallucination.yes_no import says_yes
 from keel.evaluate.statistics import Interval
+from keel.rewards.reading.thoughts import answer_of
 
 _VERDICTS = ("verdict", "gpt4v_output_gpt_check", "model_output_gpt_check")
 _ANSWERS = ("model_prediction", "answer", "response", "completion")
@@ -183,6 +184,7 @@ def _question(name: str, row: RawRow, answer: RawRow | None, key: str, original:
     label = ids["gt_answer"] == "1"
     given = answer.values.get("same") if answer is not None else None
     found = _verdict(answer, key, said, label, original)
+    said = said if said is None or original else answer_of(said) or ""
     answered = bool(said and said.strip()) if said is not None or not key else answer is not None
     blind = ids["category"] == "VS" and ids["figure_id"] == "0"
     right = found == 1 or (blind and found == 2 and (original or answered))

@@ -8,7 +8,7 @@ import pytest
 
 from keel.core.errors import DataError, UserError
 from keel.evaluate.hallucination import amber_words
-from keel.evaluate.hallucination.amber import run
+from keel.evaluate.hallucination.amber import examine, run
 from keel.evaluate.hallucination.amber_files import Description, Question, Vocabulary
 from keel.evaluate.hallucination.amber_original import amber_score, describe, discriminative, generative
 from keel.evaluate.hallucination.amber_words import Language, exact, language, vocabulary_nouns
@@ -87,6 +87,12 @@ def test_questions_by_the_script() -> None:
     assert discriminative(questions) == {"relation": {"Accuracy": 75.0, "Precision": 85.7, "Recall": 60.0, "F1": 70.6}}
 
 
+def test_attribute_sums_three_counters() -> None:
+    """One right answer: 1 / 1.001 for state, 1 / 1.003 for attribute."""
+    found = discriminative([Question("1", "Yes", "state", True)])
+    assert (found["state"]["Accuracy"], found["attribute"]["Accuracy"]) == (99.9, 99.7)
+
+
 def test_always_no_is_nearly_perfect_on_existence_by_the_script() -> None:
     """1000 questions, all no: precision and recall 100, F1 = 2 / 2.001 = 100.0."""
     questions = [Question(str(i), "No", "existence", False) for i in range(1000)]
@@ -152,6 +158,18 @@ def test_a_description_that_is_missing_covers_nothing(write: Any) -> None:
     result = measured(write, {1: "a tree under the sky"})
     assert mean(result.parts["generative"], "cover") == pytest.approx(2 / 3)
     assert result.named["missing"] == ["2"]
+
+
+def test_a_target_is_not_acquitted_in_mode_fixed() -> None:
+    """A rose is a word for the target flower: it hits that target alone, whatever it is similar to; a dog may be similar to the sky."""
+    alike = Language(LANGUAGE.nouns, lambda a, b: b in ("cloud", "sky"), LANGUAGE.names)
+    found = examine(Description("1", "", ("tree", "sky"), ("cloud", "flower")), ["rose", "dog"], VOCABULARY, alike)
+    assert (found.hit, found.wrong, found.covered) == ({1}, ("rose",), {1})
+
+
+def test_thoughts_describe_nothing(write: Any) -> None:
+    rows = measured(write, {1: "<think>a dog</think>a tree", 2: "<think>a dog"})
+    assert (rows.rows[0]["nouns"], rows.named["empty"]) == (["tree"], ["2"])
 
 
 def test_the_papers_score() -> None:

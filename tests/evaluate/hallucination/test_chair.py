@@ -156,6 +156,13 @@ def test_silence_does_not_win(write: Any, lists: dict[str, str]) -> None:
     assert measured(write, lists, silent, mode="original").printed == {"CHAIRs": 0.0, "CHAIRi": None}
 
 
+def test_thoughts_are_no_caption(write: Any, lists: dict[str, str]) -> None:
+    row = {**CAPTIONS[0], "caption": "<think>a car, a bus</think>A dog."}
+    assert measured(write, lists, [row]).rows[0]["mentions"] == ["dog"]
+    assert measured(write, lists, [row], mode="original").rows[0]["mentions"] == ["car", "dog"]
+    assert measured(write, lists, [{**row, "caption": "<think>a car"}]).named["empty"] == ["1"]
+
+
 def test_one_safe_word_has_no_coverage_to_show(write: Any, lists: dict[str, str]) -> None:
     short = [{**CAPTIONS[0], "caption": "A dog."}, {**CAPTIONS[1], "caption": ""}, {**CAPTIONS[2], "caption": ""}]
     result = measured(write, lists, short)

@@ -86,6 +86,13 @@ def test_silence_does_not_win(write: Any) -> None:
     assert len(result.named["empty"]) == 6
 
 
+def test_a_thought_without_an_end_is_no_answer(write: Any) -> None:
+    """It cannot be right by not knowing."""
+    rows = [{**ROWS[4], "model_prediction": "<think>I cannot tell"}]
+    assert measured(write, rows).rows[0]["right"] is False
+    assert measured(write, [{**ROWS[4], "model_prediction": "I cannot tell"}]).rows[0]["right"] is True
+
+
 def test_answers_are_read_where_nobody_judged(write: Any) -> None:
     said = ["Yes, it is.", "Yes", "No.", "Yes", "I cannot tell.", "no"]
     rows = [{k: v for k, v in r.items() if k != "verdict"} | {"model_prediction": a} for r, a in zip(ROWS, said)]
