@@ -92,6 +92,12 @@ def _eval_reward(args: argparse.Namespace) -> Summary:
     return run_eval_reward(args.model, args.data, args.json_file, args.html, args.overrides)
 
 
+def _eval_hallucination(args: argparse.Namespace) -> Summary:
+    from keel.verbs.eval_hallucination.run import run_eval_hallucination
+
+    return run_eval_hallucination(args.file, args.measure, args.json_file, args.overrides)
+
+
 def _serve(args: argparse.Namespace) -> Summary:
     from keel.verbs.serve_reward import run_serve_reward
 
@@ -168,6 +174,11 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_looks(add)
     _add_score(add, _reward_names() if "score" in given else "NAME")
     _add_eval_reward(verbs.add_parser("eval-reward", help="measure a reward model: keel eval reward MODEL DATA"))
+    _add_eval_hallucination(
+        verbs.add_parser(
+            "eval-hallucination", help="measure hallucination in a file of answers: keel eval hallucination FILE --measure NAME"
+        )
+    )
     _add_models(add)
     # The --json of the next three names a file.
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
@@ -235,6 +246,19 @@ def _add_eval_reward(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
 
 
+HALLUCINATION_MEASURES = ("chair", "pope", "amber", "mmhal", "hallusion")
+
+
+def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(action=_eval_hallucination, json=False)
+    sub.add_argument("file", help="answers: JSONL, JSON, or the published benchmark's own format")
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. truth=labels.jsonl mode=original rows=verdicts.jsonl"
+    )
+    sub.add_argument("--measure", required=True, choices=HALLUCINATION_MEASURES, help="which measure")
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
+
+
 def _add_models(add: Add) -> None:
     sub = add("serve", "serve a reward model over HTTP: keel serve reward MODEL", _serve)
     sub.add_argument("what", choices=["reward"])
@@ -262,9 +286,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     takes ``--json`` after the verb only)."""
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser(given)
-    if given[:2] == ["eval", "reward"]:
-        given[:2] = ["eval-reward"]
-    names_a_file = given[:1] in (["bench"], ["eval-reward"], ["advise"], ["study"])  # their --json
+    if given[:2] in (["eval", "reward"], ["eval", "hallucination"]):
+        given[:2] = ["-".join(given[:2])]
+    names_a_file = given[:1] in (["bench"], ["eval-reward"], ["eval-hallucination"], ["advise"], ["study"])  # their --json
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given

@@ -11,6 +11,7 @@ from typing import Any
 
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
+from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
@@ -39,6 +40,7 @@ _TITLES: Mapping[type[Section], str] = {
     DataShowRecipe: "`keel data show PATH`",
     ScenesRecipe: "`keel scenes FOLDER`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
+    HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
     PipelineRecipe: "`keel run`",
     AdviseRecipe: "`keel advise DATA`",
@@ -55,6 +57,7 @@ def reference_markdown() -> str:
         DataShowRecipe,
         ScenesRecipe,
         EvalRewardConfig,
+        HallucinationConfig,
         ServeRewardConfig,
         AdviseRecipe,
     ]

@@ -41,7 +41,8 @@ class PenaltyConfig(Section):
 
     def of(self, kind: ErrorType) -> float:
         """The price of this type."""
-        return float(getattr(self, kind))
+        prices = (self.existence, self.count, self.attribute, self.relation, self.knowledge)
+        return dict(zip(ERROR_TYPES, prices, strict=True))[kind]
 
 
 class HallucinationReward(SourceConfig):

@@ -1,0 +1,1 @@
+"""`keel eval hallucination`: hallucination measures of a file of answers."""
