@@ -30,7 +30,6 @@ from keel.types import (
     Encoded,
     Group,
     Learner,
-    Objective,
     PolicyVersion,
     Prompt,
     Rollout,
@@ -57,6 +56,11 @@ class Actors:
     critic: Learner | None = None
     reference: MovingReference | None = None  # behind ``reference_logprobs``, where it follows the policy
 
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """Policy and critic by the name of the metric that shows their learning rate."""
+        return {"lr": self.policy} if self.critic is None else {"lr": self.policy, "critic/lr": self.critic}
+
 
 def publish(policy: Learner, sampler: Sampler, version: int) -> None:
     """Hand the policy's weights to the sampler, proven by their digest."""
@@ -78,8 +82,8 @@ def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: 
     )
 
 
-def shared_out(request: SampleRequest, exploration: ExplorationConfig) -> list[SampleRequest]:
-    """The request in parts, one for each temperature; parts differ in size by at most one, the earlier ones are the larger."""
+def by_temperature(request: SampleRequest, exploration: ExplorationConfig) -> list[SampleRequest]:
+    """The request cut into one for each temperature. They differ in size by at most one; the earlier ones are the larger."""
     params = replace(request.params, explore=exploration.share, explore_temperature=exploration.hot if exploration.share else 1.0)
     parts: list[SampleRequest] = []
     done, temperatures = 0, exploration.temperatures or (params.temperature,)
@@ -90,8 +94,8 @@ def shared_out(request: SampleRequest, exploration: ExplorationConfig) -> list[S
     return [part for part in parts if part.n]
 
 
-def together(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Groups without rewards, those of one prompt as one, in the order of prompts and samples."""
+def merged(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Groups of the same prompt become one, in the order of prompts and samples. They have no rewards yet."""
     rollouts: dict[str, list[Rollout]] = {}
     for group in groups:
         rollouts.setdefault(group.prompt.prompt_id, []).extend(group.rollouts)
@@ -121,6 +125,7 @@ class OnlineTrainer:
     that of the learners, and the coefficients that controllers move."""
 
     keep_support = True  # what is trained is the distribution that was drawn from, cut where that was
+    may_run_away = True
 
     def __init__(
         self,
@@ -137,18 +142,11 @@ class OnlineTrainer:
         self.config, self.seed, self.evaluators = config, seed, evaluators
         self.encoded = {prompt_id: encoded for prompt_id, (_, encoded) in prompts.items()}
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
+        self.total_steps = total_steps(config, len(prompts))
         self.coefficients = Coefficients(algorithm, self.total_steps)
         self.scale = RewardScale()
         self.composer: Composer | None = None  # how rewards become one, where that changes in the course of a run
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
-
-    @property
-    def total_steps(self) -> int:
-        return total_steps(self.config, len(self.prompts))
-
-    @property
-    def may_run_away(self) -> bool:
-        return True
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
@@ -236,13 +234,13 @@ class OnlineTrainer:
         started = time.perf_counter()
         asked = {"seed": self.seed, "attempt": step, "keep_support": self.keep_support}
         whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, **asked) for i in ids]
-        requests = [part for r in whole for part in shared_out(r, self.exploration)]
+        requests = [part for r in whole for part in by_temperature(r, self.exploration)]
         drawn = len(requests)
         if self.algorithm.needs_greedy:
             greedy = replace(self.params, temperature=0.0)
             requests += [replace(r, n=1, params=greedy, first_sample=self.samples, keep_support=False) for r in whole]
         groups = sample_groups(self.actors.sampler, requests, self.prompts)
-        groups = (*together(groups[:drawn]), *groups[drawn:])
+        groups = (*merged(groups[:drawn]), *groups[drawn:])
         sampled = time.perf_counter()
         groups = self.actors.reward(groups)
         metrics = {
@@ -288,7 +286,8 @@ class OnlineTrainer:
         for epoch in range(algorithm.epochs):
             old_kls.clear()
             for k, part in enumerate(minibatches(units, algorithm.minibatches, self.seed, step, epoch)):
-                self._aim((step * algorithm.epochs + epoch) * algorithm.minibatches + k)
+                for learner in self.actors.learners.values():  # rates follow the planned updates, whether they were made or not
+                    learner.progress = (step * algorithm.epochs + epoch) * algorithm.minibatches + k
                 fresh = without_signal(part, "old_logprobs") if made == 0 else part
                 report = self.actors.policy.forward_backward(fresh, algorithm.policy_objective())
                 old_kls.append(report.metrics["policy/old_kl_avg"])
@@ -298,16 +297,11 @@ class OnlineTrainer:
                     return {**means(sums), "policy/updates": float(made)}, _mean(old_kls)
                 collect(sums, self.actors.policy.step().metrics)
                 if self.actors.critic is not None:
-                    values = _one_update(self.actors.critic, part, algorithm.value_objective())
+                    report = self.actors.critic.forward_backward(part, algorithm.value_objective())
+                    values = {**report.metrics, **self.actors.critic.step().metrics}
                     collect(sums, {name if "/" in name else f"critic/{name}": value for name, value in values.items()})
                 made += 1
         return {**means(sums), "policy/updates": float(made)}, _mean(old_kls)
-
-    def _aim(self, planned: int) -> None:
-        """The next update comes after so many planned ones, whether they were made or not: the learning rates follow the plan."""
-        self.actors.policy.progress = planned
-        if self.actors.critic is not None:
-            self.actors.critic.progress = planned
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Held-out prompts, sampled from the newest weights."""
@@ -322,14 +316,12 @@ class OnlineTrainer:
         return self.evaluators["test"](self.total_steps)
 
     def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
-        """Scale the recipe's learning rates and price of the KL to the reference."""
-        learners = {"lr": self.actors.policy, "critic/lr": self.actors.critic}
-        for learner in learners.values():
-            if learner is not None:
-                learner.lr_scale = lr_scale
+        """Scale the recipe's learning rates and the coefficient of the KL to the reference."""
+        for learner in self.actors.learners.values():
+            learner.lr_scale = lr_scale
         self.coefficients.scale = kl_scale
         kl = self.coefficients.algorithm(0).kl
-        return {name: x.lr for name, x in learners.items() if x is not None} | ({"kl_coef": kl.coef} if kl is not None else {})
+        return {name: x.lr for name, x in self.actors.learners.items()} | ({"kl_coef": kl.coef} if kl is not None else {})
 
     def drift(self, first: int, last: int) -> Mapping[str, float]:
         """Are the prompts of these steps like all prompts?"""
@@ -371,11 +363,6 @@ def minibatches(units: Sequence[Unit], n: int, seed: int, step: int, epoch: int)
     """``n`` parts of the units in an order by hash; sizes differ by at most one, empty ones are left out."""
     order = permutation(len(units), "minibatch", seed, step, epoch)
     return [part for i in range(n) if (part := [units[j] for j in order[i::n]])]
-
-
-def _one_update(learner: Learner, units: Sequence[Unit], objective: Objective) -> dict[str, float]:
-    report = learner.forward_backward(units, objective)
-    return {**report.metrics, **learner.step().metrics}
 
 
 def collect(sums: defaultdict[str, list[float]], metrics: Mapping[str, float]) -> None:

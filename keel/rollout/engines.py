@@ -5,11 +5,10 @@ from __future__ import annotations
 from keel.models.loading import Loaded
 from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig
-from keel.rollout.local import LocalSampler
+from keel.rollout.local import Decode, LocalSampler
 from keel.rollout.prove import nats
 from keel.rollout.vllm_engine import start
 from keel.rollout.vllm_sampler import VllmSampler
-from keel.rollout.wave import Decode
 from keel.types import Sampler
 
 

@@ -72,9 +72,9 @@ class PolicyObjective(Reduced):
         assert outputs.entropy_S is not None
         logprobs_S = outputs.logprobs_S
         old_logprobs_S = batch.signals.get("old_logprobs", logprobs_S.detach())
-        terms = self._terms(
-            PolicyTokens(logprobs_S, old_logprobs_S, batch.signals["advantages"], batch.branch_S, batch.n_branches, *self.clip)
-        )
+        tokens = PolicyTokens(logprobs_S, old_logprobs_S, batch.signals["advantages"], batch.branch_S, batch.n_branches, *self.clip)
+        loss_of = self.policy_loss.terms
+        terms = loss_of(tokens) if self.ceiling is None else dual_clip(tokens, loss_of, self.ceiling)
         sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
         if self.kl is not None:
             losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
@@ -114,9 +114,6 @@ class PolicyObjective(Reduced):
             metrics |= {f"{name}/min": (weights_S.min(), 1.0), f"{name}/max": (weights_S.max(), 1.0)}
             metrics["sampling/sampling_logp_difference/max"] = apart_S.max(), 1.0
         return metrics, losses_S
-
-    def _terms(self, tokens: PolicyTokens) -> PolicyTerms:
-        return self.policy_loss.terms(tokens) if self.ceiling is None else dual_clip(tokens, self.policy_loss.terms, self.ceiling)
 
 
 def _metrics(entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, terms: PolicyTerms, weights: TokenWeights) -> Metrics:
