@@ -125,19 +125,14 @@ def _explored(scaled_BV: Tensor, rows: RowParams) -> Tensor:
     """Weights in proportion to the probabilities that are sampled from: ``(1 - e) p + e p_hot`` over one support, e = 0 for most.
     ``scaled_BV`` is used up."""
     if not any(p.explore and p.temperature for p in rows.kinds):
-        return _exponentials_(scaled_BV)
+        for block in row_blocks(scaled_BV):  # exp(x - max), in place
+            scaled_bV = scaled_BV[block]
+            scaled_bV.sub_(scaled_bV.amax(-1, keepdim=True)).exp_()
+        return scaled_BV
     weights_BV = torch.softmax(scaled_BV, -1)
     mixed = [(p.explore, p.temperature / p.explore_temperature) if p.temperature else (0.0, 1.0) for p in rows.kinds]
     share_B, factor_B = weights_BV.new_tensor(mixed)[rows.kind_B].T
     return weights_BV.lerp_(torch.softmax(scaled_BV * factor_B[:, None], -1), share_B[:, None])
-
-
-def _exponentials_(scaled_BV: Tensor) -> Tensor:
-    """Each row's exp(x - max), in place."""
-    for rows in row_blocks(scaled_BV):
-        scaled_bV = scaled_BV[rows]
-        scaled_bV.sub_(scaled_bV.amax(-1, keepdim=True)).exp_()
-    return scaled_BV
 
 
 def _cut_below(scaled_BV: Tensor, chosen_R: Tensor, floor_R: Tensor) -> None:

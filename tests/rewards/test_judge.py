@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from keel.rewards.composition.rewards import Reward
-from keel.rewards.composition.run_rewards import RunRewards
+from keel.rewards.composition.rewards import Reward, RunRewards
 from keel.rewards.text import OnceLog, TextSource
 from keel.types import Group, Prompt
 
