@@ -31,7 +31,7 @@ from keel.types import (
     Unit,
 )
 
-EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # how metrics of such a name come together
+EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # for metrics named .../min and .../max
 
 
 class MetricSums:

@@ -121,8 +121,8 @@ def without_signal(units: Sequence[Unit], name: str) -> list[Unit]:
 
 
 class OnlineTrainer:
-    """One step = one set of rollouts and all updates on it. The prompts' order and all draws are functions of (seed, step), so the state is
-    that of the learners, and the coefficients that controllers move."""
+    """One step = one set of rollouts and all updates on it. The order of the prompts and all draws are functions of (seed, step). So the
+    state is that of the learners, and what is measured in the course of the run: coefficients, the scale of rewards, composition."""
 
     keep_support = True  # what is trained is the distribution that was drawn from, cut where that was
     may_run_away = True
@@ -190,11 +190,12 @@ class OnlineTrainer:
         return {"phase": float(now.number)}
 
     def _groups(self, step: int) -> tuple[tuple[Group, ...], tuple[Group, ...], dict[str, float]]:
-        """All groups that were sampled in a step, and those to learn from: with dynamic sampling the ones whose rewards differ (Yu et al.
-        2025, arXiv:2503.14476, section 3.2), as many as the step has prompts if they are found in time.
+        """All groups that were sampled in a step, those to learn from, and metrics. With dynamic sampling, groups whose rewards are all
+        equal are left out and other prompts are sampled in their place, in at most ``refill_rounds`` rounds (Yu et al. 2025,
+        arXiv:2503.14476, section 3.2).
 
-        Prompts to fill up with come in an order by hash, none twice; a round draws as many as the share kept so far lets hope for, at most
-        a batch.
+        The other prompts come in an order by hash, none twice. A round takes as many as are needed if the share of groups that was kept
+        so far stays the same, at most a batch.
         """
         ids = self._prompt_ids(step)
         if not self.algorithm.refill_rounds:
@@ -277,9 +278,10 @@ class OnlineTrainer:
         return units
 
     def _update(self, units: Sequence[Unit], step: int, algorithm: Algorithm) -> tuple[dict[str, float], float]:
-        """All optimizer steps on one set of rollouts, until one finds the policy too far from the one that sampled. Metrics are means over
-        them; beside them the KL to the old policy, mean over the last pass. At the first the policy is the old one: its own forward pass
-        says what is old, so that the ratio is exactly 1 and the KL exactly 0, and nothing stops it."""
+        """All optimizer steps on one set of rollouts. They end early where the KL to the old policy is above ``old_kl.stop``.
+
+        Returns metrics (means over the steps), and the KL to the old policy (mean over the last pass). At the first step the policy is the
+        old policy: the log-probabilities of its own forward pass are the old ones, so the ratio is exactly 1 and the KL exactly 0."""
         sums: defaultdict[str, list[float]] = defaultdict(list)
         old_kls: list[float] = []
         made, stop = 0, algorithm.old_kl.stop

@@ -29,9 +29,9 @@ _TAIL_TOKENS = 8  # tokens decoded before those that a stop string could span, f
 
 
 class LocalSampler:
-    """A ``types.Sampler``. Requests are cut into waves of at most ``max_rows`` rows, short prompts first; the random
-    numbers of a row hang on its own request alone. So do its log-probabilities, up to rounding: ``prove.row_dependence`` measures whether
-    the rows beside it show in the last bits on this machine."""
+    """A ``types.Sampler``. Requests are cut into waves of at most ``max_rows`` rows, short prompts first. The random numbers of a row
+    depend on its own request alone. So do its log-probabilities, up to rounding: ``prove.row_dependence`` measures whether the rows beside
+    it change the last bits on this machine."""
 
     def __init__(self, model: Model, decode: Decode, config: SamplerConfig | None = None, version: PolicyVersion | None = None) -> None:
         """``decode`` turns token ids [T] into text without special tokens. Proves the fast path unless ``config.path`` is plain."""

@@ -150,8 +150,11 @@ def _asked(source: RewardSource, groups: Sequence[Group]) -> _Said:
 
 @dataclass(slots=True)
 class RunRewards:
-    """``apply_rewards`` with these rewards. ``failure``: why the first sample of this process that has no reward has none, empty when all
-    have one; ``all_failed``: no sample of the newest groups has one."""
+    """``apply_rewards`` with the rewards of a run.
+
+    ``failure`` is the reason of the first failure since this process started, empty when there was none. ``all_failed`` says that no
+    sample of the newest groups has a reward.
+    """
 
     rewards: Sequence[Reward]
     on_failure: OnFailure = "drop_sample"
