@@ -89,7 +89,9 @@ class PolicyObjective(Reduced):
         loss = (weights.weights_S * losses_S).sum() / divisor(counts, self.reduction.unit)
         with torch.no_grad():
             ref_logprobs_S = batch.signals.get("ref_logprobs", outputs.ref_logprobs_S)
-            metrics = _metrics(outputs, logprobs_S, old_logprobs_S, ref_logprobs_S, terms, weights)
+            metrics = _metrics(outputs.entropy_S, logprobs_S, old_logprobs_S, ref_logprobs_S, terms, weights)
+            if outputs.divergence_S is not None:
+                metrics["objective/divergence"] = token_mean(outputs.divergence_S)
             return LossOutput(loss, to_metrics({**metrics, **sampling}))
 
     def _against_sampler(self, old_logprobs_S: Tensor, batch: Batch, losses_S: Tensor) -> tuple[Metrics, Tensor]:
@@ -115,16 +117,15 @@ class PolicyObjective(Reduced):
 
 
 def _metrics(
-    outputs: Outputs, logprobs_S: Tensor, old_logprobs_S: Tensor, ref_logprobs_S: Tensor | None, terms: PolicyTerms, weights: TokenWeights
-) -> Metrics:
+    entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, ref_logprobs_S: Tensor | None, terms: PolicyTerms, weights: TokenWeights
+) -> dict[str, tuple[Tensor, Tensor | float]]:
     """Of the loss, the step from the old policy and, where there is one, the distance to the reference."""
-    assert outputs.entropy_S is not None
     region_S = (terms.low_S | terms.high_S).float()
     step_S = logprobs_S - old_logprobs_S
     far_S = step_S.abs() > LOG_RATIO_BOUND
     metrics: dict[str, tuple[Tensor, Tensor | float]] = {
         "loss/policy_avg": weights.mean(terms.loss_S),
-        "entropy": token_mean(outputs.entropy_S),
+        "entropy": token_mean(entropy_S),
         "clip_ratio/low_mean": token_mean(terms.low_S.float()),
         "clip_ratio/high_mean": token_mean(terms.high_S.float()),
         "clip_ratio/region_mean": token_mean(region_S),
@@ -139,7 +140,5 @@ def _metrics(
         metrics["kl"] = token_mean(kl_S)
         if len(kl_S):
             metrics["kl/max"] = kl_S.max(), 1.0
-    if outputs.divergence_S is not None:
-        metrics["objective/divergence"] = token_mean(outputs.divergence_S)
     metrics["policy/bounded_ratio"] = token_mean(far_S.float())
     return metrics
