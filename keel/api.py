@@ -6,13 +6,14 @@ Everything here is plain calls over the same parts that the recipes use; there i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from keel.core.errors import DataError
+from keel.core.config import checked
+from keel.core.errors import ConfigError, DataError
 from keel.core.hashing import digest_bytes
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
@@ -81,8 +82,8 @@ class Policy:
         self, *, lr: float, updates: int, microbatch_tokens: int = 4096, temperature: float = 1.0, seed: int = 0, **optim: Any
     ) -> LocalLearner:
         """What trains the policy: ``updates`` optimizer steps at a peak rate of ``lr`` (times ten for adapters), ``optim`` as in the
-        settings of recipes; ``temperature`` is that of the sampling, of which log-probabilities are."""
-        config = OptimConfig.model_validate({"lr": lr, **optim})
+        settings of recipes; ``temperature`` is that of the sampling, of which log-probabilities are. Raises ConfigError."""
+        config = checked(OptimConfig, {"lr": lr, **optim})
         return LocalLearner(self.model, config, BatchConfig(microbatch_tokens=microbatch_tokens), updates, seed, temperature)
 
     def reference(self, learner: LocalLearner, teacher: Policy | None = None) -> Logprobs:
@@ -113,15 +114,21 @@ def load(
 
 def algorithm(name: str = "grpo", *, samples: int | None = None, **settings: Any) -> Algorithm:
     """An algorithm of RL by its name; ``settings`` override its parts by field, as ``algorithm(kl={"coef": 0.1})``. Raises ConfigError for
-    parts that cannot go together; with ``samples`` of a prompt, for too few of them too."""
-    return resolve(AlgorithmConfig.model_validate({"name": name, **settings}), samples)
+    unknown names and for parts that cannot go together; with ``samples`` of a prompt, for too few of them too."""
+    return resolve(checked(AlgorithmConfig, {"name": name, **settings}), samples)
 
 
 def sample(
     draw: Sampler, policy: Policy, prompts: Sequence[Prompt], n: int, *, step: int = 0, seed: int = 0, **params: Any
 ) -> tuple[Group, ...]:
-    """``n`` answers to each prompt. ``params`` are fields of ``SamplingParams`` (max_tokens, temperature, top_p ...). The same seed and
-    step draw the same answers."""
+    """``n`` answers to each prompt, drawn by ``policy.sampler()`` or any other ``types.Sampler``. ``params`` are fields of
+    ``SamplingParams`` (max_tokens, temperature, top_p ...). The same seed and step draw the same answers. Raises ConfigError for other
+    names, DataError for prompts that are none."""
+    known = [f.name for f in fields(SamplingParams) if f.name not in ("stop_tokens", "banned_tokens")]
+    if unknown := [name for name in params if name not in known]:
+        raise ConfigError(f"sampling has no setting '{unknown[0]}'", f"settings are: {', '.join(known)}")
+    if wrong := [p for p in prompts if not isinstance(p, Prompt)]:
+        raise DataError(f"a prompt is {type(wrong[0]).__name__}, not Prompt: {wrong[0]!r:.80}", "make it with policy.prompt(...)")
     given = SamplingParams(stop_tokens=policy.renderer.stop_tokens, banned_tokens=policy.renderer.banned_tokens, **params)
     encoded: dict[str, Encoded] = {p.prompt_id: policy.renderer.prompt(p, given.max_tokens) for p in prompts}
     requests = [SampleRequest(i, tokens, n, given, seed, step, keep_support=True) for i, tokens in encoded.items()]

@@ -96,6 +96,22 @@ def test_what_an_algorithm_misses_is_said(policy: keel.Policy) -> None:
         keel.algorithm("grpo", samples=1)
 
 
+def test_mistakes_of_a_call_say_what_to_do(policy: keel.Policy) -> None:
+    with pytest.raises(ConfigError, match="name: 'grppo' is none of: grpo, "):
+        keel.algorithm("grppo")
+    with pytest.raises(ConfigError, match=r"clip.lo: unknown key. Did you mean clip.low\?"):
+        keel.algorithm("grpo", clip={"lo": 0.1})
+    with pytest.raises(ConfigError, match="lr: must be greater than 0, got the number -1"):
+        policy.learner(lr=-1, updates=1)
+    sampler, asked = policy.sampler(), [policy.prompt("Who?")]
+    with pytest.raises(ConfigError, match=r"no setting 'max_token'\n  hint: settings are: max_tokens, "):
+        keel.sample(sampler, policy, asked, 2, max_token=3)
+    with pytest.raises(ConfigError, match="no setting 'stop_tokens'"):
+        keel.sample(sampler, policy, asked, 2, stop_tokens=(3,))
+    with pytest.raises(DataError, match=r"a prompt is str, not Prompt: 'Who\?'\n  hint: make it with policy.prompt"):
+        keel.sample(sampler, policy, ["Who?"], 2, max_tokens=3)  # type: ignore[list-item]
+
+
 def test_imitation_makes_the_answer_likelier(proofs: None) -> None:
     policy = keel.load("tiny:llama?seed=2", precision="fp32", lora=4)
     learner = policy.learner(lr=3e-3, updates=6, schedule="constant", warmup_ratio=0.0)

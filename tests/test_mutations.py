@@ -23,7 +23,12 @@ TESTED_BY = {
     "keel.methods.credit.scaling": ["methods/credit/test_tokens.py", "methods/credit/test_scaling.py"],
     "keel.methods.credit.assign": ["methods/credit/test_credit.py"],
     "keel.methods.objectives.policy": ["methods/objectives/test_policy_by_hand.py", "methods/objectives/test_policy_parts.py"],
-    "keel.rewards.composition.rewards": ["rewards/test_compose.py", "rewards/test_segments.py"],
+    "keel.rewards.composition.rewards": [
+        "rewards/test_compose.py",
+        "rewards/test_segments.py",
+        "rewards/test_judge.py",
+        "rewards/test_composition.py",
+    ],
     "keel.rewards.composition.combine": ["rewards/test_composition.py"],
     "keel.rewards.composition.composer": ["rewards/test_composition.py"],
     "keel.loops.control": ["loops/test_controllers.py", "loops/test_phases.py"],

@@ -23,7 +23,7 @@ from keel.core.errors import ConfigError, UserError
 from keel.core.recipe_files import merge, parse_yaml, places, read_recipe, value_text
 from keel.core.schema import FieldDoc, chosen_section, describe, plain_type, tag_field, type_text, walk
 
-__all__ = ["FieldDoc", "Section", "describe", "dump", "load", "merge", "parse_yaml", "read_recipe"]
+__all__ = ["FieldDoc", "Section", "checked", "describe", "dump", "load", "merge", "parse_yaml", "read_recipe"]
 
 
 class Section(BaseModel):
@@ -68,6 +68,15 @@ def load(cls: type[C], recipe: Path | None, overrides: Sequence[str] = ()) -> C:
     where = f"{recipe}: " if recipe is not None else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise ConfigError(f"{where}{count} in the configuration\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def checked(cls: type[C], values: Mapping[str, Any]) -> C:
+    """The config of class ``cls`` from what a program gives. Raises ConfigError that lists every problem by its key."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = _explain(cls, error.errors(), {}, {})
+    raise ConfigError("; ".join(problems))
 
 
 def dump(config: Section) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from keel.core.errors import ModelError
-from keel.kernels.logprobs import FORWARD_KL, Head, fused_token_loss, token_logprobs, token_logprobs_and_divergence
+from keel.kernels.logprobs import FORWARD_KL, fused_token_loss, token_logprobs, token_logprobs_and_divergence
 from keel.kernels.pooling import single, spans
+from keel.kernels.tiles import Head
 from keel.learner.config import BatchConfig
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
 from keel.models.heads import ScoreHead
@@ -30,7 +31,7 @@ from keel.types import (
     Unit,
 )
 
-EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # how metrics of such a name come together
+EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # for metrics named .../min and .../max
 
 
 class MetricSums:
@@ -69,15 +70,11 @@ class LocalInference:
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """Log-probabilities per unit and branch: float32 [T], 0 at tokens that are not trained. No gradient, no dropout."""
-
-        def scored(batch: Batch, hidden_NH: Tensor) -> Tensor:
-            return self._logprobs(batch, hidden_NH, False)[0]
-
-        return self._per_token(units, scored)
+        return self._per_token(units, lambda batch, hidden_NH: self._logprobs(batch, hidden_NH, False)[0])
 
     def values(self, units: Sequence[Unit]) -> BranchTensors:
         """The value head before each trained token, laid out like ``logprobs``."""
-        return self._per_token(units, lambda batch, hidden_NH: self._values(batch, hidden_NH))
+        return self._per_token(units, self._values)
 
     def scores(self, units: Sequence[Unit]) -> list[Tensor]:
         """The score head's one score of each branch: float32 [G] per unit."""
@@ -154,13 +151,10 @@ class LocalInference:
         for part in plan_microbatches(units, self.batch.inference_tokens, objective.couples_branches):
             batch = pack(part)
             if batch.n_scored or "scores" in objective.needs:
-                self._account(sums, batch, self._loss(batch, objective, counts))
+                self._account(sums, batch, self._loss(batch, self.model.hidden(batch), objective, counts))
         return sums.report()
 
-    def _loss(self, batch: Batch, objective: Objective, counts: Counts) -> LossOutput:
-        return self._loss_of(batch, self.model.hidden(batch), objective, counts)
-
-    def _loss_of(self, batch: Batch, hidden_NH: Tensor, objective: Objective, counts: Counts) -> LossOutput:
+    def _loss(self, batch: Batch, hidden_NH: Tensor, objective: Objective, counts: Counts) -> LossOutput:
         batch = to_device(batch, self.model.device)
         if objective.token_local and "logprobs" in objective.needs and "scores" not in objective.needs and torch.is_grad_enabled():
             return self._fused_loss(batch, hidden_NH, objective, counts)

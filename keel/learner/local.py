@@ -92,9 +92,9 @@ class LocalLearner(LocalInference):
         """The objective's loss; that of a mixture of experts with its routers' balance, taken in each micro-batch by itself and weighted by
         its ``share`` of the answers' tokens: unlike all others it depends on how a batch is cut."""
         if self.model.router is None or not self._balanced:
-            return self._loss(batch, objective, counts)
+            return self._loss(batch, self.model.hidden(batch), objective, counts)
         hidden_NH, balance = self.model.hidden_and_balance(batch)
-        output = self._loss_of(batch, hidden_NH, objective, counts)
+        output = self._loss(batch, hidden_NH, objective, counts)
         assert balance is not None
         loss = output.loss + self.model.router.coefficient * share * balance if self.model.router.coefficient else output.loss
         return LossOutput(loss, {**output.metrics, "aux_loss": (share * float(balance.detach()), share)})

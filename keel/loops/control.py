@@ -1,5 +1,5 @@
-"""What changes in the course of a run: the phase a step belongs to, and the prices of KL and entropy that controllers make of what was
-measured (the trainer's only state beside its learners'). In a controller ``target`` and ``kl`` are in one unit, whichever that is."""
+"""What changes in the course of a run: the phase that a step belongs to, and the coefficients of KL and entropy, which controllers set
+from what was measured (the trainer's only state beside its learners'). A controller's ``target`` and ``kl`` have the same unit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keel.loops.config import PhaseConfig
-from keel.methods.rl_parts import KL, Algorithm
+from keel.methods.rl_parts import Algorithm
 
 
 class Coefficients:
@@ -18,8 +18,8 @@ class Coefficients:
         self._kl = algorithm.kl.coef if algorithm.kl is not None else 0.0
         self._old_kl = algorithm.old_kl.coef
         self._entropy = algorithm.entropy.coef
-        self.fixed: Mapping[str, float] = {}  # "kl" and "entropy" in place of what controllers say, which rest meanwhile; from the phase
-        self.scale = 1.0  # of the price of the KL to the reference, whatever its controller says; whoever sets it keeps it
+        self.fixed: Mapping[str, float] = {}  # "kl" and "entropy" as the phase sets them; their controllers rest meanwhile
+        self.scale = 1.0  # factor on the coefficient of the KL to the reference; not part of the state, whoever sets it keeps it
 
     def algorithm(self, step: int) -> Algorithm:
         """The algorithm with the coefficients of step ``step`` (0-based)."""
@@ -27,13 +27,11 @@ class Coefficients:
         entropy = replace(a.entropy, coef=self.fixed.get("entropy", self._entropy))
         kl = None
         if a.kl is not None:
-            kl = replace(a.kl, coef=self.scale * self.fixed.get("kl", self._kl_coef(a.kl, step)))
+            coef, control = self._kl, a.kl.control
+            if control is not None and control.kind == "scheduled":
+                coef = scheduled(a.kl.coef, control.end, step / max(1, self._total_steps - 1))
+            kl = replace(a.kl, coef=self.scale * self.fixed.get("kl", coef))
         return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl), entropy=entropy)
-
-    def _kl_coef(self, kl: KL, step: int) -> float:
-        if kl.control is None or kl.control.kind != "scheduled":
-            return self._kl
-        return scheduled(kl.coef, kl.control.end, step / max(1, self._total_steps - 1))
 
     def update(self, metrics: Mapping[str, float], samples: int, old_kl: float | None) -> None:
         """Follow a step: ``objective/kl``, ``objective/kl_per_token`` and ``entropy`` among its metrics, the number of its samples, and
@@ -117,7 +115,7 @@ def doubled_or_halved(coef: float, kl: float, target: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
+class PhaseSettings:
     """What the phase of a step sets; None where it leaves things as they are."""
 
     number: int  # of the phase, from 1
@@ -129,7 +127,7 @@ class Now:
     eval_every: int | None
 
 
-def phase_at(phases: Sequence[PhaseConfig], step: int, total_steps: int) -> Now | None:
+def phase_at(phases: Sequence[PhaseConfig], step: int, total_steps: int) -> PhaseSettings | None:
     """The phase of step ``step`` (0-based) of so many; None where there are no phases. A phase ends with step ``round(until * total)``; one
     that is shorter than a step is passed over."""
     first = 0
@@ -139,6 +137,6 @@ def phase_at(phases: Sequence[PhaseConfig], step: int, total_steps: int) -> Now 
             lr = phase.lr
             if lr is not None and phase.lr_end is not None:
                 lr += (phase.lr_end - lr) * (step - first) / max(1, end - first - 1)
-            return Now(number, phase.name, step == first, lr, phase.kl_coef, phase.entropy_coef, phase.eval_every)
+            return PhaseSettings(number, phase.name, step == first, lr, phase.kl_coef, phase.entropy_coef, phase.eval_every)
         first = end
     return None

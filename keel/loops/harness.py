@@ -53,8 +53,8 @@ class Trainer(Protocol):
         ...
 
     def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
-        """Scale the recipe's learning rates and price of the KL from the next step on; what they are now, by metric name. Not part of the
-        state: the caller keeps the scales."""
+        """Scale the recipe's learning rates and the coefficient of the KL from the next step on. Returns what they are now, by metric name.
+        The scales are not part of the state: the caller keeps them."""
         ...
 
     def drift(self, first: int, last: int) -> Mapping[str, float]:
@@ -254,8 +254,8 @@ class Harness:
         raise DivergedError(f"stopped at step {step}: {reason}", f"{stands}; events.jsonl has what happened")
 
     def _go_back(self, step: int, reason: str, started: float) -> int:
-        """The emergency after step ``step``: back to a good checkpoint with smaller steps and a dearer KL, from which on it is part
-        of the state. Returns the step to go on from; raises DivergedError where there is no way back."""
+        """The emergency after step ``step``: back to a good checkpoint with smaller learning rates and a larger coefficient of the KL,
+        which are part of the state from then on. Returns the step to go on from; raises DivergedError where there is no way back."""
         refused = refusal(self.limits, self.emergency, self.good)
         if refused or self.good is None:
             self._stop(step, reason, refused)

@@ -30,7 +30,6 @@ from keel.types import (
     Encoded,
     Group,
     Learner,
-    Objective,
     PolicyVersion,
     Prompt,
     Rollout,
@@ -57,6 +56,11 @@ class Actors:
     critic: Learner | None = None
     reference: MovingReference | None = None  # behind ``reference_logprobs``, where it follows the policy
 
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """Policy and critic by the name of the metric that shows their learning rate."""
+        return {"lr": self.policy} if self.critic is None else {"lr": self.policy, "critic/lr": self.critic}
+
 
 def publish(policy: Learner, sampler: Sampler, version: int) -> None:
     """Hand the policy's weights to the sampler, proven by their digest."""
@@ -78,8 +82,8 @@ def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: 
     )
 
 
-def shared_out(request: SampleRequest, exploration: ExplorationConfig) -> list[SampleRequest]:
-    """The request in parts, one for each temperature; parts differ in size by at most one, the earlier ones are the larger."""
+def by_temperature(request: SampleRequest, exploration: ExplorationConfig) -> list[SampleRequest]:
+    """The request cut into one for each temperature. They differ in size by at most one; the earlier ones are the larger."""
     params = replace(request.params, explore=exploration.share, explore_temperature=exploration.hot if exploration.share else 1.0)
     parts: list[SampleRequest] = []
     done, temperatures = 0, exploration.temperatures or (params.temperature,)
@@ -90,8 +94,8 @@ def shared_out(request: SampleRequest, exploration: ExplorationConfig) -> list[S
     return [part for part in parts if part.n]
 
 
-def together(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Groups without rewards, those of one prompt as one, in the order of prompts and samples."""
+def merged(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Groups of the same prompt become one, in the order of prompts and samples. They have no rewards yet."""
     rollouts: dict[str, list[Rollout]] = {}
     for group in groups:
         rollouts.setdefault(group.prompt.prompt_id, []).extend(group.rollouts)
@@ -117,10 +121,11 @@ def without_signal(units: Sequence[Unit], name: str) -> list[Unit]:
 
 
 class OnlineTrainer:
-    """One step = one set of rollouts and all updates on it. The prompts' order and all draws are functions of (seed, step), so the state is
-    that of the learners, and the coefficients that controllers move."""
+    """One step = one set of rollouts and all updates on it. The order of the prompts and all draws are functions of (seed, step). So the
+    state is that of the learners, and what is measured in the course of the run: coefficients, the scale of rewards, composition."""
 
     keep_support = True  # what is trained is the distribution that was drawn from, cut where that was
+    may_run_away = True
 
     def __init__(
         self,
@@ -137,18 +142,11 @@ class OnlineTrainer:
         self.config, self.seed, self.evaluators = config, seed, evaluators
         self.encoded = {prompt_id: encoded for prompt_id, (_, encoded) in prompts.items()}
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
+        self.total_steps = total_steps(config, len(prompts))
         self.coefficients = Coefficients(algorithm, self.total_steps)
         self.scale = RewardScale()
         self.composer: Composer | None = None  # how rewards become one, where that changes in the course of a run
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
-
-    @property
-    def total_steps(self) -> int:
-        return total_steps(self.config, len(self.prompts))
-
-    @property
-    def may_run_away(self) -> bool:
-        return True
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
@@ -192,11 +190,12 @@ class OnlineTrainer:
         return {"phase": float(now.number)}
 
     def _groups(self, step: int) -> tuple[tuple[Group, ...], tuple[Group, ...], dict[str, float]]:
-        """All groups that were sampled in a step, and those to learn from: with dynamic sampling the ones whose rewards differ (Yu et al.
-        2025, arXiv:2503.14476, section 3.2), as many as the step has prompts if they are found in time.
+        """All groups that were sampled in a step, those to learn from, and metrics. With dynamic sampling, groups whose rewards are all
+        equal are left out and other prompts are sampled in their place, in at most ``refill_rounds`` rounds (Yu et al. 2025,
+        arXiv:2503.14476, section 3.2).
 
-        Prompts to fill up with come in an order by hash, none twice; a round draws as many as the share kept so far lets hope for, at most
-        a batch.
+        The other prompts come in an order by hash, none twice. A round takes as many as are needed if the share of groups that was kept
+        so far stays the same, at most a batch.
         """
         ids = self._prompt_ids(step)
         if not self.algorithm.refill_rounds:
@@ -236,13 +235,13 @@ class OnlineTrainer:
         started = time.perf_counter()
         asked = {"seed": self.seed, "attempt": step, "keep_support": self.keep_support}
         whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, **asked) for i in ids]
-        requests = [part for r in whole for part in shared_out(r, self.exploration)]
+        requests = [part for r in whole for part in by_temperature(r, self.exploration)]
         drawn = len(requests)
         if self.algorithm.needs_greedy:
             greedy = replace(self.params, temperature=0.0)
             requests += [replace(r, n=1, params=greedy, first_sample=self.samples, keep_support=False) for r in whole]
         groups = sample_groups(self.actors.sampler, requests, self.prompts)
-        groups = (*together(groups[:drawn]), *groups[drawn:])
+        groups = (*merged(groups[:drawn]), *groups[drawn:])
         sampled = time.perf_counter()
         groups = self.actors.reward(groups)
         metrics = {
@@ -279,16 +278,18 @@ class OnlineTrainer:
         return units
 
     def _update(self, units: Sequence[Unit], step: int, algorithm: Algorithm) -> tuple[dict[str, float], float]:
-        """All optimizer steps on one set of rollouts, until one finds the policy too far from the one that sampled. Metrics are means over
-        them; beside them the KL to the old policy, mean over the last pass. At the first the policy is the old one: its own forward pass
-        says what is old, so that the ratio is exactly 1 and the KL exactly 0, and nothing stops it."""
+        """All optimizer steps on one set of rollouts. They end early where the KL to the old policy is above ``old_kl.stop``.
+
+        Returns metrics (means over the steps), and the KL to the old policy (mean over the last pass). At the first step the policy is the
+        old policy: the log-probabilities of its own forward pass are the old ones, so the ratio is exactly 1 and the KL exactly 0."""
         sums: defaultdict[str, list[float]] = defaultdict(list)
         old_kls: list[float] = []
         made, stop = 0, algorithm.old_kl.stop
         for epoch in range(algorithm.epochs):
             old_kls.clear()
             for k, part in enumerate(minibatches(units, algorithm.minibatches, self.seed, step, epoch)):
-                self._aim((step * algorithm.epochs + epoch) * algorithm.minibatches + k)
+                for learner in self.actors.learners.values():  # rates follow the planned updates, whether they were made or not
+                    learner.progress = (step * algorithm.epochs + epoch) * algorithm.minibatches + k
                 fresh = without_signal(part, "old_logprobs") if made == 0 else part
                 report = self.actors.policy.forward_backward(fresh, algorithm.policy_objective())
                 old_kls.append(report.metrics["policy/old_kl_avg"])
@@ -298,16 +299,11 @@ class OnlineTrainer:
                     return {**means(sums), "policy/updates": float(made)}, _mean(old_kls)
                 collect(sums, self.actors.policy.step().metrics)
                 if self.actors.critic is not None:
-                    values = _one_update(self.actors.critic, part, algorithm.value_objective())
+                    report = self.actors.critic.forward_backward(part, algorithm.value_objective())
+                    values = {**report.metrics, **self.actors.critic.step().metrics}
                     collect(sums, {name if "/" in name else f"critic/{name}": value for name, value in values.items()})
                 made += 1
         return {**means(sums), "policy/updates": float(made)}, _mean(old_kls)
-
-    def _aim(self, planned: int) -> None:
-        """The next update comes after so many planned ones, whether they were made or not: the learning rates follow the plan."""
-        self.actors.policy.progress = planned
-        if self.actors.critic is not None:
-            self.actors.critic.progress = planned
 
     def evaluate(self, step: int) -> Mapping[str, float]:
         """Held-out prompts, sampled from the newest weights."""
@@ -322,14 +318,12 @@ class OnlineTrainer:
         return self.evaluators["test"](self.total_steps)
 
     def adjust(self, lr_scale: float, kl_scale: float) -> Mapping[str, float]:
-        """Scale the recipe's learning rates and price of the KL to the reference."""
-        learners = {"lr": self.actors.policy, "critic/lr": self.actors.critic}
-        for learner in learners.values():
-            if learner is not None:
-                learner.lr_scale = lr_scale
+        """Scale the recipe's learning rates and the coefficient of the KL to the reference."""
+        for learner in self.actors.learners.values():
+            learner.lr_scale = lr_scale
         self.coefficients.scale = kl_scale
         kl = self.coefficients.algorithm(0).kl
-        return {name: x.lr for name, x in learners.items() if x is not None} | ({"kl_coef": kl.coef} if kl is not None else {})
+        return {name: x.lr for name, x in self.actors.learners.items()} | ({"kl_coef": kl.coef} if kl is not None else {})
 
     def drift(self, first: int, last: int) -> Mapping[str, float]:
         """Are the prompts of these steps like all prompts?"""
@@ -371,11 +365,6 @@ def minibatches(units: Sequence[Unit], n: int, seed: int, step: int, epoch: int)
     """``n`` parts of the units in an order by hash; sizes differ by at most one, empty ones are left out."""
     order = permutation(len(units), "minibatch", seed, step, epoch)
     return [part for i in range(n) if (part := [units[j] for j in order[i::n]])]
-
-
-def _one_update(learner: Learner, units: Sequence[Unit], objective: Objective) -> dict[str, float]:
-    report = learner.forward_backward(units, objective)
-    return {**report.metrics, **learner.step().metrics}
 
 
 def collect(sums: defaultdict[str, list[float]], metrics: Mapping[str, float]) -> None:

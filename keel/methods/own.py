@@ -16,8 +16,8 @@ from keel.core.python_file import load_object
 from keel.methods.math.policy import PolicyLoss, PolicyTerms, PolicyTokens, unclipped
 from keel.methods.objectives.preference import PairLoss
 
-_POLICY = "def NAME(tokens: PolicyTokens) -> PolicyTerms, a loss for every token"
-_PAIR = "def NAME(winner_E, loser_E, label_E, margin_E, beta) -> Tensor, a loss for every pair"
+_POLICY = "def NAME(tokens: PolicyTokens) -> PolicyTerms, or -> Tensor: one loss a token, float [S] (docs/add_an_algorithm.md)"
+_PAIR = "def NAME(winner_E, loser_E, label_E, margin_E, beta) -> Tensor: one loss a pair, float [E] (docs/add_a_loss.md)"
 
 
 def own_policy_loss(spec: str) -> PolicyLoss:

@@ -19,25 +19,20 @@ Signals are per-branch tensors [T]. A new algorithm is one row in ``ALGORITHMS``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import torch
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
 from keel.core.python_file import names_a_file
 from keel.core.schema import key_of
-from keel.methods.credit.assign import CreditRule, assign
-from keel.methods.credit.measures import kl_metrics
+from keel.methods.credit.assign import CreditRule
 from keel.methods.math.policy import Correction
-from keel.methods.math.value import explained_variance
 from keel.methods.own import own_policy_loss
 from keel.methods.rl_checks import contradictions, given, idle
 from keel.methods.rl_config import ControlConfig, CorrectionConfig, CriticConfig, KLConfig, OverlongConfig, Overrides, ReferenceConfig
 from keel.methods.rl_parts import KL, Algorithm, Control, Critic, OldKL, Overlong, ReferenceRule
-from keel.types import Group, Unit
 
 # Shao et al. 2024 (arXiv:2402.03300): one update on each batch of rollouts, beta 0.04
 _GRPO = Algorithm("grpo", CreditRule("group_normalised"), reduce="per_sequence", kl=KL("loss", "k3", 0.04))
@@ -184,31 +179,3 @@ def _resolve_correction(config: CorrectionConfig, base: Correction | None) -> Co
     if config.kind is None:
         return None if base is None else replace(base, **given(config, "level", "cap"))
     return None if config.kind == "none" else replace(base or Correction(config.kind), **given(config, "kind", "level", "cap"))
-
-
-# --------------------------------------------------------------------------------------------------------------------------------
-# Credit of a batch
-# --------------------------------------------------------------------------------------------------------------------------------
-
-
-class Credited(NamedTuple):
-    """Units that are ready for the learner, and what the credit looked like."""
-
-    units: tuple[Unit, ...]
-    metrics: Mapping[str, float]
-
-
-def credit(groups: Sequence[Group], units: Sequence[Unit], algorithm: Algorithm) -> Credited:
-    """Give every trained token its advantage (``credit.assign``) under the algorithm's rule.
-
-    Metrics: ``objective/*`` of ``kl_metrics`` where there is a reference, ``critic/vf_explained_var`` where there is a critic. When all
-    samples failed or were masked no unit is left: such a step has nothing to train on.
-    """
-    in_reward = algorithm.kl.coef if algorithm.kl is not None and algorithm.kl.place == "reward" else 0.0
-    credited = assign(groups, units, replace(algorithm.credit, kl_coef=in_reward))
-    metrics = kl_metrics(groups, units, in_reward) if algorithm.needs_reference else {}
-    branches = [b for u in credited for b in u.branches]
-    if algorithm.needs_critic and branches:
-        values, returns = (torch.cat([b.signals[name][b.trained_T] for b in branches]) for name in ("values", "returns"))
-        metrics["critic/vf_explained_var"] = explained_variance(values, returns)
-    return Credited(credited, metrics)

@@ -1,18 +1,24 @@
-"""What an algorithm of RL is made of: the composition and its parts, as plain values. The table of compositions is in ``rl``."""
+"""What an algorithm of RL is made of: the composition and its parts, as plain values; what it does with a batch: credit and objectives. The
+table of compositions is in ``rl``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
-from keel.methods.credit.assign import ESTIMATORS, CreditRule, TokenEstimator
+import torch
+
+from keel.methods.credit.assign import ESTIMATORS, CreditRule, TokenEstimator, assign
+from keel.methods.credit.measures import kl_metrics
 from keel.methods.credit.scaling import RewardRule
 from keel.methods.math import kl
 from keel.methods.math.policy import POLICY_LOSSES, Correction, PolicyLoss
 from keel.methods.math.reduce import REDUCTIONS
+from keel.methods.math.value import explained_variance
 from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.value import ValueObjective
-from keel.types import Divergence
+from keel.types import Divergence, Group, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +181,26 @@ class Algorithm:
         """The loss of the critic."""
         assert self.critic is not None, f"{self.name} has no critic"
         return ValueObjective(self.critic.clip, self.critic.vf_coef)
+
+
+class Credited(NamedTuple):
+    """Units that are ready for the learner, and what the credit looked like."""
+
+    units: tuple[Unit, ...]
+    metrics: Mapping[str, float]
+
+
+def credit(groups: Sequence[Group], units: Sequence[Unit], algorithm: Algorithm) -> Credited:
+    """Give every trained token its advantage (``credit.assign``) under the algorithm's rule.
+
+    Metrics: ``objective/*`` of ``kl_metrics`` where there is a reference, ``critic/vf_explained_var`` where there is a critic. When all
+    samples failed or were masked no unit is left: such a step has nothing to train on.
+    """
+    in_reward = algorithm.kl.coef if algorithm.kl is not None and algorithm.kl.place == "reward" else 0.0
+    credited = assign(groups, units, replace(algorithm.credit, kl_coef=in_reward))
+    metrics = kl_metrics(groups, units, in_reward) if algorithm.needs_reference else {}
+    branches = [b for u in credited for b in u.branches]
+    if algorithm.needs_critic and branches:
+        values, returns = (torch.cat([b.signals[name][b.trained_T] for b in branches]) for name in ("values", "returns"))
+        metrics["critic/vf_explained_var"] = explained_variance(values, returns)
+    return Credited(credited, metrics)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from keel.core.config import Section
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of, names_a_file
 from keel.types import SamplingParams
 
 
@@ -81,25 +82,40 @@ class VllmConfig(Section):
     prefix_cache: bool = Field(default=True, description="Keep the cache of prompts for later requests with the same beginning.")
 
 
+def _is_an_engine(name: str) -> str:
+    """One of ours, or a file's: whether that file has it is told when it is read."""
+    if name not in ("local", "vllm") and not names_a_file(name):
+        raise ValueError(f"'{name}' is none of: local, vllm; nor is it FILE.py:NAME")
+    return name
+
+
 class RolloutConfig(SamplerConfig):
     """How rollouts are drawn while training: by which engine, and how that packs its work."""
 
-    engine: Literal["local", "vllm"] = Field(
-        default="local", description="local: the trained model itself; vllm: vLLM in this process, which gets the new weights each step."
+    engine: Annotated[str, AfterValidator(_is_an_engine)] = Field(
+        default="local",
+        description="local: the trained model itself; vllm: vLLM in this process, which gets the new weights each step; or a sampler of "
+        "yours, FILE.py:NAME, called with the local one and the tokenizer.",
     )
     vllm: VllmConfig = Field(default=VllmConfig(), description="Settings of vLLM; only with engine=vllm.")
 
     @model_validator(mode="after")
     def _settings_of_the_engine(self) -> Self:
-        if self.engine == "local" and self.vllm.changed:
-            raise ConfigError(f"sampler.vllm.{min(self.vllm.changed)} would have no effect with engine=local", "set sampler.engine=vllm")
+        if self.engine != "vllm" and self.vllm.changed:
+            name = f"sampler.vllm.{min(self.vllm.changed)}"
+            raise ConfigError(f"{name} would have no effect with engine={self.engine}", "set sampler.engine=vllm")
         if self.engine == "vllm" and "path" in self.changed:
             raise ConfigError("sampler.path would have no effect with engine=vllm", "leave it out")
         return self
 
+    @property
+    def file(self) -> str | None:
+        """The file of a sampler that is the user's own."""
+        return file_of(self.engine) if names_a_file(self.engine) else None
+
     def check_sampling(self, sampling: SamplingConfig, told: bool) -> None:
         """Raise ConfigError for a distribution that the engine cannot draw from. ``told``: RL wants to know what could have been drawn."""
-        if self.engine == "local":
+        if self.engine != "vllm":
             return
         if sampling.stop:
             raise ConfigError("sampler.engine=vllm ends a completion at tokens, not at texts", "leave sampling.stop out, or engine=local")

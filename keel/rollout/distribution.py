@@ -64,8 +64,8 @@ def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor, keep_
     top-p over what is left, a share of a hotter distribution. A greedy row takes the most likely token that is not forbidden (the lowest id
     among equals); its log-probability is that of the untempered, untruncated distribution, since the greedy one would always say 0.
 
-    With ``keep_support`` the tokens that had a probability are told: those left after the top-p of the second but last warp, as the last
-    adds none. Tokens that the model itself gives none to do not count as cut.
+    With ``keep_support`` the tokens that had a probability are returned: those left after top-p (the hotter distribution adds none).
+    Tokens to which the model itself gives no probability do not count as cut.
     """
     assert logits_BV.dtype == torch.float32, f"logits must be float32, got {logits_BV.dtype}"
     assert uniform_B.dtype == torch.float64, f"uniform numbers must be float64, got {uniform_B.dtype}"
@@ -75,8 +75,13 @@ def draw(logits_BV: Tensor, rows: RowParams, step: int, uniform_B: Tensor, keep_
     forced_B = None
     if any(p.temperature == 0 for p in rows.kinds):
         forced_B = torch.where(rows.temperature_B == 0, logits_BV.argmax(-1), -1)
-    scaled_BV = _truncate(_temper(logits_BV, rows), rows)
-    support = None if given_B is None else _support(scaled_BV, given_B)
+    if any(p.temperature not in (0, 1) for p in rows.kinds):  # greedy rows stay as they are
+        logits_BV.div_(torch.where(rows.temperature_B == 0, 1.0, rows.temperature_B)[:, None])
+    scaled_BV = _truncate(logits_BV, rows)
+    support = None
+    if given_B is not None:
+        inside_BV = torch.isfinite(scaled_BV)
+        support = Support.of(inside_BV, inside_BV.sum(-1) == given_B)  # a row that kept all that the model gave is whole
     tokens_B, logprobs_B = inverse_cdf(_explored(scaled_BV, rows), uniform_B, forced_B)
     return Drawn(tokens_B, logprobs_B, finite_B, support)
 
@@ -93,14 +98,6 @@ def forbid_(logits_BV: Tensor, rows: RowParams, step: int) -> None:
                 logits_BV[(rows.kind_B == index).nonzero(), ids_F[None]] = -torch.inf
 
 
-def _temper(logits_BV: Tensor, rows: RowParams) -> Tensor:
-    """Divide by the temperature, in place; greedy rows stay as they are."""
-    if all(p.temperature in (0, 1) for p in rows.kinds):
-        return logits_BV
-    temperature_B = torch.where(rows.temperature_B == 0, 1.0, rows.temperature_B)
-    return logits_BV.div_(temperature_B[:, None])
-
-
 def _truncate(scaled_BV: Tensor, rows: RowParams) -> Tensor:
     """Top-k, then top-p over what is left: logits below the floor become -inf, in place."""
     sampled_B = rows.temperature_B != 0
@@ -115,29 +112,18 @@ def _truncate(scaled_BV: Tensor, rows: RowParams) -> Tensor:
     return scaled_BV
 
 
-def _support(scaled_BV: Tensor, given_B: Tensor) -> Support:
-    """What is left; a row is whole if that is all that the model gave."""
-    inside_BV = torch.isfinite(scaled_BV)
-    return Support.of(inside_BV, inside_BV.sum(-1) == given_B)
-
-
 def _explored(scaled_BV: Tensor, rows: RowParams) -> Tensor:
     """Weights in proportion to the probabilities that are sampled from: ``(1 - e) p + e p_hot`` over one support, e = 0 for most.
     ``scaled_BV`` is used up."""
     if not any(p.explore and p.temperature for p in rows.kinds):
-        return _exponentials_(scaled_BV)
+        for block in row_blocks(scaled_BV):  # exp(x - max), in place
+            scaled_bV = scaled_BV[block]
+            scaled_bV.sub_(scaled_bV.amax(-1, keepdim=True)).exp_()
+        return scaled_BV
     weights_BV = torch.softmax(scaled_BV, -1)
     mixed = [(p.explore, p.temperature / p.explore_temperature) if p.temperature else (0.0, 1.0) for p in rows.kinds]
     share_B, factor_B = weights_BV.new_tensor(mixed)[rows.kind_B].T
     return weights_BV.lerp_(torch.softmax(scaled_BV * factor_B[:, None], -1), share_B[:, None])
-
-
-def _exponentials_(scaled_BV: Tensor) -> Tensor:
-    """Each row's exp(x - max), in place."""
-    for rows in row_blocks(scaled_BV):
-        scaled_bV = scaled_BV[rows]
-        scaled_bV.sub_(scaled_bV.amax(-1, keepdim=True)).exp_()
-    return scaled_BV
 
 
 def _cut_below(scaled_BV: Tensor, chosen_R: Tensor, floor_R: Tensor) -> None:

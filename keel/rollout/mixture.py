@@ -14,8 +14,7 @@ from keel.core.hashing import stable_hash, uniform
 from keel.models.model import Model
 from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import Decoder
-from keel.rollout.local import LocalSampler
-from keel.rollout.wave import Decode
+from keel.rollout.local import Decode, LocalSampler
 from keel.types import Encoded, PolicyVersion, Rollout, Sampler, SampleRequest, Weights
 
 TokenMixture = Literal["logits", "probabilities"]

@@ -93,8 +93,9 @@ class Group:
     parts: Mapping[str, Tensor]  # reward by source, float32 [G] each, unweighted
     valid_G: Tensor  # bool [G]
     greedy_reward: float = math.nan  # of the greedy answer to the same prompt, where the credit rule takes it as its baseline
-    # by rollout float32 [T], what of its reward is due before the end: at each token, and taken off at the last sampled one; sums to 0
-    moved: tuple[Tensor, ...] = ()  # empty: all is due at the end
+    # Where parts of an answer are scored: by rollout float32 [T], the rewards of the parts at the tokens where they are due, and minus
+    # their sum at the last sampled token, so that the whole sums to 0. Credit by token adds it. Empty: the reward is all at the end.
+    moved: tuple[Tensor, ...] = ()
 
 
 def empty_group(prompt: Prompt, encoded: Encoded, rollouts: Sequence[Rollout]) -> Group:

@@ -7,7 +7,7 @@ import pytest
 from keel.core.errors import ConfigError
 from keel.evaluate.compare import Answer, PromptAnswers, compare, scorers, subsets, win_shares
 from keel.evaluate.config import EvaluateConfig
-from keel.evaluate.samples import choose
+from keel.evaluate.report_samples import choose
 
 
 def row(prompt_id: str, before: list[Answer], after: list[Answer], language: str = "en") -> PromptAnswers:

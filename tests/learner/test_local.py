@@ -102,9 +102,9 @@ def test_one_times_eight_is_eight_times_one(load, arch: str, token_local: bool) 
 
 
 def test_token_local_path_equals_the_general_one(load, monkeypatch) -> None:
-    from keel.kernels import logprobs
+    from keel.kernels import tiles
 
-    monkeypatch.setattr(logprobs, "_TILE_CPU", 1)  # several tiles
+    monkeypatch.setattr(tiles, "_TILE_CPU", 1)  # several tiles
     fused, general = (learner_of(load, heads=frozenset({"value"})) for _ in range(2))
     units = make_units()
     a = fused.forward_backward(units, Probe(TOKEN, True))

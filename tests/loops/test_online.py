@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from keel.loops.config import ExplorationConfig, LoopConfig
-from keel.loops.online import Actors, OnlineTrainer, shared_out
+from keel.loops.online import Actors, OnlineTrainer, by_temperature
 from keel.methods import AlgorithmConfig, resolve
 from keel.rollout.scripted import ScriptedSampler
 from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, StepReport, Unit
@@ -334,7 +334,7 @@ def test_the_entropy_bonus_follows_the_entropy():
     assert resumed.coefficients.metrics(5) == {"entropy_coef": 0.0}
 
 
-def test_samples_are_shared_out_among_temperatures():
+def test_samples_are_by_temperature_among_temperatures():
     """Five samples at three temperatures: 2, 2 and 1; one group of five comes back. The first update is its own old policy; a later one has
     the log-probabilities of the policy before it, not those of the temperatures that were drawn from."""
     script = {"p": [[7] * n for n in (1, 2, 3, 4, 5)]}
@@ -355,5 +355,5 @@ def test_samples_are_shared_out_among_temperatures():
 
 def test_fewer_samples_than_temperatures():
     whole = SampleRequest("p", Encoded(torch.tensor([1])), 2, SamplingParams(), seed=0)
-    assert [(r.first_sample, r.n) for r in shared_out(whole, ExplorationConfig(temperatures=(0.5, 1.0, 2.0)))] == [(0, 1), (1, 1)]
-    assert shared_out(whole, ExplorationConfig()) == [whole]
+    assert [(r.first_sample, r.n) for r in by_temperature(whole, ExplorationConfig(temperatures=(0.5, 1.0, 2.0)))] == [(0, 1), (1, 1)]
+    assert by_temperature(whole, ExplorationConfig()) == [whole]

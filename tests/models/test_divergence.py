@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.kernels import logprobs as module
+from keel.kernels import tiles
 from keel.kernels.logit_transform import LogitTransform
-from keel.kernels.logprobs import Compared, Head, token_logprobs_and_divergence
+from keel.kernels.logprobs import Compared, token_logprobs_and_divergence
+from keel.kernels.tiles import Head
 from keel.types import Divergence
 from keel.types.support import Support
 
@@ -36,7 +37,7 @@ WEIGHTS = torch.randn(3, ROWS, generator=torch.Generator().manual_seed(6))
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, the last one short."""
-    monkeypatch.setattr(module, "_TILE_CPU", 1)
+    monkeypatch.setattr(tiles, "_TILE_CPU", 1)
 
 
 def draw(*shape: int, seed: int) -> Tensor:

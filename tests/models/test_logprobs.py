@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keel.kernels import logprobs as module
+from keel.kernels import tiles
 from keel.kernels.logit_transform import LogitTransform
-from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs
+from keel.kernels.logprobs import fused_token_loss, token_logprobs
+from keel.kernels.tiles import Head
 
 CASES = {
     "plain": (LogitTransform(), 1.0),
@@ -22,7 +23,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, the last one short."""
-    monkeypatch.setattr(module, "_TILE_CPU", 1)
+    monkeypatch.setattr(tiles, "_TILE_CPU", 1)
 
 
 def data(rows: int = 150, hidden: int = 12, vocab: int = 33, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
@@ -184,9 +185,8 @@ def test_sharp_distributions_are_exact_though_exponentials_are_cut_off(want_entr
         loss = (adv_S[part].float() * logprobs_n).sum()
         return loss if entropy_n is None else loss + 0.1 * entropy_n.sum()
 
-    module.fused_token_loss(
-        fast, module.Head(weight_VH.float(), None, LogitTransform()), target_S, loss_of, want_entropy=want_entropy
-    ).backward()
+    head = Head(weight_VH.float(), None, LogitTransform())
+    fused_token_loss(fast, head, target_S, loss_of, want_entropy=want_entropy).backward()
     torch.testing.assert_close(torch.cat(seen).double(), chosen_S.detach(), rtol=1e-5, atol=1e-4)
     assert fast.grad is not None
     torch.testing.assert_close(fast.grad.double(), exact.grad, rtol=1e-4, atol=2e-3)

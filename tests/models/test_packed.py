@@ -9,7 +9,8 @@ from PIL import Image
 
 from keel.kernels import attention as packed_module
 from keel.kernels.attention import AttentionOptions, PackedPlan, attention, keel_attention
-from keel.kernels.logprobs import Head, token_logprobs
+from keel.kernels.logprobs import token_logprobs
+from keel.kernels.tiles import Head
 from keel.learner.packing import pack
 from keel.models import prove
 from keel.models.config import LoraConfig

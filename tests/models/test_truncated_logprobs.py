@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from keel.kernels import logprobs as module
+from keel.kernels import tiles
 from keel.kernels.logit_transform import LogitTransform
-from keel.kernels.logprobs import Head, fused_token_loss, token_logprobs
+from keel.kernels.logprobs import fused_token_loss, token_logprobs
+from keel.kernels.tiles import Head
 from keel.types.support import Support
 
 CASES = {
@@ -24,7 +25,7 @@ ROWS, HIDDEN, VOCAB = 150, 6, 41  # a mask has two words: single tokens are list
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, the last one short."""
-    monkeypatch.setattr(module, "_TILE_CPU", 1)
+    monkeypatch.setattr(tiles, "_TILE_CPU", 1)
 
 
 def data() -> tuple[torch.Tensor, ...]:

@@ -16,8 +16,7 @@ from keel.rewards.composition import combine
 from keel.rewards.composition.combine import Relations
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.config import CompositionConfig
-from keel.rewards.composition.rewards import Reward, apply_rewards
-from keel.rewards.composition.run_rewards import RunRewards
+from keel.rewards.composition.rewards import Reward, RunRewards, apply_rewards
 from keel.rewards.text import TextSource
 from keel.types import Group
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from keel.rewards.composition.rewards import Reward
-from keel.rewards.composition.run_rewards import RunRewards
+import pytest
+import torch
+from torch import Tensor
+
+from keel.rewards.composition.rewards import Reward, RunRewards
 from keel.rewards.text import OnceLog, TextSource
 from keel.types import Group, Prompt
 
@@ -46,3 +49,23 @@ def test_a_score_that_is_not_finite_and_a_rollout_that_failed(group: Groups) -> 
     failed = group("x", prompt_id="q", failed=(0,))
     judge((replace(failed, rollouts=tuple(replace(r, finish_reason="error", error="too long") for r in failed.rollouts)),))
     assert judge.failure == "sampling failed for prompt q: too long"
+
+
+@dataclass(frozen=True)
+class Mute:
+    """No score, and not a word about it."""
+
+    name: str
+
+    def score(self, groups: Sequence[Group]) -> list[Tensor]:
+        return [torch.full((len(g.rollouts),), math.nan) for g in groups]
+
+
+def test_of_sources_that_say_nothing_the_first_is_named(group: Groups) -> None:
+    judge = RunRewards((Reward(Mute("a")), Reward(Mute("b"))))
+    assert (judge.failure, judge.all_failed) == ("", False)
+    judge((group("ok", prompt_id="q"),))
+    assert judge.failure == "reward 'a' gave no finite score for prompt q"
+    for kept in ({"failure": "x"}, {"all_failed": True}):
+        with pytest.raises(TypeError):
+            RunRewards((), **kept)  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""Rewards and advantages on scales that learning can use: whitening over a batch, with statistics that can be added up over its parts
-(processes, micro-batches); rewards normalised by what a run has seen, and clipped; a price for every step away from the reference."""
+"""The scale of rewards and advantages: whitening over a batch, with statistics that add up over its parts (processes, micro-batches);
+rewards normalised by those seen so far, and clipped; penalties for the KL to the reference and for long answers."""
 
 from __future__ import annotations
 

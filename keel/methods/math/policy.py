@@ -1,8 +1,9 @@
-"""Policy losses, one function and one row of ``POLICY_LOSSES`` each: of tokens that a policy sampled, and what they were worth. Lower is
-better: a loss is minus what is to be maximised.
+"""Policy losses: each is a function of sampled tokens and their advantages, and a row of ``POLICY_LOSSES``. A loss is minus what is to be
+maximised.
 
-A row says what means something for its loss, and all else follows from it: which settings are refused, whether answers may be cut into
-tiles, how tokens may be averaged. Log-ratios are held within ``kl.LOG_RATIO_BOUND`` before they become ratios that nothing else bounds.
+A row says which settings its loss reads and how it may be computed. The rest follows from that: which settings are refused, whether
+answers may be cut into tiles, how tokens may be averaged. Log-ratios are clamped to ``kl.LOG_RATIO_BOUND`` before ``exp``, where no clip
+bounds the ratio.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def unclipped(loss_S: Tensor) -> PolicyTerms:
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """A row: a policy loss, and what means something for it. Settings that would mean nothing are refused."""
+    """A row: a policy loss and its properties. A recipe that sets what the loss does not read is refused."""
 
     name: str
     terms: Callable[[PolicyTokens], PolicyTerms]

@@ -26,14 +26,14 @@ class PolicyObjective(Reduced):
     Signals: ``advantages``; ``old_logprobs`` where recorded, else the log-probabilities of this very pass, detached (ratio exactly 1);
     ``ref_logprobs`` for a KL term; ``sampler_logprobs`` for a correction and for diagnosis.
 
-    The KL is an estimate ``kl`` from the sampled token alone, or the ``divergence`` of the whole distributions at that token's place, which
-    needs the reference in the learner and no signal.
+    The KL is an estimate ``kl`` from the sampled token alone, or the ``divergence`` of the whole distributions at its position. A
+    divergence needs no signal; it needs the reference in the learner.
 
-    ``policy_loss`` is a row of ``POLICY_LOSSES`` or a user's own, ``clip`` its band and ``ceiling`` that of ``dual_clip``. A loss that is
-    not ``local`` gets its sequences whole.
+    ``policy_loss`` is a row of ``POLICY_LOSSES`` or a user's own, ``clip`` its band and ``ceiling`` that of ``dual_clip``. The sequences of
+    a loss that is not ``local`` are never cut.
 
-    ``correction`` weighs the policy's part of the loss by importance weights between the old policy and the sampler
-    (``methods.math.policy``); what it masks still counts in the mean's denominator. Those of sequences need them whole.
+    ``correction`` multiplies the policy loss by importance weights between the old policy and the sampler (``methods.math.policy``). Masked
+    tokens still count in the mean's denominator. With ``level="sequence"`` the sequences are never cut.
 
     ``old_kl_coef`` is the penalty of Schulman et al. 2017 (arXiv:1707.06347, eq. 8): KL(old || policy) by k3 of the old policy's tokens,
     whose gradient is exactly that of the KL.
@@ -72,9 +72,9 @@ class PolicyObjective(Reduced):
         assert outputs.entropy_S is not None
         logprobs_S = outputs.logprobs_S
         old_logprobs_S = batch.signals.get("old_logprobs", logprobs_S.detach())
-        terms = self._terms(
-            PolicyTokens(logprobs_S, old_logprobs_S, batch.signals["advantages"], batch.branch_S, batch.n_branches, *self.clip)
-        )
+        tokens = PolicyTokens(logprobs_S, old_logprobs_S, batch.signals["advantages"], batch.branch_S, batch.n_branches, *self.clip)
+        loss_of = self.policy_loss.terms
+        terms = loss_of(tokens) if self.ceiling is None else dual_clip(tokens, loss_of, self.ceiling)
         sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
         if self.kl is not None:
             losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
@@ -88,10 +88,10 @@ class PolicyObjective(Reduced):
         weights = token_weights(batch, self.reduction)
         loss = (weights.weights_S * losses_S).sum() / divisor(counts, self.reduction.unit)
         with torch.no_grad():
-            metrics = {
-                **_metrics(outputs.entropy_S, logprobs_S, old_logprobs_S, terms, weights),
-                **_reference_metrics(batch, outputs, logprobs_S, old_logprobs_S),
-            }
+            ref_logprobs_S = batch.signals.get("ref_logprobs", outputs.ref_logprobs_S)
+            metrics = _metrics(outputs.entropy_S, logprobs_S, old_logprobs_S, ref_logprobs_S, terms, weights)
+            if outputs.divergence_S is not None:
+                metrics["objective/divergence"] = token_mean(outputs.divergence_S)
             return LossOutput(loss, to_metrics({**metrics, **sampling}))
 
     def _against_sampler(self, old_logprobs_S: Tensor, batch: Batch, losses_S: Tensor) -> tuple[Metrics, Tensor]:
@@ -115,14 +115,15 @@ class PolicyObjective(Reduced):
             metrics["sampling/sampling_logp_difference/max"] = apart_S.max(), 1.0
         return metrics, losses_S
 
-    def _terms(self, tokens: PolicyTokens) -> PolicyTerms:
-        return self.policy_loss.terms(tokens) if self.ceiling is None else dual_clip(tokens, self.policy_loss.terms, self.ceiling)
 
-
-def _metrics(entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, terms: PolicyTerms, weights: TokenWeights) -> Metrics:
+def _metrics(
+    entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, ref_logprobs_S: Tensor | None, terms: PolicyTerms, weights: TokenWeights
+) -> dict[str, tuple[Tensor, Tensor | float]]:
+    """Of the loss, the step from the old policy and, where there is one, the distance to the reference."""
     region_S = (terms.low_S | terms.high_S).float()
     step_S = logprobs_S - old_logprobs_S
-    return {
+    far_S = step_S.abs() > LOG_RATIO_BOUND
+    metrics: dict[str, tuple[Tensor, Tensor | float]] = {
         "loss/policy_avg": weights.mean(terms.loss_S),
         "entropy": token_mean(entropy_S),
         "clip_ratio/low_mean": token_mean(terms.low_S.float()),
@@ -133,19 +134,11 @@ def _metrics(entropy_S: Tensor, logprobs_S: Tensor, old_logprobs_S: Tensor, term
         "policy/old_kl_avg": token_mean(k3(old_logprobs_S, logprobs_S)),
         "val/ratio": token_mean(bounded(step_S).exp()),
     }
-
-
-def _reference_metrics(batch: Batch, outputs: Outputs, logprobs_S: Tensor, old_logprobs_S: Tensor) -> Metrics:
-    far_S = (logprobs_S - old_logprobs_S).abs() > LOG_RATIO_BOUND
-    metrics: dict[str, tuple[Tensor, Tensor | float]] = {}
-    ref_logprobs_S = batch.signals.get("ref_logprobs", outputs.ref_logprobs_S)
     if ref_logprobs_S is not None:
         kl_S = k3(logprobs_S, ref_logprobs_S)
         far_S = far_S | ((logprobs_S - ref_logprobs_S).abs() > LOG_RATIO_BOUND)
         metrics["kl"] = token_mean(kl_S)
         if len(kl_S):
             metrics["kl/max"] = kl_S.max(), 1.0
-    if outputs.divergence_S is not None:
-        metrics["objective/divergence"] = token_mean(outputs.divergence_S)
     metrics["policy/bounded_ratio"] = token_mean(far_S.float())
     return metrics

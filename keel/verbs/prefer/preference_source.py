@@ -16,8 +16,7 @@ from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.build import comparing_source
 from keel.rewards.composition.composer import Composer
-from keel.rewards.composition.rewards import Reward
-from keel.rewards.composition.run_rewards import RunRewards
+from keel.rewards.composition.rewards import Reward, RunRewards
 from keel.rewards.sources.duels import Duel, PairJudge
 from keel.rewards.sources.python import CompareConfig
 from keel.types import Group, Sampler, SamplingParams

@@ -71,4 +71,6 @@ class PreferRecipe(TrainRecipe):
         if names_a_file(self.objective.name):
             yield NamedFile("objective.name", file_of(self.objective.name))
         if self.online is not None:
+            if self.online.sampler.file:
+                yield NamedFile("online.sampler.engine", self.online.sampler.file)
             yield from reward_files("online.rewards", self.online.rewards)

@@ -20,7 +20,7 @@ from keel.models.loading import Loaded
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.rewards.composition.composer import Composer
-from keel.rewards.composition.run_rewards import RunRewards
+from keel.rewards.composition.rewards import RunRewards
 from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
 from keel.types import Sampler, SamplingParams, Unit

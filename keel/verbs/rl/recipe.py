@@ -154,4 +154,6 @@ class RLRecipe(TrainRecipe):
             yield NamedFile("teacher", self.teacher, is_model=True)
         if names_a_file(self.algorithm.objective):
             yield NamedFile("algorithm.objective", file_of(self.algorithm.objective))
+        if self.sampler.file:
+            yield NamedFile("sampler.engine", self.sampler.file)
         yield from reward_files("rewards", self.rewards)

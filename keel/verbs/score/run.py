@@ -6,10 +6,12 @@ import difflib
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 
 from keel.core.config import load
@@ -23,10 +25,10 @@ from keel.rewards.table import RewardConfig, row_of, scorer_names, scorers, scor
 from keel.rewards.text import Item, TextJudge
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
-from keel.verbs.score.distribution import describe, distribution
 from keel.verbs.score.rows import check_columns, read_rows
 
 log = logging.getLogger("keel")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 _AT_ONCE = 256  # rows between two steps of the progress bar
 
@@ -106,3 +108,25 @@ def _write(path: Path, rows: Sequence[RawRow], scores: Sequence[Score]) -> None:
         write_atomic(path, b"".join(lines))
     except OSError as error:
         raise DataError(f"--out {path}: cannot be written: {error.strerror}", "give another path") from None
+
+
+def distribution(scores: Sequence[Score]) -> dict[str, Any]:
+    """``count`` rows, ``scored`` and ``failed`` ones, mean, standard deviation (of the population), least, greatest and quantiles of the
+    scored, and ``failures`` by kind (what stands before the first colon)."""
+    values = np.array([float(s) for s in scores if math.isfinite(s)])
+    kinds = Counter(s.error.partition(":")[0] for s in scores if not math.isfinite(s))
+    whole: dict[str, Any] = {"count": len(scores), "scored": len(values), "failed": len(scores) - len(values)}
+    if len(values):
+        whole |= {"mean": float(values.mean()), "std": float(values.std()), "min": float(values.min()), "max": float(values.max())}
+        whole["quantiles"] = {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+    return whole | {"failures": dict(kinds.most_common())}
+
+
+def describe(found: dict[str, Any]) -> list[str]:
+    """The same in lines for people."""
+    lines = [f"{found['count']} rows, {found['scored']} scored, {found['failed']} failed"]
+    if found["scored"]:
+        lines.append(f"mean {found['mean']:.4g}, std {found['std']:.4g}, from {found['min']:.4g} to {found['max']:.4g}")
+        lines.append("quantiles: " + ", ".join(f"{q}: {v:.4g}" for q, v in found["quantiles"].items()))
+    lines += [f"failed {n}x: {kind}" for kind, n in found["failures"].items()]
+    return lines

@@ -13,8 +13,7 @@ from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
 from keel.loops.pairing import PairByJudge
 from keel.models.loading import Loaded
 from keel.rewards.composition.composer import Composer
-from keel.rewards.composition.rewards import Reward
-from keel.rewards.composition.run_rewards import RunRewards
+from keel.rewards.composition.rewards import Reward, RunRewards
 from keel.types import Sampler, SamplingParams
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.recipes import Training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,8 @@ def test_whole_distributions_join_the_loss():
     assert leaf.grad is not None
     assert leaf.grad.tolist() == pytest.approx([0.25, 0.25])
     assert metrics["objective/divergence"] == pytest.approx(0.375)
+    with pytest.raises(AssertionError):  # a learner that did not give what was asked for
+        objective.loss(pack(units), replace(outputs, divergence_S=None), objective.counts(units))
     assert (metrics["kl"], metrics["kl/max"]) == pytest.approx((math.exp(-1) / 2, math.exp(-1)))
     assert metrics["loss/policy_avg"] == 0.0
 
