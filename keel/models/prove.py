@@ -25,7 +25,7 @@ from torch import Tensor
 
 from keel.core.errors import ModelError
 from keel.core.hashing import digest_bytes
-from keel.kernels import attention, logit_transform, logprobs
+from keel.kernels import attention, logit_transform, logprobs, tiles
 from keel.kernels import attention as packed
 from keel.kernels.attention import PackedPlan, packed_positions
 from keel.kernels.logprobs import Head, token_logprobs
@@ -103,10 +103,10 @@ def logits_error(model: Model) -> float:
         target_L = prompt.roll(1).to(model.device)  # not the tokens themselves: tied weights may be sure of those, log p near 0
         logprobs_L, _ = token_logprobs(hidden_LH, Head(model.head_weight_VH, model.head_bias_V, model.transform), target_L)
     own_logprobs_LV = own_LV.index_fill(1, torch.tensor(banned, dtype=torch.long, device=own_LV.device), float("-inf")).log_softmax(-1)
-    tiles = relative_error(logprobs_L, own_logprobs_LV.gather(1, target_L[:, None])[:, 0])
+    in_tiles = relative_error(logprobs_L, own_logprobs_LV.gather(1, target_L[:, None])[:, 0])
     kept = torch.ones(own_LV.shape[1], dtype=torch.bool, device=own_LV.device)
     kept[banned] = False
-    return max(tiles, relative_error(mine_LV[:, kept], own_LV[:, kept]))
+    return max(in_tiles, relative_error(mine_LV[:, kept], own_LV[:, kept]))
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
@@ -171,7 +171,7 @@ def _measure(model: Model, name: str, check: Check) -> float | None:
 
 
 def _key(model: Model, name: str, check: Check, code: Sequence[ModuleType]) -> str:
-    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs, *code))}
+    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs, tiles, *code))}
     hashes = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
     where = [machine(), model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
     return digest_bytes(
