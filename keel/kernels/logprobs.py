@@ -116,7 +116,7 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> Any:
         ctx.dtype, ctx.support = product_dtype(hidden_SH), support
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = Tiles(hidden_SH, head, ctx.dtype, support)
+            tiles = Tiles(hidden_SH, head, ctx.dtype, target_S, support)
             parts = [tiles.stats(z_nV, target_S[part], want_entropy, soften=True) for part, z_nV in tiles]
         empty = hidden_SH.new_empty(0, dtype=torch.float32)
         names = ("logprobs_n", "logsumexp_n", "entropy_n")
@@ -135,7 +135,7 @@ class _TokenLogprobs(torch.autograd.Function):
         if grad_logp_S is None:
             grad_logp_S = torch.zeros_like(logsumexp_S)
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = Tiles(hidden_SH, Head(weight_VH, bias_V, *ctx.head), ctx.dtype, ctx.support)
+            tiles = Tiles(hidden_SH, Head(weight_VH, bias_V, *ctx.head), ctx.dtype, target_S, ctx.support)
             gradients = Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
                 stats = Stats(z_nV.new_empty(0), logsumexp_S[part], entropy_S[part])
@@ -162,7 +162,7 @@ class _TokenDivergence(torch.autograd.Function):
         ctx.dtype, ctx.by, ctx.support = product_dtype(hidden_SH), by, support
         parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles, ref_tiles = Tiles(hidden_SH, head, ctx.dtype, support), Tiles(ref_hidden_SH, ref_head, ctx.dtype, support)
+            tiles, ref_tiles = Tiles(hidden_SH, head, ctx.dtype, target_S, support), Tiles(ref_hidden_SH, ref_head, ctx.dtype, support)
             for (part, z_nV), (_, ref_z_nV) in zip(tiles, ref_tiles):
                 own, ref = tiles.stats(z_nV, target_S[part], want_entropy), ref_tiles.stats(ref_z_nV, target_S[part], False)
                 apart = [
@@ -187,9 +187,9 @@ class _TokenDivergence(torch.autograd.Function):
         own, ref_head = ctx.heads
         grad_logp_S, grad_divergence_S = (torch.zeros_like(logsumexp_S) if g is None else g for g in (grad_logp_S, grad_divergence_S))
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = Tiles(hidden_SH, Head(weight_VH, bias_V, *own), ctx.dtype, ctx.support)
+            tiles = Tiles(hidden_SH, Head(weight_VH, bias_V, *own), ctx.dtype, target_S, ctx.support)
             gradients = Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
-            for (part, z_nV), (_, ref_z_nV) in zip(tiles, Tiles(ref_hidden_SH, ref_head, ctx.dtype, ctx.support)):
+            for (part, z_nV), (_, ref_z_nV) in zip(tiles, Tiles(ref_hidden_SH, ref_head, ctx.dtype, target_S, ctx.support)):
                 stats = Stats(z_nV.new_empty(0), logsumexp_S[part], entropy_S[part])
                 grads = grad_logp_S[part], None if grad_entropy_S is None else grad_entropy_S[part], grad_divergence_S[part]
                 ref_logp_nV = ref_z_nV.sub_(ref_logsumexp_S[part, None])
@@ -215,7 +215,7 @@ class _FusedTokenLoss(torch.autograd.Function):
         grad_values_S = None if values_S is None else torch.zeros_like(values_S)
         dtype = product_dtype(hidden_SH)  # asked before autocast is off: the products are those of the passes without gradient
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles = Tiles(hidden_SH, head, dtype, support)
+            tiles = Tiles(hidden_SH, head, dtype, target_S, support)
             gradients = Gradients(tiles, hidden_SH, ctx.needs_input_grad[:3])
             for part, z_nV in tiles:
                 stats = tiles.stats(z_nV, target_S[part], want_entropy, soften=True)

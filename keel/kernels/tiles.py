@@ -2,6 +2,9 @@
 
 With ``raw = hidden W^T + b``, ``y = transform(raw)`` and ``z = y / temperature``: ``logprob = z[target] - logsumexp(z)`` and
 ``entropy = -sum p log p``. Products in the autocast precision (or that of the hidden states), everything after them in float32.
+
+A product in bfloat16 also rounds what it gives, a logit of 20 by up to 0.06. So such a product gives the distance to the target's logit:
+small for every token that matters. That logit itself is a sum in float32.
 Where a token has a support, both run over its tokens alone, and nothing flows to the others.
 """
 
@@ -48,7 +51,7 @@ class Stats:
 class Tiles:
     """Walks over the rows in tiles and holds the one buffer that the logits of each tile are written to."""
 
-    def __init__(self, hidden_SH: Tensor, head: Head, dtype: torch.dtype, support: Support | None = None) -> None:
+    def __init__(self, hidden_SH: Tensor, head: Head, dtype: torch.dtype, target_S: Tensor, support: Support | None = None) -> None:
         self.head, self.support = head, support
         self.outside: Tensor | None = None  # bool [n, V]: what is not in the supports of the tile at hand
         self.hidden_SH = hidden_SH.detach().to(dtype)
@@ -57,6 +60,20 @@ class Tiles:
         self.rows = max(1, min(len(hidden_SH), max(64, min(1024, budget // vocab))))
         self.buffer = torch.empty(self.rows, vocab, dtype=torch.float32, device=hidden_SH.device)
         self.low = self.buffer if dtype == torch.float32 else torch.empty_like(self.buffer, dtype=dtype)
+        self._left_SK, self._right_VK, self._center_S = self.hidden_SH, self.weight_VH, None
+        if dtype != torch.float32:
+            self._center(target_S)
+
+    def _center(self, target_S: Tensor) -> None:
+        """Two more columns, which take the target's logit off every logit within the product: their sum is it to 16 bits."""
+        hidden_SH, weight_VH = self.hidden_SH, self.weight_VH
+        center_S = (hidden_SH.float() * weight_VH[target_S].float()).sum(1)
+        high_S = center_S.to(hidden_SH.dtype)
+        low_S = (center_S - high_S.float()).to(hidden_SH.dtype)
+        self._left_SK = torch.cat([hidden_SH, -high_S[:, None], -low_S[:, None]], 1)
+        self._right_VK = torch.cat([weight_VH, weight_VH.new_ones(len(weight_VH), 2)], 1)
+        self.weight_VH = self._right_VK[:, :-2]  # one copy of the weights, not two
+        self._center_S = high_S.float() + low_S.float()
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, z [n, V] float32); z may be overwritten."""
@@ -64,9 +81,9 @@ class Tiles:
             part = slice(start, min(start + self.rows, len(self.hidden_SH)))
             n = part.stop - part.start
             z, low = self.buffer[:n], self.low[:n]
-            torch.mm(self.hidden_SH[part], self.weight_VH.t(), out=low)
-            if low is not z and low.dtype != z.dtype:
-                z.copy_(low)
+            torch.mm(self._left_SK[part], self._right_VK.t(), out=low)
+            if self._center_S is not None:
+                torch.add(low, self._center_S[part, None], out=z)
             if self.head.bias_V is not None:
                 z.add_(self.head.bias_V.detach())
             self.head.transform.apply_(z)

@@ -207,3 +207,38 @@ def test_a_loss_with_its_gradient_sees_the_log_probabilities_of_a_plain_pass_in_
         fused_token_loss(h, head, target, loss)
     assert torch.equal(torch.cat(seen), plain_S)
     assert (plain_S - token_logprobs(h, head, target)[0]).abs().max() > 1e-4  # autocast made a difference at all
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_large_logits_are_not_rounded_to_bf16(fused: bool) -> None:
+    """Logits around 30, which bfloat16 knows to 0.06 only: likely tokens, their entropies and gradients are those of the same numbers in
+    float64, as far as rounding inputs to bfloat16 allows."""
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(120, 64, generator=g), torch.randn(300, 64, generator=g)
+    w[:, 0] = 3.0
+    h[:, 0] = 10.0  # a common 30 on every logit
+    h, w = (0.25 * h).bfloat16().float(), w.bfloat16().float()
+    h[:, 0] = 10.0
+    hidden, weight = h.clone().requires_grad_(), w.clone().requires_grad_()
+    logp = torch.log_softmax(h.double() @ w.double().T, 1)
+    target = logp.topk(3, 1).indices[:, 1]
+    head = Head(weight, None, LogitTransform())
+    seen: list[torch.Tensor] = []
+
+    def loss(part, logprobs_n, entropy_n, values_n):
+        seen.append(logprobs_n.detach())
+        return logprobs_n.sum()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if fused:
+            fused_token_loss(hidden, head, target, loss).backward()
+            found = torch.cat(seen)
+        else:
+            found, entropy = token_logprobs(hidden, head, target, want_entropy=True)
+            assert entropy is not None
+            assert (entropy.double() + (logp.exp() * logp).sum(1)).abs().max() < 2e-2
+            found.sum().backward()
+    expected = logp.gather(1, target[:, None])[:, 0]
+    assert (found.double() - expected).abs().mean() < 2e-3  # ten times that by a product that is rounded as it stands
+    grad = (torch.nn.functional.one_hot(target, 300).double() - logp.exp()) @ w.double()
+    assert (hidden.grad.double() - grad).norm() < 1e-2 * grad.norm()  # type: ignore[union-attr]
