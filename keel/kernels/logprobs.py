@@ -162,7 +162,8 @@ class _TokenDivergence(torch.autograd.Function):
         ctx.dtype, ctx.by, ctx.support = product_dtype(hidden_SH), by, support
         parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(hidden_SH.device.type, enabled=False):
-            tiles, ref_tiles = Tiles(hidden_SH, head, ctx.dtype, target_S, support), Tiles(ref_hidden_SH, ref_head, ctx.dtype, support)
+            tiles = Tiles(hidden_SH, head, ctx.dtype, target_S, support)
+            ref_tiles = Tiles(ref_hidden_SH, ref_head, ctx.dtype, target_S, support)
             for (part, z_nV), (_, ref_z_nV) in zip(tiles, ref_tiles):
                 own, ref = tiles.stats(z_nV, target_S[part], want_entropy), ref_tiles.stats(ref_z_nV, target_S[part], False)
                 apart = [
