@@ -36,6 +36,9 @@ class DataConfig(Section):
     layout: str = Field(default="auto", description="Name of the rows' layout; auto = found from the columns and shown.")
     keys: dict[str, str] = Field(default={}, description="Keel's column name -> the file's, e.g. {prompt: question, completion: response}.")
     split: str = Field(default="train", description="Split of a Hugging Face data set, or of a folder whose files are named after splits.")
+    images: str = Field(
+        default="", description="Folder where relative paths of images start; empty = the folder of the file that names them."
+    )
     limit: int | None = Field(default=None, ge=1, description="Take only the first N rows of each path.")
     strict: bool = Field(default=False, description="Stop at bad rows instead of setting them aside and counting them.")
     ties: bool = Field(default=True, description="Accept pairs marked as ties (label 0.5); false makes them bad rows.")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from keel.data.layouts import Layout, detect, named
 from keel.data.left_out import LeftOut, left_out
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.data.unread import told, unread_columns
-from keel.types import Pair, Prompt
+from keel.types import ImagePart, Pair, Prompt
 
 log = logging.getLogger("keel")
 K = TypeVar("K")
@@ -129,7 +130,7 @@ def read(path: str, config: DataConfig | None = None) -> Dataset:
 
 def _read(path: str, config: DataConfig) -> Dataset:
     source = read_source(path, config.split)
-    rows = [Fields(row, _keys(config.keys)) for row in source.rows[: config.limit]]
+    rows = [Fields(row, _keys(config.keys)) for row in _placed(source.rows[: config.limit], config.images)]
     layout = _layout(rows, source, config)
     records, bad = _convert(rows, layout, config)
     bad = sorted([*source.bad, *bad], key=lambda b: (b.file, b.line))
@@ -141,6 +142,16 @@ def _read(path: str, config: DataConfig) -> Dataset:
     dataset = Dataset(tuple(_distinct(records)), layout.name, counts, tuple(bad), source.fingerprint, source.name)
     log.info("%s", dataset.summary())
     return dataset
+
+
+def _placed(rows: Sequence[RawRow], images: str) -> Sequence[RawRow]:
+    """Rows whose images lie in the folder ``images``. Raises DataError where there is none."""
+    if not images:
+        return rows
+    folder = Path(images).expanduser().absolute()
+    if not folder.is_dir():
+        raise DataError(f"data.images={images}: no such folder", "name the folder that the paths of images start in")
+    return [replace(row, folder=str(folder)) for row in rows]
 
 
 def load(config: DataConfig, seed: int = 0) -> Dataset:
@@ -242,7 +253,17 @@ def _keys(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _count(records: Sequence[Item]) -> dict[str, int]:
-    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records)}
+    """Records, those of each kind, and the images that they show, each once (no entry without any)."""
+    shown = {
+        p.source
+        for r in records
+        for m in prompt_of(r).messages
+        if not isinstance(m.content, str)
+        for p in m.content
+        if isinstance(p, ImagePart)
+    }
+    images = {"images": len(shown)} if shown else {}
+    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records), **images}
 
 
 def _distinct(records: Sequence[Item]) -> list[Item]:
