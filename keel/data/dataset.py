@@ -24,6 +24,7 @@ from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
 from keel.data.left_out import LeftOut, left_out
 from keel.data.sources import BadRow, RawRow, Source, read_source
+from keel.data.text_only import with_questions_alone
 from keel.data.unread import told, unread_columns
 from keel.types import ImagePart, Pair, Prompt
 
@@ -171,7 +172,16 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
     for found in (str(find(whole.records)), told(unread_columns(whole.records), whole.layout)):
         if found:
             log.warning("%s: %s", whole.source, found)
-    return convert(whole, config.convert)
+    return _with_questions_alone(convert(whole, config.convert), config, seed)
+
+
+def _with_questions_alone(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    """The data set with ``data.without_image`` followed."""
+    if config.without_image.share == 0:
+        return dataset
+    records, n = with_questions_alone(dataset.records, config.without_image, seed, dataset.source)
+    log.info("%s: %d rows added that ask without the image", dataset.source, n)
+    return replace(dataset, records=tuple(_distinct(records)), counts={**dataset.counts, **_count(records), "without_image": n})
 
 
 def convert(dataset: Dataset, config: ConversionConfig) -> Dataset:

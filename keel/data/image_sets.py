@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from keel.data.rows import BadRow, RawRow, Rows, json_type, row
 
@@ -115,7 +115,7 @@ def _text(entry: Mapping[str, Any], key: str) -> str:
     return value.strip()
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -208,14 +208,15 @@ def _entries(raw: RawRow, name: str) -> Rows:
 def _image_named(image: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """The image's own column, or the name under which the data set's archives keep it."""
     number = next((v for v in (image.get("image_id"), image.get("id"), entry.get("image_id")) if v is not None), None)
+    size = [image.get("width"), image.get("height")]
+    known = {"image_size": size} if _numbers(size, 2) else {}
     if image.get("image") is not None:
-        return {"image_id": number, "image": image["image"]}
+        return {"image_id": number, "image": image["image"], **known}
     if number is None:
         raise _EntryError("image_id", "is missing, here and beside the list")
     if entry.get("image_id") is not None and str(entry["image_id"]) != str(number):
         raise _EntryError("image_id", f"is {entry['image_id']}, that of the image is {number}")
-    size = [image.get("width"), image.get("height")]
-    return {"image_id": number, "image": f"{number}.jpg", **({"image_size": size} if _numbers(size, 2) else {})}
+    return {"image_id": number, "image": f"{number}.jpg", **known}
 
 
 def _region(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def detect(rows: Sequence[Fields], source: str) -> Layout:
 
 def _incomplete(layout: Layout, main: Layout) -> bool:
     """Could a row that looks like ``layout`` be a row of ``main`` with a column missing or a wrong value?"""
-    return set(layout.needs) <= set(main.needs)
+    return set(layout.needs) <= {*main.needs, *main.also}
 
 
 def _unknown(rows: Sequence[Fields], source: str) -> DataError:
