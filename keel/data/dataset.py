@@ -181,7 +181,7 @@ def _with_questions_alone(dataset: Dataset, config: DataConfig, seed: int) -> Da
         return dataset
     records, n = with_questions_alone(dataset.records, config.without_image, seed, dataset.source)
     log.info("%s: %d rows added that ask without the image", dataset.source, n)
-    return replace(dataset, records=tuple(_distinct(records)), counts={**dataset.counts, **_count(records), "without_image": n})
+    return replace(dataset, records=tuple(_distinct(records)), counts={**dataset.counts, **_count(records)})
 
 
 def convert(dataset: Dataset, config: ConversionConfig) -> Dataset:
@@ -263,17 +263,12 @@ def _keys(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _count(records: Sequence[Item]) -> dict[str, int]:
-    """Records, those of each kind, and the images that they show, each once (no entry without any)."""
-    shown = {
-        p.source
-        for r in records
-        for m in prompt_of(r).messages
-        if not isinstance(m.content, str)
-        for p in m.content
-        if isinstance(p, ImagePart)
-    }
-    images = {"images": len(shown)} if shown else {}
-    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records), **images}
+    """Records, those of each kind, the images that they show, each once, and the questions without theirs (no entry without any)."""
+    turns = [m.content for r in records for m in prompt_of(r).messages if not isinstance(m.content, str)]
+    images = len({p.source for content in turns for p in content if isinstance(p, ImagePart)})
+    alone = sum(prompt_of(r).meta.get("without_image") is True for r in records)
+    extra = {name: n for name, n in (("images", images), ("without_image", alone)) if n}
+    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records), **extra}
 
 
 def _distinct(records: Sequence[Item]) -> list[Item]:

@@ -97,3 +97,5 @@ def test_the_setting_is_followed_and_counted(tmp_path):
     assert [r for r in found.records if "~no_image" not in r.record_id] == list(plain.records)  # type: ignore[union-attr]
     assert "without_image" not in plain.counts
     assert replace(plain, counts=found.counts, records=found.records) == found
+    sides = found.split_by_prompt(0.5)
+    assert sum(side.counts["without_image"] for side in sides) == 2  # each side counts its own
