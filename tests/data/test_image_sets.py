@@ -181,6 +181,7 @@ def test_visual_genome_regions(tmp_path):
         "Describe what is in this box of the image (pixels, from its top left corner): x=10, y=20, width=30, height=40."
     )
     assert demos[0].prompt.messages[0].text == "请描述图片中这个方框里的内容（像素，从左上角算起）：x=10，y=20，宽=30，高=40。"
+    assert [d.prompt.source_id for d in demos] == [f"{path}:1"] * 2
     assert demos[1].prompt.meta == {"image_id": 3, "box": [10.0, 20.0, 30.0, 40.0]}
     assert [(b.line, b.field, b.reason) for b in found.bad] == [
         (2, "regions.0.image_id", "is 3, that of the image is 4"),
