@@ -23,6 +23,7 @@ from keel.data.findings import find
 from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
 from keel.data.left_out import LeftOut, left_out
+from keel.data.rows import without_pictures
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.data.text_only import with_questions_alone
 from keel.data.unread import told, unread_columns
@@ -135,6 +136,7 @@ def _read(path: str, config: DataConfig) -> Dataset:
     layout = _layout(rows, source, config)
     records, bad = _convert(rows, layout, config)
     bad = sorted([*source.bad, *bad], key=lambda b: (b.file, b.line))
+    bad = [replace(b, values=without_pictures(b.values)) for b in bad]
     if bad and (config.strict or not records):
         shown = "\n".join(f"  {row}" for row in bad[:10]) + (f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else "")
         what = f"{len(bad)} bad rows" if records else "no usable row"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,7 +103,8 @@ def test_colours_of_a_grey_picture():
 
 def test_blur_and_a_smaller_size_smooth_an_edge_and_keep_a_plain_picture():
     edge = Image.fromarray(np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 20, 1), 40, 0)).convert("RGB")
-    for config in ({"blur": 100.0}, {"resize": 0.2}):
+    ways: list[dict[str, Any]] = [{"blur": 100.0}, {"resize": 0.2}]
+    for config in ways:
         steps = [int(np.abs(np.diff(pixels(changed(epoch=e, image=edge, **config))[20, :, 0].astype(int))).max()) for e in range(20)]
         assert min(steps) < 128
         plain = Image.new("RGB", (40, 40), (10, 200, 30))

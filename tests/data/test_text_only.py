@@ -22,7 +22,7 @@ def demo(n: int, question: str | None = None, image: bool = True) -> Demonstrati
 
 def added(records: Any, share: float = 0.5, seed: int = 0, **config: Any) -> list[Any]:
     found, n = with_questions_alone(records, WithoutImageConfig(share=share, **config), seed, "here")
-    new = [r for r in found if r.record_id.endswith("~no_image")]
+    new: list[Any] = [r for r in found if not isinstance(r, Prompt) and r.record_id.endswith("~no_image")]
     assert len(new) == n == len(found) - len(records)
     return new
 

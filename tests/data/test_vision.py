@@ -44,7 +44,7 @@ def reason(tmp_path: Path, value: Any, **config: Any) -> str:
 
 def parts(record: Any) -> list[str]:
     """What the first turn shows: texts, and names of images in angle brackets."""
-    content = (record if isinstance(record, Prompt) else record.prompt).messages[0].content
+    content: Any = (record if isinstance(record, Prompt) else record.prompt).messages[0].content
     return [p.text if isinstance(p, TextPart) else f"<{Path(p.source).name}>" for p in content]
 
 
@@ -256,7 +256,7 @@ def test_mmbench(tmp_path):
     found = read(path, DataConfig(path=path, images=str(tmp_path)))
     assert (found.layout, found.bad, found.counts["images"]) == ("mmbench", (), 3)
     prompts = found.of(Prompt)
-    sources = [p.messages[0].content[0] for p in prompts]
+    sources: list[Any] = [p.messages[0].content[0] for p in prompts]
     assert [_bytes(s) for s in (sources[0], sources[1], sources[3])] == [picture(form="JPEG")] * 2 + [picture()]
     assert sources[2] == ImagePart(str(tmp_path / "pics/8.jpg"))
     assert parts(prompts[0])[1] == "It purrs.\nWhat is it?\nA. dog\nB. cat\nAnswer with the letter of the right option."
