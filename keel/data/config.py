@@ -27,6 +27,22 @@ class ConversionConfig(Section):
     ties: Literal["drop", "keep"] = Field(default="drop", description="Equal ratings, ranks, votes: no pair, or one with label 0.5.")
 
 
+class WithoutImageConfig(Section):
+    """Rows against answering without looking: a question whose image is taken away, answered by saying that there is no image."""
+
+    share: float = Field(default=0.0, ge=0, le=1, description="How many of them, as a share of the rows with images; 0 = none.")
+    answers: list[str] = Field(
+        default=[], description="What is answered; of several, one by hash among those in the question's language. Empty = Keel's own."
+    )
+
+    @field_validator("answers")
+    @classmethod
+    def _say_something(cls, value: list[str]) -> list[str]:
+        if not all(answer.strip() for answer in value):
+            raise ValueError("an answer must say something")
+        return value
+
+
 class DataConfig(Section):
     """Rows to read: files, folders, Hugging Face data sets or files inside installed packages."""
 
@@ -36,6 +52,9 @@ class DataConfig(Section):
     layout: str = Field(default="auto", description="Name of the rows' layout; auto = found from the columns and shown.")
     keys: dict[str, str] = Field(default={}, description="Keel's column name -> the file's, e.g. {prompt: question, completion: response}.")
     split: str = Field(default="train", description="Split of a Hugging Face data set, or of a folder whose files are named after splits.")
+    images: str = Field(
+        default="", description="Folder where relative paths of images start; empty = the folder of the file that names them."
+    )
     limit: int | None = Field(default=None, ge=1, description="Take only the first N rows of each path.")
     strict: bool = Field(default=False, description="Stop at bad rows instead of setting them aside and counting them.")
     ties: bool = Field(default=True, description="Accept pairs marked as ties (label 0.5); false makes them bad rows.")
@@ -43,6 +62,9 @@ class DataConfig(Section):
         default=[], description="Share of each path in the mixture (no row twice); empty = everything of every path."
     )
     convert: ConversionConfig = Field(default=ConversionConfig(), description="Conversion to another kind of label.")
+    without_image: WithoutImageConfig = Field(
+        default=WithoutImageConfig(), description="Added rows that ask without the image (demonstrations and pairs)."
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from keel.data.dialogue import dialogue
 from keel.data.errors import FieldError
-from keel.data.fields import SYSTEM, Fields, as_flag, as_number, make_prompt, place_images
+from keel.data.fields import SYSTEM, Fields, as_flag, as_number, make_prompt, place_images, tidy_marks
 from keel.data.rows import json_type
 from keel.data.turn_flags import flag_row
 from keel.data.turns import as_list, as_message, as_messages
@@ -78,7 +78,7 @@ def _checked(name: str, turns: Turns) -> Turns:
     return turns
 
 
-def _demonstration(fields: Fields, messages: Sequence[Message], meta: Meta, name: str) -> Demonstration:
+def make_demonstration(fields: Fields, messages: Sequence[Message], meta: Meta, name: str) -> Demonstration:
     """Split a conversation; images are put in place over the whole of it, since a later user turn may hold one."""
     placed = place_images(flag_row(fields.values, messages), fields.images(), fields.raw.folder)
     if placed[-1].role != "assistant":
@@ -98,7 +98,7 @@ def _without_images(fields: Fields) -> Fields:
     return inner
 
 
-def _pair(fields: Fields, prompt: Prompt, chosen: Turns, rejected: Turns) -> Pair:
+def make_pair(fields: Fields, prompt: Prompt, chosen: Turns, rejected: Turns) -> Pair:
     """A pair with its optional columns: margin (or strength), label or tie, confidence or weight."""
     if chosen == rejected:
         raise FieldError("chosen", "is the same as rejected")
@@ -155,7 +155,7 @@ def prompt_completion(fields: Fields, meta: Meta) -> Demonstration:
 
 
 def messages(fields: Fields, meta: Meta) -> Demonstration:
-    return _demonstration(fields, fields.messages("messages"), meta, "messages")
+    return make_demonstration(fields, fields.messages("messages"), meta, "messages")
 
 
 def messages_prompt(fields: Fields, meta: Meta) -> Prompt:
@@ -168,7 +168,7 @@ def messages_prompt(fields: Fields, meta: Meta) -> Prompt:
 def preference(fields: Fields, meta: Meta) -> Pair:
     prompt = read_prompt(fields, meta)
     chosen, rejected = (_after_prompt(fields, k, prompt) for k in ("chosen", "rejected"))
-    return _pair(fields, prompt, chosen, rejected)
+    return make_pair(fields, prompt, chosen, rejected)
 
 
 def _after_prompt(fields: Fields, name: str, prompt: Prompt) -> Turns:
@@ -199,22 +199,23 @@ def preference_implicit(fields: Fields, meta: Meta) -> Pair:
         joint = common[len(common.rstrip()) :]  # between question and answer in raw text; a chat has turns there
         prompt = make_prompt(fields, (), common.rstrip(), meta, joint)
         chosen, rejected = (_answer(k, t[len(common) :]) for k, t in (("chosen", chosen_text), ("rejected", rejected_text)))
-        return _pair(fields, prompt, chosen, rejected)
-    return _common_turns(fields, fields.messages("chosen"), fields.messages("rejected"), meta)
+        return make_pair(fields, prompt, chosen, rejected)
+    return common_turns(fields, fields.messages("chosen"), fields.messages("rejected"), meta)
 
 
-def _common_turns(fields: Fields, chosen: Turns, rejected: Turns, meta: Meta) -> Pair:
+def common_turns(fields: Fields, chosen: Turns, rejected: Turns, meta: Meta, names: tuple[str, str] = ("chosen", "rejected")) -> Pair:
+    """A pair of two conversations (columns ``names``): what both begin with is the prompt."""
     n = 0
     while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
         n += 1
     if n == len(chosen) == len(rejected):
-        raise FieldError("chosen", "is the same as rejected")
+        raise FieldError(names[0], f"is the same as {names[1]}")
     while n and (n >= len(chosen) or n >= len(rejected) or chosen[n].role != "assistant" or rejected[n].role != "assistant"):
         n -= 1  # the turns after the prompt must be answers on both sides
     if n == 0:
-        raise FieldError("chosen", "has no turns in common with rejected that could be the prompt")
+        raise FieldError(names[0], f"has no turns in common with {names[1]} that could be the prompt")
     prompt = make_prompt(fields, chosen[:n], None, meta)
-    return _pair(fields, prompt, _checked("chosen", chosen[n:]), _checked("rejected", rejected[n:]))
+    return make_pair(fields, prompt, _checked(names[0], chosen[n:]), _checked(names[1], rejected[n:]))
 
 
 def unpaired(fields: Fields, meta: Meta) -> Unpaired:
@@ -265,7 +266,7 @@ def alpaca(fields: Fields, meta: Meta) -> Demonstration:
 
 def alpaca_preference(fields: Fields, meta: Meta) -> Pair:
     chosen, rejected = (_answer(k, fields.need(k)) for k in ("chosen", "rejected"))
-    return _pair(fields, _alpaca_prompt(fields, meta), chosen, rejected)
+    return make_pair(fields, _alpaca_prompt(fields, meta), chosen, rejected)
 
 
 def alpaca_unpaired(fields: Fields, meta: Meta) -> Unpaired:
@@ -274,7 +275,7 @@ def alpaca_unpaired(fields: Fields, meta: Meta) -> Unpaired:
 
 
 def sharegpt(fields: Fields, meta: Meta) -> Demonstration:
-    return _demonstration(fields, fields.messages("conversations"), meta, "conversations")
+    return make_demonstration(fields, tidy_marks(fields.messages("conversations"), fields.images()), meta, "conversations")
 
 
 def sharegpt_preference(fields: Fields, meta: Meta) -> Pair:
@@ -291,7 +292,7 @@ def _turns_preference(fields: Fields, meta: Meta, name: str) -> Pair:
         raise FieldError(name, "ends with an assistant turn; a prompt ends before the answers")
     prompt = make_prompt(fields, asked, None, meta)
     chosen, rejected = (_answer(k, fields.need(k)) for k in ("chosen", "rejected"))
-    return _pair(fields, prompt, chosen, rejected)
+    return make_pair(fields, prompt, chosen, rejected)
 
 
 def sharegpt_unpaired(fields: Fields, meta: Meta) -> Unpaired:
@@ -308,7 +309,7 @@ def swift_preference(fields: Fields, meta: Meta) -> Pair:
     found = fields.messages("messages")
     chosen = _checked(f"messages.{len(found) - 1}", found[-1:])
     rejected = _answer("rejected_response", fields.need("rejected_response"))
-    return _pair(fields, make_prompt(fields, found[:-1], None, meta), chosen, rejected)
+    return make_pair(fields, make_prompt(fields, found[:-1], None, meta), chosen, rejected)
 
 
 def swift_unpaired(fields: Fields, meta: Meta) -> Unpaired:
@@ -321,7 +322,7 @@ def swift_unpaired(fields: Fields, meta: Meta) -> Unpaired:
 def hh_rlhf(fields: Fields, meta: Meta) -> Pair:
     """Whole dialogues as text: ``\\n\\nHuman: ... \\n\\nAssistant: ...``."""
     chosen, rejected = (dialogue(k, fields.text(k)) for k in ("chosen", "rejected"))
-    return _common_turns(fields, chosen, rejected, meta)
+    return common_turns(fields, chosen, rejected, meta)
 
 
 def question_answer(fields: Fields, meta: Meta) -> Demonstration:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,9 +23,11 @@ from keel.data.findings import find
 from keel.data.identity import Item, claim_key, prompt_of, settle_ids, side_key
 from keel.data.layouts import Layout, detect, named
 from keel.data.left_out import LeftOut, left_out
+from keel.data.rows import without_pictures
 from keel.data.sources import BadRow, RawRow, Source, read_source
+from keel.data.text_only import with_questions_alone
 from keel.data.unread import told, unread_columns
-from keel.types import Pair, Prompt
+from keel.types import ImagePart, Pair, Prompt
 
 log = logging.getLogger("keel")
 K = TypeVar("K")
@@ -129,10 +132,11 @@ def read(path: str, config: DataConfig | None = None) -> Dataset:
 
 def _read(path: str, config: DataConfig) -> Dataset:
     source = read_source(path, config.split)
-    rows = [Fields(row, _keys(config.keys)) for row in source.rows[: config.limit]]
+    rows = [Fields(row, _keys(config.keys)) for row in _placed(source.rows[: config.limit], config.images)]
     layout = _layout(rows, source, config)
     records, bad = _convert(rows, layout, config)
     bad = sorted([*source.bad, *bad], key=lambda b: (b.file, b.line))
+    bad = [replace(b, values=without_pictures(b.values)) for b in bad]
     if bad and (config.strict or not records):
         shown = "\n".join(f"  {row}" for row in bad[:10]) + (f"\n  ... and {len(bad) - 10} more" if len(bad) > 10 else "")
         what = f"{len(bad)} bad rows" if records else "no usable row"
@@ -141,6 +145,16 @@ def _read(path: str, config: DataConfig) -> Dataset:
     dataset = Dataset(tuple(_distinct(records)), layout.name, counts, tuple(bad), source.fingerprint, source.name)
     log.info("%s", dataset.summary())
     return dataset
+
+
+def _placed(rows: Sequence[RawRow], images: str) -> Sequence[RawRow]:
+    """Rows whose images lie in the folder ``images``. Raises DataError where there is none."""
+    if not images:
+        return rows
+    folder = Path(images).expanduser().absolute()
+    if not folder.is_dir():
+        raise DataError(f"data.images={images}: no such folder", "name the folder that the paths of images start in")
+    return [replace(row, folder=str(folder)) for row in rows]
 
 
 def load(config: DataConfig, seed: int = 0) -> Dataset:
@@ -160,7 +174,16 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
     for found in (str(find(whole.records)), told(unread_columns(whole.records), whole.layout)):
         if found:
             log.warning("%s: %s", whole.source, found)
-    return convert(whole, config.convert)
+    return _with_questions_alone(convert(whole, config.convert), config, seed)
+
+
+def _with_questions_alone(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    """The data set with ``data.without_image`` followed."""
+    if config.without_image.share == 0:
+        return dataset
+    records, n = with_questions_alone(dataset.records, config.without_image, seed, dataset.source)
+    log.info("%s: %d rows added that ask without the image", dataset.source, n)
+    return replace(dataset, records=tuple(_distinct(records)), counts={**dataset.counts, **_count(records)})
 
 
 def convert(dataset: Dataset, config: ConversionConfig) -> Dataset:
@@ -242,7 +265,12 @@ def _keys(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _count(records: Sequence[Item]) -> dict[str, int]:
-    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records)}
+    """Records, those of each kind, the images that they show, each once, and the questions without theirs (no entry without any)."""
+    turns = [m.content for r in records for m in prompt_of(r).messages if not isinstance(m.content, str)]
+    images = len({p.source for content in turns for p in content if isinstance(p, ImagePart)})
+    alone = sum(prompt_of(r).meta.get("without_image") is True for r in records)
+    extra = {name: n for name, n in (("images", images), ("without_image", alone)) if n}
+    return {"records": len(records), **Counter(type(r).__name__.lower() for r in records), **extra}
 
 
 def _distinct(records: Sequence[Item]) -> list[Item]:

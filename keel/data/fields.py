@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from keel.runs.logs import plain
 from keel.types import ImagePart, Message, Prompt, TextPart
 
 IMAGE_MARK = "<image>"
+_MARKS_FIRST = re.compile(rf"\A(?:\s*{IMAGE_MARK}\s*)+")
+_MARKS_LAST = re.compile(rf"(?:\s*{IMAGE_MARK})+\s*\Z")
 _FOR_TEMPLATES = {  # columns that others hand to the chat template row by row
     "chat_template_kwargs": "set render.template_args for the whole file",
     "documents": "put their texts into a turn",
@@ -179,6 +182,21 @@ def place_images(messages: Sequence[Message], images: Sequence[ImagePart], folde
         raise FieldError("images", f"{len(images)} images for {slots} {IMAGE_MARK} places in the messages")
     left = iter(images)
     return tuple(_fill(m, left) for m in filled)
+
+
+def tidy_marks(messages: Sequence[Message], images: Sequence[ImagePart]) -> tuple[Message, ...]:
+    """Turns without the white space that LLaVA's files write between the marks at a user turn's beginning or end and its text. Only where
+    there are images."""
+    if not images:
+        return tuple(messages)
+    return tuple(replace(m, content=_tidy(m.content)) if isinstance(m.content, str) and m.role == "user" else m for m in messages)
+
+
+def _tidy(text: str) -> str:
+    head = _MARKS_FIRST.match(text)
+    text = IMAGE_MARK * head[0].count(IMAGE_MARK) + text[head.end() :] if head else text
+    tail = _MARKS_LAST.search(text)
+    return text[: tail.start()] + IMAGE_MARK * tail[0].count(IMAGE_MARK) if tail else text
 
 
 def _slots(message: Message, marks_count: bool) -> int:

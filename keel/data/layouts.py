@@ -8,50 +8,13 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from keel.core.errors import DataError
 from keel.data import converters as to
 from keel.data import own_rows
-from keel.data.fields import SYSTEM, Fields
-from keel.types import Comparison, Record
-
-Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """``needs`` and ``also`` are the columns (any others become the prompt's ``meta``); ``fits`` looks at values where columns are not
-    enough to tell layouts apart."""
-
-    name: str
-    needs: tuple[str, ...]
-    also: tuple[str, ...]
-    convert: Callable[[Fields, Values], Record | Comparison]
-    example: Values
-    fits: Callable[[Values], bool] = field(default=lambda _: True)
-
-    @property
-    def columns(self) -> frozenset[str]:
-        return frozenset(self.needs) | frozenset(self.also) | _COMMON
-
-    def matches(self, values: Values) -> bool:
-        return all(values.get(n) is not None for n in self.needs) and self.fits(values)
-
-    def __call__(self, fields: Fields) -> Record | Comparison:
-        """Convert one row. Raises FieldError naming the field."""
-        for name in self.needs:
-            fields.need(name)
-        given = fields.get("meta", {})
-        meta = {k: v for k, v in fields.values.items() if k not in self.columns}
-        return self.convert(fields, {**(given if isinstance(given, dict) else {"meta": given}), **meta})
-
-
-_COMMON = frozenset(
-    {"id", "record_id", "prompt_id", "tools", "functions", "image", "images", "meta", "prompt_source_id", "schema", *SYSTEM}
-)
-_PAIR_EXTRAS = ("margin", "strength", "confidence", "label", "tie", "weight")
+from keel.data.fields import Fields
+from keel.data.layout import PAIR_EXTRAS, Layout, Values
+from keel.data.vision_layouts import VISION
 
 
 def _dialogue(values: Values) -> bool:
@@ -88,6 +51,7 @@ _FROM, _GPT, _GPT2 = ({"from": "human", "value": "2 + 2?"}, {"from": "gpt", "val
 
 # The first that matches wins: layouts with more columns stand before those with fewer.
 LAYOUTS: tuple[Layout, ...] = (
+    *VISION,
     Layout(
         "comparison",
         ("prompt", "candidates", "outcome", "annotator_id"),
@@ -98,7 +62,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "hh_rlhf",
         ("chosen", "rejected"),
-        _PAIR_EXTRAS,
+        PAIR_EXTRAS,
         to.hh_rlhf,
         {"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"},
         _dialogue,
@@ -106,7 +70,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "sharegpt_preference",
         ("conversations", "chosen", "rejected"),
-        _PAIR_EXTRAS,
+        PAIR_EXTRAS,
         to.sharegpt_preference,
         {"conversations": [_FROM], "chosen": _GPT, "rejected": _GPT2},
     ),
@@ -121,7 +85,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "alpaca_preference",
         ("instruction", "chosen", "rejected"),
-        ("input", "history", *_PAIR_EXTRAS),
+        ("input", "history", *PAIR_EXTRAS),
         to.alpaca_preference,
         {"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"},
     ),
@@ -149,12 +113,12 @@ LAYOUTS: tuple[Layout, ...] = (
         lambda values: isinstance(values["chosen"], list) and isinstance(values["rejected"], list),
     ),
     Layout(
-        "preference", ("prompt", "chosen", "rejected"), _PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+        "preference", ("prompt", "chosen", "rejected"), PAIR_EXTRAS, to.preference, {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
     ),
     Layout(
         "messages_preference",
         ("messages", "chosen", "rejected"),
-        _PAIR_EXTRAS,
+        PAIR_EXTRAS,
         to.messages_preference,
         {"messages": [_USER], "chosen": "4", "rejected": "5"},
         _answers_alone,
@@ -162,14 +126,14 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "preference_implicit",
         ("chosen", "rejected"),
-        _PAIR_EXTRAS,
+        PAIR_EXTRAS,
         to.preference_implicit,
         {"chosen": [_USER, _GOOD], "rejected": [_USER, _POOR]},
     ),
     Layout(
         "swift_preference",
         ("messages", "rejected_response"),
-        _PAIR_EXTRAS,
+        PAIR_EXTRAS,
         to.swift_preference,
         {"messages": [_USER, _GOOD], "rejected_response": "5"},
     ),
@@ -288,7 +252,7 @@ def detect(rows: Sequence[Fields], source: str) -> Layout:
 
 def _incomplete(layout: Layout, main: Layout) -> bool:
     """Could a row that looks like ``layout`` be a row of ``main`` with a column missing or a wrong value?"""
-    return set(layout.needs) <= set(main.needs)
+    return set(layout.needs) <= {*main.needs, *main.also}
 
 
 def _unknown(rows: Sequence[Fields], source: str) -> DataError:

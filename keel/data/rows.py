@@ -11,6 +11,7 @@ from typing import Any
 
 from keel.core.errors import DataError
 
+_LONGEST_PATH = 4096  # characters; Linux allows no more
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -41,6 +42,17 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: " + (f"{self.field}: " if self.field else "") + self.reason
+
+
+def without_pictures(values: Any, name: str = "") -> Any:
+    """A row's values for people to read: images' bytes, and their base64 under ``image`` or ``images``, as their size."""
+    if isinstance(values, bytes):
+        return f"({len(values)} bytes)"
+    if isinstance(values, str):
+        return values if name not in ("image", "images", "bytes", "url") or len(values) <= _LONGEST_PATH else f"({len(values)} characters)"
+    if isinstance(values, Mapping):
+        return {k: without_pictures(v, str(k)) for k, v in values.items()}
+    return [without_pictures(v, name) for v in values] if isinstance(values, list | tuple) else values
 
 
 Rows = Iterator[RawRow | BadRow]

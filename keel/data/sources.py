@@ -20,6 +20,7 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.data.arrow_nulls import without_nulls
+from keel.data.image_sets import spread
 from keel.data.json_rows import read_json, read_jsonl
 from keel.data.rows import BadRow, RawRow, Rows, escapes, parse_json, row, utf8
 
@@ -122,7 +123,8 @@ def _read_files(files: list[Path], name: str) -> Source:
             rows.append(one) if isinstance(one, RawRow) else bad.append(one)
         if not found:
             raise DataError(f"{file}: the file is empty", "it needs at least one row")
-    return Source(tuple(rows), tuple(bad), digest.hexdigest(), name)
+    rows, spoilt = spread(rows)
+    return Source(tuple(rows), (*bad, *spoilt), digest.hexdigest(), name)
 
 
 def _content(file: Path) -> bytes:
@@ -234,7 +236,8 @@ def _read_hub(path: str, name: str, config: str | None, revision: str | None, sp
         rows.append(RawRow(without_nulls(row), f"{path}[{split}]", number, str(Path.cwd())))
     if not rows:
         raise DataError(f"{path}: split {split!r} is empty", "choose another with data.split")
-    return Source(tuple(rows), (), digest.hexdigest(), f"{path}[{split}]")
+    rows, spoilt = spread(rows)
+    return Source(tuple(rows), tuple(spoilt), digest.hexdigest(), f"{path}[{split}]")
 
 
 def _opaque(value: Any) -> str:

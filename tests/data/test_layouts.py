@@ -16,6 +16,16 @@ USER, GOOD, POOR = (
     {"role": "assistant", "content": "5"},
 )
 KINDS = {
+    "povid": Pair,
+    "llava": Demonstration,
+    "rlhf_v": Pair,
+    "question_preference": Pair,
+    "mmbench": Prompt,
+    "a_okvqa": Demonstration,
+    "a_okvqa_prompt": Prompt,
+    "image_objects": Prompt,
+    "image_region": Demonstration,
+    "image_caption": Demonstration,
     "comparison": Comparison,
     "hh_rlhf": Pair,
     "rewardbench2": Ranking,

@@ -172,3 +172,29 @@ def test_no_prompt_is_on_two_of_three_sides(tmp_path: Path) -> None:
     asked = [{p.text for p in side.prompts()} for side in apart.sides.values()]
     assert list(map(len, asked)) == [11, 4, 5], "test keeps all of its prompts"
     assert len(set.union(*asked)) == 20
+
+
+def test_images_and_questions_without_theirs_are_counted_by_side(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.jsonl", *({"image": f"{i}.png", "phrase": "a tail", "box": [i, 0, 1, 1]} for i in range(6)))
+    held = write(tmp_path / "b.jsonl", {"image": "9.png", "caption": "A cat."})
+    section = DataConfig.model_validate({"path": data, "without_image": {"share": 0.5}})
+    splits = Account(tmp_path, train=load_data(section), held_out=load_data(DataConfig(path=held))).summary()
+    assert {k: splits["train"].get(k) for k in ("rows", "records", "images", "without_image")} == {
+        "rows": 6,
+        "records": 9,
+        "images": 6,
+        "without_image": 3,
+    }
+    assert (splits["held_out"]["images"], "without_image" in splits["held_out"]) == (1, False)
+
+
+def test_bad_rows_with_images_inside_are_written_without_them(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    row = {"image": {"bytes": b"\x89PNG" * 1000, "path": "a.png"}, "question": "Who?", "chosen": "A cat.", "rejected": "A dog."}
+    parquet.write_table(pyarrow.Table.from_pylist([row, {**row, "question": " "}]), tmp_path / "a.parquet")
+    Account(tmp_path, train=load_data(DataConfig(path=str(tmp_path / "a.parquet"))))
+    (bad,) = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    assert (bad["line"], bad["field"], bad["row"]["chosen"]) == (2, "question", "A cat.")
+    assert bad["row"]["image"]["bytes"] == "(4000 bytes)"

@@ -108,6 +108,7 @@ class Account:
             found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
             if unread := unread_columns(data.records):
                 found[side]["unread_columns"] = len(unread)
+            found[side] |= {name: data.counts[name] for name in ("images", "without_image") if data.counts.get(name)}
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
         for side, left in self.left.items():
