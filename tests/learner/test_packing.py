@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
-from keel.types import Branch, Encoded, MediaRef, Unit
+from keel.types import Branch, Encoded, Layout, MediaRef, Unit
 
 
 def branch(tokens: list[int], trained: list[int], **signals: list[float]) -> Branch:
@@ -26,8 +26,8 @@ def test_pack_by_hand() -> None:
     other = Unit("b", Encoded(torch.tensor([3]), (MediaRef("y", 1),)), (third,))
     batch = pack([unit, other])
     assert batch.tokens_N.tolist() == [1, 2, 10, 11, 12, 20, 21, 3, 30]
-    assert batch.positions_N.tolist() == [0, 1, 2, 3, 4, 2, 3, 0, 1]
-    assert batch.groups == ((2, (3, 2)), (1, (1,)))
+    assert batch.positions_PN.tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1]]
+    assert batch.groups == (Layout(2, (3, 2)), Layout(1, (1,)))
     assert batch.target_S.tolist() == [10, 12, 21, 30]
     assert batch.source_S.tolist() == [1, 3, 5, 7]  # the first token of a branch is predicted from its prompt's end
     assert batch.branch_S.tolist() == [0, 0, 1, 2]
