@@ -94,7 +94,7 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
         for member in loaded.model.members:
             member.transform = loaded.model.transform
         head = HeadSpec.from_json(summaries[0]["head"])
-        account = Account(path, **splits.sides)
+        account = Account(path, recipe.settings.max_refused, **splits.sides)
         units = prepare(account, renderer, lambda data: reward_units(renderer, data, head.dimensions if head.units else ()))
         inference = LocalInference(loaded.model, recipe.batch)
         constants = scale(inference, units.train)
