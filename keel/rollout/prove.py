@@ -92,7 +92,9 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 def _tokens(model: Model, salt: int, count: int) -> Tensor:
     """Fixed token ids that are spread over the vocabulary and stand for no image."""
     spread_T = (torch.arange(count) * 7919 + salt * 104729 + 11) % model.head_weight_VH.shape[0]
-    return torch.where(torch.isin(spread_T, torch.tensor(model.transform.banned, dtype=torch.int64)), spread_T.new_full((), 5), spread_T)
+    banned = model.transform.banned
+    allowed = next(t for t in range(5, 6 + len(banned)) if t not in banned)
+    return torch.where(torch.isin(spread_T, torch.tensor(banned, dtype=torch.int64)), spread_T.new_full((), allowed), spread_T)
 
 
 def _fast_logits(model: Model, prompts: Sequence[Encoded]) -> Tensor:
