@@ -1,5 +1,6 @@
-"""Every family of vision-language models, with large random weights, against plain transformers on each sample by itself: log-probabilities,
-gradients down to the tower, sampling. Several images a prompt, other sizes, tiles, prompts that are shared, rows without an image."""
+"""Every family of vision-language models, with large random weights, against plain transformers on each sample by itself:
+log-probabilities, gradients down to the tower, sampling. Several images a prompt, other sizes, tiles, prompts that are shared, rows
+without an image."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, load_heads, 
 from keel.models.lora import add_lora
 from keel.models.media import MediaStore
 from keel.models.model import Model
-from keel.models.parts import train_only
+from keel.models.parts import train_beside, train_only
 from keel.models.pictured import pictured
 from keel.models.placing import counts_in_rows, image_token
 from keel.models.processors import read_processor
@@ -127,14 +127,15 @@ def load_model(
 
 
 def _choose_trained(model: Model, options: ModelOptions, lora: LoraConfig | None, seed: int, new_tokens: list[int]) -> None:
-    """What of the model is trained: all, the parts that the options name, or adapters on a frozen base."""
+    """What of the model is trained: all, the parts that the options name, or adapters on a frozen base with such parts beside them."""
     module = model.module
-    if options.train:
-        if lora is not None:
-            raise ModelError("model_options.train is for full fine-tuning; adapters have lora.targets", "leave one of the two out")
+    if options.train and lora is None:
         train_only(module, options.train)
     if lora is not None:
         model.peft_model, model.start_rows = add_lora(module, lora, seed, new_tokens)
+        if options.train:
+            model.start_rows = [*model.start_rows, *train_beside(module, options.train)]
+            model.whole_parts = options.train
         model.round_frozen()
     elif model.heads and not tied(module):
         output_layer(module).requires_grad_(False)  # neither a reward model nor a critic uses it

@@ -52,7 +52,8 @@ class Model:
     score_head: ScoreHead | None = None
     value_head: nn.Linear | None = None
     peft_model: peft.PeftModel | None = None
-    start_rows: Sequence[StartRows] = ()  # of added tokens, trained beside the adapters
+    start_rows: Sequence[StartRows] = ()  # of added tokens and of ``whole_parts``, trained beside the adapters
+    whole_parts: tuple[str, ...] = ()  # parts of a vision-language model that are trained in full beside the adapters
     lm_head: bool = True  # False: the files lacked it, it is random, and only the scalar heads are used
     router: Router | None = None  # of a mixture of experts
     loaded_weights: str = ""  # digest of a sample of them, by which verdicts of proofs are kept

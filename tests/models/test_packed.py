@@ -142,6 +142,34 @@ def test_attention_by_hand() -> None:
     assert windowed.tolist() == [10.0, 20.0]
 
 
+def seen(plan: PackedPlan, window: int | None = None) -> list[float]:
+    """What tokens of the values 1, 2, 4, 8 ... get when every key weighs the same: a mean of what they see."""
+    n = sum(sum(group.lengths) for group in plan.groups)
+    value = (2.0 ** torch.arange(n)).view(1, 1, n, 1)
+    zero = torch.zeros(1, 1, n, 1)
+    return plan.attend(0, zero, zero, value, AttentionOptions(1.0, sliding_window=window))[0, :, 0, 0].tolist()
+
+
+def test_spans_see_each_other_by_hand() -> None:
+    """Prompt 1 2 4 8 whose tokens 1 and 2 are an image; branches behind it see all of it as before."""
+    prompt = [1.0, 7 / 3, 7 / 3, 15 / 4]
+    one, two = (Layout(4, branches, ((1, 3),)) for branches in ((1,), (1, 1)))
+    assert seen(PackedPlan([one])) == pytest.approx([*prompt, 31 / 5])
+    assert seen(PackedPlan([two])) == pytest.approx([*prompt, 31 / 5, (15 + 32) / 5])
+    assert seen(PackedPlan([Layout(4, (), ((0, 4),))])) == pytest.approx([15 / 4] * 4)
+    assert seen(PackedPlan([Layout(4, (1,))])) == pytest.approx([1.0, 3 / 2, 7 / 3, 15 / 4, 31 / 5])
+
+
+def test_spans_reach_over_windows() -> None:
+    """A window of one shows each token itself; the image's tokens see each other all the same."""
+    assert seen(PackedPlan([Layout(4, (1,), ((1, 3),))]), window=1) == pytest.approx([1.0, 3.0, 3.0, 8.0, 16.0])
+
+
+def test_units_with_and_without_spans_lie_in_one_row() -> None:
+    row = seen(PackedPlan([Layout(2, (), ((0, 2),)), Layout(2)]))
+    assert row == pytest.approx([3 / 2, 3 / 2, 4.0, 6.0])
+
+
 def test_unknown_keywords_are_refused() -> None:
     q = torch.zeros(1, 1, 2, 4)
     module = torch.nn.Module()

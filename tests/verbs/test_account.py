@@ -172,3 +172,15 @@ def test_no_prompt_is_on_two_of_three_sides(tmp_path: Path) -> None:
     asked = [{p.text for p in side.prompts()} for side in apart.sides.values()]
     assert list(map(len, asked)) == [11, 4, 5], "test keeps all of its prompts"
     assert len(set.union(*asked)) == 20
+
+
+@pytest.mark.parametrize(("refused", "share", "stops"), [(3, 0.2, True), (2, 0.2, False), (1, 0.0, False), (3, 0.3, False), (2, 0.1, True)])
+def test_too_many_rows_refused_for_one_reason_stop_a_run(tmp_path: Path, refused: int, share: float, stops: bool) -> None:
+    """Of ten rows; numbers and names in a reason do not make it another one, and another reason is counted by itself."""
+    account = Account(tmp_path, share)
+    account.refuse("train", [Refusal(str(i), f"a:{i}", f"image 'x{i}.png' has {i} pixels") for i in range(refused)])
+    account.refuse("train", [Refusal("9", "a:9", "another reason")])
+    if not stops:
+        return account.check_refused("train", 10)
+    with pytest.raises(DataError, match=rf"(?s){refused} of 10 records refused for one reason: image 'x0\.png' has 0 pixels.*max_refused"):
+        account.check_refused("train", 10)

@@ -52,8 +52,8 @@ def start_of(recipe: RewardRecipe) -> RewardRecipe:
 def check_member(recipe: RewardRecipe, loaded: Loaded) -> None:
     """Raise ConfigError for a model whose adapters cannot share a base."""
     if recipe.ensemble is not None and loaded.model.start_rows:
-        what = "an ensemble of adapters shares its base, and this one trains rows of added tokens beside them"
-        raise ConfigError(what, "leave out lora, or add the tokens to the model before")
+        what = "an ensemble of adapters shares its base, and this one trains rows of added tokens or whole parts beside them"
+        raise ConfigError(what, "leave out lora or model_options.train, or add the tokens to the model before")
 
 
 def accuracy_of(measures: Mapping[str, Any]) -> dict[str, float]:

@@ -210,11 +210,11 @@ def starting_weights(model: Model) -> list[tuple[str, Tensor]]:
 
 
 def save_final(session: Session, loaded: Loaded, learner: LocalInference, units: Sequence[Unit]) -> None:
-    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters were trained. ``final/`` is then read again
-    and compared with ``learner`` on ``units``."""
+    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters and nothing but them were trained. ``final/``
+    is then read again and compared with ``learner`` on ``units``."""
     folder = session.run.path / "final"
     loaded.model.save(folder, loaded.tokenizer, loaded.processor)
-    if loaded.model.peft_model is not None:
+    if loaded.model.peft_model is not None and not loaded.model.whole_parts:
         loaded.model.save_adapter(session.run.path / "adapter", loaded.tokenizer)
     session.saved = compare_saved(folder, session.recipe.model_options, learner, units)
 
