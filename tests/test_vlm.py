@@ -133,15 +133,15 @@ def mixed(folder: Path) -> Path:
     rl = f"algorithm: {{name: grpo}}\n{reward}samples: 2\nsampling: {{max_tokens: 6}}\n"
     common += "model_options: {precision: fp32}\n"
     for verb, data, more in (("sft", "sft", ""), ("reward", "pairs", ""), ("prefer", "pairs", ""), ("rl", "prompts", rl)):
-        (path / f"{verb}.yaml").write_text(
-            f"model: x\ndata: {{path: {path}/{data}.jsonl}}\nmodel_options: {{precision: fp32}}\n{common}{more}"
-        )
+        (path / f"{verb}.yaml").write_text(f"model: x\ndata: {{path: {path}/{data}.jsonl}}\n{common}{more}")
     return path
 
 
 @pytest.mark.stages
 @pytest.mark.parametrize(
-    ("verb", "more"), [("sft", ()), ("reward", ()), ("prefer", ()), ("rl", ()), ("rl", ("algorithm.name=ppo",))], ids=lambda x: str(x)
+    ("verb", "more"),
+    [("sft", ()), ("reward", ()), ("prefer", ()), ("rl", ()), ("rl", ("algorithm.name=ppo",))],
+    ids=["sft", "reward", "dpo", "grpo", "ppo"],
 )
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_step_of_every_verb(name: str, verb: str, more: tuple[str, ...], mixed: Path, proofs: None, rows: Rows, tmp_path: Path) -> None:
