@@ -180,12 +180,23 @@ class Model:
             yield {}
             return
         base, found = self.module.base_model, dict[str, ImageFeatures]()
+        self._refuse_strange(media)
         for ref in media:
             if ref.digest not in found:
                 pixels = {name: value.to(self.device) for name, value in self.media.get(ref.digest).items()}
                 found[ref.digest] = image_features(base, pixels, ref)
         with in_place(base, ImageFeatures.join([found[ref.digest] for ref in media])) as inputs:
             yield inputs
+
+    def _refuse_strange(self, media: Sequence[MediaRef]) -> None:
+        """Raise ModelError for images that were made for another model: it would look at something else."""
+        if not hasattr(self.module.base_model, "get_image_features"):
+            raise ModelError(f"a model of type '{self.config.model_type}' reads text only, and a prompt holds images")
+        if any(self.processor_key and ref.processor not in ("", self.processor_key) for ref in media):
+            raise ModelError(
+                f"the images were made by another processor than that of this '{self.config.model_type}' model",
+                "models that read the same prompts need the same processor settings (processor_config.json)",
+            )
 
     def _use_adapter(self) -> None:
         if self.adapter and self.peft_model is not None and self.peft_model.active_adapter != self.adapter:

@@ -26,8 +26,9 @@ def parts_of(module: PreTrainedModel) -> dict[str, Part]:
     ]
     where: dict[int, Part] = {id(p): "vision" for encoder in encoders for p in encoder.parameters()}
     where |= {id(p): "language" for layer in (language, output_layer(module)) for p in layer.parameters()}
-    found = {name: where.get(id(p), "projector") for name, p in module.named_parameters()}
-    return {name: "projector" if part == "vision" and _MERGERS & set(name.split(".")) else part for name, part in found.items()}
+    found: dict[str, Part] = {name: where.get(id(p), "projector") for name, p in module.named_parameters()}
+    mergers: dict[str, Part] = {name: "projector" for name, part in found.items() if part == "vision" and _MERGERS & set(name.split("."))}
+    return found | mergers
 
 
 def train_only(module: PreTrainedModel, parts: Sequence[Part]) -> None:

@@ -156,7 +156,7 @@ class Images:
     def _one(self, source: ImagePart) -> _Expanded:
         """One image in a prompt; its pixels go into the store."""
         raw = image_bytes(source)
-        digest = digest_bytes(raw + self.settings.encode())
+        digest = f"{digest_bytes(raw)}-{self.settings}"
         if digest not in self._expanded or digest not in self.media:
             out = self._process([self.placeholder], [open_image(raw, named(source))])
             ids = [int(i) for i in out["input_ids"][0]]
@@ -191,11 +191,11 @@ class Images:
 
 
 def settings_digest(processor: Any) -> str:
-    """sha256 of what decides which pixels and how many tokens an image gets."""
+    """A processor's mark: the beginning of the sha256 of what decides which pixels and how many tokens an image gets."""
     plain = {k: v for k, v in vars(processor).items() if isinstance(v, str | int | float | bool) and k != "chat_template"}
     images = getattr(processor, "image_processor", None)
     parts = images.to_json_string() if images is not None else ""
-    return digest_bytes(json.dumps([type(processor).__name__, plain, parts], sort_keys=True).encode())
+    return digest_bytes(json.dumps([type(processor).__name__, plain, parts], sort_keys=True).encode())[:16]
 
 
 def _sources(messages: Sequence[Message]) -> list[ImagePart]:

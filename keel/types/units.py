@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 class MediaRef:
     """One image of an encoded prompt. Pixels live in the MediaStore of ``models`` under ``digest``."""
 
-    digest: str  # sha256 of the image's bytes and of the processor's settings
+    digest: str  # sha256 of the image's bytes, "-", and the processor's mark: pixels of two processors are two images
     n_tokens: int  # placeholder tokens it stands for in ``tokens_T``
+
+    @property
+    def processor(self) -> str:
+        """The mark of the processor that made the pixels; "" where it is not known."""
+        return self.digest.partition("-")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from keel.core.errors import ModelError
 from keel.models.media import ImageFeatures, image_features, in_place
+from keel.models.prove_images import as_batch, image_units
 from keel.types import MediaRef
 
 ROWS = torch.arange(8.0).view(1, 4, 2)
@@ -64,3 +66,17 @@ def test_a_call_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(RuntimeError, match="memory"):
         call()
     assert "get_image_features" not in body.__dict__
+
+
+def test_images_of_another_processor_are_refused(load) -> None:
+    """A reward model at another resolution than the policy would judge what it never learnt to see."""
+    model = load("llava").model
+    samples = model.pictured()
+    unit = image_units(model, samples)[0]
+    with model.showing(samples):
+        model.hidden(as_batch([unit]))
+        model.processor_key = "another"
+        with pytest.raises(ModelError, match="made by another processor than that of this 'llava' model"):
+            model.hidden(as_batch([unit]))
+    with pytest.raises(ModelError, match="'llama' reads text only"):
+        load("llama").model.hidden(as_batch([unit]))

@@ -76,7 +76,7 @@ def test_placeholders_are_expanded_and_pixels_stored(renderer, store):
     encoded = renderer.prompt(ask(url(raw), "Name a colour."))
     token = renderer.tokenizer.convert_tokens_to_ids("<image>")
     (ref,) = encoded.media
-    assert ref.digest == hashlib.sha256(raw + renderer.images.settings.encode()).hexdigest()
+    assert ref.digest == f"{hashlib.sha256(raw).hexdigest()}-{renderer.images.settings}"
     assert ref.n_tokens == 4 == encoded.tokens_T.tolist().count(token)
     assert store.get(ref.digest)["pixel_values"].shape[-3:] == (
         (3, 28, 28) if "Llava" in type(renderer.images.processor).__name__ else (3, 56, 56)
