@@ -111,15 +111,10 @@ def _internvl(text: Text, tokenizer: Any) -> Any:
     )
 
 
-def _internvl_processor(tiles: bool) -> Callable[[Any], Any]:
-    def make(tokenizer: Any) -> Any:
-        images = transformers.GotOcr2ImageProcessorPil(
-            size={"height": 28, "width": 28}, crop_to_patches=tiles, min_patches=1, max_patches=4
-        )
-        cls = image_only(transformers.InternVLProcessor)
-        return cls(image_processor=images, tokenizer=tokenizer, image_seq_length=4, chat_template=tokenizer.chat_template)
-
-    return make
+def _internvl_processor(tokenizer: Any) -> Any:
+    images = transformers.GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, crop_to_patches=True, min_patches=1, max_patches=4)
+    cls = image_only(transformers.InternVLProcessor)
+    return cls(image_processor=images, tokenizer=tokenizer, image_seq_length=4, chat_template=tokenizer.chat_template)
 
 
 def _gemma3(text: Text, tokenizer: Any) -> Any:
@@ -207,8 +202,7 @@ FAMILIES: Mapping[str, Family] = {
     "idefics3_tiles": Family(_idefics3("Idefics3"), _idefics3_processor("Idefics3", True), ("<image>", *_IDEFICS, *_GRID)),
     "smolvlm": Family(_idefics3("SmolVLM"), _idefics3_processor("SmolVLM", False), ("<image>", *_IDEFICS, *_GRID)),
     "smolvlm_tiles": Family(_idefics3("SmolVLM"), _idefics3_processor("SmolVLM", True), ("<image>", *_IDEFICS, *_GRID)),
-    "internvl": Family(_internvl, _internvl_processor(False), _INTERN, _INTERN_NAMES, "<IMG_CONTEXT>"),
-    "internvl_tiles": Family(_internvl, _internvl_processor(True), _INTERN, _INTERN_NAMES, "<IMG_CONTEXT>"),
+    "internvl": Family(_internvl, _internvl_processor, _INTERN, _INTERN_NAMES, "<IMG_CONTEXT>"),
     "gemma3_vision": Family(_gemma3, _gemma3_processor, tuple(_GEMMA_NAMES.values()), _GEMMA_NAMES, "<start_of_image>"),
     "paligemma": Family(_paligemma, _paligemma_processor, ("<image>",), spare=1160),
     "qwen2_vl": _qwen_family("Qwen2VL", {"embed_dim": 32, "hidden_size": None, "mlp_ratio": 2}),

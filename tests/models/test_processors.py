@@ -15,7 +15,7 @@ from keel.models.loading import load_model
 from keel.models.processors import image_only
 from keel.render.images import settings_digest
 
-SETTING = {"smolvlm_tiles": "image_seq_len", "internvl_tiles": "image_seq_length", "idefics3_tiles": "image_seq_len"}  # 4 in all
+SETTING = {"smolvlm_tiles": "image_seq_len", "internvl": "image_seq_length", "idefics3_tiles": "image_seq_len"}  # 4 in all
 
 
 @pytest.mark.parametrize("name", [*SETTING, "qwen3_vl", "llava_next", "gemma3_vision", "paligemma"])
