@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from keel.kernels.attention import PackedPlan
-from keel.models import pictured, placing, prove_images
+from keel.models import pictured, placing, prove, prove_images
 from keel.render.config import RenderConfig
 from keel.render.renderer import Refusal
 from keel.types import Message, Prompt, TextPart, Unit
@@ -83,6 +83,9 @@ def test_the_plain_path_alone(load) -> None:
 def test_verdicts_belong_to_the_processor(load) -> None:
     a, b = load("llava").model, load("llava").model
     assert a.processor_key == b.processor_key != load("idefics3").model.processor_key
+    before = prove._key(a, "x", prove_images.plain_error, ())
+    a.processor_key = "another"
+    assert prove._key(a, "x", prove_images.plain_error, ()) != before
     assert a.pictured is not None
     assert [len(s.images) for s in a.pictured()] == [1, 2]
     assert torch.equal(a.pictured()[0].prompt.tokens_T, b.pictured()[0].prompt.tokens_T)  # type: ignore[misc]

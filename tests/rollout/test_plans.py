@@ -86,3 +86,14 @@ def test_weights_that_vanish_do_not_disturb() -> None:
         if expected is not None:
             assert out == pytest.approx(expected)
     assert out == pytest.approx((2 * math.exp(2) + 5 * math.exp(5)) / (math.exp(2) + math.exp(5)))
+
+
+def test_completions_go_on_from_their_prompts_next_position() -> None:
+    """An image takes fewer positions than tokens; prompts that leave take theirs along."""
+    cache = Cache((5, 9, 4), max_tokens=8, next_positions=(5, 3, 4))
+    plan = DecodePlan(cache, torch.tensor([0, 1, 1, 2]))
+    assert plan.positions().tolist() == [[5], [3], [3], [4]]
+    plan.advance()
+    plan.keep(torch.tensor([False, True, True, False]))
+    assert cache.prompt_lengths == [9]
+    assert plan.positions().tolist() == [[4], [4]]
