@@ -14,6 +14,7 @@ from keel.models.processors import image_only
 _IMAGE = {"image_token": "<image>"}
 _IDEFICS = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
 _GRID = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+_GLM = ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>")
 _QWEN = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>")
 _CLIP = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 _TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -181,6 +182,27 @@ def _qwen_processor(kind: str) -> Callable[[Any], Any]:
     return make
 
 
+def _glm(text: Text, tokenizer: Any) -> Any:
+    size = text["hidden_size"]
+    quarter = size // 64  # of the pairs that are rotated: half of a head's
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    tower = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    names = ("image_token_id", "video_token_id", "image_start_token_id", "image_end_token_id")
+    config: Any = transformers.Glm4vConfig
+    return config(
+        text_config={**text, "rope_parameters": {**rope, "mrope_section": [2 * quarter, quarter, quarter]}},
+        vision_config={**tower, "out_hidden_size": size, "intermediate_size": 64, "image_size": 112},
+        tie_word_embeddings=False,
+        **{name: _id(tokenizer, token) for name, token in zip(names, _GLM, strict=True)},
+    )
+
+
+def _glm_processor(tokenizer: Any) -> Any:
+    cls: Any = transformers.Glm4vImageProcessorPil
+    images = cls(patch_size=14, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 28 * 28, "longest_edge": 112 * 112})
+    return image_only(transformers.Glm4vProcessor)(image_processor=images, tokenizer=tokenizer, chat_template=tokenizer.chat_template)
+
+
 def _qwen_family(kind: str, vision: Mapping[str, Any], interleaved: bool = False) -> Family:
     named = {"image_token": _QWEN[1], "video_token": _QWEN[3]}
     return Family(_qwen(kind, vision, interleaved), _qwen_processor(kind), _QWEN, named, "".join(_QWEN[:3]))
@@ -205,6 +227,9 @@ FAMILIES: Mapping[str, Family] = {
     "internvl": Family(_internvl, _internvl_processor, _INTERN, _INTERN_NAMES, "<IMG_CONTEXT>"),
     "gemma3_vision": Family(_gemma3, _gemma3_processor, tuple(_GEMMA_NAMES.values()), _GEMMA_NAMES, "<start_of_image>"),
     "paligemma": Family(_paligemma, _paligemma_processor, ("<image>",), spare=1160),
+    "glm4v": Family(
+        _glm, _glm_processor, _GLM, {"image_token": _GLM[0], "video_token": _GLM[1]}, "<|begin_of_image|><|image|><|end_of_image|>"
+    ),
     "qwen2_vl": _qwen_family("Qwen2VL", {"embed_dim": 32, "hidden_size": None, "mlp_ratio": 2}),
     "qwen2_5_vl": _qwen_family(
         "Qwen2_5_VL", {"out_hidden_size": None, "intermediate_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}

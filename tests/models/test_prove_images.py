@@ -44,6 +44,7 @@ def test_spans_that_nobody_knows_of(load, monkeypatch: pytest.MonkeyPatch, arch:
     family = loaded.model.config.model_type
     assert f"images of '{family}' are not read as the model reads them" in loaded.model.no_images
     assert loaded.model.no_images in caplog.text
+    assert loaded.model.packed, "text keeps its path"
     refused, text = units(loaded)
     assert isinstance(refused, Refusal)
     assert refused.reason == loaded.model.no_images
