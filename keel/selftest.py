@@ -56,6 +56,8 @@ Check = Callable[[], str]  # what is wrong, or ""
 Run = Callable[[str, Check], None]  # runs one check by its name
 
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
+_BLIND = 1e-2  # standard deviations of scores; rounding moves them by 1e-5, an untrained head by 0.3 and more
+_LOOKED_AT = 16  # units
 _NO_GRADIENT = 1e-5  # a norm below it is rounding, which differs from processor to processor
 _GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
@@ -165,20 +167,19 @@ def sampling(
 
 
 def check_reward_reads(scorer: Scorer, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
-    """The reward model's score changes when the prompt, the answer or the image is swapped."""
+    """The reward model's score moves when the prompt, the answer or the images are swapped: by a share of what scores differ by at all, not
+    by rounding alone."""
     if not units:
         return
     first, second = _two_that_differ(units)
-    pictured = [u for u in units if u.prompt.media]
-    other = next((u for u in pictured if _other_images(u, pictured[0])), None)
+    looked = _with_other_images(units)
     with _Checks(bus, skip) as run:
         if second is not None:
-            prompt = replace(first.prompt, tokens_T=second.prompt.tokens_T, media=second.prompt.media)
-            run("reward-reads-prompt", lambda: _ignores(scorer, first, replace(first, prompt=prompt), "prompt"))
-            run("reward-reads-answer", lambda: _ignores(scorer, first, replace(first, branches=second.branches[:1]), "answer"))
-        if other is not None:
-            swapped = replace(pictured[0], prompt=replace(pictured[0].prompt, media=other.prompt.media))
-            run("reward-reads-image", lambda: _ignores(scorer, pictured[0], swapped, "image"))
+            run("reward-reads-prompt", lambda: _ignores(scorer, units, [(first, replace(first, prompt=second.prompt))], "prompt is"))
+            other = replace(first, branches=second.branches[:1])
+            run("reward-reads-answer", lambda: _ignores(scorer, units, [(first, other)], "answer is"))
+        if looked:
+            run("reward-reads-image", lambda: _ignores(scorer, units, looked, "images are"))
 
 
 # --------------------------------------------------------------------------------------------------------------------------------
@@ -327,10 +328,16 @@ def _accepts_wrong_digest(learner: Learner, sampler: Sampler) -> str:
         return "the sampler accepts a digest that is not that of its weights"
 
 
-def _other_images(unit: Unit, than: Unit) -> bool:
-    """As many images, but not the same first one."""
-    mine, theirs = unit.prompt.media, than.prompt.media
-    return len(mine) == len(theirs) and mine[0] != theirs[0]
+def _with_other_images(units: Sequence[Unit]) -> list[tuple[Unit, Unit]]:
+    """Units beside themselves with the images of another unit that fit."""
+    pictured = [u for u in units if u.prompt.media]
+    found: list[tuple[Unit, Unit]] = []
+    for i, unit in enumerate(pictured[:_LOOKED_AT]):
+        shown = (unit.prompt.with_images_of(u.prompt) for u in (*pictured[i + 1 :], *pictured[:i]))
+        other = next((prompt for prompt in shown if prompt is not None), None)
+        if other is not None:
+            found.append((unit, replace(unit, prompt=other)))
+    return found
 
 
 def _two_that_differ(units: Sequence[Unit]) -> tuple[Unit, Unit | None]:
@@ -343,7 +350,15 @@ def _two_that_differ(units: Sequence[Unit]) -> tuple[Unit, Unit | None]:
     return first, None
 
 
-def _ignores(scorer: Scorer, unit: Unit, swapped: Unit, what: str) -> str:
-    """A new head is small but not zero, so any difference of the inputs shows."""
-    before, after = (scorer([replace(u, branches=u.branches[:1])])[0] for u in (unit, swapped))
-    return f"the score stays {float(before[0]):.6g} when the {what} is swapped" if torch.equal(before, after) else ""
+def _ignores(scorer: Scorer, units: Sequence[Unit], swapped: Sequence[tuple[Unit, Unit]], what: str) -> str:
+    """How far scores move beside what they differ by: in standard deviations, so that neither a small new head nor rounding matters."""
+
+    def score(us: Sequence[Unit]) -> Tensor:
+        return torch.stack([scorer([replace(u, branches=u.branches[:1])])[0][0].double().cpu() for u in us])
+
+    before, after = (score(side) for side in zip(*swapped, strict=True))
+    spread = float(torch.cat([score(units[:_LOOKED_AT]), before, after]).std(correction=0))
+    moved = float((after - before).abs().mean()) / (spread or 1.0)
+    if moved > _BLIND:
+        return ""
+    return f"scores move by {moved:.2g} of their standard deviation ({spread:.2g}) when the {what} swapped: that is not read"

@@ -369,6 +369,40 @@ def test_a_reward_model_that_does_not_look(reward_learner: LocalLearner, monkeyp
         selftest.check_reward_reads(reward_learner.scores, pictured, EventBus(), ())
 
 
+def test_rounding_is_not_looking(reward_learner: LocalLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is blind but for the last bits moves its scores by 1e-7: that is measured against what scores differ by."""
+    pictured = [replace(u, prompt=Encoded(u.prompt.tokens_T, (MediaRef(f"image {i}", 1),))) for i, u in enumerate(UNITS)]
+
+    def scores(units: Sequence[Unit], look: float) -> list[Tensor]:
+        texts = [float(u.prompt.tokens_T.sum() + 3 * u.branches[0].tokens_T.sum()) for u in units]
+        return [torch.tensor([t + look * int(u.prompt.media[0].digest[-1])]) for t, u in zip(texts, units, strict=True)]
+
+    spread = float(torch.tensor([float(s) for s in scores(pictured, 0.0)]).std(correction=0))
+    monkeypatch.setattr(reward_learner, "scores", lambda units: scores(units, 1e-4 * spread))
+    with fails("reward-reads-image"):
+        selftest.check_reward_reads(reward_learner.scores, pictured, EventBus(), ())
+    monkeypatch.setattr(reward_learner, "scores", lambda units: scores(units, 0.1 * spread))
+    selftest.check_reward_reads(reward_learner.scores, pictured, EventBus(), ())
+
+
+def test_only_images_that_fit_are_swapped(reward_learner: LocalLearner) -> None:
+    """Tiles and sizes of their own give images other numbers of tokens: those are no partners."""
+    first, second, third = (u.prompt.tokens_T for u in UNITS)
+    a, b, c = (MediaRef(name, n) for name, n in (("a", 4), ("b", 9), ("c", 4)))
+    one = Encoded(first, (a,))
+    assert one.with_images_of(Encoded(second, (b,))) is None
+    assert one.with_images_of(Encoded(second, (a,))) is None
+    assert one.with_images_of(Encoded(second, (c,))) == Encoded(first, (c,))
+    wide, high = (torch.tensor([[0, 1, x, y, 4, 5, 6, 7]] * 3) for x, y in ((1, 2), (2, 1)))
+    placed = Encoded(first, (a,), wide)
+    assert placed.with_images_of(Encoded(third, (c,), high)) is None, "as many tokens in other places"
+    other = Encoded(first, (c,), high)
+    assert placed.with_images_of(other) is other, "the same words: the other prompt is what is meant"
+    tiled = [replace(u, prompt=replace(u.prompt, media=(MediaRef(f"image {i}", 4 + i),))) for i, u in enumerate(UNITS)]
+    assert selftest._with_other_images(tiled) == []
+    selftest.check_reward_reads(reward_learner.scores, [replace(u, prompt=replace(u.prompt, media=())) for u in tiled], EventBus(), ())
+
+
 def test_a_reward_model_passes_its_training_checks(reward_learner: LocalLearner) -> None:
     pairs = [replace(u, branches=tuple(replace(b, trained_T=torch.zeros_like(b.trained_T)) for b in u.branches)) for u in UNITS]
     recorder = Recorder()

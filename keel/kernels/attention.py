@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from keel.types import Layout
+
 NAME = "keel"
 
 # Keyword arguments that transformers hands to attention functions and that do not change what attention computes under a plan.
@@ -81,42 +83,42 @@ register()
 
 
 _PADDED_KEYS = 1 << 20  # branch x key slots in one call at most: bounds the copies of a long prompt
-_MaskKey = tuple[int, int, int]  # first query's position, queries, keys
-
-
-def packed_positions(groups: Sequence[tuple[int, tuple[int, ...]]]) -> Tensor:
-    """Positions [N] of a packed row: restarting for each unit, every branch going on from its prompt's end."""
-    parts = [part for prompt, branches in groups for part in (torch.arange(prompt), *(torch.arange(prompt, prompt + b) for b in branches))]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+_MaskKey = tuple[int, int, int]  # first query's place, queries, keys
+Spans = tuple[tuple[int, int], ...]  # [first, end) each
 
 
 @dataclass(slots=True)
 class PackedPlan:
-    """The attention plan of one packed row. ``groups`` as in ``Batch``: (prompt length, branch lengths) in packed order."""
+    """The attention plan of one packed row. ``groups`` as in ``Batch``, in packed order.
 
-    groups: Sequence[tuple[int, tuple[int, ...]]]
-    _masks: dict[tuple[_MaskKey, int | None, torch.device], Tensor] = field(default_factory=dict, init=False)
+    Every token sees what is before it (within the window, where there is one); tokens of one span of a prompt see each other as well.
+    """
+
+    groups: Sequence[Layout]
+    _masks: dict[tuple[_MaskKey, int | None, Spans, torch.device], Tensor] = field(default_factory=dict, init=False)
     _indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict, init=False)
 
     def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
         """Attention's output [1, N, H, D] for one packed row (B = 1, L = N)."""
         assert query_BHLD.shape[0] == 1, "a packed batch is one row"
-        lengths = [n for prompt, branches in self.groups for n in (prompt, *branches)]
+        lengths = [n for group in self.groups for n in group.lengths]
         queries, keys, values = (x[0].transpose(0, 1).split(lengths) for x in (query_BHLD, key_BKLD, value_BKLD))
         out: list[Tensor] = []
         at = 0
-        for _, branches in self.groups:
-            part = slice(at, at + 1 + len(branches))
-            out += self._unit(queries[part], keys[part], values[part], options)
+        for group in self.groups:
+            part = slice(at, at + len(group.lengths))
+            out += self._unit(queries[part], keys[part], values[part], options, group.spans)
             at = part.stop
         return torch.cat(out)[None]
 
-    def _unit(self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], options: AttentionOptions) -> list[Tensor]:
+    def _unit(
+        self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], options: AttentionOptions, spans: Spans
+    ) -> list[Tensor]:
         """Outputs [n, H, D] of the prompt and of each branch; the inputs are [n, H, D] or [n, K, D] each, prompt first."""
         if len(queries) == 2:  # one branch: prompt and branch are one causal sequence
-            whole = self._causal(torch.cat(list(queries)), torch.cat(list(keys)), torch.cat(list(values)), options)
+            whole = self._causal(torch.cat(list(queries)), torch.cat(list(keys)), torch.cat(list(values)), options, spans)
             return list(whole.split([len(q) for q in queries]))
-        out = [self._causal(queries[0], keys[0], values[0], options)]
+        out = [self._causal(queries[0], keys[0], values[0], options, spans)]
         prompt = len(queries[0])
         order = sorted(range(1, len(queries)), key=lambda i: len(queries[i]))
         branch_outputs: dict[int, Tensor] = {}
@@ -131,11 +133,12 @@ class PackedPlan:
             branch_outputs.update(zip(chosen, results))
         return out + [branch_outputs[i] for i in range(1, len(queries))]
 
-    def _causal(self, query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, options: AttentionOptions) -> Tensor:
+    def _causal(self, query_NHD: Tensor, key_NKD: Tensor, value_NKD: Tensor, options: AttentionOptions, spans: Spans) -> Tensor:
         n = len(query_NHD)
         query, key, value = (x.transpose(0, 1)[None] for x in (query_NHD, key_NKD, value_NKD))
         window = _window(options, n)
-        mask = None if window is None and _is_simple(options) else self._mask((0, n, n), window, query.device)
+        causal = window is None and not spans and _is_simple(options)
+        mask = None if causal else self._mask((0, n, n), window, query.device, spans)
         return attention(query, key, value, mask, options)[0].transpose(0, 1)
 
     def _branches(
@@ -168,9 +171,10 @@ class PackedPlan:
             self._indices[(lengths, device)] = found
         return found
 
-    def _mask(self, key: _MaskKey, window: int | None, device: torch.device) -> Tensor:
-        """Which key positions each query sees, bool [queries, keys]; the same for all layers, so it is kept."""
-        found = self._masks.get((key, window, device))
+    def _mask(self, key: _MaskKey, window: int | None, device: torch.device, spans: Spans = ()) -> Tensor:
+        """Which keys each query sees, bool [queries, keys]; the same for all layers, so it is kept. With ``spans`` the first query is the
+        first key."""
+        found = self._masks.get((key, window, spans, device))
         if found is None:
             first, queries, keys = key
             query_pos = torch.arange(first, first + queries, device=device)[:, None]
@@ -178,7 +182,9 @@ class PackedPlan:
             found = key_pos <= query_pos
             if window is not None:
                 found &= query_pos - key_pos < window
-            self._masks[(key, window, device)] = found
+            for start, end in spans:
+                found[start:end, start:end] = True
+            self._masks[(key, window, spans, device)] = found
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ class PaddedRows:
     mask_RL: Tensor  # int64, 1 = real
     row_N: Tensor  # int64: the row that holds each packed position (for prompts: that of the unit's first branch)
     column_N: Tensor  # int64
+    positions_PRL: Tensor  # int64, P = 1 or 3
+    span_RL: Tensor  # bool: inside a two-way span of the prompt
     media: tuple[MediaRef, ...]  # in row order: an image of a prompt once for every branch
 
 
@@ -26,17 +29,35 @@ def padded_rows(batch: Batch) -> PaddedRows:
     """Lay a batch out as rows. A unit without branches is one row of its prompt."""
     rows: list[Tensor] = []
     row_N: list[Tensor] = []
+    column_N: list[Tensor] = []
+    positions: list[Tensor] = []  # [L, P] of each row
+    spans: list[Tensor] = []
     media: list[MediaRef] = []
-    column_N = batch.positions_N
     at = 0
-    for unit, (prompt, branches) in zip(batch.units, batch.groups, strict=True):
-        prompt_tokens = batch.tokens_N[at : at + prompt]
-        row_N.append(torch.full((prompt,), len(rows)))
-        at += prompt
-        for length in branches or (0,):
+    for unit, group in zip(batch.units, batch.groups, strict=True):
+        prompt = slice(at, at + group.prompt)
+        row_N.append(torch.full((group.prompt,), len(rows)))
+        column_N.append(torch.arange(group.prompt))
+        at += group.prompt
+        for length in group.branches or (0,):
+            branch = slice(at, at + length)
             row_N.append(torch.full((length,), len(rows)))
-            rows.append(torch.cat([prompt_tokens, batch.tokens_N[at : at + length]]))
+            column_N.append(torch.arange(group.prompt, group.prompt + length))
+            rows.append(torch.cat([batch.tokens_N[prompt], batch.tokens_N[branch]]))
+            positions.append(torch.cat([batch.positions_PN[:, prompt], batch.positions_PN[:, branch]], 1).T)
+            spans.append(inside(group.spans, group.prompt + length))
             media += unit.prompt.media
             at += length
+    tokens_RL, span_RL, positions_RLP = (pad_sequence(x, batch_first=True) for x in (rows, spans, positions))
     mask_RL = pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
-    return PaddedRows(pad_sequence(rows, batch_first=True), mask_RL, torch.cat(row_N), column_N, tuple(media))
+    return PaddedRows(
+        tokens_RL, mask_RL, torch.cat(row_N), torch.cat(column_N), positions_RLP.permute(2, 0, 1).contiguous(), span_RL, tuple(media)
+    )
+
+
+def inside(spans: Sequence[tuple[int, int]], length: int) -> Tensor:
+    """Which of ``length`` tokens lie in one of the spans: bool [L]."""
+    found_L = torch.zeros(length, dtype=torch.bool)
+    for first, end in spans:
+        found_L[first:end] = True
+    return found_L

@@ -25,10 +25,10 @@ def spans(batch: Batch, device: torch.device) -> Spans:
     at: list[Tensor] = []
     branch: list[Tensor] = []
     start = r = 0
-    for prompt, lengths in batch.groups:
-        first = start + prompt
-        for length in lengths:
-            at.append(torch.arange(first, first + length) if length else torch.tensor([start + prompt - 1]))
+    for group in batch.groups:
+        first = start + group.prompt
+        for length in group.branches:
+            at.append(torch.arange(first, first + length) if length else torch.tensor([start + group.prompt - 1]))
             branch.append(torch.full((max(1, length),), r))
             first, r = first + length, r + 1
         start = first

@@ -17,7 +17,11 @@ class OptimConfig(Section):
         description="adamw; adafactor (one number a row and a column in place of two a weight); adamw_8bit (needs bitsandbytes and a GPU).",
     )
     lr: float = Field(default=1e-5, gt=0, description="Peak learning rate of a full fine-tuning.")
-    lora_lr_factor: float = Field(default=10.0, gt=0, description="With LoRA the learning rate is lr times this: adapters want about 10x.")
+    lora_lr_factor: float = Field(
+        default=10.0,
+        gt=0,
+        description="With LoRA the learning rate is lr times this: adapters want about 10x. Parts trained in full beside them have lr.",
+    )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decay rates of Adam's two moments; adafactor has none.")
     eps: float = Field(default=1e-8, gt=0, description="Added to Adam's denominator; adafactor has none.")
     weight_decay: float = Field(

@@ -231,10 +231,10 @@ class LocalInference:
             return None
         at: list[int] = []
         start = 0
-        for unit, (prompt, lengths) in zip(batch.units, batch.groups, strict=True):
-            start += prompt
-            ends = unit.target.ends if isinstance(unit.target, StepsTarget) else ((),) * len(lengths)
-            for length, of_branch in zip(lengths, ends, strict=True):
+        for unit, group in zip(batch.units, batch.groups, strict=True):
+            start += group.prompt
+            ends = unit.target.ends if isinstance(unit.target, StepsTarget) else ((),) * len(group.branches)
+            for length, of_branch in zip(group.branches, ends, strict=True):
                 at += [start + end for end in of_branch]
                 start += length
         return self._score_head()(hidden_NH, single(torch.tensor(at, device=hidden_NH.device)))

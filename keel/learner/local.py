@@ -38,7 +38,8 @@ class LocalLearner(LocalInference):
         if not self._trained:
             raise ModelError("nothing to train: every parameter of the model is frozen")
         embeddings = {id(model.module.get_input_embeddings().weight), id(model.head_weight_VH)}
-        self._optimizer = make_optimizer(self._trained, embeddings, config)
+        whole = {id(s.weight_VH) for s in model.start_rows if s.rows_K is ...}
+        self._optimizer = make_optimizer(self._trained, embeddings, config, whole)
         self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
         self.lr_scale = 1.0  # of the recipe's rate; whoever sets it keeps it
         self.lr_now: float | None = None  # in place of the schedule (before lora_lr_factor); whoever sets it keeps it

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from keel.types import Batch, Branch, MediaRef, Unit
+from keel.kernels.positions import packed_positions
+from keel.types import Batch, Branch, Layout, MediaRef, Unit
 from keel.types.support import Support
 
 
@@ -21,7 +22,6 @@ def pack(units: Sequence[Unit]) -> Batch:
     if not units:
         raise ValueError("nothing to pack: no units")
     tokens: list[Tensor] = []
-    positions: list[Tensor] = []
     scored = _Scored()
     last_R: list[int] = []
     unit_R: list[int] = []
@@ -32,7 +32,6 @@ def pack(units: Sequence[Unit]) -> Batch:
         if prompt == 0:
             raise ValueError(f"unit '{unit.unit_id}' has an empty prompt: its first token has nothing to be predicted from")
         tokens.append(unit.prompt.tokens_T)
-        positions.append(torch.arange(prompt))
         media += unit.prompt.media
         prompt_end = at + prompt - 1
         at += prompt
@@ -41,15 +40,14 @@ def pack(units: Sequence[Unit]) -> Batch:
                 raise ValueError(f"unit '{unit.unit_id}' has an empty branch: it has no last token to be judged at")
             scored.add(unit, branch, prompt_end, at, len(unit_R))
             tokens.append(branch.tokens_T)
-            positions.append(torch.arange(prompt, prompt + len(branch)))
             at += len(branch)
             unit_R.append(u)
             last_R.append(at - 1)
     return Batch(
         tuple(units),
         torch.cat(tokens),
-        torch.cat(positions),
-        groups=tuple((len(u.prompt), tuple(len(b) for b in u.branches)) for u in units),
+        packed_positions([(u.prompt, [len(b) for b in u.branches]) for u in units]),
+        groups=tuple(Layout(len(u.prompt), tuple(len(b) for b in u.branches), u.prompt.spans) for u in units),
         source_S=_cat(scored.source),
         target_S=_cat(scored.target),
         branch_S=_cat(scored.branch),

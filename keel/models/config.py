@@ -30,7 +30,9 @@ class ModelOptions(Section):
         default=False, description="Recompute layers in the backward pass: less memory, about a third more time."
     )
     train: tuple[Literal["language", "projector", "vision"], ...] = Field(
-        default=(), description="Parts of a vision-language model that full fine-tuning trains, e.g. [language]; empty = all of it."
+        default=(),
+        description="Parts of a vision-language model that are trained, e.g. [language]; empty = all of it. With lora: the parts that are "
+        "trained in full beside the adapters, e.g. [projector]; empty = none.",
     )
     router_aux_loss: float = Field(
         default=0.0,

@@ -28,10 +28,15 @@ from keel.models.ensemble import Manifest, fingerprint_of_base, read_manifest, t
 from keel.models.heads import FILE as HEADS_FILE
 from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, load_heads, make_head, stored_spec
 from keel.models.lora import add_lora
-from keel.models.media import MediaStore, image_only
+from keel.models.media import MediaStore
 from keel.models.model import Model
-from keel.models.parts import train_only
+from keel.models.parts import train_beside, train_only
+from keel.models.pictured import pictured
+from keel.models.placing import counts_in_rows, image_token
+from keel.models.processors import read_processor
+from keel.models.prove_images import prove_images
 from keel.models.read_errors import check_folder, plain_errors, quiet, refuse_mismatched, tell_unused
+from keel.render.images import settings_digest
 
 log = logging.getLogger("keel")
 PACKAGE = "package:"
@@ -98,7 +103,7 @@ def load_model(
     found = load_heads(parts.folder, made) if parts.folder is not None else []
     if not new_heads:
         _refuse_new_heads(spec, heads - set(found))
-    banned = tuple(t for t in {getattr(module.config, "image_token_id", None)} if t is not None)
+    banned = tuple(t for t in {image_token(module)} if t is not None)
     model = Model(
         module.to(device),  # pyright: ignore[reportArgumentType]
         discover(module.config.get_text_config(), banned),
@@ -112,20 +117,25 @@ def load_model(
     _choose_trained(model, options, lora, seed, new_tokens)
     if options.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    if parts.processor is not None:
+        model.pictured = lambda: pictured(module, parts.tokenizer, parts.processor)
+        model.processor_key = settings_digest(parts.processor)
     prove.logits_or_raise(model)
     model.packed = options.fast_path == "auto" and prove.packed_path(model)
+    prove_images(model)
     return Loaded(model, parts.tokenizer, parts.processor, parts.source)
 
 
 def _choose_trained(model: Model, options: ModelOptions, lora: LoraConfig | None, seed: int, new_tokens: list[int]) -> None:
-    """What of the model is trained: all, the parts that the options name, or adapters on a frozen base."""
+    """What of the model is trained: all, the parts that the options name, or adapters on a frozen base with such parts beside them."""
     module = model.module
-    if options.train:
-        if lora is not None:
-            raise ModelError("model_options.train is for full fine-tuning; adapters have lora.targets", "leave one of the two out")
+    if options.train and lora is None:
         train_only(module, options.train)
     if lora is not None:
         model.peft_model, model.start_rows = add_lora(module, lora, seed, new_tokens)
+        if options.train:
+            model.start_rows = [*model.start_rows, *train_beside(module, options.train)]
+            model.whole_parts = options.train
         model.round_frozen()
     elif model.heads and not tied(module):
         output_layer(module).requires_grad_(False)  # neither a reward model nor a critic uses it
@@ -210,7 +220,7 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, head
         if not vision and type(config) not in transformers.AutoModelForCausalLM._model_mapping and not options.trust_remote_code:
             raise ModelError(f"'{spec}' is of type '{config.model_type}', which transformers has no causal language model for")
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
-        processor = _read_processor(name, common) if vision else None
+        processor = read_processor(name, common) if vision else None
         cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
         read: Any = cls.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **common
@@ -261,15 +271,6 @@ def _hub_folder(spec: str, revision: str | None, heads: bool) -> Path | None:
     names = [HEADS_FILE, "config.json"] if heads else ["config.json"]
     found = [cached_file(spec, name, revision=revision, **quietly) for name in names]
     return next((Path(path).parent for path in found if path), None)
-
-
-def _read_processor(name: str, common: dict[str, Any]) -> Any:
-    """The model's processor; where it asks for torchvision (only for video), the same class without its video part."""
-    try:
-        return transformers.AutoProcessor.from_pretrained(name, **common)
-    except (ImportError, ValueError, OSError):
-        settings, _ = transformers.ProcessorMixin.get_processor_dict(name)
-        return image_only(getattr(transformers, settings["processor_class"])).from_pretrained(name, **common)
 
 
 def _package_file(spec: str) -> Path:
@@ -325,9 +326,11 @@ def _parsed_once() -> Iterator[None]:
 
 def _refuse_unsupported(module: PreTrainedModel) -> None:
     text = module.config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    if isinstance(rope, dict) and "mrope_section" in rope:
-        raise ModelError(f"'{text.model_type}' counts positions in several rows (M-RoPE), which is not supported yet")
+    if counts_in_rows(text) and not hasattr(module.base_model, "get_rope_index"):
+        raise ModelError(
+            f"'{text.model_type}' counts positions in several rows (M-RoPE) and has no rule for them",
+            "give the vision-language model that it belongs to",
+        )
     if module.config.is_encoder_decoder:
         raise ModelError(f"'{text.model_type}' is an encoder-decoder; Keel trains decoders")
 

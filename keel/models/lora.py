@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any, cast
 
 import peft
@@ -33,10 +34,10 @@ ADAPTER = "default"
 
 @dataclass(frozen=True, slots=True)
 class StartRows:
-    """The rows of a table that are trained beside adapters, as they were before training."""
+    """What is trained beside adapters, as it was before training: rows of a table, or a whole weight."""
 
     weight_VH: nn.Parameter
-    rows_K: Tensor  # int64 [K]
+    rows_K: Tensor | EllipsisType  # int64 [K]; ...: all
     start_KH: Tensor
 
 

@@ -1,23 +1,28 @@
-"""Pixels by content hash. Prompts hold hashes (``MediaRef``); only the vision tower asks for what is behind them.
-And the processors that make pixels, without torchvision: images only, no video."""
+"""Pixels by content hash, and what the model makes of them. Prompts hold hashes (``MediaRef``); only the vision tower asks for what is
+behind them.
+
+An image is rows: what the model's own ``get_image_features`` makes of it, one row for each of its tokens. So images of any sizes, with or
+without tiles, in any number and order, come together as a list of rows, whatever the family keeps its pixels in.
+"""
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from keel.core.errors import ModelError
 from keel.types import MediaRef
 
 
 class MediaStore:
-    """Processor outputs of images (``pixel_values`` and what goes with them) under the sha256 of the image's bytes."""
+    """Processor outputs of images (``pixel_values`` and what goes with them) under the digest of ``MediaRef``."""
 
     def __init__(self, max_items: int | None = None) -> None:
         """``max_items`` bounds the store: the least recently used image goes first. None keeps all."""
@@ -31,7 +36,7 @@ class MediaStore:
             self._items.popitem(last=False)
 
     def get(self, digest: str) -> dict[str, Tensor]:
-        """The features of an image. Raises ModelError when it was never stored."""
+        """The processor's output for an image. Raises ModelError when it was never stored."""
         if digest not in self._items:
             raise ModelError(
                 f"image {digest[:12]} is not in the media store", "render the prompt in this process before running the model on it"
@@ -45,35 +50,55 @@ class MediaStore:
     def __len__(self) -> int:
         return len(self._items)
 
-    def gather(self, refs: Sequence[MediaRef]) -> dict[str, Tensor]:
-        """Model inputs for these images, in order: [n, C, H, W] tensors joined along images, [1, n, C, H, W] ones along their second axis.
 
-        Smaller images are padded with zeros at the right and the bottom (their ``pixel_attention_mask`` says what is real).
-        """
-        if not refs:
-            return {}
-        items = [self.get(ref.digest) for ref in refs]
-        axis = 1 if items[0]["pixel_values"].dim() == 5 else 0
-        return {name: _join([item[name] for item in items], axis) for name in items[0]}
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """What stands in place of the tokens of images, in order."""
+
+    rows_NH: Tensor
+    layers: tuple[Tensor, ...] = ()  # [N, H] each: what some models add in their first layers as well
+    listed: bool = False  # the model keeps the rows of its images in a list
+
+    @staticmethod
+    def join(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Several images, one after the other."""
+        layers = tuple(torch.cat(of_layer) for of_layer in zip(*(p.layers for p in parts), strict=True))
+        return ImageFeatures(torch.cat([p.rows_NH for p in parts]), layers, parts[0].listed)
 
 
-def _join(tensors: list[Tensor], axis: int) -> Tensor:
-    height, width = (max(t.shape[d] for t in tensors) for d in (-2, -1))
-    return torch.cat([F.pad(t, (0, width - t.shape[-1], 0, height - t.shape[-2])) for t in tensors], dim=axis)
+def image_features(base: Any, pixels: Mapping[str, Tensor], ref: MediaRef) -> ImageFeatures:
+    """One image through tower and projector of ``base``, a model's body. ``pixels`` are the processor's output for this image alone.
 
-
-def image_only(cls: type[Any]) -> type[Any]:
-    """A processor class without its video part.
-
-    transformers finds a processor's parts by the names in its constructor, so a subclass whose constructor takes no
-    ``video_processor`` needs none. The class keeps its name: a saved folder says so and loads in plain transformers.
+    Raises ModelError when the rows are not as many as the image's tokens.
     """
-    base_init: Any = cls.__init__
-    if "video_processor" not in inspect.signature(base_init).parameters:
-        return cls
+    out = base.get_image_features(**pixels, return_dict=True)
+    layers = tuple(_flat(layer) for layer in getattr(out, "deepstack_features", None) or ())
+    found = ImageFeatures(_flat(out.pooler_output), layers, isinstance(out.pooler_output, list | tuple))
+    if len(found.rows_NH) != ref.n_tokens:
+        raise ModelError(
+            f"an image stands for {ref.n_tokens} tokens in the prompt and the model makes {len(found.rows_NH)} rows of it",
+            "the processor's settings (processor_config.json, preprocessor_config.json) do not belong to this model",
+        )
+    return found
 
-    def init(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **settings: Any) -> None:
-        settings.pop("video_processor", None)
-        base_init(self, image_processor=image_processor, tokenizer=tokenizer, video_processor=None, chat_template=chat_template, **settings)
 
-    return type(cls.__name__, (cls,), {"__init__": init, "__module__": cls.__module__})
+@contextlib.contextmanager
+def in_place(base: Any, found: ImageFeatures) -> Iterator[dict[str, Tensor]]:
+    """Within this context ``base`` takes these rows where it would ask its vision tower. Yields the inputs that make it ask.
+
+    Newer versions of transformers take finished features as an argument, older ones do not; asking is what all of them do.
+    """
+    out = BaseModelOutputWithPooling(pooler_output=[found.rows_NH] if found.listed else found.rows_NH)  # pyright: ignore[reportArgumentType]
+    if found.layers:
+        out.deepstack_features = [[layer] for layer in found.layers]  # pyright: ignore[reportAttributeAccessIssue]
+    base.__dict__["get_image_features"] = lambda *_, **__: out
+    try:
+        yield {"pixel_values": torch.zeros(1, device=found.rows_NH.device)}
+    finally:
+        del base.__dict__["get_image_features"]
+
+
+def _flat(rows: Tensor | Sequence[Tensor]) -> Tensor:
+    """[N, H] of [..., H], or of a list of such."""
+    parts = [rows] if isinstance(rows, Tensor) else rows
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])

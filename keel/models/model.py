@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from keel.kernels.attention import AttentionPlan, PackedPlan
 from keel.kernels.decode_products import LinearUnit, Product
 from keel.kernels.logit_transform import LogitTransform
 from keel.kernels.narrow import narrow_linear, output_layer
-from keel.kernels.plain import padded_rows
+from keel.kernels.plain import PaddedRows, padded_rows
+from keel.kernels.positions import as_input
 from keel.kernels.routing import Router, balance_loss
 from keel.models import save
 from keel.models.heads import ScoreHead
 from keel.models.lora import ADAPTER, StartRows, at_start, linear_units, set_lora_dropout
-from keel.models.media import MediaStore
+from keel.models.media import ImageFeatures, MediaStore, image_features, in_place
+from keel.models.pictured import Pictured
+from keel.models.placing import type_ids
 from keel.types import Batch, MediaRef
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
@@ -49,13 +52,17 @@ class Model:
     score_head: ScoreHead | None = None
     value_head: nn.Linear | None = None
     peft_model: peft.PeftModel | None = None
-    start_rows: Sequence[StartRows] = ()  # of added tokens, trained beside the adapters
+    start_rows: Sequence[StartRows] = ()  # of added tokens and of ``whole_parts``, trained beside the adapters
+    whole_parts: tuple[str, ...] = ()  # parts of a vision-language model that are trained in full beside the adapters
     lm_head: bool = True  # False: the files lacked it, it is random, and only the scalar heads are used
     router: Router | None = None  # of a mixture of experts
     loaded_weights: str = ""  # digest of a sample of them, by which verdicts of proofs are kept
     packed: bool = True  # packed rows with shared prompts proved equal to the model's own attention
     members: tuple[Model, ...] = ()  # of an ensemble of models, the first of which this one is
     adapter: str = ""  # the one that this member computes with, of several on one base
+    pictured: Callable[[], tuple[Pictured, ...]] | None = None  # makes prompts with images, for proofs; None: the model takes none
+    processor_key: str = ""  # digest of the processor's settings, by which verdicts of proofs are kept too
+    no_images: str = ""  # why prompts with images are refused, where they are
     offset: float = 0.0  # taken off this member's score, so that members have one zero
     stop_tokens: tuple[int, ...] = ()  # all that an answer may end with, from the renderer: saved, so that plain generate stops there
 
@@ -99,14 +106,17 @@ class Model:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
-    def run(self, tokens_BL: Tensor, positions_BL: Tensor, plan: AttentionPlan, media: tuple[MediaRef, ...] = ()) -> Tensor:
-        """One pass through the body with the attention of ``plan``: hidden states [B, L, H] after the final norm."""
+    def run(self, tokens_BL: Tensor, positions: Tensor, plan: AttentionPlan, media: tuple[MediaRef, ...] = ()) -> Tensor:
+        """One pass through the body with the attention of ``plan``: hidden states [B, L, H] after the final norm. ``positions`` [B, L], or
+        [3, B, L] for a model that counts in three rows."""
         self._use(attention.NAME)
-        return self._body(tokens_BL, media, position_ids=positions_BL.to(self.device), keel_plan=plan).last_hidden_state
+        return self.body(tokens_BL, media, position_ids=positions.to(self.device), keel_plan=plan).last_hidden_state
 
     def run_plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...] = ()) -> Tensor:
-        """The same with the model's own attention; ``mask_BL`` is 1 at real tokens, rows are padded on the right."""
-        return self._plain(tokens_BL, mask_BL, media).last_hidden_state
+        """The same with the model's own attention; ``mask_BL`` is 1 at real tokens, rows are padded on the right, positions count in one
+        row, and every token sees what is before it."""
+        nothing_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
+        return self._plain(tokens_BL, mask_BL, torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL), nothing_BL, media).last_hidden_state
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states [N, H] at the packed positions of ``batch``: by the packed path, or by padded rows where that is not proven."""
@@ -124,12 +134,12 @@ class Model:
         """Hidden states [N, H], and each router's logits [N, E] where ``inputs`` ask for them."""
         if self.packed:
             self._use(attention.NAME)
-            plan, positions_1N = PackedPlan(batch.groups), batch.positions_N[None].to(self.device)
-            out = self._body(batch.tokens_N[None], batch.media, position_ids=positions_1N, keel_plan=plan, **inputs)
+            plan, positions = PackedPlan(batch.groups), as_input(batch.positions_PN[:, None]).to(self.device)
+            out = self.body(batch.tokens_N[None], batch.media, position_ids=positions, keel_plan=plan, **inputs)
             return out.last_hidden_state[0], [layer.flatten(0, -2) for layer in getattr(out, "router_logits", None) or ()]
         rows = padded_rows(batch)
         row_N, column_N = rows.row_N.to(self.device), rows.column_N.to(self.device)
-        out = self._plain(rows.tokens_RL, rows.mask_RL, rows.media, **inputs)
+        out = self._plain_rows(rows, **inputs)
         logits = [layer.view(*rows.tokens_RL.shape, -1)[row_N, column_N] for layer in getattr(out, "router_logits", None) or ()]
         return out.last_hidden_state[row_N, column_N], logits
 
@@ -146,16 +156,47 @@ class Model:
         self._use_adapter()
         return linear_units(self.module.get_decoder()), LinearUnit(output_layer(self.module), self.head_weight_VH, self.head_bias_V)
 
-    def _plain(self, tokens_BL: Tensor, mask_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
-        self._use(PLAIN)
-        positions_BL = torch.arange(tokens_BL.shape[1], device=self.device).expand_as(tokens_BL)
-        return self._body(tokens_BL, media, position_ids=positions_BL, attention_mask=mask_BL.to(self.device), **inputs)
+    def _plain_rows(self, rows: PaddedRows, **inputs: Any) -> Any:
+        return self._plain(rows.tokens_RL, rows.mask_RL, as_input(rows.positions_PRL), rows.span_RL, rows.media, **inputs)
 
-    def _body(self, tokens_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any) -> Any:
+    def _plain(
+        self, tokens_BL: Tensor, mask_BL: Tensor, positions: Tensor, span_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any
+    ) -> Any:
+        self._use(PLAIN)
+        inputs |= {name: value.to(self.device) for name, value in type_ids(self.module, span_BL).items()}
+        inputs |= {"position_ids": positions.to(self.device), "attention_mask": mask_BL.to(self.device)}
+        return self.body(tokens_BL, media, **inputs)
+
+    def body(self, tokens_BL: Tensor, media: Sequence[MediaRef] = (), **inputs: Any) -> Any:
+        """transformers' own output of the body, with the images' features put in place of their tokens."""
         self._use_adapter()
-        pixels = {name: value.to(self.device) for name, value in self.media.gather(media).items()}
-        with self.compute():
-            return self.module.base_model(input_ids=tokens_BL.to(self.device), use_cache=False, **pixels, **inputs)
+        with self.compute(), self._shown(media) as pixels:
+            return self.module.base_model(input_ids=tokens_BL.to(self.device), **({"use_cache": False} | inputs), **pixels)
+
+    @contextlib.contextmanager
+    def _shown(self, media: Sequence[MediaRef]) -> Iterator[dict[str, Tensor]]:
+        """Within this context the body finds these images. Each distinct one goes through the vision tower once."""
+        if not media:
+            yield {}
+            return
+        base, found = self.module.base_model, dict[str, ImageFeatures]()
+        self._refuse_strange(media)
+        for ref in media:
+            if ref.digest not in found:
+                pixels = {name: value.to(self.device) for name, value in self.media.get(ref.digest).items()}
+                found[ref.digest] = image_features(base, pixels, ref)
+        with in_place(base, ImageFeatures.join([found[ref.digest] for ref in media])) as inputs:
+            yield inputs
+
+    def _refuse_strange(self, media: Sequence[MediaRef]) -> None:
+        """Raise ModelError for images that were made for another model: it would look at something else."""
+        if not hasattr(self.module.base_model, "get_image_features"):
+            raise ModelError(f"a model of type '{self.config.model_type}' reads text only, and a prompt holds images")
+        if any(self.processor_key and ref.processor not in ("", self.processor_key) for ref in media):
+            raise ModelError(
+                f"the images were made by another processor than that of this '{self.config.model_type}' model",
+                "models that read the same prompts need the same processor settings (processor_config.json)",
+            )
 
     def _use_adapter(self) -> None:
         if self.adapter and self.peft_model is not None and self.peft_model.active_adapter != self.adapter:
@@ -172,6 +213,18 @@ class Model:
         """The module, callable as transformers made it: with the model's own attention."""
         self._use(PLAIN)
         yield self.module
+
+    @contextlib.contextmanager
+    def showing(self, samples: Sequence[Pictured]) -> Iterator[None]:
+        """Within this context the images of these prompts are found, and no others."""
+        before, self.media = self.media, MediaStore()
+        for sample in samples:
+            for digest, pixels in sample.images.items():
+                self.media.put(digest, pixels)
+        try:
+            yield
+        finally:
+            self.media = before
 
     def use_media(self, media: MediaStore) -> None:
         """Take images from this store, which another model shares."""

@@ -1,4 +1,4 @@
-"""Which part of a vision-language model a weight belongs to, and training some parts only."""
+"""Which part of a vision-language model a weight belongs to, and training some parts only, or in full beside adapters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from transformers import PreTrainedModel
 
 from keel.core.errors import ModelError
 from keel.kernels.narrow import output_layer
+from keel.models.lora import StartRows
 
 Part = Literal["language", "projector", "vision"]
+_MERGERS = {"merger", "deepstack_merger_list"}
 
 
 def parts_of(module: PreTrainedModel) -> dict[str, Part]:
-    """The part of every parameter, by its name: the decoder with its tables is ``language``, encoders of images are ``vision`` (what they
-    project with inside, as Qwen's mergers, too), the rest is ``projector``. All of a text model is ``language``."""
+    """The part of every parameter, by its name: the decoder with its tables is ``language``, encoders of images are ``vision``, the rest is
+    ``projector``, and so are the mergers that some encoders (Qwen's) end with. All of a text model is ``language``."""
     language = module.get_decoder()
     encoders = [
         inner
@@ -24,19 +26,42 @@ def parts_of(module: PreTrainedModel) -> dict[str, Part]:
     ]
     where: dict[int, Part] = {id(p): "vision" for encoder in encoders for p in encoder.parameters()}
     where |= {id(p): "language" for layer in (language, output_layer(module)) for p in layer.parameters()}
-    return {name: where.get(id(p), "projector") for name, p in module.named_parameters()}
+    found: dict[str, Part] = {name: where.get(id(p), "projector") for name, p in module.named_parameters()}
+    mergers: dict[str, Part] = {name: "projector" for name, part in found.items() if part == "vision" and _MERGERS & set(name.split("."))}
+    return found | mergers
 
 
 def train_only(module: PreTrainedModel, parts: Sequence[Part]) -> None:
     """Freeze what is in none of ``parts``. Raises ModelError for a part that the model does not have."""
+    found = _named_parts(module, parts)
+    for name, p in module.named_parameters():
+        p.requires_grad_(p.requires_grad and found[name] in parts)
+
+
+def train_beside(module: PreTrainedModel, parts: Sequence[Part]) -> list[StartRows]:
+    """Train ``parts`` in full beside adapters, which are in place already; returns them as they are before training. Raises ModelError for
+    a part that the model does not have or that is adapted."""
+    found = _named_parts(module, parts)
+    adapted = {found[name] for name, _ in module.named_parameters() if ".lora_" in name}
+    if both := sorted(adapted & set(parts)):
+        raise ModelError(
+            f"model_options.train names '{both[0]}', which adapters train already", "leave it out, or give the adapters other lora.targets"
+        )
+    whole = [p for name, p in module.named_parameters() if found[name] in parts]
+    for p in whole:
+        p.requires_grad_(True)
+    return [StartRows(p, ..., p.detach().clone()) for p in whole]
+
+
+def _named_parts(module: PreTrainedModel, parts: Sequence[Part]) -> dict[str, Part]:
+    """``parts_of``, when all that are named are there."""
     found = parts_of(module)
     for part in parts:
         if part not in found.values():
             there = ", ".join(sorted(set(found.values())))
             what = f"model_options.train names '{part}'; a model of type '{module.config.model_type}' has: {there}"
             raise ModelError(what, "name one of these")
-    for name, p in module.named_parameters():
-        p.requires_grad_(p.requires_grad and found[name] in parts)
+    return found
 
 
 def _inside(outer: PreTrainedModel, inner: PreTrainedModel) -> bool:

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from keel.core.errors import ModelError
 from keel.core.hashing import digest_bytes
-from keel.kernels import attention, logit_transform, logprobs, tiles
-from keel.kernels import attention as packed
-from keel.kernels.attention import PackedPlan, packed_positions
+from keel.kernels import attention, logit_transform, logprobs, positions, tiles
+from keel.kernels.attention import PackedPlan
 from keel.kernels.logprobs import Head, token_logprobs
+from keel.kernels.positions import packed_positions
 from keel.runs.environment import machine
+from keel.types import Encoded, Layout
 
 if TYPE_CHECKING:
     from keel.models.model import Model
@@ -52,7 +53,7 @@ def logits_or_raise(model: Model) -> None:
     """Prove that head and ``LogitTransform``, and the tiles made of them, give the model's own logits. Nothing can stand in for them, so
     a failure is a ModelError."""
     error = _cached(model, "logits", logits_error)
-    if error is None or error > _TOLERANCE[model.compute_dtype]:
+    if error is None or error > tolerance(model):
         raise ModelError(
             f"'{model.text_config.model_type}' does more to its logits than scale, soft cap and bias (difference {_percent(error)})",
             "this architecture is not supported yet",
@@ -63,10 +64,15 @@ def verdict(model: Model, name: str, check: Check, code: Sequence[ModuleType] = 
     """Whether ``check``, the relative error of a fast path on this model, is within tolerance; raising means no. A hook for other rooms:
     the sampler proves its decoding here. ``code`` are the modules under test: when they change, so may the verdict. A failure is logged."""
     error = _cached(model, name, check, code)
-    ok = error is not None and error <= _TOLERANCE[model.compute_dtype]
+    ok = error is not None and error <= tolerance(model)
     if not ok:
         log.warning("%s: not exact for '%s' (difference %s); the plain path is used", name, model.text_config.model_type, _percent(error))
     return ok
+
+
+def tolerance(model: Model) -> float:
+    """The relative error up to which two paths are the same, in the model's compute precision."""
+    return _TOLERANCE[model.compute_dtype]
 
 
 def measured(model: Model, name: str, check: Check, code: Sequence[ModuleType] = ()) -> float | None:
@@ -77,10 +83,11 @@ def measured(model: Model, name: str, check: Check, code: Sequence[ModuleType] =
 def packed_error(model: Model) -> float:
     """Relative difference of hidden states: packed against each sequence by itself with the model's own attention."""
     prompts, branches = _sequences(model)
-    groups = list(zip(PROMPTS, BRANCHES, strict=True))
+    groups = [Layout(n, lengths) for n, lengths in zip(PROMPTS, BRANCHES, strict=True)]
+    positions_1N = packed_positions([(Encoded(p), [len(b) for b in parts]) for p, parts in zip(prompts, branches, strict=True)])
     row_N = torch.cat([part for prompt, parts in zip(prompts, branches, strict=True) for part in (prompt, *parts)])
     with torch.no_grad(), narrow_windows(model):
-        packed_NH = model.run(row_N[None], packed_positions(groups)[None], PackedPlan(groups))[0].float()
+        packed_NH = model.run(row_N[None], positions_1N, PackedPlan(groups))[0].float()
         got, expected, at = [], [], 0
         for prompt, parts in zip(prompts, branches, strict=True):
             prompt_hidden, at = packed_NH[at : at + len(prompt)], at + len(prompt)
@@ -171,12 +178,13 @@ def _measure(model: Model, name: str, check: Check) -> float | None:
 
 
 def _key(model: Model, name: str, check: Check, code: Sequence[ModuleType]) -> str:
-    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, packed, logit_transform, logprobs, tiles, *code))}
+    files = {inspect.getsourcefile(check), *(m.__file__ for m in (attention, positions, logit_transform, logprobs, tiles, *code))}
     hashes = [digest_bytes(Path(f).read_bytes()) for f in sorted(f for f in files if f)]
     where = [machine(), model.device.type, str(model.compute_dtype), torch.__version__, transformers.__version__]
     return digest_bytes(
         json.dumps(
             [type(model.module).__name__, model.config.to_json_string(use_diff=False), _weights(model), name, where, hashes]
+            + ([model.processor_key] if model.processor_key else [])
         ).encode()
     )
 

@@ -50,6 +50,8 @@ def plain_errors(spec: str, path: Path | None) -> Iterator[None]:
             _refuse_hub(spec, text.lower(), error)
         broken = _broken_file(path) if path is not None and path.is_dir() else ""
         hint = "the files may be cut off or mixed up: fetch or save them again"
+        if isinstance(error, ImportError):
+            hint = "install the package that is named"
         raise ModelError(f"model '{spec}' cannot be read: {broken or _one_line(text)}", hint) from error
 
 

@@ -18,7 +18,7 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from keel.core.errors import ModelError
-from keel.models.media import image_only
+from keel.models.tiny_vision import FAMILIES
 
 PREFIX = "tiny:"
 PAD, BOS, START, END = "<pad>", "<bos>", "<|im_start|>", "<|im_end|>"
@@ -74,13 +74,15 @@ def parse(spec: str, default_seed: int) -> TinySpec:
 
 def build(spec: TinySpec) -> tuple[PreTrainedModel, Any, Any]:
     """The model (fp32, seeded), its tokenizer, and a processor when it takes images."""
-    extra = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"] if spec.arch in _VISION else []
-    tokenizer = make_tokenizer(spec.vocab, extra, spec.arch)
+    tokenizer = make_tokenizer(spec.vocab, list(FAMILIES[spec.arch].tokens) if spec.arch in FAMILIES else [], spec.arch)
     config = ARCHITECTURES[spec.arch](spec, len(tokenizer), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        cls = transformers.AutoModelForImageTextToText if spec.arch in _VISION else transformers.AutoModelForCausalLM
+        cls = transformers.AutoModelForImageTextToText if spec.arch in FAMILIES else transformers.AutoModelForCausalLM
         model = cls.from_config(config, dtype=torch.float32)
+        for p in model.parameters():
+            if spec.arch in FAMILIES and p.dim() > 1 and not bool(p.any()):  # a projector that starts at zero would hide the images
+                torch.nn.init.normal_(p, std=spec.std)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, _processor(spec.arch, tokenizer)
@@ -97,8 +99,9 @@ def make_tokenizer(vocab: int, extra: list[str], arch: str = "llama") -> Any:
     raw.train_from_iterator(_CORPUS, trainer)
     settings: dict[str, Any] = {"pad_token": PAD, "bos_token": BOS, "eos_token": END, "chat_template": CHAT_TEMPLATE}
     settings["additional_special_tokens"] = specials[2:]
-    if extra:
-        settings["extra_special_tokens"] = {"image_token": "<image>"}
+    if arch in FAMILIES:
+        settings["extra_special_tokens"] = dict(FAMILIES[arch].named)
+        settings["chat_template"] = CHAT_TEMPLATE.replace("<image>", FAMILIES[arch].mark)
     if arch == "qwen2":  # transformers reads every Qwen2 folder with this class, which splits words its own way
         model = json.loads(raw.to_str())["model"]
         cls: Any = transformers.Qwen2Tokenizer
@@ -166,69 +169,23 @@ def _neox(spec: TinySpec, vocab: int, _tok: Any) -> Any:
     return transformers.GPTNeoXConfig(**settings)
 
 
-def _llava(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-    }
-    return transformers.LlavaConfig(
-        text_config=_text(spec, vocab, model_type="llama"),
-        vision_config=vision | {"image_size": 28, "patch_size": 14, "projection_dim": 32},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=4,
-        tie_word_embeddings=False,
-    )
+def _family(name: str) -> Any:
+    def make(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
+        family = FAMILIES[name]
+        more = {"sliding_window": spec.window} if name == "gemma3_vision" else {}
+        return family.config(_text(spec, vocab + family.spare, **more), tokenizer)
 
-
-def _idefics3(spec: TinySpec, vocab: int, tokenizer: Any) -> Any:
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 56,
-        "patch_size": 14,
-    }
-    cls: Any = transformers.Idefics3Config
-    return cls(
-        text_config=_text(spec, vocab, model_type="llama"),
-        vision_config=vision,
-        scale_factor=2,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
+    return make
 
 
 def _processor(arch: str, tokenizer: Any) -> Any:
     """The processor of a vision-language model, None for a text model. Some versions of transformers want torchvision for some of them."""
     try:
-        return _VISION[arch](tokenizer) if arch in _VISION else None
+        return FAMILIES[arch].processor(tokenizer) if arch in FAMILIES else None
     except ImportError as error:
         raise ModelError(f"tiny:{arch} needs torchvision with transformers {transformers.__version__}", "use tiny:llava") from error
 
 
-def _llava_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
-    images = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    settings = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    return transformers.LlavaProcessor(image_processor=images, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE, **settings)
-
-
-def _idefics3_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
-    images = transformers.Idefics3ImageProcessorPil(
-        size={"longest_edge": 56}, max_image_size={"longest_edge": 56}, do_image_splitting=False
-    )
-    return image_only(transformers.Idefics3Processor)(
-        image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=CHAT_TEMPLATE
-    )
-
-
-_VISION = {"llava": _llava_processor, "idefics3": _idefics3_processor}
 ARCHITECTURES = {
     "llama": _plain("LlamaConfig"),
     "qwen2": _plain("Qwen2Config", tie_word_embeddings=True),
@@ -240,8 +197,7 @@ ARCHITECTURES = {
     "granite": _plain("GraniteConfig", logits_scaling=4.0, attention_multiplier=0.2, residual_multiplier=0.7, embedding_multiplier=3.0),
     "cohere": _plain("CohereConfig", logit_scale=0.25, tie_word_embeddings=True),
     "gpt_neox": _neox,
-    "llava": _llava,
-    "idefics3": _idefics3,
+    **{name: _family(name) for name in FAMILIES},
 }
 
 

@@ -1,25 +1,25 @@
 """Images of a prompt: bytes -> pixel tensors in the media store, and the placeholder tokens that stand for them.
 
 Each image goes through the processor by itself, so that no image can change another's size, and once: the store knows it by the digest of
-its bytes.
+its bytes and of the processor's settings.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from keel.core.hashing import digest_bytes
 from keel.render.codec import Codec
+from keel.render.pixels import image_bytes, named, open_image
 from keel.render.template import RefusedError
-from keel.types import ImagePart, MediaRef, Message
+from keel.types import Encoded, ImagePart, MediaRef, Message
 
 _TOKENS = (
     "image_token",
@@ -30,32 +30,70 @@ _TOKENS = (
     "global_image_tag",
     "video_token",
     "vision_start_token",
+    "vision_end_token",
+    "start_image_token",
+    "end_image_token",
+    "context_image_token",
 )
-_TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+_TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"})
+_WRITES_TEXT = frozenset({"PaliGemmaProcessor"})  # these put a beginning and a line break of their own around the whole prompt
+
+Pixels = Mapping[str, Tensor]
 
 
 class Media(Protocol):
-    """Where pixels are kept, by the digest of the image's bytes."""
+    """Where pixels are kept, by the digest of ``MediaRef``."""
 
-    def put(self, digest: str, features: Mapping[str, Tensor]) -> None: ...
+    def put(self, digest: str, features: Pixels) -> None: ...
 
-    def get(self, digest: str) -> Mapping[str, Tensor]: ...
+    def get(self, digest: str) -> Pixels: ...
 
     def __contains__(self, digest: str) -> bool: ...
+
+
+def _one_row(tokens_T: Tensor, images: Sequence[Pixels]) -> Tensor | None:
+    return None
+
+
+def _causal(tokens_T: Tensor) -> tuple[tuple[int, int], ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a model reads a prompt with images; the model's side says it."""
+
+    image_token: int | None = None  # what features are put in place of; None: what the processor says
+    positions: Callable[[Tensor, Sequence[Pixels]], Tensor | None] = _one_row  # of a prompt's ids and its images
+    spans: Callable[[Tensor], tuple[tuple[int, int], ...]] = _causal
+    refused: str = ""  # why prompts with images are refused, where they are
+
+
+@dataclass(frozen=True, slots=True)
+class _Expanded:
+    """What one image is in a prompt."""
+
+    ref: MediaRef
+    ids: list[int]
+    text: str | None  # the same as text, where that gives the same ids
 
 
 class Images:
     """A model's image processor as two functions: an image's placeholder tokens, and a prompt's ids with them expanded."""
 
-    def __init__(self, processor: Any, codec: Codec, media: Media) -> None:
+    def __init__(self, processor: Any, codec: Codec, media: Media, reading: Reading | None = None) -> None:
         self.processor = processor
         self.media = media
+        self.reading = reading or Reading()
+        self.settings = settings_digest(processor)
         self._codec = codec
         tokenizer = codec.tokenizer
-        self.token = str(getattr(processor, "image_token", "<image>"))  # what features are put in place of
-        self.token_id = int(tokenizer.convert_tokens_to_ids(self.token))
-        named = [getattr(processor, n, None) or getattr(tokenizer, n, None) for n in _TOKENS]
-        ids = {tokenizer.convert_tokens_to_ids(str(t)) for t in named if t} | {self.token_id}
+        self.token = str(getattr(processor, "image_token", "<image>"))
+        own = [int(i) for i in getattr(processor, "image_token_ids", None) or [tokenizer.convert_tokens_to_ids(self.token)]]
+        self.token_id = own[0] if self.reading.image_token is None else self.reading.image_token  # what features are put in place of
+        named_tokens = [getattr(processor, n, None) or getattr(tokenizer, n, None) for n in _TOKENS]
+        ids = {tokenizer.convert_tokens_to_ids(str(t)) for t in named_tokens if t} | {self.token_id, *own}
+        ids.add(getattr(tokenizer, "image_token_id", None))  # where a processor calls the beginning of an image its image token
         extra = {
             i
             for i, t in tokenizer.added_tokens_decoder.items()
@@ -63,7 +101,7 @@ class Images:
         }
         unknown = {None, tokenizer.unk_token_id}
         self.banned: tuple[int, ...] = tuple(sorted((ids | extra) - unknown))
-        self._expanded: dict[str, tuple[MediaRef, list[int]]] = {}
+        self._expanded: dict[str, _Expanded] = {}
         self._proven: set[int] = set()
 
     @property
@@ -72,67 +110,93 @@ class Images:
         begin = getattr(self.processor, "boi_token", None)
         return str(begin) if begin and getattr(self.processor, "full_image_sequence", None) else self.token
 
+    def encode(self, text: str, messages: Sequence[Message]) -> Encoded:
+        """A prompt's text with its images. Raises as ``expand``."""
+        ids, refs = self.expand(text, messages)
+        return self.placed(ids, refs)
+
+    def placed(self, ids: Sequence[int], refs: Sequence[MediaRef] = ()) -> Encoded:
+        """Ids and images with the places that the model gives them."""
+        tokens_T = torch.tensor(ids, dtype=torch.long)
+        positions_PT = self.reading.positions(tokens_T, [self.media.get(ref.digest) for ref in refs])
+        return Encoded(tokens_T, tuple(refs), positions_PT, self.reading.spans(tokens_T))
+
     def expand(self, text: str, messages: Sequence[Message]) -> tuple[list[int], tuple[MediaRef, ...]]:
         """Ids of a prompt's text with every placeholder expanded, and the images in order.
 
-        Raises RefusedError when images and placeholders do not match one to one (the text itself may hold a placeholder).
+        Raises RefusedError when images and placeholders do not match one to one (the text itself may hold a placeholder), when an image
+        cannot be read, or when the model takes none.
         """
-        sources = [p for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
+        sources = _sources(messages)
         mark = self._codec.tokenizer.convert_tokens_to_ids(self.placeholder)
         ids = self._codec.encode(text)
         if ids.count(mark) != len(sources):
             raise RefusedError(f"{len(sources)} images for {ids.count(mark)} image placeholders in the rendered prompt")
-        pictures = [_bytes(s) for s in sources]
-        refs: list[MediaRef] = []
-        result: list[int] = []
-        for token in ids:
-            if token != mark:
-                result.append(token)
-                continue
-            ref, expansion = self._one(pictures[len(refs)])
-            refs.append(ref)
-            result += expansion
-        if len(refs) not in self._proven and refs:
-            self._prove(text, pictures, result)
-            self._proven.add(len(refs))
-        return result, tuple(refs)
+        if not sources:
+            return ids, ()
+        if self.reading.refused:
+            raise RefusedError(self.reading.refused)
+        found = [self._one(source) for source in sources]
+        result = self._filled(text, ids, mark, found)
+        if len(found) not in self._proven:
+            self._prove(text, sources, result)
+            self._proven.add(len(found))
+        return result, tuple(e.ref for e in found)
 
-    def _one(self, raw: bytes) -> tuple[MediaRef, list[int]]:
-        """Placeholder tokens of one image; its pixels go into the store."""
-        digest = digest_bytes(raw)
+    def _filled(self, text: str, ids: Sequence[int], mark: int, found: Sequence[_Expanded]) -> list[int]:
+        """The expansions put in: into the text where that can be done, as processors do it, for a tokenizer may join what stands around
+        an image with it (line breaks)."""
+        pieces = text.split(self.placeholder)
+        texts = [e.text for e in found if e.text is not None]
+        if len(texts) == len(found) == len(pieces) - 1:
+            return self._codec.encode(pieces[0] + "".join(t + piece for t, piece in zip(texts, pieces[1:], strict=True)))
+        left = iter(found)
+        return [i for token in ids for i in (next(left).ids if token == mark else [token])]
+
+    def _one(self, source: ImagePart) -> _Expanded:
+        """One image in a prompt; its pixels go into the store."""
+        raw = image_bytes(source)
+        digest = f"{digest_bytes(raw)}-{self.settings}"
         if digest not in self._expanded or digest not in self.media:
-            out = self._process([self.placeholder], [_open(raw)])
+            out = self._process([self.placeholder], [open_image(raw, named(source))])
             ids = [int(i) for i in out["input_ids"][0]]
+            if type(self.processor).__name__ in _WRITES_TEXT:
+                ids = [i for i in ids if i == self.token_id]
             n = ids.count(self.token_id)
             assert n > 0, "the processor expands an image to no token"
             self.media.put(digest, {k: v for k, v in out.items() if k not in _TEXT_KEYS and isinstance(v, Tensor)})
-            self._expanded[digest] = (MediaRef(digest, n), ids)
+            self._expanded[digest] = _Expanded(MediaRef(digest, n), ids, self._as_text(ids))
         return self._expanded[digest]
+
+    def _as_text(self, ids: list[int]) -> str | None:
+        text = self._codec.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text if self._codec.encode(text) == ids else None
 
     def _process(self, texts: list[str], images: list[Image.Image]) -> Mapping[str, Any]:
         return self.processor(text=texts, images=[images], return_tensors="pt", add_special_tokens=False)
 
-    def _prove(self, text: str, pictures: Sequence[bytes], ids: Sequence[int]) -> None:
+    def processed(self, text: str, messages: Sequence[Message]) -> Mapping[str, Any]:
+        """What transformers' processor makes of the whole prompt at once: for proofs."""
+        return self._process([text], [open_image(image_bytes(s), named(s)) for s in _sources(messages)])
+
+    def _prove(self, text: str, sources: Sequence[ImagePart], ids: Sequence[int]) -> None:
         """The processor itself, given the whole prompt, must make the same ids (once for each number of images)."""
-        theirs = [int(i) for i in self._process([text], [_open(p) for p in pictures])["input_ids"][0]]
+        if type(self.processor).__name__ in _WRITES_TEXT:
+            return  # beginning and line break are the template's to write
+        theirs = [int(i) for i in self._process([text], [open_image(image_bytes(s), named(s)) for s in sources])["input_ids"][0]]
         if theirs != list(ids):
             raise RefusedError(
                 "this processor expands images in a way that depends on the text around them", "prompts with one image may still work"
             )
 
 
-def _bytes(part: ImagePart) -> bytes:
-    """The image's own bytes, from a file or a ``data:`` URL."""
-    try:
-        if part.source.startswith("data:"):
-            return base64.b64decode(part.source.partition(",")[2], validate=True)
-        return Path(part.source).expanduser().read_bytes()
-    except (OSError, binascii.Error) as error:
-        raise RefusedError(f"image {part.source[:80]!r} cannot be read: {error}") from None
+def settings_digest(processor: Any) -> str:
+    """A processor's mark: the beginning of the sha256 of what decides which pixels and how many tokens an image gets."""
+    plain = {k: v for k, v in vars(processor).items() if isinstance(v, str | int | float | bool) and k != "chat_template"}
+    images = getattr(processor, "image_processor", None)
+    parts = images.to_json_string() if images is not None else ""
+    return digest_bytes(json.dumps([type(processor).__name__, plain, parts], sort_keys=True).encode())[:16]
 
 
-def _open(raw: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(raw)).convert("RGB")
-    except (OSError, ValueError) as error:  # PIL's own UnidentifiedImageError is an OSError
-        raise RefusedError(f"an image cannot be decoded: {error}") from None
+def _sources(messages: Sequence[Message]) -> list[ImagePart]:
+    return [p for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]

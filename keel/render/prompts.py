@@ -79,15 +79,17 @@ class Prompts:
 
     def _encode(self, prompt: Prompt, messages: Turns | None) -> Encoded:
         if messages is None:
-            return Encoded(ids_of(self.codec.start(prompt.text or "")))
+            return self._placed(self.codec.start(prompt.text or ""))
         text = self.need_template().render(messages, True, prompt.tools)
         self.prove_shown(messages, True, prompt, text)
         if self.images is not None:
-            ids, media = self.images.expand(text, messages)
-            return Encoded(ids_of(ids), media)
+            return self.images.encode(text, messages)
         if any(not isinstance(m.content, str) for m in messages):
             raise RefusedError("the prompt holds images, this model reads text only", "use a vision-language model")
-        return Encoded(ids_of(self.codec.encode(text)))
+        return self._placed(self.codec.encode(text))
+
+    def _placed(self, ids: list[int]) -> Encoded:
+        return Encoded(ids_of(ids)) if self.images is None else self.images.placed(ids)
 
     def _tell_as_chat(self) -> None:
         if not self._told_as_chat:

@@ -25,7 +25,7 @@ from keel.render.branches import (
 )
 from keel.render.codec import Codec
 from keel.render.config import RenderConfig
-from keel.render.images import Images, Media
+from keel.render.images import Images, Media, Reading
 from keel.render.limits import Limits
 from keel.render.prompts import Prompts
 from keel.render.raw import raw_text
@@ -74,7 +74,7 @@ class Refusal:
 
 class Renderer:
     """Renders for one model. ``generation_config`` is the model's own: only its end tokens are taken from it. ``context``: the model's, in
-    tokens; what is longer is refused."""
+    tokens; what is longer is refused. ``reading``: how it reads images."""
 
     def __init__(
         self,
@@ -84,13 +84,14 @@ class Renderer:
         media: Media | None = None,
         generation_config: Any = None,
         context: int | None = None,
+        reading: Reading | None = None,
     ) -> None:
         assert processor is None or media is not None, "a processor needs a media store for its pixels"
         self.config = config or RenderConfig()
         self.limits = Limits(self.config, context)
         self.tokenizer = tokenizer
         self.codec = Codec(tokenizer)
-        self.images = Images(processor, self.codec, media) if processor is not None and media is not None else None
+        self.images = Images(processor, self.codec, media, reading) if processor is not None and media is not None else None
         source = template_source(tokenizer, processor, self.config)
         self._read(source)
         self.stop_tokens = self._stop_tokens(generation_config)

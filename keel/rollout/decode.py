@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from keel.kernels.attention import packed_positions
 from keel.kernels.decode_products import NO_PRODUCTS, DecodeProducts, LinearUnit, same_inputs
+from keel.kernels.positions import as_input, packed_positions
 from keel.models.model import Model
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
-from keel.types import Encoded
+from keel.types import Encoded, Layout
 
 MIN_ROWS = 4  # matrix products of fewer rows take another kernel: slower for each row, and its rounding differs
 
@@ -48,7 +48,7 @@ class FastDecoder:
         self._products = NO_PRODUCTS
 
     def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
-        cache = Cache([len(p) for p in prompts], max_tokens)
+        cache = Cache([len(p) for p in prompts], max_tokens, [p.next_position for p in prompts])
         first, last_hidden = 0, list[Tensor]()
         units, head = self._model.linear_units()
         groups: list[list[LinearUnit]] = []
@@ -69,9 +69,10 @@ class FastDecoder:
         lengths = [len(p) for p in prompts]
         device = self._model.device
         tokens_N = torch.cat([p.tokens_T for p in prompts]).to(device)
-        positions_N = packed_positions([(n, ()) for n in lengths]).to(device)
+        positions_PN = packed_positions([(p, ()) for p in prompts])
         media = tuple(ref for p in prompts for ref in p.media)
-        hidden_BLH = self._model.run(tokens_N[None], positions_N[None], PrefillPlan.of(cache, first, lengths), media)
+        plan = PrefillPlan.of(cache, first, [Layout(len(p), spans=p.spans) for p in prompts])
+        hidden_BLH = self._model.run(tokens_N[None], as_input(positions_PN[:, None]), plan, media)
         return hidden_BLH[0, torch.tensor(lengths, device=device).cumsum(0) - 1]
 
     def step(self, tokens_B: Tensor) -> Tensor:

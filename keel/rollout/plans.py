@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from keel.kernels.attention import AttentionOptions, PackedPlan
+from keel.types import Layout
 
 _OUT_OF_SIGHT = -1e30  # finite, so that a prompt wholly outside the window gives weight 0 and not NaN
 _FIRST_CAPACITY = 64
@@ -23,8 +24,10 @@ _FIRST_CAPACITY = 64
 class Cache:
     """Keys and values of one wave of rows, by layer. Completions grow in steps; ``keep`` drops rows."""
 
-    def __init__(self, prompt_lengths: Sequence[int], max_tokens: int) -> None:
+    def __init__(self, prompt_lengths: Sequence[int], max_tokens: int, next_positions: Sequence[int] = ()) -> None:
+        """``next_positions``: where the completions of each prompt go on; by default behind its last token."""
         self.prompt_lengths = list(prompt_lengths)
+        self.next_positions = list(next_positions) or list(prompt_lengths)
         self.longest = max(prompt_lengths)
         self.length = 0  # completion tokens in the cache, the same for every row
         self.prompts: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys [Q, K, D, P], values [Q, K, P, D]
@@ -69,6 +72,7 @@ class Cache:
         """Drop the prompts that are not listed."""
         kept = prompts_Q.tolist()
         self.prompt_lengths = [self.prompt_lengths[q] for q in kept]
+        self.next_positions = [self.next_positions[q] for q in kept]
         self.prompts = {layer: (keys[prompts_Q], values[prompts_Q]) for layer, (keys, values) in self.prompts.items()}
 
 
@@ -81,13 +85,13 @@ class PrefillPlan:
     packed: PackedPlan
 
     @classmethod
-    def of(cls, cache: Cache, first: int, lengths: Sequence[int]) -> PrefillPlan:
+    def of(cls, cache: Cache, first: int, prompts: Sequence[Layout]) -> PrefillPlan:
         """For these prompts, which are numbers ``first``, ``first + 1`` ... of the cache."""
-        return cls(cache, first, PackedPlan([(n, ()) for n in lengths]))
+        return cls(cache, first, PackedPlan(prompts))
 
     def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
         """Attention's output [1, N, H, D]; the keys and values go into the cache."""
-        lengths = [n for n, _ in self.packed.groups]
+        lengths = [group.prompt for group in self.packed.groups]
         for offset, (key, value) in enumerate(zip(key_BKLD[0].split(lengths, 1), value_BKLD[0].split(lengths, 1), strict=True)):
             self.cache.store_prompt(layer, self.first + offset, key, value)
         return self.packed.attend(layer, query_BHLD, key_BKLD, value_BKLD, options)
@@ -108,9 +112,9 @@ class DecodePlan:
         self._biases: dict[tuple[int | None, int], Tensor] = {}
 
     def positions(self) -> Tensor:
-        """Position of each row's new token, [B, 1]."""
-        lengths_Q = torch.tensor(self.cache.prompt_lengths, device=self.prompt_B.device)
-        return (lengths_Q[self.prompt_B] + self.cache.length)[:, None]
+        """Position of each row's new token, [B, 1]; where a model counts in three rows, all three."""
+        following_Q = torch.tensor(self.cache.next_positions, device=self.prompt_B.device)
+        return (following_Q[self.prompt_B] + self.cache.length)[:, None]
 
     def advance(self) -> None:
         """The new token has passed all layers."""

@@ -3,6 +3,8 @@ measurement: does a row's rounding depend on the rows beside it?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -10,9 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 from keel.kernels import decode_products, narrow
 from keel.models import prove
 from keel.models.model import Model
+from keel.models.prove_images import as_batch
 from keel.rollout import decode, plans
 from keel.rollout.decode import MIN_ROWS, FastDecoder
-from keel.types import Encoded
+from keel.types import Branch, Encoded, Unit
 
 _PROMPTS = (prove.WINDOW + 5, 3)
 _ROWS = (0, 1, 0, 1, 0)  # prompt of each row; after half of the steps row 1 leaves
@@ -69,9 +72,19 @@ def _first_rows(model: Model, rows: int) -> Tensor:
 @torch.no_grad()
 def decode_error(model: Model) -> float:
     """Relative difference of logits: forced tokens decoded after two prompts of different length, beyond every (narrowed) attention
-    window and with a row that leaves, against whole plain passes."""
+    window and with a row that leaves, against whole plain passes. The same after prompts with images, where the model takes them, against
+    packed rows, which were proven on images before."""
     with prove.narrow_windows(model), model.compute():
-        expected, found = _plain_logits(model), _fast_logits(model)
+        errors = [_difference(_fast_logits(model, [Encoded(_tokens(model, q, n)) for q, n in enumerate(_PROMPTS)]), _plain_logits(model))]
+        if model.pictured is not None and not model.no_images:
+            samples = model.pictured()
+            with model.showing(samples):
+                prompts = [sample.prompt for sample in samples]
+                errors.append(_difference(_fast_logits(model, prompts), _packed_logits(model, prompts)))
+    return max(errors)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
     real = torch.isfinite(expected)  # banned tokens are -inf in both
     return prove.relative_error(found[real], expected[real])
 
@@ -79,14 +92,15 @@ def decode_error(model: Model) -> float:
 def _tokens(model: Model, salt: int, count: int) -> Tensor:
     """Fixed token ids that are spread over the vocabulary and stand for no image."""
     spread_T = (torch.arange(count) * 7919 + salt * 104729 + 11) % model.head_weight_VH.shape[0]
-    return torch.where(torch.isin(spread_T, torch.tensor(model.transform.banned, dtype=torch.int64)), spread_T.new_full((), 5), spread_T)
+    banned = model.transform.banned
+    allowed = next(t for t in range(5, 6 + len(banned)) if t not in banned)
+    return torch.where(torch.isin(spread_T, torch.tensor(banned, dtype=torch.int64)), spread_T.new_full((), allowed), spread_T)
 
 
-def _fast_logits(model: Model) -> Tensor:
-    """Logits [X, V] of every forced step of every row, row by row."""
-    prompts = [Encoded(_tokens(model, q, n)) for q, n in enumerate(_PROMPTS)]
+def _fast_logits(model: Model, prompts: Sequence[Encoded]) -> Tensor:
+    """Logits [X, V] of every forced step of every row, row by row. ``prompts`` are two."""
     forced_BT = torch.stack([_tokens(model, 10 + row, _STEPS) for row in range(len(_ROWS))]).to(model.device)
-    decoder = FastDecoder(model, prefill_tokens=max(_PROMPTS))  # one prompt a pass
+    decoder = FastDecoder(model, prefill_tokens=max(len(p) for p in prompts))  # one prompt a pass
     order_B = torch.arange(len(_ROWS), device=model.device)
     logits = [dict(enumerate(decoder.start(prompts, torch.tensor(_ROWS), _ENOUGH)))]
     for step in range(_STEPS - 1):
@@ -98,7 +112,7 @@ def _fast_logits(model: Model) -> Tensor:
 
 def _plain_logits(model: Model) -> Tensor:
     """The same from whole rows."""
-    lengths = [_STEPS if row != 1 else _STEPS // 2 + 1 for row in range(len(_ROWS))]
+    lengths = _lengths()
     rows = [
         torch.cat([_tokens(model, prompt, _PROMPTS[prompt]), _tokens(model, 10 + row, _STEPS)[: length - 1]])
         for row, (prompt, length) in enumerate(zip(_ROWS, lengths))
@@ -106,6 +120,22 @@ def _plain_logits(model: Model) -> Tensor:
     mask_BL = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     hidden_BLH = model.run_plain(pad_sequence(rows, batch_first=True), mask_BL)
     return model.logits(torch.cat([hidden_BLH[i, len(row) - n : len(row)] for i, (row, n) in enumerate(zip(rows, lengths))]))
+
+
+def _packed_logits(model: Model, prompts: Sequence[Encoded]) -> Tensor:
+    """The same from packed rows, each row a unit of its own."""
+    lengths = _lengths()
+    forced = [_tokens(model, 10 + row, _STEPS)[: length - 1] for row, length in enumerate(lengths)]
+    whole = [torch.ones(len(tokens_T), dtype=torch.bool) for tokens_T in forced]
+    units = [Unit(str(r), prompts[q], (Branch(forced[r], whole[r]),)) for r, q in enumerate(_ROWS)]
+    hidden_NH = model.hidden(as_batch(units))
+    ends = torch.tensor([u.n_tokens for u in units]).cumsum(0).tolist()
+    return model.logits(torch.cat([hidden_NH[end - n : end] for end, n in zip(ends, lengths)]))
+
+
+def _lengths() -> list[int]:
+    """How many steps each row has."""
+    return [_STEPS if row != 1 else _STEPS // 2 + 1 for row in range(len(_ROWS))]
 
 
 def nats(precision: str) -> float:

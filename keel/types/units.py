@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 class MediaRef:
     """One image of an encoded prompt. Pixels live in the MediaStore of ``models`` under ``digest``."""
 
-    digest: str  # sha256 of the image's bytes
+    digest: str  # sha256 of the image's bytes, "-", and the processor's mark: pixels of two processors are two images
     n_tokens: int  # placeholder tokens it stands for in ``tokens_T``
+
+    @property
+    def processor(self) -> str:
+        """The mark of the processor that made the pixels; "" where it is not known."""
+        return self.digest.partition("-")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +31,25 @@ class Encoded:
 
     tokens_T: Tensor  # int64 [T], cpu
     media: tuple[MediaRef, ...] = ()
+    positions_PT: Tensor | None = None  # int64, P = 1 or 3 (time, height, width). None: 0, 1, 2 ... in one row
+    spans: tuple[tuple[int, int], ...] = ()  # [first, end): the tokens of a span see each other both ways
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]
+
+    @property
+    def next_position(self) -> int:
+        """Where a branch goes on."""
+        return len(self) if self.positions_PT is None else int(self.positions_PT.max()) + 1
+
+    def with_images_of(self, other: Encoded) -> Encoded | None:
+        """This prompt's words with the other's images; None where those are the same or take other places: another number of tokens, or
+        another shape where positions follow the shape."""
+        if self.media == other.media or [m.n_tokens for m in self.media] != [m.n_tokens for m in other.media]:
+            return None
+        if self.positions_PT is None and other.positions_PT is None:
+            return replace(self, media=other.media)
+        return other if bool((self.tokens_T == other.tokens_T).all() if len(self) == len(other) else False) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +141,19 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """How one unit lies in a packed row: its prompt, then its branches."""
+
+    prompt: int  # length
+    branches: tuple[int, ...] = ()  # lengths
+    spans: tuple[tuple[int, int], ...] = ()  # of the prompt, as in ``Encoded``
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return (self.prompt, *self.branches)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Units packed into one row, no padding: prompt, branch 1, branch 2 ..., next unit's prompt, ...
 
@@ -129,8 +163,8 @@ class Batch:
 
     units: tuple[Unit, ...]
     tokens_N: Tensor  # int64 [N]
-    positions_N: Tensor  # int64 [N], restarting for each unit; every branch goes on from its prompt's end
-    groups: tuple[tuple[int, tuple[int, ...]], ...]  # per unit: (prompt length, branch lengths); the attention layout
+    positions_PN: Tensor  # int64, P = 1 or 3; restarting for each unit; every branch goes on from its prompt's ``next_position``
+    groups: tuple[Layout, ...]  # per unit: the attention layout
     source_S: Tensor  # int64 [S]
     target_S: Tensor  # int64 [S]
     branch_S: Tensor  # int64 [S]: index into R

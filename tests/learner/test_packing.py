@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from keel.kernels.plain import padded_rows
 from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
-from keel.types import Branch, Encoded, MediaRef, Unit
+from keel.types import Branch, Encoded, Layout, MediaRef, Unit
 
 
 def branch(tokens: list[int], trained: list[int], **signals: list[float]) -> Branch:
@@ -26,8 +27,8 @@ def test_pack_by_hand() -> None:
     other = Unit("b", Encoded(torch.tensor([3]), (MediaRef("y", 1),)), (third,))
     batch = pack([unit, other])
     assert batch.tokens_N.tolist() == [1, 2, 10, 11, 12, 20, 21, 3, 30]
-    assert batch.positions_N.tolist() == [0, 1, 2, 3, 4, 2, 3, 0, 1]
-    assert batch.groups == ((2, (3, 2)), (1, (1,)))
+    assert batch.positions_PN.tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1]]
+    assert batch.groups == (Layout(2, (3, 2)), Layout(1, (1,)))
     assert batch.target_S.tolist() == [10, 12, 21, 30]
     assert batch.source_S.tolist() == [1, 3, 5, 7]  # the first token of a branch is predicted from its prompt's end
     assert batch.branch_S.tolist() == [0, 0, 1, 2]
@@ -110,3 +111,24 @@ def test_no_microbatch_is_larger_than_asked_where_it_can_be_helped(limit: int) -
         parts = sorted(found[unit.unit_id])
         assert [n for _, part in parts for n in part] == [len(b) for b in unit.branches]
         assert [first for first, _ in parts] == [sum(len(p) for _, p in parts[:i]) for i in range(len(parts))]
+
+
+def test_positions_of_three_rows() -> None:
+    """A prompt that counts in three rows, and one that counts in one, in one row of tokens."""
+    pictured = Encoded(torch.tensor([1, 2, 3]), (), torch.tensor([[0, 1, 1], [0, 1, 2], [0, 1, 1]]), ((1, 3),))
+    branch = Branch(torch.tensor([4, 5]), torch.ones(2, dtype=torch.bool))
+    batch = pack([Unit("a", pictured, (branch, branch)), Unit("b", Encoded(torch.tensor([6])), (branch,))])
+    assert batch.positions_PN.tolist() == [
+        [0, 1, 1, 3, 4, 3, 4, 0, 1, 2],
+        [0, 1, 2, 3, 4, 3, 4, 0, 1, 2],
+        [0, 1, 1, 3, 4, 3, 4, 0, 1, 2],
+    ]
+    assert batch.groups == (Layout(3, (2, 2), ((1, 3),)), Layout(1, (2,)))
+    rows = padded_rows(batch)
+    assert rows.positions_PRL.tolist() == [
+        [[0, 1, 1, 3, 4], [0, 1, 1, 3, 4], [0, 1, 2, 0, 0]],
+        [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 0, 0]],
+        [[0, 1, 1, 3, 4], [0, 1, 1, 3, 4], [0, 1, 2, 0, 0]],
+    ]
+    assert rows.span_RL.int().tolist() == [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]
+    assert rows.column_N.tolist() == [0, 1, 2, 3, 4, 3, 4, 0, 1, 2], "a column is not a position"

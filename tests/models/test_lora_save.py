@@ -18,7 +18,7 @@ from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models import lora
 from keel.models.config import LoraConfig
 from keel.models.model import Model
-from keel.types import Branch, Encoded, Unit
+from keel.types import Branch, Encoded, Layout, Unit
 
 TOKENS = torch.tensor([[2, 40, 41, 300, 17, 9, 88, 3]])
 
@@ -26,7 +26,7 @@ TOKENS = torch.tensor([[2, 40, 41, 300, 17, 9, 88, 3]])
 def logits(model: Model) -> torch.Tensor:
     n = TOKENS.shape[1]
     with torch.no_grad():
-        return model.logits(model.run(TOKENS, torch.arange(n)[None], PackedPlan([(n, ())]))[0])
+        return model.logits(model.run(TOKENS, torch.arange(n)[None], PackedPlan([Layout(n)]))[0])
 
 
 def perturb(model: Model) -> None:
@@ -223,7 +223,7 @@ def test_score_head_reloads_as_sequence_classifier(load, tmp_path, arch: str) ->
     perturb(loaded.model)
     rows = [torch.tensor([2, 40, 41, 300, 3]), torch.tensor([2, 9, 3])]
     with torch.no_grad():
-        plan = PackedPlan([(5, ()), (3, ())])
+        plan = PackedPlan([Layout(5), Layout(3)])
         hidden = loaded.model.run(torch.cat(rows)[None], torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]]), plan)[0]
         scores = hidden[[4, 7]] @ loaded.model.score_head.weight[0]
     loaded.model.save(tmp_path, loaded.tokenizer)
@@ -260,7 +260,7 @@ def test_added_tokens_get_the_mean_and_are_trained_with_lora(load, tmp_path) -> 
     adapted = load(str(tmp_path), lora=LoraConfig(r=2))
     assert {"model.embed_tokens.weight", "lm_head.weight"} <= {n for n, _ in adapted.model.trainable()}
     n = len(loaded.tokenizer) - 1
-    tokens, plan = torch.tensor([[2, n, 40, n]]), PackedPlan([(4, ())])
+    tokens, plan = torch.tensor([[2, n, 40, n]]), PackedPlan([Layout(4)])
 
     def out(model: Model) -> torch.Tensor:
         with torch.no_grad():

@@ -16,7 +16,7 @@ from keel.models import prove
 from keel.models.config import LoraConfig
 from keel.models.media import MediaStore
 from keel.models.model import Model
-from keel.types import Branch, Encoded, MediaRef, Unit
+from keel.types import Branch, Encoded, Layout, MediaRef, Unit
 
 ARCHS = ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "granite", "cohere", "qwen3_moe", "gpt_neox", "llava", "idefics3"]
 LENGTHS = ((21, (5, 18, 3)), (7, (24,)), (9, (6, 6)), (4, ()))  # beyond the window of 16; one branch, equal branches, none
@@ -71,7 +71,8 @@ def by_transformers(model: Model, units: list[Unit]) -> tuple[torch.Tensor, torc
     for unit in units:
         prompt = unit.prompt.tokens_T
         for branch in unit.branches:
-            pixels = model.media.gather(unit.prompt.media)
+            found = [model.media.get(ref.digest) for ref in unit.prompt.media]  # one image at most
+            pixels = found[0] if found else {}
             with model.own_attention() as module:
                 logits = module(input_ids=torch.cat([prompt, branch.tokens_T])[None], use_cache=False, **pixels).logits[0]
             banned = torch.tensor(model.transform.banned, dtype=torch.long)
@@ -137,9 +138,37 @@ def test_attention_by_hand() -> None:
     assert capped.item() == pytest.approx((10 * e(a) + 20 * e(b)) / (e(a) + e(b)))
     sink = attention(q, k, v, causal, AttentionOptions(1.0, sinks_H=torch.tensor([0.5])))[0, 0, :, 0]
     assert sink.tolist() == pytest.approx([10 * e(1) / (e(1) + e(0.5)), (10 * e(2) + 20 * e(6)) / (e(2) + e(6) + e(0.5))])
-    plan = PackedPlan([(2, ())])
+    plan = PackedPlan([Layout(2)])
     windowed = plan.attend(0, q, k, v, AttentionOptions(1.0, sliding_window=1))[0, :, 0, 0]
     assert windowed.tolist() == [10.0, 20.0]
+
+
+def seen(plan: PackedPlan, window: int | None = None) -> list[float]:
+    """What tokens of the values 1, 2, 4, 8 ... get when every key weighs the same: a mean of what they see."""
+    n = sum(sum(group.lengths) for group in plan.groups)
+    value = (2.0 ** torch.arange(n)).view(1, 1, n, 1)
+    zero = torch.zeros(1, 1, n, 1)
+    return plan.attend(0, zero, zero, value, AttentionOptions(1.0, sliding_window=window))[0, :, 0, 0].tolist()
+
+
+def test_spans_see_each_other_by_hand() -> None:
+    """Prompt 1 2 4 8 whose tokens 1 and 2 are an image; branches behind it see all of it as before."""
+    prompt = [1.0, 7 / 3, 7 / 3, 15 / 4]
+    one, two = (Layout(4, branches, ((1, 3),)) for branches in ((1,), (1, 1)))
+    assert seen(PackedPlan([one])) == pytest.approx([*prompt, 31 / 5])
+    assert seen(PackedPlan([two])) == pytest.approx([*prompt, 31 / 5, (15 + 32) / 5])
+    assert seen(PackedPlan([Layout(4, (), ((0, 4),))])) == pytest.approx([15 / 4] * 4)
+    assert seen(PackedPlan([Layout(4, (1,))])) == pytest.approx([1.0, 3 / 2, 7 / 3, 15 / 4, 31 / 5])
+
+
+def test_spans_reach_over_windows() -> None:
+    """A window of one shows each token itself; the image's tokens see each other all the same."""
+    assert seen(PackedPlan([Layout(4, (1,), ((1, 3),))]), window=1) == pytest.approx([1.0, 3.0, 3.0, 8.0, 16.0])
+
+
+def test_units_with_and_without_spans_lie_in_one_row() -> None:
+    row = seen(PackedPlan([Layout(2, (), ((0, 2),)), Layout(2)]))
+    assert row == pytest.approx([3 / 2, 3 / 2, 4.0, 6.0])
 
 
 def test_unknown_keywords_are_refused() -> None:
@@ -147,7 +176,7 @@ def test_unknown_keywords_are_refused() -> None:
     module = torch.nn.Module()
     module.layer_idx = 0
     with pytest.raises(NotImplementedError, match="position_bias"):
-        keel_attention(module, q, q, q, None, keel_plan=PackedPlan([(2, ())]), position_bias=q)
+        keel_attention(module, q, q, q, None, keel_plan=PackedPlan([Layout(2)]), position_bias=q)
     with pytest.raises(NotImplementedError):
         keel_attention(module, q, q, q, None)
 
@@ -238,19 +267,15 @@ def test_fast_path_can_be_switched_off(load) -> None:
 
 def test_media_store() -> None:
     store = MediaStore(max_items=2)
-    small, large = torch.ones(1, 1, 3, 2, 2), torch.ones(1, 1, 3, 3, 4)
-    store.put("a", {"pixel_values": small})
-    store.put("b", {"pixel_values": large})
-    joined = store.gather([MediaRef("a", 1), MediaRef("b", 1)])["pixel_values"]
-    assert joined.shape == (1, 2, 3, 3, 4)
-    assert joined[0, 0].sum() == 12
+    pixels = {"pixel_values": torch.ones(1, 3, 2, 2)}
+    store.put("a", pixels)
+    store.put("b", pixels)
     store.get("a")
-    store.put("c", {"pixel_values": small})
+    store.put("c", pixels)
     assert "b" not in store  # the least recently used
     assert "a" in store
     with pytest.raises(ValueError, match="not in the media store"):
         store.get("b")
-    assert store.gather([]) == {}
 
 
 def test_images_reach_the_answer(load) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 
 from keel.core.errors import ModelError
+from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.local import LocalLearner
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
-from keel.models.parts import parts_of
+from keel.models.model import Model
+from keel.models.parts import Part, parts_of
 
 VISION = {"llava": "vision_tower", "idefics3": "vision_model"}
 PROJECTOR = {"llava": "multi_modal_projector", "idefics3": "connector"}
@@ -43,6 +47,47 @@ def test_only_the_named_part_is_trained(part: str) -> None:
     assert trained == (named - output) | head
 
 
-def test_adapters_have_targets_of_their_own() -> None:
-    with pytest.raises(ModelError, match=r"adapters have lora\.targets"):
-        load_model("tiny:llava", ModelOptions(train=("language",)), LoraConfig())
+@pytest.mark.parametrize("arch", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_mergers_are_projectors(arch: str) -> None:
+    parts = parts_of(load_model(f"tiny:{arch}", ModelOptions(precision="fp32", device="cpu")).model.module)
+    assert {name for name, part in parts.items() if part == "projector"} == {name for name in parts if "merger" in name}
+    assert len(Counter(parts.values())) == 3
+
+
+def adapted(*train: Part) -> Model:
+    options = ModelOptions(precision="fp32", device="cpu", train=train)
+    return load_model("tiny:llava?std=0.15&seed=1", options, LoraConfig(r=2, layers=1)).model
+
+
+def test_a_part_in_full_beside_adapters() -> None:
+    model = adapted("projector")
+    trained = {name for name, _ in model.trainable()}
+    assert {name for name in trained if ".lora_" not in name} == {n for n, part in parts_of(model.module).items() if part == "projector"}
+    assert any(".lora_" in name for name in trained)
+    with pytest.raises(ModelError, match="names 'language', which adapters train already"):
+        adapted("language")
+
+
+def test_the_reference_is_what_both_started_from() -> None:
+    model = adapted("projector")
+    start = {name: p.clone() for name, p in model.weights().items()}
+    with torch.no_grad():
+        for _, p in model.trainable():
+            p.add_(0.1)
+    trained = {name: p.clone() for name, p in model.weights().items()}
+    with model.as_reference():
+        inside = model.weights()
+        assert all(torch.equal(inside[name], start[name]) for name in start if ".lora_" not in name)
+    assert all(torch.equal(p, trained[name]) for name, p in model.weights().items())
+
+
+def test_parts_in_full_have_the_rate_of_full_training() -> None:
+    model = adapted("projector")
+    learner = LocalLearner(model, OptimConfig(lr=1e-3, schedule="constant", weight_decay=0.0, clip_norm=None), BatchConfig(), 1, 0)
+    before = {name: p.clone() for name, p in model.weights().items()}
+    for _, p in model.trainable():
+        p.grad = torch.ones_like(p)
+    learner.step()
+    moved = {name: float((p - before[name]).abs().max()) for name, p in model.weights().items()}
+    assert {round(m, 5) for n, m in moved.items() if ".lora_" in n} == {0.01}
+    assert {round(moved[n], 5) for n, part in parts_of(model.module).items() if part == "projector"} == {0.001}

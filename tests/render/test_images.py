@@ -4,12 +4,20 @@ import base64
 import hashlib
 import inspect
 import io
+from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from PIL import Image
 
+from keel.core.errors import DataError
+from keel.models import tiny
+from keel.models.media import MediaStore
+from keel.models.pictured import reading_of
+from keel.models.tiny_vision import FAMILIES
 from keel.render.config import RenderConfig
+from keel.render.pixels import open_image
 from keel.render.renderer import Refusal, Renderer
 from keel.render.show import explain
 from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
@@ -68,7 +76,7 @@ def test_placeholders_are_expanded_and_pixels_stored(renderer, store):
     encoded = renderer.prompt(ask(url(raw), "Name a colour."))
     token = renderer.tokenizer.convert_tokens_to_ids("<image>")
     (ref,) = encoded.media
-    assert ref.digest == hashlib.sha256(raw).hexdigest()
+    assert ref.digest == f"{hashlib.sha256(raw).hexdigest()}-{renderer.images.settings}"
     assert ref.n_tokens == 4 == encoded.tokens_T.tolist().count(token)
     assert store.get(ref.digest)["pixel_values"].shape[-3:] == (
         (3, 28, 28) if "Llava" in type(renderer.images.processor).__name__ else (3, 56, 56)
@@ -167,3 +175,141 @@ def test_explain_shows_images_as_spans(renderer):
     assert shown.count("[image x4]") == 1
     assert "<image>" not in shown
     assert shown.endswith("Red.<|im_end|>")
+
+
+# -------------------------------------------------------------------------------------------------------------------- odd images
+
+
+def opened(image: Image.Image, kind: str = "PNG", **more: Any) -> np.ndarray:
+    out = io.BytesIO()
+    image.save(out, kind, **more)
+    return np.asarray(open_image(out.getvalue(), "it"))
+
+
+def test_a_camera_held_upright() -> None:
+    """Orientation 6: the picture lies on its side in the file."""
+    image = Image.new("RGB", (4, 2), "blue")
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = opened(image, "PNG", exif=exif)
+    assert pixels.shape == (4, 2, 3)
+    assert pixels[0, 1].tolist() == [255, 0, 0], "the upper left corner comes to the upper right"
+
+
+def test_sixteen_bits_are_scaled() -> None:
+    values = np.array([[0, 257, 25700, 65535]], dtype=np.uint16)
+    assert opened(Image.fromarray(values))[0, :, 0].tolist() == [0, 1, 100, 255]
+
+
+def test_numbers_without_a_scale_are_refused() -> None:
+    with pytest.raises(DataError, match="image it holds numbers of mode 'F', whose scale is not known"):
+        opened(Image.fromarray(np.array([[0.5, 3.0]], dtype=np.float32)), "TIFF")
+    with pytest.raises(DataError, match="image it holds numbers of mode 'I'"):
+        opened(Image.fromarray(np.array([[-1, 70000]], dtype=np.int32)), "TIFF")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    """Red that nobody sees, half-seen black, and red in full."""
+    image = Image.new("RGBA", (3, 1))
+    for x, pixel in enumerate([(255, 0, 0, 0), (0, 0, 0, 128), (255, 0, 0, 255)]):
+        image.putpixel((x, 0), pixel)
+    if mode == "P":
+        image = Image.new("P", (3, 1), 1)
+        image.putpalette([0, 0, 0, 255, 0, 0])
+        pixels = opened(image, "PNG", transparency=1)
+        assert pixels[0].tolist() == [[255, 255, 255]] * 3
+        return
+    pixels = opened(image.convert(mode))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 1].tolist() == [127, 127, 127]
+    assert pixels[0, 2].tolist() == ([255, 0, 0] if mode == "RGBA" else [76, 76, 76])
+
+
+def test_a_picture_too_large_to_decode_is_refused_with_its_file(renderer, tmp_path) -> None:
+    """Of a few kilobytes and 400 million pixels."""
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    refusal = renderer.unit(ask(ImagePart(str(tmp_path / "bomb.png")), "?"))
+    assert isinstance(refusal, Refusal)
+    assert "bomb.png" in refusal.reason
+    assert "too large" in refusal.reason
+
+
+def test_refusals_name_the_file(renderer, tmp_path) -> None:
+    (tmp_path / "cut.png").write_bytes(picture(1)[:60])
+    refusal = renderer.unit(ask(ImagePart(str(tmp_path / "cut.png")), "?"))
+    assert isinstance(refusal, Refusal)
+    assert "cut.png" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    "image", [Image.new("L", (5, 4), 9), Image.new("CMYK", (5, 4)), Image.new("RGB", (1, 60)), Image.new("1", (300, 1))]
+)
+def test_common_kinds_are_read(image: Image.Image) -> None:
+    kind = "TIFF" if image.mode == "CMYK" else "PNG"
+    assert np.array_equal(opened(image, kind), np.asarray(image.convert("RGB")))
+
+
+# ------------------------------------------------------------------------------------------------------------- processors of families
+
+
+def family(name: str, text: str = "") -> Renderer:
+    """A tiny family's renderer; ``text`` teaches its tokenizer more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "_CORPUS", [*tiny._CORPUS, *[text] * 50] if text else tiny._CORPUS)
+        module, tokenizer, processor = tiny.build(tiny.parse(f"tiny:{name}?vocab=700", 0))
+    return Renderer(tokenizer, processor, RenderConfig(), MediaStore(), reading=reading_of(module))
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "paligemma"])
+def test_ids_of_a_family_are_its_processors_own(name: str) -> None:
+    renderer = family(name)
+    prompt = ask("first ", url(picture(10, (30, 70))), "\n\nthen", url(picture(250, (64, 40))), " which?")
+    encoded = renderer.prompt(prompt)
+    text = renderer.template.render(prompt.messages, True)
+    theirs = renderer.images.processed(text, prompt.messages)["input_ids"][0].tolist()
+    assert encoded.tokens_T.tolist() == theirs
+    assert theirs.count(renderer.images.token_id) == sum(ref.n_tokens for ref in encoded.media)
+    assert renderer.images.token_id in renderer.banned_tokens
+
+
+def test_line_breaks_that_join_around_an_image() -> None:
+    """Gemma 3 stands an image between empty lines, and its tokenizer has a token for several line breaks: the text is put in whole."""
+    renderer = family("gemma3_vision", "a\n\n\nb\n\n\n\nc\n\n\n")
+    breaks = renderer.codec.encode("\n\n\n")
+    assert len(breaks) == 1
+    prompt = ask(url(picture(10)), "which?")
+    ids = renderer.prompt(prompt).tokens_T.tolist()
+    assert ids.count(breaks[0]) == 1, "one line break of the template and two of the image"
+    assert ids == renderer.images.processed(renderer.template.render(prompt.messages, True), prompt.messages)["input_ids"][0].tolist()
+
+
+def test_gemma_names_the_beginning_of_an_image_its_image_token() -> None:
+    renderer = family("gemma3_vision")
+    soft, begin = (renderer.tokenizer.convert_tokens_to_ids(t) for t in ("<image_soft_token>", "<start_of_image>"))
+    encoded = renderer.prompt(ask(url(picture(1)), "?"))
+    assert (renderer.images.token_id, encoded.media[0].n_tokens) == (soft, 4)
+    assert {soft, begin} <= set(renderer.banned_tokens)
+    ((first, end),) = encoded.spans
+    assert encoded.tokens_T[first:end].tolist() == [soft] * 4
+
+
+def test_paligemma_reads_what_the_template_writes() -> None:
+    """Its processor would put a beginning behind the image and a line break behind all."""
+    renderer = family("paligemma")
+    encoded = renderer.prompt(ask(url(picture(1)), "which?"))
+    text = renderer.tokenizer.decode(encoded.tokens_T)
+    assert text == "<|im_start|>user\n" + "<image>" * 4 + "which?<|im_end|>\n<|im_start|>assistant\n"
+    assert encoded.spans == ((0, len(encoded)),)
+    alone = renderer.prompt(Prompt("t", (Message("user", "which?"),)))
+    assert alone.spans == ((0, len(alone)),), "without an image too"
+
+
+def test_two_processors_share_a_store(tokenizers, store) -> None:
+    """The same bytes at another size are another image."""
+    small, large = (llava(tokenizers["none"], PARTS) for _ in range(2))
+    large.image_processor.size = {"shortest_edge": 56}
+    part = url(picture(10, (80, 60)))
+    refs = [Renderer(tokenizers["none"], p, RenderConfig(), store).prompt(ask(part, "a")).media[0] for p in (small, large, small)]
+    assert refs[0] == refs[2] != refs[1]

@@ -10,6 +10,7 @@ import torch
 from keel.kernels.attention import AttentionOptions
 from keel.rollout import plans
 from keel.rollout.plans import Cache, DecodePlan, PrefillPlan
+from keel.types import Layout
 
 LENGTHS = (5, 11, 1)
 PROMPT_B = (0, 1, 1, 2, 0, 1)
@@ -48,7 +49,7 @@ def test_decode_equals_attention_written_out(window, softcap, sinks, heads, key_
     for first, lengths in ((0, LENGTHS[:2]), (2, LENGTHS[2:])):
         n = sum(lengths)
         key, value = random(1, key_heads, n, dim), random(1, key_heads, n, dim)[..., :value_dim]
-        out = PrefillPlan.of(cache, first, lengths).attend(0, query := random(1, heads, n, dim), key, value, options)
+        out = PrefillPlan.of(cache, first, [Layout(n) for n in lengths]).attend(0, query := random(1, heads, n, dim), key, value, options)
         ends = torch.tensor(lengths).cumsum(0).tolist()
         for start, end in zip([0, *ends], ends):
             sequences.append((key[0, :, start:end], value[0, :, start:end]))
@@ -76,7 +77,7 @@ def test_weights_that_vanish_do_not_disturb() -> None:
     options = AttentionOptions(1.0, sliding_window=2)
     cache = Cache((3,), max_tokens=8)
     key = torch.tensor([500.0, -500.0, 0.0]).view(1, 1, 3, 1)
-    PrefillPlan.of(cache, 0, (3,)).attend(0, torch.ones(1, 1, 3, 1), key, key, options)
+    PrefillPlan.of(cache, 0, [Layout(3)]).attend(0, torch.ones(1, 1, 3, 1), key, key, options)
     plan = DecodePlan(cache, torch.tensor([0]))
     for value, expected in ((1.0, None), (-300.0, None), (2.0, 2.0), (5.0, None)):
         new = torch.full((1, 1, 1, 1), value)
@@ -85,3 +86,14 @@ def test_weights_that_vanish_do_not_disturb() -> None:
         if expected is not None:
             assert out == pytest.approx(expected)
     assert out == pytest.approx((2 * math.exp(2) + 5 * math.exp(5)) / (math.exp(2) + math.exp(5)))
+
+
+def test_completions_go_on_from_their_prompts_next_position() -> None:
+    """An image takes fewer positions than tokens; prompts that leave take theirs along."""
+    cache = Cache((5, 9, 4), max_tokens=8, next_positions=(5, 3, 4))
+    plan = DecodePlan(cache, torch.tensor([0, 1, 1, 2]))
+    assert plan.positions().tolist() == [[5], [3], [3], [4]]
+    plan.advance()
+    plan.keep(torch.tensor([False, True, True, False]))
+    assert cache.prompt_lengths == [9]
+    assert plan.positions().tolist() == [[4], [4]]

@@ -12,8 +12,9 @@ from keel.kernels.logit_transform import discover
 from keel.models import prove
 from keel.models.media import MediaStore
 from keel.models.model import Model
-from keel.rollout import plans
+from keel.rollout import decode, plans
 from keel.rollout.prove import company, decode_error, prove_decode, row_dependence
+from keel.types import Layout
 
 ARCHITECTURES = [
     "llama",
@@ -126,3 +127,18 @@ def test_what_is_measured_is_kept_by_machine(load, monkeypatch: pytest.MonkeyPat
     key = prove._key(model, "rows beside", row_dependence, ())
     monkeypatch.setattr(prove, "machine", lambda: {"processor": "another"})
     assert prove._key(model, "rows beside", row_dependence, ()) != key
+
+
+@pytest.mark.parametrize("arch", ["qwen2_vl", "gemma3_vision", "paligemma"])
+def test_the_proof_has_images(load, monkeypatch: pytest.MonkeyPatch, arch: str) -> None:
+    """Positions behind an image that are counted in tokens, or a prompt read without its two-way spans: right on text, wrong on images."""
+    model = load(arch).model
+    assert decode_error(model) < 1e-5
+    if arch == "qwen2_vl":
+        original = plans.Cache.__init__
+        monkeypatch.setattr(plans.Cache, "__init__", lambda self, lengths, max_tokens, _=(): original(self, lengths, max_tokens))
+    else:
+        monkeypatch.setattr(decode, "Layout", lambda n, spans: Layout(n))
+    assert decode_error(model) > 1e-2
+    monkeypatch.setattr(model, "pictured", None)
+    assert decode_error(model) < 1e-5, "text alone does not show it"

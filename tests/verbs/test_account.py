@@ -198,3 +198,15 @@ def test_bad_rows_with_images_inside_are_written_without_them(tmp_path: Path) ->
     (bad,) = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
     assert (bad["line"], bad["field"], bad["row"]["chosen"]) == (2, "question", "A cat.")
     assert bad["row"]["image"]["bytes"] == "(4000 bytes)"
+
+
+@pytest.mark.parametrize(("refused", "share", "stops"), [(3, 0.2, True), (2, 0.2, False), (1, 0.0, False), (3, 0.3, False), (2, 0.1, True)])
+def test_too_many_rows_refused_for_one_reason_stop_a_run(tmp_path: Path, refused: int, share: float, stops: bool) -> None:
+    """Of ten rows; numbers and names in a reason do not make it another one, and another reason is counted by itself."""
+    account = Account(tmp_path, share)
+    account.refuse("train", [Refusal(str(i), f"a:{i}", f"image 'x{i}.png' has {i} pixels") for i in range(refused)])
+    account.refuse("train", [Refusal("9", "a:9", "another reason")])
+    if not stops:
+        return account.check_refused("train", 10)
+    with pytest.raises(DataError, match=rf"(?s){refused} of 10 records refused for one reason: image 'x0\.png' has 0 pixels.*max_refused"):
+        account.check_refused("train", 10)

@@ -172,8 +172,8 @@ def _other_prompt(unit: Unit, other: Encoded, what: str) -> Unit | None:
     """The unit under another prompt, or with its own words and the other's images; None where that is the same or does not fit."""
     if what == "prompt":
         return None if torch.equal(unit.prompt.tokens_T, other.tokens_T) else replace(unit, prompt=other)
-    same = [m.n_tokens for m in unit.prompt.media] != [m.n_tokens for m in other.media] or unit.prompt.media == other.media
-    return None if same else replace(unit, prompt=replace(unit.prompt, media=other.media))
+    shown = unit.prompt.with_images_of(other)
+    return None if shown is None else replace(unit, prompt=shown)
 
 
 def _cost(inference: LocalInference, sides: dict[str, _Side], seconds: float) -> dict[str, float]:

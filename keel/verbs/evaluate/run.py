@@ -65,7 +65,7 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
         if (done := session.finished()) is not None:
             return done
         session.bus.emit("run_started", 0, total_steps=3)
-        account = Account(path, prompts=data, validation=validation)
+        account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
         before, renderer_before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
         session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
         after, renderer, ensemble = _side(recipe, recipe.model, data.prompts(), account, "model")

@@ -31,7 +31,7 @@ def build(session: Session, recipe: OfflineRecipe, splits: Splits) -> OfflinePar
     objective = replace(logged_objective(recipe.objective), dimension=_dimension(recipe.objective.dimension, splits.train))
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
-    account = Account(session.run.path, **splits.sides)
+    account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     units = prepare(account, renderer, _logged_units(renderer, objective))
     _check_groups(objective, units.train)
     parts = OfflineParts.of(loaded, objective, units, recipe.training)

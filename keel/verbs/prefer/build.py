@@ -32,7 +32,7 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
     objective = preference_objective(recipe.objective)
-    account = Account(session.run.path, **splits.sides)
+    account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     units = prepare(account, renderer, answer_units(renderer) if objective.takes_answers else preference_units(renderer))
     parts = OfflineParts.of(loaded, objective, units, recipe.training)
     learner = parts.learner

@@ -70,7 +70,7 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
     """Load the models, encode the prompts, make the sampler and what says which answer is better."""
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
-    account = Account(session.run.path, **splits.sides)
+    account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     params = online.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     prompts = encode_sides(splits, renderer, account, params.max_tokens)
     sampler = make_sampler(loaded, renderer.decode, online.sampler, longest_answered(prompts.values(), params))

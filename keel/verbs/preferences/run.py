@@ -43,7 +43,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         loaded, renderer = load(recipe)
         record(session, loaded, renderer)
         loaded.model.freeze()
-        account = Account(path, prompts=data)
+        account = Account(path, recipe.settings.max_refused, prompts=data)
         prompts = encode(data.prompts(), renderer, account, "prompts", recipe.sampling.max_tokens)
         sampler = LocalSampler(loaded.model, renderer.decode, recipe.sampler)
         record_sampling(session, sampler)

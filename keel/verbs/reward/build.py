@@ -61,7 +61,7 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
     loaded, renderer = load(start, heads=frozenset({"score"}), lora=recipe.lora, score=spec)
     check_member(recipe, loaded)
     record(session, loaded, renderer)
-    account = Account(session.run.path, **splits.sides)
+    account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     dimensions = objective.dimensions if labels.ratings else ()
     units = prepare(account, renderer, lambda dataset: reward_units(renderer, dataset, dimensions))
     train = taught(units.train, recipe, loaded.model, loaded.tokenizer)

@@ -52,8 +52,8 @@ def start_of(recipe: RewardRecipe) -> RewardRecipe:
 def check_member(recipe: RewardRecipe, loaded: Loaded) -> None:
     """Raise ConfigError for a model whose adapters cannot share a base."""
     if recipe.ensemble is not None and loaded.model.start_rows:
-        what = "an ensemble of adapters shares its base, and this one trains rows of added tokens beside them"
-        raise ConfigError(what, "leave out lora, or add the tokens to the model before")
+        what = "an ensemble of adapters shares its base, and this one trains rows of added tokens or whole parts beside them"
+        raise ConfigError(what, "leave out lora or model_options.train, or add the tokens to the model before")
 
 
 def accuracy_of(measures: Mapping[str, Any]) -> dict[str, float]:
@@ -94,7 +94,7 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
         for member in loaded.model.members:
             member.transform = loaded.model.transform
         head = HeadSpec.from_json(summaries[0]["head"])
-        account = Account(path, **splits.sides)
+        account = Account(path, recipe.settings.max_refused, **splits.sides)
         units = prepare(account, renderer, lambda data: reward_units(renderer, data, head.dimensions if head.units else ()))
         inference = LocalInference(loaded.model, recipe.batch)
         constants = scale(inference, units.train)

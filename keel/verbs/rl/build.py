@@ -115,7 +115,7 @@ class RLParts(SampledParts):
 def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     """Load the models, encode the prompts, make the sampler and the rewards. What a resumed run must find as it was is pinned in the
     session's run."""
-    account = Account(session.run.path, **splits.sides)
+    account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     algorithm = resolve(recipe.algorithm, recipe.samples)
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)

@@ -17,7 +17,7 @@ def build(session: Session, recipe: SFTRecipe, splits: Splits) -> OfflineParts:
     """Load the model and render the demonstrations."""
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
-    account = Account(session.run.path, **splits.sides)
+    account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     units = prepare(account, renderer, plain_units(renderer))
     parts = OfflineParts.of(loaded, SupervisedObjective(), units, recipe.training)
     summary = {"units": len(units.train), "held_out": len(units.held_out), "data": account.summary()}

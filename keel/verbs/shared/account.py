@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.core.errors import DataError
 from keel.data.dataset import Dataset
 from keel.data.findings import find, untrained_turns
 from keel.data.left_out import LeftOut
@@ -17,6 +20,7 @@ from keel.runs.logs import json_line
 from keel.types import Unit
 
 log = logging.getLogger("keel")
+_VARIES = re.compile(r"'[^']*'|\d+")  # names and numbers in a reason
 BAD_ROWS, REFUSED, LEFT_OUT = "bad_rows.jsonl", "refused.jsonl", "left_out.jsonl"
 
 
@@ -24,8 +28,9 @@ class Account:
     """The data of one stage by side (``train``, ``held_out`` ...). Writes ``bad_rows.jsonl`` and ``left_out.jsonl`` at once
     and ``refused.jsonl`` as refusals come in; what an earlier attempt left there is replaced."""
 
-    def __init__(self, out: Path, **sides: Dataset | None) -> None:
-        self.out = out
+    def __init__(self, out: Path, max_refused: float = 1.0, **sides: Dataset | None) -> None:
+        """``max_refused``: the largest share of a side's records that may be refused for one reason."""
+        self.out, self.max_refused = out, max_refused
         self.sides = {side: data for side, data in sides.items() if data is not None}
         self.findings = {side: find(data.records) for side, data in self.sides.items()}
         self.refused: dict[str, list[Refusal]] = {}
@@ -64,6 +69,19 @@ class Account:
         why = f" because of {answers} answers" if answers else ""
         text = "%s data: %d records refused%s (first: %s: %s), all of them in %s"
         log.warning(text, side, len(refused), why, refused[0].source_id, refused[0].reason, self.out / REFUSED)
+
+    def check_refused(self, side: str, records: int) -> None:
+        """Raise DataError where more than ``max_refused`` of a side's records were refused for one reason: what is left may not be what was
+        meant (rows with images that the model does not take, say). One row alone stops nothing."""
+        reasons = Counter(_VARIES.sub("#", r.reason) for r in self.refused.get(side, ()))
+        reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
+        if count > max(1.0, self.max_refused * records):
+            first = next(r for r in self.refused[side] if _VARIES.sub("#", r.reason) == reason)
+            raise DataError(
+                f"{side} data: {count} of {records} records refused for one reason: {first.reason} (first: {first.source_id}), all of"
+                f" them in {self.out / REFUSED}",
+                f"mend the rows or the model, or allow it with settings.max_refused (now {self.max_refused:g})",
+            )
 
     def leave_out(self, side: str, left: Sequence[LeftOut]) -> None:
         """Note records of which nothing is trained or passed on, though they can be read and rendered."""

@@ -32,6 +32,7 @@ def encode(
     if not encoded:
         first = f" (first: {refused[0].source_id}: {refused[0].reason})" if refused else ""
         raise DataError(f"no prompt is left: all {len(refused)} were refused{first}", "look at the rows with keel data show")
+    account.check_refused(side, len(prompts))
     return encoded
 
 

@@ -28,6 +28,12 @@ class Settings(Section):
     )
     deterministic: bool = Field(default=True, description="Ask torch for deterministic algorithms (on CPU they are anyway).")
     skip_self_test: list[CheckName] = Field(default=[], description="Self-test checks to skip; the message of a failed check names it.")
+    max_refused: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Largest share of a data set's records that may be refused for one and the same reason; beyond it the run stops.",
+    )
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="When to save and what to keep.")
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="Where metrics go beside the run directory.")
     watch: WatchConfig = Field(default=WatchConfig(), description="Limits on metrics that warn or stop.")

@@ -49,7 +49,8 @@ def compare_saved(folder: Path, options: ModelOptions, learner: LocalInference, 
         found = {"kl": _k3(trained, _flat(reader, some)), "kl_of_training": _k3(trained, start), "tokens": len(trained)}
         lost = found["kl"] > max(_LOST * found["kl_of_training"], _ROUNDING)
     if lost:
-        log.warning("%s differs from the model that was trained: %s; adapter/ beside it holds all that was learnt", folder, found)
+        beside = "" if learner.model.whole_parts else "; adapter/ beside it holds all that was learnt"
+        log.warning("%s differs from the model that was trained: %s%s", folder, found, beside)
     return found
 
 

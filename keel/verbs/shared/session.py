@@ -29,6 +29,7 @@ from keel.models.config import LoraConfig
 from keel.models.heads import HeadSpec
 from keel.models.loading import HeadName, Loaded, load_model
 from keel.models.model import Model
+from keel.models.pictured import reading_of
 from keel.render.config import RenderConfig
 from keel.render.limits import context_length
 from keel.render.renderer import Renderer
@@ -132,7 +133,8 @@ def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
     distribution. The model learns from it what ends an answer, the tokenizer which chat template is used: both are saved with it."""
     model = loaded.model
     context = context_length(model.config)
-    renderer = Renderer(loaded.tokenizer, loaded.processor, config, model.media, model.module.generation_config, context)
+    reading = reading_of(model.module, model.no_images)
+    renderer = Renderer(loaded.tokenizer, loaded.processor, config, model.media, model.module.generation_config, context, reading)
     model.transform = replace(model.transform, banned=renderer.banned_tokens)
     model.stop_tokens = renderer.stop_tokens
     if config.chat_template and renderer.template is not None:  # what the model is trained on is what is saved with it
@@ -208,11 +210,11 @@ def starting_weights(model: Model) -> list[tuple[str, Tensor]]:
 
 
 def save_final(session: Session, loaded: Loaded, learner: LocalInference, units: Sequence[Unit]) -> None:
-    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters were trained. ``final/`` is then read again
-    and compared with ``learner`` on ``units``."""
+    """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters and nothing but them were trained. ``final/``
+    is then read again and compared with ``learner`` on ``units``."""
     folder = session.run.path / "final"
     loaded.model.save(folder, loaded.tokenizer, loaded.processor)
-    if loaded.model.peft_model is not None:
+    if loaded.model.peft_model is not None and not loaded.model.whole_parts:
         loaded.model.save_adapter(session.run.path / "adapter", loaded.tokenizer)
     session.saved = compare_saved(folder, session.recipe.model_options, learner, units)
 

@@ -76,6 +76,7 @@ def prepare(account: Account, renderer: Renderer, render: Callable[[Dataset], tu
                 f"{dataset.source}: none of {len(dataset)} {side} records can be rendered{first}",
                 "see the limits in render.*, or look at the rows with keel data show",
             )
+        account.check_refused(side, len(dataset))
         sides[side] = tuple(units)
     return Sides(**sides)
 
