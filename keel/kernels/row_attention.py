@@ -19,6 +19,7 @@ from torch import Tensor
 from keel.types.units import Layout
 
 log = logging.getLogger("keel")
+Asked = tuple[float, int | None, float | None, Tensor | None]  # scaling, window, soft cap, sinks
 _TOLERANCE = 2e-2  # of the check on the device, relative: products there may be of 10 bits
 
 
@@ -152,8 +153,9 @@ def worst_error(device: str, gradients: bool = True) -> float:
     attention = RowAttention(rule)
     worst = 0.0
     for window, softcap, sinks in ((None, None, None), (16, None, None), (None, 2.0, None), (16, 2.0, sinks_H)):
-        found = _with_gradients(lambda *x: attention(*x, 0.3, window, softcap, sinks), inputs, gradients)  # noqa: B023 - called at once
-        expected = _with_gradients(lambda *x: _written_out(rule, *x, 0.3, window, softcap, sinks), [x.double() for x in inputs], gradients)  # noqa: B023
+        asked = 0.3, window, softcap, sinks
+        found = _with_gradients(functools.partial(_called, attention, asked), inputs, gradients)
+        expected = _with_gradients(functools.partial(_written_out, rule, asked), [x.double() for x in inputs], gradients)
         for a, b in zip(found, expected, strict=True):
             worst = max(worst, float((a.double() - b).norm() / b.norm()))
     return worst
@@ -168,17 +170,13 @@ def _with_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], w
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves)]
 
 
-def _written_out(
-    rule: RowRule,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks_H: Tensor | None,
-) -> Tensor:
+def _called(attention: RowAttention, asked: Asked, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return attention(query, key, value, *asked)
+
+
+def _written_out(rule: RowRule, asked: Asked, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention in the precision of its inputs, nothing left out."""
+    scaling, window, softcap, sinks_H = asked
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     scores = query @ key.transpose(2, 3) * scaling
