@@ -1,6 +1,6 @@
 """Attention of a whole packed row in one call: for a GPU, where a loop over units would leave it waiting for Python.
 
-What a token sees is a rule over four numbers of each token (``RowRule``). On a GPU the rule becomes a block mask of flex attention, which skips
+What a token sees is a rule over four numbers of each token (``RowRule``). On a GPU it becomes a block mask of flex attention, which skips
 the blocks that nobody sees; ``dense`` makes a plain mask of the same rule, for tests. Nothing here is taken on trust: ``usable`` compares
 values and gradients with attention written out, on the device at hand, before the first use.
 """
