@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from keel.kernels.row_attention import RowAttention, RowRule, usable
 from keel.types import Layout
 
 NAME = "keel"
@@ -97,10 +98,17 @@ class PackedPlan:
     groups: Sequence[Layout]
     _masks: dict[tuple[_MaskKey, int | None, Spans, torch.device], Tensor] = field(default_factory=dict, init=False)
     _indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict, init=False)
+    _row: RowAttention | None = field(default=None, init=False)  # on a GPU: all units in one call
 
     def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
         """Attention's output [1, N, H, D] for one packed row (B = 1, L = N)."""
         assert query_BHLD.shape[0] == 1, "a packed batch is one row"
+        if query_BHLD.is_cuda and usable(str(query_BHLD.device)):
+            if self._row is None:
+                self._row = RowAttention(RowRule.of(self.groups, query_BHLD.device))
+            dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value_BKLD.dtype
+            asked = options.scaling, options.sliding_window, options.softcap, options.sinks_H
+            return self._row(query_BHLD.to(dtype), key_BKLD.to(dtype), value_BKLD.to(dtype), *asked).transpose(1, 2)
         lengths = [n for group in self.groups for n in group.lengths]
         queries, keys, values = (x[0].transpose(0, 1).split(lengths) for x in (query_BHLD, key_BKLD, value_BKLD))
         out: list[Tensor] = []
