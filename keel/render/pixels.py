@@ -15,6 +15,9 @@ from keel.render.template import RefusedError
 from keel.types import ImagePart
 
 
+_SHOWN = 200  # characters of a path in a message: its end says which file it is
+
+
 def image_bytes(part: ImagePart) -> bytes:
     """The image's own bytes, from a file or a ``data:`` URL. Raises RefusedError."""
     try:
@@ -49,7 +52,9 @@ def open_image(raw: bytes, name: str) -> Image.Image:
 
 def named(part: ImagePart) -> str:
     """How a refusal calls an image."""
-    return repr(part.source[:80]) if not part.source.startswith("data:") else f"in a data: URL ({part.source[:30]}...)"
+    if part.source.startswith("data:"):
+        return f"in a data: URL ({part.source[:30]}...)"
+    return repr(part.source if len(part.source) <= _SHOWN else f"...{part.source[-_SHOWN:]}")
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:

@@ -15,7 +15,7 @@ from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset, read
 from keel.data.unread import unread_columns
-from keel.render.images import _bytes
+from keel.render.pixels import image_bytes
 from keel.rewards.verifiers.choice import ChoiceReward, choice
 from keel.types import Demonstration, ImagePart, Pair, Prompt, TextPart
 
@@ -138,7 +138,7 @@ def test_images_by_bytes_or_by_their_path(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
     (pair,) = read(str(tmp_path / "a.parquet")).of(Pair)
     (image,) = [p for p in pair.prompt.messages[0].content if isinstance(p, ImagePart)]
-    assert _bytes(image) == picture()
+    assert image_bytes(image) == picture()
     assert parts(rows(tmp_path, {**row, "image": None}).records[0])[0] == "<y.png>"
     alone = rows(tmp_path, {**row, "image": None, "image_path": None}).of(Pair)[0]
     assert alone.prompt.text == "What?"  # preferences of text alone, with a question's column
@@ -257,7 +257,7 @@ def test_mmbench(tmp_path):
     assert (found.layout, found.bad, found.counts["images"]) == ("mmbench", (), 3)
     prompts = found.of(Prompt)
     sources: list[Any] = [p.messages[0].content[0] for p in prompts]
-    assert [_bytes(s) for s in (sources[0], sources[1], sources[3])] == [picture(form="JPEG")] * 2 + [picture()]
+    assert [image_bytes(s) for s in (sources[0], sources[1], sources[3])] == [picture(form="JPEG")] * 2 + [picture()]
     assert sources[2] == ImagePart(str(tmp_path / "pics/8.jpg"))
     assert parts(prompts[0])[1] == "It purrs.\nWhat is it?\nA. dog\nB. cat\nAnswer with the letter of the right option."
     assert [p.meta.get("ground_truth") for p in prompts] == ["B", "A", "C", None]
