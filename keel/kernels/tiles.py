@@ -55,24 +55,23 @@ class Tiles:
         self.head, self.support = head, support
         self.outside: Tensor | None = None  # bool [n, V]: what is not in the supports of the tile at hand
         self.hidden_SH = hidden_SH.detach().to(dtype)
-        self.weight_VH = head.weight_VH.detach().to(dtype)
+        self._right_VK = _with_ones(head.weight_VH, dtype) if dtype != torch.float32 else head.weight_VH.detach().to(dtype)
+        self.weight_VH = self._right_VK[:, : hidden_SH.shape[1]]
         vocab, budget = self.weight_VH.shape[0], _TILE_CUDA if hidden_SH.is_cuda else _TILE_CPU
         self.rows = max(1, min(len(hidden_SH), max(64, min(1024, budget // vocab))))
         self.buffer = torch.empty(self.rows, vocab, dtype=torch.float32, device=hidden_SH.device)
         self.low = self.buffer if dtype == torch.float32 else torch.empty_like(self.buffer, dtype=dtype)
-        self._left_SK, self._right_VK, self._center_S = self.hidden_SH, self.weight_VH, None
+        self._left_SK, self._center_S = self.hidden_SH, None
         if dtype != torch.float32:
             self._center(target_S)
 
     def _center(self, target_S: Tensor) -> None:
         """Two more columns, which take the target's logit off every logit within the product: their sum is it to 16 bits."""
-        hidden_SH, weight_VH = self.hidden_SH, self.weight_VH
-        center_S = (hidden_SH.float() * weight_VH[target_S].float()).sum(1)
+        hidden_SH = self.hidden_SH
+        center_S = (hidden_SH.float() * self.weight_VH[target_S].float()).sum(1)
         high_S = center_S.to(hidden_SH.dtype)
         low_S = (center_S - high_S.float()).to(hidden_SH.dtype)
         self._left_SK = torch.cat([hidden_SH, -high_S[:, None], -low_S[:, None]], 1)
-        self._right_VK = torch.cat([weight_VH, weight_VH.new_ones(len(weight_VH), 2)], 1)
-        self.weight_VH = self._right_VK[:, :-2]  # one copy of the weights, not two
         self._center_S = high_S.float() + low_S.float()
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
@@ -209,3 +208,12 @@ class Gradients:
 def product_dtype(hidden_SH: Tensor) -> torch.dtype:
     device = hidden_SH.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_SH.dtype
+
+
+def _with_ones(weight_VH: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights in ``dtype`` with two columns of ones, in one copy."""
+    vocab, width = weight_VH.shape
+    out_VK = torch.empty(vocab, width + 2, dtype=dtype, device=weight_VH.device)
+    out_VK[:, :width] = weight_VH.detach()
+    out_VK[:, width:] = 1
+    return out_VK

@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 from keel.render.template import RefusedError
 from keel.types import ImagePart
 
-
 _SHOWN = 200  # characters of a path in a message: its end says which file it is
 
 
