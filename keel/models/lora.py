@@ -187,7 +187,7 @@ def linear_units(module: nn.Module) -> list[LinearUnit]:
             base = cast(nn.Linear, layer.base_layer)
             units.append(LinearUnit(layer, base.weight, base.bias, adapters))
             inside |= {id(part) for part in layer.modules()}
-        elif isinstance(layer, nn.Linear):
+        elif isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:  # not one of packed numbers
             units.append(LinearUnit(layer, layer.weight, layer.bias))
     return units
 

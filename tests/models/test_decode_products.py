@@ -195,3 +195,14 @@ def test_units_have_the_adapters_that_are_on() -> None:
     theirs = adapted(model)
     assert len(theirs) == len(ours)
     assert not {id(a.down_RI) for a in ours} & {id(a.down_RI) for a in theirs}
+
+
+def test_a_layer_with_a_product_of_its_own_is_left_alone() -> None:
+    """Layers of packed numbers are linear by name: their weight is no matrix."""
+
+    class Packed(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return input * 2
+
+    plain = nn.Linear(4, 4)
+    assert [u.module for u in linear_units(nn.Sequential(Packed(4, 4), plain))] == [plain]
