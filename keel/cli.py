@@ -54,6 +54,12 @@ def _scenes(args: argparse.Namespace) -> Summary:
     return run_scenes(args.folder, args.overrides)
 
 
+def _assemble(args: argparse.Namespace) -> Summary:
+    from keel.verbs.assemble import run_assemble
+
+    return run_assemble(args.folder, args.overrides)
+
+
 def _score(args: argparse.Namespace) -> Summary:
     from keel.verbs.score.run import run_score
 
@@ -215,6 +221,9 @@ def _add_looks(add: Add) -> None:
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
+    sub = add("assemble", "join a vision tower and a language model to one that reads pictures", _assemble)
+    sub.add_argument("folder", help="a new folder for the model")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. vision=FOLDER language=FOLDER align.path=FILE")
     sub = add("scenes", "write pictures with everything known about them, and rows to train and evaluate on", _scenes)
     sub.add_argument("folder", help="a new folder")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. n=500 scenes.objects=[1,5] planted.count=0.2")

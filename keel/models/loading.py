@@ -192,7 +192,7 @@ def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName
     if spec.startswith(tiny.PREFIX):
         parsed = tiny.parse(spec, seed)
         return _Parts(*tiny.build(parsed), source={"spec": spec, "kind": "tiny", "seed": parsed.seed})
-    path = _package_file(spec) if spec.startswith(PACKAGE) else Path(spec).expanduser()
+    path = package_file(spec) if spec.startswith(PACKAGE) else Path(spec).expanduser()
     if path.suffix == ".gguf":
         return _read_gguf(spec, path)
     if path.is_dir():
@@ -273,7 +273,8 @@ def _hub_folder(spec: str, revision: str | None, heads: bool) -> Path | None:
     return next((Path(path).parent for path in found if path), None)
 
 
-def _package_file(spec: str) -> Path:
+def package_file(spec: str) -> Path:
+    """The file that ``package:NAME/FILE`` names. Raises ModelError."""
     package, _, file = spec.removeprefix(PACKAGE).partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:

@@ -7,7 +7,7 @@ the wrong axis. What cannot be shown to be right is refused by name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -69,17 +69,25 @@ def _error(model: Model, packed: bool) -> float:
     try:
         with torch.no_grad(), prove.narrow_windows(model), model.showing(samples):
             got_NH = model.hidden(as_batch(units)).float()
-            expected = [own_hidden(model, unit, b, sample) for unit, sample in _by_unit(units, samples) for b in range(len(unit.branches))]
+            return max(_one_error(model, got_LH, *sample) for got_LH, *sample in _apart(got_NH, _by_unit(units, samples)))
     finally:
         model.packed = before
-    got: list[Tensor] = []
+
+
+def _one_error(model: Model, got_LH: Tensor, unit: Unit, branch: int, sample: Pictured | None) -> float:
+    """Of one prompt with one answer."""
+    own_LH = own_hidden(model, unit, branch, sample)
+    return prove.beyond_rounding(model, got_LH, own_LH, lambda: own_hidden(model, unit, branch, sample))
+
+
+def _apart(got_NH: Tensor, units: Sequence[tuple[Unit, Pictured | None]]) -> Iterator[tuple[Tensor, Unit, int, Pictured | None]]:
+    """A packed row's states as those of each prompt with each of its answers."""
     at = 0
-    for unit in units:
+    for unit, sample in units:
         prompt_LH, at = got_NH[at : at + len(unit.prompt)], at + len(unit.prompt)
-        for branch in unit.branches:
-            got.append(torch.cat([prompt_LH, got_NH[at : at + len(branch)]]))
+        for b, branch in enumerate(unit.branches):
+            yield torch.cat([prompt_LH, got_NH[at : at + len(branch)]]), unit, b, sample
             at += len(branch)
-    return max(prove.relative_error(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def image_units(model: Model, samples: Sequence[Pictured]) -> list[Unit]:

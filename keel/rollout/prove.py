@@ -75,18 +75,20 @@ def decode_error(model: Model) -> float:
     window and with a row that leaves, against whole plain passes. The same after prompts with images, where the model takes them, against
     packed rows, which were proven on images before."""
     with prove.narrow_windows(model), model.compute():
-        errors = [_difference(_fast_logits(model, [Encoded(_tokens(model, q, n)) for q, n in enumerate(_PROMPTS)]), _plain_logits(model))]
+        prompts = [Encoded(_tokens(model, q, n)) for q, n in enumerate(_PROMPTS)]
+        errors = [prove.relative_error(_real(_fast_logits(model, prompts)), _real(_plain_logits(model)))]
         if model.pictured is not None and not model.no_images:
             samples = model.pictured()
             with model.showing(samples):
                 prompts = [sample.prompt for sample in samples]
-                errors.append(_difference(_fast_logits(model, prompts), _packed_logits(model, prompts)))
+                packed_XV, fast_XV = _real(_packed_logits(model, prompts)), _real(_fast_logits(model, prompts))
+                errors.append(prove.beyond_rounding(model, fast_XV, packed_XV, lambda: _real(_packed_logits(model, prompts))))
     return max(errors)
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
-    real = torch.isfinite(expected)  # banned tokens are -inf in both
-    return prove.relative_error(found[real], expected[real])
+def _real(logits_XV: Tensor) -> Tensor:
+    """Without the banned tokens, which are -inf everywhere."""
+    return logits_XV[:, torch.isfinite(logits_XV).all(0)]
 
 
 def _tokens(model: Model, salt: int, count: int) -> Tensor:

@@ -17,11 +17,11 @@ from keel.simulate.scenes.draw import draw
 from keel.simulate.scenes.judge import ERROR_TYPES, ErrorType, judge
 from keel.simulate.scenes.plant import plant
 from keel.simulate.scenes.scene import Look, Scene, Thing, chance, make_scene
-from keel.simulate.scenes.speak import say, true_claims
+from keel.simulate.scenes.speak import chinese, english, say, true_claims
 from keel.simulate.scenes.words import Language
 
 Row = dict[str, Any]
-FILES = ("captions.jsonl", "questions.jsonl", "pairs.jsonl", "prompts.jsonl")
+FILES = ("captions.jsonl", "questions.jsonl", "pairs.jsonl", "prompts.jsonl", "cells.jsonl")
 
 
 def write_scenes(
@@ -63,6 +63,14 @@ def _rows(
     pair = {"chosen": _answer(say(claims, language)), "rejected": _answer(say(wrong, language)), "errors": _error_types(wrong, scene)}
     yield "pairs.jsonl", {"prompt": prompt, **pair}
     yield "prompts.jsonl", {"prompt": prompt}
+    yield "cells.jsonl", {"cells": _cells(scene, config, language)}
+
+
+def _cells(scene: Scene, config: SceneConfig, language: Language) -> list[list[str]]:
+    """What stands in each cell of the grid; "" where nothing does."""
+    name = chinese if language == "zh" else english
+    there = {(thing.row, thing.column): name(thing.look, 0) for thing in scene.things}
+    return [[there.get((row, column), "") for column in range(config.grid)] for row in range(config.grid)]
 
 
 def _asked(text: str) -> list[Row]:
