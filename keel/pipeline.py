@@ -15,6 +15,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_s
 from keel.core.config import Section, load, merge, read_recipe
 from keel.core.errors import ConfigError
 from keel.evaluate.compare import GOLD, GOLD_CONTENT, PromptAnswers, win_shares
+from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.report import collect, write_report
 from keel.evaluate.statistics import pooled_win_rate
 from keel.methods import AlgorithmConfig
@@ -39,13 +41,20 @@ from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.rl.recipe import RLRecipe
-from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, run_directory
+from keel.verbs.assemble import AssembleRecipe, make_model
+from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, StageFunction, run_directory
+from keel.verbs.scenes import ScenesRecipe, make_scenes
 from keel.verbs.sft.recipe import SFTRecipe
-from keel.verbs.shared.recipes import ModelRecipe, Settings
+from keel.verbs.shared.recipes import Settings
 from keel.verbs.shared.session import show_recipe
 
 log = logging.getLogger("keel")
 JOINED = "stages.jsonl"
+STAGES: Mapping[str, tuple[type[Section], StageFunction]] = {
+    **{verb: (recipe, STAGE_FUNCTIONS[verb]) for verb, recipe in RECIPES.items()},
+    "scenes": (ScenesRecipe, make_scenes),
+    "assemble": (AssembleRecipe, make_model),
+}
 SHARED = ("model_options", "render", "seed", "settings")  # what every stage inherits from the pipeline
 
 
@@ -60,11 +69,11 @@ class StageList(Section):
         own = {name: verb for name, verb in self.VERBS.items() if name not in Stages.VERBS}
         return {name: {"verb": own[name], **stage} if name in own else stage for name, stage in write(self).items()}
 
-    def items(self) -> list[tuple[str, ModelRecipe]]:
+    def items(self) -> list[tuple[str, Section]]:
         """The stages that are there, by name, in order."""
         return [(name, stage) for name in type(self).model_fields if (stage := getattr(self, name)) is not None]
 
-    def of(self, verb: str) -> dict[str, ModelRecipe]:
+    def of(self, verb: str) -> dict[str, Section]:
         """Those of one verb, by name, in order."""
         return {name: stage for name, stage in self.items() if self.VERBS[name] == verb}
 
@@ -113,9 +122,11 @@ class PipelineRecipe(Section):
             if not isinstance(stage, Mapping):
                 stages[name] = stage
                 continue
-            own = {"rl": "algorithm", "prefer": "objective"}.get(stage.get("verb", name))
+            verb = stage.get("verb", name)
+            own = {"rl": "algorithm", "prefer": "objective"}.get(verb)
             short = {own: raw[own]} if own and raw.get(own) is not None else {}
-            stages[name] = merge({**shared, **short}, {key: value for key, value in stage.items() if key != "verb"})
+            makes = STAGES[verb][0].model_fields if verb in STAGES and verb not in RECIPES else shared
+            stages[name] = merge({**{key: shared[key] for key in shared if key in makes}, **short}, {key: value for key, value in stage.items() if key != "verb"})
         return {**raw, "stages": stages}
 
 
@@ -141,16 +152,16 @@ def _stages_of(written: Any) -> type[StageList] | None:
     for name, stage in raw.items():
         given = stage.get("verb") if isinstance(stage, Mapping) else None
         verb = given or Stages.VERBS.get(name)
-        if verb not in RECIPES or Stages.VERBS.get(name, verb) != verb:
+        if verb not in STAGES or Stages.VERBS.get(name, verb) != verb:
             near = difflib.get_close_matches(str(name), Stages.VERBS, 1)
             meant = f"; did you mean {near[0]}?" if near and given is None else ""
             what = f"its verb cannot be {given!r}" if given else f"a stage of this name needs the key `verb`{meant}"
-            raise ConfigError(f"stages.{name}: {what}", f"verbs are: {', '.join(RECIPES)}; {', '.join(Stages.VERBS)} have their own")
+            raise ConfigError(f"stages.{name}: {what}", f"verbs are: {', '.join(STAGES)}; {', '.join(Stages.VERBS)} have their own")
         verbs[name] = verb
     if verbs.keys() <= Stages.VERBS.keys():
         return None
     described = {name: Field(default=None, description=f"`keel {verb}`") for name, verb in verbs.items()}
-    fields: dict[str, Any] = {name: (RECIPES[verb] | None, described[name]) for name, verb in verbs.items()}
+    fields: dict[str, Any] = {name: (STAGES[verb][0] | None, described[name]) for name, verb in verbs.items()}
     made = create_model("Stages", __base__=StageList, **fields)
     made.VERBS = verbs
     return made
@@ -185,7 +196,7 @@ def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
         for name, stage in recipe.stages.items():
             log.info("\n== %s ==", name)
             folder = root / "stages" / name
-            summary = STAGE_FUNCTIONS[recipe.stages.VERBS[name]](resolve_references(stage, outputs), folder, str(root))
+            summary = STAGES[recipe.stages.VERBS[name]][1](resolve_references(stage, outputs), folder, str(root))
             if summary.get("interrupted"):
                 return {**summary, "run_dir": str(root), "stage": name}
             give_back_memory()
@@ -214,14 +225,16 @@ def _check_references(recipe: PipelineRecipe) -> None:
         raise ConfigError("seeds: there is no evaluate stage whose win rates could be pooled", "add stages.evaluate, or leave out seeds")
 
 
-def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelRecipe:
-    """The stage's recipe with every ``"@name"`` replaced by what that stage left. Raises ConfigError for one that has not run."""
+def resolve_references(stage: Section, outputs: Mapping[str, str]) -> Section:
+    """The stage's recipe with every ``"@name"`` replaced by what that stage left, ``"@name/FILE"`` by a file in it. Raises ConfigError for
+    one that has not run."""
 
     def resolved(value: Any) -> Any:
         if isinstance(value, str) and value.startswith("@"):
-            if value[1:] not in outputs:
+            name, _, file = value[1:].partition("/")
+            if name not in outputs:
                 raise ConfigError(f"{value} names no stage before this one; there are: {', '.join('@' + n for n in outputs)}")
-            return outputs[value[1:]]
+            return f"{outputs[name]}/{file}" if file else outputs[name]
         if isinstance(value, dict):
             return {k: resolved(v) for k, v in value.items()}
         return [resolved(v) for v in value] if isinstance(value, list) else value
@@ -232,7 +245,7 @@ def resolve_references(stage: ModelRecipe, outputs: Mapping[str, str]) -> ModelR
 
 _SIDES = ("reward", "length", "distinct_1", "distinct_2", "scores")
 COMPARED = (
-    *("win_rate", "win_rate_gold_content", "win_rate_reward_model", "win_rate_rules", "gain", "kl", "retention", "languages", "level"),
+    *("win_rate", "win_rate_gold_content", "win_rate_reward_model", "win_rate_rules", "gain", "hallucination", "kl", "retention", "languages", "level"),
     *(f"{name}_{side}" for name in _SIDES for side in ("before", "after")),
 )
 
@@ -280,16 +293,46 @@ def _pool(root: Path, summaries: Mapping[int, Mapping[str, Any]], recipe: Pipeli
         return pooled_win_rate(shares, draws=config.draws, level=config.level, seed=config.seed).to_json()
 
     pooled = pooled_by(GOLD)
+    together = made_up(_by_seed(rows), draws=config.draws, level=config.level, seed=config.seed)
     by_seed = {str(seed): summary.get("win_rate") for seed, summary in summaries.items()}
     summary = {"run_dir": str(root), "verb": "run", "seeds": list(summaries), "win_rate": pooled, "win_rate_by_seed": by_seed}
     if any(GOLD_CONTENT in answer.rules for of_seed in rows for row in of_seed for answer in row.after):
         summary["win_rate_gold_content"] = pooled_by(GOLD_CONTENT)
+    if together is not None:
+        summary["hallucination"] = together
+        summary["hallucination_by_seed"] = {str(seed): s["hallucination"] for seed, s in summaries.items() if "hallucination" in s}
     write_atomic(root / "seeds.json", (json.dumps(summary, indent=1) + "\n").encode())
     for seed, rate in by_seed.items():
         if rate is not None:
             log.info("seed %s: gold win rate %.1f%% [%.1f, %.1f]", seed, 100 * rate["mean"], 100 * rate["low"], 100 * rate["high"])
     log.info("pooled: gold win rate %.1f%% [%.1f, %.1f], %d prompts", *(100 * pooled[k] for k in ("mean", "low", "high")), pooled["n"])
+    _tell_made_up(together)
     return summary
+
+
+def _by_seed(rows: Sequence[Sequence[PromptAnswers]]) -> list[PromptAnswers]:
+    """One row a prompt, with the answers of all seeds: they are no independent prompts."""
+    together: dict[str, list[PromptAnswers]] = {}
+    for row in (row for of_seed in rows for row in of_seed):
+        together.setdefault(row.prompt_id, []).append(row)
+    return [
+        replace(same[0], before=tuple(a for row in same for a in row.before), after=tuple(a for row in same for a in row.after))
+        for same in together.values()
+    ]
+
+
+def _tell_made_up(found: Mapping[str, Any] | None) -> None:
+    """How often answers make something up, before and after, and how much of the truth they tell."""
+    if found is None:
+        return
+    for name, rate in found["rates"].items():
+        if name not in ("errors_per_answer", "weighted"):
+            change = "" if rate["change"] is None else ", {:+.0%} [{:+.0%}, {:+.0%}]".format(*(rate["change"][k] for k in ("mean", "low", "high")))
+            what = "answers that make something up" if name == "any" else f"  {name}"
+            log.info("%s: %.1f%% -> %.1f%%%s", what, 100 * rate["before"]["mean"], 100 * rate["after"]["mean"], change)
+    for name in ("coverage", "silent"):
+        if name in found:
+            log.info("%s: %.3f -> %.3f", name, found[name]["before"]["mean"], found[name]["after"]["mean"])
 
 
 def _tell(summary: Mapping[str, Any]) -> None:
@@ -298,6 +341,7 @@ def _tell(summary: Mapping[str, Any]) -> None:
     if rate is not None:
         text = "gold win rate of the aligned model over the SFT model: %.1f%% [%.1f, %.1f] on %d prompts"
         log.info("\n" + text, 100 * rate["mean"], 100 * rate["low"], 100 * rate["high"], rate["n"])
+    _tell_made_up(summary.get("hallucination"))
     if "reward_before" in summary:
         log.info(
             "reward model: %.3f -> %.3f (standardised; the gold utility is not part of any reward)",

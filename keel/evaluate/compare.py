@@ -26,6 +26,8 @@ class Answer:
     reward_model: float | None = None
     rules: Mapping[str, float] = field(default_factory=dict[str, float])
     tokens: int | None = None
+    errors: tuple[tuple[str, int, int], ...] | None = None  # what is made up: type, first and past-last character; None = not looked for
+    coverage: float | None = None  # share of the truth that was told
 
     def score(self, scorer: str) -> float | None:
         """Score by ``gold``, ``reward_model`` or the name of a rule."""
@@ -48,15 +50,18 @@ class PromptAnswers:
     after: tuple[Answer, ...]
     language: str = ""
     category: str = ""
+    images: tuple[str, ...] = ()  # as the row names them
 
     def to_row(self) -> dict[str, Any]:
         """The plain record that is written."""
 
         def row(answer: Answer) -> dict[str, Any]:
             scores = {"gold": answer.gold, "reward_model": answer.reward_model, "rules": dict(answer.rules), "tokens": answer.tokens}
+            scores |= {"errors": None if answer.errors is None else [list(e) for e in answer.errors], "coverage": answer.coverage}
             return {"text": answer.text} | {k: v for k, v in scores.items() if v is not None and v != {}}
 
         head = {"prompt_id": self.prompt_id, "language": self.language, "category": self.category, "prompt": self.prompt}
+        head |= {"images": list(self.images)} if self.images else {}
         return head | {"before": [row(a) for a in self.before], "after": [row(a) for a in self.after]}
 
     @classmethod
@@ -64,11 +69,13 @@ class PromptAnswers:
         """The record of a plain row; raises KeyError on a missing field."""
 
         def answer(a: Mapping[str, Any]) -> Answer:
-            return Answer(a["text"], a.get("gold"), a.get("reward_model"), dict(a.get("rules") or {}), a.get("tokens"))
+            errors = None if a.get("errors") is None else tuple((str(kind), int(first), int(end)) for kind, first, end in a["errors"])
+            scores = (a.get("gold"), a.get("reward_model"), dict(a.get("rules") or {}), a.get("tokens"))
+            return Answer(a["text"], *scores, errors, a.get("coverage"))
 
         text = {name: row.get(name) or "" for name in ("language", "category")}
         before, after = (tuple(answer(a) for a in row.get(side, ())) for side in ("before", "after"))
-        return cls(row["prompt_id"], row["prompt"], before, after, **text)
+        return cls(row["prompt_id"], row["prompt"], before, after, **text, images=tuple(row.get("images", ())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from keel.core.config import Section
+from keel.core.python_file import names_a_file
 from keel.types import SamplingParams
 
 
@@ -24,14 +25,29 @@ class EvaluateConfig(Section):
     languages: tuple[str, ...] = Field(
         default=("en",), description="Languages that are scored; others are sampled and shown only. Empty = all."
     )
-    gold: bool = Field(
-        default=False, description="Score with the hidden utility of simulated annotators (the quickstart's shop assistant only)."
+    gold: bool | str = Field(
+        default=False,
+        description="Score with the hidden utility of simulated annotators: true = the quickstart's shop assistant's; or FILE.py:NAME, as "
+        "preferences.annotators.utility.",
+    )
+    detector: str = Field(
+        default="",
+        pattern=r"^(.+\.py:\w+)?$",
+        description="FILE.py:NAME of fn(prompt, text) -> Found, as the hallucination reward's: what answers make up, by type, and how much "
+        "of the truth they tell; empty = not looked for.",
     )
     kl_prompts: int = Field(default=40, ge=0, description="Prompts whose answers give the KL between the two models; 0 = leave it out.")
     retention_text: str = Field(
         default="", description="Text file unrelated to the training, for the perplexity before and after; empty = skip."
     )
     retention_tokens: int = Field(default=2048, ge=2, description="Tokens of that text that are read.")
+
+    @field_validator("gold")
+    @classmethod
+    def _names_a_function(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and not names_a_file(value):
+            raise ValueError(f"gold is true, false or FILE.py:NAME, not {value!r}")
+        return value
 
     def sampling(self, stop_tokens: Sequence[int] = (), banned_tokens: Sequence[int] = ()) -> SamplingParams:
         """The evaluation's own sampling distribution; token ids come from the renderer."""

@@ -17,6 +17,7 @@ from keel.evaluate import report_plots as plots
 from keel.evaluate.compare import GOLD, REWARD_MODEL, PromptAnswers, subsets
 from keel.evaluate.report_curves import stage_view
 from keel.evaluate.report_data import ReportData, Row, collect
+from keel.evaluate.report_made_up import made_up_view
 from keel.evaluate.report_plots import duration, number, percent
 from keel.evaluate.report_samples import answers_view
 
@@ -108,6 +109,7 @@ def _view(data: ReportData) -> dict[str, Any]:
         "headline": headline,
         "rates": _rates(ledger, headline),
         "tiles": _tiles(ledger),
+        "made_up": made_up_view(data.summary.get("hallucination"), ledger.note),
         "timeline": _timeline(data, ledger),
         "stages": [stage_view(stage, ledger.note) for stage in data.stages],
         "distributions": _distributions(data, ledger),

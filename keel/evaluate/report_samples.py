@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from keel.core.hashing import stable_hash
 from keel.evaluate.compare import GOLD, REWARD_MODEL, Answer, PromptAnswers
+from keel.evaluate.report_made_up import pictures, pieces
 from keel.evaluate.report_plots import number
 
 MOST_TEXT = 600_000  # characters of answers on one page
@@ -66,6 +67,7 @@ def _card(row: PromptAnswers, why: str, gained: tuple[str, float | None]) -> dic
         "by": by,
         "gain": None if gain is None else ("+" if gain > 0 else "") + number(gain, 2),
         "tone": "open" if not gain else "good" if gain > 0 else "bad",
+        "pictures": pictures(row.images),
         "before": [_answer(a) for a in row.before],
         "after": [_answer(a) for a in row.after],
     }
@@ -74,10 +76,11 @@ def _card(row: PromptAnswers, why: str, gained: tuple[str, float | None]) -> dic
 def _answer(answer: Answer) -> dict[str, Any]:
     scores = [(name, value) for key, name in _NAMES.items() if (value := answer.score(key)) is not None]
     scores += sorted(answer.rules.items())
+    told = [] if answer.coverage is None else [("coverage", f"{answer.coverage:.2f}")]
     text = answer.text if len(answer.text) <= MOST_ANSWER else answer.text[:MOST_ANSWER] + " … (cut for the page)"
     return {
-        "text": text,
-        "scores": [(name, number(value, 2)) for name, value in scores],
+        "pieces": pieces(answer, text),
+        "scores": told + [(name, number(value, 2)) for name, value in scores],
         "length": answer.length,
         "unit": "words" if answer.tokens is None else "tokens",
     }

@@ -120,6 +120,25 @@ def paired_difference(
     return cluster_bootstrap(gaps, [1.0] * len(gaps), draws=draws, level=level, seed=seed)
 
 
+def relative_change(
+    before: Mapping[str, float], after: Mapping[str, float], *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> Interval | None:
+    """``sum(after) / sum(before) - 1`` over the prompts of both, interval over prompts: -0.4 is 40% less. None where ``before`` is all 0,
+    or so rarely above it that some resamples have nothing."""
+    shared = sorted(before.keys() & after.keys())
+    old_n, new_n = (np.array([side[key] for key in shared], dtype=np.float64) for side in (before, after))
+    if not len(shared) or old_n.sum() <= 0:
+        return None
+    _check(draws, level)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimates = _resample(new_n, old_n, draws, seed) - 1
+    if not np.isfinite(estimates).all():
+        return None
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
+    mean = float(new_n.sum() / old_n.sum()) - 1
+    return Interval(mean, min(float(low), mean), max(float(high), mean), len(shared))
+
+
 def wilson(successes: float, n: int, *, level: float = LEVEL) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927). ``successes`` may hold halves (ties)."""
     _check(1, level)

@@ -19,6 +19,12 @@ class AnnotatorsConfig(Section):
         default=0.3, ge=0, description="How much annotators differ: standard deviation of the log of their weights and noises."
     )
     tie_threshold: float = Field(default=0.03, ge=0, description="Perceived differences below about this are called ties.")
+    utility: str = Field(
+        default="",
+        pattern=r"^(.+\.py:\w+)?$",
+        description="FILE.py:NAME of fn(prompt, text) -> what each feature of the text is worth, by name, about 1 in all at best; empty = "
+        "the shop assistant's of the quickstart.",
+    )
     position_bias: float = Field(default=0.02, description="How much better the answer on the left looks, on the scale of the utility.")
 
     @model_validator(mode="after")

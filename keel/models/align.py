@@ -33,7 +33,7 @@ def align_projector(
     rows_NPD = tower_rows(module, processor, [image for image, _ in pictures])
     side = round(rows_NPD.shape[1] ** 0.5)
     targets_NPH = torch.stack([_targets(module, processor.tokenizer, cells, side) for _, cells in pictures])
-    scale = float(module.get_input_embeddings().weight.std())
+    scale = float(module.get_input_embeddings().weight.detach().std())
     projector = module.model.multi_modal_projector
     optimizer = torch.optim.AdamW(projector.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

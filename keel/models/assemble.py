@@ -47,7 +47,7 @@ class Tower:
         return int(config.patch_size)
 
 
-def read_tower(spec: str, pixels: int, options: ModelOptions) -> Tower:
+def read_tower(spec: str, pixels: int) -> Tower:
     """A tower from an ONNX file of DINOv2 (a path or ``package:NAME/FILE.onnx``), or a folder or Hub id of a vision model or of a
     model that has one (CLIP, SigLIP). ``pixels``: side of the picture; 0 = the tower's own. Raises ModelError."""
     path = package_file(spec) if spec.startswith(PACKAGE) else Path(spec).expanduser()
@@ -56,7 +56,7 @@ def read_tower(spec: str, pixels: int, options: ModelOptions) -> Tower:
             raise ModelError(f"'{spec}' does not exist", "give an .onnx file, or the folder or Hub id of a vision tower")
         module, norms = read_dinov2(path), _IMAGENET
     else:
-        module, norms = _read_pretrained(spec, options)
+        module, norms = _read_pretrained(spec)
     config: Any = module.config
     pixels = pixels or int(config.image_size)
     if pixels % config.patch_size or (config.model_type != "dinov2" and pixels != config.image_size):
@@ -65,11 +65,10 @@ def read_tower(spec: str, pixels: int, options: ModelOptions) -> Tower:
     return Tower(module, pixels, list(norms["image_mean"]), list(norms["image_std"]), config.model_type != "siglip_vision_model")
 
 
-def _read_pretrained(spec: str, options: ModelOptions) -> tuple[PreTrainedModel, dict[str, Any]]:
-    common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+def _read_pretrained(spec: str) -> tuple[PreTrainedModel, dict[str, Any]]:
     folder = Path(spec).expanduser() if Path(spec).expanduser().is_dir() else None
     with plain_errors(spec, folder), quiet():
-        whole: Any = transformers.AutoModel.from_pretrained(str(folder or spec), dtype=torch.float32, **common)
+        whole: Any = transformers.AutoModel.from_pretrained(str(folder or spec), dtype=torch.float32)
         found: dict[str, Any] = dict(transformers.ImageProcessingMixin.get_image_processor_dict(str(folder or spec))[0])
     module = whole if getattr(whole.config, "vision_config", None) is None else _only_vision(whole)
     if not hasattr(module.config, "patch_size") or not {"image_mean", "image_std"} <= found.keys():
@@ -85,17 +84,17 @@ def _only_vision(whole: Any) -> PreTrainedModel:
     return module
 
 
-def assemble(tower: Tower, language: str, feature_layer: int, template: str, options: ModelOptions, seed: int) -> tuple[Any, Any]:
+def assemble(tower: Tower, language: str, feature_layer: int, template: str, seed: int) -> tuple[Any, Any]:
     """The model, float32 with a fresh projector of two layers, and its processor. ``language`` is read as by ``load_model``.
 
     ``template``: ``chatml`` (no system message by itself) or ``model``, the language model's own. The token ``<image>`` is new, with the
     mean of all embeddings. Raises ModelError.
     """
-    base = load_model(language, options.model_copy(update={"precision": "fp32", "fast_path": "off"}))
+    base = load_model(language, ModelOptions(precision="fp32", fast_path="off"))
     lm, tokenizer = base.model.module, base.tokenizer
     if base.processor is not None:
         raise ModelError(f"'{language}' reads images already", "give a language model")
-    chat = _template(template, tokenizer, language)
+    chat = template_of(template, tokenizer, language)
     tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
     side = tower.pixels // tower.patch
     config = transformers.LlavaConfig(
@@ -131,7 +130,7 @@ def _fill(module: Any, lm: Any, tower: PreTrainedModel, vocabulary: int) -> None
     module.generation_config = lm.generation_config
 
 
-def _template(name: str, tokenizer: Any, language: str) -> str:
+def template_of(name: str, tokenizer: Any, language: str) -> str:
     """A chat template that takes messages with pictures: theirs are made text, ``<image>`` in the picture's place, before it sees them."""
     own = tokenizer.chat_template
     if name == "model" and not isinstance(own, str):

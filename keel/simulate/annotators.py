@@ -2,13 +2,15 @@
 
 They write the same ``Comparison`` records that people write, so everything after them cannot tell the difference. The perceived difference
 of two answers is Thurstone's (1927, case V): a weighted difference of features, plus the annotator's position bias, plus Gaussian noise.
+The utility is that of ``gold``, or a function of the user's that tells what each feature of an answer is worth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -21,6 +23,8 @@ from keel.types import Candidate, Comparison, Prompt
 PROTOCOL = "pairwise-v1"
 _CLEAR = 0.2  # a perceived difference of this much is stated with strength 1 - 1/e
 Item = tuple[Prompt, Candidate, Candidate]
+Worth = Callable[[Prompt, str], Mapping[str, float]]
+"""What each feature of an answer adds to its utility, by name; the sum lies in [0, 1] or near it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +32,32 @@ class Annotator:
     """One reader. All numbers are on the scale of the utility."""
 
     annotator_id: str
-    weights: Mapping[str, float]  # by feature, as in gold.WEIGHTS
     noise: float  # standard deviation of one judgement
     tie_threshold: float
     position_bias: float  # added to what is shown on the left
+    worth: Worth = gold.worth
+    taste: Callable[[str], float] = lambda _: 1.0  # what a feature's worth is multiplied by
 
     def value(self, prompt: Prompt, text: str) -> float:
         """What the answer is worth to this annotator, before noise."""
-        found = gold.features(prompt.last_user_text, text)
-        return sum(self.weights[name] * value for name, value in found.items())
+        return sum(self.taste(name) * value for name, value in self.worth(prompt, text).items())
 
 
-def make_annotators(config: AnnotatorsConfig, seed: int, weights: Mapping[str, float] = gold.WEIGHTS) -> tuple[Annotator, ...]:
+def make_annotators(config: AnnotatorsConfig, seed: int, worth: Worth = gold.worth) -> tuple[Annotator, ...]:
     """Annotators ``sim-1`` ... ``sim-count``: each weight and each noise is multiplied by exp(spread * z), z standard normal by hash."""
 
+    @lru_cache
     def factor(i: int, what: str) -> float:
         return math.exp(config.spread * _normal("annotator", seed, i, what))
 
     return tuple(
         Annotator(
             annotator_id=f"sim-{i}",
-            weights={name: weight * factor(i, f"weight:{name}") for name, weight in weights.items()},
             noise=config.noise * factor(i, "noise"),
             tie_threshold=config.tie_threshold * factor(i, "tie"),
             position_bias=config.position_bias * factor(i, "position"),
+            worth=worth,
+            taste=lambda name, i=i: factor(i, f"weight:{name}"),
         )
         for i in range(1, config.count + 1)
     )

@@ -38,6 +38,11 @@ def features(prompt_text: str, answer: str) -> Mapping[str, float]:
     return _features(prompt_text, answer.strip())
 
 
+def worth(prompt: Prompt, text: str) -> Mapping[str, float]:
+    """What each feature adds to the utility of ``text``."""
+    return {name: WEIGHTS[name] * value for name, value in features(prompt.last_user_text, text).items()}
+
+
 def utility(prompt: Prompt, text: str) -> float:
     """Gold utility in [0, 1] of ``text`` as the answer to ``prompt`` (its last user turn), in English or Chinese. Empty text is worth 0."""
     if not words(text):

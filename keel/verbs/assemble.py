@@ -15,8 +15,9 @@ from keel.core.config import Section, load
 from keel.core.errors import DataError, UserError
 from keel.models.align import Cells, align_projector
 from keel.models.assemble import assemble, read_tower
-from keel.models.config import ModelOptions
 from keel.models.read_errors import quiet
+from keel.runs.fingerprints import file_fingerprint
+from keel.verbs.shared.made import make_once
 
 log = logging.getLogger("keel")
 
@@ -30,7 +31,7 @@ class AlignConfig(Section):
 
 
 class AssembleRecipe(Section):
-    """Settings of `keel assemble`, given as overrides."""
+    """Settings of `keel assemble`, given as overrides, or of a stage of a pipeline."""
 
     vision: str = Field(description="Vision tower: folder or Hub id (DINOv2, CLIP, SigLIP), or an .onnx file of DINOv2, package:PKG/FILE too.")
     language: str = Field(description="Language model: folder, Hub id, *.gguf, package:PKG/FILE or tiny:ARCH.")
@@ -47,11 +48,21 @@ def run_assemble(folder: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     out = Path(folder)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{folder} is there already", "name a new folder, or empty this one")
+    return _make(recipe, out)
+
+
+def make_model(recipe: AssembleRecipe, path: Path, parent: str = "") -> dict[str, Any]:
+    """As a stage of a pipeline: ``@name`` is the model there."""
+    read = {f"align.path ({recipe.align.path})": file_fingerprint(Path(recipe.align.path))} if recipe.align.path else {}
+    return make_once("assemble", recipe, recipe.seed, path, parent, read, lambda: _make(recipe, path / "final"))
+
+
+def _make(recipe: AssembleRecipe, out: Path) -> dict[str, Any]:
     pictures = read_cells(Path(recipe.align.path)) if recipe.align.path else []
-    options = ModelOptions()
-    tower = read_tower(recipe.vision, recipe.pixels, options)
-    module, processor = assemble(tower, recipe.language, recipe.feature_layer, recipe.template, options, recipe.seed)
-    summary: dict[str, Any] = {"folder": folder, "parameters": sum(p.numel() for p in module.parameters()), "image_tokens": module.config.image_seq_length}
+    tower = read_tower(recipe.vision, recipe.pixels)
+    module, processor = assemble(tower, recipe.language, recipe.feature_layer, recipe.template, recipe.seed)
+    summary: dict[str, Any] = {"file": str(out), "parameters": sum(p.numel() for p in module.parameters())}
+    summary["image_tokens"] = module.config.image_seq_length
     if pictures:
         last, first = align_projector(module, processor, pictures, recipe.align.steps, recipe.align.lr, recipe.seed)
         summary["align"] = {"pictures": len(pictures), "distance_first": round(first, 4), "distance_last": round(last, 4)}

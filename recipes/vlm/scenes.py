@@ -11,3 +11,12 @@ def made_up(prompt: Prompt, completion: str) -> Found:
     """Errors by type with their characters, and the share of the objects that were named. The row's scene is the truth."""
     found = judge(read(completion), scene_of(prompt.meta["scene"]))
     return Found([(error.type, *error.span) for error in found.errors], found.coverage)
+
+
+def worth(prompt: Prompt, text: str) -> dict[str, float]:
+    """What each feature of a description is worth to a reader, 1 in all at best: the objects that were told, less what is made up. No
+    reward reads it; simulated annotators do, through noise, and the evaluation."""
+    found = made_up(prompt, text)
+    costs = {"existence": 0.25, "count": 0.2, "attribute": 0.15, "relation": 0.1}
+    errors = {kind: -cost * sum(k == kind for k, _, _ in found.errors) for kind, cost in costs.items()}
+    return {"told": 0.5 * (found.coverage or 0.0), "honest": 0.5, **errors}

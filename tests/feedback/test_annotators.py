@@ -16,7 +16,7 @@ from keel.types import Candidate, Message, Prompt
 ASK = Prompt("p", (Message("user", "My tent came with a broken pole!"),))
 GOOD = make_candidate("p", "I'm sorry about the broken pole. Please send me your order number and I will send a new one.", {})
 BAD = make_candidate("p", "No.", {})
-EXACT = Annotator("exact", gold.WEIGHTS, noise=0.0, tie_threshold=0.0, position_bias=0.0)
+EXACT = Annotator("exact", noise=0.0, tie_threshold=0.0, position_bias=0.0)
 
 
 def many(n: int) -> list[tuple[Prompt, Candidate, Candidate]]:
@@ -67,15 +67,15 @@ def test_each_item_gets_different_annotators_and_all_take_part() -> None:
 
 def test_readers_differ_and_no_spread_makes_them_equal() -> None:
     different = make_annotators(AnnotatorsConfig(spread=0.3), 0)
-    assert len({a.weights["courtesy"] for a in different}) == len(different)
+    assert len({a.taste("courtesy") for a in different}) == len(different)
     for a in make_annotators(AnnotatorsConfig(spread=0.0), 0):
-        assert dict(a.weights) == dict(gold.WEIGHTS)
+        assert {a.taste(name) for name in gold.WEIGHTS} == {1.0}
         assert a.noise == AnnotatorsConfig().noise
 
 
 def test_display_order_is_random_and_position_bias_shows_in_it() -> None:
     items = many(400)
-    neutral, biased = (Annotator("x", gold.WEIGHTS, 0.05, 0.0, bias) for bias in (0.0, 0.05))
+    neutral, biased = (Annotator("x", 0.05, 0.0, bias) for bias in (0.0, 0.05))
     records = [compare(neutral, item, 0) for item in items]
     assert 0.42 < fmean(c.display_order == (0, 1) for c in records) < 0.58
     left_neutral = agreement(records).left_rate
@@ -85,7 +85,7 @@ def test_display_order_is_random_and_position_bias_shows_in_it() -> None:
 
 
 def test_small_differences_are_ties_and_strength_grows_with_the_difference() -> None:
-    patient = Annotator("x", gold.WEIGHTS, noise=0.0, tie_threshold=2.0, position_bias=0.0)
+    patient = Annotator("x", noise=0.0, tie_threshold=2.0, position_bias=0.0)
     record = compare(patient, (ASK, GOOD, BAD), 0)
     assert (record.outcome, record.strength) == ("tie", 0.0)
     middling = make_candidate("p", "Please send your order number.", {})

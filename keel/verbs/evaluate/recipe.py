@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from keel.core.python_file import file_of
 from keel.evaluate.config import EvaluateConfig
 from keel.rewards.table import RewardConfig
 from keel.rollout.config import PolicyEnsembleConfig, SamplerConfig
@@ -27,4 +28,7 @@ class EvalRecipe(ModelRecipe):
         yield NamedFile("baseline", self.baseline, is_model=True)
         if self.evaluate.retention_text:
             yield NamedFile("evaluate.retention_text", self.evaluate.retention_text)
+        for key, function in (("gold", self.evaluate.gold), ("detector", self.evaluate.detector)):
+            if isinstance(function, str) and function:
+                yield NamedFile(f"evaluate.{key}", file_of(function))
         yield from reward_files("rewards", self.rewards)

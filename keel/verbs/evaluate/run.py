@@ -7,7 +7,8 @@ reported apart from it. Sampling and randomness are the evaluation's own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 
 from keel.core.errors import DataError
+from keel.core.python_file import load_object
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.text import language
 from keel.evaluate.compare import GOLD_CONTENT, Answer, PromptAnswers, compare
 from keel.evaluate.config import EvaluateConfig
+from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
@@ -28,12 +31,14 @@ from keel.loops.online import sample_groups
 from keel.methods.credit.assign import rollout_units
 from keel.models.model import Model
 from keel.render.renderer import Renderer
+from keel.rewards.sources.hallucination import Found
 from keel.rewards.sources.model import ModelReward
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.simulate import gold
-from keel.types import Branch, Encoded, Group, Prompt, Sampler, SampleRequest, Unit
+from keel.simulate.annotators import Worth
+from keel.types import Branch, Encoded, Group, ImagePart, Prompt, Sampler, SampleRequest, Unit
 from keel.verbs.evaluate.ensemble import Ensemble
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.shared.account import Account
@@ -83,6 +88,8 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
         session.bus.emit("step", 3, metrics={})
         compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
+        if (hallucination := made_up(rows, draws=config.draws, level=config.level, seed=config.seed)) is not None:
+            summary["hallucination"] = hallucination
         return session.finish(summary | compared.to_json() | {"data": account.summary()})
 
 
@@ -216,16 +223,23 @@ def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], m
     scores = {(side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources}
     model_name = next((r.name for r in recipe.rewards if isinstance(r, ModelReward)), None)
 
+    judges = _judges(recipe.evaluate)
+
     def answers(side: str, k: int, group: Group) -> tuple[Answer, ...]:
         found: list[Answer] = []
         for i, rollout in enumerate(group.rollouts):
             by_source = {s.name: float(scores[side, s.name][k][i]) for s in sources}
             reward = by_source.pop(model_name) if model_name else None
-            judged = recipe.evaluate.gold and bool(group.valid_G[i])  # a rollout that failed has no text to judge
-            utility = gold.utility(group.prompt, rollout.text) if judged else None
-            if judged:
-                by_source[GOLD_CONTENT] = gold.content(group.prompt, rollout.text)
-            found.append(Answer(rollout.text, utility, reward, by_source, len(rollout)))
+            if not group.valid_G[i]:  # a rollout that failed has no text to judge
+                found.append(Answer(rollout.text, None, reward, by_source, len(rollout)))
+                continue
+            utility = judges.utility(group.prompt, rollout.text) if judges.utility else None
+            if judges.content:
+                by_source[GOLD_CONTENT] = judges.content(group.prompt, rollout.text)
+            made_up = judges.detect(group.prompt, rollout.text) if judges.detect else None
+            errors = None if made_up is None else tuple((kind, first, end) for kind, first, end in made_up.errors)
+            coverage = None if made_up is None else made_up.coverage
+            found.append(Answer(rollout.text, utility, reward, by_source, len(rollout), errors, coverage))
         return tuple(found)
 
     return [
@@ -236,6 +250,28 @@ def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], m
             answers("after", k, a),
             str(b.prompt.meta.get("language") or language(b.prompt.last_user_text)),
             str(b.prompt.meta.get("category", "")),
+            _images(b.prompt),
         )
         for k, (b, a) in enumerate(zip(before, after, strict=True))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """What looks at texts beside the rewards; None = nobody asked for it."""
+
+    utility: Callable[[Prompt, str], float] | None = None
+    content: Callable[[Prompt, str], float] | None = None
+    detect: Callable[[Prompt, str], Found] | None = None
+
+
+def _judges(config: EvaluateConfig) -> Judges:
+    detect = load_object(config.detector, "evaluate.detector") if config.detector else None
+    if not isinstance(config.gold, str):
+        return Judges(gold.utility if config.gold else None, gold.content if config.gold else None, detect)
+    worth: Worth = load_object(config.gold, "evaluate.gold")
+    return Judges(lambda prompt, text: math.fsum(worth(prompt, text).values()), None, detect)
+
+
+def _images(prompt: Prompt) -> tuple[str, ...]:
+    return tuple(p.source for m in prompt.messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart))

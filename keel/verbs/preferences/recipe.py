@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of
 from keel.data.config import DataConfig
 from keel.feedback.config import PreferencesConfig
 from keel.rollout.config import SamplerConfig, SamplingConfig
-from keel.verbs.shared.recipes import ModelRecipe
+from keel.verbs.shared.recipes import ModelRecipe, NamedFile
 
 
 class PreferencesRecipe(ModelRecipe):
@@ -20,6 +23,11 @@ class PreferencesRecipe(ModelRecipe):
         default=SamplingConfig(), description="Sampling of the candidates; temperatures come from `preferences`."
     )
     sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
+
+    def files(self) -> Iterator[NamedFile]:
+        yield from super().files()
+        if utility := self.preferences.annotators.utility:
+            yield NamedFile("preferences.annotators.utility", file_of(utility))
 
     @model_validator(mode="after")
     def _temperatures_are_those_of_preferences(self) -> PreferencesRecipe:

@@ -11,6 +11,7 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.core.hashing import stable_hash
+from keel.core.python_file import load_object
 from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
 from keel.feedback.aggregate import aggregate, counts, left_out
@@ -22,7 +23,8 @@ from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
-from keel.simulate.annotators import annotate, make_annotators
+from keel.simulate import gold
+from keel.simulate.annotators import Worth, annotate, make_annotators
 from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.shared.account import Account
@@ -114,7 +116,9 @@ def _alone(prompts: Mapping[str, tuple[Prompt, Encoded]], candidates: Mapping[st
 
 def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidates: Mapping[str, Sequence[Candidate]]) -> tuple[Any, ...]:
     config = recipe.preferences
-    annotators = make_annotators(config.annotators, stable_hash("annotators", recipe.seed))
+    utility = config.annotators.utility
+    worth: Worth = load_object(utility, "preferences.annotators.utility") if utility else gold.worth
+    annotators = make_annotators(config.annotators, stable_hash("annotators", recipe.seed), worth)
     items = [
         (prompts[i], first, second)
         for i in prompts
