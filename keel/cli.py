@@ -223,7 +223,9 @@ def _add_looks(add: Add) -> None:
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
     sub = add("assemble", "join a vision tower and a language model to one that reads pictures", _assemble)
     sub.add_argument("folder", help="a new folder for the model")
-    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. vision=FOLDER language=FOLDER align.path=FILE")
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. vision=FOLDER language=FOLDER align.path=FILE"
+    )
     sub = add("scenes", "write pictures with everything known about them, and rows to train and evaluate on", _scenes)
     sub.add_argument("folder", help="a new folder")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. n=500 scenes.objects=[1,5] planted.count=0.2")

@@ -36,12 +36,12 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
 from keel.runs.memory import give_back_memory, peak_mb
+from keel.verbs.assemble import AssembleRecipe, make_model
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.rl.recipe import RLRecipe
-from keel.verbs.assemble import AssembleRecipe, make_model
 from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, StageFunction, run_directory
 from keel.verbs.scenes import ScenesRecipe, make_scenes
 from keel.verbs.sft.recipe import SFTRecipe
@@ -126,7 +126,10 @@ class PipelineRecipe(Section):
             own = {"rl": "algorithm", "prefer": "objective"}.get(verb)
             short = {own: raw[own]} if own and raw.get(own) is not None else {}
             makes = STAGES[verb][0].model_fields if verb in STAGES and verb not in RECIPES else shared
-            stages[name] = merge({**{key: shared[key] for key in shared if key in makes}, **short}, {key: value for key, value in stage.items() if key != "verb"})
+            stages[name] = merge(
+                {**{key: shared[key] for key in shared if key in makes}, **short},
+                {key: value for key, value in stage.items() if key != "verb"},
+            )
         return {**raw, "stages": stages}
 
 
@@ -151,7 +154,7 @@ def _stages_of(written: Any) -> type[StageList] | None:
     verbs: dict[str, str] = {}
     for name, stage in raw.items():
         given = stage.get("verb") if isinstance(stage, Mapping) else None
-        verb = given or Stages.VERBS.get(name)
+        verb = str(given or Stages.VERBS.get(name, ""))
         if verb not in STAGES or Stages.VERBS.get(name, verb) != verb:
             near = difflib.get_close_matches(str(name), Stages.VERBS, 1)
             meant = f"; did you mean {near[0]}?" if near and given is None else ""
@@ -245,7 +248,18 @@ def resolve_references(stage: Section, outputs: Mapping[str, str]) -> Section:
 
 _SIDES = ("reward", "length", "distinct_1", "distinct_2", "scores")
 COMPARED = (
-    *("win_rate", "win_rate_gold_content", "win_rate_reward_model", "win_rate_rules", "gain", "hallucination", "kl", "retention", "languages", "level"),
+    *(
+        "win_rate",
+        "win_rate_gold_content",
+        "win_rate_reward_model",
+        "win_rate_rules",
+        "gain",
+        "hallucination",
+        "kl",
+        "retention",
+        "languages",
+        "level",
+    ),
     *(f"{name}_{side}" for name in _SIDES for side in ("before", "after")),
 )
 
@@ -327,7 +341,11 @@ def _tell_made_up(found: Mapping[str, Any] | None) -> None:
         return
     for name, rate in found["rates"].items():
         if name not in ("errors_per_answer", "weighted"):
-            change = "" if rate["change"] is None else ", {:+.0%} [{:+.0%}, {:+.0%}]".format(*(rate["change"][k] for k in ("mean", "low", "high")))
+            change = (
+                ""
+                if rate["change"] is None
+                else ", {:+.0%} [{:+.0%}, {:+.0%}]".format(*(rate["change"][k] for k in ("mean", "low", "high")))
+            )
             what = "answers that make something up" if name == "any" else f"  {name}"
             log.info("%s: %.1f%% -> %.1f%%%s", what, 100 * rate["before"]["mean"], 100 * rate["after"]["mean"], change)
     for name in ("coverage", "silent"):

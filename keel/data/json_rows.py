@@ -10,6 +10,7 @@ from typing import Any
 from keel.core.errors import DataError
 from keel.data.image_sets import coco_rows, is_coco
 from keel.data.rows import BadRow, Rows, TwiceError, escapes, json_type, parse_json, row, utf8
+from keel.data.triples import is_triples, triple_rows
 
 _MARK = b"\xef\xbb\xbf"  # a byte order mark; files that were joined have one inside
 _OF_ONE_ROW = ("messages", "conversations", "tools", "functions", "candidates", "prompt", "chosen", "rejected", "completion", "history")
@@ -59,8 +60,8 @@ def _read_line(line: bytes, file: Path, number: int, start: int) -> Any:
 
 
 def read_json(content: bytes, file: Path) -> Rows:
-    """Rows of a list of objects, of the one such list in an object, of one object, or of COCO's files (``image_sets``). Raises DataError
-    for a file that is broken or written by columns."""
+    """Rows of a list of objects, of the one such list in an object, of one object, of COCO's files (``image_sets``) or of triples. Raises
+    DataError for a file that is broken or written by columns."""
     text = utf8(content, file)
     if not text.strip():
         return
@@ -76,6 +77,9 @@ def read_json(content: bytes, file: Path) -> Rows:
         raise DataError(f"{file}:{error.lineno}: broken JSON at column {error.colno}: {error.msg}", "mend the file at that line") from None
     if is_coco(data):
         yield from coco_rows(data, file, escapes(text))
+        return
+    if is_triples(data):
+        yield from triple_rows(data, file, escapes(text))
         return
     if isinstance(data, dict):
         data = _rows_of(data, file)

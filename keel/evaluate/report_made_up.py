@@ -53,7 +53,11 @@ def made_up_view(found: Any, note: Note) -> dict[str, Any] | None:
     """The table of rates and what stands beside them, from ``hallucination`` of a summary; None where nothing was looked for."""
     if not isinstance(found, Mapping):
         return None
-    names = {"any": "any error", "weighted": "weighted (objects 0.5, attributes 0.3, relations 0.2)", "errors_per_answer": "errors an answer"}
+    names = {
+        "any": "any error",
+        "weighted": "weighted (objects 0.5, attributes 0.3, relations 0.2)",
+        "errors_per_answer": "errors an answer",
+    }
     rows = []
     for name, rate in found["rates"].items():
         style = (lambda v: f"{v:.2f}") if name == "errors_per_answer" else percent

@@ -120,7 +120,10 @@ def _fill(module: Any, lm: Any, tower: PreTrainedModel, vocabulary: int) -> None
     missing, unexpected = module.model.language_model.load_state_dict(body, strict=False)
     assert not unexpected
     assert set(missing) <= {"embed_tokens.weight"}
-    for new, old in ((module.get_input_embeddings(), lm.get_input_embeddings()), (module.get_output_embeddings(), lm.get_output_embeddings())):
+    for new, old in (
+        (module.get_input_embeddings(), lm.get_input_embeddings()),
+        (module.get_output_embeddings(), lm.get_output_embeddings()),
+    ):
         with torch.no_grad():
             kept = min(len(old.weight), vocabulary)
             new.weight[:kept] = old.weight[:kept]

@@ -34,7 +34,7 @@ def read_dinov2(path: Path) -> transformers.Dinov2Model:
     wrong = [name for name in own if name not in lacking and name != _NEVER_USED and stored[_exported(name)].numel() != own[name].numel()]
     if lacking or wrong:
         raise ModelError(f"'{path.name}': no DINOv2 weights for {', '.join((lacking + wrong)[:3])} ({len(lacking + wrong)} in all)")
-    tower.load_state_dict({name: stored.get(_exported(name), t).reshape(t.shape) for name, t in own.items()})
+    tower.load_state_dict({name: stored[_exported(name)].reshape(t.shape) if name != _NEVER_USED else t for name, t in own.items()})
     return tower.eval()
 
 

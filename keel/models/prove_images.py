@@ -69,7 +69,7 @@ def _error(model: Model, packed: bool) -> float:
     try:
         with torch.no_grad(), prove.narrow_windows(model), model.showing(samples):
             got_NH = model.hidden(as_batch(units)).float()
-            return max(_one_error(model, got_LH, *sample) for got_LH, *sample in _apart(got_NH, _by_unit(units, samples)))
+            return max(_one_error(model, *part) for part in _apart(got_NH, _by_unit(units, samples)))
     finally:
         model.packed = before
 

@@ -33,7 +33,9 @@ class AlignConfig(Section):
 class AssembleRecipe(Section):
     """Settings of `keel assemble`, given as overrides, or of a stage of a pipeline."""
 
-    vision: str = Field(description="Vision tower: folder or Hub id (DINOv2, CLIP, SigLIP), or an .onnx file of DINOv2, package:PKG/FILE too.")
+    vision: str = Field(
+        description="Vision tower: folder or Hub id (DINOv2, CLIP, SigLIP), or an .onnx file of DINOv2, package:PKG/FILE too."
+    )
     language: str = Field(description="Language model: folder, Hub id, *.gguf, package:PKG/FILE or tiny:ARCH.")
     pixels: int = Field(default=0, ge=0, description="Side of the picture that the tower sees; 0 = its own. Fewer pixels, fewer tokens.")
     feature_layer: int = Field(default=-1, le=-1, description="Which of the tower's layers is read, from the end; LLaVA reads -2 of CLIP.")
@@ -92,7 +94,9 @@ def _row(path: Path, number: int, line: str) -> tuple[Image.Image, Cells]:
     try:
         row = json.loads(line)
         (image,), cells = row["images"], row["cells"]
-        even = bool(cells) and all(isinstance(r, list) and len(r) == len(cells[0]) > 0 and all(isinstance(t, str) for t in r) for r in cells)
+        even = bool(cells) and all(
+            isinstance(r, list) and len(r) == len(cells[0]) > 0 and all(isinstance(t, str) for t in r) for r in cells
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: {type(error).__name__}: {error}", "a row is {images: [path], cells: [[text, ...], ...]}") from None
     if not even:

@@ -13,7 +13,7 @@ import transformers
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from keel.core.errors import UserError, ModelError
+from keel.core.errors import ModelError, UserError
 from keel.models.align import align_projector
 from keel.models.assemble import assemble, read_tower, template_of
 from keel.models.config import ModelOptions
@@ -69,7 +69,9 @@ def test_messages_of_text_alone_pass_through_the_template_unchanged(tmp_path: Pa
     _, processor = assemble(read_tower(str(folder), 0), "tiny:llama", -1, "model", 0)
     said = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
     own = load_model("tiny:llama", ModelOptions(precision="fp32")).tokenizer
-    assert processor.apply_chat_template(said, add_generation_prompt=True) == own.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    assert processor.apply_chat_template(said, add_generation_prompt=True) == own.apply_chat_template(
+        said, add_generation_prompt=True, tokenize=False
+    )
 
 
 def test_chatml_needs_its_tokens() -> None:
@@ -180,5 +182,5 @@ def test_what_does_not_go_together_is_refused(overrides: list[str], says: str, t
     folder = folder_of("dinov2", tmp_path / "tower")
     with pytest.raises(UserError, match=says):
         run_assemble(str(tmp_path / "vlm"), [f"vision={folder}", *overrides])
-    with pytest.raises(UserError, match="no such|does not exist|not installed"):
+    with pytest.raises(UserError, match="not installed"):
         run_assemble(str(tmp_path / "vlm"), ["vision=package:nobody_has_this/x.onnx", "language=tiny:llama"])

@@ -5,7 +5,7 @@ A rate is the share of answers with at least one error; an answer that says noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keel.core.hashing import stable_hash

@@ -13,7 +13,9 @@ from keel.runs.directory import RunDir, read_summary
 from keel.runs.memory import peak_mb
 
 
-def make_once(verb: str, recipe: Section, seed: int, path: Path, parent: str, read: Mapping[str, str], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def make_once(
+    verb: str, recipe: Section, seed: int, path: Path, parent: str, read: Mapping[str, str], make: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
     """Call ``make``, which fills folders under ``path``, unless it was finished before; returns its summary with seconds and memory.
 
     ``read``: fingerprints of what it reads. Raises RunError for a directory of another recipe or of other files.
