@@ -113,6 +113,8 @@ def _facts(summary: Row) -> list[tuple[str, str]]:
             continue
         if isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
             facts.append((name, f"{percent(value['mean'])} ({percent(value['low'])} – {percent(value['high'])})"))
+        elif isinstance(value, dict) and value and all(isinstance(v, int) for v in value.values()):
+            facts += [(f"{name}: {key}", f"{v:,}") for key, v in value.items()]
         elif isinstance(value, int | float):
             facts.append((name, str(value).lower() if isinstance(value, bool) else number(value, 4)))
     return facts

@@ -55,7 +55,9 @@ def collect(run_dir: Path) -> ReportData:
     Files that are not there are left out. Raises RunError when the directory holds neither a manifest nor metrics nor stages.
     """
     run_dir = Path(run_dir)
-    folders = sorted((p for p in run_dir.glob("stages/*") if p.is_dir()), key=lambda p: (_place(p.name), p.name))
+    ran = _object(run_dir / "summary.json").get("stages", ())
+    order = {name: i for i, name in enumerate(ran)} if isinstance(ran, list) else {}
+    folders = sorted((p for p in run_dir.glob("stages/*") if p.is_dir()), key=lambda p: (order.get(p.name, _place(p.name)), p.name))
     if not folders and not any((run_dir / name).is_file() for name in ("manifest.json", "metrics.jsonl", "summary.json")):
         raise RunError(f"no run in {run_dir}: neither manifest.json nor metrics.jsonl nor stages/", "give the directory of a run")
     manifest = _object(run_dir / "manifest.json")
