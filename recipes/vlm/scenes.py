@@ -3,14 +3,22 @@
 from keel.rewards.sources.hallucination import Found
 from keel.simulate.scenes.judge import judge
 from keel.simulate.scenes.read import read
+from keel.simulate.scenes.scene import place
 from keel.simulate.scenes.write import scene_of
 from keel.types import Prompt
 
 
 def made_up(prompt: Prompt, completion: str) -> Found:
-    """Errors by type with their characters, and the share of the objects that were named. The row's scene is the truth."""
-    found = judge(read(completion), scene_of(prompt.meta["scene"]))
-    return Found([(error.type, *error.span) for error in found.errors], found.coverage)
+    """Errors by type with their characters, and the share of the truth that was told: each object by shape and colour, and, where two of
+    them can be told apart, one place. The row's scene is the truth."""
+    scene, claims = scene_of(prompt.meta["scene"]), read(completion)
+    found = judge(claims, scene)
+    false = {error.span for error in found.errors}
+    placed = any(r.span not in false and scene.only(r.a) and scene.only(r.b) for r in claims.relations)
+    alone = [thing for thing in scene.things if scene.looks[thing.look] == 1]
+    can_be_placed = any(place(a, b) for a in alone for b in alone if a is not b)
+    told = (found.covered + placed) / (found.things + can_be_placed)
+    return Found([(error.type, *error.span) for error in found.errors], min(1.0, told))
 
 
 def worth(prompt: Prompt, text: str) -> dict[str, float]:
