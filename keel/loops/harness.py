@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -92,9 +92,11 @@ class Harness:
         watch: WatchConfig,
         checkpoint_every: int,
         default_best: EarlyStopConfig,
+        counted: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        """``counted``: metrics of each step beside the trainer's own."""
         self.trainer, self.run, self.checkpoints, self.bus, self.config = trainer, run, checkpoints, bus, config
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every, self.counted = checkpoint_every, counted
         self.watch, self.trends = Watch(watch, self._tell), Trends()
         self.limits, self.emergency = watch.emergency, Emergency()
         self.selection = EarlyStop(settled(config.best, default_best))
@@ -235,6 +237,7 @@ class Harness:
         metrics |= self.trends.update(metrics)
         metrics.setdefault("time/train_s", seconds)  # a step that says nothing of it does nothing else
         metrics |= {"time/step_s": seconds, "tokens_per_s": tokens / seconds, "mem/peak_mb": peak_mb()}
+        metrics |= self.counted()
         self.last = metrics
         self.bus.emit("step", step + 1, metrics=metrics)
         return self._judged(step + 1, metrics)

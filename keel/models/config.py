@@ -11,6 +11,17 @@ from keel.core.config import Section
 from keel.models.heads import Pooling
 
 
+class FeaturesConfig(Section):
+    """Where features of images are kept while the parts that make them are not trained."""
+
+    memory_gib: float = Field(
+        default=1.0, ge=0, description="Memory for them, in GiB; when it is full, what was not asked for the longest goes. 0 = none."
+    )
+    folder: str = Field(
+        default="", description="Folder where they are kept too, by content, also for other runs; empty = they are kept in memory alone."
+    )
+
+
 class ModelOptions(Section):
     """How a model is read and computed."""
 
@@ -33,6 +44,9 @@ class ModelOptions(Section):
         default=(),
         description="Parts of a vision-language model that are trained, e.g. [language]; empty = all of it. With lora: the parts that are "
         "trained in full beside the adapters, e.g. [projector]; empty = none.",
+    )
+    features: FeaturesConfig = Field(
+        default=FeaturesConfig(), description="Where the features of images are kept that a frozen vision tower makes."
     )
     router_aux_loss: float = Field(
         default=0.0,

@@ -25,6 +25,7 @@ from keel.kernels.routing import router_of
 from keel.models import prove, tiny
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.ensemble import Manifest, fingerprint_of_base, read_manifest, together, with_adapters
+from keel.models.features import FeatureStore
 from keel.models.heads import FILE as HEADS_FILE
 from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, load_heads, make_head, stored_spec
 from keel.models.lora import add_lora
@@ -108,7 +109,7 @@ def load_model(
         module.to(device),  # pyright: ignore[reportArgumentType]
         discover(module.config.get_text_config(), banned),
         dtype,
-        MediaStore(),
+        MediaStore(features=FeatureStore.of(options.features)),
         score_head=cast(ScoreHead, made["score"].to(device)) if "score" in made else None,
         value_head=cast(torch.nn.Linear, made["value"].to(device)) if "value" in made else None,
         lm_head=parts.lm_head,

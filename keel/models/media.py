@@ -18,14 +18,17 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from keel.core.errors import ModelError
+from keel.models.features import FeatureStore
 from keel.types import MediaRef
 
 
 class MediaStore:
-    """Processor outputs of images (``pixel_values`` and what goes with them) under the digest of ``MediaRef``."""
+    """Processor outputs of images (``pixel_values`` and what goes with them) under the digest of ``MediaRef``, and beside them what frozen
+    towers made of them: ``features``, shared by all models that share the store."""
 
-    def __init__(self, max_items: int | None = None) -> None:
-        """``max_items`` bounds the store: the least recently used image goes first. None keeps all."""
+    def __init__(self, max_items: int | None = None, features: FeatureStore | None = None) -> None:
+        """``max_items`` bounds the store: the least recently used image goes first. None keeps all. Without ``features`` none are kept."""
+        self.features = features or FeatureStore(0)
         self._items: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._max_items = max_items
 
@@ -51,6 +54,9 @@ class MediaStore:
         return len(self._items)
 
 
+_ROWS, _LISTED = "rows", "listed_rows"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
     """What stands in place of the tokens of images, in order."""
@@ -58,6 +64,17 @@ class ImageFeatures:
     rows_NH: Tensor
     layers: tuple[Tensor, ...] = ()  # [N, H] each: what some models add in their first layers as well
     listed: bool = False  # the model keeps the rows of its images in a list
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, as ``of`` takes them."""
+        return {_LISTED if self.listed else _ROWS: self.rows_NH, **{f"layer.{i}": layer_NH for i, layer_NH in enumerate(self.layers)}}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> ImageFeatures:
+        """What ``tensors`` gave."""
+        listed = _LISTED in tensors
+        layers = tuple(tensors[f"layer.{i}"] for i in range(len(tensors) - 1))
+        return ImageFeatures(tensors[_LISTED if listed else _ROWS], layers, listed)
 
     @staticmethod
     def join(parts: Sequence[ImageFeatures]) -> ImageFeatures:

@@ -27,11 +27,13 @@ from keel.kernels.plain import PaddedRows, padded_rows
 from keel.kernels.positions import as_input
 from keel.kernels.routing import Router, balance_loss
 from keel.models import save
+from keel.models.checksum import checksum
 from keel.models.heads import ScoreHead
 from keel.models.lora import ADAPTER, StartRows, at_start, linear_units, set_lora_dropout
-from keel.models.media import ImageFeatures, MediaStore, image_features, in_place
+from keel.models.media import ImageFeatures, MediaStore, in_place
 from keel.models.pictured import Pictured
 from keel.models.placing import type_ids
+from keel.models.towers import Towers
 from keel.types import Batch, MediaRef
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
@@ -65,6 +67,7 @@ class Model:
     no_images: str = ""  # why prompts with images are refused, where they are
     offset: float = 0.0  # taken off this member's score, so that members have one zero
     stop_tokens: tuple[int, ...] = ()  # all that an answer may end with, from the renderer: saved, so that plain generate stops there
+    towers: Towers | None = None  # what makes features of images, once an image was shown
 
     @property
     def config(self) -> Any:
@@ -175,16 +178,17 @@ class Model:
 
     @contextlib.contextmanager
     def _shown(self, media: Sequence[MediaRef]) -> Iterator[dict[str, Tensor]]:
-        """Within this context the body finds these images. Each distinct one goes through the vision tower once."""
+        """Within this context the body finds these images. Each distinct one goes through the vision tower once, or not at all where its
+        features are kept."""
         if not media:
             yield {}
             return
         base, found = self.module.base_model, dict[str, ImageFeatures]()
         self._refuse_strange(media)
+        self.towers = self.towers or Towers(self.module, self.compute_dtype)
         for ref in media:
             if ref.digest not in found:
-                pixels = {name: value.to(self.device) for name, value in self.media.get(ref.digest).items()}
-                found[ref.digest] = image_features(base, pixels, ref)
+                found[ref.digest] = self.towers.features(self.media, ref)
         with in_place(base, ImageFeatures.join([found[ref.digest] for ref in media])) as inputs:
             yield inputs
 
@@ -334,22 +338,3 @@ class Model:
     def save_adapter(self, folder: Path, tokenizer: Any = None) -> None:
         """Write the adapters as PEFT does; with a tokenizer, it and the generation config too. Raises ModelError without LoRA."""
         save.save_adapter(self, Path(folder), tokenizer)
-
-
-_WORDS = 1 << 17  # that are summed at once: they stay in a core's cache
-_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, as a signed number
-_NEXT = 0x100000001B3  # odd
-
-
-def checksum(parameter: Tensor) -> int:
-    """A number of a tensor's bytes and their order, the same on every device: the sum of its words of 64 bits, each times an odd number of
-    its place, modulo 2^64. A change of any one word changes it for certain, other changes all but for certain."""
-    bytes_N = parameter.detach().contiguous().view(-1).view(torch.uint8)
-    missing = -len(bytes_N) % 8
-    if missing or bytes_N.storage_offset() % 8:
-        bytes_N = torch.nn.functional.pad(bytes_N, (0, missing)).clone()
-    place_W = torch.arange(1, _WORDS + 1, dtype=torch.int64, device=bytes_N.device) * _ODD | 1
-    total = torch.zeros((), dtype=torch.int64, device=bytes_N.device)
-    for words_W in bytes_N.view(torch.int64).split(_WORDS):
-        total = total * _NEXT + (words_W * place_W[: len(words_W)]).sum()
-    return int(total)

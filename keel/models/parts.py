@@ -19,16 +19,23 @@ def parts_of(module: PreTrainedModel) -> dict[str, Part]:
     """The part of every parameter, by its name: the decoder with its tables is ``language``, encoders of images are ``vision``, the rest is
     ``projector``, and so are the mergers that some encoders (Qwen's) end with. All of a text model is ``language``."""
     language = module.get_decoder()
-    encoders = [
-        inner
-        for inner in module.modules()
-        if isinstance(inner, PreTrainedModel) and not any(m is language for m in inner.modules()) and not _inside(language, inner)
-    ]
-    where: dict[int, Part] = {id(p): "vision" for encoder in encoders for p in encoder.parameters()}
+    where: dict[int, Part] = {id(p): "vision" for encoder in encoders_of(module) for p in encoder.parameters()}
     where |= {id(p): "language" for layer in (language, output_layer(module)) for p in layer.parameters()}
     found: dict[str, Part] = {name: where.get(id(p), "projector") for name, p in module.named_parameters()}
     mergers: dict[str, Part] = {name: "projector" for name, part in found.items() if part == "vision" and _MERGERS & set(name.split("."))}
     return found | mergers
+
+
+def encoders_of(module: PreTrainedModel) -> list[PreTrainedModel]:
+    """The encoders of images: models of their own inside ``module``, beside its decoder; the outermost ones."""
+    language = module.get_decoder()
+    found: list[PreTrainedModel] = []
+    for inner in module.modules():  # outer ones come first
+        if not isinstance(inner, PreTrainedModel) or any(m is language for m in inner.modules()) or _inside(language, inner):
+            continue
+        if not any(_inside(outer, inner) for outer in found):
+            found.append(inner)
+    return found
 
 
 def train_only(module: PreTrainedModel, parts: Sequence[Part]) -> None:

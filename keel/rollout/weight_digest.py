@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from keel.core.hashing import digest_bytes
-from keel.models.model import checksum
+from keel.models.checksum import checksum
 
 Named = tuple[str, Tensor]
 

@@ -10,18 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import UserError
+from labs.bench.vlm_work import GEOMETRIES, Shape, VisionWork
 from labs.bench.workload import VERBS, ModelShape, Verb, Workload
 
 _SHAPE, _WORK = ModelShape(), Workload("rl", ModelShape())
+_VISION = VisionWork("rl", Shape())
+_VISION_HELP = {
+    "steps": "timed optimizer steps of a process, after one that is not",
+    "prompts": "prompts of an optimizer batch, each with an image of its own",
+    "group": "samples a prompt; half as many pairs a prompt (dpo), each with an image of its own",
+    "completion": "tokens of a sample; the longest answer of a pair",
+    "words": "of a prompt, beside its image",
+    "threads": "CPU threads of each side",
+}
 
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     """The arguments of ``keel bench``."""
-    whats = top.add_subparsers(dest="what", required=True, metavar="|".join((*VERBS, "growth", "learn", "sweep")))
+    whats = top.add_subparsers(dest="what", required=True, metavar="|".join((*VERBS, "vlm", "growth", "learn", "sweep")))
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     for verb in VERBS:
         _comparison(whats.add_parser(verb, parents=[common], help=f"time and memory of {verb} training"))
+    _pictures(whats.add_parser("vlm", parents=[common], help="time, memory and counted work of GRPO and DPO on images"))
     growth = whats.add_parser("growth", parents=[common], help="time and memory of RL as one size of the work grows")
     growth.add_argument("--axes", nargs="+", default=[], metavar="NAME", help="group, completion, prompt, vocab, hidden (default: all)")
     growth.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves there (PNG, SVG or PDF)")
@@ -54,6 +65,19 @@ def _comparison(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=_WORK.seed)
 
 
+def _pictures(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--against", choices=["trl", "none"], default="trl", help="the other side; none measures Keel alone")
+    sub.add_argument("--trl-python", type=Path, default=Path(sys.executable), help="interpreter that has TRL (default: this one)")
+    sub.add_argument("--tuned", action="store_true", help="TRL a second time, with its memory allocator tuned")
+    sub.add_argument("--models", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GEOMETRIES)} (default: all)")
+    sub.add_argument("--verbs", nargs="+", default=[], metavar="NAME", help="rl, dpo (default: both)")
+    sub.add_argument("--repeats", type=int, default=1, help="processes of each side, taking turns; the result is their median")
+    for name in ("steps", "prompts", "group", "completion", "words", "threads", "seed"):
+        sub.add_argument(f"--{name}", type=int, default=getattr(_VISION, name), help=_VISION_HELP.get(name))
+    sub.add_argument("--depth", type=int, default=_VISION.model.depth, help="of all layers, each DEPTH-th is there; 1 = all")
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"], default=_VISION.model.dtype, help="of the products, on both sides")
+
+
 def _learning(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--algorithms", nargs="+", default=[], metavar="NAME", help="default: all")
     sub.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="default: all")
@@ -81,10 +105,30 @@ def run(args: argparse.Namespace) -> None:
         return _run_sweep(args)
     if args.what == "growth":
         return _run_growth(args)
+    if args.what == "vlm":
+        return _run_pictures(args)
     from labs.bench.compare import Plan, compare
     from labs.bench.report import table
 
     found = compare(Plan(workload(args), args.against, args.repeats, args.trl_python))
+    print(table(found))
+    _write(args.json, found)
+
+
+def _run_pictures(args: argparse.Namespace) -> None:
+    from labs.bench.vlm import Plan, compare, table, works
+
+    lowest = {"group": 2, "completion": 4, "seed": 0}
+    names = ("repeats", "steps", "prompts", "group", "completion", "words", "threads", "depth", "seed")
+    problems = [
+        f"--{n} is {getattr(args, n)}, but must be at least {lowest.get(n, 1)}" for n in names if getattr(args, n) < lowest.get(n, 1)
+    ]
+    if problems:
+        raise UserError("; ".join(problems))
+    rest = {name: getattr(args, name) for name in ("steps", "prompts", "group", "completion", "words", "threads", "seed")}
+    like = VisionWork("rl", Shape(depth=args.depth, dtype=args.dtype), **rest)
+    chosen = works(_names(args.models), _names(args.verbs), like)
+    found = compare(Plan(chosen, args.against, args.repeats, args.tuned, args.trl_python))
     print(table(found))
     _write(args.json, found)
 

@@ -69,7 +69,7 @@ def compare(plan: Plan) -> dict[str, Any]:
         write(folder, work, [batch_at(count, step, work.rows_a_step, work.seed) for step in range(work.steps + 1)])
         for repeat in range(plan.repeats):
             for side, (command, extra) in sides.items():
-                runs[side].append(_run(side, command, extra, folder, work.threads))
+                runs[side].append(run_side(side, command, extra, folder, work.threads))
                 log.info("%s %d of %d: %.3f s a step", side, repeat + 1, plan.repeats, runs[side][-1]["step_s"])
     check_tokens(runs)
     return {**summary(runs), "workload": work.to_json(), "repeats": plan.repeats, "machine": {**state, "trl": version}}
@@ -100,7 +100,8 @@ def trl_version(python: Path) -> str:
     return version
 
 
-def _run(side: str, command: Sequence[str], extra: Mapping[str, str], folder: Path, threads: int) -> dict[str, Any]:
+def run_side(side: str, command: Sequence[str], extra: Mapping[str, str], folder: Path, threads: int) -> dict[str, Any]:
+    """What one process of a side measures. Raises UserError with its last words where it fails."""
     out = folder / "result.json"
     out.unlink(missing_ok=True)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}

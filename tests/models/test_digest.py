@@ -10,8 +10,8 @@ import torch
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
 from keel.methods.objectives.supervised import SupervisedObjective
+from keel.models.checksum import checksum
 from keel.models.config import LoraConfig
-from keel.models.model import checksum
 from keel.types import Branch, Encoded, Unit
 
 SIGNED = 1 << 64

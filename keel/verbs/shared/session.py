@@ -18,7 +18,7 @@ import yaml
 from torch import Tensor
 
 from keel.core.config import Section, dump
-from keel.core.errors import DataError
+from keel.core.errors import ConfigError, DataError
 from keel.core.events import EventBus
 from keel.evaluate.report import collect, write_report
 from keel.learner.inference import LocalInference
@@ -26,6 +26,7 @@ from keel.loops.harness import Harness, TrainResult
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.models.config import LoraConfig
+from keel.models.features import FeatureStore
 from keel.models.heads import HeadSpec
 from keel.models.loading import HeadName, Loaded, load_model
 from keel.models.model import Model
@@ -58,6 +59,7 @@ class Session:
     run: RunDir
     bus: EventBus
     saved: dict[str, Any] = field(default_factory=dict[str, Any])  # final/ read again, beside the model that was trained
+    features: FeatureStore = field(default_factory=lambda: FeatureStore(0))  # of images, which the models of the stage share
     started: float = field(default_factory=time.perf_counter)
 
     def finished(self) -> dict[str, Any] | None:
@@ -74,6 +76,8 @@ class Session:
         whole: dict[str, Any] = {"run_dir": str(self.run.path), "verb": self.verb, **summary}
         if self.saved:
             whole["saved"] = self.saved
+        if features := self.features.summary():
+            whole["features"] = features
         whole["wall_s"] = round(time.perf_counter() - self.started + (result.wall_before if result is not None else 0.0), 2)
         whole["peak_mb"] = round(peak_mb(), 1)
         if result is not None:
@@ -158,13 +162,18 @@ def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, best: Early
         settings.watch,
         settings.checkpoint.every,
         best,
+        session.features.since,
     )
     return harness.train()
 
 
 def record(session: Session, loaded: Loaded, renderer: Renderer) -> None:
     """What is known only once the model is loaded: where it came from, its weights' digest, the template's hash. Raises RunError when the
-    run began with other weights or another template. From here on the template is told the day that the run began with."""
+    run began with other weights or another template, ConfigError for settings of images where the model takes none. From here on the
+    template is told the day that the run began with."""
+    session.features = loaded.model.media.features
+    if loaded.processor is None and session.recipe.model_options.features.changed:
+        raise ConfigError("model_options.features would have no effect: the model reads text only", "leave it out")
     digest = pin_weights(session, loaded.model, "the model's weights")
     keep_day(session, renderer)
     session.run.pin({"the chat template": renderer.template_hash})

@@ -18,4 +18,4 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         module.main([str(folder), str(folder / "result.json")])
         return json.loads((folder / "result.json").read_text())
 
-    monkeypatch.setattr(compare, "_run", here)
+    monkeypatch.setattr(compare, "run_side", here)
