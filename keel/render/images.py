@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,8 @@ from keel.core.hashing import digest_bytes
 from keel.render.codec import Codec
 from keel.render.pixels import image_bytes, named, open_image
 from keel.render.template import RefusedError
-from keel.types import Encoded, ImagePart, MediaRef, Message
+from keel.render.twins import TWINS, TwinName
+from keel.types import Encoded, ImagePart, MediaRef, Message, Twin
 
 _TOKENS = (
     "image_token",
@@ -102,6 +104,7 @@ class Images:
         unknown = {None, tokenizer.unk_token_id}
         self.banned: tuple[int, ...] = tuple(sorted((ids | extra) - unknown))
         self._expanded: dict[str, _Expanded] = {}
+        self._sources: dict[str, ImagePart] = {}  # by digest: twins are made from the image itself
         self._proven: set[int] = set()
 
     @property
@@ -153,12 +156,34 @@ class Images:
         left = iter(found)
         return [i for token in ids for i in (next(left).ids if token == mark else [token])]
 
+    @property
+    def twins(self) -> Mapping[str, Twin]:
+        """By name, what makes of a prompt that was encoded here the same prompt with the pictures taken out of its images: as many tokens
+        in the same places. None for a prompt without images. Raises RefusedError when a file can no longer be read."""
+
+        def twin(name: TwinName, prompt: Encoded) -> Encoded | None:
+            return replace(prompt, media=tuple(self._twin(ref, name) for ref in prompt.media)) if prompt.media else None
+
+        return {name: partial(twin, name) for name in TWINS}
+
+    def _twin(self, ref: MediaRef, name: TwinName) -> MediaRef:
+        raw, mark = ref.digest.split("-", 1)
+        digest, source = f"{raw}.{name}-{mark}", self._sources[ref.digest]
+        found = self._known(digest, lambda: TWINS[name](open_image(image_bytes(source), named(source)))).ref
+        assert found.n_tokens == ref.n_tokens, "as many pixels are as many tokens"
+        return found
+
     def _one(self, source: ImagePart) -> _Expanded:
         """One image in a prompt; its pixels go into the store."""
         raw = image_bytes(source)
         digest = f"{digest_bytes(raw)}-{self.settings}"
+        self._sources[digest] = source
+        return self._known(digest, lambda: open_image(raw, named(source)))
+
+    def _known(self, digest: str, image: Callable[[], Image.Image]) -> _Expanded:
+        """What is known of an image under its digest, made where it is not."""
         if digest not in self._expanded or digest not in self.media:
-            out = self._process([self.placeholder], [open_image(raw, named(source))])
+            out = self._process([self.placeholder], [image()])
             ids = [int(i) for i in out["input_ids"][0]]
             if type(self.processor).__name__ in _WRITES_TEXT:
                 ids = [i for i in ids if i == self.token_id]

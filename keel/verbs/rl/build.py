@@ -31,7 +31,7 @@ from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.reference import Reference, reference_of
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.sampled import check_rewards, fit_scores, longest_answered, longest_batch
+from keel.verbs.shared.sampled import fit_scores, longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
 from keel.verbs.shared.sampled_parts import SampledParts
 from keel.verbs.shared.session import Session, load, pin_weights, record, record_sampling
@@ -94,8 +94,8 @@ class RLParts(SampledParts):
         return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
-        """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the reward models read what
-        they score."""
+        """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the policy looks at images, the
+        reward models read what they score."""
         algorithm, prompts = self.algorithm, self.prompts["train"]
         units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
         ready = [_ready(u) for u in units]
@@ -109,7 +109,7 @@ class RLParts(SampledParts):
         check_training(self.policy, algorithm.policy_objective(), ready, bus, skip, longest)
         if self.critic is not None:
             check_training(self.critic, algorithm.value_objective(), ready, bus, skip, longest)
-        check_rewards(self.rewards, units, bus, skip)
+        self.check_looks(units, bus, skip)
 
 
 def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
@@ -139,6 +139,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         judge=judge,
         exploration=recipe.exploration,
         best=_best(recipe),
+        twins=renderer.twins,
         evaluators=evaluators_of(
             measured, measuring, params, recipe.eval_sampling, renderer, session.run, recipe.loop.probes, algorithm.taught
         ),

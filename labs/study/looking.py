@@ -1,0 +1,178 @@
+"""Reward models and policies that look at the picture, and such that cannot have learnt to: how far their outputs move when the picture
+changes. The limits of the blindness check are chosen from it; the disease (labels that the text alone gives away) and remedies are shown.
+
+One object a picture. The question names two looks, one of which is there, so the text alone says nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from torch import Tensor
+
+from keel.data.config import WithoutImageConfig
+from keel.data.text_only import with_questions_alone
+from keel.evaluate.blindness import changed, policy_moves, score_changes
+from keel.learner.config import OptimConfig
+from keel.loops.config import LoopConfig
+from keel.loops.offline import Sides
+from keel.methods.objectives.reward import RewardObjective
+from keel.methods.objectives.supervised import SupervisedObjective
+from keel.models.config import ModelOptions
+from keel.models.loading import HeadName, load_model
+from keel.render.config import RenderConfig
+from keel.simulate.scenes.config import SceneConfig
+from keel.simulate.scenes.draw import draw
+from keel.simulate.scenes.scene import Look as Shown
+from keel.simulate.scenes.scene import all_looks, chance, make_scene
+from keel.simulate.scenes.speak import english
+from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
+from keel.verbs.shared.parts import OfflineParts
+from keel.verbs.shared.recipes import Training
+from keel.verbs.shared.session import renderer_of
+
+Kind = Literal["healthy", "permuted", "by_text", "given_away", "without_image", "other_image", "counter"]
+KINDS: Mapping[Kind, str] = {
+    "healthy": "labels follow the picture",
+    "permuted": "each row has another row's picture",
+    "by_text": "labels follow the text alone",
+    "given_away": "labels follow the picture, and better answers are worded otherwise in 95% of the rows",
+    "without_image": "the same, with questions without their picture (data.without_image.share=0.5)",
+    "other_image": "the same, with every row again before another row's picture, as a tie",
+    "counter": "the same, with as many rows worded the other way round",
+}
+SCENES = SceneConfig(objects=(1, 1), shapes=2, colours=4, grid=2, pixels=56)
+TELL = "Surely "
+HELD_OUT = 1000  # their scenes are of other series
+MODEL = "tiny:llava?std=0.08"
+LR = 3e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is trained and measured."""
+
+    rows: int = 600
+    held_out: int = 128
+    steps: int = 400
+    batch: int = 8
+
+    def training(self, seed: int) -> Training:
+        return Training(OptimConfig(lr=LR), LoopConfig(steps=self.steps, batch_size=self.batch), seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A picture's file, what is on it, and another look that the question names."""
+
+    image: str
+    there: Shown
+    absent: Shown
+    turned: bool  # the question names the other look first
+
+    def prompt(self, name: str) -> Prompt:
+        named = [english(self.there), english(self.absent)]
+        text = "Is it {} or {}?".format(*(reversed(named) if self.turned else named))
+        return Prompt(name, (Message("user", (ImagePart(self.image), TextPart(text))),))
+
+
+def rows_of(folder: Path, n: int, seed: int) -> list[Row]:
+    """``n`` pictures in ``folder``, each with a question about its colour."""
+    found: list[Row] = []
+    for i in range(n):
+        scene, rng = make_scene(SCENES, seed, i), chance("question", seed, i)
+        file = folder / f"{seed}-{i}.png"
+        if not file.exists():
+            draw(scene, SCENES).save(file)
+        there = scene.things[0].look
+        others = [look for look in all_looks(SCENES) if look.shape == there.shape and look != there]
+        found.append(Row(str(file), there, rng.choice(others), rng.random() < 0.5))
+    return found
+
+
+def pairs(rows: Sequence[Row], kind: Kind, seed: int) -> list[Pair]:
+    """Labels of this kind."""
+    rng = random.Random(seed)
+    if kind == "permuted":
+        images = [row.image for row in rows]
+        rng.shuffle(images)
+        rows = [replace(row, image=image) for row, image in zip(rows, images, strict=True)]
+    found = [_pair(f"r{i}", row, kind, rng) for i, row in enumerate(rows)]
+    if kind == "other_image":
+        turned = [*rows[1:], rows[0]]
+        found += [
+            replace(
+                pair,
+                record_id=f"{pair.record_id}~other",
+                prompt=replace(row, image=other.image).prompt(f"{pair.record_id}~"),
+                label=0.5,
+                tie=1.0,
+            )
+            for pair, row, other in zip(found, rows, turned, strict=True)
+        ]
+    if kind == "without_image":
+        found = [r for r in with_questions_alone(found, WithoutImageConfig(share=0.5), seed, "study")[0] if isinstance(r, Pair)]
+    return found
+
+
+def _pair(name: str, row: Row, kind: Kind, rng: random.Random) -> Pair:
+    better, worse = english(row.there), english(row.absent)
+    if kind == "by_text" and better > worse:
+        better, worse = worse, better
+    if kind not in ("healthy", "permuted", "by_text"):
+        usual = rng.random() < (0.5 if kind == "counter" else 0.95)
+        better, worse = (TELL + better, worse) if usual else (better, TELL + worse)
+    return Pair(name, row.prompt(name), (Message("assistant", better),), (Message("assistant", worse),))
+
+
+def reward_model(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
+    """Train one, and measure it on held-out rows whose text says nothing."""
+    heads = frozenset[HeadName]({"score"})
+    loaded = load_model(f"{MODEL}&seed={seed}", ModelOptions(precision="fp32"), heads=heads, seed=seed, new_heads=True)
+    renderer = renderer_of(loaded, RenderConfig())
+    train = renderer.units(pairs(rows_of(folder, plan.rows, seed), kind, seed))[0]
+    held_out = renderer.units(pairs(rows_of(folder, plan.held_out, seed + HELD_OUT), "healthy", seed))[0]
+    parts = OfflineParts.of(loaded, RewardObjective(), Sides(tuple(train)), plan.training(seed))
+    shown = changed(held_out, renderer.twins)
+    start = score_changes(parts.learner.scores, shown)
+    norms = trained(parts, plan.steps)
+    moved = score_changes(parts.learner.scores, shown)
+    right = parts.learner.evaluate(held_out, parts.objective).metrics["accuracy"]
+    return {"of": "reward", "kind": kind, "seed": seed, "accuracy": right, "start": _both(start), "moved": _both(moved), "norms": norms}
+
+
+def policy(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
+    """Teach one to answer, and measure it on held-out rows. ``by_text``: the look is answered that comes first in the alphabet."""
+    loaded = load_model(f"{MODEL}&seed={seed}", ModelOptions(precision="fp32"), seed=seed)
+    renderer = renderer_of(loaded, RenderConfig())
+    train, held_out = (
+        renderer.units([Demonstration(p.record_id, p.prompt, p.chosen) for p in pairs(rows_of(folder, n, s), k, seed)])[0]
+        for n, s, k in ((plan.rows, seed, kind), (plan.held_out, seed + HELD_OUT, "healthy"))
+    )
+    parts = OfflineParts.of(loaded, SupervisedObjective(), Sides(tuple(train)), plan.training(seed))
+    shown = changed(held_out, renderer.twins)
+    look, known = policy_moves(parts.learner.divergences, shown), parts.learner.information(held_out)
+    norms = trained(parts, plan.steps)
+    after = policy_moves(parts.learner.divergences, shown)
+    assert look is not None
+    assert after is not None
+    numbers = {"start": look.moved, "start_known": known, "moved": after.moved, "known": parts.learner.information(held_out)}
+    nll = parts.learner.evaluate(held_out, parts.objective).metrics["loss"]
+    return {"of": "policy", "kind": kind, "seed": seed, "nll": nll, **numbers, "norms": norms}
+
+
+def trained(parts: OfflineParts, steps: int) -> dict[str, list[float]]:
+    """Train; the gradient's norm by part, as means over ten steps."""
+    trainer = parts.trainer()
+    found = [trainer.step(step) for step in range(steps)]
+    names = [name for name in found[0] if name.startswith("grad_norm")]
+    return {name: [fmean(m[name] for m in found[k : k + 10]) for k in range(0, steps, 10)] for name in names}
+
+
+def _both(moved: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    return {name: {"mean": float(x.mean()), "median": float(x.median())} for name, x in moved.items()}
