@@ -58,13 +58,14 @@ def train_beside(module: PreTrainedModel, parts: Sequence[Part]) -> list[StartRo
 
 
 def trained_parts(model: Model) -> dict[str, list[nn.Parameter]]:
-    """The trained parameters by part, where several parts of the model are trained; a head that is not the model's own is ``head``. Empty
-    for a text model, or where one part alone is trained: there is nothing to compare."""
+    """The trained parameters by part, heads beside the model's own left out. Empty for a text model, or where one part alone is trained:
+    there is nothing to compare."""
     part_of = parts_of(model.module)
     found: dict[str, list[nn.Parameter]] = {}
     for name, p in model.trainable():
-        found.setdefault(part_of.get(name, "head"), []).append(p)
-    return found if len(found.keys() - {"head"}) > 1 else {}
+        if name in part_of:
+            found.setdefault(part_of[name], []).append(p)
+    return found if len(found) > 1 else {}
 
 
 def _named_parts(module: PreTrainedModel, parts: Sequence[Part]) -> dict[str, Part]:

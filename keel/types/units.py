@@ -33,6 +33,7 @@ class Encoded:
     media: tuple[MediaRef, ...] = ()
     positions_PT: Tensor | None = None  # int64, P = 1 or 3 (time, height, width). None: 0, 1, 2 ... in one row
     spans: tuple[tuple[int, int], ...] = ()  # [first, end): the tokens of a span see each other both ways
+    complexity: float = 0.0  # 0 to 1: how much there is to take in besides its words
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]
@@ -48,7 +49,7 @@ class Encoded:
         if self.media == other.media or [m.n_tokens for m in self.media] != [m.n_tokens for m in other.media]:
             return None
         if self.positions_PT is None and other.positions_PT is None:
-            return replace(self, media=other.media)
+            return replace(self, media=other.media, complexity=other.complexity)
         return other if bool((self.tokens_T == other.tokens_T).all() if len(self) == len(other) else False) else None
 
 

@@ -31,7 +31,7 @@ from keel.simulate.scenes.draw import draw
 from keel.simulate.scenes.scene import Look as Shown
 from keel.simulate.scenes.scene import all_looks, chance, make_scene
 from keel.simulate.scenes.speak import english
-from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
+from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart, Unit
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.session import renderer_of
@@ -150,11 +150,13 @@ def policy(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
     """Teach one to answer, and measure it on held-out rows. ``by_text``: the look is answered that comes first in the alphabet."""
     loaded = load_model(f"{MODEL}&seed={seed}", ModelOptions(precision="fp32"), seed=seed)
     renderer = renderer_of(loaded, RenderConfig())
-    train, held_out = (
-        renderer.units([Demonstration(p.record_id, p.prompt, p.chosen) for p in pairs(rows_of(folder, n, s), k, seed)])[0]
-        for n, s, k in ((plan.rows, seed, kind), (plan.held_out, seed + HELD_OUT, "healthy"))
-    )
-    parts = OfflineParts.of(loaded, SupervisedObjective(), Sides(tuple(train)), plan.training(seed))
+
+    def units(kind: Kind, n: int, series: int) -> tuple[Unit, ...]:
+        labels = pairs(rows_of(folder, n, series), kind, seed)
+        return tuple(renderer.units([Demonstration(p.record_id, p.prompt, p.chosen) for p in labels])[0])
+
+    train, held_out = units(kind, plan.rows, seed), units("healthy", plan.held_out, seed + HELD_OUT)
+    parts = OfflineParts.of(loaded, SupervisedObjective(), Sides(train), plan.training(seed))
     shown = changed(held_out, renderer.twins)
     look, known = policy_moves(parts.learner.divergences, shown), parts.learner.information(held_out)
     norms = trained(parts, plan.steps)

@@ -16,6 +16,7 @@ from keel.methods.preference import preference_objective
 from keel.methods.rl_checks import given
 from keel.methods.rl_config import ReferenceConfig
 from keel.methods.rl_parts import ReferenceRule
+from keel.models.looking import looking
 from keel.models.model import Model
 from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
@@ -104,7 +105,16 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         prompts=prompts,
         params=params,
         training=recipe.training,
-        evaluators=evaluators_of(measured, measuring, params, online.eval_sampling, renderer, session.run, recipe.loop.probes),
+        evaluators=evaluators_of(
+            measured,
+            measuring,
+            params,
+            online.eval_sampling,
+            renderer,
+            session.run,
+            recipe.loop.probes,
+            measures=lambda units: looking(loaded.model, units),
+        ),
         starts_at_reference=objective.needs_reference and other is None,
         twins=renderer.twins,
         summary={

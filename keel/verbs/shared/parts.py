@@ -15,6 +15,7 @@ from keel.loops.offline import OfflineTrainer, Probe, Sides, total_steps
 from keel.loops.ordering import Order
 from keel.methods.objectives.common import credited
 from keel.models.loading import Loaded
+from keel.models.looking import looking
 from keel.selftest import CheckName, check_policy_looks, check_reference, check_reward_reads, check_training, largest
 from keel.types import Objective, Twin
 from keel.verbs.shared.recipes import Training, TrainRecipe
@@ -92,7 +93,9 @@ class OfflineParts:
     def trainer(self) -> OfflineTrainer:
         """The loop over these parts, one step at a time."""
         loop, seed = self.training.loop, self.training.seed
-        return OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
+        trainer = OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
+        trainer.measures = lambda units: looking(self.loaded.model, units)
+        return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
         """The checks of the training on its largest batch; of its reference, where that is the start; that a policy looks at
