@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from keel.types import BranchTensors, Twin, Unit
 
 SWAPPED = "swapped"  # another image of the same data takes the places
 LOOKED_AT = 32  # units
+_AMONG = 16  # times as many, among which other images are looked for
 SD, NATS = "standard deviations of scores", "nats a token"
 LIMITS: Mapping[str, float] = {SD: 0.1, NATS: 0.01}
 REMEDY = (
@@ -67,7 +69,7 @@ class Look:
 def changed(units: Sequence[Unit], twins: Mapping[str, Twin], n: int = LOOKED_AT) -> Changed:
     """The first ``n`` units that show images, each beside itself with the image changed: ``swapped`` for another unit's that takes the same
     places, and by each of ``twins``. A change that fits no unit is left out."""
-    pictured = [u for u in units if u.prompt.media and u.branches]
+    pictured = list(islice((u for u in units if u.prompt.media and u.branches), _AMONG * n))
     found: dict[str, list[tuple[Unit, Unit]]] = {SWAPPED: []} | {name: [] for name in twins}
     for i, unit in enumerate(pictured[:n]):
         shown = (unit.prompt.with_images_of(u.prompt) for u in (*pictured[i + 1 :], *pictured[:i]))

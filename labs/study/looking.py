@@ -7,6 +7,7 @@ One object a picture. The question names two looks, one of which is there, so th
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,10 +54,16 @@ MODEL = "tiny:llava?std=0.08"
 LR = 3e-3
 
 
+SEES: tuple[Kind, ...] = ("healthy",)
+BLIND: tuple[Kind, ...] = ("permuted", "by_text")
+TRIED: Mapping[str, tuple[float, ...]] = {"reward": (0.01, 0.03, 0.1, 0.3), "policy": (0.001, 0.003, 0.01, 0.03, 0.1)}
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How much is trained and measured."""
 
+    seeds: tuple[int, ...] = (0, 1, 2)
     rows: int = 600
     held_out: int = 128
     steps: int = 400
@@ -79,6 +86,42 @@ class Row:
         named = [english(self.there), english(self.absent)]
         text = "Is it {} or {}?".format(*(reversed(named) if self.turned else named))
         return Prompt(name, (Message("user", (ImagePart(self.image), TextPart(text))),))
+
+
+def looking(plan: Plan) -> dict[str, Any]:
+    """Every kind with every seed: reward models of all kinds, policies that see and that are blind."""
+    with tempfile.TemporaryDirectory(prefix="keel-looking-") as name:
+        folder = Path(name)
+        runs = [reward_model(kind, seed, folder, plan) for seed in plan.seeds for kind in KINDS]
+        runs += [policy(kind, seed, folder, plan) for seed in plan.seeds for kind in (*SEES, *BLIND)]
+    return found_in(runs)
+
+
+def found_in(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The runs with what is said of them: false alarms (of models that see) and misses (of blind ones) at each limit, by statistic."""
+    rates: list[dict[str, Any]] = []
+    for of, statistic in (("reward", "mean"), ("reward", "median"), ("policy", "mean")):
+        most = {kind: [most_of(r, statistic) for r in runs if (r["of"], r["kind"]) == (of, kind)] for kind in KINDS}
+        sees, blind = ([x for kind in kinds for x in most[kind]] for kinds in (SEES, BLIND))
+        for limit in TRIED[of]:
+            alarms, misses = sum(x < limit for x in sees), sum(x >= limit for x in blind)
+            rates.append(
+                {
+                    "of": of,
+                    "statistic": statistic,
+                    "limit": limit,
+                    "alarms": alarms,
+                    "sees": len(sees),
+                    "misses": misses,
+                    "blind": len(blind),
+                }
+            )
+    return {"study": "looking", "runs": [dict(r) for r in runs], "rates": rates}
+
+
+def most_of(run: Mapping[str, Any], statistic: str = "mean") -> float:
+    """How far the change of the image that a model sees best moves it; a policy's numbers are means."""
+    return max(x[statistic] if isinstance(x, Mapping) else x for x in run["moved"].values())
 
 
 def rows_of(folder: Path, n: int, seed: int) -> list[Row]:
