@@ -19,9 +19,11 @@ from torch import Tensor
 from keel.data.config import WithoutImageConfig
 from keel.data.text_only import with_questions_alone
 from keel.evaluate.blindness import changed, policy_moves, score_changes
+from keel.evaluate.statistics import wilson
 from keel.learner.config import OptimConfig
 from keel.loops.config import LoopConfig
 from keel.loops.offline import Sides
+from keel.methods.objectives.common import branch_sums
 from keel.methods.objectives.reward import RewardObjective
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions
@@ -32,7 +34,7 @@ from keel.simulate.scenes.draw import draw
 from keel.simulate.scenes.scene import Look as Shown
 from keel.simulate.scenes.scene import all_looks, chance, make_scene
 from keel.simulate.scenes.speak import english
-from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart, Unit
+from keel.types import Demonstration, ImagePart, Message, Pair, Prompt, TextPart
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.session import renderer_of
@@ -54,8 +56,7 @@ MODEL = "tiny:llava?std=0.08"
 LR = 3e-3
 
 
-SEES: tuple[Kind, ...] = ("healthy",)
-BLIND: tuple[Kind, ...] = ("permuted", "by_text")
+OF_POLICIES: tuple[Kind, ...] = ("healthy", "permuted", "by_text")
 TRIED: Mapping[str, tuple[float, ...]] = {"reward": (0.01, 0.03, 0.1, 0.3), "policy": (0.001, 0.003, 0.01, 0.03, 0.1)}
 
 
@@ -93,30 +94,28 @@ def looking(plan: Plan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="keel-looking-") as name:
         folder = Path(name)
         runs = [reward_model(kind, seed, folder, plan) for seed in plan.seeds for kind in KINDS]
-        runs += [policy(kind, seed, folder, plan) for seed in plan.seeds for kind in (*SEES, *BLIND)]
-    return found_in(runs)
+        runs += [policy(kind, seed, folder, plan) for seed in plan.seeds for kind in OF_POLICIES]
+    return found_in(runs, plan.held_out)
 
 
-def found_in(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The runs with what is said of them: false alarms (of models that see) and misses (of blind ones) at each limit, by statistic."""
+def found_in(runs: Sequence[Mapping[str, Any]], held_out: int = Plan.held_out) -> dict[str, Any]:
+    """The runs with what is said of them: false alarms (of models that see) and misses (of blind ones) at each limit, by statistic. Whether
+    a model sees is told by held-out questions, whose text says nothing: it is right more often than a coin, surely."""
     rates: list[dict[str, Any]] = []
     for of, statistic in (("reward", "mean"), ("reward", "median"), ("policy", "mean")):
-        most = {kind: [most_of(r, statistic) for r in runs if (r["of"], r["kind"]) == (of, kind)] for kind in KINDS}
-        sees, blind = ([x for kind in kinds for x in most[kind]] for kinds in (SEES, BLIND))
+        most: dict[bool, list[float]] = {True: [], False: []}
+        for r in (r for r in runs if r["of"] == of):
+            most[sees(r, held_out)].append(most_of(r, statistic))
         for limit in TRIED[of]:
-            alarms, misses = sum(x < limit for x in sees), sum(x >= limit for x in blind)
-            rates.append(
-                {
-                    "of": of,
-                    "statistic": statistic,
-                    "limit": limit,
-                    "alarms": alarms,
-                    "sees": len(sees),
-                    "misses": misses,
-                    "blind": len(blind),
-                }
-            )
-    return {"study": "looking", "runs": [dict(r) for r in runs], "rates": rates}
+            alarms, misses = sum(x < limit for x in most[True]), sum(x >= limit for x in most[False])
+            counts = {"alarms": alarms, "sees": len(most[True]), "misses": misses, "blind": len(most[False])}
+            rates.append({"of": of, "statistic": statistic, "limit": limit, **counts})
+    return {"study": "looking", "runs": [{**r, "sees": sees(r, held_out)} for r in runs], "rates": rates}
+
+
+def sees(run: Mapping[str, Any], held_out: int) -> bool:
+    """Its share of right answers to ``held_out`` questions is above a half with its whole 95% interval."""
+    return wilson(run["right"] * held_out, held_out).low > 0.5
 
 
 def most_of(run: Mapping[str, Any], statistic: str = "mean") -> float:
@@ -186,19 +185,20 @@ def reward_model(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, A
     norms = trained(parts, plan.steps)
     moved = score_changes(parts.learner.scores, shown)
     right = parts.learner.evaluate(held_out, parts.objective).metrics["accuracy"]
-    return {"of": "reward", "kind": kind, "seed": seed, "accuracy": right, "start": _both(start), "moved": _both(moved), "norms": norms}
+    return {"of": "reward", "kind": kind, "seed": seed, "right": right, "start": _both(start), "moved": _both(moved), "norms": norms}
 
 
 def policy(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
-    """Teach one to answer, and measure it on held-out rows. ``by_text``: the look is answered that comes first in the alphabet."""
+    """Teach one to answer, and measure it on held-out rows; it is right where the true answer is the likelier one. ``by_text``: what comes
+    first in the alphabet is answered."""
     loaded = load_model(f"{MODEL}&seed={seed}", ModelOptions(precision="fp32"), seed=seed)
     renderer = renderer_of(loaded, RenderConfig())
 
-    def units(kind: Kind, n: int, series: int) -> tuple[Unit, ...]:
-        labels = pairs(rows_of(folder, n, series), kind, seed)
-        return tuple(renderer.units([Demonstration(p.record_id, p.prompt, p.chosen) for p in labels])[0])
-
-    train, held_out = units(kind, plan.rows, seed), units("healthy", plan.held_out, seed + HELD_OUT)
+    labels, told = (
+        pairs(rows_of(folder, plan.rows, seed), kind, seed),
+        pairs(rows_of(folder, plan.held_out, seed + HELD_OUT), "healthy", seed),
+    )
+    train, held_out = (tuple(renderer.units([Demonstration(p.record_id, p.prompt, p.chosen) for p in of])[0]) for of in (labels, told))
     parts = OfflineParts.of(loaded, SupervisedObjective(), Sides(train), plan.training(seed))
     shown = changed(held_out, renderer.twins)
     look, known = policy_moves(parts.learner.divergences, shown), parts.learner.information(held_out)
@@ -207,8 +207,9 @@ def policy(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
     assert look is not None
     assert after is not None
     numbers = {"start": look.moved, "start_known": known, "moved": after.moved, "known": parts.learner.information(held_out)}
-    nll = parts.learner.evaluate(held_out, parts.objective).metrics["loss"]
-    return {"of": "policy", "kind": kind, "seed": seed, "nll": nll, **numbers, "norms": norms}
+    others = tuple(renderer.units([Demonstration(p.record_id, p.prompt, p.rejected) for p in told])[0])
+    true, false = (branch_sums(us, parts.learner.logprobs(us)) for us in (held_out, others))
+    return {"of": "policy", "kind": kind, "seed": seed, "right": float((true > false).float().mean()), **numbers, "norms": norms}
 
 
 def trained(parts: OfflineParts, steps: int) -> dict[str, list[float]]:

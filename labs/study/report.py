@@ -127,13 +127,14 @@ def _frontier_plot(found: Found) -> Any:
 
 
 def _looking_table(found: Found) -> str:
-    lines = ["| model | trained on | models | held-out | swapped | greyed | blurred |", "|---|---|---|---|---|---|---|"]
-    for of, name in (("reward", "accuracy"), ("policy", "nll")):
+    lines = ["| model | trained on | models | that see | right | swapped | greyed | blurred |", "|---|---|---|---|---|---|---|---|"]
+    for of in ("reward", "policy"):
         for kind, what in KINDS.items():
             runs = [r for r in found["runs"] if (r["of"], r["kind"]) == (of, kind)]
             if runs:
                 moved = " | ".join(_range([_mean_of(r["moved"][change]) for r in runs]) for change in ("swapped", "greyed", "blurred"))
-                lines.append(f"| {of} | {what} | {len(runs)} | {name} {_range([r[name] for r in runs])} | {moved} |")
+                see, right = sum(r["sees"] for r in runs), _range([r["right"] for r in runs])
+                lines.append(f"| {of} | {what} | {len(runs)} | {see} | {right} | {moved} |")
     lines += ["", "| model | statistic | limit | false alarms | misses |", "|---|---|---|---|---|"]
     for r in found["rates"]:
         alarms, misses = f"{r['alarms']} of {r['sees']}", f"{r['misses']} of {r['blind']}"
@@ -155,9 +156,17 @@ def _looking_plot(found: Found) -> Any:
     for axis, of in zip(axes[0], ("reward", "policy"), strict=True):
         kinds = [k for k in KINDS if any((r["of"], r["kind"]) == (of, k) for r in found["runs"])]
         for y, kind in enumerate(kinds):
-            values = [max(most_of(r), 1e-6) for r in found["runs"] if (r["of"], r["kind"]) == (of, kind)]
-            axis.plot(values, [y] * len(values), "o", color=f"C{y}", markersize=5, alpha=0.7)
+            runs = [r for r in found["runs"] if (r["of"], r["kind"]) == (of, kind)]
+            for mark, which in (("o", True), ("x", False)):
+                values = [max(most_of(r), 1e-6) for r in runs if r["sees"] is which]
+                axis.plot(values, [y] * len(values), mark, color=f"C{y}", markersize=6, alpha=0.7)
         unit = SD if of == "reward" else NATS
         axis.axvline(LIMITS[unit], color="black", linestyle="--", linewidth=0.8)
-        axis.set(xscale="log", xlabel=f"most moved by a changed image, {unit}", yticks=range(len(kinds)), yticklabels=kinds, title=of)
+        axis.set(
+            xscale="log",
+            xlabel=f"most moved by a changed image, {unit}",
+            yticks=range(len(kinds)),
+            yticklabels=kinds,
+            title=f"{of}: sees (dot), does not (cross)",
+        )
     return figure

@@ -84,6 +84,7 @@ def test_blind_is_who_sees_no_change() -> None:
     assert Look(SD, {"swapped": 0.0, "greyed": 0.099}, 4).blind
     assert not Look(SD, {"swapped": 0.0, "greyed": 0.1}, 4).blind, "one change that is seen is enough"
     assert Look(NATS, {"swapped": 0.0099}, 4).blind
+    assert Look(NATS, {"swapped": math.nan}, 4).blind, "a number that is none is no look"
     text = Look(NATS, {"swapped": 0.02, "blurred": 0.001}, 4).finding
     assert (
         text

@@ -132,6 +132,6 @@ def test_looking_measures_every_kind(monkeypatch: pytest.MonkeyPatch, proofs: No
     found = json.loads(file.read_text())
     assert [r["kind"] for r in found["runs"]] == [*looking.KINDS, "healthy", "permuted", "by_text"]
     assert all(set(r["moved"]) == {"swapped", "greyed", "blurred"} for r in found["runs"])
-    assert {(r["sees"], r["blind"]) for r in found["rates"]} == {(1, 2)}
+    assert {(r["of"], r["sees"] + r["blind"]) for r in found["rates"]} == {("reward", 7), ("policy", 3)}
     assert (out / "looking.png").read_bytes().startswith(b"\x89PNG")
-    assert "| reward | labels follow the picture | 1 | accuracy" in (out / "looking.md").read_text()
+    assert "| reward | labels follow the picture | 1 |" in (out / "looking.md").read_text()

@@ -7,7 +7,7 @@ from typing import Any
 
 from keel.simulate.scenes.speak import english
 from keel.types import ImagePart, Pair
-from labs.study.looking import TELL, found_in, most_of, pairs, rows_of
+from labs.study.looking import TELL, found_in, most_of, pairs, rows_of, sees
 
 
 def image(pair: Pair) -> str:
@@ -52,27 +52,16 @@ def test_words_give_away_and_counter_data_take_back(tmp_path: Path) -> None:
 
 
 def test_rates_by_hand() -> None:
-    def run(kind: str, mean: float, median: float) -> dict[str, Any]:
-        return {
-            "of": "reward",
-            "kind": kind,
-            "moved": {"swapped": {"mean": mean, "median": median}, "greyed": {"mean": 0.0, "median": 0.0}},
-        }
+    def run(right: float, mean: float, median: float) -> dict[str, Any]:
+        moved = {"swapped": {"mean": mean, "median": median}, "greyed": {"mean": 0.0, "median": 0.0}}
+        return {"of": "reward", "kind": "healthy", "right": right, "moved": moved}
 
-    runs = [
-        run("healthy", 0.5, 0.02),
-        run("healthy", 0.05, 0.2),
-        run("permuted", 0.02, 0.0),
-        run("by_text", 0.2, 0.0),
-        run("counter", 9, 9),
-    ]
+    runs = [run(0.9, 0.5, 0.02), run(0.7, 0.05, 0.2), run(0.5, 0.02, 0.0), run(0.55, 0.2, 0.0)]
     assert most_of(runs[0]) == 0.5
     assert most_of(runs[1], "median") == 0.2
-    rates = {
-        (r["statistic"], r["limit"]): (r["alarms"], r["sees"], r["misses"], r["blind"])
-        for r in found_in(runs)["rates"]
-        if r["of"] == "reward"
-    }
+    assert [sees(r, 128) for r in runs] == [True, True, False, False]
+    found = [r for r in found_in(runs)["rates"] if r["of"] == "reward"]
+    rates = {(r["statistic"], r["limit"]): (r["alarms"], r["sees"], r["misses"], r["blind"]) for r in found}
     assert rates["mean", 0.1] == (1, 2, 1, 2)
     assert rates["mean", 0.01] == (0, 2, 2, 2)
     assert rates["median", 0.1] == (1, 2, 0, 2)

@@ -140,9 +140,9 @@ def test_the_price_of_the_kl_differs_by_kind_of_token():
 def test_the_price_of_a_divergence_differs_too():
     branch = Branch(torch.arange(2), torch.ones(2, dtype=torch.bool), {"advantages": torch.zeros(2), "grounded": torch.tensor([1.0, 0.0])})
     units = [Unit("u", Encoded(torch.tensor([1])), (branch,))]
-    objective = PolicyObjective(PPO, kl_coef=0.5, kl_kinds=(3.0, 0.0), divergence=Divergence("jsd"))
+    objective = PolicyObjective(PPO, kl_coef=0.5, kl_kinds=(3.0, 1.0), divergence=Divergence("jsd"))
     outputs = Outputs(torch.tensor([-1.0, -2.0]), torch.zeros(2), divergence_S=torch.tensor([0.25, 0.5]), ref_logprobs_S=torch.zeros(2))
-    assert float(objective.loss(pack(units), outputs, objective.counts(units)).loss) == pytest.approx(0.5 * 3 * 0.25 / 2)
+    assert float(objective.loss(pack(units), outputs, objective.counts(units)).loss) == pytest.approx(0.5 * (3 * 0.25 + 0.5) / 2)
 
 
 def test_entropy_and_kl_by_kind_are_means_over_their_own_tokens():
