@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keel.types import BranchTensors, Twin, Unit
+from keel.types import BranchTensors, PairTarget, Twin, Unit
 
-SWAPPED = "swapped"  # another image of the same data takes the places
+SHOWN, SWAPPED = "shown", "swapped"  # the image as it is; another image of the same data takes the places
 LOOKED_AT = 32  # units
 _AMONG = 16  # times as many, among which other images are looked for
 SD, NATS = "standard deviations of scores", "nats a token"
@@ -100,6 +100,23 @@ def score_changes(scorer: Scorer, pairs: Changed, spread_of: Sequence[Unit] = ()
         apart = torch.cat([(s - before[id(u)]).abs() for (u, _), (_, s) in zip(of, after, strict=True)])
         moved[name] = apart / spread if spread > 0 else torch.zeros_like(apart)
     return moved
+
+
+def scores_are_right(scorer: Scorer, pairs: Changed) -> dict[str, float]:
+    """Of a reward model: the share of labelled preferences that its scores order rightly (ties left out, equal scores half right):
+    ``shown`` with the image, and by change of it. What moves a model need not help it: where these are the same, it looks in vain. Empty
+    where nothing is preferred."""
+    whole = list({id(u): u for of in pairs.values() for u, _ in of}.values())
+    sides = {SHOWN: whole} | {name: [other for _, other in of] for name, of in pairs.items()}
+    found = {name: share for name, units in sides.items() if (share := _right(_scored(scorer, units))) is not None}
+    return found if SHOWN in found else {}
+
+
+def _right(scored: Sequence[tuple[Unit, Tensor]]) -> float | None:
+    """Of all preferences; None without any."""
+    edges = [(s_G, e) for u, s_G in scored if isinstance(u.target, PairTarget) for e in u.target.edges if e.label != 0.5]
+    right = [0.5 * (1.0 + float(torch.sign((s_G[e.winner] - s_G[e.loser]) * (e.label - 0.5)))) for s_G, e in edges]
+    return sum(right) / len(right) if right else None
 
 
 def policy_moves(divergences: Callable[[Sequence[Unit], Sequence[Unit]], BranchTensors], pairs: Changed) -> Look | None:

@@ -47,7 +47,7 @@ class Trends:
 
     def _imbalance(self, parts: Sequence[str]) -> dict[str, float]:
         means = [_mean(values[-SHORT:]) for name in parts if len(values := list(self._values.get(name, ()))) >= SHORT]
-        if len(means) < 2 or len(means) < len(parts) or max(means) < _SMALL:
+        if len(means) < max(2, len(parts)):
             return {}
         return {"trend/grad_norm/imbalance": max(means) / max(min(means), _SMALL)}
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from keel.data.config import WithoutImageConfig
 from keel.data.text_only import with_questions_alone
-from keel.evaluate.blindness import changed, policy_moves, score_changes
+from keel.evaluate.blindness import changed, policy_moves, score_changes, scores_are_right
 from keel.evaluate.statistics import wilson
 from keel.learner.config import OptimConfig
 from keel.loops.config import LoopConfig
@@ -40,6 +40,7 @@ from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.session import renderer_of
 
 Kind = Literal["healthy", "permuted", "by_text", "given_away", "without_image", "other_image", "counter"]
+Start = Literal["scratch", "policy"]
 KINDS: Mapping[Kind, str] = {
     "healthy": "labels follow the picture",
     "permuted": "each row has another row's picture",
@@ -53,9 +54,22 @@ SCENES = SceneConfig(objects=(1, 1), shapes=2, colours=4, grid=2, pixels=56)
 TELL = "Surely "
 HELD_OUT = 1000  # their scenes are of other series
 MODEL = "tiny:llava?std=0.08"
-LR = 3e-3
+LR, REWARD_LR = 3e-3, 1e-3
 
 
+OF_REWARDS: tuple[tuple[Kind, Start], ...] = (
+    ("healthy", "scratch"),
+    ("permuted", "scratch"),
+    ("by_text", "scratch"),
+    ("given_away", "scratch"),
+    ("without_image", "scratch"),
+    ("other_image", "scratch"),
+    ("counter", "scratch"),
+    ("healthy", "policy"),
+    ("permuted", "policy"),
+    ("by_text", "policy"),
+    ("given_away", "policy"),
+)
 OF_POLICIES: tuple[Kind, ...] = ("healthy", "permuted", "by_text")
 TRIED: Mapping[str, tuple[float, ...]] = {"reward": (0.01, 0.03, 0.1, 0.3), "policy": (0.001, 0.003, 0.01, 0.03, 0.1)}
 
@@ -67,11 +81,15 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: int = 600
     held_out: int = 128
-    steps: int = 400
-    batch: int = 8
+    steps: int = 300
+    batch: int = 16
 
-    def training(self, seed: int) -> Training:
-        return Training(OptimConfig(lr=LR), LoopConfig(steps=self.steps, batch_size=self.batch), seed)
+    @property
+    def reward_steps(self) -> int:
+        return max(1, self.steps // 2)
+
+    def training(self, seed: int, steps: int, lr: float) -> Training:
+        return Training(OptimConfig(lr=lr), LoopConfig(steps=steps, batch_size=self.batch), seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +111,12 @@ def looking(plan: Plan) -> dict[str, Any]:
     """Every kind with every seed: reward models of all kinds, policies that see and that are blind."""
     with tempfile.TemporaryDirectory(prefix="keel-looking-") as name:
         folder = Path(name)
-        runs = [reward_model(kind, seed, folder, plan) for seed in plan.seeds for kind in KINDS]
-        runs += [policy(kind, seed, folder, plan) for seed in plan.seeds for kind in OF_POLICIES]
+        runs = [policy(kind, seed, folder, plan) for seed in plan.seeds for kind in OF_POLICIES]
+        runs += [reward_model(kind, start, seed, folder, plan) for seed in plan.seeds for kind, start in OF_REWARDS]
     return found_in(runs, plan.held_out)
 
 
-def found_in(runs: Sequence[Mapping[str, Any]], held_out: int = Plan.held_out) -> dict[str, Any]:
+def found_in(runs: Sequence[Mapping[str, Any]], held_out: int) -> dict[str, Any]:
     """The runs with what is said of them: false alarms (of models that see) and misses (of blind ones) at each limit, by statistic. Whether
     a model sees is told by held-out questions, whose text says nothing: it is right more often than a coin, surely."""
     rates: list[dict[str, Any]] = []
@@ -172,20 +190,26 @@ def _pair(name: str, row: Row, kind: Kind, rng: random.Random) -> Pair:
     return Pair(name, row.prompt(name), (Message("assistant", better),), (Message("assistant", worse),))
 
 
-def reward_model(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
-    """Train one, and measure it on held-out rows whose text says nothing."""
+def reward_model(kind: Kind, start: Start, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
+    """Train one, from random weights or from a policy that has learnt to look (made where it is not there yet), and measure it on held-out
+    rows whose text says nothing."""
+    base = folder / f"policy-{seed}"
+    if start == "policy" and not base.exists():
+        policy("healthy", seed, folder, plan)
     heads = frozenset[HeadName]({"score"})
-    loaded = load_model(f"{MODEL}&seed={seed}", ModelOptions(precision="fp32"), heads=heads, seed=seed, new_heads=True)
+    spec, steps, lr = (str(base), plan.reward_steps, REWARD_LR) if start == "policy" else (f"{MODEL}&seed={seed}", plan.steps, LR)
+    loaded = load_model(spec, ModelOptions(precision="fp32"), heads=heads, seed=seed, new_heads=True)
     renderer = renderer_of(loaded, RenderConfig())
     train = renderer.units(pairs(rows_of(folder, plan.rows, seed), kind, seed))[0]
     held_out = renderer.units(pairs(rows_of(folder, plan.held_out, seed + HELD_OUT), "healthy", seed))[0]
-    parts = OfflineParts.of(loaded, RewardObjective(), Sides(tuple(train)), plan.training(seed))
-    shown = changed(held_out, renderer.twins)
-    start = score_changes(parts.learner.scores, shown)
-    norms = trained(parts, plan.steps)
+    parts = OfflineParts.of(loaded, RewardObjective(), Sides(tuple(train)), plan.training(seed, steps, lr))
+    shown, whole = changed(held_out, renderer.twins), changed(held_out, renderer.twins, plan.held_out)
+    before = score_changes(parts.learner.scores, shown)
+    norms = trained(parts, steps)
     moved = score_changes(parts.learner.scores, shown)
-    right = parts.learner.evaluate(held_out, parts.objective).metrics["accuracy"]
-    return {"of": "reward", "kind": kind, "seed": seed, "right": right, "start": _both(start), "moved": _both(moved), "norms": norms}
+    numbers = {"right": parts.learner.evaluate(held_out, parts.objective).metrics["accuracy"], "norms": norms}
+    numbers |= {"before": _both(before), "moved": _both(moved), "right_with": scores_are_right(parts.learner.scores, whole)}
+    return {"of": "reward", "kind": kind, "start": start, "seed": seed, **numbers}
 
 
 def policy(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
@@ -193,23 +217,30 @@ def policy(kind: Kind, seed: int, folder: Path, plan: Plan) -> dict[str, Any]:
     first in the alphabet is answered."""
     loaded = load_model(f"{MODEL}&seed={seed}", ModelOptions(precision="fp32"), seed=seed)
     renderer = renderer_of(loaded, RenderConfig())
-
-    labels, told = (
-        pairs(rows_of(folder, plan.rows, seed), kind, seed),
-        pairs(rows_of(folder, plan.held_out, seed + HELD_OUT), "healthy", seed),
-    )
+    labels = pairs(rows_of(folder, plan.rows, seed), kind, seed)
+    told = pairs(rows_of(folder, plan.held_out, seed + HELD_OUT), "healthy", seed)
     train, held_out = (tuple(renderer.units([Demonstration(p.record_id, p.prompt, p.chosen) for p in of])[0]) for of in (labels, told))
-    parts = OfflineParts.of(loaded, SupervisedObjective(), Sides(train), plan.training(seed))
+    parts = OfflineParts.of(loaded, SupervisedObjective(), Sides(train), plan.training(seed, plan.steps, LR))
     shown = changed(held_out, renderer.twins)
     look, known = policy_moves(parts.learner.divergences, shown), parts.learner.information(held_out)
     norms = trained(parts, plan.steps)
+    if kind == "healthy":
+        loaded.model.save(folder / f"policy-{seed}", loaded.tokenizer, loaded.processor)
     after = policy_moves(parts.learner.divergences, shown)
     assert look is not None
     assert after is not None
-    numbers = {"start": look.moved, "start_known": known, "moved": after.moved, "known": parts.learner.information(held_out)}
+    numbers = {"before": look.moved, "known_before": known, "moved": after.moved, "known": parts.learner.information(held_out)}
     others = tuple(renderer.units([Demonstration(p.record_id, p.prompt, p.rejected) for p in told])[0])
     true, false = (branch_sums(us, parts.learner.logprobs(us)) for us in (held_out, others))
-    return {"of": "policy", "kind": kind, "seed": seed, "right": float((true > false).float().mean()), **numbers, "norms": norms}
+    return {
+        "of": "policy",
+        "kind": kind,
+        "start": "scratch",
+        "seed": seed,
+        "right": float((true > false).float().mean()),
+        **numbers,
+        "norms": norms,
+    }
 
 
 def trained(parts: OfflineParts, steps: int) -> dict[str, list[float]]:

@@ -127,14 +127,34 @@ def _frontier_plot(found: Found) -> Any:
 
 
 def _looking_table(found: Found) -> str:
-    lines = ["| model | trained on | models | that see | right | swapped | greyed | blurred |", "|---|---|---|---|---|---|---|---|"]
-    for of in ("reward", "policy"):
-        for kind, what in KINDS.items():
-            runs = [r for r in found["runs"] if (r["of"], r["kind"]) == (of, kind)]
-            if runs:
-                moved = " | ".join(_range([_mean_of(r["moved"][change]) for r in runs]) for change in ("swapped", "greyed", "blurred"))
-                see, right = sum(r["sees"] for r in runs), _range([r["right"] for r in runs])
-                lines.append(f"| {of} | {what} | {len(runs)} | {see} | {right} | {moved} |")
+    head = [
+        "model",
+        "starts from",
+        "trained on",
+        "models",
+        "that see",
+        "right",
+        "right with the image swapped",
+        "swapped",
+        "greyed",
+        "blurred",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for of, start, kind in dict.fromkeys((r["of"], r["start"], r["kind"]) for r in found["runs"]):
+        runs = [r for r in found["runs"] if (r["of"], r["start"], r["kind"]) == (of, start, kind)]
+        moved = [_range([_mean_of(r["moved"][change]) for r in runs]) for change in ("swapped", "greyed", "blurred")]
+        swapped = _range([r["right_with"]["swapped"] for r in runs]) if of == "reward" else ""
+        cells = [
+            of,
+            start,
+            KINDS[kind],
+            str(len(runs)),
+            str(sum(r["sees"] for r in runs)),
+            _range([r["right"] for r in runs]),
+            swapped,
+            *moved,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| model | statistic | limit | false alarms | misses |", "|---|---|---|---|---|"]
     for r in found["rates"]:
         alarms, misses = f"{r['alarms']} of {r['sees']}", f"{r['misses']} of {r['blind']}"
@@ -154,9 +174,9 @@ def _range(values: Sequence[float]) -> str:
 def _looking_plot(found: Found) -> Any:
     figure, axes = grid(1, 2, 12, 4.2)
     for axis, of in zip(axes[0], ("reward", "policy"), strict=True):
-        kinds = [k for k in KINDS if any((r["of"], r["kind"]) == (of, k) for r in found["runs"])]
-        for y, kind in enumerate(kinds):
-            runs = [r for r in found["runs"] if (r["of"], r["kind"]) == (of, kind)]
+        kinds = list(dict.fromkeys((r["kind"], r["start"]) for r in found["runs"] if r["of"] == of))
+        for y, (kind, start) in enumerate(kinds):
+            runs = [r for r in found["runs"] if (r["of"], r["kind"], r["start"]) == (of, kind, start)]
             for mark, which in (("o", True), ("x", False)):
                 values = [max(most_of(r), 1e-6) for r in runs if r["sees"] is which]
                 axis.plot(values, [y] * len(values), mark, color=f"C{y}", markersize=6, alpha=0.7)

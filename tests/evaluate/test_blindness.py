@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.evaluate.blindness import NATS, SD, Look, changed, policy_moves, score_changes, scores_move
-from keel.types import Branch, Encoded, MediaRef, Unit
+from keel.evaluate.blindness import NATS, SD, Look, changed, policy_moves, score_changes, scores_are_right, scores_move
+from keel.types import Branch, Edge, Encoded, MediaRef, PairTarget, Unit
 
 
 def unit(name: str, image: str | None, n_answers: int = 1, n_tokens: int = 2) -> Unit:
@@ -65,6 +65,24 @@ def test_a_model_of_one_score_is_blind_and_so_is_one_of_nan() -> None:
         look = scores_move(lambda units, value=value: [torch.tensor([value])] * len(units), pairs)
         assert look is not None
         assert look.blind
+
+
+def test_what_moves_need_not_help() -> None:
+    """Four preferences for the first answer; its score is higher before its own image alone, equal before grey."""
+    edge = PairTarget((Edge(0, 1),))
+    units = [replace(unit(str(i), i, 2), target=edge) for i in "ab"]
+    votes = [*units, replace(units[0], unit_id="tie", target=PairTarget((Edge(0, 1, label=0.5),)))]
+
+    def own(us: Sequence[Unit]) -> list[Tensor]:
+        lead = [0.0 if u.prompt.media[0].digest == "grey" else 1.0 if u.prompt.media[0].digest == u.unit_id else -1.0 for u in us]
+        return [torch.tensor([x, 0.0]) for x in lead]
+
+    named = [replace(u, unit_id=u.prompt.media[0].digest) for u in units]
+    assert scores_are_right(own, changed(named, {"greyed": masked})) == {"shown": 1.0, "swapped": 0.0, "greyed": 0.5}
+    against = [replace(u, target=PairTarget((Edge(0, 1, label=0.2),))) for u in named]
+    assert scores_are_right(own, changed(against, {})) == {"shown": 0.0, "swapped": 1.0}
+    assert scores_are_right(own, changed([votes[2], replace(votes[2], prompt=units[1].prompt)], {})) == {}, "a tie prefers nothing"
+    assert scores_are_right(own, changed([unit("1", "a"), unit("2", "b")], {})) == {}
 
 
 def test_a_policy_moves_by_the_mean_over_trained_tokens() -> None:

@@ -73,6 +73,7 @@ def test_reward_training_takes_a_new_head_and_tells_of_a_blind_model(folder: Pat
     summary = run_verb("reward", recipe, [*SHORT, "model=tiny:llava?seed=1", f"run_dir={tmp_path / 'a'}"])
     assert summary is not None
     assert set(summary["looks"]["moved"]) == {"swapped", "greyed", "blurred"}
+    assert set(summary["looks"]["right"]) == {"shown", "swapped", "greyed", "blurred"}
     assert (summary["looks"]["limit"], summary["looks"]["unit"]) == (0.1, "standard deviations of scores")
     frozen = ("model_options.train=[language]", "settings.skip_self_test=[reward-reads-image]")
     blind = run_verb("reward", recipe, [*SHORT, *frozen, f"model={folder / 'blind'}", f"run_dir={tmp_path / 'b'}"])
@@ -88,6 +89,8 @@ def test_eval_reward_has_the_numbers(folder: Path, proofs: None) -> None:
         (finding,) = [f for f in found["diagnosis"] if f["name"] == "blind to the image"]
         assert finding["present"] == found["looks"]["image"]["blind"] == (name == "blind")
         assert set(found["looks"]["image"]["moved"]) == {"swapped", "greyed", "blurred"}
+        right = found["looks"]["image"]["right"]
+        assert (right["shown"] == right["swapped"] == right["greyed"]) == (name == "blind") or name == "sees"
 
 
 def test_the_doctor_looks_too(folder: Path, proofs: None) -> None:

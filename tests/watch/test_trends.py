@@ -137,6 +137,10 @@ def test_the_imbalance_of_parts_by_hand():
     for t in (trends, again):
         assert t.update({**parts, "grad_norm/language": 12.0})["trend/grad_norm/imbalance"] == pytest.approx(6.0)
     assert not any("imbalance" in name for name in trends.update({"loss": 1.0}))
+    late = trends.update({**parts, "grad_norm/projector": 1.0})
+    assert "trend/grad_norm/imbalance" not in late, "one of three has no ten steps yet"
+    alone = Trends()
+    assert not any("imbalance" in name for _ in range(12) for name in alone.update({"grad_norm/language": 1.0}))
 
 
 def test_a_part_that_learns_nothing_is_told():

@@ -160,7 +160,7 @@ class _Sample:
     greedy: float  # reward of the greedy answer to the same prompt; NaN where none was asked for
     truncated: bool
     branch: Branch
-    complexity: float = 0.0  # of the prompt
+    complexity: float  # of the prompt
     moved_T: Tensor | None = None  # over all tokens: what of the reward is due before the end
 
     def trained(self, name: str) -> Tensor:

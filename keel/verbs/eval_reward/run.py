@@ -18,7 +18,7 @@ from keel.core.errors import DataError
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.findings import find
-from keel.evaluate.blindness import SWAPPED, Look, changed, scores_move
+from keel.evaluate.blindness import SWAPPED, Look, changed, scores_are_right, scores_move
 from keel.evaluate.diagnosis import Patient, diagnose
 from keel.evaluate.measures import pair_accuracy
 from keel.evaluate.reward_measures import ScoredLabel, measure
@@ -70,6 +70,8 @@ def run_eval_reward(model: str, data: str, json_file: str = "", html_file: str =
     found["stress"] = stressed
     looks = _blindness(inference, sides["data"], renderer)
     found["looks"] = {what: look.to_json() for what, look in looks.items()}
+    if "image" in looks:
+        found["looks"]["image"]["right"] = scores_are_right(inference.scores, changed(sides["data"].units, renderer.twins, MAX_SWAPPED))
     trained = sides["trained_on"].judged if "trained_on" in sides else ()
     found["diagnosis"] = [f.to_json() for f in diagnose(_patient(sides["data"], trained, looks, stressed))]
     found["cost"] = _cost(inference, sides, seconds)
@@ -207,6 +209,8 @@ def headline(found: dict[str, Any]) -> list[str]:
         if "stepwise" in m:
             parts.append(f"steps right {m['stepwise']['accuracy']:.3f}")
         lines.append(", ".join(parts))
+    right = found["looks"].get("image", {}).get("right", {})
+    lines += ["right " + ", ".join(f"{share:.0%} with the image {name}" for name, share in right.items())] if right else []
     lines += [f"{name}: {row['flips']:.0%} of right pairs turn" for name, row in found["stress"].items()]
     lines += [f"finding: {f['name']}: {f['evidence']}; what helps: {f['remedy']}" for f in found["diagnosis"] if f["present"]]
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keel.core.hashing import stable_hash, uniform
-from keel.evaluate.blindness import REMEDY, changed, scores_move
+from keel.evaluate.blindness import REMEDY, changed, scores_are_right, scores_move
 from keel.loops.ordering import Order
 from keel.methods.objectives.reward import BOOTSTRAP, RewardObjective, bootstrap, order_of
 from keel.types import PairTarget, StepsTarget, Unit
@@ -55,12 +55,13 @@ class RewardParts(OfflineParts):
 
     def _looks(self, session: Session) -> dict[str, Any]:
         """Where there are images: does the trained model look at them? A blind one is told of; it is refused where it is to judge."""
-        look = scores_move(self.learner.scores, changed(self.units.held_out or self.units.train, self.twins))
+        pairs = changed(self.units.held_out or self.units.train, self.twins)
+        look = scores_move(self.learner.scores, pairs)
         if look is None:
             return {}
         if look.blind:
             session.bus.emit("warning", self.learner.updates, f"the reward model is blind: {look.finding}. What helps: {REMEDY}")
-        return {"looks": look.to_json()}
+        return {"looks": look.to_json() | {"right": scores_are_right(self.learner.scores, pairs)}}
 
 
 def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts:

@@ -130,8 +130,8 @@ def test_looking_measures_every_kind(monkeypatch: pytest.MonkeyPatch, proofs: No
     file, out = tmp_path / "l.json", tmp_path / "out"
     assert main(["study", "looking", "--seeds", "0", "--steps", "4", "--json", str(file), "--out", str(out)]) == 0
     found = json.loads(file.read_text())
-    assert [r["kind"] for r in found["runs"]] == [*looking.KINDS, "healthy", "permuted", "by_text"]
+    assert [r["kind"] for r in found["runs"]] == ["healthy", "permuted", "by_text", *(kind for kind, _ in looking.OF_REWARDS)]
     assert all(set(r["moved"]) == {"swapped", "greyed", "blurred"} for r in found["runs"])
-    assert {(r["of"], r["sees"] + r["blind"]) for r in found["rates"]} == {("reward", 7), ("policy", 3)}
+    assert {(r["of"], r["sees"] + r["blind"]) for r in found["rates"]} == {("reward", 11), ("policy", 3)}
     assert (out / "looking.png").read_bytes().startswith(b"\x89PNG")
-    assert "| reward | labels follow the picture | 1 |" in (out / "looking.md").read_text()
+    assert "| reward | scratch | labels follow the picture | 1 |" in (out / "looking.md").read_text()

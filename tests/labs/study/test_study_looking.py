@@ -60,7 +60,7 @@ def test_rates_by_hand() -> None:
     assert most_of(runs[0]) == 0.5
     assert most_of(runs[1], "median") == 0.2
     assert [sees(r, 128) for r in runs] == [True, True, False, False]
-    found = [r for r in found_in(runs)["rates"] if r["of"] == "reward"]
+    found = [r for r in found_in(runs, 128)["rates"] if r["of"] == "reward"]
     rates = {(r["statistic"], r["limit"]): (r["alarms"], r["sees"], r["misses"], r["blind"]) for r in found}
     assert rates["mean", 0.1] == (1, 2, 1, 2)
     assert rates["mean", 0.01] == (0, 2, 2, 2)

@@ -242,7 +242,7 @@ def test_gamma_goes_on_with_complexity():
     rule = CreditRule("reward_to_go", gamma=0.5, gamma_slope=0.5)
     assert advantages(assign([simple], rollout_units([simple]), rule)) == [[[0.25, 0.5, 1.0]]]
     assert advantages(assign([rich], rollout_units([rich]), rule)) == [[[0.36, 0.6, 1.0]]]
-    assert advantages(assign([rich], rollout_units([rich]), replace(rule, gamma_slope=0.0))) == [[[0.25, 0.5, 1.0]]]
+    assert advantages(assign([rich], rollout_units([rich]), CreditRule("reward_to_go", gamma=0.5))) == [[[0.25, 0.5, 1.0]]]
     assert rule.for_complexity(1.0).gamma == 0.75
     assert replace(rule, gamma_slope=1.0).for_complexity(1.0).gamma == 1.0
 
