@@ -3,6 +3,8 @@ checks that cost more: all of them on made-up data, each with its verdict and it
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import tempfile
 import time
@@ -20,10 +22,12 @@ from transformers import GenerationConfig
 
 from keel.core.config import Section, load
 from keel.core.errors import SelfTestError
+from keel.evaluate.blindness import changed
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.loops.online import sample_groups, with_signal
+from keel.methods import rollout_units
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions
 from keel.models.loading import Loaded, bf16_in_hardware, compute_dtype, device_of, load_model
@@ -34,11 +38,16 @@ from keel.rollout.prove import company, prove_decode, row_dependence
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.environment import environment
 from keel.runs.memory import peak_mb
-from keel.selftest import Check, nats, reference, sampling, training
-from keel.types import Demonstration, Encoded, Message, Prompt, SampleRequest, SamplingParams, Unit
+from keel.selftest import Check, nats, policy_is_blind, reference, sampling, training
+from keel.simulate.scenes.ask import DESCRIBE
+from keel.simulate.scenes.config import SceneConfig
+from keel.simulate.scenes.draw import draw
+from keel.simulate.scenes.scene import make_scene
+from keel.types import Demonstration, Encoded, ImagePart, Message, Prompt, SampleRequest, SamplingParams, TextPart, Unit
 from keel.verbs.shared.session import renderer_of
 
 TOKENS = 16  # length of a sampled answer
+_PICTURES = 8
 _TALK = (
     ("Does the tent keep the rain out?", "Yes. It is tight up to a water column of 3000 mm."),
     ("How do I wash a down jacket?", "Cold, with a mild soap, and dry it slowly."),
@@ -158,6 +167,8 @@ def examine(bench: Bench, loaded: Loaded, recipe: DoctorRecipe) -> None:
     sampled = sampling(bench.run, learner, sampler, prompts, params)
     frozen = LocalInference(model.frozen_copy(), BatchConfig())
     reference(bench.run, learner, with_signal(sampled, "ref_logprobs", frozen.logprobs(sampled)))
+    if renderer.images is not None and not renderer.images.reading.refused:
+        bench.run("reads-image", lambda: _blind(learner, sampler, renderer, params))
     bench.run("greedy", lambda: _differs_from_generate(learner, sampler, prompts, replace(params, temperature=0.0)))
     bench.run("resume", lambda: _resume_differs(learner, units))
 
@@ -184,6 +195,21 @@ def _longest(unit: Unit, tokens: int) -> Unit:
     times = -(-tokens // len(branch))
     long = replace(branch, tokens_T=branch.tokens_T.repeat(times)[:tokens], trained_T=branch.trained_T.repeat(times)[:tokens])
     return replace(unit, unit_id="longest", branches=(long,))
+
+
+def _blind(learner: LocalLearner, sampler: LocalSampler, renderer: Renderer, params: SamplingParams) -> str:
+    """The model's own answers about made-up pictures, with the pictures changed."""
+    prompts: dict[str, tuple[Prompt, Encoded]] = {}
+    for i in range(_PICTURES):
+        out = io.BytesIO()
+        draw(make_scene(SceneConfig(), 0, i), SceneConfig()).save(out, "PNG")
+        picture = ImagePart("data:image/png;base64," + base64.b64encode(out.getvalue()).decode())
+        asked = TextPart(DESCRIBE["en"][i % len(DESCRIBE["en"])])
+        prompt = Prompt(f"picture-{i}", (Message("user", (picture, asked)),), source_id="doctor")
+        prompts[prompt.prompt_id] = (prompt, renderer.prompt(prompt))
+    requests = [SampleRequest(name, encoded, 1, params, 0, keep_support=True) for name, (_, encoded) in prompts.items()]
+    answers = rollout_units(sample_groups(sampler, requests, {name: prompt for name, (prompt, _) in prompts.items()}))
+    return policy_is_blind(learner, changed(answers, renderer.twins))
 
 
 def _differs_from_generate(

@@ -5,7 +5,7 @@ silently wrong does not start. A check is skipped only by its name (``settings.s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from keel.core.errors import SelfTestError
 from keel.core.events import EventBus
+from keel.evaluate.blindness import REMEDY, Changed, Look, changed, policy_moves, scores_move
 from keel.loops.online import publish, sample_groups, with_signal
 from keel.methods.credit.assign import rollout_units
 from keel.rewards.sources.model import Scorer
@@ -23,6 +24,7 @@ from keel.types import (
     Batch,
     Counts,
     Encoded,
+    Inference,
     Learner,
     LossOutput,
     Need,
@@ -33,6 +35,7 @@ from keel.types import (
     Sampler,
     SampleRequest,
     SamplingParams,
+    Twin,
     Unit,
 )
 
@@ -51,12 +54,14 @@ CheckName = Literal[
     "reward-reads-prompt",
     "reward-reads-answer",
     "reward-reads-image",
+    "policy-reads-image",
 ]
 Check = Callable[[], str]  # what is wrong, or ""
 Run = Callable[[str, Check], None]  # runs one check by its name
 
 _LOOSE, _TIGHT = 3e-2, 1e-4  # relative, in bf16 and in fp32
-_BLIND = 1e-2  # standard deviations of scores; rounding moves them by 1e-5, an untrained head by 0.3 and more
+_UNREAD = 1e-2  # standard deviations of scores; rounding moves them by 1e-5, an untrained head by 0.02 and more
+_UNTRAINED = 0.5  # nats a token that a policy knows; random weights know up to 0.2, and have nothing to be blind with
 _LOOKED_AT = 16  # units
 _NO_GRADIENT = 1e-5  # a norm below it is rounding, which differs from processor to processor
 _GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
@@ -166,20 +171,42 @@ def sampling(
     return units
 
 
-def check_reward_reads(scorer: Scorer, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
-    """The reward model's score moves when the prompt, the answer or the images are swapped: by a share of what scores differ by at all, not
-    by rounding alone."""
+def check_reward_reads(
+    scorer: Scorer, units: Sequence[Unit], bus: EventBus, skip: Sequence[str], twins: Mapping[str, Twin] | None = None
+) -> None:
+    """The reward model's score moves when the prompt, the answer or the images are others: by a share of what scores differ by at all, not
+    by rounding alone. Before its training that is all that can be asked. With ``twins``, which are for one that is to judge now, its images
+    must move it by the limit of ``evaluate.blindness``."""
     if not units:
         return
     first, second = _two_that_differ(units)
-    looked = _with_other_images(units)
+    pairs = changed(units, twins or {})
     with _Checks(bus, skip) as run:
         if second is not None:
             run("reward-reads-prompt", lambda: _ignores(scorer, units, [(first, replace(first, prompt=second.prompt))], "prompt is"))
             other = replace(first, branches=second.branches[:1])
             run("reward-reads-answer", lambda: _ignores(scorer, units, [(first, other)], "answer is"))
-        if looked:
-            run("reward-reads-image", lambda: _ignores(scorer, units, looked, "images are"))
+        if pairs:
+            limit = _UNREAD if twins is None else None
+            run("reward-reads-image", lambda: _blind(scores_move(scorer, pairs, units[:_LOOKED_AT]), limit))
+
+
+def check_policy_looks(policy: Inference, units: Sequence[Unit], twins: Mapping[str, Twin], bus: EventBus, skip: Sequence[str]) -> None:
+    """The distributions of a policy's answers move with the image (``evaluate.blindness``). One that knows nothing of its answers yet is
+    not asked."""
+    pairs = changed(units, twins)
+    if pairs:
+        with _Checks(bus, skip) as run:
+            run("policy-reads-image", lambda: policy_is_blind(policy, pairs))
+
+
+def policy_is_blind(policy: Inference, pairs: Changed) -> str:
+    """What is wrong, or "". ``pairs``: units with their images, and with the images changed."""
+    known = policy.information([u for u, _ in next(iter(pairs.values()))])
+    if known < _UNTRAINED:
+        log.info("self-test: the policy knows %.2g nats a token of its answers: too little to say whether it looks at images", known)
+        return ""
+    return _blind(policy_moves(policy.divergences, pairs))
 
 
 # --------------------------------------------------------------------------------------------------------------------------------
@@ -328,16 +355,11 @@ def _accepts_wrong_digest(learner: Learner, sampler: Sampler) -> str:
         return "the sampler accepts a digest that is not that of its weights"
 
 
-def _with_other_images(units: Sequence[Unit]) -> list[tuple[Unit, Unit]]:
-    """Units beside themselves with the images of another unit that fit."""
-    pictured = [u for u in units if u.prompt.media]
-    found: list[tuple[Unit, Unit]] = []
-    for i, unit in enumerate(pictured[:_LOOKED_AT]):
-        shown = (unit.prompt.with_images_of(u.prompt) for u in (*pictured[i + 1 :], *pictured[:i]))
-        other = next((prompt for prompt in shown if prompt is not None), None)
-        if other is not None:
-            found.append((unit, replace(unit, prompt=other)))
-    return found
+def _blind(look: Look | None, limit: float | None = None) -> str:
+    """``limit``: below the one that says blind, where only rounding is to be told from looking."""
+    if look is None or (look.most >= limit if limit is not None else not look.blind):
+        return ""
+    return f"{look.finding}: it does not look. What helps: {REMEDY}" if limit is None else f"{look.finding}: it is not read"
 
 
 def _two_that_differ(units: Sequence[Unit]) -> tuple[Unit, Unit | None]:
@@ -359,6 +381,6 @@ def _ignores(scorer: Scorer, units: Sequence[Unit], swapped: Sequence[tuple[Unit
     before, after = (score(side) for side in zip(*swapped, strict=True))
     spread = float(torch.cat([score(units[:_LOOKED_AT]), before, after]).std(correction=0))
     moved = float((after - before).abs().mean()) / (spread or 1.0)
-    if moved > _BLIND:
+    if moved > _UNREAD:
         return ""
     return f"scores move by {moved:.2g} of their standard deviation ({spread:.2g}) when the {what} swapped: that is not read"

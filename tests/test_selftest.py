@@ -14,6 +14,7 @@ from keel import doctor as doctor_module
 from keel import selftest
 from keel.core.errors import SelfTestError
 from keel.core.events import Event, EventBus
+from keel.evaluate.blindness import changed
 from keel.learner import inference
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
@@ -399,7 +400,7 @@ def test_only_images_that_fit_are_swapped(reward_learner: LocalLearner) -> None:
     other = Encoded(first, (c,), high)
     assert placed.with_images_of(other) is other, "the same words: the other prompt is what is meant"
     tiled = [replace(u, prompt=replace(u.prompt, media=(MediaRef(f"image {i}", 4 + i),))) for i, u in enumerate(UNITS)]
-    assert selftest._with_other_images(tiled) == []
+    assert changed(tiled, {}) == {}
     selftest.check_reward_reads(reward_learner.scores, [replace(u, prompt=replace(u.prompt, media=())) for u in tiled], EventBus(), ())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from keel.evaluate.blindness import REMEDY, Look
 from keel.evaluate.measures import fit_temperature, pair_accuracy, pair_calibration
 from keel.evaluate.reward_measures import ScoredLabel, log_loss
 from keel.evaluate.statistics import wilson
@@ -34,15 +35,15 @@ class Finding:
 class Patient:
     """What a diagnosis looks at.
 
-    ``trained_on`` are labels of the training data; ``blind`` is how far scores move when the prompt (or the image) is another prompt's, in
-    standard deviations, by what was swapped; ``flips`` the share of right pairs that a variant of the worse answer turns, by variant;
+    ``trained_on`` are labels of the training data; ``looks`` is how far scores move when the prompt or the image is changed, by which of
+    them; ``flips`` the share of right pairs that a variant of the worse answer turns, by variant;
     ``left_rate`` how often annotators preferred the answer on the left, of ``shown`` decided comparisons; ``contradictions`` the share of
     pairs that are also labelled the other way.
     """
 
     judged: Sequence[ScoredLabel]
     trained_on: Sequence[ScoredLabel] = ()
-    blind: Mapping[str, float] | None = None
+    looks: Mapping[str, Look] | None = None
     flips: Mapping[str, float] | None = None
     left_rate: float = math.nan
     shown: int = 0
@@ -160,12 +161,10 @@ def _position(patient: Patient) -> list[Finding]:
 
 def _shortcuts(patient: Patient) -> list[Finding]:
     found: list[Finding] = []
-    for what, moved in (patient.blind or {}).items():
-        text = f"scores move by {moved:.2g} standard deviations when the {what} is another one"
-        remedy = f"add pairs that only the {what} decides: good answers to other prompts as worse ones" + (
-            "; train the vision tower or projector too" if what == "image" else ""
-        )
-        found.append(Finding(f"blind to the {what}", moved < 0.1, moved, 0.1, text, remedy))
+    for what, look in (patient.looks or {}).items():
+        remedy = REMEDY if what == "image" else f"add pairs that only the {what} decides: good answers to other prompts as worse ones"
+        text = f"the {what} moves the output by {look.numbers}"
+        found.append(Finding(f"blind to the {what}", look.blind, look.most, look.limit, text, remedy))
     for name, share in (patient.flips or {}).items():
         text = f"{share:.0%} of the pairs that it orders rightly turn when the worse answer is made {name}"
         remedy = f"add pairs whose worse answer is a {name} variant of one (write_stress=FILE writes them), then train again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +15,7 @@ from keel.kernels.logprobs import FORWARD_KL, fused_token_loss, token_logprobs, 
 from keel.kernels.pooling import single, spans
 from keel.kernels.tiles import Head
 from keel.learner.config import BatchConfig
-from keel.learner.packing import narrow, pack, plan_microbatches, plan_pieces, to_device
+from keel.learner.packing import Piece, narrow, pack, plan_microbatches, plan_pieces, to_device
 from keel.models.heads import ScoreHead
 from keel.models.model import Model
 from keel.types import (
@@ -22,6 +23,7 @@ from keel.types import (
     BranchTensors,
     Comparing,
     Counts,
+    Divergence,
     Judgement,
     LossOutput,
     Objective,
@@ -32,6 +34,7 @@ from keel.types import (
 )
 
 EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # for metrics named .../min and .../max
+REVERSE_KL = Divergence("reverse_kl")
 
 
 class MetricSums:
@@ -70,11 +73,11 @@ class LocalInference:
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """Log-probabilities per unit and branch: float32 [T], 0 at tokens that are not trained. No gradient, no dropout."""
-        return self._per_token(units, lambda batch, hidden_NH: self._logprobs(batch, hidden_NH, False)[0])
+        return self._per_token(units, lambda batch, hidden_NH, _: self._logprobs(batch, hidden_NH, False)[0])
 
     def values(self, units: Sequence[Unit]) -> BranchTensors:
         """The value head before each trained token, laid out like ``logprobs``."""
-        return self._per_token(units, self._values)
+        return self._per_token(units, lambda batch, hidden_NH, _: self._values(batch, hidden_NH))
 
     def scores(self, units: Sequence[Unit]) -> list[Tensor]:
         """The score head's one score of each branch: float32 [G] per unit."""
@@ -131,17 +134,45 @@ class LocalInference:
         return out
 
     @torch.no_grad()
-    def _per_token(self, units: Sequence[Unit], scored: Callable[[Batch, Tensor], Tensor]) -> BranchTensors:
+    def _per_token(self, units: Sequence[Unit], scored: Callable[[Batch, Tensor, Sequence[Piece]], Tensor]) -> BranchTensors:
         out = [[torch.zeros(len(b)) for b in u.branches] for u in units]
         for pieces in plan_pieces(units, self.batch.inference_tokens, False):
             batch = pack([p.unit for p in pieces])
             if batch.n_scored == 0:
                 continue
             branches = [(p.index, p.first + i, b) for p in pieces for i, b in enumerate(p.unit.branches)]
-            values = scored(to_device(batch, self.model.device), self.model.hidden(batch)).cpu()
+            values = scored(to_device(batch, self.model.device), self.model.hidden(batch), pieces).cpu()
             for (u, i, branch), value in zip(branches, values.split([int(b.trained_T.sum()) for _, _, b in branches]), strict=True):
                 out[u][i][branch.trained_T] = value
         return [tuple(u) for u in out]
+
+    def divergences(self, units: Sequence[Unit], others: Sequence[Unit]) -> BranchTensors:
+        """``KL(here || there)`` of the whole distributions of each trained token, in nats: behind the prompts of ``units`` and behind those
+        of ``others``, which have the same answers and prompts of the same lengths. Laid out like ``logprobs``."""
+
+        def apart(batch: Batch, hidden_NH: Tensor, pieces: Sequence[Piece]) -> Tensor:
+            there = pack([replace(p.unit, prompt=others[p.index].prompt) for p in pieces])
+            assert torch.equal(there.source_S, batch.source_S.cpu()), "prompts of the same lengths"
+            head, other_SH = self._head(), self.model.hidden(there)[batch.source_S]
+            with self.model.compute():
+                inputs = hidden_NH[batch.source_S], head, batch.target_S, other_SH, head
+                return token_logprobs_and_divergence(*inputs, REVERSE_KL, support=batch.support).divergence_S
+
+        return self._per_token(units, apart)
+
+    def information(self, units: Sequence[Unit]) -> float:
+        """How far the distributions of the trained tokens are from knowing nothing, in nats a token: the log of the number of tokens less
+        the entropy, a mean. 0 without trained tokens."""
+        most = math.log(len(self.model.head_weight_VH) - len(self.model.transform.banned))
+
+        def known(batch: Batch, hidden_NH: Tensor, _: Sequence[Piece]) -> Tensor:
+            entropy_S = self._logprobs(batch, hidden_NH, True)[1]
+            assert entropy_S is not None
+            return most - entropy_S
+
+        rows = self._per_token(units, known)
+        n = sum(int(b.trained_T.sum()) for u in units for b in u.branches)
+        return math.fsum(float(t.double().sum()) for row in rows for t in row) / max(1, n)
 
     @torch.no_grad()
     def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:

@@ -18,6 +18,7 @@ from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.optim import learning_rate, make_optimizer, warmup_steps
 from keel.learner.packing import pack, plan_microbatches
 from keel.models.model import Model
+from keel.models.parts import trained_parts
 from keel.models.weights import ModelWeights
 from keel.types import Batch, Counts, GradientReport, LossOutput, Objective, StepReport, Unit, UpdatePlan, Weights
 
@@ -40,6 +41,7 @@ class LocalLearner(LocalInference):
         embeddings = {id(model.module.get_input_embeddings().weight), id(model.head_weight_VH)}
         whole = {id(s.weight_VH) for s in model.start_rows if s.rows_K is ...}
         self._optimizer = make_optimizer(self._trained, embeddings, config, whole)
+        self._parts = trained_parts(model)
         self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
         self.lr_scale = 1.0  # of the recipe's rate; whoever sets it keeps it
         self.lr_now: float | None = None  # in place of the schedule (before lora_lr_factor); whoever sets it keeps it
@@ -102,12 +104,14 @@ class LocalLearner(LocalInference):
 
     def step(self) -> StepReport:
         """Clip, update, zero the gradients. A step whose gradients are not finite changes nothing and is counted; three in a row raise
-        DivergedError. Metrics: ``grad_norm`` (before clipping), ``lr``, ``skipped_steps`` (1 when skipped)."""
+        DivergedError. Metrics: ``grad_norm`` (before clipping), where a model has several trained parts also each one's as
+        ``grad_norm/<part>``, ``lr``, ``skipped_steps`` (1 when skipped)."""
         lr = self.lr
         parameters = [p for _, p in self._trained]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         finite = bool(torch.isfinite(norm))
+        norms = {f"grad_norm/{part}": _norm(of) for part, of in self._parts.items()}
         if finite:
             if self.config.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
@@ -125,7 +129,7 @@ class LocalLearner(LocalInference):
             raise DivergedError(
                 f"{MAX_SKIPS} steps in a row had gradients that are not finite", "lower the learning rate, or look at the data"
             )
-        return StepReport({"grad_norm": float(norm), "lr": lr, "skipped_steps": float(not finite)}, 0)
+        return StepReport({"grad_norm": float(norm), **norms, "lr": lr, "skipped_steps": float(not finite)}, 0)
 
     def discard_gradients(self) -> None:
         """Forget what was accumulated since the last step."""
@@ -268,6 +272,12 @@ class LocalLearner(LocalInference):
         self._optimizer.zero_grad(set_to_none=True)
         self._step, self._skips, self._passes = int(state["step"]), int(state["skips"]), 0
         self.progress = int(state.get("progress", self._step))
+
+
+def _norm(parameters: Sequence[torch.nn.Parameter]) -> float:
+    """Of their gradients; 0 where they have none."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
 def _answer_tokens(units: Sequence[Unit]) -> int:

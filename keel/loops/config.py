@@ -34,6 +34,19 @@ class ExplorationConfig(Section):
         return value
 
 
+class GroundingConfig(Section):
+    """Which sampled tokens hang on the images of their prompt: those that are more likely with them than with grey in their place. Told by
+    one more pass of the policy."""
+
+    every: int = Field(
+        default=0,
+        ge=0,
+        description="Steps between those that measure `kl` and `entropy` by kind of token; 0 = none, unless algorithm.kl.grounded or "
+        "ungrounded asks at every step.",
+    )
+    above: float = Field(default=0.1, ge=0, description="Nats that a token's log-probability must be higher with the images.")
+
+
 class PhaseConfig(Section):
     """A stretch of a training with settings of its own; what is left empty stays as it is elsewhere in the recipe."""
 

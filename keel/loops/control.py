@@ -34,16 +34,17 @@ class Coefficients:
         return replace(a, kl=kl, old_kl=replace(a.old_kl, coef=self._old_kl), entropy=entropy)
 
     def update(self, metrics: Mapping[str, float], samples: int, old_kl: float | None) -> None:
-        """Follow a step: ``objective/kl``, ``objective/kl_per_token`` and ``entropy`` among its metrics, the number of its samples, and
-        the KL to the old policy in its last pass (None: there was no update)."""
+        """Follow a step: ``objective/kl``, ``objective/kl_per_token``, ``prompts/complexity`` and ``entropy`` among its metrics, the number
+        of its samples, and the KL to the old policy in its last pass (None: there was no update)."""
         kl, old = self._algorithm.kl, self._algorithm.old_kl
         if kl is not None and kl.control is not None and "objective/kl" in metrics and "kl" not in self.fixed:
             control = kl.control
             measured = metrics["objective/kl" if control.unit == "sequence" else "objective/kl_per_token"]
+            target = control.target * (1.0 + control.target_slope * metrics.get("prompts/complexity", 0.0))
             if control.kind == "proportional":
-                self._kl = proportional(self._kl, measured, control.target, samples, control.horizon, control.low)
+                self._kl = proportional(self._kl, measured, target, samples, control.horizon, control.low)
             elif control.kind == "multiplicative":
-                self._kl = multiplicative(self._kl, measured, control.target, control.low, control.high)
+                self._kl = multiplicative(self._kl, measured, target, control.low, control.high)
         if old.target is not None and old_kl is not None:
             self._old_kl = doubled_or_halved(self._old_kl, old_kl, old.target)
         entropy = self._algorithm.entropy

@@ -20,6 +20,7 @@ from keel.types import Learner, Objective, Unit
 from keel.watch.drift import drift
 
 Probe = Callable[[int], None]
+Measures = Callable[[Sequence[Unit]], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class OfflineTrainer:
     ) -> None:
         self.learner, self.objective, self.units = learner, objective, units
         self.config, self.seed, self.probe = config, seed, probe
+        self.measures: Measures | None = None  # what else is told of the held-out units
         self.order = order or Order(units.train, config, OrderConfig(), seed, self.total_steps)
 
     @property
@@ -80,13 +82,14 @@ class OfflineTrainer:
         """The objective's own metrics on the held-out units."""
         if self.probe is not None:
             self.probe(step)
-        return self._measures("eval", self.units.held_out)
+        more = self.measures(self.units.held_out) if self.measures is not None else {}
+        return self._measured("eval", self.units.held_out) | {f"eval/{name}": value for name, value in more.items()}
 
     def test(self) -> Mapping[str, float]:
         """The objective's own metrics on the test units."""
-        return self._measures("test", self.units.test)
+        return self._measured("test", self.units.test)
 
-    def _measures(self, side: str, units: Sequence[Unit]) -> dict[str, float]:
+    def _measured(self, side: str, units: Sequence[Unit]) -> dict[str, float]:
         if not units:
             return {}
         units = credited(self.objective, units)

@@ -16,13 +16,14 @@ from torch import Tensor
 from keel.core.hashing import permutation
 from keel.data.batching import units_for_step
 from keel.learner.inference import EXTREMES
-from keel.loops.config import ExplorationConfig, LoopConfig
+from keel.loops.config import ExplorationConfig, GroundingConfig, LoopConfig
 from keel.loops.control import Coefficients, phase_at
+from keel.loops.grounding import told_apart
 from keel.loops.harness import TensorFiles
 from keel.loops.offline import total_steps
 from keel.loops.reference import MovingReference
 from keel.methods import Algorithm, credit, group_metrics, rollout_units
-from keel.methods.credit.measures import staleness, support_metrics
+from keel.methods.credit.measures import complexity, staleness, support_metrics
 from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
 from keel.rewards.composition.composer import Composer
 from keel.types import (
@@ -36,6 +37,7 @@ from keel.types import (
     Sampler,
     SampleRequest,
     SamplingParams,
+    Twin,
     Unit,
     empty_group,
 )
@@ -146,6 +148,8 @@ class OnlineTrainer:
         self.coefficients = Coefficients(algorithm, self.total_steps)
         self.scale = RewardScale()
         self.composer: Composer | None = None  # how rewards become one, where that changes in the course of a run
+        self.masked: Twin | None = None  # what tells tokens apart that hang on what is masked, and how
+        self.grounding = GroundingConfig()
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -163,11 +167,11 @@ class OnlineTrainer:
         started = time.perf_counter()
         self.scale = self.scale.after(groups, algorithm.rewards)
         groups = scaled(groups, self.scale, algorithm.rewards)
-        units = self._with_signals(rollout_units(groups))
+        units = self._told_apart(self._with_signals(rollout_units(groups)), step)
         credited = credit(groups, units, algorithm)
         counted = time.perf_counter()
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **support_metrics(sampled)}
-        metrics |= {**credited.metrics, **self.coefficients.metrics(step)}
+        metrics |= {**credited.metrics, **complexity(sampled), **self.coefficients.metrics(step)}
         metrics["time/measures_s"] = time.perf_counter() - counted
         old_kl = None
         if credited.units:
@@ -276,6 +280,13 @@ class OnlineTrainer:
         if self.algorithm.needs_old_logprobs or self.exploration.on:  # what was sampled from is not the policy
             units = with_signal(units, "old_logprobs", self.actors.policy.logprobs(units))
         return units
+
+    def _told_apart(self, units: tuple[Unit, ...], step: int) -> tuple[Unit, ...]:
+        """With the signal ``grounded``, where the algorithm or this step asks for it."""
+        every = self.grounding.every
+        if self.masked is None or not (self.algorithm.needs_kinds or (every and step % every == 0)):
+            return units
+        return with_signal(units, "grounded", told_apart(units, self.masked, self.actors.policy.logprobs, self.grounding.above))
 
     def _update(self, units: Sequence[Unit], step: int, algorithm: Algorithm) -> tuple[dict[str, float], float]:
         """All optimizer steps on one set of rollouts. They end early where the KL to the old policy is above ``old_kl.stop``.

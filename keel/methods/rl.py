@@ -120,7 +120,7 @@ def resolve(config: AlgorithmConfig, samples: int | None = None) -> Algorithm:
             target=(base.old_kl.target if clip.kl_coef != 0 else None) if clip.kl_target is None else clip.kl_target,
             stop=base.old_kl.stop if clip.kl_stop is None else clip.kl_stop,
         ),
-        credit=replace(base.credit, **given(config.credit, "estimator", "gamma", "lam", "whiten", "mask_truncated")),
+        credit=replace(base.credit, **given(config.credit, "estimator", "gamma", "gamma_slope", "lam", "whiten", "mask_truncated")),
         kl=_resolve_kl(config.kl, base.kl),
         critic=_resolve_critic(config.critic, base.critic),
         rewards=replace(base.rewards, **given(config.credit.rewards, "normalise", "decay", "clip")),
@@ -145,7 +145,8 @@ def _resolve_kl(config: KLConfig, base: KL | None) -> KL | None:
     control = _resolve_control(config.control, base.control if base else None)
     reference = _resolve_reference(config.reference, base.reference if base else None)
     beta = _or(config.beta, base.beta if base else 0.5)
-    return KL(place, config.estimator or own, _or(config.coef, base.coef if base else 0.0), control, reference, beta)
+    kinds = _or(config.grounded, base.kinds[0] if base else 1.0), _or(config.ungrounded, base.kinds[1] if base else 1.0)
+    return KL(place, config.estimator or own, _or(config.coef, base.coef if base else 0.0), control, reference, beta, kinds)
 
 
 def _resolve_reference(config: ReferenceConfig, base: ReferenceRule | None) -> ReferenceRule | None:
@@ -160,7 +161,7 @@ def _resolve_control(config: ControlConfig, base: Control | None) -> Control | N
     if kind == "fixed":
         return None
     own = base if base and base.kind == kind else Control(kind, low=1e-3 if kind == "multiplicative" else 1e-4)
-    return replace(own, **given(config, "target", "unit", "horizon", "low", "high", "end"))
+    return replace(own, **given(config, "target", "target_slope", "unit", "horizon", "low", "high", "end"))
 
 
 def _resolve_overlong(config: OverlongConfig, base: Overlong | None) -> Overlong | None:

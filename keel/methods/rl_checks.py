@@ -102,8 +102,10 @@ def idle(config: Overrides, a: Algorithm) -> Iterator[str]:
             a.overlong is not None,
             "there is no penalty (set credit.overlong.factor)",
         ),
+        ("credit", config.credit, ("gamma_slope",), "gamma" in read and a.credit.gamma < 1, "there is no gamma below 1 to raise"),
         ("credit", config.credit, ("lam",), "lam" in read, f"{a.credit.estimator} has no lambda"),
         ("critic", config.critic, ("clip", "vf_coef"), a.critic is not None, "there is no critic"),
+        ("kl", config.kl, ("grounded", "ungrounded"), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),
         ("kl", config.kl, ("estimator",), a.kl is not None, "there is no KL (set kl.place and kl.coef)"),
         ("kl", config.kl, ("beta",), a.kl is not None and a.kl.estimator == "jsd", "kl.estimator is not jsd"),
         ("kl", config.kl, ("coef",), a.kl is not None or config.kl.coef == 0, "there is no KL (set kl.place)"),
@@ -133,7 +135,7 @@ def _of_control(values: ControlConfig, a: Algorithm) -> list[_Rule]:
         return [("kl.control", values, tuple(type(values).model_fields), False, "there is no KL (set kl.place and kl.coef)")]
     kind = a.kl.control.kind if a.kl.control is not None else "fixed"
     read_by = {
-        ("target", "unit"): {"proportional", "multiplicative"},
+        ("target", "target_slope", "unit"): {"proportional", "multiplicative"},
         ("horizon",): {"proportional"},
         ("low",): {"proportional", "multiplicative"},
         ("high",): {"multiplicative"},

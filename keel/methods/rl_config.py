@@ -77,6 +77,12 @@ class CreditConfig(Section):
     gamma: float | None = Field(
         default=None, ge=0, le=1, description="Discount of later rewards, for estimators that work by token." + _OWN
     )
+    gamma_slope: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="The more complex what a prompt shows, the further ahead: gamma + this * complexity * (1 - gamma). Empty: 0.",
+    )
     lam: float | None = Field(default=None, ge=0, le=1, description="GAE's lambda: 1 trusts the returns, 0 the critic." + _OWN)
     whiten: bool | None = Field(
         default=None, description="Shift and scale the advantages of the batch's tokens to mean 0, variance 1." + _OWN
@@ -114,6 +120,11 @@ class ControlConfig(Section):
         default=None, gt=0, description="The price is never below. Empty: 0.0001 for proportional, 0.001 for multiplicative."
     )
     high: float | None = Field(default=None, gt=0, description="Of multiplicative: the price is never above. Empty: 10.")
+    target_slope: float | None = Field(
+        default=None,
+        ge=0,
+        description="The more complex what a batch's prompts show, the more KL: target * (1 + this * mean complexity). Empty: 0.",
+    )
     end: float | None = Field(default=None, ge=0, description="Of scheduled: the price at the last step. Empty: 0.")
 
 
@@ -147,6 +158,10 @@ class KLConfig(Section):
         description="Of jsd, the generalised Jensen-Shannon divergence: the reference's share of the mixture; near 0 it pulls as the "
         "forward KL does, near 1 as the reverse KL." + _OWN,
     )
+    grounded: float | None = Field(
+        default=None, ge=0, description="Factor on the price at tokens that hang on the prompt's images (see `grounding`). Empty: 1."
+    )
+    ungrounded: float | None = Field(default=None, ge=0, description="The same at all other sampled tokens. Empty: 1.")
     coef: float | None = Field(default=None, ge=0, description="Price of one nat; 0 switches the KL off." + _OWN)
     control: ControlConfig = Field(default=ControlConfig(), description="How the price changes in the course of the run.")
     reference: ReferenceConfig = Field(default=ReferenceConfig(), description="What the distance is measured from.")

@@ -33,6 +33,7 @@ class Control:
     low: float = 1e-4  # never below
     high: float = 10.0  # never above; read by multiplicative
     end: float = 0.0  # the last step's coefficient; read by scheduled
+    target_slope: float = 0.0  # the target of a batch is 1 + this * the mean complexity of its prompts times as high
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class KL:
     control: Control | None = None  # None: the price is fixed
     reference: ReferenceRule | None = None  # None: the reference stays where training started
     beta: float = 0.5  # of jsd
+    kinds: tuple[float, float] = (1.0, 1.0)  # factors on the price: of grounded tokens, of the others
 
     @property
     def divergence(self) -> Divergence | None:
@@ -140,6 +142,11 @@ class Algorithm:
         return self.kl is not None and (self.kl.divergence is None or self.kl.followed)
 
     @property
+    def needs_kinds(self) -> bool:
+        """Units need the signal ``grounded``."""
+        return self.kl is not None and self.kl.kinds != (1.0, 1.0)
+
+    @property
     def needs_critic(self) -> bool:
         """Units need the signal ``values``, and the critic is trained on ``value_objective``."""
         return self.critic is not None
@@ -171,6 +178,7 @@ class Algorithm:
             ceiling=self.dual_clip,
             kl=kl.ESTIMATORS[in_loss.estimator] if in_loss and divergence is None else None,
             kl_coef=in_loss.coef if in_loss else 0.0,
+            kl_kinds=in_loss.kinds if in_loss else (1.0, 1.0),
             divergence=divergence,
             old_kl_coef=self.old_kl.coef,
             entropy_coef=self.entropy.coef,
@@ -196,8 +204,10 @@ def credit(groups: Sequence[Group], units: Sequence[Unit], algorithm: Algorithm)
     Metrics: ``objective/*`` of ``kl_metrics`` where there is a reference, ``critic/vf_explained_var`` where there is a critic. When all
     samples failed or were masked no unit is left: such a step has nothing to train on.
     """
-    in_reward = algorithm.kl.coef if algorithm.kl is not None and algorithm.kl.place == "reward" else 0.0
-    credited = assign(groups, units, replace(algorithm.credit, kl_coef=in_reward))
+    paid = algorithm.kl if algorithm.kl is not None and algorithm.kl.place == "reward" else None
+    in_reward = paid.coef if paid is not None else 0.0
+    kinds = paid.kinds if paid is not None else (1.0, 1.0)
+    credited = assign(groups, units, replace(algorithm.credit, kl_coef=in_reward, kl_kinds=kinds))
     metrics = kl_metrics(groups, units, in_reward) if algorithm.needs_reference else {}
     branches = [b for u in credited for b in u.branches]
     if algorithm.needs_critic and branches:

@@ -142,7 +142,7 @@ class Model:
             return out.last_hidden_state[0], [layer.flatten(0, -2) for layer in getattr(out, "router_logits", None) or ()]
         rows = padded_rows(batch)
         row_N, column_N = rows.row_N.to(self.device), rows.column_N.to(self.device)
-        out = self._plain_rows(rows, **inputs)
+        out = self.plain_rows(rows, **inputs)
         logits = [layer.view(*rows.tokens_RL.shape, -1)[row_N, column_N] for layer in getattr(out, "router_logits", None) or ()]
         return out.last_hidden_state[row_N, column_N], logits
 
@@ -159,7 +159,8 @@ class Model:
         self._use_adapter()
         return linear_units(self.module.get_decoder()), LinearUnit(output_layer(self.module), self.head_weight_VH, self.head_bias_V)
 
-    def _plain_rows(self, rows: PaddedRows, **inputs: Any) -> Any:
+    def plain_rows(self, rows: PaddedRows, **inputs: Any) -> Any:
+        """transformers' own output of padded rows, with the model's own attention. ``inputs``: what else it is asked for."""
         return self._plain(rows.tokens_RL, rows.mask_RL, as_input(rows.positions_PRL), rows.span_RL, rows.media, **inputs)
 
     def _plain(

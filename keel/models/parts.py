@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from keel.core.errors import ModelError
 from keel.kernels.narrow import output_layer
 from keel.models.lora import StartRows
+
+if TYPE_CHECKING:
+    from keel.models.model import Model
 
 Part = Literal["language", "projector", "vision"]
 _MERGERS = {"merger", "deepstack_merger_list"}
@@ -58,6 +62,17 @@ def train_beside(module: PreTrainedModel, parts: Sequence[Part]) -> list[StartRo
     for p in whole:
         p.requires_grad_(True)
     return [StartRows(p, ..., p.detach().clone()) for p in whole]
+
+
+def trained_parts(model: Model) -> dict[str, list[nn.Parameter]]:
+    """The trained parameters by part, heads beside the model's own left out. Empty for a text model, or where one part alone is trained:
+    there is nothing to compare."""
+    part_of = parts_of(model.module)
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, p in model.trainable():
+        if name in part_of:
+            found.setdefault(part_of[name], []).append(p)
+    return found if len(found) > 1 else {}
 
 
 def _named_parts(module: PreTrainedModel, parts: Sequence[Part]) -> dict[str, Part]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from keel.core.hashing import digest_bytes
 from keel.render.codec import Codec
+from keel.render.complexity import complexity
 from keel.render.pixels import image_bytes, named, open_image
 from keel.render.template import RefusedError
-from keel.types import Encoded, ImagePart, MediaRef, Message
+from keel.render.twins import TWINS, TwinName
+from keel.types import Encoded, ImagePart, MediaRef, Message, Twin
 
 _TOKENS = (
     "image_token",
@@ -76,6 +79,7 @@ class _Expanded:
     ref: MediaRef
     ids: list[int]
     text: str | None  # the same as text, where that gives the same ids
+    complexity: float
 
 
 class Images:
@@ -102,6 +106,7 @@ class Images:
         unknown = {None, tokenizer.unk_token_id}
         self.banned: tuple[int, ...] = tuple(sorted((ids | extra) - unknown))
         self._expanded: dict[str, _Expanded] = {}
+        self._sources: dict[str, ImagePart] = {}  # by digest: twins are made from the image itself
         self._proven: set[int] = set()
 
     @property
@@ -116,10 +121,11 @@ class Images:
         return self.placed(ids, refs)
 
     def placed(self, ids: Sequence[int], refs: Sequence[MediaRef] = ()) -> Encoded:
-        """Ids and images with the places that the model gives them."""
+        """Ids and images with the places that the model gives them. Of several images the most complex one counts."""
         tokens_T = torch.tensor(ids, dtype=torch.long)
         positions_PT = self.reading.positions(tokens_T, [self.media.get(ref.digest) for ref in refs])
-        return Encoded(tokens_T, tuple(refs), positions_PT, self.reading.spans(tokens_T))
+        found = max((self._expanded[ref.digest].complexity for ref in refs), default=0.0)
+        return Encoded(tokens_T, tuple(refs), positions_PT, self.reading.spans(tokens_T), found)
 
     def expand(self, text: str, messages: Sequence[Message]) -> tuple[list[int], tuple[MediaRef, ...]]:
         """Ids of a prompt's text with every placeholder expanded, and the images in order.
@@ -153,19 +159,43 @@ class Images:
         left = iter(found)
         return [i for token in ids for i in (next(left).ids if token == mark else [token])]
 
+    @property
+    def twins(self) -> Mapping[str, Twin]:
+        """By name, what makes of a prompt that was encoded here the same prompt with the pictures taken out of its images: as many tokens
+        in the same places. None for a prompt without images. Raises RefusedError when a file can no longer be read."""
+
+        def twin(name: TwinName, prompt: Encoded) -> Encoded | None:
+            refs = tuple(self._twin(ref, name) for ref in prompt.media)
+            return replace(prompt, media=refs, complexity=max(self._expanded[r.digest].complexity for r in refs)) if refs else None
+
+        return {name: partial(twin, name) for name in TWINS}
+
+    def _twin(self, ref: MediaRef, name: TwinName) -> MediaRef:
+        raw, mark = ref.digest.split("-", 1)
+        digest, source = f"{raw}.{name}-{mark}", self._sources[ref.digest]
+        found = self._known(digest, lambda: TWINS[name](open_image(image_bytes(source), named(source)))).ref
+        assert found.n_tokens == ref.n_tokens, "as many pixels are as many tokens"
+        return found
+
     def _one(self, source: ImagePart) -> _Expanded:
         """One image in a prompt; its pixels go into the store."""
         raw = image_bytes(source)
         digest = f"{digest_bytes(raw)}-{self.settings}"
+        self._sources[digest] = source
+        return self._known(digest, lambda: open_image(raw, named(source)))
+
+    def _known(self, digest: str, image: Callable[[], Image.Image]) -> _Expanded:
+        """What is known of an image under its digest, made where it is not."""
         if digest not in self._expanded or digest not in self.media:
-            out = self._process([self.placeholder], [open_image(raw, named(source))])
+            opened = image()
+            out = self._process([self.placeholder], [opened])
             ids = [int(i) for i in out["input_ids"][0]]
             if type(self.processor).__name__ in _WRITES_TEXT:
                 ids = [i for i in ids if i == self.token_id]
             n = ids.count(self.token_id)
             assert n > 0, "the processor expands an image to no token"
             self.media.put(digest, {k: v for k, v in out.items() if k not in _TEXT_KEYS and isinstance(v, Tensor)})
-            self._expanded[digest] = _Expanded(MediaRef(digest, n), ids, self._as_text(ids))
+            self._expanded[digest] = _Expanded(MediaRef(digest, n), ids, self._as_text(ids), complexity(opened))
         return self._expanded[digest]
 
     def _as_text(self, ids: list[int]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ from keel.types import (
     Steps,
     StepsTarget,
     Target,
+    Twin,
     Unit,
     Unpaired,
     UnpairedTarget,
@@ -139,6 +140,11 @@ class Renderer:
         encoded, kept = self.prompts.encode(prompt, messages, reserve)
         self.shortened["prompts_shortened"] += kept is not messages
         return encoded, kept
+
+    @property
+    def twins(self) -> Mapping[str, Twin]:
+        """``Images.twins``; empty for a model that reads text alone."""
+        return {} if self.images is None else self.images.twins
 
     # --- records ----------------------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ from keel.types.units import (
     RatingTarget,
     StepsTarget,
     Target,
+    Twin,
     Unit,
     UnpairedTarget,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "StepsTarget",
     "Target",
     "TextPart",
+    "Twin",
     "Unit",
     "Unpaired",
     "UnpairedTarget",

@@ -67,6 +67,15 @@ class Inference(Protocol):
         """The value head before each trained token."""
         ...
 
+    def divergences(self, units: Sequence[Unit], others: Sequence[Unit]) -> BranchTensors:
+        """``KL(behind the prompts of units || behind those of others)`` at each trained token, of whole distributions, in nats. The answers
+        are the same, the prompts of the same lengths."""
+        ...
+
+    def information(self, units: Sequence[Unit]) -> float:
+        """Nats a token that the distributions of trained tokens are from knowing nothing."""
+        ...
+
     def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """Loss and metrics without gradients."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class MediaRef:
     """One image of an encoded prompt. Pixels live in the MediaStore of ``models`` under ``digest``."""
 
-    digest: str  # sha256 of the image's bytes, "-", and the processor's mark: pixels of two processors are two images
+    digest: str  # sha256 of the image's bytes (of a twin "." and its name), "-", the processor's mark: two processors make two images
     n_tokens: int  # placeholder tokens it stands for in ``tokens_T``
 
     @property
@@ -33,6 +33,7 @@ class Encoded:
     media: tuple[MediaRef, ...] = ()
     positions_PT: Tensor | None = None  # int64, P = 1 or 3 (time, height, width). None: 0, 1, 2 ... in one row
     spans: tuple[tuple[int, int], ...] = ()  # [first, end): the tokens of a span see each other both ways
+    complexity: float = 0.0  # 0 to 1: how much there is to take in besides its words
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]
@@ -48,8 +49,12 @@ class Encoded:
         if self.media == other.media or [m.n_tokens for m in self.media] != [m.n_tokens for m in other.media]:
             return None
         if self.positions_PT is None and other.positions_PT is None:
-            return replace(self, media=other.media)
+            return replace(self, media=other.media, complexity=other.complexity)
         return other if bool((self.tokens_T == other.tokens_T).all() if len(self) == len(other) else False) else None
+
+
+Twin = Callable[[Encoded], Encoded | None]
+"""A prompt -> the same prompt with something of it masked, as long and in the same places; None where there is nothing to mask."""
 
 
 @dataclass(frozen=True, slots=True)

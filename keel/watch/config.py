@@ -62,6 +62,12 @@ class WatchConfig(Section):
         gt=0,
         description="Default rules warn when the reward of 10 steps is this much below its best, in units of `reward_std`.",
     )
+    max_imbalance: float = Field(
+        default=300.0,
+        gt=1,
+        description="Default rules warn when the gradient of one part of a model (language, projector, vision) is this many times that of "
+        "another, over 10 steps, for 5 steps.",
+    )
     emergency: EmergencyConfig = Field(default=EmergencyConfig(), description="What a rule of level rollback does.")
     rules: tuple[Rule, ...] = Field(default=(), description="Your own rules; one with the name of a default rule replaces it.")
 

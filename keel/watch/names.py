@@ -12,7 +12,11 @@ TOKEN, ANSWER = "nats per token", "nats per answer"
 UNITS: Mapping[str, str] = {
     "kl": TOKEN,
     "kl/max": TOKEN,
+    "kl/grounded": TOKEN,
+    "kl/ungrounded": TOKEN,
     "entropy": TOKEN,
+    "entropy/grounded": TOKEN,
+    "entropy/ungrounded": TOKEN,
     "nll": TOKEN,
     "objective/kl_per_token": TOKEN,
     "objective/divergence": TOKEN,

@@ -25,6 +25,10 @@ _KL = "the policy runs away from its reference: raise the KL coefficient or lowe
 _COLLAPSE = "the reward has collapsed: lower the learning rate, or look at what the reward calls good"
 _CLIP = "most updates are cut off by the clip: lower the learning rate or the number of updates per batch"
 _ENTROPY = "the policy is nearly deterministic: add an entropy bonus, raise the temperature or stop earlier"
+_IMBALANCE = (
+    "one part of the model learns next to nothing beside another: look whether images are read (keel eval reward, keel doctor), train the "
+    "part by itself first (model_options.train), or at a rate of its own"
+)
 _NO_SIGNAL = "no group has different rewards, so nothing is learned: sample hotter, more per prompt, or use a finer reward"
 
 
@@ -40,6 +44,7 @@ def default_rules(config: WatchConfig) -> tuple[Rule, ...]:
         ("collapse", "trend/reward/fall", ">", config.max_reward_fall, 3, "warning", _COLLAPSE),
         ("reward-failed", "completions/failed_ratio", ">=", 1.0, 3, "stop", _FAILED),
         ("gradient", "grad_norm", ">", 100.0, 1, "warning", "a very large gradient before clipping"),
+        ("imbalance", "trend/grad_norm/imbalance", ">", config.max_imbalance, 5, "warning", _IMBALANCE),
         ("length", "completions/mean_length", "<", 2.0, 1, "warning", "answers are nearly empty"),
         ("entropy", "entropy", "<", 0.1, 3, "warning", _ENTROPY),
         ("no-signal", "frac_reward_zero_std", ">=", 1.0, 5, "warning", _NO_SIGNAL),

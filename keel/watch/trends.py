@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+PARTS = "grad_norm/"  # what the norms of a model's parts begin with
 FOLLOWED = ("reward", "loss", "kl", "entropy", "completions/mean_length")
 SHORT, LONG = 10, 100
 _SMALL = 1e-8
@@ -19,6 +20,8 @@ class Trends:
     ``trend/NAME/change`` is ``(last 50 - the 50 before) / |the 50 before|`` of their means, from the 100th step on;
     ``trend/reward/fall`` is how far the mean over 10 steps is below the highest there has been, in units of ``reward_std``, the spread of
     the answers to a prompt (the largest mean of it over 10 steps), from the 10th step on.
+    ``trend/grad_norm/imbalance``, where the gradient's norm is reported by part (``grad_norm/<part>``): the largest part's mean over 10
+    steps over the smallest's, from the 10th step on.
     """
 
     def __init__(self) -> None:
@@ -28,7 +31,8 @@ class Trends:
 
     def update(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Take a step's metrics; the trends with it."""
-        for name in (*FOLLOWED, "reward_std"):
+        parts = [name for name in metrics if name.startswith(PARTS)]
+        for name in (*FOLLOWED, "reward_std", *parts):
             if name in metrics and math.isfinite(metrics[name]):
                 self._values.setdefault(name, deque(maxlen=LONG)).append(float(metrics[name]))
         found: dict[str, float] = {}
@@ -39,7 +43,13 @@ class Trends:
             if len(values) == LONG:
                 before, last = _mean(values[: LONG // 2]), _mean(values[LONG // 2 :])
                 found[f"trend/{name}/change"] = (last - before) / max(abs(before), _SMALL)
-        return found | self._fall(metrics)
+        return found | self._fall(metrics) | self._imbalance(parts)
+
+    def _imbalance(self, parts: Sequence[str]) -> dict[str, float]:
+        means = [_mean(values[-SHORT:]) for name in parts if len(values := list(self._values.get(name, ()))) >= SHORT]
+        if len(means) < max(2, len(parts)):
+            return {}
+        return {"trend/grad_norm/imbalance": max(means) / max(min(means), _SMALL)}
 
     def _fall(self, metrics: Mapping[str, float]) -> dict[str, float]:
         rewards, spreads = (self._values.get(name, ()) for name in ("reward", "reward_std"))

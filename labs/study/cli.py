@@ -13,9 +13,12 @@ from keel.core.errors import UserError
 STUDIES = {
     "overoptimisation": "gold and proxy reward against KL: best of n, RL and DPO, single reward models and ensembles",
     "frontier": "reward against KL for PPO, GRPO, RLOO, DPO, IPO, KTO and SimPO on equal model, data and budget",
+    "looking": "how far reward models and policies move with the image, such that see it and such that are blind, and what makes them see",
 }
-_SEEDS = {"overoptimisation": [0, 1, 2, 3], "frontier": [0, 1, 2]}
-_STEPS = {"overoptimisation": 32, "frontier": 16}
+_SEEDS = {"overoptimisation": [0, 1, 2, 3], "frontier": [0, 1, 2], "looking": [0, 1, 2]}
+_ROLLOUTS = "sets of rollouts of an RL run; direct losses in step"
+_STEPS_ARE = {"overoptimisation": _ROLLOUTS, "frontier": _ROLLOUTS, "looking": "of each training"}
+_STEPS = {"overoptimisation": 32, "frontier": 16, "looking": 400}
 
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
@@ -26,8 +29,9 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
         sub.add_argument("--out", type=Path, metavar="FOLDER", help=f"write {name}.md and {name}.png there")
         sub.add_argument("--seeds", nargs="+", type=int, default=_SEEDS[name], metavar="SEED", help="of votes, reward models and runs")
-        sub.add_argument("--steps", type=int, default=_STEPS[name], help="sets of rollouts of an RL run; direct losses in step")
-        sub.add_argument("--world", type=int, default=0, metavar="SEED", help="of the gold reward and the start model")
+        sub.add_argument("--steps", type=int, default=_STEPS[name], help=_STEPS_ARE[name])
+        if name != "looking":
+            sub.add_argument("--world", type=int, default=0, metavar="SEED", help="of the gold reward and the start model")
         sub.add_argument("--threads", type=int, default=1, help="CPU threads")
 
 
@@ -37,12 +41,14 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from labs.study import frontier as equal
+    from labs.study import looking as eyes
     from labs.study import overoptimisation as goodhart
     from labs.study import report
 
     torch.set_num_threads(args.threads)
     studies: Mapping[str, Callable[[], dict[str, Any]]] = {
         "overoptimisation": lambda: goodhart.overoptimisation(goodhart.Plan(tuple(args.seeds), args.steps, args.world)),
+        "looking": lambda: eyes.looking(eyes.Plan(tuple(args.seeds), steps=args.steps)),
         "frontier": lambda: equal.frontier(equal.Plan(tuple(args.seeds), args.steps, args.world)),
     }
     found = studies[args.what]()
@@ -63,7 +69,7 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--threads is {args.threads}, but must be at least 1")
     if len(set(args.seeds)) < len(args.seeds):
         problems.append("--seeds names a seed twice: it would count as two")
-    if min(args.seeds) < 0 or args.world < 0:
+    if min(args.seeds) < 0 or getattr(args, "world", 0) < 0:
         problems.append("seeds must not be below 0")
     if problems:
         raise UserError("; ".join(problems))

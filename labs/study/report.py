@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.figures import grid, save
+from keel.evaluate.blindness import LIMITS, NATS, SD
+from labs.study.looking import KINDS, most_of
 
 METHODS = {"best_of_n": "best of n", "rl": "RL", "dpo": "DPO"}
 Found = Mapping[str, Any]
@@ -14,12 +16,14 @@ Found = Mapping[str, Any]
 
 def markdown(found: Found) -> str:
     """The table of a study and what it found."""
-    return _overoptimisation_table(found) if found["study"] == "overoptimisation" else _frontier_table(found)
+    tables = {"overoptimisation": _overoptimisation_table, "frontier": _frontier_table, "looking": _looking_table}
+    return tables[found["study"]](found)
 
 
 def plot(found: Found, file: Path) -> None:
     """The curves of a study as a PNG."""
-    save(_overoptimisation_plot(found) if found["study"] == "overoptimisation" else _frontier_plot(found), file, "--out")
+    plots = {"overoptimisation": _overoptimisation_plot, "frontier": _frontier_plot, "looking": _looking_plot}
+    save(plots[found["study"]](found), file, "--out")
 
 
 def between(s: Mapping[str, float | None], digits: int = 2) -> str:
@@ -116,4 +120,73 @@ def _frontier_plot(found: Found) -> Any:
     _clip(axis, [r["gold"] for r in found["runs"]])
     axis.set(xlabel="KL to the start, nats a sequence", ylabel="gold reward", title="Ends (dots) and ways there (thin lines)")
     axis.legend(fontsize=8)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------------------ looking
+
+
+def _looking_table(found: Found) -> str:
+    head = [
+        "model",
+        "starts from",
+        "trained on",
+        "models",
+        "that see",
+        "right",
+        "right with the image swapped",
+        "swapped",
+        "greyed",
+        "blurred",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for of, start, kind in dict.fromkeys((r["of"], r["start"], r["kind"]) for r in found["runs"]):
+        runs = [r for r in found["runs"] if (r["of"], r["start"], r["kind"]) == (of, start, kind)]
+        moved = [_range([_mean_of(r["moved"][change]) for r in runs]) for change in ("swapped", "greyed", "blurred")]
+        swapped = _range([r["right_with"]["swapped"] for r in runs]) if of == "reward" else ""
+        cells = [
+            of,
+            start,
+            KINDS[kind],
+            str(len(runs)),
+            str(sum(r["sees"] for r in runs)),
+            _range([r["right"] for r in runs]),
+            swapped,
+            *moved,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| model | statistic | limit | false alarms | misses |", "|---|---|---|---|---|"]
+    for r in found["rates"]:
+        alarms, misses = f"{r['alarms']} of {r['sees']}", f"{r['misses']} of {r['blind']}"
+        lines.append(f"| {r['of']} | {r['statistic']} | {r['limit']:g} | {alarms} | {misses} |")
+    return "\n".join(lines)
+
+
+def _mean_of(moved: Mapping[str, float] | float) -> float:
+    return moved["mean"] if isinstance(moved, Mapping) else moved
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
+
+
+def _looking_plot(found: Found) -> Any:
+    figure, axes = grid(1, 2, 12, 4.2)
+    for axis, of in zip(axes[0], ("reward", "policy"), strict=True):
+        kinds = list(dict.fromkeys((r["kind"], r["start"]) for r in found["runs"] if r["of"] == of))
+        for y, (kind, start) in enumerate(kinds):
+            runs = [r for r in found["runs"] if (r["of"], r["kind"], r["start"]) == (of, kind, start)]
+            for mark, which in (("o", True), ("x", False)):
+                values = [max(most_of(r), 1e-6) for r in runs if r["sees"] is which]
+                axis.plot(values, [y] * len(values), mark, color=f"C{y}", markersize=6, alpha=0.7)
+        unit = SD if of == "reward" else NATS
+        axis.axvline(LIMITS[unit], color="black", linestyle="--", linewidth=0.8)
+        axis.set(
+            xscale="log",
+            xlabel=f"most moved by a changed image, {unit}",
+            yticks=range(len(kinds)),
+            yticklabels=kinds,
+            title=f"{of}: sees (dot), does not (cross)",
+        )
     return figure

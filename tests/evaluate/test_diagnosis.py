@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from keel.evaluate.blindness import SD, SWAPPED, Look
 from keel.evaluate.diagnosis import Patient, diagnose
 from keel.evaluate.reward_measures import ScoredLabel
 
@@ -35,8 +36,8 @@ def present(patient: Patient) -> set[str]:
 def test_a_healthy_model_has_nothing():
     lengths = [(20, 10) if i % 2 else (10, 20) for i in range(N)]
     healthy = judged(calibrated(), lengths)
-    blind, flips = {"prompt": 0.8}, {"longer": 0.05, "flattering": 0.0}
-    assert present(Patient(healthy, healthy, blind, flips, left_rate=0.51, shown=400)) == set()
+    looks, flips = {"prompt": Look(SD, {SWAPPED: 0.8}, 9)}, {"longer": 0.05, "flattering": 0.0}
+    assert present(Patient(healthy, healthy, looks, flips, left_rate=0.51, shown=400)) == set()
 
 
 def test_collapse():
@@ -80,7 +81,8 @@ def test_position_of_the_answers_on_the_screen():
 
 
 def test_blindness_and_shortcuts_name_what_helps():
-    patient = Patient(judged(calibrated()), blind={"prompt": 0.01, "image": 0.5}, flips={"flattering": 0.4, "longer": 0.1})
+    looks = {"prompt": Look(SD, {SWAPPED: 0.01}, 9), "image": Look(SD, {SWAPPED: 0.5, "greyed": 0.01}, 9)}
+    patient = Patient(judged(calibrated()), looks=looks, flips={"flattering": 0.4, "longer": 0.1})
     assert present(patient) == {"blind to the prompt", "shortcut: flattering"}
     remedies = {f.name: f.remedy for f in diagnose(patient)}
     assert "only the prompt decides" in remedies["blind to the prompt"]

@@ -575,3 +575,42 @@ def test_refusals(load, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="bitsandbytes"):
         make_optimizer(learner.model.trainable(), set(), OptimConfig(name="adamw_8bit"))
+
+
+def test_divergences_are_those_of_whole_distributions(load) -> None:
+    """Behind prompts of the same lengths, against log_softmax by hand; one by one and together; 0 behind the same prompt."""
+    learner = learner_of(load)
+    units = make_units(3)
+    others = [replace(u, prompt=replace(u.prompt, tokens_T=u.prompt.tokens_T.flip(0) + 3)) for u in units]
+    found = learner.divergences(units, others)
+    for u, o, row in zip(units, others, found, strict=True):
+        for i, b in enumerate(u.branches):
+            logs = []
+            for prompt in (u.prompt, o.prompt):
+                tokens_1L = torch.cat([prompt.tokens_T, b.tokens_T])[None]
+                hidden_LH = learner.model.run_plain(tokens_1L, torch.ones_like(tokens_1L))[0]
+                logs.append(learner.model.logits(hidden_LH[len(prompt) - 1 : -1]).double().log_softmax(-1))
+            kl_T = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
+            assert torch.allclose(row[i].double(), torch.where(b.trained_T, kl_T, 0.0).detach(), atol=1e-5)
+    with learner.plain_passes(1):
+        split = learner.divergences(units, others)
+    assert all(torch.allclose(a, b, atol=1e-5) for x, y in zip(found, split, strict=True) for a, b in zip(x, y, strict=True))
+    assert max(float(t.abs().max()) for row in learner.divergences(units, units) for t in row) < 1e-6
+    with pytest.raises(AssertionError, match="same lengths"):
+        learner.divergences(units, [*units[1:], units[0]])
+
+
+def test_information_is_what_is_missing_to_the_uniform(load) -> None:
+    learner, units = learner_of(load), make_units(2)
+    entropies = []
+    for u in units:
+        for b in u.branches:
+            tokens_1L = torch.cat([u.prompt.tokens_T, b.tokens_T])[None]
+            hidden_LH = learner.model.run_plain(tokens_1L, torch.ones_like(tokens_1L))[0]
+            log_LV = learner.model.logits(hidden_LH[len(u.prompt) - 1 : -1]).double().log_softmax(-1)
+            entropies.append(-(log_LV.exp() * log_LV).sum(-1)[b.trained_T])
+    size = len(learner.model.head_weight_VH)
+    assert learner.information(units) == pytest.approx(math.log(size) - float(torch.cat(entropies).mean().detach()), abs=1e-5)
+    with torch.no_grad():
+        learner.model.head_weight_VH.zero_()
+    assert learner.information(units) == pytest.approx(0.0, abs=1e-5)

@@ -102,3 +102,11 @@ def test_an_entropy_bonus_takes_a_step_a_time():
     assert stepped(0.01, 0.5, 0.5, 0.005, 0.1) == pytest.approx(0.005), "on target it is not needed"
     assert stepped(0.004, 0.9, 0.5, 0.005, 0.1) == 0.0
     assert stepped(0.099, 0.1, 0.5, 0.005, 0.1) == 0.1
+
+
+@pytest.mark.parametrize(("complexity", "after"), [({}, 1.5), ({"prompts/complexity": 0.5}, 1.0), ({"prompts/complexity": 0.1}, 1.5)])
+def test_complex_prompts_may_go_further(complexity: dict[str, float], after: float):
+    """Target 1 and slope 3: 2.5 at complexity 0.5, where 3 nats are no clear miss; 1.3 at 0.1, where they are."""
+    coefficients = with_control(Control("multiplicative", target=1.0, target_slope=3.0))
+    coefficients.update({**SEEN, **complexity}, samples=10, old_kl=None)
+    assert coefficients.metrics(1) == {"kl_coef": pytest.approx(after)}

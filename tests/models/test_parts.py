@@ -91,3 +91,26 @@ def test_parts_in_full_have_the_rate_of_full_training() -> None:
     moved = {name: float((p - before[name]).abs().max()) for name, p in model.weights().items()}
     assert {round(m, 5) for n, m in moved.items() if ".lora_" in n} == {0.01}
     assert {round(moved[n], 5) for n, part in parts_of(model.module).items() if part == "projector"} == {0.001}
+
+
+@pytest.mark.parametrize("arch", ["llava", "qwen2_5_vl"])
+def test_norms_by_part_add_up_to_the_whole(arch: str) -> None:
+    model = load_model(f"tiny:{arch}?seed=1", ModelOptions(precision="fp32", device="cpu")).model
+    learner = LocalLearner(model, OptimConfig(clip_norm=None), BatchConfig(), 10, seed=0)
+    part_of = parts_of(model.module)
+    for name, p in model.trainable():
+        p.grad = torch.full_like(p, {"language": 1.0, "projector": 2.0, "vision": 3.0}[part_of[name]])
+    sizes = Counter(part_of[name] for name, p in model.trainable() for _ in range(p.numel()))
+    found = learner.step().metrics
+    assert found["grad_norm/language"] == pytest.approx(sizes["language"] ** 0.5, rel=1e-5)
+    assert found["grad_norm/vision"] == pytest.approx(3 * sizes["vision"] ** 0.5, rel=1e-5)
+    squares = sum(found[f"grad_norm/{part}"] ** 2 for part in sizes)
+    assert found["grad_norm"] == pytest.approx(squares**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"train": ["language"]}, {}])
+def test_where_one_part_is_trained_there_is_nothing_to_compare(options: dict) -> None:
+    arch = "llava" if options else "llama"
+    model = load_model(f"tiny:{arch}?seed=1", ModelOptions.model_validate({"precision": "fp32", "device": "cpu", **options})).model
+    learner = LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed=0)
+    assert set(learner.step().metrics) == {"grad_norm", "lr", "skipped_steps"}

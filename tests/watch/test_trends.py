@@ -123,3 +123,30 @@ def test_an_empty_text_has_nothing_surprising():
     mean = sum(seen) / 5
     spread = math.sqrt(sum((x - mean) ** 2 for x in seen) / 5)
     assert drift(whole[4:], whole)["surprise_z"] == pytest.approx(-mean / spread)
+
+
+def test_the_imbalance_of_parts_by_hand():
+    """Means over 10 steps of 2 and 0.5: 4. With one step of 12 the first is 3, and their ratio 6."""
+    trends = Trends()
+    parts = {"grad_norm/language": 2.0, "grad_norm/vision": 0.5, "grad_norm": 9.0}
+    found = [trends.update(parts) for _ in range(10)]
+    assert all("trend/grad_norm/imbalance" not in f for f in found[:9])
+    assert found[-1]["trend/grad_norm/imbalance"] == pytest.approx(4.0)
+    again = Trends()
+    again.load_state(json.loads(json.dumps(trends.state())))
+    for t in (trends, again):
+        assert t.update({**parts, "grad_norm/language": 12.0})["trend/grad_norm/imbalance"] == pytest.approx(6.0)
+    assert not any("imbalance" in name for name in trends.update({"loss": 1.0}))
+    late = trends.update({**parts, "grad_norm/projector": 1.0})
+    assert "trend/grad_norm/imbalance" not in late, "one of three has no ten steps yet"
+    alone = Trends()
+    assert not any("imbalance" in name for _ in range(12) for name in alone.update({"grad_norm/language": 1.0}))
+
+
+def test_a_part_that_learns_nothing_is_told():
+    told = []
+    watch, trends = Watch(WatchConfig(max_imbalance=50.0), told.append), Trends()
+    for step in range(20):
+        watch.check(step, trends.update({"grad_norm/language": 1.0, "grad_norm/vision": 1.0 if step < 5 else 0.0}))
+    assert [(f.rule, f.level) for f in told] == [("imbalance", "warning")]
+    assert told[0].step == 18, "all ten are 0 from step 14 on, and five steps in a row speak"

@@ -47,6 +47,7 @@ LIMITS = [  # metric, the last value that is in order, one that is not
     ("trend/reward/fall", 1.0, 1.01),
     ("completions/failed_ratio", 0.99, 1.0),
     ("grad_norm", 100.0, 100.1),
+    ("trend/grad_norm/imbalance", 300.0, 300.1),
     ("completions/mean_length", 2.0, 1.99),
     ("entropy", 0.1, 0.09),
     ("frac_reward_zero_std", 0.99, 1.0),
@@ -59,7 +60,7 @@ LIMITS = [  # metric, the last value that is in order, one that is not
 
 @pytest.mark.parametrize(("metric", "fine", "not_fine"), LIMITS)
 def test_each_default_limit_is_where_it_is_said_to_be(metric: str, fine: float, not_fine: float):
-    steps = {"gradient": 1, "length": 1, "loss-non-finite": 1, "reward-non-finite": 1, "no-signal": 5}
+    steps = {"gradient": 1, "length": 1, "loss-non-finite": 1, "reward-non-finite": 1, "no-signal": 5, "imbalance": 5}
     (name,) = (rule.name for rule in resolve(WatchConfig()) if rule.metric == metric)
     quiet, nothing = watch()
     for step in range(20):

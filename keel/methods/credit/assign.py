@@ -31,6 +31,7 @@ from keel.methods.credit.estimators import (
     returns_to_go,
 )
 from keel.methods.credit.scaling import Moments, kl_penalty, moments, whiten, with_terminal_reward
+from keel.methods.math.kl import by_kind
 from keel.types import Branch, Group, Unit
 
 
@@ -42,8 +43,14 @@ class CreditRule:
     gamma: float = 1.0  # discount; read by token-level estimators
     lam: float = 1.0  # GAE's lambda
     whiten: bool = False  # shift and scale the advantages of all trained tokens of the batch to mean 0 and variance 1
+    gamma_slope: float = 0.0  # how far gamma goes on to 1 for a prompt of complexity 1
     kl_coef: float = 0.0  # price of a nat of k1 in the reward; 0 = none
+    kl_kinds: tuple[float, float] = (1.0, 1.0)  # factors on it: of grounded tokens (signal ``grounded`` is 1), of the others (0)
     mask_truncated: bool = False  # answers cut off at the length limit count in the statistics but are not trained on
+
+    def for_complexity(self, complexity: float) -> CreditRule:
+        """The rule of a prompt: ``gamma + slope * complexity * (1 - gamma)``. The more there is to take in, the further ahead is looked."""
+        return replace(self, gamma=self.gamma + self.gamma_slope * complexity * (1.0 - self.gamma)) if self.gamma_slope else self
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -117,7 +124,8 @@ def assign(groups: Sequence[Group], units: Sequence[Unit], rule: CreditRule) -> 
         groups: rewarded groups; ``rewards_G`` of samples that are not valid are not read; ``greedy_reward`` is, where the estimator's
             baseline is the greedy answer. What is ``moved`` to single tokens is read by estimators that give each token its own advantage;
             the others see the whole.
-        units: with the signals that the rule needs: ``ref_logprobs`` if ``kl_coef`` is not 0, ``values`` for an estimator with a critic;
+        units: with the signals that the rule needs: ``ref_logprobs`` if ``kl_coef`` is not 0, ``grounded`` if the price differs by kind,
+            ``values`` for an estimator with a critic;
             the policy is ``old_logprobs`` where recorded, else ``sampler_logprobs``.
         rule: how.
 
@@ -152,18 +160,22 @@ class _Sample:
     greedy: float  # reward of the greedy answer to the same prompt; NaN where none was asked for
     truncated: bool
     branch: Branch
+    complexity: float  # of the prompt
     moved_T: Tensor | None = None  # over all tokens: what of the reward is due before the end
 
     def trained(self, name: str) -> Tensor:
         """A signal at the trained tokens only."""
         return self.branch.signals[name][self.branch.trained_T]
 
-    def penalties(self, coef: float) -> Tensor:
+    def penalties(self, rule: CreditRule) -> Tensor:
         """The KL price of each trained token, zeros where there is none."""
-        if coef == 0.0:
+        if rule.kl_coef == 0.0:
             return torch.zeros(int(self.branch.trained_T.sum()))
         policy = "old_logprobs" if "old_logprobs" in self.branch.signals else "sampler_logprobs"
-        return kl_penalty(self.trained(policy), self.trained("ref_logprobs"), coef)
+        penalties_T = kl_penalty(self.trained(policy), self.trained("ref_logprobs"), rule.kl_coef)
+        if rule.kl_kinds == (1.0, 1.0):
+            return penalties_T
+        return penalties_T * by_kind(self.trained("grounded"), rule.kl_kinds)
 
     def with_signals(self, trained: Mapping[str, Tensor]) -> _Sample:
         """Spread signals over the trained tokens, 0 elsewhere."""
@@ -184,6 +196,7 @@ def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
             group.greedy_reward,
             group.rollouts[i].finish_reason == "length",
             branch,
+            unit.prompt.complexity,
             group.moved[i] if group.moved else None,
         )
         for u, ((group, indices), unit) in enumerate(zip(alive, units))
@@ -192,7 +205,7 @@ def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
 
 
 def _by_sequence(samples: Sequence[_Sample], estimator: SequenceEstimator, rule: CreditRule) -> list[_Sample]:
-    rewards_B = torch.tensor([s.reward + float(s.penalties(rule.kl_coef).sum()) for s in samples], dtype=torch.float64)
+    rewards_B = torch.tensor([s.reward + float(s.penalties(rule).sum()) for s in samples], dtype=torch.float64)
     group_B = torch.tensor([s.unit for s in samples], dtype=torch.int64)
     known = {"lengths_B": [float(s.branch.trained_T.sum()) for s in samples], "greedy_B": [s.greedy for s in samples]}
     extra = {name: torch.tensor(known[name], dtype=torch.float64) for name in estimator.reads}
@@ -202,11 +215,11 @@ def _by_sequence(samples: Sequence[_Sample], estimator: SequenceEstimator, rule:
 
 
 def _by_token(sample: _Sample, estimator: TokenEstimator, rule: CreditRule) -> _Sample:
-    rewards_T = with_terminal_reward(sample.penalties(rule.kl_coef), sample.reward)
+    rewards_T = with_terminal_reward(sample.penalties(rule), sample.reward)
     if sample.moved_T is not None:
         rewards_T = rewards_T + sample.moved_T[sample.branch.trained_T]
     signals_T = {name: sample.trained(name) for name in sample.branch.signals}
-    return sample.with_signals(estimator.signals(rewards_T, signals_T, rule))
+    return sample.with_signals(estimator.signals(rewards_T, signals_T, rule.for_complexity(sample.complexity)))
 
 
 def _whitened(samples: Sequence[_Sample]) -> list[_Sample]:

@@ -55,6 +55,12 @@ def support_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {f"sampling/support/{name}": float(value) for name, value in of_all.items()}
 
 
+def complexity(groups: Sequence[Group]) -> dict[str, float]:
+    """``prompts/complexity``, the mean over prompts of ``Encoded.complexity``; nothing where none has any."""
+    found = [group.encoded.complexity for group in groups]
+    return {"prompts/complexity": sum(found) / len(found)} if any(found) else {}
+
+
 def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     rewards = [g.rewards_G[g.valid_G].double() for g in groups]
     compared = [r for r in rewards if len(r) > 1]

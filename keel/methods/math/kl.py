@@ -67,6 +67,27 @@ def k3(logprobs_S: Tensor, ref_logprobs_S: Tensor) -> Tensor:
 ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
 
 
+def grounded(logprobs_S: Tensor, masked_S: Tensor, above: float) -> Tensor:
+    """1 for tokens that hang on what is masked in the prompt: their log-probability is more than ``above`` nats higher with it; else 0.
+
+    Args:
+        logprobs_S: float [S], behind the whole prompt.
+        masked_S: float [S], of the same tokens behind the masked one.
+        above: nats.
+
+    Returns:
+        float32 [S].
+    """
+    same_vectors(logprobs_S, masked_S)
+    return (logprobs_S - masked_S > above).float()
+
+
+def by_kind(grounded_S: Tensor, factors: tuple[float, float]) -> Tensor:
+    """The first of ``factors`` where ``grounded_S`` [S] is 1, the second where it is 0: float [S]."""
+    same_vectors(grounded_S)
+    return factors[1] + (factors[0] - factors[1]) * grounded_S
+
+
 _LARGEST = 80.0
 
 

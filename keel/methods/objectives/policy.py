@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from keel.methods.math.kl import LOG_RATIO_BOUND, bounded, k3
+from keel.methods.math.kl import LOG_RATIO_BOUND, bounded, by_kind, k3
 from keel.methods.math.policy import POLICY_LOSSES, Correction, PolicyLoss, PolicyTerms, PolicyTokens, dual_clip, importance_weights
 from keel.methods.math.reduce import REDUCTIONS, Reduction
 from keel.methods.objectives.common import Reduced, TokenWeights, divisor, to_metrics, token_mean, token_weights
@@ -44,7 +44,8 @@ class PolicyObjective(Reduced):
     token), ``policy/clipfrac_avg``, ``val/ratio``, ``policy/bounded_ratio`` (the share of tokens whose log-ratio to the old policy or
     the reference is beyond ``LOG_RATIO_BOUND``),
     ``sampling/importance_sampling_ratio/{mean,min,max}`` (trainer against sampler: the weights in use, after truncation or masking, each
-    token's own ratio without a correction), ``sampling/capped_ratio`` (the share above the cap) and
+    token's own ratio without a correction), where tokens have the signal ``grounded`` (1 or 0) ``policy/grounded_ratio`` and
+    ``{kl,entropy}/{grounded,ungrounded}`` over the tokens of each kind, ``sampling/capped_ratio`` (the share above the cap) and
     ``sampling/sampling_logp_difference/{mean,max}`` (absolute, per token); by the reduction: ``loss/policy_avg``.
     """
 
@@ -54,6 +55,7 @@ class PolicyObjective(Reduced):
     ceiling: float | None = None  # of the ratio of negative advantages
     kl: KLEstimator | None = None  # in the loss
     kl_coef: float = 0.0
+    kl_kinds: tuple[float, float] = (1.0, 1.0)  # factors on it, of grounded tokens and of the others; others than 1 read ``grounded``
     divergence: Divergence | None = None  # in the loss, in place of ``kl``
     old_kl_coef: float = 0.0
     entropy_coef: float = 0.0
@@ -77,10 +79,10 @@ class PolicyObjective(Reduced):
         terms = loss_of(tokens) if self.ceiling is None else dual_clip(tokens, loss_of, self.ceiling)
         sampling, losses_S = self._against_sampler(old_logprobs_S, batch, terms.loss_S)
         if self.kl is not None:
-            losses_S = losses_S + self.kl_coef * self.kl(logprobs_S, batch.signals["ref_logprobs"])
+            losses_S = losses_S + self._kl_price(batch) * self.kl(logprobs_S, batch.signals["ref_logprobs"])
         if self.divergence is not None:
             assert outputs.divergence_S is not None
-            losses_S = losses_S + self.kl_coef * outputs.divergence_S
+            losses_S = losses_S + self._kl_price(batch) * outputs.divergence_S
         if self.old_kl_coef:
             losses_S = losses_S + self.old_kl_coef * k3(old_logprobs_S, logprobs_S)
         if self.entropy_coef:
@@ -92,7 +94,12 @@ class PolicyObjective(Reduced):
             metrics = _metrics(outputs.entropy_S, logprobs_S, old_logprobs_S, ref_logprobs_S, terms, weights)
             if outputs.divergence_S is not None:
                 metrics["objective/divergence"] = token_mean(outputs.divergence_S)
+            if "grounded" in batch.signals:
+                metrics |= _metrics_by_kind(batch.signals["grounded"], outputs.entropy_S, logprobs_S, ref_logprobs_S)
             return LossOutput(loss, to_metrics({**metrics, **sampling}))
+
+    def _kl_price(self, batch: Batch) -> Tensor | float:
+        return self.kl_coef if self.kl_kinds == (1.0, 1.0) else self.kl_coef * by_kind(batch.signals["grounded"], self.kl_kinds)
 
     def _against_sampler(self, old_logprobs_S: Tensor, batch: Batch, losses_S: Tensor) -> tuple[Metrics, Tensor]:
         """The metrics of trainer against sampler, and the policy's losses under the importance weights."""
@@ -114,6 +121,14 @@ class PolicyObjective(Reduced):
             metrics |= {f"{name}/min": (weights_S.min(), 1.0), f"{name}/max": (weights_S.max(), 1.0)}
             metrics["sampling/sampling_logp_difference/max"] = apart_S.max(), 1.0
         return metrics, losses_S
+
+
+def _metrics_by_kind(grounded_S: Tensor, entropy_S: Tensor, logprobs_S: Tensor, ref_logprobs_S: Tensor | None) -> Metrics:
+    """Entropy and KL of grounded tokens and of the others, each over its own tokens, and the share of the grounded ones."""
+    of = {"entropy": entropy_S} | ({"kl": k3(logprobs_S, ref_logprobs_S)} if ref_logprobs_S is not None else {})
+    kinds = {"grounded": grounded_S, "ungrounded": 1.0 - grounded_S}
+    found = {f"{name}/{kind}": ((x_S * in_S).sum(), in_S.sum()) for name, x_S in of.items() for kind, in_S in kinds.items()}
+    return found | {"policy/grounded_ratio": token_mean(grounded_S)}
 
 
 def _metrics(

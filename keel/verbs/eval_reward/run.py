@@ -18,6 +18,7 @@ from keel.core.errors import DataError
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.findings import find
+from keel.evaluate.blindness import SWAPPED, Look, changed, scores_are_right, scores_move
 from keel.evaluate.diagnosis import Patient, diagnose
 from keel.evaluate.measures import pair_accuracy
 from keel.evaluate.reward_measures import ScoredLabel, measure
@@ -29,7 +30,7 @@ from keel.models.loading import load_model
 from keel.render.renderer import Renderer
 from keel.runs.durable import write_atomic
 from keel.runs.memory import peak_mb
-from keel.types import Comparison, Encoded, Unit
+from keel.types import Comparison, Unit
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.eval_reward.stress import stress
 from keel.verbs.shared.labels import reward_units
@@ -67,9 +68,12 @@ def run_eval_reward(model: str, data: str, json_file: str = "", html_file: str =
     found["data"] = {name: side.measures for name, side in sides.items() if name != "trained_on"}
     stressed = stress(inference, renderer, sides["data"].data, _spread(sides["data"].judged), config)
     found["stress"] = stressed
-    blind = _blindness(inference, sides["data"])
+    looks = _blindness(inference, sides["data"], renderer)
+    found["looks"] = {what: look.to_json() for what, look in looks.items()}
+    if "image" in looks:
+        found["looks"]["image"]["right"] = scores_are_right(inference.scores, changed(sides["data"].units, renderer.twins, MAX_SWAPPED))
     trained = sides["trained_on"].judged if "trained_on" in sides else ()
-    found["diagnosis"] = [f.to_json() for f in diagnose(_patient(sides["data"], trained, blind, stressed))]
+    found["diagnosis"] = [f.to_json() for f in diagnose(_patient(sides["data"], trained, looks, stressed))]
     found["cost"] = _cost(inference, sides, seconds)
     if json_file:
         write_atomic(Path(json_file), (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())
@@ -131,7 +135,7 @@ def _certainty(judged: Sequence[ScoredLabel]) -> dict[str, Any]:
     return {"ensemble": {"std": mean} | {k: pair_accuracy([m for _, m, _ in r], [y for _, _, y in r]).mean for k, r in of.items()}}
 
 
-def _patient(side: _Side, trained: Sequence[ScoredLabel], blind: dict[str, float], stressed: dict[str, Any]) -> Patient:
+def _patient(side: _Side, trained: Sequence[ScoredLabel], looks: dict[str, Look], stressed: dict[str, Any]) -> Patient:
     votes = [r for r in side.data.records if isinstance(r, Comparison)]
     found = agreement(votes) if votes else None
     decided = sum(v.outcome != "tie" for v in votes)
@@ -139,7 +143,7 @@ def _patient(side: _Side, trained: Sequence[ScoredLabel], blind: dict[str, float
     return Patient(
         side.judged,
         trained,
-        blind,
+        looks,
         {name: row["flips"] for name, row in stressed.items() if row["attack"]},
         found.left_rate if found is not None else math.nan,
         decided,
@@ -153,27 +157,15 @@ def _spread(judged: Sequence[ScoredLabel]) -> float:
     return float(scores.std(correction=0)) or 1.0 if len(scores) else 1.0
 
 
-def _blindness(inference: LocalInference, side: _Side) -> dict[str, float]:
-    """How far scores move, in standard deviations of scores, when an answer stands under another prompt, or before other images."""
+def _blindness(inference: LocalInference, side: _Side, renderer: Renderer) -> dict[str, Look]:
+    """How far scores move when an answer stands under another prompt, and before other images or none."""
     units = [u for u in side.units if u.branches][:MAX_SWAPPED]
     texts = [u for u in units if not u.prompt.media]
-    found: dict[str, float] = {}
-    for what, of in (("prompt", texts), ("image", [u for u in units if u.prompt.media])):
-        others = [_other_prompt(u, of[i - 1].prompt, what) for i, u in enumerate(of)]
-        pairs = [(u, o) for u, o in zip(of, others) if o is not None]
-        if len(pairs) < 2:
-            continue
-        before, after = (torch.cat(inference.scores(us)) for us in zip(*pairs))
-        found[what] = float((before - after).abs().mean()) / (float(before.std(correction=0)) or 1.0)
-    return found
-
-
-def _other_prompt(unit: Unit, other: Encoded, what: str) -> Unit | None:
-    """The unit under another prompt, or with its own words and the other's images; None where that is the same or does not fit."""
-    if what == "prompt":
-        return None if torch.equal(unit.prompt.tokens_T, other.tokens_T) else replace(unit, prompt=other)
-    shown = unit.prompt.with_images_of(other)
-    return None if shown is None else replace(unit, prompt=shown)
+    others = [(u, replace(u, prompt=texts[i - 1].prompt)) for i, u in enumerate(texts)]
+    told = [(u, o) for u, o in others if not torch.equal(u.prompt.tokens_T, o.prompt.tokens_T)]
+    pairs = {"prompt": {SWAPPED: told} if len(told) > 1 else {}, "image": changed(units, renderer.twins, MAX_SWAPPED)}
+    looks = {what: scores_move(inference.scores, of) for what, of in pairs.items()}
+    return {what: look for what, look in looks.items() if look is not None}
 
 
 def _cost(inference: LocalInference, sides: dict[str, _Side], seconds: float) -> dict[str, float]:
@@ -217,6 +209,8 @@ def headline(found: dict[str, Any]) -> list[str]:
         if "stepwise" in m:
             parts.append(f"steps right {m['stepwise']['accuracy']:.3f}")
         lines.append(", ".join(parts))
+    right = found["looks"].get("image", {}).get("right", {})
+    lines += ["right " + ", ".join(f"{share:.0%} with the image {name}" for name, share in right.items())] if right else []
     lines += [f"{name}: {row['flips']:.0%} of right pairs turn" for name, row in found["stress"].items()]
     lines += [f"finding: {f['name']}: {f['evidence']}; what helps: {f['remedy']}" for f in found["diagnosis"] if f["present"]]
     return lines

@@ -46,6 +46,8 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
         units=units,
         probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits),
         starts_at_reference=objective.needs_reference and other is None,
+        learnt=True,
+        twins=renderer.twins,
         summary={**_size(units.train), "units": len(units.train), "data": account.summary()},
     )
 

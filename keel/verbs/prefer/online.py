@@ -16,6 +16,7 @@ from keel.methods.preference import preference_objective
 from keel.methods.rl_checks import given
 from keel.methods.rl_config import ReferenceConfig
 from keel.methods.rl_parts import ReferenceRule
+from keel.models.looking import looking
 from keel.models.model import Model
 from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
@@ -28,7 +29,7 @@ from keel.verbs.shared.account import Account
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode_sides
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
-from keel.verbs.shared.sampled import check_rewards, longest_answered, longest_batch
+from keel.verbs.shared.sampled import longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
 from keel.verbs.shared.sampled_parts import SampledParts
 from keel.verbs.shared.session import Session, load, record, record_sampling
@@ -63,7 +64,7 @@ class OnlineParts(SampledParts):
             check_training(policy, objective, ready, bus, skip, longest)
             if self.starts_at_reference:
                 check_reference(policy, ready, bus, skip)
-        check_rewards(self.rewards, sampled, bus, skip)
+        self.check_looks(sampled, bus, skip)
 
 
 def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, splits: Splits) -> OnlineParts:
@@ -104,8 +105,18 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         prompts=prompts,
         params=params,
         training=recipe.training,
-        evaluators=evaluators_of(measured, measuring, params, online.eval_sampling, renderer, session.run, recipe.loop.probes),
+        evaluators=evaluators_of(
+            measured,
+            measuring,
+            params,
+            online.eval_sampling,
+            renderer,
+            session.run,
+            recipe.loop.probes,
+            measures=lambda units: looking(loaded.model, units),
+        ),
         starts_at_reference=objective.needs_reference and other is None,
+        twins=renderer.twins,
         summary={
             "objective": recipe.objective.name,
             "prompts": len(prompts["train"]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keel.core.hashing import stable_hash, uniform
+from keel.evaluate.blindness import REMEDY, changed, scores_are_right, scores_move
 from keel.loops.ordering import Order
 from keel.methods.objectives.reward import BOOTSTRAP, RewardObjective, bootstrap, order_of
 from keel.types import PairTarget, StepsTarget, Unit
@@ -49,7 +50,18 @@ class RewardParts(OfflineParts):
         else:
             save_final(session, self.loaded, learner, units.held_out or units.train)
         write_scale(path / ("final" if (path / "final").exists() else "adapter"), constants | accuracy_of(measures))
-        return {**self.summary, "scale": constants, **measures, **forgotten(self.remembered, self.remember(), self.replayed)}
+        looks = self._looks(session)
+        return {**self.summary, "scale": constants, **measures, **looks, **forgotten(self.remembered, self.remember(), self.replayed)}
+
+    def _looks(self, session: Session) -> dict[str, Any]:
+        """Where there are images: does the trained model look at them? A blind one is told of; it is refused where it is to judge."""
+        pairs = changed(self.units.held_out or self.units.train, self.twins)
+        look = scores_move(self.learner.scores, pairs)
+        if look is None:
+            return {}
+        if look.blind:
+            session.bus.emit("warning", self.learner.updates, f"the reward model is blind: {look.finding}. What helps: {REMEDY}")
+        return {"looks": look.to_json() | {"right": scores_are_right(self.learner.scores, pairs)}}
 
 
 def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts:
@@ -87,6 +99,7 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
         is_member=recipe.ensemble is not None,
         remember=remember,
         remembered=remember(),
+        twins=renderer.twins,
         replayed=splits.replayed,
     )
 

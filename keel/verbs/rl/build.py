@@ -12,11 +12,12 @@ from keel.core.errors import ConfigError
 from keel.core.events import EventBus
 from keel.learner.config import OptimConfig
 from keel.learner.local import LocalLearner
-from keel.loops.config import ExplorationConfig
+from keel.loops.config import ExplorationConfig, GroundingConfig
 from keel.loops.offline import total_steps
 from keel.loops.online import OnlineTrainer, Rewarder, with_signal
 from keel.methods import Algorithm, resolve
 from keel.models.loading import Loaded
+from keel.models.looking import looking
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.rewards.composition.composer import Composer
@@ -31,7 +32,7 @@ from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.reference import Reference, reference_of
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.sampled import check_rewards, fit_scores, longest_answered, longest_batch
+from keel.verbs.shared.sampled import fit_scores, longest_answered, longest_batch
 from keel.verbs.shared.sampled_eval import evaluators_of
 from keel.verbs.shared.sampled_parts import SampledParts
 from keel.verbs.shared.session import Session, load, pin_weights, record, record_sampling
@@ -48,6 +49,7 @@ class RLParts(SampledParts):
     algorithm: Algorithm
     samples: int
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
 
     @classmethod
     def of(
@@ -91,11 +93,12 @@ class RLParts(SampledParts):
         prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
         trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
+        trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
-        """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the reward models read what
-        they score."""
+        """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the policy looks at images, the
+        reward models read what they score."""
         algorithm, prompts = self.algorithm, self.prompts["train"]
         units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
         ready = [_ready(u) for u in units]
@@ -109,7 +112,7 @@ class RLParts(SampledParts):
         check_training(self.policy, algorithm.policy_objective(), ready, bus, skip, longest)
         if self.critic is not None:
             check_training(self.critic, algorithm.value_objective(), ready, bus, skip, longest)
-        check_rewards(self.rewards, units, bus, skip)
+        self.check_looks(units, bus, skip)
 
 
 def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
@@ -125,6 +128,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     record_sampling(session, sampler)
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
     _same_vocabulary(recipe, params, loaded.model, teacher, whole=algorithm.kl is not None and algorithm.kl.divergence is not None)
+    _needs_images(recipe, algorithm, prompts["train"])
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
@@ -138,9 +142,19 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         composer=composer,
         judge=judge,
         exploration=recipe.exploration,
+        grounding=recipe.grounding,
         best=_best(recipe),
+        twins=renderer.twins,
         evaluators=evaluators_of(
-            measured, measuring, params, recipe.eval_sampling, renderer, session.run, recipe.loop.probes, algorithm.taught
+            measured,
+            measuring,
+            params,
+            recipe.eval_sampling,
+            renderer,
+            session.run,
+            recipe.loop.probes,
+            algorithm.taught,
+            lambda units: looking(loaded.model, units),
         ),
         summary={"algorithm": algorithm.name, "prompts": len(prompts["train"]), "samples": recipe.samples, "data": account.summary()},
     )
@@ -172,6 +186,22 @@ def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, te
         )
 
 
+def _needs_images(recipe: RLRecipe, algorithm: Algorithm, prompts: Prompts) -> None:
+    """Raise ConfigError for settings that would do nothing because no prompt shows an image."""
+    if any(encoded.media for _, encoded in prompts.values()):
+        return
+    control = algorithm.kl.control if algorithm.kl is not None else None
+    asked = {
+        "algorithm.kl.grounded and ungrounded": algorithm.needs_kinds,
+        "grounding": bool(recipe.grounding.changed),
+        "algorithm.credit.gamma_slope": bool(algorithm.credit.gamma_slope),
+        "algorithm.kl.control.target_slope": control is not None and bool(control.target_slope),
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(f"{name} would have no effect: no prompt shows an image", "leave it out")
+
+
 def _critic(session: Session, recipe: RLRecipe, media: MediaStore) -> Loaded:
     """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
     policy's images."""
@@ -185,7 +215,8 @@ def _ready(unit: Unit) -> Unit:
     """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others; the same
     are the critic's returns, where it had expected 0."""
     advantages = tuple(b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches))
-    signals = {"advantages": advantages, "returns": advantages, "values": tuple(torch.zeros_like(a_T) for a_T in advantages)}
+    nothing = tuple(torch.zeros_like(a_T) for a_T in advantages)
+    signals = {"advantages": advantages, "returns": advantages, "values": nothing, "grounded": nothing}
     for name, tensors in signals.items():
         (unit,) = with_signal([unit], name, [tensors])
     return unit

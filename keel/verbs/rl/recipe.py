@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from keel.core.errors import ConfigError
 from keel.core.python_file import file_of, names_a_file
 from keel.learner.config import OptimConfig
-from keel.loops.config import ExplorationConfig
+from keel.loops.config import ExplorationConfig, GroundingConfig
 from keel.methods import AlgorithmConfig, resolve
 from keel.rewards.composition.config import CompositionConfig
 from keel.rewards.settings import OnFailure
@@ -34,6 +34,9 @@ class RLRecipe(TrainRecipe):
     samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
     exploration: ExplorationConfig = Field(
         default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
+    )
+    grounding: GroundingConfig = Field(
+        default=GroundingConfig(), description="Which tokens hang on the images of their prompt, for measures and for algorithm.kl."
     )
     rewards: list[RewardConfig] = Field(
         default=[], description="Named rewards and their weights; at least one, unless a teacher is followed. Weight 0: only measured."

@@ -15,8 +15,9 @@ from keel.loops.offline import OfflineTrainer, Probe, Sides, total_steps
 from keel.loops.ordering import Order
 from keel.methods.objectives.common import credited
 from keel.models.loading import Loaded
-from keel.selftest import CheckName, check_reference, check_reward_reads, check_training, largest
-from keel.types import Objective
+from keel.models.looking import looking
+from keel.selftest import CheckName, check_policy_looks, check_reference, check_reward_reads, check_training, largest
+from keel.types import Objective, Twin
 from keel.verbs.shared.recipes import Training, TrainRecipe
 from keel.verbs.shared.session import Session, open_session, save_final, train
 from keel.verbs.shared.units import Splits, datasets
@@ -75,6 +76,8 @@ class OfflineParts:
     probe: Probe | None = None
     order: Order | None = None
     starts_at_reference: bool = False  # the units' reference is the starting weights: at first nothing is between them
+    learnt: bool = False  # the policy has been trained before: where there are images it must look at them
+    twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
 
     @classmethod
@@ -90,15 +93,20 @@ class OfflineParts:
     def trainer(self) -> OfflineTrainer:
         """The loop over these parts, one step at a time."""
         loop, seed = self.training.loop, self.training.seed
-        return OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
+        trainer = OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
+        trainer.measures = lambda units: looking(self.loaded.model, units)
+        return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
-        """The checks of the training on its largest batch; of its reference, where that is the start; of a reward model, that it reads."""
+        """The checks of the training on its largest batch; of its reference, where that is the start; that a policy looks at
+        images; of a reward model, that it reads."""
         learner, units = self.learner, self.units.train
         ready = credited(self.objective, units)
         check_training(learner, self.objective, ready, bus, skip, largest(ready, self.training.loop.batch_size))
         if self.starts_at_reference:
             check_reference(learner, units, bus, skip)
+        if self.learnt:
+            check_policy_looks(learner, units, self.twins, bus, skip)
         if "scores" in self.objective.needs:
             check_reward_reads(learner.scores, units, bus, skip)
 

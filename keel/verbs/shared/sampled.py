@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,12 @@ from keel.rewards.composition.rewards import Reward
 from keel.rewards.sources.ensemble import EnsembleSource
 from keel.rewards.sources.model import ModelSource, Scorer, units_of
 from keel.selftest import CheckName, check_reward_reads
-from keel.types import Branch, Sampler, SampleRequest, SamplingParams, Unit
+from keel.types import Branch, Group, Sampler, SampleRequest, SamplingParams, Twin, Unit
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.reread import UNITS
 from keel.verbs.shared.sampled_eval import EVAL_SEED
+
+LOOKED_AT = 16  # prompts
 
 
 def refused_answers(rewards: Sequence[Reward]) -> dict[str, Any]:
@@ -50,11 +52,28 @@ def fit_scores(
     return scores
 
 
-def check_rewards(rewards: Sequence[Reward], units: Sequence[Unit], bus: EventBus, skip: Sequence[CheckName]) -> None:
-    """Every reward model reads what it scores."""
+def looking_answers(sampler: Sampler, prompts: Prompts, params: SamplingParams) -> Sequence[Group]:
+    """One answer, not longer than 64 tokens, to each of the first prompts that show images: what is looked at when they are changed."""
+    some = dict([(i, p) for i, p in prompts.items() if p[1].media][:LOOKED_AT])
+    longest = min(64, params.max_tokens)
+    short = replace(params, max_tokens=longest, min_tokens=min(longest, params.min_tokens))
+    requests = [SampleRequest(i, encoded, 1, short, EVAL_SEED, keep_support=True) for i, (_, encoded) in some.items()]
+    return sample_groups(sampler, requests, {i: p for i, (p, _) in some.items()}) if some else ()
+
+
+def check_rewards(
+    rewards: Sequence[Reward],
+    units: Sequence[Unit],
+    bus: EventBus,
+    skip: Sequence[CheckName],
+    pictured: Sequence[Group] = (),
+    twins: Mapping[str, Twin] | None = None,
+) -> None:
+    """Every reward model reads what it scores: ``units``, or answers to prompts with images where there are any, as it will get them."""
     for reward in rewards:
-        if isinstance(reward.source, ModelSource | EnsembleSource):
-            check_reward_reads(reward.source.scorer, units, bus, skip)
+        if isinstance(source := reward.source, ModelSource | EnsembleSource):
+            closed = [unit for g in pictured if (unit := units_of(g, source.ending)[0]) is not None]
+            check_reward_reads(source.scorer, closed or units, bus, skip, twins or {})
 
 
 def longest_answered(sides: Iterable[Prompts], params: SamplingParams) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from keel.core.hashing import stable_hash
+from keel.loops.offline import Measures
 from keel.loops.online import Actors, sample_groups
 from keel.methods import group_metrics, rollout_units
 from keel.render.renderer import Renderer
@@ -44,9 +45,12 @@ def evaluators_of(
     run: RunDir,
     probes: int,
     taught: bool = False,
+    measures: Measures | None = None,
 ) -> dict[str, RolloutEvaluator]:
-    """One evaluator a side, by its name. ``taught``: the actors' reference is a teacher, and the distance to it is measured."""
-    return {side: RolloutEvaluator(side, actors, found, params, sampling, renderer, run, probes, taught) for side, found in sides.items()}
+    """One evaluator a side, by its name. ``taught``: the actors' reference is a teacher, and the distance to it is measured. ``measures``:
+    what else is told of the answers."""
+    asked = params, sampling, renderer, run, probes, taught, measures
+    return {side: RolloutEvaluator(side, actors, found, *asked) for side, found in sides.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,15 @@ class RolloutEvaluator:
     run: RunDir
     probes: int
     taught: bool = False
+    measures: Measures | None = None
 
     def __call__(self, step: int) -> Mapping[str, float]:
         if not self.prompts:
             return {}
         groups = self.actors.reward(measured_answers(self.actors.sampler, self.prompts, self.params, self.sampling))
         self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in self._picked(groups, step).items()])
-        return {f"{self.side}/{name}": value for name, value in {**group_metrics(groups), **self._distance(groups)}.items()}
+        more = self.measures(rollout_units(groups)) if self.measures is not None else {}
+        return {f"{self.side}/{name}": value for name, value in {**group_metrics(groups), **self._distance(groups), **more}.items()}
 
     def _distance(self, groups: Sequence[Group]) -> dict[str, float]:
         """``teacher/kl``: the reverse KL to the teacher in nats per token, k1 of the tokens that were sampled."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from keel.core.errors import DivergedError
+from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
 from keel.loops.harness import TrainResult
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
 from keel.loops.pairing import PairByJudge
+from keel.methods import rollout_units
 from keel.models.loading import Loaded
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.rewards import Reward, RunRewards
-from keel.types import Sampler, SamplingParams
+from keel.selftest import CheckName, check_policy_looks
+from keel.types import Sampler, SamplingParams, Twin, Unit
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.reference import Reference, actors_of
-from keel.verbs.shared.sampled import answered, refused_answers
+from keel.verbs.shared.sampled import answered, check_rewards, looking_answers, refused_answers
 from keel.verbs.shared.session import Session, save_final, train
 from keel.watch.config import EarlyStopConfig
 
@@ -43,6 +46,7 @@ class SampledParts:
     judge: RunRewards | PairByJudge | None = None  # who knows what failed
     evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/reward", mode="max"))
+    twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
     told: Callable[[], Mapping[str, Any]] = dict  # and after it
 
@@ -54,6 +58,12 @@ class SampledParts:
     def trainer(self) -> OnlineTrainer:
         """The loop over these parts, one step at a time."""
         raise NotImplementedError
+
+    def check_looks(self, units: Sequence[Unit], bus: EventBus, skip: Sequence[CheckName]) -> None:
+        """The policy looks at images, where prompts show any, and the reward models read what they score."""
+        pictured = looking_answers(self.sampler, self.prompts["train"], self.params)
+        check_policy_looks(self.policy, rollout_units(pictured), self.twins, bus, skip)
+        check_rewards(self.rewards, units, bus, skip, pictured, self.twins)
 
     def train(self, session: Session) -> TrainResult:
         """Raises DivergedError, where no update was made too; where rewards failed to the end it tells the first failure."""

@@ -12,7 +12,7 @@ import torch
 
 from keel.cli import main
 from labs.bench.workload import EOS, FIRST_WORD
-from labs.study import frontier, overoptimisation, ways, world
+from labs.study import frontier, looking, overoptimisation, ways, world
 from labs.study.taste import Taste, make_answer, make_taste
 from labs.study.world import World
 
@@ -122,3 +122,16 @@ def test_votes_follow_the_gold_reward(small: None, tmp_path: Path) -> None:
 
     assert right(1e-3) == 1.0
     assert 0.3 < right(1e3) < 0.7  # a coin: 48 throws
+
+
+def test_looking_measures_every_kind(monkeypatch: pytest.MonkeyPatch, proofs: None, tmp_path: Path) -> None:
+    plan = looking.Plan
+    monkeypatch.setattr(looking, "Plan", lambda seeds, steps: plan(seeds, rows=8, held_out=4, steps=steps, batch=2))
+    file, out = tmp_path / "l.json", tmp_path / "out"
+    assert main(["study", "looking", "--seeds", "0", "--steps", "4", "--json", str(file), "--out", str(out)]) == 0
+    found = json.loads(file.read_text())
+    assert [r["kind"] for r in found["runs"]] == ["healthy", "permuted", "by_text", *(kind for kind, _ in looking.OF_REWARDS)]
+    assert all(set(r["moved"]) == {"swapped", "greyed", "blurred"} for r in found["runs"])
+    assert {(r["of"], r["sees"] + r["blind"]) for r in found["rates"]} == {("reward", 11), ("policy", 3)}
+    assert (out / "looking.png").read_bytes().startswith(b"\x89PNG")
+    assert "| reward | scratch | labels follow the picture | 1 |" in (out / "looking.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from keel.methods.credit.assign import ESTIMATORS, CreditRule, assign, rollout_units
-from keel.methods.credit.measures import group_metrics, kl_metrics
+from keel.methods.credit.measures import complexity, group_metrics, kl_metrics
 from keel.types import Encoded, Group, Prompt, Rollout, Unit
 
 
@@ -220,3 +220,43 @@ def test_plain_credit_neither_discounts_nor_whitens_nor_leaves_out():
     assert advantages(assign(groups, units, CreditRule("gae"))) == [[[3.0, 3.0], [1.0]]]  # returns minus values
     assert not CreditRule("gae").whiten
     assert [name for name, e in ESTIMATORS.items() if getattr(e, "unit_free", False)] == ["group_normalised"]
+
+
+def test_the_price_of_the_kl_in_the_reward_differs_by_kind():
+    """One token each, 1 nat from the reference; the first answer's is grounded and costs 0.5 * 4, the second's 0.5 * 2."""
+    groups = [group([rollout(1), rollout(1)], [0.0, 0.0])]
+    units = with_signal(rollout_units(groups), "ref_logprobs", -2.0)
+    (unit,) = units
+    kinds = (torch.tensor([1.0]), torch.tensor([0.0]))
+    told = (replace(unit, branches=tuple(replace(b, signals={**b.signals, "grounded": k}) for b, k in zip(unit.branches, kinds))),)
+    assert advantages(assign(groups, told, CreditRule("no_baseline", kl_coef=0.5, kl_kinds=(4.0, 2.0)))) == [[[-2.0], [-1.0]]]
+    assert advantages(assign(groups, units, CreditRule("no_baseline", kl_coef=0.5))) == [[[-0.5], [-0.5]]], "no kinds, no signal"
+    with pytest.raises(KeyError, match="grounded"):
+        assign(groups, units, CreditRule("no_baseline", kl_coef=0.5, kl_kinds=(4.0, 2.0)))
+
+
+def test_gamma_goes_on_with_complexity():
+    """gamma 0.5, slope 0.5, complexity 0.4: 0.5 + 0.5 * 0.4 * 0.5 = 0.6."""
+    simple = group([rollout(3)], [1.0])
+    rich = replace(simple, encoded=replace(simple.encoded, complexity=0.4))
+    rule = CreditRule("reward_to_go", gamma=0.5, gamma_slope=0.5)
+    assert advantages(assign([simple], rollout_units([simple]), rule)) == [[[0.25, 0.5, 1.0]]]
+    assert advantages(assign([rich], rollout_units([rich]), rule)) == [[[0.36, 0.6, 1.0]]]
+    assert advantages(assign([rich], rollout_units([rich]), CreditRule("reward_to_go", gamma=0.5))) == [[[0.25, 0.5, 1.0]]]
+    assert rule.for_complexity(1.0).gamma == 0.75
+    assert replace(rule, gamma_slope=1.0).for_complexity(1.0).gamma == 1.0
+
+
+def test_gae_follows_complexity_too():
+    """gamma 0.5 -> 0.75 with slope 0.5 at complexity 1, lambda 1: 0.75 * 4 - 1 and 4 - 1."""
+    rich = group([rollout(2)], [4.0])
+    rich = replace(rich, encoded=replace(rich.encoded, complexity=1.0))
+    units = with_signal(rollout_units([rich]), "values", 1.0)
+    assert advantages(assign([rich], units, CreditRule("gae", gamma=0.5, gamma_slope=0.5))) == [[[2.0, 3.0]]]
+
+
+def test_complexity_is_a_mean_over_prompts():
+    simple = group([rollout(3)], [1.0])
+    rich = replace(simple, encoded=replace(simple.encoded, complexity=0.4))
+    assert complexity([simple, rich]) == {"prompts/complexity": pytest.approx(0.2)}
+    assert complexity([simple]) == {}

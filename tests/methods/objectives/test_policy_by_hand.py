@@ -122,3 +122,34 @@ def test_both_outputs_are_asked_for(missing: int):
     values[missing] = None
     with pytest.raises(AssertionError):
         PolicyObjective(SURROGATE).loss(pack(units), Outputs(logprobs_S=values[0], entropy_S=values[1]), PolicyObjective().counts(units))
+
+
+def test_the_price_of_the_kl_differs_by_kind_of_token():
+    """r to the reference ln 2 and 2; the first token is grounded and costs twice as much, the second half."""
+    given: dict[str, Any] = {"ref_logprobs": [-1.0 - LN2, -4.0], "advantages": [0.0, 0.0], "grounded": [1.0, 0.0]}
+    call = ([-1.0, -2.0], [0.5, 1.5])
+    assert measured(PolicyObjective(SURROGATE, kl=k1, kl_coef=0.3, kl_kinds=(2.0, 0.5)), *call, **given)[0] == pytest.approx(
+        0.3 * (2 * LN2 + 0.5 * 2) / 2
+    )
+    plain = measured(PolicyObjective(SURROGATE, kl=k1, kl_coef=0.6), *call, **given)[0]
+    assert measured(PolicyObjective(SURROGATE, kl=k1, kl_coef=0.3, kl_kinds=(2.0, 2.0)), *call, **given)[0] == pytest.approx(plain)
+    with pytest.raises(KeyError, match="grounded"):
+        measured(PolicyObjective(SURROGATE, kl=k1, kl_coef=0.3, kl_kinds=(2.0, 0.5)), *call, **{k: given[k] for k in given if k[0] != "g"})
+
+
+def test_the_price_of_a_divergence_differs_too():
+    branch = Branch(torch.arange(2), torch.ones(2, dtype=torch.bool), {"advantages": torch.zeros(2), "grounded": torch.tensor([1.0, 0.0])})
+    units = [Unit("u", Encoded(torch.tensor([1])), (branch,))]
+    objective = PolicyObjective(PPO, kl_coef=0.5, kl_kinds=(3.0, 1.0), divergence=Divergence("jsd"))
+    outputs = Outputs(torch.tensor([-1.0, -2.0]), torch.zeros(2), divergence_S=torch.tensor([0.25, 0.5]), ref_logprobs_S=torch.zeros(2))
+    assert float(objective.loss(pack(units), outputs, objective.counts(units)).loss) == pytest.approx(0.5 * (3 * 0.25 + 0.5) / 2)
+
+
+def test_entropy_and_kl_by_kind_are_means_over_their_own_tokens():
+    given: dict[str, Any] = {"ref_logprobs": [-1.0, -2.0 + LN2, -3.0], "advantages": [0.0] * 3, "grounded": [1.0, 0.0, 1.0]}
+    _, metrics = measured(PolicyObjective(SURROGATE), [-1.0, -2.0, -4.0], [0.5, 1.5, 2.5], **given)
+    assert metrics["policy/grounded_ratio"] == pytest.approx(2 / 3)
+    assert (metrics["entropy/grounded"], metrics["entropy/ungrounded"]) == pytest.approx((1.5, 1.5))
+    assert metrics["kl/grounded"] == pytest.approx((0.0 + (math.e - 2)) / 2)  # k3: e^-r - 1 + r with r 0 and -1
+    assert metrics["kl/ungrounded"] == pytest.approx(2.0 - 1 - LN2)
+    assert not any("grounded" in name for name in measured(PolicyObjective(SURROGATE), [-1.0], [0.5], advantages=[0.0])[1])

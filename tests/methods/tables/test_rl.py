@@ -135,6 +135,10 @@ def test_what_follows_the_run_is_a_part_of_any_row():
 @pytest.mark.parametrize(
     ("name", "fields", "reason"),
     [
+        ("grpo_trl", {"kl": {"grounded": 2.0}}, "kl.grounded would have no effect: there is no KL"),
+        ("ppo", {"credit": {"gamma_slope": 0.5}}, "credit.gamma_slope would have no effect: there is no gamma below 1"),
+        ("grpo", {"credit": {"gamma_slope": 0.5}}, "credit.gamma_slope would have no effect"),
+        ("grpo", {"kl": {"control": {"target_slope": 0.5}}}, "kl.control.target_slope would have no effect: kl.control.kind is fixed"),
         ("grpo", {"entropy": {"step": 0.1}}, "entropy.step would have no effect: there is no target"),
         ("grpo", {"entropy": {"coef": 0.5, "target": 1.0}}, "coef=0.5 is above high=0.1"),
         ("grpo", {"credit": {"rewards": {"normalise": "running"}}}, "group_normalised takes mean and scale out of every group"),
@@ -421,3 +425,19 @@ def test_every_algorithm_goes_from_groups_to_a_gradient(name):
         values = torch.zeros(batch.n_scored, requires_grad=True)
         value = algorithm.value_objective()
         assert value.loss(batch, Outputs(values_S=values), value.counts(credited)).loss.requires_grad
+
+
+def test_settings_of_images_reach_their_parts():
+    settings = {
+        "kl": {"grounded": 2.0, "ungrounded": 0.5, "control": {"kind": "multiplicative", "target_slope": 1.5}},
+        "credit": {"gamma": 0.9, "gamma_slope": 0.5},
+    }
+    found = resolve(AlgorithmConfig.model_validate({"name": "ppo", **settings}))
+    assert found.kl is not None
+    assert found.kl.control is not None
+    assert (found.kl.kinds, found.kl.control.target_slope, found.credit.gamma_slope) == ((2.0, 0.5), 1.5, 0.5)
+    assert found.needs_kinds
+    assert found.policy_objective().kl_kinds == (1.0, 1.0), "ppo pays in the reward"
+    in_loss = resolve(AlgorithmConfig.model_validate({"name": "grpo", "kl": {"grounded": 2.0}}))
+    assert in_loss.policy_objective().kl_kinds == (2.0, 1.0)
+    assert not resolve(AlgorithmConfig(name="grpo")).needs_kinds
