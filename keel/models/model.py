@@ -28,10 +28,12 @@ from keel.kernels.positions import as_input
 from keel.kernels.routing import Router, balance_loss
 from keel.models import save
 from keel.models.heads import ScoreHead
-from keel.models.lora import ADAPTER, StartRows, at_start, linear_units, set_lora_dropout
+from keel.models.lora import ADAPTER, linear_units, set_lora_dropout
 from keel.models.media import ImageFeatures, MediaStore, image_features, in_place
+from keel.models.parts import belonging, parts_of
 from keel.models.pictured import Pictured
 from keel.models.placing import type_ids
+from keel.models.start_rows import StartRows, at_start
 from keel.types import Batch, MediaRef
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
@@ -291,6 +293,16 @@ class Model:
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Trained parameters by name, heads included, in a fixed order."""
         return [(name, p) for name, p in self._parameters().items() if p.requires_grad]
+
+    def parts(self) -> dict[str, str]:
+        """The part of every parameter of the module, by its name; heads beside it have none."""
+        return dict(parts_of(self.module))
+
+    def belonging(self, names: Sequence[str], setting: str) -> frozenset[str]:
+        """Names of the parameters of these parts or of their last layers (``vision:last2``); heads belong to all. Raises ModelError, in
+        which ``setting`` named them, for what the model does not have."""
+        heads = self._parameters().keys() - dict(self.module.named_parameters()).keys()
+        return belonging(self.module, names, setting) | heads
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The trained parameters by name (views, not copies): what a checkpoint needs beside the base model."""

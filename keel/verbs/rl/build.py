@@ -13,6 +13,7 @@ from keel.core.events import EventBus
 from keel.learner.config import OptimConfig
 from keel.learner.local import LocalLearner
 from keel.loops.config import ExplorationConfig
+from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
 from keel.loops.online import OnlineTrainer, Rewarder, with_signal
 from keel.methods import Algorithm, resolve
@@ -70,6 +71,7 @@ class RLParts(SampledParts):
         updates = total_steps(training.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
         batch, seed = training.batch, training.seed
         policy = LocalLearner(loaded.model, training.optim, batch, updates, seed, params.temperature or 1.0)
+        check_phases(policy, training.loop.phases)
         kl = algorithm.kl
         if kl is not None and reference is None:
             reference = reference_of(policy, kl.reference, other, whole=kl.divergence is not None)
