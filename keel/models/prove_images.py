@@ -68,7 +68,7 @@ def _error(model: Model, packed: bool) -> float:
     model.packed = packed
     try:
         with torch.no_grad(), prove.narrow_windows(model), model.showing(samples):
-            got_NH = model.hidden(as_batch(units)).float()
+            got_NH = model.hidden(as_batch(units), look=False).float()
             expected = [own_hidden(model, unit, b, sample) for unit, sample in _by_unit(units, samples) for b in range(len(unit.branches))]
     finally:
         model.packed = before

@@ -131,7 +131,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
-    critic = (_critic(session, recipe, loaded.model.media), recipe.critic_optim) if algorithm.needs_critic else None
+    critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
     return replace(
@@ -174,10 +174,12 @@ def _same_vocabulary(recipe: RLRecipe, params: SamplingParams, policy: Model, te
         )
 
 
-def _critic(session: Session, recipe: RLRecipe, media: MediaStore) -> Loaded:
+def _critic(session: Session, recipe: RLRecipe, media: MediaStore, prompts: Prompts) -> Loaded:
     """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
     policy's images."""
-    loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
+    if recipe.critic_head == "image_attention" and not any(encoded.media for _, encoded in prompts.values()):
+        raise ConfigError("critic_head=image_attention looks at images, and no prompt holds one", "set critic_head=linear")
+    loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model, value=recipe.critic_head)
     pin_weights(session, loaded.model, "the critic's weights")
     loaded.model.media = media
     return loaded
