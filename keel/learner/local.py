@@ -16,7 +16,7 @@ from keel.core.hashing import stable_hash
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.optim import learning_rate, make_optimizer, warmup_steps
-from keel.learner.packing import pack, plan_microbatches
+from keel.learner.packing import pack, plan_microbatches, with_contrasts
 from keel.models.model import Model
 from keel.models.weights import ModelWeights
 from keel.types import Batch, Counts, GradientReport, LossOutput, Objective, StepReport, Unit, UpdatePlan, Weights
@@ -118,7 +118,7 @@ class LocalLearner(LocalInference):
         sums = MetricSums()
         counts = self.counts(units, objective)
         for part in plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches):
-            batch = pack(part)
+            batch = pack(with_contrasts(part))
             if batch.n_scored or "scores" in objective.needs:
                 with self._dropout(units), self._at_rest():
                     output = self._training_loss(batch, objective, counts, _answer_tokens(part) / max(1, _answer_tokens(units)))
