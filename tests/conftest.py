@@ -15,7 +15,7 @@ import torch
 
 if TYPE_CHECKING:
     from keel.models.config import LoraConfig
-    from keel.models.heads import HeadSpec
+    from keel.models.heads import HeadSpec, ValueKind
     from keel.models.loading import Loaded  # not for the tests that need no model: it takes seconds
 
 os.environ.setdefault("KEEL_AUTO_PRECISION", "fp32")  # one precision on every machine, in processes that tests start too
@@ -77,11 +77,12 @@ def load() -> Callable[..., Loaded]:
         lora: LoraConfig | None = None,
         heads: frozenset = frozenset(),
         score: HeadSpec | None = None,
+        value: ValueKind | None = None,
         **options,
     ) -> Loaded:
         spec = arch if Path(arch).is_dir() else f"tiny:{arch}?{query}"
         try:
-            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, 3, True, score)
+            return load_model(spec, ModelOptions(precision="fp32", device="cpu", **options), lora, heads, 3, True, score, value)
         except ModelError as error:
             if "torchvision" in str(error):
                 pytest.skip(str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,11 @@ class OptimConfig(Section):
         gt=0,
         description="With LoRA the learning rate is lr times this: adapters want about 10x. Parts trained in full beside them have lr.",
     )
+    lr_parts: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="Peak rates of parts of the model, in place of lr (and of lora_lr_factor, for their adapters), on the same schedule: "
+        "{projector: 2e-5, vision: 1e-6}. A rate that a phase sets in place of lr changes these in proportion.",
+    )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decay rates of Adam's two moments; adafactor has none.")
     eps: float = Field(default=1e-8, gt=0, description="Added to Adam's denominator; adafactor has none.")
     weight_decay: float = Field(
@@ -36,6 +41,13 @@ class OptimConfig(Section):
     warmup_steps: int | None = Field(default=None, ge=0, description="Steps of warm-up; replaces warmup_ratio when given.")
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1, description="The schedule ends at lr times this.")
     clip_norm: float | None = Field(default=1.0, gt=0, description="Gradients are scaled down to this global norm; null = no clipping.")
+
+    @field_validator("lr_parts")
+    @classmethod
+    def _whole_parts(cls, value: dict[str, float]) -> dict[str, float]:
+        if layers := [name for name in value if ":" in name]:
+            raise ValueError(f"'{layers[0]}' names layers; only whole parts have rates of their own")
+        return value
 
     @field_validator("betas")
     @classmethod

@@ -15,7 +15,7 @@ from keel.kernels.logprobs import FORWARD_KL, fused_token_loss, token_logprobs, 
 from keel.kernels.pooling import single, spans
 from keel.kernels.tiles import Head
 from keel.learner.config import BatchConfig
-from keel.learner.packing import Piece, narrow, pack, plan_microbatches, plan_pieces, to_device
+from keel.learner.packing import Piece, narrow, pack, plan_microbatches, plan_pieces, to_device, with_contrasts
 from keel.models.heads import ScoreHead
 from keel.models.model import Model
 from keel.types import (
@@ -180,7 +180,7 @@ class LocalInference:
         sums = MetricSums()
         counts = objective.counts(units)
         for part in plan_microbatches(units, self.batch.inference_tokens, objective.couples_branches):
-            batch = pack(part)
+            batch = pack(with_contrasts(part))
             if batch.n_scored or "scores" in objective.needs:
                 self._account(sums, batch, self._loss(batch, self.model.hidden(batch), objective, counts))
         return sums.report()

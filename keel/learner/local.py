@@ -16,7 +16,7 @@ from keel.core.hashing import stable_hash
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.optim import learning_rate, make_optimizer, warmup_steps
-from keel.learner.packing import pack, plan_microbatches
+from keel.learner.packing import pack, plan_microbatches, with_contrasts
 from keel.models.model import Model
 from keel.models.parts import trained_parts
 from keel.models.weights import ModelWeights
@@ -39,10 +39,11 @@ class LocalLearner(LocalInference):
         if not self._trained:
             raise ModelError("nothing to train: every parameter of the model is frozen")
         embeddings = {id(model.module.get_input_embeddings().weight), id(model.head_weight_VH)}
-        whole = {id(s.weight_VH) for s in model.start_rows if s.rows_K is ...}
-        self._optimizer = make_optimizer(self._trained, embeddings, config, whole)
         self._parts = trained_parts(model)
         self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
+        self._part_paces = self._paces_of_parts()
+        self._optimizer = make_optimizer(self._trained, embeddings, config, self._paces())
+        self._resting: list[Tensor] = []  # trained parameters that have no part in the updates now
         self.lr_scale = 1.0  # of the recipe's rate; whoever sets it keeps it
         self.lr_now: float | None = None  # in place of the schedule (before lora_lr_factor); whoever sets it keeps it
         self.progress = 0  # planned updates before the next one: what the schedule goes by. A step adds one; a loop that leaves updates
@@ -68,7 +69,50 @@ class LocalLearner(LocalInference):
             return self.lr_scale * self._factor * self.lr_now
         return self.lr_scale * learning_rate(self.progress, self.total_steps, self.config, self._factor * self.config.lr)
 
+    def _paces(self) -> dict[str, float]:
+        """Factors on the rate, by parameter: of parts with a rate of their own, and of what is trained in full beside adapters."""
+        whole = {id(s.weight_VH) for s in self.model.start_rows if s.rows_K is ...}
+        paces = {name: 1.0 / self._factor for name, p in self._trained if id(p) in whole}
+        parts = self.model.parts()
+        return paces | {name: self._part_paces[part] for name, _ in self._trained if (part := parts.get(name)) in self._part_paces}
+
+    def _paces_of_parts(self) -> dict[str, float]:
+        """Factors on the rate that make it ``lr_parts``. Raises ModelError for a part that the model does not have or does not train."""
+        self._check_trained(tuple(self.config.lr_parts), "optim.lr_parts")
+        return {part: rate / (self._factor * self.config.lr) for part, rate in self.config.lr_parts.items()}
+
+    def _check_trained(self, names: Sequence[str], setting: str) -> None:
+        """Raise ModelError for names that the model does not have or of which nothing is trained."""
+        if not names:
+            return
+        parts = self.model.parts()
+        trained = {name for name, _ in self._trained if name in parts}
+        for name in names:
+            if not trained & self.model.belonging((name,), setting):
+                there = ", ".join(sorted({parts[key] for key in trained})) or "heads alone"
+                what = f"{setting} names '{name}', of which nothing is trained (trained: {there})"
+                raise ModelError(what, "leave it out, or let model_options.train or lora.parts name it")
+
     # ------------------------------------------------------------------------------------------------------------- training
+
+    def train_only(self, parts: Sequence[str]) -> None:
+        """From now on only these parts of what is trained are updated, or their last layers (``NAME:last2``); none named: all. The others
+        get no gradient, and the optimizer leaves them and its moments of them as they are; a part's moments begin with its first update.
+        Heads are always trained. Raises ModelError for a name that the model does not have or of which nothing is trained."""
+        self._check_trained(parts, "train of a phase")
+        chosen = self.model.belonging(parts, "train of a phase") if parts else None
+        self._resting = [p for name, p in self._trained if chosen is not None and name not in chosen]
+
+    @contextlib.contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """What has no part in the updates gets no gradient in here."""
+        for p in self._resting:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in self._resting:
+                p.requires_grad_(True)
 
     def forward_backward(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """Add the gradient of ``objective`` over ``units`` to what is accumulated. Counts are taken over all units before the first
@@ -76,9 +120,9 @@ class LocalLearner(LocalInference):
         sums = MetricSums()
         counts = self.counts(units, objective)
         for part in plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches):
-            batch = pack(part)
+            batch = pack(with_contrasts(part))
             if batch.n_scored or "scores" in objective.needs:
-                with self._dropout(units):
+                with self._dropout(units), self._at_rest():
                     output = self._training_loss(batch, objective, counts, _answer_tokens(part) / max(1, _answer_tokens(units)))
                     if output.loss.requires_grad:
                         output.loss.backward()
@@ -116,7 +160,7 @@ class LocalLearner(LocalInference):
             if self.config.clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
             for group in self._optimizer.param_groups:
-                group["lr"] = lr * group.get("pace", 1.0)
+                group["lr"] = lr * group["pace"]
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._skips = 0 if finite else self._skips + 1
@@ -129,7 +173,8 @@ class LocalLearner(LocalInference):
             raise DivergedError(
                 f"{MAX_SKIPS} steps in a row had gradients that are not finite", "lower the learning rate, or look at the data"
             )
-        return StepReport({"grad_norm": float(norm), **norms, "lr": lr, "skipped_steps": float(not finite)}, 0)
+        of_parts = {f"lr/{part}": lr * pace for part, pace in self._part_paces.items()}
+        return StepReport({"grad_norm": float(norm), **norms, "lr": lr, **of_parts, "skipped_steps": float(not finite)}, 0)
 
     def discard_gradients(self) -> None:
         """Forget what was accumulated since the last step."""

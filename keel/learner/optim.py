@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -37,28 +37,26 @@ PACE = 30.0  # one number that has to move by 1, where weights move by hundredth
 
 
 def decay_groups(
-    named: Sequence[tuple[str, nn.Parameter]], embeddings: Set[int], weight_decay: float, whole: Set[int] = frozenset(), pace: float = 1.0
+    named: Sequence[tuple[str, nn.Parameter]], embeddings: Set[int], weight_decay: float, paces: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """Parameter groups: matrices with decay; vectors (norms, biases) and embeddings (by ``id``) without; the weight of a tie, which goes
-    at ``PACE`` times the rate; those that are trained ``whole`` (by ``id``) beside adapters at ``pace`` times the rate."""
-    beside = decay_groups([(name, p) for name, p in named if id(p) in whole], embeddings, weight_decay) if whole else []
-    named = [(name, p) for name, p in named if id(p) not in whole]
-    paced = [p for name, p in named if name == TIE]
-    named = [(name, p) for name, p in named if name != TIE]
-    decayed = [p for _, p in named if p.dim() >= 2 and id(p) not in embeddings]
-    plain = [p for _, p in named if p.dim() < 2 or id(p) in embeddings]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups.append({"params": paced, "weight_decay": 0.0, "pace": PACE})
-    return [g for g in groups if g["params"]] + [g | {"pace": pace} for g in beside]
+    """Parameter groups: matrices with decay; vectors (norms, biases) and embeddings (by ``id``) without. Each goes at ``pace`` times the
+    rate: 1, or what ``paces`` says by name; the weight of a tie at ``PACE`` times that."""
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, p in named:
+        decays = p.dim() >= 2 and id(p) not in embeddings and name != TIE
+        pace = (paces or {}).get(name, 1.0) * (PACE if name == TIE else 1.0)
+        group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "pace": pace}
+        groups.setdefault((decays, pace), group)["params"].append(p)
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[1] != 1.0, key[1], not key[0]))]
 
 
 def make_optimizer(
-    named: Sequence[tuple[str, nn.Parameter]], embeddings: Set[int], config: OptimConfig, whole: Set[int] = frozenset()
+    named: Sequence[tuple[str, nn.Parameter]], embeddings: Set[int], config: OptimConfig, paces: Mapping[str, float] | None = None
 ) -> Optimizer:
-    """The optimizer over trained parameters; those in ``whole`` (by ``id``) stand beside adapters and get the rate without
-    ``lora_lr_factor``. Adafactor (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235) runs with the given rate
-    alone: neither scaled by the parameters nor falling by itself. Raises ConfigError when the 8-bit one is asked for and cannot be had."""
-    groups = decay_groups(named, embeddings, config.weight_decay, whole, 1 / config.lora_lr_factor)
+    """The optimizer over trained parameters; ``paces`` as in ``decay_groups``. Adafactor (Shazeer & Stern 2018,
+    https://arxiv.org/abs/1804.04235) runs with the given rate alone: neither scaled by the parameters nor falling by itself. Raises
+    ConfigError when the 8-bit one is asked for and cannot be had."""
+    groups = decay_groups(named, embeddings, config.weight_decay, paces)
     if config.name == "adafactor":
         # torch's own multiplies the rate by the parameter's size, about 0.02: at the rate of other optimizers it would stand still
         return Adafactor(groups, lr=config.lr, scale_parameter=False, relative_step=False)

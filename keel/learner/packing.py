@@ -59,6 +59,11 @@ def pack(units: Sequence[Unit]) -> Batch:
     )
 
 
+def with_contrasts(units: Sequence[Unit]) -> list[Unit]:
+    """The units, each with its contrast behind it: what a loss sees."""
+    return [part for unit in units for part in (unit, unit.contrast) if part is not None]
+
+
 class _Scored:
     """Collects the scored tokens, branch by branch."""
 

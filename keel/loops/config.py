@@ -57,6 +57,11 @@ class PhaseConfig(Section):
     kl_coef: float | None = Field(default=None, ge=0, description="RL: price of a nat to the reference, whatever its controller says.")
     entropy_coef: float | None = Field(default=None, ge=0, description="RL: reward of a nat of entropy, the same way.")
     eval_every: int | None = Field(default=None, ge=0, description="In place of loop.eval_every.")
+    train: tuple[str, ...] = Field(
+        default=(),
+        description="Parts of the model that are updated in it, of those that the recipe trains: [projector]; the last layers of one: "
+        '["vision:last2"]. Empty: all. In RL the policy\'s; a critic rests in no phase.',
+    )
 
 
 class LoopConfig(Section):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from keel.loops.config import PhaseConfig
 from keel.methods.rl_parts import Algorithm
+from keel.types import Learner
 
 
 class Coefficients:
@@ -115,6 +116,13 @@ def doubled_or_halved(coef: float, kl: float, target: float) -> float:
     return coef / 2.0 if kl < target / SWING else coef
 
 
+def check_phases(learner: Learner, phases: Sequence[PhaseConfig]) -> None:
+    """Raise ModelError for a phase that trains what the learner does not have or does not train."""
+    for phase in phases:
+        learner.train_only(phase.train)
+    learner.train_only(())
+
+
 @dataclass(frozen=True, slots=True)
 class PhaseSettings:
     """What the phase of a step sets; None where it leaves things as they are."""
@@ -126,6 +134,7 @@ class PhaseSettings:
     kl_coef: float | None
     entropy_coef: float | None
     eval_every: int | None
+    train: tuple[str, ...]  # empty: all that is trained
 
 
 def phase_at(phases: Sequence[PhaseConfig], step: int, total_steps: int) -> PhaseSettings | None:
@@ -138,6 +147,6 @@ def phase_at(phases: Sequence[PhaseConfig], step: int, total_steps: int) -> Phas
             lr = phase.lr
             if lr is not None and phase.lr_end is not None:
                 lr += (phase.lr_end - lr) * (step - first) / max(1, end - first - 1)
-            return PhaseSettings(number, phase.name, step == first, lr, phase.kl_coef, phase.entropy_coef, phase.eval_every)
+            return PhaseSettings(number, phase.name, step == first, lr, phase.kl_coef, phase.entropy_coef, phase.eval_every, phase.train)
         first = end
     return None

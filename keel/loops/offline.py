@@ -70,7 +70,10 @@ class OfflineTrainer:
         """One optimizer batch."""
         now = phase_at(self.config.phases, step, self.total_steps)
         self.learner.lr_now, self.learner.progress = now.lr if now is not None else None, step
-        phase = {"phase": float(now.number)} if now is not None else {}
+        phase: dict[str, float] = {}
+        if now is not None:
+            self.learner.train_only(now.train)
+            phase = {"phase": float(now.number)}
         units = credited(self.objective, self.order.units(step))
         report = self.learner.forward_backward(units, measured(self.objective, units, self.learner.logprobs))
         stepped = self.learner.step()

@@ -189,6 +189,7 @@ class OnlineTrainer:
         if now is None:
             return {}
         self.actors.policy.lr_now = now.lr
+        self.actors.policy.train_only(now.train)
         named = {"kl": now.kl_coef, "entropy": now.entropy_coef}
         self.coefficients.fixed = {name: coef for name, coef in named.items() if coef is not None}
         return {"phase": float(now.number)}

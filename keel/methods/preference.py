@@ -20,6 +20,7 @@ from keel.core.python_file import names_a_file
 from keel.core.schema import key_of
 from keel.methods.math.kl import DIVERGENCES
 from keel.methods.math.preference import bco, dpo, dpop, exo, hinge, ipo, kto, orpo, smoothed, unbiased
+from keel.methods.objectives.contrast import AnchorObjective, ConditionalObjective
 from keel.methods.objectives.mixture import DirectObjective, ImitationObjective, MixtureObjective, Part
 from keel.methods.objectives.preference import AnswerObjective, PairLoss, PreferenceObjective, TokenPreferenceObjective, TransportObjective
 from keel.methods.own import own_pair_loss
@@ -122,6 +123,10 @@ PREFERENCE_OBJECTIVES: dict[str, PreferenceLoss] = {
     "robust_dpo": PreferenceLoss(_robust, _REFERRED, Numbers(label_smoothing=0.1)),
     # InternVL's: preference 0.8, quality 0.2, generation 1
     "mpo": PreferenceLoss(_no_mixture, frozenset({"beta", "mixture"}), Numbers(sft_coef=1.0)),
+    # the three terms of the paper, each with weight 1 and with one beta
+    "mdpo": PreferenceLoss(_no_mixture, frozenset({"beta", "mixture"})),
+    "conditional": PreferenceLoss(lambda n: ConditionalObjective(n.beta), frozenset({"beta"})),
+    "anchor": PreferenceLoss(lambda n: AnchorObjective(n.beta, n.gamma), frozenset({"beta", "gamma"})),
     # the authors' code's alpha
     "tdpo": PreferenceLoss(
         lambda n: TokenPreferenceObjective(n.beta, n.relabel, n.penalty),
@@ -129,7 +134,10 @@ PREFERENCE_OBJECTIVES: dict[str, PreferenceLoss] = {
         Numbers(penalty=0.5),
     ),
 }
-MIXTURE = {"dpo": 0.8, "bco": 0.2}
+MIXTURES: dict[str, dict[str, float]] = {
+    "mpo": {"dpo": 0.8, "bco": 0.2},
+    "mdpo": {"dpo": 1.0, "conditional": 1.0, "anchor": 1.0},
+}
 
 _OWN = " Empty: the loss's own."
 
@@ -173,7 +181,11 @@ class ObjectiveConfig(Section):
     margin_coef: float | None = Field(
         default=None, ge=0, description="The data's margin times this is a lead in reward that is asked for (ODPO)." + _OWN
     )
-    gamma: float | None = Field(default=None, ge=0, description="SimPO: the lead in reward that is asked of every pair." + _OWN)
+    gamma: float | None = Field(
+        default=None,
+        ge=0,
+        description="SimPO: the lead in reward that is asked of every pair; anchor: the reward that is asked of the chosen answer." + _OWN,
+    )
     penalty: float | None = Field(default=None, ge=0, description="DPOP's lambda, TDPO's alpha: price of the extra term." + _OWN)
     divergence: Annotated[str | None, key_of(DIVERGENCES)] = Field(
         default=None, description=f"What ties to the reference, one of: {', '.join(DIVERGENCES)}." + _OWN
@@ -184,7 +196,12 @@ class ObjectiveConfig(Section):
     sft_coef: float | None = Field(
         default=None, ge=0, description="Adds this times the preferred answer's mean negative log-likelihood per token." + _OWN
     )
-    mixture: dict[str, float] = Field(default={}, description=f"mpo: loss -> weight; empty = {MIXTURE}. `beta` is then that of every part.")
+    mixture: dict[str, float] = Field(
+        default={},
+        description="mpo and mdpo: loss -> weight; empty = "
+        + ", ".join(f"{name}: {weights}" for name, weights in MIXTURES.items())
+        + ". `beta` is then that of every part.",
+    )
     answers: AnswerConfig = Field(default=AnswerConfig(), description="Losses of single answers (kto, bco).")
 
     @model_validator(mode="after")
@@ -204,8 +221,8 @@ def preference_objective(config: ObjectiveConfig) -> DirectObjective:
     problems = [*_idle(config.name, row, given), *_contradictions(config, numbers, given)]
     if problems:
         raise ConfigError(f"objective '{config.name}' cannot be as set: " + "; ".join(problems))
-    if config.name == "mpo":
-        weights = config.mixture or MIXTURE
+    if config.name in MIXTURES:
+        weights = config.mixture or MIXTURES[config.name]
         beta = {} if config.beta is None else {"beta": config.beta}
         parts = [_part(name, weight, beta) for name, weight in weights.items() if weight > 0]
     else:
@@ -248,8 +265,8 @@ def _contradictions(config: ObjectiveConfig, numbers: Numbers, given: Mapping[st
     if config.name == "robust_dpo" and numbers.label_smoothing == 0:
         yield "label_smoothing=0 is plain dpo (say which share of the labels is wrong, or name=dpo)"
     for name, weight in config.mixture.items():
-        if name not in PREFERENCE_OBJECTIVES or name == "mpo":
-            others = ", ".join(other for other in PREFERENCE_OBJECTIVES if other != "mpo")
+        if name not in PREFERENCE_OBJECTIVES or name in MIXTURES:
+            others = ", ".join(other for other in PREFERENCE_OBJECTIVES if other not in MIXTURES)
             yield f"mixture.{name} is no loss (one of: {others}; the likelihood of the preferred answer is sft_coef)"
         if weight < 0:
             yield f"mixture.{name}={weight:g} is below 0"

@@ -78,6 +78,17 @@ class LoraConfig(Section):
         description="Modules to adapt: a regular expression on full names, or name endings. Default: all decoder linears but the head.",
     )
     layers: int | None = Field(default=None, ge=1, description="Adapt only the last this many decoder layers. Default: all.")
+    parts: tuple[Literal["language", "projector", "vision"], ...] = Field(
+        default=(),
+        description="Parts of a vision-language model that are adapted, e.g. [language, vision]: all their linear layers but the head, or "
+        "those that `targets` names. Empty: the decoder, or wherever `targets` match.",
+    )
+
+    @model_validator(mode="after")
+    def _layers_are_read(self) -> LoraConfig:
+        if self.layers is not None and self.parts and "language" not in self.parts:
+            raise ValueError("lora.layers counts layers of the decoder, and lora.parts does not name language: leave layers out")
+        return self
 
 
 class HeadConfig(Section):

@@ -19,9 +19,11 @@ from keel.core.hashing import stable_hash
 from keel.kernels import pooling
 from keel.kernels.pooling import Spans
 from keel.methods.math.reward import cumulative_link
+from keel.models.vision_value_head import LookingValueHead
 from keel.types import Judgement
 
 HeadName = Literal["score", "value"]
+ValueKind = Literal["linear", "image_attention"]
 FILE = "keel_heads.safetensors"  # beside the model, for heads that the saved architecture has no place for
 CONFIG_KEY = "keel_reward_head"  # in the model's config.json: the HeadSpec of its score head
 Pooling = Literal["last", "mean", "attention", "last_mean"]
@@ -173,11 +175,11 @@ class ScoreHead(nn.Module):
         return torch.cat([self.first_cut, self.first_cut + (softplus(self.cut_steps) + FLOOR).cumsum(-1)], -1)
 
 
-def make_head(name: HeadName, hidden: int, seed: int, spec: HeadSpec = PLAIN) -> nn.Module:
+def make_head(name: HeadName, hidden: int, seed: int, spec: HeadSpec = PLAIN, value: ValueKind = "linear") -> nn.Module:
     """A float32 head. The value starts at 0, so that the first advantages are the returns."""
     if name == "score":
         return ScoreHead(spec, hidden, seed)
-    head = nn.Linear(hidden, 1)
+    head = LookingValueHead(hidden, seed) if value == "image_attention" else nn.Linear(hidden, 1)
     with torch.no_grad():
         head.weight.zero_()
         head.bias.zero_()
@@ -194,6 +196,13 @@ def stored_spec(folder: Path) -> HeadSpec | None:
     return HeadSpec.from_json(found) if found else None
 
 
+def stored_value(folder: Path) -> ValueKind | None:
+    """Which value head lies in a folder; None where there is none."""
+    if _find(folder, ["value_head.gate"]) is not None:
+        return "image_attention"
+    return "linear" if _find(folder, ["value_head.weight"]) is not None else None
+
+
 def save_heads(folder: Path, heads: Mapping[str, nn.Module]) -> None:
     """Write heads as ``<name>_head.<parameter>`` beside a model."""
     tensors = {
@@ -204,10 +213,16 @@ def save_heads(folder: Path, heads: Mapping[str, nn.Module]) -> None:
 
 
 def load_heads(folder: Path, heads: Mapping[str, nn.Module]) -> list[str]:
-    """Fill heads from a folder: from the heads file, or a plain score from a sequence classifier's ``score.weight``. Returns those
-    found."""
+    """Fill heads from a folder: from the heads file, or a plain score from a sequence classifier's ``score.weight``. A value head
+    that looks at images takes over a linear one; what it looks with is then new. Returns those found."""
     found: list[str] = []
     for name, head in heads.items():
+        if isinstance(head, LookingValueHead) and stored_value(folder) == "linear":
+            linear = nn.Linear(head.in_features, 1)
+            if load_heads(folder, {name: linear}):
+                head.load_state_dict(linear.state_dict(), strict=False)
+                found.append(name)
+            continue
         tensors = {k: _find(folder, _names(name, k, head)) for k in head.state_dict()}
         present = {k: v for k, v in tensors.items() if v is not None and v.shape == head.state_dict()[k].shape}
         if len(present) == len(tensors):

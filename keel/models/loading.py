@@ -27,7 +27,7 @@ from keel.models.config import LoraConfig, ModelOptions
 from keel.models.ensemble import Manifest, fingerprint_of_base, read_manifest, together, with_adapters
 from keel.models.features import FeatureStore
 from keel.models.heads import FILE as HEADS_FILE
-from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, load_heads, make_head, stored_spec
+from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, ValueKind, load_heads, make_head, stored_spec, stored_value
 from keel.models.lora import add_lora
 from keel.models.media import MediaStore
 from keel.models.model import Model
@@ -74,12 +74,14 @@ def load_model(
     seed: int = 0,
     new_heads: bool = False,
     score: HeadSpec | None = None,
+    value: ValueKind | None = None,
 ) -> Loaded:
     """Load ``spec``: a Hugging Face folder or id, a ``.gguf`` file, ``package:name/file.gguf`` or ``tiny:arch?option=value``.
 
     Weights are float32. With LoRA the base is frozen (and kept in bfloat16 where that is the compute precision). ``seed`` makes new
     adapters, heads, and a tiny model that names none. ``heads`` must be there, unless ``new_heads``: who trains them may start new ones.
-    ``score`` is what a score head is made of; None = as the model's config says, else the plain one.
+    ``score`` is what a score head is made of; None = as the model's config says, else the plain one. ``value`` is the kind of a value head;
+    None = as the folder has it, else the linear one.
     The head that makes logits must be there unless a scalar one is asked for, which is then what the model is for.
     The folder of an ensemble of reward models gives one model with all of them as ``members``.
     Raises ModelError with what is wrong and what to do.
@@ -100,7 +102,8 @@ def load_model(
     dtype = compute_dtype(options)
     device = device_of(options)
     score = score or (stored_spec(parts.folder) if parts.folder is not None else None) or PLAIN
-    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed, score) for name in sorted(heads)}
+    value = _value_kind(spec, module, parts.folder, value) if "value" in heads else "linear"
+    made = {name: make_head(name, module.config.get_text_config().hidden_size, seed, score, value) for name in sorted(heads)}
     found = load_heads(parts.folder, made) if parts.folder is not None else []
     if not new_heads:
         _refuse_new_heads(spec, heads - set(found))
@@ -252,6 +255,17 @@ def _refuse_missing(spec: str, module: PreTrainedModel, missing: list[str], head
             "give the model that it was trained from, for instance final/ of the SFT run",
         )
     return not missing
+
+
+def _value_kind(spec: str, module: PreTrainedModel, folder: Path | None, asked: ValueKind | None) -> ValueKind:
+    """The kind of the value head. Raises ModelError for one that the model cannot have, or that would leave out what was trained."""
+    stored = stored_value(folder) if folder is not None else None
+    kind = asked or stored or "linear"
+    if stored == "image_attention" and kind == "linear":
+        raise ModelError(f"'{spec}' has a value head that looks at images, and a linear one would be a part of it", "ask for that head")
+    if kind == "image_attention" and image_token(module) is None:
+        raise ModelError(f"a value head that looks at images: '{spec}' reads none", "take the linear one")
+    return kind
 
 
 def _refuse_new_heads(spec: str, lacking: Set[str]) -> None:

@@ -6,12 +6,9 @@ or down by chance, right on average (Gupta et al. 2015, https://arxiv.org/abs/15
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from types import EllipsisType
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import peft
@@ -26,19 +23,12 @@ from keel.core.hashing import stable_hash
 from keel.kernels.decode_products import Adapter, LinearUnit
 from keel.kernels.narrow import input_table, output_layer, tied
 from keel.models.config import LoraConfig
+from keel.models.parts import belonging
 from keel.models.read_errors import quiet
+from keel.models.start_rows import StartRows
 
 log = logging.getLogger("keel")
 ADAPTER = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class StartRows:
-    """What is trained beside adapters, as it was before training: rows of a table, or a whole weight."""
-
-    weight_VH: nn.Parameter
-    rows_K: Tensor | EllipsisType  # int64 [K]; ...: all
-    start_KH: Tensor
 
 
 def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens: list[int]) -> tuple[peft.PeftModel, list[StartRows]]:
@@ -81,30 +71,13 @@ def _train_rows(module: PreTrainedModel, rows: list[int]) -> list[StartRows]:
     return started
 
 
-@contextlib.contextmanager
-def at_start(started: Sequence[StartRows]) -> Iterator[None]:
-    """Put rows back to where training started, and the trained ones back at the end, bit for bit."""
-    trained = [s.weight_VH.detach()[s.rows_K].clone() for s in started]
-    try:
-        with torch.no_grad():
-            for s in started:
-                s.weight_VH[s.rows_K] = s.start_KH
-        yield
-    finally:
-        with torch.no_grad():
-            for s, trained_KH in zip(started, trained, strict=True):
-                s.weight_VH[s.rows_K] = trained_KH
-
-
 def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
-    """Full names of the modules to adapt. Default: every linear inside the text decoder's layers (GPT-2's are called Conv1D)."""
+    """Full names of the modules to adapt. Default: every linear inside the text decoder's layers (GPT-2's are called Conv1D); of the parts
+    that the settings name, every linear."""
     linears = {name: m for name, m in module.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-    decoder = module.get_decoder()
-    prefix = next(name for name, m in module.named_modules() if m is decoder)
-    inside = re.compile(re.escape(prefix + "." if prefix else "") + r"(layers|h|blocks)\.(\d+)\.")
-    layer_of = {name: int(found.group(2)) for name in linears if (found := inside.match(name))}
+    layer_of = _decoder_layers(module, linears)
     if config.targets is None:
-        chosen = list(layer_of)
+        chosen = [name for name, m in linears.items() if name in layer_of or (config.parts and _adaptable(module, m))]
     elif isinstance(config.targets, str):
         try:
             chosen = [name for name in linears if re.fullmatch(config.targets, name)]
@@ -112,9 +85,12 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
             raise ModelError(f"lora.targets={config.targets!r} is no regular expression: {error}", "or give a list of names") from None
     else:
         chosen = [name for name in linears if any(name == t or name.endswith("." + t) for t in config.targets)]
+    if config.parts:
+        chosen = _of_parts(module, config, chosen)
     if config.layers is not None:
         first = max(layer_of.values(), default=-1) + 1 - config.layers
-        chosen = [name for name in chosen if layer_of.get(name, -1) >= first]
+        beside = {n for part in config.parts if part != "language" for n in belonging(module, (part,), "lora.parts")}
+        chosen = [name for name in chosen if layer_of.get(name, -1) >= first or f"{name}.weight" in beside]
     if not chosen:
         endings = sorted({name.rsplit(".", 1)[-1] for name in linears})
         asked = "the default LoRA targets match" if config.targets is None else f"lora.targets={config.targets!r} matches"
@@ -126,6 +102,29 @@ def target_names(module: PreTrainedModel, config: LoraConfig) -> list[str]:
             "leave the head out of the LoRA targets",
         )
     return chosen
+
+
+def _decoder_layers(module: PreTrainedModel, names: Iterable[str]) -> dict[str, int]:
+    """The layer of each of the modules that lie in a layer of the text decoder."""
+    decoder = module.get_decoder()
+    prefix = next(name for name, m in module.named_modules() if m is decoder)
+    inside = re.compile(re.escape(prefix + "." if prefix else "") + r"(layers|h|blocks)\.(\d+)\.")
+    return {name: int(found.group(2)) for name in names if (found := inside.match(name))}
+
+
+def _adaptable(module: PreTrainedModel, linear: nn.Module) -> bool:
+    """Neither the head nor a layer whose weight torch's own attention takes past its forward."""
+    return linear is not output_layer(module) and not isinstance(linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+
+
+def _of_parts(module: PreTrainedModel, config: LoraConfig, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that lie in ``config.parts``. Raises ModelError for a part in which none does."""
+    of_part = {part: belonging(module, (part,), "lora.parts") for part in config.parts}
+    for part, weights in of_part.items():
+        if not any(f"{name}.weight" in weights for name in names):
+            what = "" if config.targets is None else f" that lora.targets={config.targets!r} matches"
+            raise ModelError(f"lora.parts names '{part}', which has no linear module{what}", "leave it out, or name other targets")
+    return [name for name in names if any(f"{name}.weight" in weights for weights in of_part.values())]
 
 
 def merged_state(module: PreTrainedModel, compute_dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -29,11 +29,14 @@ from keel.kernels.routing import Router, balance_loss
 from keel.models import save
 from keel.models.checksum import checksum
 from keel.models.heads import ScoreHead
-from keel.models.lora import ADAPTER, StartRows, at_start, linear_units, set_lora_dropout
+from keel.models.lora import ADAPTER, linear_units, set_lora_dropout
 from keel.models.media import ImageFeatures, MediaStore, in_place
+from keel.models.parts import belonging, parts_of
 from keel.models.pictured import Pictured
-from keel.models.placing import type_ids
+from keel.models.placing import image_token, type_ids
+from keel.models.start_rows import StartRows, at_start
 from keel.models.towers import Towers
+from keel.models.vision_value_head import LookingValueHead, views
 from keel.types import Batch, MediaRef
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
@@ -121,9 +124,10 @@ class Model:
         nothing_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
         return self._plain(tokens_BL, mask_BL, torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL), nothing_BL, media).last_hidden_state
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Hidden states [N, H] at the packed positions of ``batch``: by the packed path, or by padded rows where that is not proven."""
-        return self._pass(batch)[0]
+    def hidden(self, batch: Batch, *, look: bool = True) -> Tensor:
+        """Hidden states [N, H] at the packed positions of ``batch``: by the packed path, or by padded rows where that is not proven. With a
+        value head that looks at images they are what it makes of them; without ``look`` they are the module's own."""
+        return self._pass(batch, look)[0]
 
     def hidden_and_balance(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Hidden states as ``hidden`` gives them, and the routers' load-balancing loss over the tokens of ``batch`` (None for a dense
@@ -133,18 +137,28 @@ class Model:
         hidden_NH, logits = self._pass(batch, output_router_logits=True)
         return hidden_NH, balance_loss(logits, self.router.top_k)
 
-    def _pass(self, batch: Batch, **inputs: Any) -> tuple[Tensor, list[Tensor]]:
+    def _pass(self, batch: Batch, look: bool = True, **inputs: Any) -> tuple[Tensor, list[Tensor]]:
         """Hidden states [N, H], and each router's logits [N, E] where ``inputs`` ask for them."""
+        looks = look and bool(batch.media) and isinstance(self.value_head, LookingValueHead)
+        features = self._features(batch.media) if looks else None
         if self.packed:
             self._use(attention.NAME)
             plan, positions = PackedPlan(batch.groups), as_input(batch.positions_PN[:, None]).to(self.device)
-            out = self.body(batch.tokens_N[None], batch.media, position_ids=positions, keel_plan=plan, **inputs)
-            return out.last_hidden_state[0], [layer.flatten(0, -2) for layer in getattr(out, "router_logits", None) or ()]
+            out = self.body(batch.tokens_N[None], batch.media, features, position_ids=positions, keel_plan=plan, **inputs)
+            routed = [layer.flatten(0, -2) for layer in getattr(out, "router_logits", None) or ()]
+            return self._looked(batch, out.last_hidden_state[0], features), routed
         rows = padded_rows(batch)
         row_N, column_N = rows.row_N.to(self.device), rows.column_N.to(self.device)
-        out = self.plain_rows(rows, **inputs)
+        out = self.plain_rows(rows, features=features, **inputs)
         logits = [layer.view(*rows.tokens_RL.shape, -1)[row_N, column_N] for layer in getattr(out, "router_logits", None) or ()]
-        return out.last_hidden_state[row_N, column_N], logits
+        return self._looked(batch, out.last_hidden_state[row_N, column_N], features), logits
+
+    def _looked(self, batch: Batch, hidden_NH: Tensor, features: Mapping[str, ImageFeatures] | None) -> Tensor:
+        """What the value head reads: the hidden states, with what they see in the images where it looks at them again."""
+        if features is None or not isinstance(self.value_head, LookingValueHead):
+            return hidden_NH
+        rows = {digest: found.rows_NH for digest, found in features.items()}
+        return self.value_head.look(hidden_NH, views(batch, rows, image_token(self.module)))
 
     def logits(self, hidden_BH: Tensor, head: Product | None = None) -> Tensor:
         """float32 logits [B, V]: the head (by the product ``head``, if given) and what the architecture does after it. For a few rows;
@@ -171,27 +185,36 @@ class Model:
         inputs |= {"position_ids": positions.to(self.device), "attention_mask": mask_BL.to(self.device)}
         return self.body(tokens_BL, media, **inputs)
 
-    def body(self, tokens_BL: Tensor, media: Sequence[MediaRef] = (), **inputs: Any) -> Any:
-        """transformers' own output of the body, with the images' features put in place of their tokens."""
+    def body(
+        self, tokens_BL: Tensor, media: Sequence[MediaRef] = (), features: Mapping[str, ImageFeatures] | None = None, **inputs: Any
+    ) -> Any:
+        """transformers' own output of the body, with the images' features put in place of their tokens: ``features`` by digest, where they
+        are made already."""
         self._use_adapter()
-        with self.compute(), self._shown(media) as pixels:
+        with self.compute(), self._shown(media, features) as pixels:
             return self.module.base_model(input_ids=tokens_BL.to(self.device), **({"use_cache": False} | inputs), **pixels)
 
     @contextlib.contextmanager
-    def _shown(self, media: Sequence[MediaRef]) -> Iterator[dict[str, Tensor]]:
-        """Within this context the body finds these images. Each distinct one goes through the vision tower once, or not at all where its
-        features are kept."""
+    def _shown(self, media: Sequence[MediaRef], features: Mapping[str, ImageFeatures] | None) -> Iterator[dict[str, Tensor]]:
+        """Within this context the body finds these images."""
         if not media:
             yield {}
             return
-        base, found = self.module.base_model, dict[str, ImageFeatures]()
-        self._refuse_strange(media)
-        self.towers = self.towers or Towers(self.module, self.compute_dtype)
-        for ref in media:
-            if ref.digest not in found:
-                found[ref.digest] = self.towers.features(self.media, ref)
-        with in_place(base, ImageFeatures.join([found[ref.digest] for ref in media])) as inputs:
+        found = self._features(media) if features is None else features
+        with in_place(self.module.base_model, ImageFeatures.join([found[ref.digest] for ref in media])) as inputs:
             yield inputs
+
+    def _features(self, media: Sequence[MediaRef]) -> dict[str, ImageFeatures]:
+        """Each distinct image through tower and projector once, or not at all where its features are kept; by digest."""
+        self._refuse_strange(media)
+        self._use_adapter()
+        self.towers = self.towers or Towers(self.module, self.compute_dtype)
+        found: dict[str, ImageFeatures] = {}
+        with self.compute():
+            for ref in media:
+                if ref.digest not in found:
+                    found[ref.digest] = self.towers.features(self.media, ref)
+        return found
 
     def _refuse_strange(self, media: Sequence[MediaRef]) -> None:
         """Raise ModelError for images that were made for another model: it would look at something else."""
@@ -296,6 +319,16 @@ class Model:
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Trained parameters by name, heads included, in a fixed order."""
         return [(name, p) for name, p in self._parameters().items() if p.requires_grad]
+
+    def parts(self) -> dict[str, str]:
+        """The part of every parameter of the module, by its name; heads beside it have none."""
+        return dict(parts_of(self.module))
+
+    def belonging(self, names: Sequence[str], setting: str) -> frozenset[str]:
+        """Names of the parameters of these parts or of their last layers (``vision:last2``); heads belong to all. Raises ModelError, in
+        which ``setting`` named them, for what the model does not have."""
+        heads = self._parameters().keys() - dict(self.module.named_parameters()).keys()
+        return belonging(self.module, names, setting) | heads
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The trained parameters by name (views, not copies): what a checkpoint needs beside the base model."""

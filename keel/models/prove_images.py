@@ -68,7 +68,7 @@ def _error(model: Model, packed: bool) -> float:
     model.packed = packed
     try:
         with torch.no_grad(), prove.narrow_windows(model), model.showing(samples):
-            got_NH = model.hidden(as_batch(units)).float()
+            got_NH = model.hidden(as_batch(units), look=False).float()
             return max(_one_error(model, *part) for part in _apart(got_NH, _by_unit(units, samples)))
     finally:
         model.packed = before

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from keel.data.conversion import answer_key
 from keel.data.identity import content_key
 from keel.render.branches import different
+from keel.render.contrast import corrupted
 from keel.render.renderer import Refusal, Renderer
 from keel.render.template import RefusedError
 from keel.types import Branch, Edge, Message, Pair, PairTarget, Rating, Unit, Unpaired
 
 
-def pairs_to_units(renderer: Renderer, pairs: Iterable[Pair]) -> tuple[list[Unit], list[Refusal]]:
+def pairs_to_units(renderer: Renderer, pairs: Iterable[Pair], contrast: bool = False) -> tuple[list[Unit], list[Refusal]]:
     """Merge the pairs of each prompt into one unit of K branches and an edge a pair; what counts as one prompt is its content.
 
     A refused answer takes only the pairs with it that it stands in. A pair whose answers are the same tokens (cut to the same beginning,
-    say) is refused by itself: it could only teach 0. Every pair that is lost comes back as a refusal.
+    say) is refused by itself: it could only teach 0. Every pair that is lost comes back as a refusal. With ``contrast`` units whose prompt
+    holds images get one: the preferred answers behind the same prompt with its images corrupted.
     """
     by_prompt: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -26,6 +29,9 @@ def pairs_to_units(renderer: Renderer, pairs: Iterable[Pair]) -> tuple[list[Unit
     refusals: list[Refusal] = []
     for group in by_prompt.values():
         unit, refused = _merged(renderer, group)
+        if unit is not None and contrast:
+            unit, more = _contrasted(renderer, unit, group)
+            refused += more
         units += [unit] if unit is not None else []
         refusals += refused
     return units, refusals
@@ -63,6 +69,20 @@ def _merged(renderer: Renderer, pairs: Sequence[Pair]) -> tuple[Unit | None, lis
     meta = {**prompt.meta, "prompt_id": prompt.prompt_id, "source_id": prompt.source_id}
     name = pairs[0].record_id if len(pairs) == 1 else prompt.prompt_id
     return Unit(name, encoded, tuple(rendered[key] for key in order), PairTarget(edges), meta), refused
+
+
+def _contrasted(renderer: Renderer, unit: Unit, pairs: Sequence[Pair]) -> tuple[Unit | None, list[Refusal]]:
+    prompt = pairs[0].prompt
+    try:
+        other = corrupted(prompt)
+        if other is None:
+            return unit, []
+        encoded, _ = renderer.prompts.encode(other, renderer.prompts.messages(other))
+    except RefusedError as error:
+        return None, [Refusal(p.record_id, p.prompt.source_id, error.reason) for p in pairs]
+    assert isinstance(unit.target, PairTarget)
+    branches = tuple(unit.branches[k] for k in unit.target.winners)
+    return replace(unit, contrast=Unit(f"{unit.unit_id}~contrast", encoded, branches, PairTarget(()))), []
 
 
 def labels_to_units(renderer: Renderer, records: Iterable[Unpaired | Rating]) -> tuple[list[Unit], list[Refusal]]:

@@ -62,6 +62,7 @@ class PlainDecoder:
     def _forward(self, tokens_BL: Tensor, positions: Tensor, media: Sequence[MediaRef] = (), span_BL: Tensor | None = None) -> Tensor:
         device = self._model.device
         types = type_ids(self._model.module, span_BL) if span_BL is not None else {}
+        more: dict[str, Any] = {name: value.to(device) for name, value in types.items()}
         with self._model.own_attention():
             out = self._model.body(
                 tokens_BL,
@@ -70,7 +71,7 @@ class PlainDecoder:
                 position_ids=positions.to(device),
                 past_key_values=self._cache,
                 use_cache=True,
-                **{name: value.to(device) for name, value in types.items()},
+                **more,
             )
         self._cache = out.past_key_values
         return self._model.logits(out.last_hidden_state[:, -1])

@@ -136,6 +136,10 @@ class Learner(Inference, Protocol):
         """Optimizer steps tried so far."""
         ...
 
+    def train_only(self, parts: Sequence[str]) -> None:
+        """From now on update only these parts of what is trained; none named: all. Whoever sets it keeps it."""
+        ...
+
     def forward_backward(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """Add the gradient of ``objective`` over ``units`` to what is accumulated."""
         ...

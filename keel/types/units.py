@@ -92,6 +92,11 @@ class PairTarget:
 
     edges: tuple[Edge, ...]
 
+    @property
+    def winners(self) -> tuple[int, ...]:
+        """The branches that are preferred to some other, in order: those that a contrast holds."""
+        return tuple(sorted({edge.winner for edge in self.edges}))
+
 
 @dataclass(frozen=True, slots=True)
 class RankingTarget:
@@ -138,11 +143,13 @@ class Unit:
     branches: tuple[Branch, ...]
     target: Target = None
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])  # category, length bucket ... for batching and reports
+    contrast: Unit | None = None  # some of the branches behind another prompt, after which they should be less likely
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that go through the body when the prompt is shared."""
-        return len(self.prompt) + sum(len(b) for b in self.branches)
+        """Tokens that go through the body when the prompt is shared, those of the contrast among them."""
+        own = len(self.prompt) + sum(len(b) for b in self.branches)
+        return own if self.contrast is None else own + self.contrast.n_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,12 @@ class Noting:
         self.progress, self.lr_now, self.lr_scale, self.lr = 0, None, 1.0, 0.5
         self.planned: list[int] = []
         self.rates: list[float | None] = []
+        self.parts: list[tuple[str, ...]] = []
         self.trained: list[list[str]] = []
         self.evaluated: list[list[str]] = []
+
+    def train_only(self, parts: tuple[str, ...]) -> None:
+        self.parts.append(parts)
 
     def forward_backward(self, units: Sequence[Unit], objective: Any) -> StepReport:
         self.trained.append([u.unit_id for u in units])
@@ -90,10 +94,11 @@ def test_the_schedule_goes_by_the_step_and_not_by_what_was_made_of_it() -> None:
 
 def test_a_phase_sets_the_rate_of_its_own_steps() -> None:
     learner = Noting()
-    phases = [{"name": "a", "until": 0.5, "lr": 1.0, "lr_end": 0.5}, {"name": "b", "until": 1.0}]
+    phases = [{"name": "a", "until": 0.5, "lr": 1.0, "lr_end": 0.5, "train": ["x"]}, {"name": "b", "until": 1.0}]
     run = trainer(learner, batch_size=2, steps=4, phases=phases)
     assert [run.step(step)["phase"] for step in range(4)] == [1.0, 1.0, 2.0, 2.0]
     assert learner.rates == [1.0, 0.5, None, None]
+    assert learner.parts == [("x",), ("x",), (), ()]
 
 
 def test_held_out_and_test_units_are_measured_each_under_its_own_name() -> None:

@@ -13,7 +13,7 @@ from keel.learner.local import LocalLearner
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
 from keel.models.model import Model
-from keel.models.parts import Part, parts_of
+from keel.models.parts import Part, belonging, parts_of
 
 VISION = {"llava": "vision_tower", "idefics3": "vision_model"}
 PROJECTOR = {"llava": "multi_modal_projector", "idefics3": "connector"}
@@ -114,3 +114,68 @@ def test_where_one_part_is_trained_there_is_nothing_to_compare(options: dict) ->
     model = load_model(f"tiny:{arch}?seed=1", ModelOptions.model_validate({"precision": "fp32", "device": "cpu", **options})).model
     learner = LocalLearner(model, OptimConfig(), BatchConfig(), 10, seed=0)
     assert set(learner.step().metrics) == {"grad_norm", "lr", "skipped_steps"}
+
+
+# ------------------------------------------------------------------------------------------------------------- layers of a part
+
+
+@pytest.mark.parametrize(
+    ("arch", "stack", "layers"),
+    [
+        ("llava", "vision_tower.encoder.layers.", {1}),  # of three layers, the features are those of the last but one
+        ("internvl", "vision_tower.encoder.layer.", {1}),
+        ("idefics3", "vision_model.encoder.layers.", {1}),
+        ("qwen2_5_vl", "visual.blocks.", {1}),
+    ],
+)
+def test_last_layers_are_the_last_that_are_read(arch: str, stack: str, layers: set[int]) -> None:
+    module = load_model(f"tiny:{arch}", ModelOptions(precision="fp32", device="cpu", fast_path="off")).model.module
+    named = belonging(module, ("vision:last1",), "here")
+    assert named == {name for name in parts_of(module) if any(f"{stack}{k}." in name for k in layers)}
+    assert named
+
+
+def test_names_of_layers_that_are_not_there() -> None:
+    module = load_model("tiny:llava", ModelOptions(precision="fp32", device="cpu")).model.module
+    for name, reason in {
+        "vision:last3": "here: 'vision:last3', and there are 2 layers that are read",
+        "projector:last1": "this part of a 'llava' model has no layers",
+        "visoin": "here names 'visoin'; a model of type 'llava' has: language, projector, vision",
+        "vision:last0": "here names 'vision:last0'",
+    }.items():
+        with pytest.raises(ModelError, match=reason):
+            belonging(module, (name,), "here")
+
+
+# ------------------------------------------------------------------------------------------------------------ adapters by part
+
+
+def with_adapters(**lora: object) -> Model:
+    config = LoraConfig.model_validate({"r": 2, **lora})
+    return load_model("tiny:llava?std=0.15&seed=1", ModelOptions(precision="fp32", device="cpu"), config).model
+
+
+def adapted_parts(model: Model) -> dict[str, int]:
+    """Adapted modules by part."""
+    parts = parts_of(model.module)
+    return dict(Counter(parts[name] for name, _ in model.trainable() if ".lora_A" in name))
+
+
+def test_adapters_go_to_the_parts_that_are_named() -> None:
+    language = adapted_parts(with_adapters())
+    assert set(language) == {"language"}
+    assert adapted_parts(with_adapters(parts=["language"])) == language
+    everywhere = adapted_parts(with_adapters(parts=["language", "projector", "vision"]))
+    # two linear layers in the projector; four of attention and two of the MLP in each of the tower's three layers
+    assert everywhere == {**language, "projector": 2, "vision": 18}
+    assert adapted_parts(with_adapters(parts=["vision"], targets=["fc1"])) == {"vision": 3}
+    assert adapted_parts(with_adapters(parts=["language", "vision"], layers=1)) == {"language": language["language"] // 2, "vision": 18}
+
+
+def test_parts_without_a_module_to_adapt() -> None:
+    with pytest.raises(ModelError, match=r"lora.parts names 'projector', which has no linear module that lora.targets="):
+        with_adapters(parts=["projector", "vision"], targets=["fc1"])
+    with pytest.raises(ModelError, match=r"lora.parts names 'vision'; a model of type 'llama' has: language"):
+        load_model("tiny:llama", ModelOptions(device="cpu"), LoraConfig(parts=("vision",)))
+    with pytest.raises(ValueError, match="does not name language"):
+        LoraConfig(parts=("vision",), layers=2)

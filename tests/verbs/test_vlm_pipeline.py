@@ -1,4 +1,4 @@
-"""A pipeline on pictures, whole: scenes, preferences by a function of the user's, a reward model, GRPO with a price on what is made up, and an
+"""A pipeline on pictures, whole: scenes, preferences by a function of the user's, a reward model, GRPO with a price on what is made up, an
 evaluation that marks it."""
 
 from __future__ import annotations

@@ -60,6 +60,11 @@ class WholeAnswers:
         return False
 
     @property
+    def needs_contrast(self) -> bool:
+        """Some units must have a contrast."""
+        return False
+
+    @property
     def takes_answers(self) -> bool:
         """Learns from single answers with labels too."""
         return False

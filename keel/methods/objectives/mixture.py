@@ -26,6 +26,9 @@ class DirectObjective(Objective, Protocol):
     def needs_strangers(self) -> bool: ...
 
     @property
+    def needs_contrast(self) -> bool: ...
+
+    @property
     def takes_answers(self) -> bool: ...
 
 
@@ -84,6 +87,11 @@ class MixtureObjective(WholeAnswers):
     def needs_strangers(self) -> bool:
         """Some part does."""
         return any(p.objective.needs_strangers for p in self.parts)
+
+    @property
+    def needs_contrast(self) -> bool:
+        """Some part does."""
+        return any(p.objective.needs_contrast for p in self.parts)
 
     @property
     def takes_answers(self) -> bool:

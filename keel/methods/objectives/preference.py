@@ -53,10 +53,14 @@ class PairObjective(WholeAnswers):
 
     def output(self, pairs: Edges, losses_E: Tensor, score_R: Tensor, logps_R: Tensor, counts: Counts) -> LossOutput:
         """The weighted mean of ``losses_E`` and the metrics."""
+        return LossOutput((pairs.weight_E * losses_E).sum() / divisor(counts, "pairs"), self.metrics(pairs, score_R, logps_R))
+
+    def metrics(self, pairs: Edges, score_R: Tensor, logps_R: Tensor) -> dict[str, tuple[float, float]]:
+        """What is told of the answers' scores."""
         winner_E, loser_E = score_R[pairs.winner_E].detach(), score_R[pairs.loser_E].detach()
         n = float(len(winner_E))
         lead_E = self.beta * (winner_E - loser_E)
-        metrics = {
+        found = {
             "rewards/chosen": (self.beta * winner_E.sum(), n),
             "rewards/rejected": (self.beta * loser_E.sum(), n),
             "rewards/margins": (lead_E.sum(), n),
@@ -64,7 +68,7 @@ class PairObjective(WholeAnswers):
             "logps/chosen": (logps_R[pairs.winner_E].sum(), n),
             "logps/rejected": (logps_R[pairs.loser_E].sum(), n),
         }
-        return LossOutput((pairs.weight_E * losses_E).sum() / divisor(counts, "pairs"), to_metrics(metrics))
+        return to_metrics(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class TransportObjective(PairObjective):
         lead_E = logps_R[pairs.winner_E] - logps_R[pairs.loser_E]
         match_E = reference_R[pairs.winner_E] - reference_R[pairs.loser_E]
         if self.matches is not None:
-            match_E = torch.cat([self.matches[u.unit_id] for u in batch.units])
+            match_E = torch.cat([self.matches[u.unit_id] for u in batch.units if edges_of(u)])
         losses_E = dpo(lead_E, match_E.to(lead_E), _labels(pairs, self.relabel, lead_E), torch.zeros_like(lead_E), self.beta)
         return self.output(pairs, losses_E, logps_R - reference_R, logps_R, counts)
 

@@ -32,6 +32,9 @@ def referred(objective: DirectObjective, units: tuple[Unit, ...], seed: int, log
     """Units with what the objective takes from the reference, whose ``logprobs`` these are."""
     if objective.needs_reference and units:
         units = with_signal(units, "ref_logprobs", logprobs(units))
+        others = [u.contrast for u in units if u.contrast is not None]
+        contrasts = iter(with_signal(others, "ref_logprobs", logprobs(others)) if others else ())
+        units = tuple(u if u.contrast is None else replace(u, contrast=next(contrasts)) for u in units)
     if objective.needs_strangers and units:
         strangers = answers_to_others(units, seed)
         strangers = with_signal(strangers, "ref_logprobs", logprobs(strangers))

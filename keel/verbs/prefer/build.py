@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from keel.core.errors import ConfigError
 from keel.learner.inference import LocalInference
 from keel.loops.offline import Sides
 from keel.methods.preference import preference_objective
@@ -33,7 +34,14 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
     record(session, loaded, renderer)
     objective = preference_objective(recipe.objective)
     account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
-    units = prepare(account, renderer, answer_units(renderer) if objective.takes_answers else preference_units(renderer))
+    render = answer_units(renderer) if objective.takes_answers else preference_units(renderer, objective.needs_contrast)
+    units = prepare(account, renderer, render)
+    contrasted = sum(unit.contrast is not None for unit in units.train)
+    if objective.needs_contrast and not contrasted:
+        raise ConfigError(
+            f"the loss '{recipe.objective.name}' compares a prompt's images with corrupted ones, and no prompt holds an image",
+            "give prompts with images, or set objective.name=dpo",
+        )
     parts = OfflineParts.of(loaded, objective, units, recipe.training)
     learner = parts.learner
     other, digest = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)
@@ -48,7 +56,12 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
         starts_at_reference=objective.needs_reference and other is None,
         learnt=True,
         twins=renderer.twins,
-        summary={**_size(units.train), "units": len(units.train), "data": account.summary()},
+        summary={
+            **_size(units.train),
+            "units": len(units.train),
+            **({"contrasts": contrasted} if objective.needs_contrast else {}),
+            "data": account.summary(),
+        },
     )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from keel.core.errors import ConfigError
 from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
+from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
 from keel.loops.online_preference import OnlinePreferenceTrainer, Plan, trainable
 from keel.methods.objectives.mixture import DirectObjective
@@ -136,7 +137,10 @@ def _policy(recipe: PreferRecipe, online: OnlineConfig, model: Model, n: int, pa
             f"online.reference.every is {every} and there are {rounds} rounds: the reference would never be refreshed",
             "lower it, or leave kind=refresh out",
         )
-    return LocalLearner(model, recipe.optim, recipe.batch, rounds * online.epochs * online.minibatches, recipe.seed, params.temperature)
+    updates = rounds * online.epochs * online.minibatches
+    policy = LocalLearner(model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature)
+    check_phases(policy, recipe.loop.phases)
+    return policy
 
 
 def _reference(policy: LocalLearner, objective: DirectObjective, config: ReferenceConfig, other: Model | None) -> Reference | None:

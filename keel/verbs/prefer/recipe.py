@@ -56,6 +56,11 @@ class PreferRecipe(TrainRecipe):
                 f"online.minibatches is {self.online.minibatches}, loop.batch_size {self.loop.batch_size}: updates would be left out",
                 "lower minibatches, or take more prompts a round",
             )
+        if preference_objective(self.objective).needs_contrast:
+            raise ConfigError(
+                f"the loss '{self.objective.name}' compares answers of the data behind corrupted images, and online makes its own",
+                "leave online out, or set another objective.name",
+            )
         objective, fixed = preference_objective(self.objective), self.online.reference.kind in (None, "fixed")
         if not fixed and not objective.needs_reference and "ref_kl" not in objective.needs:
             raise ConfigError(f"online.reference would have no effect: the loss '{self.objective.name}' has no reference", "leave it out")

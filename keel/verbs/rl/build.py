@@ -13,6 +13,7 @@ from keel.core.events import EventBus
 from keel.learner.config import OptimConfig
 from keel.learner.local import LocalLearner
 from keel.loops.config import ExplorationConfig, GroundingConfig
+from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
 from keel.loops.online import OnlineTrainer, Rewarder, with_signal
 from keel.methods import Algorithm, resolve
@@ -72,6 +73,7 @@ class RLParts(SampledParts):
         updates = total_steps(training.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
         batch, seed = training.batch, training.seed
         policy = LocalLearner(loaded.model, training.optim, batch, updates, seed, params.temperature or 1.0)
+        check_phases(policy, training.loop.phases)
         kl = algorithm.kl
         if kl is not None and reference is None:
             reference = reference_of(policy, kl.reference, other, whole=kl.divergence is not None)
@@ -133,7 +135,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
-    critic = (_critic(session, recipe, loaded.model.media), recipe.critic_optim) if algorithm.needs_critic else None
+    critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
     return replace(
@@ -202,10 +204,12 @@ def _needs_images(recipe: RLRecipe, algorithm: Algorithm, prompts: Prompts) -> N
             raise ConfigError(f"{name} would have no effect: no prompt shows an image", "leave it out")
 
 
-def _critic(session: Session, recipe: RLRecipe, media: MediaStore) -> Loaded:
+def _critic(session: Session, recipe: RLRecipe, media: MediaStore, prompts: Prompts) -> Loaded:
     """A model of its own with a value head; it starts from ``critic_model``, or from the policy's starting weights. ``media`` are the
     policy's images."""
-    loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model)
+    if recipe.critic_head == "image_attention" and not any(encoded.media for _, encoded in prompts.values()):
+        raise ConfigError("critic_head=image_attention looks at images, and no prompt holds one", "set critic_head=linear")
+    loaded, _ = load(recipe, frozenset({"value"}), recipe.lora, recipe.critic_model or recipe.model, value=recipe.critic_head)
     pin_weights(session, loaded.model, "the critic's weights")
     loaded.model.media = media
     return loaded

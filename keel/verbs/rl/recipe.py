@@ -12,6 +12,7 @@ from keel.core.python_file import file_of, names_a_file
 from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig, GroundingConfig
 from keel.methods import AlgorithmConfig, resolve
+from keel.models.heads import ValueKind
 from keel.rewards.composition.config import CompositionConfig
 from keel.rewards.settings import OnFailure
 from keel.rewards.table import RewardConfig, in_parts
@@ -47,6 +48,11 @@ class RLRecipe(TrainRecipe):
     )
     composition: CompositionConfig = Field(default=CompositionConfig(), description="How the rewards become one, their weights in the run.")
     critic_model: str = Field(default="", description="What PPO's critic starts from; empty = the policy's own starting weights.")
+    critic_head: ValueKind | None = Field(
+        default=None,
+        description="What gives PPO's values: linear, on the hidden state; image_attention, where a hidden state first attends to the "
+        "images before it. Empty: as critic_model has it, else linear.",
+    )
     critic_optim: OptimConfig = Field(default=OptimConfig(lr=2e-5), description="The critic's optimizer.")
     on_reward_failure: OnFailure = Field(
         default="drop_sample",
@@ -137,7 +143,7 @@ class RLRecipe(TrainRecipe):
             raise ConfigError(
                 f"loop.phases sets kl_coef, but the algorithm '{algorithm.name}' has no KL", "set algorithm.kl.place and algorithm.kl.coef"
             )
-        unread = [name for name in ("critic_model", "critic_optim") if name in self.changed]
+        unread = [name for name in ("critic_model", "critic_head", "critic_optim") if name in self.changed]
         if unread and not algorithm.needs_critic:
             raise ConfigError(
                 f"{' and '.join(unread)} would have no effect: the algorithm '{algorithm.name}' has no critic", "leave it out"

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
+from keel.loops.control import check_phases
 from keel.loops.harness import TrainResult
 from keel.loops.offline import OfflineTrainer, Probe, Sides, total_steps
 from keel.loops.ordering import Order
@@ -86,6 +87,7 @@ class OfflineParts:
         of them; with adapters they are the model itself, adapters off."""
         model, steps = loaded.model, total_steps(training.loop, len(units.train))
         learner = LocalLearner(model, training.optim, training.batch, steps, training.seed)
+        check_phases(learner, training.loop.phases)
         if "ref_kl" in objective.needs and model.peft_model is None:
             learner.reference = model.frozen_copy()
         return cls(loaded=loaded, objective=objective, units=units, learner=learner, training=training)

@@ -27,7 +27,7 @@ from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.models.config import LoraConfig
 from keel.models.features import FeatureStore
-from keel.models.heads import HeadSpec
+from keel.models.heads import HeadSpec, ValueKind
 from keel.models.loading import HeadName, Loaded, load_model
 from keel.models.model import Model
 from keel.models.pictured import reading_of
@@ -125,10 +125,11 @@ def load(
     lora: LoraConfig | None = None,
     spec: str = "",
     score: HeadSpec | None = None,
+    value: ValueKind | None = None,
 ) -> tuple[Loaded, Renderer]:
     """The recipe's model (or ``spec``) and the renderer that belongs to it. ``heads`` may be new: the stage trains them. ``score``: what a
-    score head is made of."""
-    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed, new_heads=True, score=score)
+    score head is made of; ``value``: the kind of a value head."""
+    loaded = load_model(spec or recipe.model, recipe.model_options, lora, heads, recipe.seed, new_heads=True, score=score, value=value)
     return loaded, renderer_of(loaded, recipe.render)
 
 

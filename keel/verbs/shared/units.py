@@ -87,11 +87,12 @@ def plain_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], lis
     return lambda dataset: renderer.units(dataset.of(Demonstration))
 
 
-def preference_units(renderer: Renderer) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:
-    """Pairs of one prompt become one unit, its answers computed once; other labels stand as they are."""
+def preference_units(renderer: Renderer, contrast: bool = False) -> Callable[[Dataset], tuple[list[Unit], list[Refusal]]]:
+    """Pairs of one prompt become one unit, its answers computed once; other labels stand as they are. ``contrast`` as in
+    ``pairs_to_units``."""
 
     def render(dataset: Dataset) -> tuple[list[Unit], list[Refusal]]:
         pairs: Iterable[Pair] = dataset.of(Pair)
-        return pairs_to_units(renderer, pairs)
+        return pairs_to_units(renderer, pairs, contrast)
 
     return render

@@ -11,7 +11,25 @@ from keel.methods.objectives.mixture import MixtureObjective
 from keel.methods.objectives.preference import AnswerObjective, PreferenceObjective, TokenPreferenceObjective, TransportObjective
 from keel.methods.preference import PREFERENCE_OBJECTIVES, ObjectiveConfig, preference_objective
 
-NAMES = ["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "slic", "bco", "exo", "aot", "dpop", "robust_dpo", "mpo", "tdpo"]
+NAMES = [
+    "dpo",
+    "ipo",
+    "kto",
+    "orpo",
+    "simpo",
+    "cpo",
+    "slic",
+    "bco",
+    "exo",
+    "aot",
+    "dpop",
+    "robust_dpo",
+    "mpo",
+    "tdpo",
+    "mdpo",
+    "conditional",
+    "anchor",
+]
 
 
 def made(name: str, **fields):
@@ -30,6 +48,7 @@ def test_only_some_need_a_reference_or_answers_to_other_prompts(name):
     assert objective.needs_strangers == (name == "kto")
     assert objective.takes_answers == (name in {"kto", "bco"})
     assert ("ref_kl" in objective.needs) == (name == "tdpo")
+    assert objective.needs_contrast == (name in {"mdpo", "conditional"})
 
 
 def test_defaults_of_the_papers():
@@ -43,6 +62,8 @@ def test_defaults_of_the_papers():
     for name in ("orpo", "cpo"):
         assert [(p.name, p.weight) for p in made(name).parts] == [(name, 1.0), ("sft", 1.0)]
     assert [(p.name, p.weight) for p in made("mpo").parts] == [("dpo", 0.8), ("bco", 0.2), ("sft", 1.0)]
+    assert [(p.name, p.weight, p.objective.beta) for p in made("mdpo").parts] == [(n, 1.0, 0.1) for n in ("dpo", "conditional", "anchor")]
+    assert made("anchor").gamma == 0.0
     assert isinstance(made("aot"), TransportObjective)
     assert isinstance(made("tdpo"), TokenPreferenceObjective)
     assert made("tdpo").alpha == 0.5
@@ -71,7 +92,7 @@ def test_overrides():
         ({"name": "dpoo"}, "is none of"),
         ({"beta": 0.0}, "greater than 0"),
         ({"label_smoothing": 0.5}, "less than 0.5"),
-        ({"gamma": 1.0}, "gamma would have no effect: dpo does not read it \\(simpo would\\)"),
+        ({"gamma": 1.0}, "gamma would have no effect: dpo does not read it \\(simpo, anchor would\\)"),
         ({"mixture": {"dpo": 1.0}}, "mixture would have no effect"),
         (
             {"answers": {"desirable_weight": 2.0}},
