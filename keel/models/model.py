@@ -149,7 +149,7 @@ class Model:
             return self._looked(batch, out.last_hidden_state[0], features), routed
         rows = padded_rows(batch)
         row_N, column_N = rows.row_N.to(self.device), rows.column_N.to(self.device)
-        out = self.plain_rows(rows, features=features, **inputs)
+        out = self.plain_rows(rows, features, **inputs)
         logits = [layer.view(*rows.tokens_RL.shape, -1)[row_N, column_N] for layer in getattr(out, "router_logits", None) or ()]
         return self._looked(batch, out.last_hidden_state[row_N, column_N], features), logits
 
@@ -173,20 +173,27 @@ class Model:
         self._use_adapter()
         return linear_units(self.module.get_decoder()), LinearUnit(output_layer(self.module), self.head_weight_VH, self.head_bias_V)
 
-    def plain_rows(self, rows: PaddedRows, **inputs: Any) -> Any:
+    def plain_rows(self, rows: PaddedRows, features: Mapping[str, ImageFeatures] | None = None, **inputs: Any) -> Any:
         """transformers' own output of padded rows, with the model's own attention. ``inputs``: what else it is asked for."""
-        return self._plain(rows.tokens_RL, rows.mask_RL, as_input(rows.positions_PRL), rows.span_RL, rows.media, **inputs)
+        return self._plain(rows.tokens_RL, rows.mask_RL, as_input(rows.positions_PRL), rows.span_RL, rows.media, features, **inputs)
 
     def _plain(
-        self, tokens_BL: Tensor, mask_BL: Tensor, positions: Tensor, span_BL: Tensor, media: tuple[MediaRef, ...], **inputs: Any
+        self,
+        tokens_BL: Tensor,
+        mask_BL: Tensor,
+        positions: Tensor,
+        span_BL: Tensor,
+        media: tuple[MediaRef, ...],
+        features: Mapping[str, ImageFeatures] | None = None,
+        **inputs: Any,
     ) -> Any:
         self._use(PLAIN)
         inputs |= {name: value.to(self.device) for name, value in type_ids(self.module, span_BL).items()}
         inputs |= {"position_ids": positions.to(self.device), "attention_mask": mask_BL.to(self.device)}
-        return self.body(tokens_BL, media, **inputs)
+        return self.body(tokens_BL, media, features, **inputs)
 
     def body(
-        self, tokens_BL: Tensor, media: Sequence[MediaRef] = (), features: Mapping[str, ImageFeatures] | None = None, **inputs: Any
+        self, tokens_BL: Tensor, media: Sequence[MediaRef] = (), features: Mapping[str, ImageFeatures] | None = None, /, **inputs: Any
     ) -> Any:
         """transformers' own output of the body, with the images' features put in place of their tokens: ``features`` by digest, where they
         are made already."""

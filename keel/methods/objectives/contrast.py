@@ -1,6 +1,6 @@
 """Preference between prompts in place of answers: the preferred answer should be likelier behind its own prompt than behind the unit's
-contrast, and likelier than under the reference. Two terms of mDPO (Wang et al. 2024, arXiv:2406.11839), where the contrast's prompt shows a
-corrupted picture; the third is plain DPO."""
+contrast, and likelier than under the reference. Two terms of mDPO (Wang et al. 2024, arXiv:2406.11839), where the contrast's prompt is
+a corrupted one; the third is plain DPO."""
 
 from __future__ import annotations
 
