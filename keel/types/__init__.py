@@ -24,7 +24,7 @@ from keel.types.records import (
     TextPart,
     Unpaired,
 )
-from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, empty_group
+from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, TokenBias, empty_group
 from keel.types.seams import (
     BranchTensors,
     Comparing,
@@ -94,6 +94,7 @@ __all__ = [
     "RewardSource",
     "Rollout",
     "SampleRequest",
+    "TokenBias",
     "Sampler",
     "SamplingParams",
     "StepReport",
