@@ -22,7 +22,7 @@ def made_up(prompt: Prompt, completion: str) -> Found:
 
 
 def seen(prompt: Prompt) -> list[str]:
-    """What a perfect detector sees, for grounded decoding: shapes, and shapes with their colours, by the names of `recipes/vlm/looks.txt`."""
+    """What a perfect detector sees, for grounded decoding: shapes, also with their colours, by the names of `recipes/vlm/looks.txt`."""
     looks = [thing.look for thing in scene_of(prompt.meta["scene"]).things]
     return sorted({look.shape for look in looks} | {f"{look.colour} {look.shape}" for look in looks})
 

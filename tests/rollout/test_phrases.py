@@ -170,7 +170,8 @@ def drawn(load, sampler, monkeypatch):
     return run
 
 
-FORK = {"x": {" a": 1.0}, " a": {" cat": 0.5, " dog": 0.3, " bear": 0.2}, " cat": {"<end>": 1.0}, " dog": {"<end>": 1.0}, " bear": {"<end>": 1.0}}  # fmt: skip
+ANIMALS = {" cat": 0.5, " dog": 0.3, " bear": 0.2}
+FORK = {"x": {" a": 1.0}, " a": ANIMALS, **{animal: {"<end>": 1.0} for animal in ANIMALS}}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -223,7 +224,8 @@ def test_a_real_model_gives_the_same_numbers_by_both_paths(load, sampler, prompt
 def test_made_up_objects_fall_and_what_is_told_stays(drawn) -> None:
     scene = Scene("one", (Thing(Look("circle", "red"), 0, 0),))
     shapes = {" circle": 0.4, " star": 0.3, " square": 0.3}
-    table = Table({"x": {"There is": 1.0}, "There is": {" a": 1.0}, " a": {" red": 1.0}, " red": shapes} | {s: {".": 1.0} for s in shapes} | {".": {"<end>": 1.0}})  # fmt: skip
+    start = {"x": {"There is": 1.0}, "There is": {" a": 1.0}, " a": {" red": 1.0}, " red": shapes}
+    table = Table(start | {s: {".": 1.0} for s in shapes} | {".": {"<end>": 1.0}})
     bias = PhraseBias(Speller(PIECE), *names_of({s: s for s in ("circle", "star", "square")}, ["circle"]), 5.0)
     made_up, told = [], []
     for way in (None, bias):
@@ -236,6 +238,8 @@ def test_made_up_objects_fall_and_what_is_told_stays(drawn) -> None:
 
 
 def test_nothing_is_trained_on_such_answers_as_on_the_policys() -> None:
-    rollout = Rollout("p", 0, 0, torch.tensor([1]), torch.tensor([True]), torch.zeros(1), torch.zeros(1, dtype=torch.int64), "stop", biased=True)
+    rollout = Rollout(
+        "p", 0, 0, torch.tensor([1]), torch.tensor([True]), torch.zeros(1), torch.zeros(1, dtype=torch.int64), "stop", biased=True
+    )
     with pytest.raises(UserError, match="no sample of the policy"):
         rollout_units([empty_group(Prompt("p", text="?"), Encoded(torch.tensor([1])), [rollout])])

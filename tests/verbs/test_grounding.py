@@ -49,9 +49,9 @@ def test_each_prompt_has_its_own_bias(config: GroundingConfig, tokenizer: Any) -
 
 
 def test_rows_that_do_not_say_what_is_there_are_told_by_their_place(config: GroundingConfig, tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl:3: grounding\.field=objects: no such field"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: field 'objects': no such field"):
         biases(config, {"p": prompt()}, tokenizer)
-    with pytest.raises(DataError, match="must be a list of names"):
+    with pytest.raises(DataError, match="it holds"):
         biases(config, {"p": prompt(objects=[1])}, tokenizer)
     (tmp_path / "mine.py").write_text("def broken(prompt):\n    return prompt.meta['gone']\n")
     mine = config.model_copy(update={"detector": f"{tmp_path}/mine.py:broken"})

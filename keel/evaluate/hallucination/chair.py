@@ -15,9 +15,9 @@ from keel.core.errors import DataError
 from keel.evaluate.hallucination.chair_files import Caption, read_captions, read_truth
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.files import setting
-from keel.evaluate.hallucination.lexicon import Finder, Lexicon, Mention, original_mentions, read_objects, read_pairs
 from keel.evaluate.hallucination.result import Result, TypeRate, ratio
-from keel.evaluate.hallucination.words import of_original, own, tokens
+from keel.rewards.reading.lexicon import Finder, Lexicon, Mention, original_mentions, read_objects, read_pairs
+from keel.rewards.reading.words import of_original, own, tokens
 
 Find = Callable[[str], tuple[Mention, ...]]
 

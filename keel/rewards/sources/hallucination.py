@@ -1,7 +1,7 @@
 """A penalty for what an answer makes up, by type, due at the words that are wrong; and what saying the truth is worth beside it.
 
-What is made up is found by a detector, a function of yours: it knows the truth of the row, or asks a model. The numbers are settings. A
-penalty alone would be least for an answer that says nothing, so ``coverage`` pays for the share of the truth that was told.
+What is made up is found by a detector: it knows the truth of the row, looks at the picture, asks a model, or is a
+function of yours. The numbers are settings. A penalty alone would be least for an answer that says nothing, so ``coverage`` pays for the share of the truth that was told.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pydantic import Field
 
 from keel.core.config import Section
 from keel.core.errors import UserError
-from keel.core.python_file import file_of, load_object
+from keel.rewards.detectors.choose import DetectorSettings
+from keel.rewards.detectors.found import ERROR_TYPES, Detector, ErrorType, Found
 from keel.rewards.score import Argument, Score, SourceRow, failure
 from keel.rewards.settings import InputFile, SourceConfig
 from keel.types import Group, Prompt, Rollout
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor  # settings are read, and workers start, without torch
 
 log = logging.getLogger("keel")
-ErrorType = Literal["existence", "count", "attribute", "relation", "knowledge"]
-ERROR_TYPES: tuple[ErrorType, ...] = ("existence", "count", "attribute", "relation", "knowledge")
 
 
 class PenaltyConfig(Section):
@@ -45,14 +44,10 @@ class PenaltyConfig(Section):
         return dict(zip(ERROR_TYPES, prices, strict=True))[kind]
 
 
-class HallucinationReward(SourceConfig):
+class HallucinationReward(DetectorSettings, SourceConfig):
     """Minus the price of what an answer makes up: n errors of a type cost ``price * n^exponent`` times a factor that grows."""
 
     type: Literal["hallucination"] = Field(default="hallucination", description="A penalty for what is made up.")
-    detector: str = Field(
-        pattern=r"^.+\.py:\w+$",
-        description="FILE.py:NAME of fn(prompt, completion) -> Found: errors with their type and characters, and the coverage.",
-    )
     penalty: PenaltyConfig = Field(default=PenaltyConfig(), description="Price of one error, by type.")
     exponent: float = Field(default=1.2, gt=0, description="Of the number of errors of one type: above 1, many cost more than one each.")
     growth_steps: int = Field(default=10_000, ge=1, description="The factor is 1 + step / growth_steps ...")
@@ -60,23 +55,11 @@ class HallucinationReward(SourceConfig):
     coverage: float = Field(default=1.0, ge=0, description="Worth of telling the whole truth; silence earns nothing of it.")
 
     def files(self) -> Iterator[InputFile]:
-        yield InputFile("detector", file_of(self.detector))
+        yield from self.detector_files()
 
     def factor(self, step: int) -> float:
         """What the penalty of this step is multiplied by."""
         return min(self.most, 1.0 + step / self.growth_steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a detector tells of one answer. ``errors``: (type, first character, past-last character) each. ``coverage``: the share of the
-    truth that was told, in [0, 1]; None where there is no telling."""
-
-    errors: Sequence[tuple[str, int, int]] = ()
-    coverage: float | None = None
-
-
-Detector = Callable[[Prompt, str], Found]
 
 
 def penalty(errors: Sequence[tuple[str, int, int]], config: HallucinationReward) -> list[float]:
@@ -173,7 +156,7 @@ class HallucinationSource:
 def of_settings(config: HallucinationReward, decode: Callable[[Tensor], str] | None) -> HallucinationSource:
     """The source that the settings describe. Raises UserError for a detector that is not there."""
     try:
-        return HallucinationSource(config.name, config, load_object(config.detector, "detector"), decode)
+        return HallucinationSource(config.name, config, config.made(), decode)
     except UserError as error:
         raise UserError(f"reward '{config.name}': {error.message}", error.hint) from None
 

@@ -166,8 +166,8 @@ def answer(
     sampler: Sampler | None = None,
     grounded: bool = False,
 ) -> tuple[Group, ...]:
-    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution, by ``model`` or by the ``sampler`` given; with the
-    recipe's grounding if ``grounded``."""
+    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution, by ``model`` or by the ``sampler`` given; with
+    the recipe's grounding if ``grounded``."""
     config = recipe.evaluate
     sampler = sampler or LocalSampler(model, renderer.decode, recipe.sampler)
     params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)

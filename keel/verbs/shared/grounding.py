@@ -1,21 +1,22 @@
 """Grounded decoding: while answers are drawn, names of objects that were not seen in the picture are made less likely.
 
-What was seen is a field of the row, or what a detector says of the prompt. Before each token the names that a row is about to say are looked up
-(``keel.rollout.phrases``), so that a name of several tokens is lowered where it can be recognised.
+What was seen is a field of the row, or what a detector says of the prompt. Before each token the names that a row is about to say are
+looked up (``keel.rollout.phrases``), so that a name of several tokens is lowered where it can be recognised.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.core.config import Section
 from keel.core.errors import DataError, UserError
 from keel.core.python_file import file_of, load_object
-from keel.evaluate.hallucination.lexicon import read_objects
+from keel.rewards.detectors.words import SeenConfig, by_looking, of_row
+from keel.rewards.reading.lexicon import read_objects
 from keel.rollout.phrases import PhraseBias, Speller, names_of
 from keel.types import Prompt
 from keel.verbs.shared.recipes import NamedFile
@@ -34,12 +35,25 @@ class GroundingConfig(Section):
     detector: str = Field(
         default="",
         pattern=r"^(.+\.py:\w+)?$",
-        description="FILE.py:NAME of fn(prompt) -> names of what it sees in the picture; empty = the row says it.",
+        description="FILE.py:NAME of fn(prompt) -> names of what it sees in the picture; empty = the row says it, or `seen` looks.",
     )
+    seen: SeenConfig = Field(default=SeenConfig(), description="An object detector that looks at the pictures, where it has weights.")
     amount: float = Field(default=5.0, gt=0, description="What is taken from the logit of a name that is not grounded, in nats.")
+
+    @model_validator(mode="after")
+    def _one_says_what_is_there(self) -> Self:
+        if self.detector and self.seen.changed:
+            raise ValueError("detector and seen both say what is in the picture: leave one out")
+        if "field" in self.changed and (self.detector or self.seen.weights):
+            raise ValueError("field would have no effect: a detector says what is in the picture; leave it out")
+        if self.seen.changed and not self.seen.weights:
+            raise ValueError(f"seen.{min(self.seen.changed)} would have no effect without seen.weights")
+        return self
 
     def files(self, key: str) -> Iterator[NamedFile]:
         yield NamedFile(f"{key}.objects", self.objects)
+        if self.seen.weights:
+            yield NamedFile(f"{key}.seen.weights", self.seen.weights)
         if self.detector:
             yield NamedFile(f"{key}.detector", file_of(self.detector))
 
@@ -54,16 +68,23 @@ def biases(config: GroundingConfig | None, prompts: Mapping[str, Prompt], tokeni
     found = {i: PhraseBias(speller, *names_of(objects, seen(prompt)), config.amount) for i, prompt in prompts.items()}
     if missed := {name for bias in found.values() for name in bias.missed}:
         log.warning("grounding: %s cannot be told from names of what is there, and are not lowered there", ", ".join(sorted(missed)[:5]))
-    log.info("grounding: %d names of %d objects; of those not in a picture %g nats are taken", len(objects), len(set(objects.values())), config.amount)
+    log.info(
+        "grounding: %d names of %d objects; of those not in a picture %g nats are taken",
+        len(objects),
+        len(set(objects.values())),
+        config.amount,
+    )
     return found
 
 
 def _seen(config: GroundingConfig) -> Callable[[Prompt], Collection[str]]:
+    if config.seen.weights:
+        return by_looking(config.seen)
     detect: Callable[[Prompt], Any]
     if config.detector:
         detect, what = load_object(config.detector, "grounding.detector"), f"grounding.detector {config.detector}"
     else:
-        detect, what = _field(config.field), f"field '{config.field}'"
+        detect, what = of_row(config.field), f"field '{config.field}'"
 
     def seen(prompt: Prompt) -> Collection[str]:
         try:
@@ -77,17 +98,3 @@ def _seen(config: GroundingConfig) -> Callable[[Prompt], Collection[str]]:
         return list(names)
 
     return seen
-
-
-def _field(name: str) -> Callable[[Prompt], Collection[str]]:
-    def of_row(prompt: Prompt) -> Collection[str]:
-        value = prompt.meta.get(name)
-        if not isinstance(value, list | tuple):
-            told = "no such field" if value is None else f"it holds {type(value).__name__}"
-            raise DataError(
-                f"{prompt.source_id or prompt.prompt_id}: grounding.field={name}: {told}",
-                f'give each row the names of what is in its picture, {name}: ["dog", ...], or set grounding.detector',
-            )
-        return value
-
-    return of_row
