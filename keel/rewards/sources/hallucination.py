@@ -1,7 +1,8 @@
 """A penalty for what an answer makes up, by type, due at the words that are wrong; and what saying the truth is worth beside it.
 
-What is made up is found by a detector: it knows the truth of the row, looks at the picture, asks a model, or is a
-function of yours. The numbers are settings. A penalty alone would be least for an answer that says nothing, so ``coverage`` pays for the share of the truth that was told.
+What is made up is found by a detector: it knows the truth of the row, looks at the picture, asks a model, or is a function of yours.
+The numbers are settings. A penalty alone would be least for an answer that says nothing, so ``coverage`` pays for the share of the truth
+that was told.
 """
 
 from __future__ import annotations
