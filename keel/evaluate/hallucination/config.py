@@ -47,4 +47,11 @@ class HallucinationConfig(Section):
         description="`hallusion`: field with the judge's verdict; empty = one that the benchmark's scripts write, else the answer is read.",
     )
     rows: str = Field(default="", description="File for the verdict on each answer (JSONL).")
+    check_sample: float = Field(
+        default=0.0, ge=0, le=1, description="`chair`: share of the verdicts that become tasks for people (`--check-sample`); 0 = none."
+    )
+    checks: str = Field(
+        default="", description="File of these tasks; empty = beside the answers, NAME.checks.jsonl. The verdicts lie in another beside it."
+    )
+    seed: int = Field(default=0, description="Of the draw of `check_sample`.")
     draws: int = Field(default=2000, ge=100, description="Bootstrap resamples behind each interval.")

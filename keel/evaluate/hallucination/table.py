@@ -26,7 +26,7 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "chair": Measure(
         chair.run,
-        frozenset({"truth", "objects", "pairs", "instances", "references"}),
+        frozenset({"truth", "objects", "pairs", "instances", "references", "check_sample", "checks", "seed"}),
         ("chair_i", "chair_s", "chair_s_with_objects"),
         "objects there that are named",
     ),

@@ -19,8 +19,8 @@ from keel.rewards.settings import InputFile, SourceConfig
 from keel.types import Prompt
 
 _SAY_NOTHING = (
-    "a an the this that these those it its there here is are was were be been being has have had do does and or but of in on at to from with",
-    "by for as into onto over 的 了 在 有 是 和 与 着 个 这 那",
+    "a an the this that these those it its there here is are was were be been being has have had do does and or but of in on at to from",
+    "with by for as into onto over 的 了 在 有 是 和 与 着 个 这 那",
 )
 _FUNCTION_WORDS = frozenset(word for words in _SAY_NOTHING for word in words.split())
 
