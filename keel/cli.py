@@ -266,7 +266,7 @@ def _add_eval_reward(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
 
 
-HALLUCINATION_MEASURES = ("chair", "pope", "amber", "mmhal", "hallusion")
+HALLUCINATION_MEASURES = ("chair", "objhal", "pope", "amber", "mmhal", "hallusion")
 
 
 def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
