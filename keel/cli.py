@@ -101,7 +101,16 @@ def _eval_reward(args: argparse.Namespace) -> Summary:
 def _eval_hallucination(args: argparse.Namespace) -> Summary:
     from keel.verbs.eval_hallucination.run import run_eval_hallucination
 
-    return run_eval_hallucination(args.file, args.measure, args.json_file, args.overrides)
+    if args.agreement:
+        from keel.verbs.eval_hallucination.agreement import run_agreement
+
+        if args.file or args.measure or args.check_sample is not None or args.overrides:
+            raise UserError("--agreement reads the answers to a check sample, and nothing else", "leave FILE, --measure and settings out")
+        return run_agreement(args.agreement, args.json_file)
+    if not args.file or not args.measure:
+        raise UserError("FILE and --measure are needed", f"keel eval hallucination FILE --measure {'|'.join(HALLUCINATION_MEASURES)}")
+    sample = [] if args.check_sample is None else [f"check_sample={args.check_sample}"]
+    return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
 
 
 def _serve(args: argparse.Namespace) -> Summary:
@@ -257,16 +266,18 @@ def _add_eval_reward(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
 
 
-HALLUCINATION_MEASURES = ("chair", "pope", "amber", "mmhal", "hallusion")
+HALLUCINATION_MEASURES = ("chair", "objhal", "pope", "amber", "mmhal", "hallusion")
 
 
 def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(action=_eval_hallucination, json=False)
-    sub.add_argument("file", help="answers: JSONL, JSON, or the published benchmark's own format")
+    sub.add_argument("file", nargs="?", default="", help="answers: JSONL, JSON, or the published benchmark's own format")
     sub.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="e.g. truth=labels.jsonl mode=original rows=verdicts.jsonl"
     )
-    sub.add_argument("--measure", required=True, choices=HALLUCINATION_MEASURES, help="which measure")
+    sub.add_argument("--measure", default="", choices=HALLUCINATION_MEASURES, help="which measure")
+    sub.add_argument("--check-sample", metavar="SHARE", help="write this share of the verdicts as tasks for people, e.g. 0.05")
+    sub.add_argument("--agreement", default="", metavar="FILE", help="read people's answers to such tasks: agreement and kappa by type")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
 
 

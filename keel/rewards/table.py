@@ -13,7 +13,7 @@ from pydantic import Field
 from keel.rewards.score import PartsRow, Row, SourceRow, TextReward, TextRow
 from keel.rewards.settings import SegmentedConfig, SourceConfig
 from keel.rewards.sources import finished, hallucination, model, python, remote
-from keel.rewards.verifiers import choice, code, contains, exact, gym, ifeval, json_schema, maths, numeric, regex, rules, steps
+from keel.rewards.verifiers import choice, code, consistency, contains, exact, gym, ifeval, json_schema, maths, numeric, regex, rules, steps
 
 ROWS: tuple[Row, ...] = (
     model.ROW,
@@ -25,6 +25,7 @@ ROWS: tuple[Row, ...] = (
     maths.ROW,
     choice.ROW,
     contains.ROW,
+    consistency.ROW,
     regex.ROW,
     json_schema.ROW,
     ifeval.ROW,

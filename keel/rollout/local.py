@@ -84,6 +84,7 @@ class LocalSampler:
         with self.model.compute():
             logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
             while True:
+                wave.lower_(logits_BV)
                 drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms(), wave.keep_support)
                 wave.record(drawn)
                 alive_B = wave.survivors()
@@ -167,6 +168,21 @@ class Wave:
         """The random number of each row of the batch at this step, float64 [B] in [0, 1)."""
         return torch.from_numpy(uniform(self._keys_B[self._order_B.numpy()], self.step)).to(self.params.kind_B.device)
 
+    def lower_(self, logits_BV: Tensor) -> None:
+        """Take from the logits of this step what the requests' biases say, in place."""
+        places, ids, amounts = list[int](), list[int](), list[float]()
+        for place, row in enumerate(self._order_B.tolist()):
+            bias = self.rows[row].request.bias
+            if bias is None or self._reason_R[row] is not None:
+                continue
+            found = bias.lowered(self._tokens_RT[row, : self.step].tolist())
+            ids += found
+            places += [place] * len(found)
+            amounts += [bias.amount] * len(found)
+        if ids:
+            at_K = (torch.tensor(places, device=logits_BV.device), torch.tensor(ids, device=logits_BV.device))
+            logits_BV[at_K] = logits_BV[at_K] - logits_BV.new_tensor(amounts)
+
     def record(self, drawn: Drawn) -> None:
         """Take the tokens of this step and close the rows that are done."""
         self._tokens_RT[self._order_B, self.step] = drawn.tokens_B.cpu()  # of rows that are done too: it lies beyond their length
@@ -248,4 +264,5 @@ class Wave:
             text=self._decode(tokens_T) if length else "",
             error=self._error_R[index],
             support=support,
+            biased=row.request.bias is not None,
         )

@@ -117,6 +117,7 @@ def _check(request: SampleRequest) -> None:
         (request.n < 1, f"n is {request.n}, but at least one sample must be asked for"),
         (bool(request.prompt.media), "the prompt has images, which are not given to vLLM"),
         (bool(p.stop), "it ends at texts (stop), and vLLM is asked to end at tokens only"),
+        (request.bias is not None, "it makes some words less likely (bias), which vLLM is not asked to"),
         (p.explore > 0, "it mixes distributions (explore), which vLLM does not"),
         (request.keep_support and p.cut, "it wants to know what could have been drawn, which vLLM does not tell"),
     ]

@@ -24,7 +24,7 @@ from keel.types.records import (
     TextPart,
     Unpaired,
 )
-from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, empty_group
+from keel.types.sampling import FinishReason, Group, PolicyVersion, Rollout, SampleRequest, SamplingParams, TokenBias, empty_group
 from keel.types.seams import (
     BranchTensors,
     Comparing,
@@ -102,6 +102,7 @@ __all__ = [
     "StepsTarget",
     "Target",
     "TextPart",
+    "TokenBias",
     "Twin",
     "Unit",
     "Unpaired",

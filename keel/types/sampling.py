@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from keel.types.records import Prompt
 from keel.types.units import Encoded
@@ -39,6 +39,19 @@ class SamplingParams:
         return self.top_p < 1 or self.top_k > 0 or self.min_tokens > 0
 
 
+class TokenBias(Protocol):
+    """What one prompt's answers are made less likely to say."""
+
+    @property
+    def amount(self) -> float:
+        """What is taken from the logits, in nats, before the temperature."""
+        ...
+
+    def lowered(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Ids whose logit is lowered at the next token, each once; ``tokens`` were sampled so far. The same for the same tokens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """``n`` samples of one prompt. Token t of sample i is drawn with u = hash(seed, prompt_id, attempt, first_sample + i, t)."""
@@ -51,6 +64,7 @@ class SampleRequest:
     attempt: int = 0
     first_sample: int = 0
     keep_support: bool = False  # tell what could have been drawn, where ``params`` cut the distribution
+    bias: TokenBias | None = None  # the distribution is then not the model's own: nothing is trained on it as on the policy's
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,7 @@ class Rollout:
     text: str = ""  # decoded, special tokens left out: for rewards and people
     error: str = ""
     support: Support | None = None  # of each token [T], where it was asked for and something was cut
+    biased: bool = False  # drawn under a ``TokenBias``
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]

@@ -21,6 +21,12 @@ def made_up(prompt: Prompt, completion: str) -> Found:
     return Found([(error.type, *error.span) for error in found.errors], min(1.0, told))
 
 
+def seen(prompt: Prompt) -> list[str]:
+    """What a perfect detector sees, for grounded decoding: shapes, also with their colours, by the names of `recipes/vlm/looks.txt`."""
+    looks = [thing.look for thing in scene_of(prompt.meta["scene"]).things]
+    return sorted({look.shape for look in looks} | {f"{look.colour} {look.shape}" for look in looks})
+
+
 def worth(prompt: Prompt, text: str) -> dict[str, float]:
     """What each feature of a description is worth to a reader, 1 in all at best: the objects that were told, less what is made up. No
     reward reads it; simulated annotators do, through noise, and the evaluation."""

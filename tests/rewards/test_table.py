@@ -36,6 +36,7 @@ NEEDED: dict[str, dict[str, Any]] = {  # settings without a default
     "python": {"function": "my.py:fn"},
     "contains": {"words": ["a"]},
     "hallucination": {"detector": "my.py:fn"},
+    "consistency": {"words": {"objects": "objects.txt"}},
 }
 
 
@@ -152,6 +153,7 @@ def test_what_settings_say_of_themselves() -> None:
         "rules": [("path", "form.yaml", False)],
         "python": [("function", "my.py", False)],
         "hallucination": [("detector", "my.py", False)],
+        "consistency": [("words.objects", "objects.txt", False)],
     }
     ensemble = ModelReward(name="m", path="a", ensemble={"members": ["b", "c"]})  # type: ignore[arg-type]
     assert [(f.key, f.path) for f in ensemble.files()] == [("path", "a"), ("ensemble.members.0", "b"), ("ensemble.members.1", "c")]

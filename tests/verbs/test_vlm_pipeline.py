@@ -1,5 +1,5 @@
-"""A pipeline on pictures, whole: scenes, preferences by a function of the user's, a reward model, GRPO with a price on what is made up, an
-evaluation that marks it."""
+"""A pipeline on pictures, whole: scenes, preferences by a function of the user's, a reward model, GRPO with a price on what is made up, and
+an evaluation that marks it."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from keel.evaluate.hallucination.amber_files import Asked, Description, Question
 from keel.evaluate.hallucination.amber_original import Found, amber_score, describe, discriminative, generative
 from keel.evaluate.hallucination.amber_words import Language, language
 from keel.evaluate.hallucination.config import HallucinationConfig
-from keel.evaluate.hallucination.lexicon import Finder, Lexicon
 from keel.evaluate.hallucination.result import Claim, Result, ratio, type_rates
-from keel.evaluate.hallucination.words import own, singular
 from keel.evaluate.hallucination.yes_no import says_yes
 from keel.evaluate.statistics import Interval
+from keel.rewards.reading.lexicon import Finder, Lexicon
+from keel.rewards.reading.words import own, singular
 
 _TYPE: Mapping[str, str] = {"existence": "object", "number": "object", "state": "attribute", "action": "relation", "relation": "relation"}
 _GROUPS: Mapping[str, tuple[str, ...]] = {

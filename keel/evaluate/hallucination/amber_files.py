@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from keel.core.errors import DataError
 from keel.data.rows import RawRow
 from keel.evaluate.hallucination.config import HallucinationConfig
-from keel.evaluate.hallucination.files import by_id, missing, read_lines, read_object, read_rows, setting, text_of, texts_of
+from keel.evaluate.hallucination.files import by_id, missing, read_object, read_rows, setting, text_of, texts_of
+from keel.rewards.reading.lexicon import read_lines
 from keel.rewards.reading.thoughts import answer_of
 
 _IDS = ("id", "question_id")

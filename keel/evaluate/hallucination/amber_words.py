@@ -9,7 +9,7 @@ from functools import cache
 
 from keel.core.errors import UserError
 from keel.evaluate.hallucination.config import HallucinationConfig
-from keel.evaluate.hallucination.words import singular, tokens
+from keel.rewards.reading.words import singular, tokens
 
 _SPACY_MODEL = "en_core_web_lg"
 

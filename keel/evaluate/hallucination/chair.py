@@ -8,16 +8,17 @@ name an object, and the share of the objects there that were named, which is the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keel.core.errors import DataError
 from keel.evaluate.hallucination.chair_files import Caption, read_captions, read_truth
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.files import setting
-from keel.evaluate.hallucination.lexicon import Finder, Lexicon, Mention, original_mentions, read_objects, read_pairs
 from keel.evaluate.hallucination.result import Result, TypeRate, ratio
-from keel.evaluate.hallucination.words import of_original, own, tokens
+from keel.rewards.checks import Verdict
+from keel.rewards.reading.lexicon import Finder, Lexicon, Mention, original_mentions, read_objects, read_pairs
+from keel.rewards.reading.words import of_original, own, tokens
 
 Find = Callable[[str], tuple[Mention, ...]]
 
@@ -70,7 +71,8 @@ def score(judged: Sequence[Judged], silent: Mapping[str, frozenset[str]], draws:
     }
     notes = ("no caption names an object of the list: there is no CHAIR_i",) if rates["chair_i"] is None else ()
     return Result(
-        rates, coverage, counts, named, {"object": TypeRate(rates["chair_i"], coverage)}, notes=notes, rows=tuple(_row(j) for j in judged)
+        rates, coverage, counts, named, {"object": TypeRate(rates["chair_i"], coverage)}, notes=notes,
+        rows=tuple(_row(j) for j in judged), verdicts=tuple(_verdict(j) for j in said if j.caption.text.strip()),
     )  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def run(config: HallucinationConfig) -> Result:
 
 
 def _with(found: Result, ways: Mapping[str, str], notes: tuple[str, ...], numbers: Mapping[str, Any]) -> Result:
-    return Result(found.rates, found.coverage, found.counts, found.named, found.types, {}, numbers, ways, notes, found.rows)
+    return replace(found, printed=numbers, ways=ways, notes=notes)
 
 
 def _check_script(lexicon: Lexicon, config: HallucinationConfig) -> None:
@@ -125,6 +127,11 @@ def _notes(config: HallucinationConfig, judged: Sequence[Judged], own_truth: Map
     if own_truth and (config.instances or config.references or config.truth):
         notes.append("the rows of captions say themselves what is there; this is added to the files")
     return tuple(notes)
+
+
+def _verdict(j: Judged) -> Verdict:
+    wrong = [("existence", m.word) for m in j.wrong]
+    return Verdict(j.caption.name, j.caption.text, ("existence",), wrong, images=(j.caption.image,))
 
 
 def _row(j: Judged) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from keel.core.errors import DataError
 from keel.data.rows import RawRow
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.files import SHOWN, by_id, id_of, read_object, read_rows, read_value, text_of, texts_of
-from keel.evaluate.hallucination.lexicon import Lexicon, Mention
+from keel.rewards.reading.lexicon import Lexicon, Mention
 from keel.rewards.reading.thoughts import answer_of
 
 _TEXTS = ("caption", "answer", "response", "completion", "text")

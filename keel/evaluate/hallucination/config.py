@@ -8,7 +8,7 @@ from pydantic import Field
 
 from keel.core.config import Section
 
-MeasureName = Literal["chair", "pope", "amber", "mmhal", "hallusion"]
+MeasureName = Literal["chair", "objhal", "pope", "amber", "mmhal", "hallusion"]
 
 
 class HallucinationConfig(Section):
@@ -22,13 +22,19 @@ class HallucinationConfig(Section):
     truth: str = Field(default="", description="What is right, by id; empty = it stands in the rows of answers (for `amber`: needed).")
     objects: str = Field(
         default="",
-        description="`chair`: text file of object names, an object a line, its names separated by commas, the first one stands for all.",
+        description="`chair`, `objhal`: text file of object names, an object a line, its names between commas, the first stands for all.",
     )
     pairs: str = Field(
-        default="", description="`chair`: text file of words that count as one name (`toilet seat -> toilet`), or the published `chair.py`."
+        default="",
+        description="`chair`, `objhal`: text file of words that count as one name (`toilet seat -> toilet`), or the published `chair.py`.",
     )
-    instances: list[str] = Field(default=[], description="`chair`: COCO files of instances; several are read as one.")
-    references: list[str] = Field(default=[], description="`chair`: COCO files of reference captions; several are read as one.")
+    instances: list[str] = Field(default=[], description="`chair`, `objhal`: COCO files of instances; several are read as one.")
+    references: list[str] = Field(default=[], description="`chair`, `objhal`: COCO files of reference captions; several are read as one.")
+    extracted: str = Field(
+        default="",
+        description="`objhal`: rows {image_id, extract_objs: [...]}, what a model listed of each caption; empty = it stands in "
+        "the rows of answers, or words of the list are taken.",
+    )
     associations: str = Field(
         default="", description="`amber`: JSON object of words that stand for each object (the benchmark's `relation.json`)."
     )
@@ -47,4 +53,14 @@ class HallucinationConfig(Section):
         description="`hallusion`: field with the judge's verdict; empty = one that the benchmark's scripts write, else the answer is read.",
     )
     rows: str = Field(default="", description="File for the verdict on each answer (JSONL).")
+    check_sample: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="`chair`, `objhal`: share of the verdicts that become tasks for people (`--check-sample`); 0 = none.",
+    )
+    checks: str = Field(
+        default="", description="File of these tasks; empty = beside the answers, NAME.checks.jsonl. The verdicts lie in another beside it."
+    )
+    seed: int = Field(default=0, description="Of the draw of `check_sample`.")
     draws: int = Field(default=2000, ge=100, description="Bootstrap resamples behind each interval.")

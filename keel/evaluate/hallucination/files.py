@@ -44,14 +44,6 @@ def read_value(path: str) -> Any:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "see its permissions") from None
 
 
-def read_lines(path: str) -> list[str]:
-    """The lines of a text file as they are, without their ends. Raises DataError."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"{path}: no such file", "give the path of a text file")
-    return utf8(file.read_bytes(), file).splitlines()
-
-
 def id_of(row: RawRow, keys: Sequence[str]) -> str:
     """The row's id: the first of ``keys`` that it has, a number or a text. Raises DataError."""
     key = next((k for k in keys if row.values.get(k) is not None), None)

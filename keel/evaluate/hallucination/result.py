@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keel.evaluate.statistics import Interval, cluster_bootstrap, wilson
+from keel.rewards.checks import Verdict
 
 WEIGHTS: Mapping[str, float] = {"object": 0.5, "attribute": 0.3, "relation": 0.2}
 Share = tuple[str, float, float]
@@ -40,6 +41,7 @@ class Result:
     ways: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     rows: tuple[Mapping[str, Any], ...] = ()
+    verdicts: tuple[Verdict, ...] = ()  # on each answer, for people to check; of measures that judge free text
 
 
 @dataclass(frozen=True, slots=True)

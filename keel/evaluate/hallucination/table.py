@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from keel.core.errors import ConfigError
-from keel.evaluate.hallucination import amber, chair, hallusion, mmhal, pope
+from keel.evaluate.hallucination import amber, chair, hallusion, mmhal, objhal, pope
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.result import Result
 
@@ -26,8 +26,14 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "chair": Measure(
         chair.run,
-        frozenset({"truth", "objects", "pairs", "instances", "references"}),
+        frozenset({"truth", "objects", "pairs", "instances", "references", "check_sample", "checks", "seed"}),
         ("chair_i", "chair_s", "chair_s_with_objects"),
+        "objects there that are named",
+    ),
+    "objhal": Measure(
+        objhal.run,
+        frozenset({"truth", "objects", "pairs", "instances", "references", "extracted", "check_sample", "checks", "seed"}),
+        ("response", "object", "chair_s"),
         "objects there that are named",
     ),
     "pope": Measure(pope.run, frozenset({"truth"}), ("hallucination", "accuracy", "f1"), "questions answered yes or no"),

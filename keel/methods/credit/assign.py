@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from keel.core.errors import UserError
 from keel.methods.credit.estimators import (
     batch_baseline,
     batch_normalised,
@@ -104,7 +105,16 @@ def rollout_units(groups: Sequence[Group]) -> tuple[Unit, ...]:
     """One unit for every group that has a valid rollout, a branch for each valid rollout in the group's order.
 
     Branches carry ``sampler_logprobs`` and the rollouts' supports; the tokens that the policy sampled are the trained ones.
+
+    Raises:
+        UserError: a rollout was drawn under a bias on tokens: its distribution is not the policy's, and no ratio here would say so.
     """
+    biased = next((r for g in groups for r in g.rollouts if r.biased), None)
+    if biased is not None:
+        raise UserError(
+            f"an answer to prompt {biased.prompt_id} was drawn with some of its words made less likely: it is no sample of the policy",
+            "learn from such answers as pairs or demonstrations, or sample without a bias on tokens",
+        )
     units: list[Unit] = []
     for group in groups:
         branches = tuple(

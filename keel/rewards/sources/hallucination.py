@@ -1,7 +1,8 @@
 """A penalty for what an answer makes up, by type, due at the words that are wrong; and what saying the truth is worth beside it.
 
-What is made up is found by a detector, a function of yours: it knows the truth of the row, or asks a model. The numbers are settings. A
-penalty alone would be least for an answer that says nothing, so ``coverage`` pays for the share of the truth that was told.
+What is made up is found by a detector: it knows the truth of the row, looks at the picture, asks a model, or is a function of yours.
+The numbers are settings. A penalty alone would be least for an answer that says nothing, so ``coverage`` pays for the share of the truth
+that was told.
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.core.config import Section
 from keel.core.errors import UserError
-from keel.core.python_file import file_of, load_object
+from keel.rewards.checks import Verdict, drawn, write
+from keel.rewards.detectors.choose import DetectorSettings
+from keel.rewards.detectors.found import ERROR_TYPES, Detector, ErrorType, Found
 from keel.rewards.score import Argument, Score, SourceRow, failure
 from keel.rewards.settings import InputFile, SourceConfig
-from keel.types import Group, Prompt, Rollout
+from keel.types import Group, ImagePart, Prompt, Rollout
 
 if TYPE_CHECKING:
     from torch import Tensor  # settings are read, and workers start, without torch
 
 log = logging.getLogger("keel")
-ErrorType = Literal["existence", "count", "attribute", "relation", "knowledge"]
-ERROR_TYPES: tuple[ErrorType, ...] = ("existence", "count", "attribute", "relation", "knowledge")
 
 
 class PenaltyConfig(Section):
@@ -45,38 +47,38 @@ class PenaltyConfig(Section):
         return dict(zip(ERROR_TYPES, prices, strict=True))[kind]
 
 
-class HallucinationReward(SourceConfig):
+class CheckConfig(Section):
+    """A sample of the verdicts, written as tasks for people; `keel eval hallucination --agreement FILE` reads their answers."""
+
+    file: str = Field(default="", description="File of tasks, which grows while training; empty = none are written.")
+    share: float = Field(default=0.05, gt=0, le=1, description="Share of the verdicts, drawn by hash.")
+    seed: int = Field(default=0, description="Of the draw.")
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Self:
+        if self.changed and not self.file:
+            raise ValueError(f"{min(self.changed)} would have no effect without a file")
+        return self
+
+
+class HallucinationReward(DetectorSettings, SourceConfig):
     """Minus the price of what an answer makes up: n errors of a type cost ``price * n^exponent`` times a factor that grows."""
 
     type: Literal["hallucination"] = Field(default="hallucination", description="A penalty for what is made up.")
-    detector: str = Field(
-        pattern=r"^.+\.py:\w+$",
-        description="FILE.py:NAME of fn(prompt, completion) -> Found: errors with their type and characters, and the coverage.",
-    )
     penalty: PenaltyConfig = Field(default=PenaltyConfig(), description="Price of one error, by type.")
     exponent: float = Field(default=1.2, gt=0, description="Of the number of errors of one type: above 1, many cost more than one each.")
     growth_steps: int = Field(default=10_000, ge=1, description="The factor is 1 + step / growth_steps ...")
     most: float = Field(default=2.0, ge=1, description="... and at most this; 1 = no growth.")
     coverage: float = Field(default=1.0, ge=0, description="Worth of telling the whole truth; silence earns nothing of it.")
 
+    checks: CheckConfig = Field(default=CheckConfig(), description="Verdicts that people check.")
+
     def files(self) -> Iterator[InputFile]:
-        yield InputFile("detector", file_of(self.detector))
+        yield from self.detector_files()
 
     def factor(self, step: int) -> float:
         """What the penalty of this step is multiplied by."""
         return min(self.most, 1.0 + step / self.growth_steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a detector tells of one answer. ``errors``: (type, first character, past-last character) each. ``coverage``: the share of the
-    truth that was told, in [0, 1]; None where there is no telling."""
-
-    errors: Sequence[tuple[str, int, int]] = ()
-    coverage: float | None = None
-
-
-Detector = Callable[[Prompt, str], Found]
 
 
 def penalty(errors: Sequence[tuple[str, int, int]], config: HallucinationReward) -> list[float]:
@@ -111,14 +113,19 @@ class HallucinationSource:
         names = (*(f"errors/{kind}" for kind in ERROR_TYPES), "unscaled", "coverage")
         self.details.update({name: [torch.full((len(g.rollouts),), math.nan) for g in groups] for name in names})
         scores = [torch.full((len(g.rollouts),), math.nan) for g in groups]
+        verdicts: list[Verdict] = []
         for g, group in enumerate(groups):
             for i, (rollout, valid) in enumerate(zip(group.rollouts, group.valid_G.tolist(), strict=True)):
                 found = self._found(group.prompt, rollout.text) if valid else None
                 if found is None:
                     continue
+                verdicts.append(_verdict(group.prompt, rollout, found))
                 for name, value in self._told(found).items():
                     self.details[name][g][i] = value
                 scores[g][i] = self._score(rollout, found)
+        checks = self.config.checks
+        if checks.file and (chosen := drawn(verdicts, checks.share, checks.seed)):
+            write(Path(checks.file), chosen)
         return scores
 
     def judge(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
@@ -170,10 +177,17 @@ class HallucinationSource:
         return math.fsum([*costs, worth])
 
 
+def _verdict(prompt: Prompt, rollout: Rollout, found: Found) -> Verdict:
+    images = tuple(p.source for m in prompt.messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart))
+    errors = [(kind, rollout.text[a:b]) for kind, a, b in found.errors]
+    where = f"{prompt.prompt_id}/{rollout.attempt}/{rollout.sample}"
+    return Verdict(where, rollout.text, ERROR_TYPES, errors, prompt.last_user_text, images)
+
+
 def of_settings(config: HallucinationReward, decode: Callable[[Tensor], str] | None) -> HallucinationSource:
     """The source that the settings describe. Raises UserError for a detector that is not there."""
     try:
-        return HallucinationSource(config.name, config, load_object(config.detector, "detector"), decode)
+        return HallucinationSource(config.name, config, config.made(), decode)
     except UserError as error:
         raise UserError(f"reward '{config.name}': {error.message}", error.hint) from None
 

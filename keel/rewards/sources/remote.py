@@ -102,34 +102,44 @@ class RemoteSource:
         return body if self.config.layout == "sglang" else body | {"activation": False, "use_activation": False}
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The server's JSON object. Raises RemoteError after the last attempt, or at once for an answer that will not change."""
-        request = urllib.request.Request(
-            self.config.url.rstrip("/") + PATHS[self.config.layout],
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        why = ""
-        for attempt in range(self.config.attempts):
-            if attempt:
-                self.pause(_PAUSE_S * 2 ** (attempt - 1))
-            try:
-                with urllib.request.urlopen(request, timeout=self.config.timeout_s) as response:
-                    found = json.loads(response.read())
-            except urllib.error.HTTPError as error:
-                why = f"the server answers {error.code}: {_told(error)}"
-                if error.code not in _AGAIN:
-                    break
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                why = f"the server at {self.config.url} does not answer: {getattr(error, 'reason', error)}"
-            except ValueError:
-                why = "the server's answer is no JSON"
+        """The server's JSON object. Raises RemoteError as ``post`` does."""
+        url = self.config.url.rstrip("/") + PATHS[self.config.layout]
+        return post(url, body, self.config.timeout_s, self.config.attempts, pause=self.pause)
+
+
+def post(
+    url: str,
+    body: Mapping[str, Any],
+    timeout_s: float,
+    attempts: int,
+    headers: Mapping[str, str] | None = None,
+    pause: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """The JSON object that a server answers. Raises RemoteError after the last attempt, or at once for an answer that will not change."""
+    head = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=head)
+    why = ""
+    for attempt in range(attempts):
+        if attempt:
+            pause(_PAUSE_S * 2 ** (attempt - 1))
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                found = json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            why = f"the server answers {error.code}: {_told(error)}"
+            if error.code not in _AGAIN:
                 break
-            else:
-                if isinstance(found, dict):
-                    return found
-                why = "the server's answer is no JSON object"
-                break
-        raise RemoteError(why)
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            why = f"the server at {url} does not answer: {getattr(error, 'reason', error)}"
+        except ValueError:
+            why = "the server's answer is no JSON"
+            break
+        else:
+            if isinstance(found, dict):
+                return found
+            why = "the server's answer is no JSON object"
+            break
+    raise RemoteError(why)
 
 
 def _prompt(group: Group) -> str | list[dict[str, str]]:

@@ -13,6 +13,7 @@ from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.result import Result, overall, to_json
 from keel.evaluate.hallucination.table import MEASURES, measure
 from keel.evaluate.statistics import Interval
+from keel.rewards.checks import drawn, verdict_file, write
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 
@@ -23,18 +24,39 @@ def run_eval_hallucination(file: str, name: str, json_file: str = "", overrides:
     """Measure, write ``json_file`` (and ``rows``) where given, print the headline. Raises UserError for settings and files that cannot be
     used, before anything is written."""
     config = load(HallucinationConfig, None, [f"file={json.dumps(file)}", f"measure={json.dumps(name)}", *overrides])
-    for target in (json_file, config.rows):
+    checks = _checks(config)
+    for target in (json_file, config.rows, str(checks or "")):
         if target and Path(target).resolve() == Path(file).resolve():
             raise UserError(f"{target} is the file that is read", "give another name: the answers are not overwritten")
     result = measure(config)
     found = {"measure": config.measure, "mode": config.mode, "file": config.file, "truth": config.truth, **to_json(result)}
-    if json_file:
-        write_atomic(Path(json_file), (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())
     if config.rows:
         write_atomic(Path(config.rows), b"".join(json_line(row) for row in result.rows))
+    if checks is not None:
+        for path in (checks, verdict_file(checks)):
+            path.unlink(missing_ok=True)
+        chosen = drawn(result.verdicts, config.check_sample, config.seed)
+        write(checks, chosen)
+        found["checks"] = {"file": str(checks), "tasks": len(chosen), "of": len(result.verdicts)}
+        print(f"{len(chosen)} of {len(result.verdicts)} verdicts are tasks for people in {checks}")
+    if json_file:
+        write_atomic(Path(json_file), (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())
     for line in headline(config, result):
         print(line)
     return found
+
+
+def _checks(config: HallucinationConfig) -> Path | None:
+    """Where the tasks for people go. Raises UserError for settings without effect, and for tasks that somebody may have answered."""
+    if not config.check_sample:
+        unread = sorted(config.changed & {"checks", "seed"})
+        if unread:
+            raise UserError(f"{unread[0]} would have no effect without --check-sample", "give a share, such as --check-sample 0.05")
+        return None
+    path = Path(config.checks or f"{Path(config.file).with_suffix('')}.checks.jsonl")
+    if path.exists():
+        raise UserError(f"{path} is there already", "it may hold people's answers: move it away, or name another with checks=FILE")
+    return path
 
 
 def headline(config: HallucinationConfig, result: Result) -> list[str]:

@@ -42,6 +42,7 @@ from keel.types import Branch, Encoded, Group, ImagePart, Prompt, Sampler, Sampl
 from keel.verbs.evaluate.ensemble import Ensemble
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.grounding import biases
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, open_session
@@ -101,7 +102,8 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Acc
         loaded.model.freeze()
     encoded = encode(prompts, renderer, account, name, config.max_tokens)
     sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
-    groups = answer(loaded.model, renderer, encoded, recipe, sampler)
+    grounded = recipe.grounding is not None and name == "model"
+    groups = answer(loaded.model, renderer, encoded, recipe, sampler, grounded)
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
     whole = not ensemble or ensemble["of"] == "weights"
     if not whole:
@@ -162,14 +164,19 @@ def answer(
     prompts: Mapping[str, tuple[Prompt, Encoded]],
     recipe: EvalRecipe,
     sampler: Sampler | None = None,
+    grounded: bool = False,
 ) -> tuple[Group, ...]:
-    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution, by ``model`` or by the ``sampler`` given."""
+    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution, by ``model`` or by the ``sampler`` given; with
+    the recipe's grounding if ``grounded``."""
     config = recipe.evaluate
     sampler = sampler or LocalSampler(model, renderer.decode, recipe.sampler)
     params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
-    requests = [SampleRequest(i, encoded, config.samples, params, config.seed) for i, (_, encoded) in prompts.items()]
+    asked = {i: prompt for i, (prompt, _) in prompts.items()}
+    bias = biases(recipe.grounding if grounded else None, asked, renderer.tokenizer)
+    how = {"n": config.samples, "params": params, "seed": config.seed}
+    requests = [SampleRequest(i, encoded, **how, bias=bias.get(i)) for i, (_, encoded) in prompts.items()]
     log.info("%d answers to each of %d prompts", config.samples, len(requests))
-    return sample_groups(sampler, requests, {i: prompt for i, (prompt, _) in prompts.items()})
+    return sample_groups(sampler, requests, asked)
 
 
 def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
@@ -194,10 +201,10 @@ def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
 
 def drawn_in_full(recipe: EvalRecipe, side: Side, renderer: Renderer) -> tuple[Group, ...]:
     """Answers of ``side`` to the first ``kl_prompts`` prompts from its whole distribution: those that are there, or new ones where the
-    evaluation draws from a part of it (``top_p`` below 1, greedy)."""
+    evaluation draws from a part of it (``top_p`` below 1, greedy) or with grounding."""
     config = recipe.evaluate
     groups = side.groups[: config.kl_prompts]
-    if config.top_p == 1 and config.temperature > 0:
+    if config.top_p == 1 and config.temperature > 0 and recipe.grounding is None:
         return groups
     whole = config.model_copy(update={"top_p": 1.0, "temperature": config.temperature or 1.0})
     prompts = {g.prompt.prompt_id: (g.prompt, g.encoded) for g in groups}

@@ -28,6 +28,7 @@ from keel.simulate.annotators import Worth, annotate, make_annotators
 from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.grounding import biases
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.session import load, open_session, record, record_sampling
 
@@ -89,9 +90,11 @@ def _sample(
     base = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     found: defaultdict[str, list[tuple[float, Rollout]]] = defaultdict(list)
     wanted = samples_by_temperature(recipe.preferences)
+    bias = biases(recipe.grounding, {i: prompt for i, (prompt, _) in prompts.items()}, renderer.tokenizer)
     for attempt, (temperature, n) in enumerate(wanted):
         params = replace(base, temperature=temperature)
-        sampler.submit([SampleRequest(i, encoded, n, params, recipe.seed, attempt) for i, (_, encoded) in prompts.items()])
+        asked = {"params": params, "seed": recipe.seed, "attempt": attempt}
+        sampler.submit([SampleRequest(i, encoded, n, **asked, bias=bias.get(i)) for i, (_, encoded) in prompts.items()])
     log.info("sampling %d answers to each of %d prompts, then comparing them", sum(n for _, n in wanted), len(prompts))
     for rollout in sampler.collect():
         found[rollout.prompt_id].append((wanted[rollout.attempt][0], rollout))

@@ -9,9 +9,9 @@ import pytest
 from keel.core.errors import DataError
 from keel.evaluate.hallucination.chair import run
 from keel.evaluate.hallucination.config import HallucinationConfig
-from keel.evaluate.hallucination.lexicon import Finder, Lexicon, original_mentions, read_objects, read_pairs
 from keel.evaluate.hallucination.result import Result
-from keel.evaluate.hallucination.words import Words, original_singular, own, tokens
+from keel.rewards.reading.lexicon import Finder, Lexicon, original_mentions, read_objects, read_pairs
+from keel.rewards.reading.words import Words, original_singular, own, tokens
 
 OBJECTS = """person, man, woman, baby, adult, passenger
 dog, puppy

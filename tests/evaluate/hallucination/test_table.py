@@ -23,6 +23,6 @@ def test_every_setting_is_read_by_some_measure() -> None:
 
 def test_a_setting_that_the_measure_does_not_read_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="--measure pope does not read objects, threshold: objects is read by chair; threshold is read by amber"
+        ConfigError, match="--measure pope does not read objects, threshold: objects is read by chair, objhal; threshold is read by amber"
     ):
         measure(HallucinationConfig(file="x", measure="pope", objects="list.txt", threshold=0.5))

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from keel.core.errors import DataError
-from keel.evaluate.hallucination.files import read_lines
-from keel.evaluate.hallucination.words import Words
+from keel.data.rows import utf8
+from keel.rewards.reading.words import Words, token_places
 
 _PUBLISHED = re.compile(r"^\s*(\w+)\s*=\s*(\[.*?\])\s*$", re.MULTILINE | re.DOTALL)
 _PUBLISHED_PAIR = re.compile(r"double_word_dict\[(['\"])(.+?)\1\]\s*=\s*(['\"])(.+?)\3")
@@ -37,6 +37,14 @@ class Mention:
     word: str
     node: str
     position: int
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file as they are, without their ends. Raises DataError."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{path}: no such file", "give the path of a text file")
+    return utf8(file.read_bytes(), file).splitlines()
 
 
 def read_objects(path: str, original: bool) -> dict[str, str]:
@@ -128,7 +136,20 @@ class Finder:
 
     def __call__(self, caption: str) -> tuple[Mention, ...]:
         """The objects that are named, in their order. Positions count the words of the caption, hyphens as spaces where a name has none."""
-        ones = self._tokens(caption)
+        return self._mentions([one for token in self._words.tokens(caption.lower()) for one in self._parts(token)])
+
+    def spans(self, text: str) -> list[tuple[Mention, int, int]]:
+        """The same, each with its first and past-last character in ``text``."""
+        ones: list[str] = []
+        places: list[tuple[int, int]] = []
+        for start, end in token_places(text):
+            parts = self._parts(text[start:end].lower())
+            ones += parts
+            places += [(start, end)] * len(parts)
+        found = self._mentions(ones)
+        return [(m, places[m.position][0], places[m.position + len(m.word.split(" ")) - 1][1]) for m in found]
+
+    def _mentions(self, ones: list[str]) -> tuple[Mention, ...]:
         found: list[Mention] = []
         i = 0
         while i < len(ones):
@@ -141,12 +162,10 @@ class Finder:
             found = [m for m in found if m.word != "seat"]
         return tuple(found)
 
-    def _tokens(self, caption: str) -> list[str]:
-        ones: list[str] = []
-        for token in self._words.tokens(caption.lower()):
-            parts = [self._words.singular(p) for p in token.split("-")]
-            ones += parts if len(parts) > 1 and tuple(parts) in self._nodes else [self._words.singular(token)]
-        return ones
+    def _parts(self, token: str) -> list[str]:
+        """A token as words: one, or several where it is a name with hyphens that the list writes with spaces."""
+        parts = [self._words.singular(p) for p in token.split("-")]
+        return parts if len(parts) > 1 and tuple(parts) in self._nodes else [self._words.singular(token)]
 
     def _qualifies(self, ones: list[str], i: int, node: str) -> bool:
         after = next((self._nodes[k] for n in range(self._longest, 0, -1) if (k := tuple(ones[i + 1 : i + 1 + n])) in self._nodes), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keel.evaluate.hallucination.words import original_singular, singular, tokens
+from keel.rewards.reading.words import original_singular, singular, tokens
 
 
 def test_marks_and_what_hangs_on_words_are_tokens() -> None:

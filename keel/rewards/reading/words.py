@@ -50,6 +50,11 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(_CLITIC.sub(r" \1", text.replace("’", "'")))
 
 
+def token_places(text: str) -> list[tuple[int, int]]:
+    """Where the tokens of ``text`` stand: first and past-last character. Negations such as "isn't" are cut elsewhere than by ``tokens``."""
+    return [m.span() for m in _TOKEN.finditer(text.replace("’", "'"))]
+
+
 def singular(word: str) -> str:
     """The singular of an English noun in small letters; "glass" and "bus" stay. Other words may change: they are only compared with
     names that went the same way."""
