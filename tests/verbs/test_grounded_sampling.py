@@ -15,15 +15,15 @@ from keel.simulate.scenes.words import COLOURS, SHAPES
 from keel.simulate.scenes.write import write_scenes
 from keel.types import Prompt
 from keel.verbs.run import run_verb
-from keel.verbs.shared.grounding import GroundingConfig, biases
+from keel.verbs.shared.grounded_decoding import GroundedDecodingConfig, biases
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> GroundingConfig:
+def config(tmp_path: Path) -> GroundedDecodingConfig:
     (tmp_path / "objects.txt").write_text("dog, puppy\ncat\n", encoding="utf-8")
-    return GroundingConfig(objects=str(tmp_path / "objects.txt"))
+    return GroundedDecodingConfig(objects=str(tmp_path / "objects.txt"))
 
 
 def prompt(**meta: Any) -> Prompt:
@@ -35,7 +35,7 @@ def tokenizer() -> Any:
     return make_tokenizer(512, [])
 
 
-def test_each_prompt_has_its_own_bias(config: GroundingConfig, tokenizer: Any) -> None:
+def test_each_prompt_has_its_own_bias(config: GroundedDecodingConfig, tokenizer: Any) -> None:
     found = biases(config, {"a": prompt(objects=["puppy"]), "b": prompt(objects=[])}, tokenizer)
 
     def cost(name: str, bias: Any) -> int:
@@ -48,7 +48,7 @@ def test_each_prompt_has_its_own_bias(config: GroundingConfig, tokenizer: Any) -
     assert biases(None, {"a": prompt()}, tokenizer) == {}
 
 
-def test_rows_that_do_not_say_what_is_there_are_told_by_their_place(config: GroundingConfig, tokenizer: Any, tmp_path: Path) -> None:
+def test_rows_that_do_not_say_what_is_there_are_told_by_their_place(config: GroundedDecodingConfig, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:3: field 'objects': no such field"):
         biases(config, {"p": prompt()}, tokenizer)
     with pytest.raises(DataError, match="it holds"):
@@ -91,7 +91,7 @@ def test_an_evaluation_draws_the_model_grounded_and_its_baseline_not(tmp_path: P
     word = next(w for w in said if w.isascii() and w.isalpha() and len(w) > 2)
     (tmp_path / "objects.txt").write_text(f"{word}\n")
     (tmp_path / "seen.py").write_text("def nothing(prompt):\n    return []\n")
-    more = f"grounding: {{objects: {tmp_path}/objects.txt, detector: '{tmp_path}/seen.py:nothing', amount: 100}}\n"
+    more = f"grounded_decoding: {{objects: {tmp_path}/objects.txt, detector: '{tmp_path}/seen.py:nothing', amount: 100}}\n"
     grounded, summary = answers(tmp_path, "grounded", more)
     assert [row["before"] for row in grounded] == [row["before"] for row in plain]
     assert word in " ".join(a["text"] for row in grounded for a in row["before"]).split()
@@ -100,5 +100,5 @@ def test_an_evaluation_draws_the_model_grounded_and_its_baseline_not(tmp_path: P
 
 
 def test_reinforcement_learning_has_no_such_setting(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="grounding"):
-        run_verb("rl", RECIPES / "tiny_vlm_grpo.yaml", ["grounding.objects=recipes/vlm/looks.txt", f"run_dir={tmp_path}/rl"])
+    with pytest.raises(UserError, match="grounded_decoding"):
+        run_verb("rl", RECIPES / "tiny_vlm_grpo.yaml", ["grounded_decoding.objects=recipes/vlm/looks.txt", f"run_dir={tmp_path}/rl"])

@@ -10,7 +10,7 @@ from keel.core.python_file import file_of
 from keel.evaluate.config import EvaluateConfig
 from keel.rewards.table import RewardConfig
 from keel.rollout.config import PolicyEnsembleConfig, SamplerConfig
-from keel.verbs.shared.grounding import GroundingConfig
+from keel.verbs.shared.grounded_decoding import GroundedDecodingConfig
 from keel.verbs.shared.inputs import reward_files
 from keel.verbs.shared.recipes import ModelRecipe, NamedFile
 
@@ -23,7 +23,7 @@ class EvalRecipe(ModelRecipe):
     rewards: list[RewardConfig] = Field(default=[], description="Scorers, reported side by side.")
     sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
     ensemble: PolicyEnsembleConfig | None = Field(default=None, description="Evaluate `model` together with others, as one policy.")
-    grounding: GroundingConfig | None = Field(
+    grounded_decoding: GroundedDecodingConfig | None = Field(
         default=None, description="Grounded decoding of `model`'s answers; the baseline's are drawn without it."
     )
 
@@ -32,8 +32,8 @@ class EvalRecipe(ModelRecipe):
         yield NamedFile("baseline", self.baseline, is_model=True)
         if self.evaluate.retention_text:
             yield NamedFile("evaluate.retention_text", self.evaluate.retention_text)
-        if self.grounding is not None:
-            yield from self.grounding.files("grounding")
+        if self.grounded_decoding is not None:
+            yield from self.grounded_decoding.files("grounded_decoding")
         for key, function in (("gold", self.evaluate.gold), ("detector", self.evaluate.detector)):
             if isinstance(function, str) and function:
                 yield NamedFile(f"evaluate.{key}", file_of(function))

@@ -42,7 +42,7 @@ from keel.types import Branch, Encoded, Group, ImagePart, Prompt, Sampler, Sampl
 from keel.verbs.evaluate.ensemble import Ensemble
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.shared.account import Account
-from keel.verbs.shared.grounding import biases
+from keel.verbs.shared.grounded_decoding import biases
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, open_session
@@ -102,7 +102,7 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Acc
         loaded.model.freeze()
     encoded = encode(prompts, renderer, account, name, config.max_tokens)
     sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
-    grounded = recipe.grounding is not None and name == "model"
+    grounded = recipe.grounded_decoding is not None and name == "model"
     groups = answer(loaded.model, renderer, encoded, recipe, sampler, grounded)
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
     whole = not ensemble or ensemble["of"] == "weights"
@@ -172,7 +172,7 @@ def answer(
     sampler = sampler or LocalSampler(model, renderer.decode, recipe.sampler)
     params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
     asked = {i: prompt for i, (prompt, _) in prompts.items()}
-    bias = biases(recipe.grounding if grounded else None, asked, renderer.tokenizer)
+    bias = biases(recipe.grounded_decoding if grounded else None, asked, renderer.tokenizer)
     how = {"n": config.samples, "params": params, "seed": config.seed}
     requests = [SampleRequest(i, encoded, **how, bias=bias.get(i)) for i, (_, encoded) in prompts.items()]
     log.info("%d answers to each of %d prompts", config.samples, len(requests))
@@ -204,7 +204,7 @@ def drawn_in_full(recipe: EvalRecipe, side: Side, renderer: Renderer) -> tuple[G
     evaluation draws from a part of it (``top_p`` below 1, greedy) or with grounding."""
     config = recipe.evaluate
     groups = side.groups[: config.kl_prompts]
-    if config.top_p == 1 and config.temperature > 0 and recipe.grounding is None:
+    if config.top_p == 1 and config.temperature > 0 and recipe.grounded_decoding is None:
         return groups
     whole = config.model_copy(update={"top_p": 1.0, "temperature": config.temperature or 1.0})
     prompts = {g.prompt.prompt_id: (g.prompt, g.encoded) for g in groups}

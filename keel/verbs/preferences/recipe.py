@@ -11,7 +11,7 @@ from keel.core.python_file import file_of
 from keel.data.config import DataConfig
 from keel.feedback.config import PreferencesConfig
 from keel.rollout.config import SamplerConfig, SamplingConfig
-from keel.verbs.shared.grounding import GroundingConfig
+from keel.verbs.shared.grounded_decoding import GroundedDecodingConfig
 from keel.verbs.shared.recipes import ModelRecipe, NamedFile
 
 
@@ -24,12 +24,12 @@ class PreferencesRecipe(ModelRecipe):
         default=SamplingConfig(), description="Sampling of the candidates; temperatures come from `preferences`."
     )
     sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
-    grounding: GroundingConfig | None = Field(default=None, description="Grounded decoding of the candidates.")
+    grounded_decoding: GroundedDecodingConfig | None = Field(default=None, description="Grounded decoding of the candidates.")
 
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
-        if self.grounding is not None:
-            yield from self.grounding.files("grounding")
+        if self.grounded_decoding is not None:
+            yield from self.grounded_decoding.files("grounded_decoding")
         if utility := self.preferences.annotators.utility:
             yield NamedFile("preferences.annotators.utility", file_of(utility))
 

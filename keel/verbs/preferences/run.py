@@ -28,7 +28,7 @@ from keel.simulate.annotators import Worth, annotate, make_annotators
 from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.shared.account import Account
-from keel.verbs.shared.grounding import biases
+from keel.verbs.shared.grounded_decoding import biases
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.session import load, open_session, record, record_sampling
 
@@ -90,7 +90,7 @@ def _sample(
     base = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     found: defaultdict[str, list[tuple[float, Rollout]]] = defaultdict(list)
     wanted = samples_by_temperature(recipe.preferences)
-    bias = biases(recipe.grounding, {i: prompt for i, (prompt, _) in prompts.items()}, renderer.tokenizer)
+    bias = biases(recipe.grounded_decoding, {i: prompt for i, (prompt, _) in prompts.items()}, renderer.tokenizer)
     for attempt, (temperature, n) in enumerate(wanted):
         params = replace(base, temperature=temperature)
         asked = {"params": params, "seed": recipe.seed, "attempt": attempt}

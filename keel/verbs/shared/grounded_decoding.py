@@ -24,7 +24,7 @@ from keel.verbs.shared.recipes import NamedFile
 log = logging.getLogger("keel")
 
 
-class GroundingConfig(Section):
+class GroundedDecodingConfig(Section):
     """Grounded decoding: names of objects that are not in the picture are made less likely while answers are drawn. Only where nothing is
     trained on the log-probabilities of the answers."""
 
@@ -58,7 +58,7 @@ class GroundingConfig(Section):
             yield NamedFile(f"{key}.detector", file_of(self.detector))
 
 
-def biases(config: GroundingConfig | None, prompts: Mapping[str, Prompt], tokenizer: Any) -> dict[str, PhraseBias]:
+def biases(config: GroundedDecodingConfig | None, prompts: Mapping[str, Prompt], tokenizer: Any) -> dict[str, PhraseBias]:
     """The bias of each prompt by its id; empty without a config. Raises DataError for rows that do not say what is in the picture, and
     UserError for a detector that is not there or fails."""
     if config is None:
@@ -67,9 +67,11 @@ def biases(config: GroundingConfig | None, prompts: Mapping[str, Prompt], tokeni
     speller, seen = Speller(tokenizer), _seen(config)
     found = {i: PhraseBias(speller, *names_of(objects, seen(prompt)), config.amount) for i, prompt in prompts.items()}
     if missed := {name for bias in found.values() for name in bias.missed}:
-        log.warning("grounding: %s cannot be told from names of what is there, and are not lowered there", ", ".join(sorted(missed)[:5]))
+        log.warning(
+            "grounded_decoding: %s cannot be told from names of what is there, and are not lowered there", ", ".join(sorted(missed)[:5])
+        )
     log.info(
-        "grounding: %d names of %d objects; of those not in a picture %g nats are taken",
+        "grounded_decoding: %d names of %d objects; of those not in a picture %g nats are taken",
         len(objects),
         len(set(objects.values())),
         config.amount,
@@ -77,12 +79,12 @@ def biases(config: GroundingConfig | None, prompts: Mapping[str, Prompt], tokeni
     return found
 
 
-def _seen(config: GroundingConfig) -> Callable[[Prompt], Collection[str]]:
+def _seen(config: GroundedDecodingConfig) -> Callable[[Prompt], Collection[str]]:
     if config.seen.weights:
         return by_looking(config.seen)
     detect: Callable[[Prompt], Any]
     if config.detector:
-        detect, what = load_object(config.detector, "grounding.detector"), f"grounding.detector {config.detector}"
+        detect, what = load_object(config.detector, "grounded_decoding.detector"), f"grounded_decoding.detector {config.detector}"
     else:
         detect, what = of_row(config.field), f"field '{config.field}'"
 
