@@ -35,8 +35,8 @@ class ExplorationConfig(Section):
 
 
 class GroundingConfig(Section):
-    """Which sampled tokens hang on the images of their prompt: those that are more likely with them than with grey in their place. Told by
-    one more pass of the policy."""
+    """Which sampled tokens hang on what their prompt shows: those that are more likely with it than with grey in its place. Told by one
+    more pass of the policy."""
 
     every: int = Field(
         default=0,
@@ -44,7 +44,7 @@ class GroundingConfig(Section):
         description="Steps between those that measure `kl` and `entropy` by kind of token; 0 = none, unless algorithm.kl.grounded or "
         "ungrounded asks at every step.",
     )
-    above: float = Field(default=0.1, ge=0, description="Nats that a token's log-probability must be higher with the images.")
+    above: float = Field(default=0.1, ge=0, description="Nats that a token's log-probability must be higher with what is shown.")
 
 
 class PhaseConfig(Section):
