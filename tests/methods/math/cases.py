@@ -48,6 +48,17 @@ def kl(m: ModuleType) -> None:
     assert list(m.ESTIMATORS.items()) == [("k1", m.k1), ("k2", m.k2), ("k3", m.k3)]
     for estimator in (m.k1, m.k2, m.k3):
         refuses(estimator, vec(0.0), vec(0.0, 0.0))
+    kinds(m)
+
+
+def kinds(m: ModuleType) -> None:
+    """Tokens that hang on what is shown: 1.0, 0.5, 0.25 and -1.0 nats more likely with it."""
+    found = m.grounded(vec(-1.0, -2.0, -3.0, -4.0), vec(-2.0, -2.5, -3.25, -3.0), 0.5)
+    assert found.dtype == torch.float32
+    assert found.tolist() == [1.0, 0.0, 0.0, 0.0]
+    refuses(m.grounded, vec(0.0), vec(0.0, 0.0), 0.0)
+    close(m.by_kind(vec(1.0, 0.0, 1.0), (0.25, 3.0)), 0.25, 3.0, 0.25)
+    refuses(m.by_kind, torch.zeros(2, 2), (1.0, 1.0))
 
 
 POLICY_LOSSES = Path(__file__).with_name("policy_losses")
