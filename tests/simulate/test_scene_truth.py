@@ -23,6 +23,10 @@ TWINS = Scene("twins", (Thing(Look("circle", "red"), 0, 0), Thing(Look("circle",
         (TWO, "", 0, []),
         (TWO, "There is a red circle. The red circle is above the blue cross.", 1 / 3, ["existence"]),
         (TWINS, "There are two objects: two red circles.", 1, []),
+        (TWINS, "There are two objects: a red circle and a red circle.", 1, []),
+        (TWO, "There are two objects: a red circle and a red circle.", 1 / 3, ["count"]),
+        (TWO, "There is a red circle. A red circle is there, and a green star.", 2 / 3, []),
+        (TWO, "图中有两个物体：一个红色圆形和一个红色圆形。", 1 / 3, ["count"]),
         (TWINS, "图中有两个物体：两个红色圆形。", 1, []),
     ],
 )
@@ -33,5 +37,5 @@ def test_what_is_told_and_what_is_made_up(scene: Scene, text: str, coverage: flo
     found = made_up(prompt, text)
     assert found.coverage == pytest.approx(coverage)
     assert [kind for kind, _, _ in found.errors] == errors
-    prices = {"existence": 0.25, "relation": 0.1}
+    prices = {"existence": 0.25, "count": 0.2, "relation": 0.1}
     assert sum(worth(prompt, text).values()) == pytest.approx(0.5 + 0.5 * coverage - sum(prices[e] for e in errors))

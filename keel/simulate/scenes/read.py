@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from keel.simulate.scenes.claims import Claims, Mention, Relation
 from keel.simulate.scenes.scene import Look
@@ -36,6 +37,7 @@ _LOOK_ZH = (
 )
 _RELATION_ZH = re.compile(rf"{_LOOK_ZH.format('a')}在{_LOOK_ZH.format('b')}的?(?P<where>{_either(list(PLACES.values()))})")
 _MENTION_ZH = re.compile(rf"(?P<count>{_either(list(_COUNTS_ZH))})个{_LOOK_ZH.format('')}")
+_SENTENCE_END = re.compile(r"[.!?。！？]")
 _TOTAL_ZH = re.compile(rf"(?P<count>{_either(list(_COUNTS_ZH))})个(?:物体|图形|东西)")
 
 
@@ -55,9 +57,20 @@ def read(text: str) -> Claims:
         for found in mention.finditer(text)
         if not any(start < found.end() and found.start() < end for start, end in taken)
     ]
+    mentions = _added_up(mentions, text)
     said = total.search(text)
     number = counts[said["count"].lower()] if said else None
     return Claims(tuple(mentions), tuple(relations), number, said.span() if said else (0, 0))
+
+
+def _added_up(mentions: list[Mention], text: str) -> list[Mention]:
+    """"A red circle and a red circle" of one sentence are two red circles: one mention, at the words of the last."""
+    found: dict[tuple[int, Look], Mention] = {}
+    for mention in mentions:
+        key = (len(_SENTENCE_END.findall(text, 0, mention.span[0])), mention.look)
+        before = found.pop(key, None)
+        found[key] = mention if before is None else replace(mention, count=before.count + mention.count)
+    return sorted(found.values(), key=lambda m: m.span)
 
 
 def _look(found: re.Match[str], which: str, chinese: bool) -> Look:
