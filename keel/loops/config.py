@@ -46,8 +46,8 @@ class PhaseConfig(Section):
     eval_every: int | None = Field(default=None, ge=0, description="In place of loop.eval_every.")
     train: tuple[str, ...] = Field(
         default=(),
-        description="Parts of the model that are updated in it, of those that the recipe trains (model_options.train names them): [projector]; "
-        "NAME:last2 are the last two layers of one. Empty: all. In RL the policy's; a critic rests in no phase.",
+        description="Parts of the model that are updated in it, of those that the recipe trains (named as in model_options.train): "
+        "[projector]; NAME:last2 are the last two layers of one. Empty: all. In RL the policy's; a critic rests in no phase.",
     )
 
 
