@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -58,6 +59,7 @@ META = {
     "choice": {"ground_truth": "B"}, "regex": {"pattern": "good"}, "json_schema": {"schema": {"type": "object"}},
     "ifeval": {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["good"]}]},
     "code": {"tests": ["assert f(1) == 1"]},
+    "consistency": {"reference": "star", "objects": ["star"]},
 }  # fmt: skip
 RIGHT = {
     "choice": "B",
@@ -67,8 +69,10 @@ RIGHT = {
     "code": "def f(x): return x",
     "rules": "a good one",
     "contains": "good",
+    "consistency": "star",
 }
 SETTINGS = {"contains": {"words": ["good"]}, "rules": {"rules": {"elements": {"groups": [{"name": "g", "any": ["good"]}]}}}}
+SETTINGS["consistency"] = {"words": {"objects": str(Path(__file__).parents[2] / "recipes/vlm/looks.txt")}}
 
 
 @pytest.mark.parametrize("kind", [*META, "rules", "contains"])
