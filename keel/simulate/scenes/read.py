@@ -64,7 +64,7 @@ def read(text: str) -> Claims:
 
 
 def _added_up(mentions: list[Mention], text: str) -> list[Mention]:
-    """"A red circle and a red circle" of one sentence are two red circles: one mention, at the words of the last."""
+    """ "A red circle and a red circle" of one sentence are two red circles: one mention, at the words of the last."""
     found: dict[tuple[int, Look], Mention] = {}
     for mention in mentions:
         key = (len(_SENTENCE_END.findall(text, 0, mention.span[0])), mention.look)
