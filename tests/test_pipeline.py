@@ -11,8 +11,7 @@ import pytest
 
 from keel.core.config import load
 from keel.core.errors import ConfigError
-from keel.pipeline import PipelineRecipe, load_pipeline, run_pipeline
-from keel.verbs.run import STAGE_FUNCTIONS
+from keel.pipeline import STAGES, PipelineRecipe, load_pipeline, run_pipeline
 
 pytestmark = pytest.mark.stages
 
@@ -55,7 +54,7 @@ def test_the_quickstart_end_to_end(tmp_path: Path, held_out: str, rows: Rows, mo
     run = tmp_path / "run"
     command = (Path("recipes/quickstart.yaml"), [*SMALL, *RL, held_out, f"run_dir={run}"])
     with monkeypatch.context() as patch:  # killed between two stages
-        patch.setitem(STAGE_FUNCTIONS, "rl", stopped)
+        patch.setitem(STAGES, "rl", (STAGES["rl"][0], stopped))
         with pytest.raises(KeyboardInterrupt):
             run_pipeline(*command)
     first = {name: (run / "stages" / name / "summary.json").stat().st_mtime_ns for name in ("sft", "preferences", "reward")}

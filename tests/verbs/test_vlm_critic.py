@@ -36,6 +36,6 @@ def test_ppo_with_a_critic_that_looks_again(proofs: None, tmp_path: Path) -> Non
 
 def test_what_has_nothing_to_look_at_is_refused(proofs: None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no prompt holds one"):
-        ppo(tmp_path, "data.path=recipes/tiny/prompts.jsonl", "rewards=[{type: finished, name: ended}]")
+        ppo(tmp_path, "data.path=recipes/tiny/prompts.jsonl", "rewards=[{type: finished, name: ended}]", "algorithm={name: ppo, epochs: 2}")
     with pytest.raises(UserError, match="critic_head would have no effect: the algorithm 'grpo' has no critic"):
         load(RECIPES["rl"], Path("recipes/tiny_vlm_grpo.yaml"), ["critic_head=linear"])
