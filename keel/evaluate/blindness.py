@@ -22,8 +22,9 @@ _AMONG = 16  # times as many, among which other images are looked for
 SD, NATS = "standard deviations of scores", "nats a token"
 LIMITS: Mapping[str, float] = {SD: 0.1, NATS: 0.01}
 REMEDY = (
-    "train it on data that only the image decides: pairs whose texts are both likely and of which the picture makes one wrong, questions "
-    "without their image (data.without_image), more grounding; train projector or vision tower too (model_options.train)"
+    "ground it first (more SFT on answers that only the picture decides), train it on pairs whose texts are both likely and equally worded, "
+    "so that the picture decides, with projector or vision tower (model_options.train); data.without_image teaches a policy to say that "
+    "there is no image"
 )
 
 Changed = Mapping[str, Sequence[tuple[Unit, Unit]]]  # by change: units as they are, and with the image changed

@@ -63,7 +63,7 @@ class WatchConfig(Section):
         description="Default rules warn when the reward of 10 steps is this much below its best, in units of `reward_std`.",
     )
     max_imbalance: float = Field(
-        default=300.0,
+        default=200.0,
         gt=1,
         description="Default rules warn when the gradient of one part of a model (language, projector, vision) is this many times that of "
         "another, over 10 steps, for 5 steps.",

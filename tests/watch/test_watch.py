@@ -47,7 +47,7 @@ LIMITS = [  # metric, the last value that is in order, one that is not
     ("trend/reward/fall", 1.0, 1.01),
     ("completions/failed_ratio", 0.99, 1.0),
     ("grad_norm", 100.0, 100.1),
-    ("trend/grad_norm/imbalance", 300.0, 300.1),
+    ("trend/grad_norm/imbalance", 200.0, 200.1),
     ("completions/mean_length", 2.0, 1.99),
     ("entropy", 0.1, 0.09),
     ("frac_reward_zero_std", 0.99, 1.0),
