@@ -135,4 +135,5 @@ def table(found: Mapping[str, Any]) -> str:
     note = (
         f"true widths; of 12 tower and 30 decoder layers each {'/'.join(map(str, sorted(depths)))}th is there; tower and projector frozen"
     )
-    return "\n".join([*lines, "", "share of each cause in the counted saving:", *causes, note])
+    said = ["share of each cause in the counted saving:", *causes] if causes else []
+    return "\n".join([*lines, "", *said, note])
