@@ -22,7 +22,7 @@ _AMONG = 16  # times as many, among which other images are looked for
 SD, NATS = "standard deviations of scores", "nats a token"
 LIMITS: Mapping[str, float] = {SD: 0.1, NATS: 0.01}
 REMEDY = (
-    "ground it first (more SFT on answers that only the picture decides), train it on pairs whose texts are both likely and equally worded, "
+    "ground it first (more SFT on answers that only the picture decides), train it on pairs whose texts are both likely, and worded alike, "
     "so that the picture decides, with projector or vision tower (model_options.train); data.without_image teaches a policy to say that "
     "there is no image"
 )
