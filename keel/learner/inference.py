@@ -24,7 +24,7 @@ from keel.types import (
     Comparing,
     Counts,
     Divergence,
-    Judgement,
+    HeadScores,
     LossOutput,
     Objective,
     Outputs,
@@ -253,10 +253,10 @@ class LocalInference:
             raise ModelError("scores were asked for, but the model has no score head", "load the reward model with heads={'score'}")
         return self.model.score_head
 
-    def _judge(self, batch: Batch, hidden_NH: Tensor) -> Judgement:
+    def _judge(self, batch: Batch, hidden_NH: Tensor) -> HeadScores:
         return self._score_head()(hidden_NH, spans(batch, hidden_NH.device))
 
-    def _judge_steps(self, batch: Batch, hidden_NH: Tensor) -> Judgement | None:
+    def _judge_steps(self, batch: Batch, hidden_NH: Tensor) -> HeadScores | None:
         """The score head at the end of each step, in the order of branches and steps; None without steps."""
         if not any(isinstance(u.target, StepsTarget) for u in batch.units):
             return None

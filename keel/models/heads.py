@@ -20,7 +20,7 @@ from keel.kernels import pooling
 from keel.kernels.pooling import Spans
 from keel.methods.math.reward import cumulative_link
 from keel.models.vision_value_head import LookingValueHead
-from keel.types import Judgement
+from keel.types import HeadScores
 
 HeadName = Literal["score", "value"]
 ValueKind = Literal["linear", "image_attention"]
@@ -126,7 +126,7 @@ class ScoreHead(nn.Module):
         assert self.spec.plain
         return self.members[0].out.weight  # type: ignore[union-attr,return-value]
 
-    def forward(self, hidden_NH: Tensor, found: Spans) -> Judgement:
+    def forward(self, hidden_NH: Tensor, found: Spans) -> HeadScores:
         """Judge the sequences that stand at ``found`` in the hidden states [N, H]."""
         pooled_RH = self._pool(hidden_NH, found)
         if self.norm is not None:
@@ -135,7 +135,7 @@ class ScoreHead(nn.Module):
         scores, variance, levels = self._read(raw_RMDP)
         if self.spec.bound == "tanh":
             scores = torch.tanh(scores)
-        return Judgement(scores, self.weights, variance, levels, self.tie)  # type: ignore[arg-type]
+        return HeadScores(scores, self.weights, variance, levels, self.tie)  # type: ignore[arg-type]
 
     def _pool(self, hidden_NH: Tensor, found: Spans) -> Tensor:
         last_RH = hidden_NH[found.last_R].float()

@@ -1,14 +1,15 @@
 """The records that flow through Keel, and the seams between its rooms.
 
-`records` is what people write, `units` what the model reads, `outputs` what comes of a pass, `sampling` what is sampled, `seams` the
-protocols. All records are frozen: a stage returns new ones, nobody changes a record upstream. Import them from here; ``Support`` (which
-tokens could have been drawn) comes from ``keel.types.support``, as it alone needs torch.
+`records` is what people write, `judgements` what they are asked and say, `units` what the model reads, `outputs` what comes of a pass,
+`sampling` what is sampled, `seams` the protocols. All records are frozen: a stage returns new ones, nobody changes a record upstream.
+Import them from here; ``Support`` (which tokens could have been drawn) comes from ``keel.types.support``, as it alone needs torch.
 
 Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` packed tokens, ``S`` scored tokens, ``T`` tokens of one
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
 """
 
-from keel.types.outputs import Counts, Divergence, Judgement, LossOutput, Need, Outputs, StepReport
+from keel.types.judgements import Annotator, Answer, Choice, Chosen, Judgement, Purpose, Ranks, Scores, Span, Spans, Task, TaskKind
+from keel.types.outputs import Counts, Divergence, HeadScores, LossOutput, Need, Outputs, StepReport
 from keel.types.records import (
     Candidate,
     Comparison,
@@ -57,10 +58,14 @@ from keel.types.units import (
 )
 
 __all__ = [
+    "Annotator",
+    "Answer",
     "Batch",
     "Branch",
     "BranchTensors",
     "Candidate",
+    "Choice",
+    "Chosen",
     "Comparing",
     "Comparison",
     "Counts",
@@ -72,6 +77,7 @@ __all__ = [
     "GradientReport",
     "Group",
     "Guard",
+    "HeadScores",
     "ImagePart",
     "Inference",
     "Judgement",
@@ -87,8 +93,10 @@ __all__ = [
     "PairTarget",
     "PolicyVersion",
     "Prompt",
+    "Purpose",
     "Ranking",
     "RankingTarget",
+    "Ranks",
     "Rating",
     "RatingTarget",
     "Record",
@@ -97,10 +105,15 @@ __all__ = [
     "SampleRequest",
     "Sampler",
     "SamplingParams",
+    "Scores",
+    "Span",
+    "Spans",
     "StepReport",
     "Steps",
     "StepsTarget",
     "Target",
+    "Task",
+    "TaskKind",
     "TextPart",
     "TokenBias",
     "Twin",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class HeadScores:
     """What a reward head says of R sequences: M members of an ensemble (1 without), D named dimensions, K levels of a rating. float32."""
 
     scores_RMD: Tensor  # each member's score of each dimension
@@ -55,8 +55,8 @@ class Outputs:
     entropy_S: Tensor | None = None  # float32
     values_S: Tensor | None = None  # float32: V(state before target_S)
     scores_R: Tensor | None = None  # float32: the reward head's one score of each branch
-    judgement: Judgement | None = None  # all that the reward head says of the branches, asked for with the scores
-    steps: Judgement | None = None  # the same at the end of each step of a ``StepsTarget``, branch after branch
+    judgement: HeadScores | None = None  # all that the reward head says of the branches, asked for with the scores
+    steps: HeadScores | None = None  # the same at the end of each step of a ``StepsTarget``, branch after branch
     ref_kl_S: Tensor | None = None  # float32: KL(reference || policy) of the whole distributions that target_S is of, in nats
     divergence_S: Tensor | None = None  # float32: the same by the divergence that the objective names
     ref_logprobs_S: Tensor | None = None  # float32: the reference's log-probability of target_S, given with the two above; a constant

@@ -130,11 +130,17 @@ class Candidate:
     candidate_id: str
     text: str
     origin: Mapping[str, Any] = field(default_factory=dict[str, Any])  # model, temperature, sample ...
+    turns: tuple[Message, ...] = ()  # the whole answer where ``text`` is not all of it: images, tool calls, several turns
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The answer as turns: ``turns``, or one assistant turn with ``text``."""
+        return self.turns or (Message("assistant", self.text),)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One annotator's judgement of two candidates, as shown: people, judges and simulated annotators all write this record."""
+    """One annotator's judgement of two candidates, as shown: what training reads. The store's own record is `Judgement`."""
 
     record_id: str
     prompt: Prompt

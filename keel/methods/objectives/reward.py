@@ -18,7 +18,7 @@ from keel.methods.objectives.common import WholeAnswers, edges, to_metrics, tota
 from keel.types import (
     Batch,
     Counts,
-    Judgement,
+    HeadScores,
     LossOutput,
     Need,
     Outputs,
@@ -77,7 +77,7 @@ class RewardObjective(WholeAnswers):
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.scores_R is not None
         assert any(counts[kind] for kind in KINDS), "the optimizer batch has no label to train on"
-        judged = outputs.judgement or Judgement(outputs.scores_R[:, None, None], torch.ones(1, device=outputs.scores_R.device))
+        judged = outputs.judgement or HeadScores(outputs.scores_R[:, None, None], torch.ones(1, device=outputs.scores_R.device))
         of = by_kind(batch.units)
         weights_UM = _bootstrap(batch.units, judged.scores_RMD.shape[1]).to(outputs.scores_R.device)
         losses: dict[str, Tensor] = {}
@@ -99,7 +99,7 @@ class RewardObjective(WholeAnswers):
         total = sum((loss / counts[kind] for kind, loss in losses.items()), judged.scores_RMD.sum() * 0.0)
         return LossOutput(total, to_metrics(metrics))
 
-    def _pairs(self, batch: Batch, judged: Judgement, weights_UM: Tensor, metrics: Metrics) -> Tensor:
+    def _pairs(self, batch: Batch, judged: HeadScores, weights_UM: Tensor, metrics: Metrics) -> Tensor:
         """The weighted sum over preferences, the mean over members."""
         pairs = edges(
             [u if isinstance(u.target, PairTarget) else replace(u, target=PairTarget(())) for u in batch.units], weights_UM.device
@@ -134,7 +134,7 @@ class RewardObjective(WholeAnswers):
                 loss = reward.davidson if self.pairs == "davidson" else reward.rao_kupper
                 return loss(lead_E, zero_E, label_E, tie_E, log_weight.expand_as(lead_E))
 
-    def _rankings(self, batch: Batch, judged: Judgement, weights_UM: Tensor, of: Sequence[tuple[int, slice]]) -> Tensor:
+    def _rankings(self, batch: Batch, judged: HeadScores, weights_UM: Tensor, of: Sequence[tuple[int, slice]]) -> Tensor:
         members_RM = judged.members_RM
         total = judged.scores_RMD.sum() * 0.0
         for u, part in of:
@@ -143,7 +143,7 @@ class RewardObjective(WholeAnswers):
             total = total + (weights_UM[u] * losses_M).mean()
         return total
 
-    def _ratings(self, batch: Batch, judged: Judgement, weights_UM: Tensor, of: Sequence[tuple[int, slice]]) -> Tensor:
+    def _ratings(self, batch: Batch, judged: HeadScores, weights_UM: Tensor, of: Sequence[tuple[int, slice]]) -> Tensor:
         """The sum over single ratings (answer and dimension), the mean over members."""
         found = [
             (part.start + k, u, self.dimensions.index(name), value)
@@ -160,7 +160,7 @@ class RewardObjective(WholeAnswers):
             total = total + (weights_UM[unit_N, m] * losses_N).sum() / members
         return total
 
-    def _rating_losses(self, judged: Judgement, m: int, row_N: Tensor, dim_N: Tensor, rating_N: Tensor) -> Tensor:
+    def _rating_losses(self, judged: HeadScores, m: int, row_N: Tensor, dim_N: Tensor, rating_N: Tensor) -> Tensor:
         """Losses of member ``m``, by what the head gives: levels, a mean with a variance, or a number."""
         score_N = judged.scores_RMD[row_N, m, dim_N]
         if judged.levels_RMDK is not None:
@@ -190,7 +190,7 @@ class RewardObjective(WholeAnswers):
             metrics["accuracy"] = (right, judged)
 
 
-def _step_losses(batch: Batch, judged: Judgement, weights_UM: Tensor, of: Sequence[tuple[int, slice]], metrics: Metrics) -> Tensor:
+def _step_losses(batch: Batch, judged: HeadScores, weights_UM: Tensor, of: Sequence[tuple[int, slice]], metrics: Metrics) -> Tensor:
     """Each step's score is the log-odds that it is right (Lightman et al. 2023, arXiv:2305.20050): its cross-entropy."""
     found = [(u, float(right)) for u, _ in of for labels in _steps(batch.units[u]).labels for right in labels]
     members_NM = judged.members_RM

@@ -10,7 +10,7 @@ import torch
 
 from keel.learner.packing import pack
 from keel.methods.objectives.reward import BOOTSTRAP, RewardObjective, bootstrap, order_of
-from keel.types import Branch, Edge, Encoded, Judgement, Outputs, PairTarget, RankingTarget, RatingTarget, StepsTarget, Unit
+from keel.types import Branch, Edge, Encoded, HeadScores, Outputs, PairTarget, RankingTarget, RatingTarget, StepsTarget, Unit
 
 LN2 = math.log(2.0)
 
@@ -20,12 +20,12 @@ def unit(n: int, target, name: str = "u") -> Unit:
     return Unit(name, Encoded(torch.tensor([1])), (one,) * n, target)
 
 
-def judged(*rows: list[float], **more) -> Judgement:
+def judged(*rows: list[float], **more) -> HeadScores:
     """Rows of scores by member, one dimension."""
-    return Judgement(torch.tensor(rows)[:, :, None], torch.ones(1), **more)
+    return HeadScores(torch.tensor(rows)[:, :, None], torch.ones(1), **more)
 
 
-def loss(objective: RewardObjective, units: list[Unit], judgement: Judgement, steps: Judgement | None = None):
+def loss(objective: RewardObjective, units: list[Unit], judgement: HeadScores, steps: HeadScores | None = None):
     outputs = Outputs(scores_R=judgement.scores_R, judgement=judgement, steps=steps)
     return objective.loss(pack(units), outputs, objective.counts(units))
 
@@ -80,7 +80,7 @@ def rated(*scores: dict[str, float]) -> Unit:
 def test_ratings_are_compared_in_their_units():
     units = [rated({"a": 5.0, "b": 1.0}, {"a": 3.0})]
     objective = RewardObjective(dimensions=("a", "b"), weights=(1.0, 0.0), units=((3.0, 2.0), (0.0, 1.0)))
-    scores = Judgement(torch.tensor([[[0.5, 1.0]], [[2.0, 9.0]]]), torch.tensor([1.0, 0.0]))
+    scores = HeadScores(torch.tensor([[[0.5, 1.0]], [[2.0, 9.0]]]), torch.tensor([1.0, 0.0]))
     # a: (0.5 - 1)^2 and (2 - 0)^2; b: right; three ratings in all
     result = loss(objective, units, scores)
     assert result.loss.item() == pytest.approx((0.25 + 4.0 + 0.0) / 3)
@@ -115,7 +115,7 @@ def test_members_learn_alone_by_the_units_they_saw():
     units = [unit(2, PairTarget((Edge(0, 1),))), unit(2, PairTarget((Edge(0, 1),)))]
     units = [replace(units[0], meta={BOOTSTRAP: (2.0, 0.0)}), replace(units[1], meta={BOOTSTRAP: (0.0, 1.0)})]
     scores = torch.zeros(4, 2, 1, requires_grad=True)
-    result = loss(RewardObjective(), units, Judgement(scores, torch.ones(1)))
+    result = loss(RewardObjective(), units, HeadScores(scores, torch.ones(1)))
     # member 0: 2 x ln 2, member 1: 1 x ln 2, over two pairs; the mean of the members
     assert result.loss.item() == pytest.approx((2 * LN2 + LN2) / 2 / 2)
     (gradient,) = torch.autograd.grad(result.loss, scores)
@@ -157,8 +157,8 @@ def test_a_mixed_batch_may_be_cut_anywhere():
     counts = objective.counts(units)
 
     def part(us: list[Unit], rows: torch.Tensor, ends: torch.Tensor | None):
-        j = Judgement(rows, torch.ones(1), tie_M=tie[:, 0, 0])
-        outputs = Outputs(scores_R=j.scores_R, judgement=j, steps=None if ends is None else Judgement(ends, torch.ones(1)))
+        j = HeadScores(rows, torch.ones(1), tie_M=tie[:, 0, 0])
+        outputs = Outputs(scores_R=j.scores_R, judgement=j, steps=None if ends is None else HeadScores(ends, torch.ones(1)))
         return objective.loss(pack(us), outputs, counts)
 
     whole = part(units, scores, steps)
