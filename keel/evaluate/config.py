@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from keel.core.config import Section
 from keel.core.python_file import names_a_file
+from keel.rewards.detectors.choose import DetectorSettings
 from keel.types import SamplingParams
 
 
@@ -30,11 +31,10 @@ class EvaluateConfig(Section):
         description="Score with the hidden utility of simulated annotators: true = the quickstart's shop assistant's; or FILE.py:NAME, as "
         "preferences.annotators.utility.",
     )
-    detector: str = Field(
+    detector: str | DetectorSettings = Field(
         default="",
-        pattern=r"^(.+\.py:\w+)?$",
-        description="FILE.py:NAME of fn(prompt, text) -> Found, as the hallucination reward's: what answers make up, by type, and how much "
-        "of the truth they tell; empty = not looked for.",
+        description="What finds what answers make up, by type, and how much of the truth they tell: FILE.py:NAME of fn(prompt, text) -> "
+        "Found, or a section with a detector by name, as the hallucination reward's; empty = not looked for.",
     )
     kl_prompts: int = Field(default=40, ge=0, description="Prompts whose answers give the KL between the two models; 0 = leave it out.")
     retention_text: str = Field(
@@ -48,6 +48,18 @@ class EvaluateConfig(Section):
         if isinstance(value, str) and not names_a_file(value):
             raise ValueError(f"gold is true, false or FILE.py:NAME, not {value!r}")
         return value
+
+    @field_validator("detector")
+    @classmethod
+    def _is_a_detector(cls, value: str | DetectorSettings) -> str | DetectorSettings:
+        if isinstance(value, str) and value and not names_a_file(value):
+            raise ValueError(f"detector is FILE.py:NAME or a section like {{detector: {value}, ...}}, not {value!r}")
+        return value
+
+    @property
+    def detecting(self) -> DetectorSettings | None:
+        """The detector's settings, where one is asked for."""
+        return (DetectorSettings(detector=self.detector) if self.detector else None) if isinstance(self.detector, str) else self.detector
 
     def sampling(self, stop_tokens: Sequence[int] = (), banned_tokens: Sequence[int] = ()) -> SamplingParams:
         """The evaluation's own sampling distribution; token ids come from the renderer."""

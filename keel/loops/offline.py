@@ -21,6 +21,7 @@ from keel.watch.drift import drift
 
 Probe = Callable[[int], None]
 Measures = Callable[[Sequence[Unit]], Mapping[str, float]]
+Shown = Callable[[Sequence[Unit], int], Sequence[Unit]]  # a step's units as this epoch (from 0) shows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class OfflineTrainer:
         self.learner, self.objective, self.units = learner, objective, units
         self.config, self.seed, self.probe = config, seed, probe
         self.measures: Measures | None = None  # what else is told of the held-out units
+        self.shown: Shown | None = None
         self.order = order or Order(units.train, config, OrderConfig(), seed, self.total_steps)
 
     @property
@@ -74,10 +76,11 @@ class OfflineTrainer:
         if now is not None:
             self.learner.train_only(now.train)
             phase = {"phase": float(now.number)}
-        units = credited(self.objective, self.order.units(step))
+        per_epoch = steps_per_epoch(len(self.units.train), self.config.batch_size, self.config.last_batch == "drop")
+        taken = self.order.units(step)
+        units = credited(self.objective, taken if self.shown is None else self.shown(taken, step // per_epoch))
         report = self.learner.forward_backward(units, measured(self.objective, units, self.learner.logprobs))
         stepped = self.learner.step()
-        per_epoch = steps_per_epoch(len(self.units.train), self.config.batch_size, self.config.last_batch == "drop")
         metrics = {**report.metrics, **stepped.metrics, **self.order.metrics(step)}
         return {**metrics, "epoch": (step + 1) / per_epoch, **phase, "tokens": float(report.n_tokens)}
 

@@ -18,7 +18,14 @@ class FeaturesConfig(Section):
         default=1.0, ge=0, description="Memory for them, in GiB; when it is full, what was not asked for the longest goes. 0 = none."
     )
     folder: str = Field(
-        default="", description="Folder where they are kept too, by content, also for other runs; empty = they are kept in memory alone."
+        default="",
+        description="Folder where they are kept too, by content, also for other runs; empty = they are kept in memory alone. With more "
+        "images than memory holds, a pass finds none of the last one's in memory: name a folder.",
+    )
+    pixels_gib: float = Field(
+        default=2.0,
+        gt=0,
+        description="Memory for the images' pixels as the processor leaves them, in GiB; beyond it images are read and processed again.",
     )
 
 

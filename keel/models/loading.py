@@ -112,7 +112,7 @@ def load_model(
         module.to(device),  # pyright: ignore[reportArgumentType]
         discover(module.config.get_text_config(), banned),
         dtype,
-        MediaStore(features=FeatureStore.of(options.features)),
+        MediaStore(int(options.features.pixels_gib * 2**30), FeatureStore.of(options.features)),
         score_head=cast(ScoreHead, made["score"].to(device)) if "score" in made else None,
         value_head=cast(torch.nn.Linear, made["value"].to(device)) if "value" in made else None,
         lm_head=parts.lm_head,

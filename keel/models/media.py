@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,37 +21,70 @@ from keel.core.errors import ModelError
 from keel.models.features import FeatureStore
 from keel.types import MediaRef
 
+Pixels = Mapping[str, Tensor]
+Maker = Callable[[], Pixels]
+
 
 class MediaStore:
     """Processor outputs of images (``pixel_values`` and what goes with them) under the digest of ``MediaRef``, and beside them what frozen
     towers made of them: ``features``, shared by all models that share the store."""
 
-    def __init__(self, max_items: int | None = None, features: FeatureStore | None = None) -> None:
-        """``max_items`` bounds the store: the least recently used image goes first. None keeps all. Without ``features`` none are kept."""
+    def __init__(self, max_bytes: int | None = None, features: FeatureStore | None = None) -> None:
+        """``max_bytes`` bounds what is held: the least recently used image goes first, and is made again where it is asked for once more.
+        None keeps all. Without ``features`` none are kept."""
         self.features = features or FeatureStore(0)
+        self.held = 0  # bytes
+        self.remade = 0  # images that had gone and were made again
         self._items: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self._max_items = max_items
+        self._makers: dict[str, Maker] = {}
+        self._max_bytes = max_bytes
 
-    def put(self, digest: str, features: Mapping[str, Tensor]) -> None:
-        self._items[digest] = dict(features)
-        self._items.move_to_end(digest)
-        while self._max_items is not None and len(self._items) > self._max_items:
-            self._items.popitem(last=False)
+    def put(self, digest: str, pixels: Pixels, make: Maker | None = None) -> None:
+        """Hold an image's ``pixels``. ``make`` gives them again; without it they stay whatever the bound."""
+        if make is not None:
+            self._makers[digest] = make
+        self._hold(digest, dict(pixels))
 
     def get(self, digest: str) -> dict[str, Tensor]:
         """The processor's output for an image. Raises ModelError when it was never stored."""
-        if digest not in self._items:
+        if digest in self._items:
+            self._items.move_to_end(digest)
+            return self._items[digest]
+        if digest not in self._makers:
             raise ModelError(
                 f"image {digest[:12]} is not in the media store", "render the prompt in this process before running the model on it"
             )
-        self._items.move_to_end(digest)
-        return self._items[digest]
+        self.remade += 1
+        found = dict(self._makers[digest]())
+        self._hold(digest, found)
+        return found
+
+    def drop(self, digest: str) -> None:
+        """Forget an image that nobody will ask for again, and how it is made."""
+        self._makers.pop(digest, None)
+        self.held -= _bytes(self._items.pop(digest, {}))
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._items
+        return digest in self._items or digest in self._makers
 
     def __len__(self) -> int:
+        """Images that are held now."""
         return len(self._items)
+
+    def _hold(self, digest: str, pixels: dict[str, Tensor]) -> None:
+        self.held += _bytes(pixels) - _bytes(self._items.pop(digest, {}))
+        self._items[digest] = pixels
+        if self._max_bytes is None:
+            return
+        for old in list(self._items):
+            if self.held <= self._max_bytes:
+                return
+            if old in self._makers and old != digest:
+                self.held -= _bytes(self._items.pop(old))
+
+
+def _bytes(pixels: Pixels) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in pixels.values())
 
 
 _ROWS, _LISTED = "rows", "listed_rows"

@@ -70,7 +70,7 @@ class Towers:
         def pixels() -> dict[str, Tensor]:
             return {name: value.to(device) for name, value in media.get(ref.digest).items()}
 
-        if not media.features.on:
+        if not media.features.on or not ref.kept:
             return image_features(self._base, pixels(), ref)
         if scope == "tower" and not (self._tower is not None and self._tower.separable(pixels, ref)):
             scope = "nothing"

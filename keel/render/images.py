@@ -47,9 +47,11 @@ Pixels = Mapping[str, Tensor]
 class Media(Protocol):
     """Where pixels are kept, by the digest of ``MediaRef``."""
 
-    def put(self, digest: str, features: Pixels) -> None: ...
+    def put(self, digest: str, pixels: Pixels, make: Callable[[], Pixels] | None = None) -> None: ...
 
     def get(self, digest: str) -> Pixels: ...
+
+    def drop(self, digest: str) -> None: ...
 
     def __contains__(self, digest: str) -> bool: ...
 
@@ -170,10 +172,23 @@ class Images:
 
         return {name: partial(twin, name) for name in TWINS}
 
+    def changed(self, ref: MediaRef, name: str, change: Callable[[Image.Image], Image.Image]) -> MediaRef:
+        """The image behind ``ref`` after ``change``, which must keep its size: as many tokens in the same places. It goes by the image's
+        digest and ``name``, and is kept in the media store until somebody drops it. Raises RefusedError as ``expand``."""
+        raw, mark = ref.digest.split("-", 1)
+        digest, source = f"{raw}.{name}-{mark}", self._sources[ref.digest]
+
+        def make() -> Pixels:
+            return self._pixels(self._process([self.placeholder], [change(self._opened(source, raw))]))
+
+        if digest not in self.media:
+            self.media.put(digest, make(), make)
+        return replace(ref, digest=digest, kept=False)
+
     def _twin(self, ref: MediaRef, name: TwinName) -> MediaRef:
         raw, mark = ref.digest.split("-", 1)
         digest, source = f"{raw}.{name}-{mark}", self._sources[ref.digest]
-        found = self._known(digest, lambda: TWINS[name](open_image(image_bytes(source), named(source)))).ref
+        found = self._known(digest, lambda: TWINS[name](self._opened(source, raw))).ref
         assert found.n_tokens == ref.n_tokens, "as many pixels are as many tokens"
         return found
 
@@ -182,7 +197,15 @@ class Images:
         raw = image_bytes(source)
         digest = f"{digest_bytes(raw)}-{self.settings}"
         self._sources[digest] = source
-        return self._known(digest, lambda: open_image(raw, named(source)))
+        return self._known(digest, lambda: self._opened(source, digest_bytes(raw)))
+
+    @staticmethod
+    def _opened(source: ImagePart, digest: str) -> Image.Image:
+        """An image that was read before, read again. Raises RefusedError where it is no longer the same."""
+        raw = image_bytes(source)
+        if digest_bytes(raw) != digest:
+            raise RefusedError(f"image {named(source)} is not what it was when it was read first")
+        return open_image(raw, named(source))
 
     def _known(self, digest: str, image: Callable[[], Image.Image]) -> _Expanded:
         """What is known of an image under its digest, made where it is not."""
@@ -194,9 +217,13 @@ class Images:
                 ids = [i for i in ids if i == self.token_id]
             n = ids.count(self.token_id)
             assert n > 0, "the processor expands an image to no token"
-            self.media.put(digest, {k: v for k, v in out.items() if k not in _TEXT_KEYS and isinstance(v, Tensor)})
+            self.media.put(digest, self._pixels(out), lambda: self._pixels(self._process([self.placeholder], [image()])))
             self._expanded[digest] = _Expanded(MediaRef(digest, n), ids, self._as_text(ids), complexity(opened))
         return self._expanded[digest]
+
+    @staticmethod
+    def _pixels(out: Mapping[str, Any]) -> Pixels:
+        return {k: v for k, v in out.items() if k not in _TEXT_KEYS and isinstance(v, Tensor)}
 
     def _as_text(self, ids: list[int]) -> str | None:
         text = self._codec.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -18,6 +18,7 @@ class MediaRef:
 
     digest: str  # sha256 of the image's bytes (of a twin "." and its name), "-", the processor's mark: two processors make two images
     n_tokens: int  # placeholder tokens it stands for in ``tokens_T``
+    kept: bool = True  # False: it is seen once, so nothing that is made of it is worth keeping
 
     @property
     def processor(self) -> str:

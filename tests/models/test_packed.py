@@ -266,16 +266,36 @@ def test_fast_path_can_be_switched_off(load) -> None:
 
 
 def test_media_store() -> None:
-    store = MediaStore(max_items=2)
-    pixels = {"pixel_values": torch.ones(1, 3, 2, 2)}
-    store.put("a", pixels)
-    store.put("b", pixels)
-    store.get("a")
-    store.put("c", pixels)
-    assert "b" not in store  # the least recently used
-    assert "a" in store
+    made: list[str] = []
+
+    def maker(name: str):
+        def make() -> dict[str, torch.Tensor]:
+            made.append(name)
+            return {"pixel_values": torch.full((1, 3, 2, 2), float(ord(name)))}
+
+        return make
+
+    store = MediaStore(max_bytes=2 * 48)
+    for name in "abc":
+        store.put(name, maker(name)(), maker(name))
+        if name == "b":
+            store.get("a")
+    assert (len(store), store.held) == (2, 96), "b, the least recently used, is gone"
+    made.clear()
+    for name in "ba":
+        assert name in store
+        assert store.get(name)["pixel_values"][0, 0, 0, 0] == ord(name)
+    assert made == ["b", "a"], "a went for b"
+    assert store.remade == 2
+    store.put("kept", {"pixel_values": torch.ones(1, 3, 2, 2)})  # cannot be made again
+    for name in "abcabc":
+        store.get(name)
+        assert store.held <= 96
+    assert store.get("kept")["pixel_values"][0, 0, 0, 0] == 1
+    store.drop("a")
+    assert "a" not in store
     with pytest.raises(ValueError, match="not in the media store"):
-        store.get("b")
+        store.get("a")
 
 
 def test_images_reach_the_answer(load) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,15 @@ class Server:
     def __init__(self) -> None:
         self.reply: Any = None
         self.asked: list[tuple[str, dict[str, Any], str | None]] = []
+        self.meet: threading.Barrier | None = None  # requests wait for one another here
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked.append((self.path, body, self.headers.get("Authorization")))
+                if outer.meet is not None:
+                    outer.meet.wait(timeout=60)
                 said = json.dumps({"choices": [{"message": {"content": outer.reply}}]}).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(said)))
@@ -118,7 +121,7 @@ class Server:
 
             def log_message(self, *args: Any) -> None: ...
 
-        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
@@ -170,3 +173,14 @@ def test_a_judge_that_fails_fails_one_sample_only(server: Server) -> None:
     assert float(reward.source.judge([(row(), "a cat")])[0]) == 0.0  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="the environment has no GONE_KEY"):
         by_judge(JudgeConfig(url=server.url, model="m", key_env="GONE_KEY"))
+
+
+def test_several_answers_are_being_judged_at_once(server: Server) -> None:
+    """Nobody is answered before four have asked: one after the other would wait for ever."""
+    config = HallucinationReward(name="made_up", detector="judge", judge=JudgeConfig(url=server.url, model="big", at_once=4))
+    (reward,) = build_rewards([config], lambda c: None)  # type: ignore[arg-type, return-value]
+    server.reply, server.meet = '{"claims": [{"quote": "cat", "type": "existence"}]}', threading.Barrier(4)
+    texts = [f"{'no ' * k}cat" for k in range(8)]
+    scores = reward.source.judge([(row(), text) for text in texts])  # type: ignore[attr-defined]
+    assert [s.reason for s in scores] == ["existence: 'cat'"] * 8
+    assert sorted(body["messages"][1]["content"][-1]["text"].split("\n")[-1] for _, body, _ in server.asked) == sorted(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from keel.core.errors import ModelError
+from keel.core.errors import ConfigError, ModelError
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.models.config import ModelOptions
@@ -110,3 +111,42 @@ def test_the_policy_of_rl_is_trained_by_parts_too(proofs: None, tmp_path: Path, 
             Path("recipes/tiny_vlm_grpo.yaml"),
             [*short, "model_options.train=[language]", "loop.phases=[{name: a, until: 1, train: [vision]}]", f"run_dir={tmp_path / 'no'}"],
         )
+
+
+AUGMENT = "augment={share: 0.8, crop: 0.7}"
+
+
+@pytest.mark.parametrize("lora", ["lora={r: 4}", "optim.lr=1e-3"])
+def test_the_reference_sees_the_image_as_the_policy_does(lora: str, proofs: None, rows: Rows, tmp_path: Path) -> None:
+    """At first both are one model: the loss is ln 2 whatever the images' form, and is not where one of them sees another image."""
+    short = ("loop={steps: 3, batch_size: 4, probes: 0, eval_at_start: false}", "settings={threads: 1}", "model_options.precision=fp32")
+    still = ("optim.lr=1e-30", f"run_dir={tmp_path}")
+    run_verb("prefer", Path("recipes/tiny_vlm_dpo.yaml"), [*short, lora, *still, AUGMENT])
+    steps = [row for row in rows(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert [row["loss"] for row in steps] == pytest.approx([math.log(2)] * 3, abs=1e-6)
+
+
+def test_a_run_on_augmented_images_goes_on_exactly(proofs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = ("loop.steps=6", "loop.batch_size=8", "optim.lr=1e-3")
+    plain = weights(run("vlm_staged_sft", tmp_path / "plain", *fast))
+    whole = weights(run("vlm_staged_sft", tmp_path / "whole", *fast, AUGMENT))
+    assert any((plain[name] != whole[name]).any() for name in whole), "other images"
+    original = OfflineTrainer.step
+
+    def crashing(self: OfflineTrainer, at: int) -> Any:
+        metrics = original(self, at)
+        if at == 3:
+            raise Crash
+        return metrics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OfflineTrainer, "step", crashing)
+        with pytest.raises(Crash):
+            run("vlm_staged_sft", tmp_path / "killed", *fast, AUGMENT)
+    resumed = weights(run("vlm_staged_sft", tmp_path / "killed", *fast, AUGMENT))
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_augmenting_what_holds_no_image_is_refused(proofs: None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no training row holds an image"):
+        run_verb("sft", Path("recipes/tiny_sft.yaml"), [f"run_dir={tmp_path}", "augment={}", "settings.threads=1"])

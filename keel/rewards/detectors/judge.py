@@ -35,6 +35,7 @@ class JudgeConfig(Section):
     key_env: str = Field(default="", description="Name of the environment variable that holds the server's key; empty = none is sent.")
     ask: str = Field(default="", description="Text file with another instruction; it must ask for the same JSON. Empty = Keel's own.")
     timeout_s: float = Field(default=120.0, gt=0, description="Longest wait for one answer.")
+    at_once: int = Field(default=8, ge=1, le=256, description="How many answers are being judged at the same time.")
     attempts: int = Field(default=3, ge=1, le=20, description="How often a request is sent that finds the server full, gone or late.")
 
 

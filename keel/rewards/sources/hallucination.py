@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -114,15 +115,14 @@ class HallucinationSource:
         self.details.update({name: [torch.full((len(g.rollouts),), math.nan) for g in groups] for name in names})
         scores = [torch.full((len(g.rollouts),), math.nan) for g in groups]
         verdicts: list[Verdict] = []
-        for g, group in enumerate(groups):
-            for i, (rollout, valid) in enumerate(zip(group.rollouts, group.valid_G.tolist(), strict=True)):
-                found = self._found(group.prompt, rollout.text) if valid else None
-                if found is None:
-                    continue
-                verdicts.append(_verdict(group.prompt, rollout, found))
-                for name, value in self._told(found).items():
-                    self.details[name][g][i] = value
-                scores[g][i] = self._score(rollout, found)
+        asked = [(g, i, group.prompt, r) for g, group in enumerate(groups) for i, r in enumerate(group.rollouts) if group.valid_G[i]]
+        for (g, i, prompt, rollout), found in zip(asked, self._all([(prompt, r.text) for _, _, prompt, r in asked]), strict=True):
+            if found is None:
+                continue
+            verdicts.append(_verdict(prompt, rollout, found))
+            for name, value in self._told(found).items():
+                self.details[name][g][i] = value
+            scores[g][i] = self._score(rollout, found)
         checks = self.config.checks
         if checks.file and (chosen := drawn(verdicts, checks.share, checks.seed)):
             write(Path(checks.file), chosen)
@@ -131,8 +131,7 @@ class HallucinationSource:
     def judge(self, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
         """One score for each (prompt, answer), as at the first step; its reason names the words that are wrong."""
         scores: list[Score] = []
-        for prompt, text in items:
-            found = self._found(prompt, text)
+        for (_, text), found in zip(items, self._all(items), strict=True):
             if found is None:
                 scores.append(failure("the detector failed: the log says how"))
                 continue
@@ -141,6 +140,13 @@ class HallucinationSource:
             told = "" if found.coverage is None else f"coverage {found.coverage:.2f}"
             scores.append(Score(worth - sum(penalty(found.errors, self.config)), "; ".join(filter(None, (wrong, told)))))
         return scores
+
+    def _all(self, items: Sequence[tuple[Prompt, str]]) -> list[Found | None]:
+        """What the detector finds in each answer; a judge that waits for a server has several of them at work."""
+        if self.config.detector != "judge" or len(items) < 2:
+            return [self._found(prompt, text) for prompt, text in items]
+        with ThreadPoolExecutor(min(self.config.judge.at_once, len(items))) as pool:
+            return list(pool.map(lambda item: self._found(*item), items))
 
     def _found(self, prompt: Prompt, text: str) -> Found | None:
         try:

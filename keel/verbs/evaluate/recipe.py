@@ -34,7 +34,9 @@ class EvalRecipe(ModelRecipe):
             yield NamedFile("evaluate.retention_text", self.evaluate.retention_text)
         if self.grounded_decoding is not None:
             yield from self.grounded_decoding.files("grounded_decoding")
-        for key, function in (("gold", self.evaluate.gold), ("detector", self.evaluate.detector)):
-            if isinstance(function, str) and function:
-                yield NamedFile(f"evaluate.{key}", file_of(function))
+        if isinstance(self.evaluate.gold, str):
+            yield NamedFile("evaluate.gold", file_of(self.evaluate.gold))
+        if (detector := self.evaluate.detecting) is not None:
+            for file in detector.detector_files():
+                yield NamedFile("evaluate.detector" if file.key == "detector" else f"evaluate.detector.{file.key}", file.path)
         yield from reward_files("rewards", self.rewards)

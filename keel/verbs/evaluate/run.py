@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from keel.core.errors import DataError
+from keel.core.errors import DataError, UserError
 from keel.core.python_file import load_object
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
@@ -273,11 +273,20 @@ class Judges:
 
 
 def _judges(config: EvaluateConfig) -> Judges:
-    detect = load_object(config.detector, "evaluate.detector") if config.detector else None
+    detect = _detector(config)
     if not isinstance(config.gold, str):
         return Judges(gold.utility if config.gold else None, gold.content if config.gold else None, detect)
     worth: Worth = load_object(config.gold, "evaluate.gold")
     return Judges(lambda prompt, text: math.fsum(worth(prompt, text).values()), None, detect)
+
+
+def _detector(config: EvaluateConfig) -> Callable[[Prompt, str], Found] | None:
+    if config.detecting is None:
+        return None
+    try:
+        return config.detecting.made()
+    except UserError as error:
+        raise UserError(f"evaluate.detector: {error.message}", error.hint) from None
 
 
 def _images(prompt: Prompt) -> tuple[str, ...]:

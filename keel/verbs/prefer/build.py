@@ -14,9 +14,11 @@ from keel.verbs.prefer.answers import answer_units, referred
 from keel.verbs.prefer.online import OnlineParts, build_online
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.augment import shown, with_reference
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.probes import probe_of
+from keel.verbs.shared.reference import reference_of
 from keel.verbs.shared.reference_cache import cache_of
 from keel.verbs.shared.session import Session, load, record
 from keel.verbs.shared.units import Splits, preference_units, prepare
@@ -47,6 +49,9 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
     other, digest = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)
     if other is not None and "ref_kl" in objective.needs:
         learner.reference = other
+    looked = shown(recipe.augment, renderer, recipe.seed, units.train)
+    if looked is not None and objective.needs_reference:
+        looked = with_reference(looked, reference_of(learner, None, other).logprobs)
     cache = cache_of(session, recipe.reference_cache, LocalInference(other, recipe.batch) if other is not None else learner, digest)
     units = Sides(*(referred(objective, side, recipe.seed, cache.logprobs) for side in (units.train, units.held_out, units.test)))
     return replace(
@@ -54,6 +59,7 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
         units=units,
         probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits),
         starts_at_reference=objective.needs_reference and other is None,
+        shown=looked,
         learnt=True,
         twins=renderer.twins,
         summary={

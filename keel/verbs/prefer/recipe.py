@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from keel.core.errors import ConfigError
 from keel.core.python_file import file_of, names_a_file
 from keel.methods.preference import ObjectiveConfig, preference_objective
+from keel.render.augment import AugmentConfig
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.shared.inputs import reward_files
 from keel.verbs.shared.recipes import NamedFile, TrainRecipe
@@ -20,6 +21,10 @@ class PreferRecipe(TrainRecipe):
     objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="Which loss, and its numbers.")
     online: OnlineConfig | None = Field(
         default=None, description="Make the pairs while training, from answers to `data`'s prompts; empty = the data's own."
+    )
+    augment: AugmentConfig | None = Field(
+        default=None,
+        description="Training images in another form each epoch; empty = as they are. The reference sees what the policy sees.",
     )
     reference_model: str = Field(
         default="", description="The model that the loss keeps near to, as `model`; empty = the starting weights. It stays as it is."
@@ -43,6 +48,17 @@ class PreferRecipe(TrainRecipe):
             raise ConfigError(f"reference_model would have no effect: the loss '{self.objective.name}' has no reference", "leave it out")
         if self.online is not None and self.online.reference.kind not in (None, "fixed"):
             raise ConfigError("reference_model stays as it is, and online.reference follows the policy", "leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _augment_fits(self) -> PreferRecipe:
+        if self.augment is not None and self.online is not None:
+            raise ConfigError("augment changes images of the data's pairs, and online makes its own", "leave it out")
+        if self.augment is not None and preference_objective(self.objective).needs_strangers:
+            raise ConfigError(
+                f"the loss '{self.objective.name}' compares with answers to other prompts, whose images would stay as they are",
+                "leave augment out, or set another objective.name",
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from keel.verbs.reward.order import judges
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.refresh import forgotten, remembered, taught
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.augment import shown
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.rewards import write_scale
@@ -100,6 +101,7 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
         remember=remember,
         remembered=remember(),
         twins=renderer.twins,
+        shown=shown(recipe.augment, renderer, start.seed, train),
         replayed=splits.replayed,
     )
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from keel.core.errors import ConfigError
 from keel.loops.config import OrderConfig
 from keel.models.config import HeadConfig
+from keel.render.augment import AugmentConfig
 from keel.verbs.reward.config import EarlierConfig, MembersConfig, RewardLossConfig, TeacherConfig
 from keel.verbs.shared.recipes import NamedFile, TrainRecipe
 
@@ -21,6 +22,7 @@ class RewardRecipe(TrainRecipe):
     teacher: TeacherConfig | None = Field(default=None, description="Reward models to learn from; empty = the labels alone.")
     earlier: EarlierConfig | None = Field(default=None, description="What the model learnt before and must not forget.")
     order: OrderConfig = Field(default=OrderConfig(), description="Which training rows come first, and which come again.")
+    augment: AugmentConfig | None = Field(default=None, description="Training images in another form each epoch; empty = as they are.")
     ensemble: MembersConfig | None = Field(default=None, description="Train several models in place of one; empty = one.")
     margin: float | None = Field(
         default=None,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.verbs.sft.recipe import SFTRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.augment import shown
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.probes import probe_of
 from keel.verbs.shared.session import Session, load, record
@@ -21,4 +22,9 @@ def build(session: Session, recipe: SFTRecipe, splits: Splits) -> OfflineParts:
     units = prepare(account, renderer, plain_units(renderer))
     parts = OfflineParts.of(loaded, SupervisedObjective(), units, recipe.training)
     summary = {"units": len(units.train), "held_out": len(units.held_out), "data": account.summary()}
-    return replace(parts, probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits), summary=summary)
+    return replace(
+        parts,
+        shown=shown(recipe.augment, renderer, recipe.seed, units.train),
+        probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits),
+        summary=summary,
+    )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
+from keel.render.augment import AugmentConfig
 from keel.verbs.shared.recipes import TrainRecipe
 
 
 class SFTRecipe(TrainRecipe):
     """`keel sft`: imitate demonstrations."""
+
+    augment: AugmentConfig | None = Field(default=None, description="Training images in another form each epoch; empty = as they are.")

@@ -12,7 +12,7 @@ from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
 from keel.loops.control import check_phases
 from keel.loops.harness import TrainResult
-from keel.loops.offline import OfflineTrainer, Probe, Sides, total_steps
+from keel.loops.offline import OfflineTrainer, Probe, Shown, Sides, total_steps
 from keel.loops.ordering import Order
 from keel.methods.objectives.common import credited
 from keel.models.loading import Loaded
@@ -76,6 +76,7 @@ class OfflineParts:
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/loss"))
     probe: Probe | None = None
     order: Order | None = None
+    shown: Shown | None = None  # what a step sees of its units, where that is not the units as they are
     starts_at_reference: bool = False  # the units' reference is the starting weights: at first nothing is between them
     learnt: bool = False  # the policy has been trained before: where there are images it must look at them
     twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
@@ -96,6 +97,7 @@ class OfflineParts:
         """The loop over these parts, one step at a time."""
         loop, seed = self.training.loop, self.training.seed
         trainer = OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
+        trainer.shown = self.shown
         trainer.measures = lambda units: looking(self.loaded.model, units)
         return trainer
 
