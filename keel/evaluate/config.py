@@ -16,6 +16,7 @@ class EvaluateConfig(Section):
     """Evaluation of a model, alone or against a baseline, on held-out prompts."""
 
     prompts: tuple[str, ...] = Field(default=(), description="Files of held-out prompts, in any layout that training data may have.")
+    limit: int | None = Field(default=None, ge=1, description="Take only the first N rows of each of these files.")
     samples: int = Field(default=2, ge=1, description="Answers sampled for each prompt and model.")
     max_tokens: int = Field(default=128, ge=1, description="Longest answer, in tokens.")
     temperature: float = Field(default=0.7, ge=0, description="Sampling temperature of the evaluation; 0 is greedy.")

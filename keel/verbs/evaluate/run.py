@@ -64,7 +64,7 @@ class Side:
 def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Sample both models, score, compare; leaves ``samples/evaluation.jsonl`` and returns the summary."""
     config = recipe.evaluate
-    data = load_data(DataConfig(path=list(config.prompts)), config.seed)
+    data = load_data(DataConfig(path=list(config.prompts), limit=config.limit), config.seed)
     validation = _validation(recipe, data)
     fingerprints = {d.source: d.fingerprint for d in (data, validation) if d is not None}
     with open_session("eval", recipe, path, fingerprints, parent) as session:
