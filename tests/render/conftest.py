@@ -101,7 +101,7 @@ class Store:
         self.items: dict[str, dict[str, torch.Tensor]] = {}
         self.puts = 0
 
-    def put(self, digest: str, features: Any) -> None:
+    def put(self, digest: str, features: Any, make: Any = None) -> None:
         self.items[digest] = dict(features)
         self.puts += 1
 
