@@ -7,7 +7,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds test test-stages test-slow test-machines check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa test test-stages test-slow test-machines check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,14 @@ quickstart-vlm: $(VENV)/.demo-tower runs/vlm_base/summary.json  ## pictures: wha
 
 quickstart-vlm-seeds: $(VENV)/.demo-tower runs/vlm_base/summary.json  ## three seeds, pooled
 	$(BIN)/keel run recipes/vlm_quickstart.yaml seeds=[0,1,2] $(ARGS)
+
+# easy-VQA's real files (MIT) inside a registry package.
+$(VENV)/.easy-vqa: $(VENV)/.demo-tower
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps easy-vqa==1.0
+	touch $@
+
+vlm-easy-vqa: $(VENV)/.easy-vqa runs/vlm_base/summary.json  ## questions about pictures from real files
+	$(BIN)/keel run recipes/vlm_easy_vqa.yaml $(ARGS)
 
 test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
 	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)

@@ -87,33 +87,44 @@ def _bytes(pixels: Pixels) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in pixels.values())
 
 
-_ROWS, _LISTED = "rows", "listed_rows"
+_ROWS, _LISTED, _LAYER, _NESTED = "rows", "listed_rows", "layer", "nested_layer"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """What stands in place of the tokens of images, in order."""
+    """What stands in place of the tokens of images, in order, and the form that this version of the model gives it."""
 
     rows_NH: Tensor
     layers: tuple[Tensor, ...] = ()  # [N, H] each: what some models add in their first layers as well
     listed: bool = False  # the model keeps the rows of its images in a list
+    nested: bool = False  # and those of each layer too
+    block: int = 0  # the model keeps rows in blocks of so many; 0 = one after the other
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, as ``of`` takes them."""
-        return {_LISTED if self.listed else _ROWS: self.rows_NH, **{f"layer.{i}": layer_NH for i, layer_NH in enumerate(self.layers)}}
+        rows_NH = self.rows_NH.view(-1, self.block, self.rows_NH.shape[-1]) if self.block else self.rows_NH
+        layer = _NESTED if self.nested else _LAYER
+        return {_LISTED if self.listed else _ROWS: rows_NH, **{f"{layer}.{i}": layer_NH for i, layer_NH in enumerate(self.layers)}}
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> ImageFeatures:
         """What ``tensors`` gave."""
-        listed = _LISTED in tensors
-        layers = tuple(tensors[f"layer.{i}"] for i in range(len(tensors) - 1))
-        return ImageFeatures(tensors[_LISTED if listed else _ROWS], layers, listed)
+        listed, nested = _LISTED in tensors, f"{_NESTED}.0" in tensors
+        layers = tuple(tensors[f"{_NESTED if nested else _LAYER}.{i}"] for i in range(len(tensors) - 1))
+        rows = tensors[_LISTED if listed else _ROWS]
+        return ImageFeatures(_flat(rows), layers, listed, nested, rows.shape[1] if rows.dim() == 3 else 0)
 
     @staticmethod
     def join(parts: Sequence[ImageFeatures]) -> ImageFeatures:
         """Several images, one after the other."""
         layers = tuple(torch.cat(of_layer) for of_layer in zip(*(p.layers for p in parts), strict=True))
-        return ImageFeatures(torch.cat([p.rows_NH for p in parts]), layers, parts[0].listed)
+        block = parts[0].block if len({p.block for p in parts}) == 1 else 0
+        return ImageFeatures(torch.cat([p.rows_NH for p in parts]), layers, parts[0].listed, parts[0].nested, block)
+
+    @property
+    def rows(self) -> Tensor | list[Tensor]:
+        """The rows in the model's own form."""
+        return [self.rows_NH] if self.listed else self.tensors()[_ROWS]
 
 
 def image_features(base: Any, pixels: Mapping[str, Tensor], ref: MediaRef) -> ImageFeatures:
@@ -122,8 +133,10 @@ def image_features(base: Any, pixels: Mapping[str, Tensor], ref: MediaRef) -> Im
     Raises ModelError when the rows are not as many as the image's tokens.
     """
     out = base.get_image_features(**pixels, return_dict=True)
-    layers = tuple(_flat(layer) for layer in getattr(out, "deepstack_features", None) or ())
-    found = ImageFeatures(_flat(out.pooler_output), layers, isinstance(out.pooler_output, list | tuple))
+    rows, layers = out.pooler_output, getattr(out, "deepstack_features", None) or ()
+    listed, nested = isinstance(rows, list | tuple), any(isinstance(layer, list | tuple) for layer in layers)
+    block = 0 if listed or rows.dim() != 3 else rows.shape[1]
+    found = ImageFeatures(_flat(rows), tuple(map(_flat, layers)), listed, nested, block)
     if len(found.rows_NH) != ref.n_tokens:
         raise ModelError(
             f"an image stands for {ref.n_tokens} tokens in the prompt and the model makes {len(found.rows_NH)} rows of it",
@@ -138,9 +151,9 @@ def in_place(base: Any, found: ImageFeatures) -> Iterator[dict[str, Tensor]]:
 
     Newer versions of transformers take finished features as an argument, older ones do not; asking is what all of them do.
     """
-    out = BaseModelOutputWithPooling(pooler_output=[found.rows_NH] if found.listed else found.rows_NH)  # pyright: ignore[reportArgumentType]
+    out = BaseModelOutputWithPooling(pooler_output=found.rows)  # pyright: ignore[reportArgumentType]
     if found.layers:
-        out.deepstack_features = [[layer] for layer in found.layers]  # pyright: ignore[reportAttributeAccessIssue]
+        out.deepstack_features = [[layer] if found.nested else layer for layer in found.layers]  # pyright: ignore[reportAttributeAccessIssue]
     base.__dict__["get_image_features"] = lambda *_, **__: out
     try:
         yield {"pixel_values": torch.zeros(1, device=found.rows_NH.device)}

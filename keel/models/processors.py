@@ -1,23 +1,43 @@
-"""The processors that make pixels of images and placeholders of text, without torchvision: images only, no video."""
+"""The processors that make pixels of images and placeholders of text, without torchvision: images only, no video.
+
+transformers scales images with torchvision where that is installed and with PIL elsewhere, and their pixels differ. A model that was
+trained on one machine would see other pixels on the next, so PIL's are taken everywhere.
+"""
 
 from __future__ import annotations
 
 import inspect
+import logging
 import types
 from collections.abc import Mapping
 from typing import Any
 
 import transformers
 
+log = logging.getLogger("keel")
+
 
 def read_processor(name: str, common: Mapping[str, Any]) -> Any:
     """The processor of a folder or Hub id; where it asks for packages that only video needs, the same class without its video part.
     Raises what transformers raises."""
     try:
-        return transformers.AutoProcessor.from_pretrained(name, **common)
+        found = transformers.AutoProcessor.from_pretrained(name, **common)
     except (ImportError, ValueError, OSError):
         settings, _ = transformers.ProcessorMixin.get_processor_dict(name)
-        return image_only(getattr(transformers, settings["processor_class"])).from_pretrained(name, **common)
+        found = image_only(getattr(transformers, settings["processor_class"])).from_pretrained(name, **common)
+    if "Torchvision" in _backend(getattr(found, "image_processor", None)):
+        found.image_processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **common)
+        if "Torchvision" in _backend(found.image_processor):
+            log.warning(
+                "%s: images are scaled by torchvision, there is no other way for them: where it is missing or newer, pixels may differ",
+                name,
+            )
+    return found
+
+
+def _backend(images: Any) -> str:
+    """Names of what scales the images, by the classes that the processor is made of."""
+    return " ".join(cls.__name__ for cls in type(images).__mro__)
 
 
 def image_only(cls: type[Any]) -> type[Any]:

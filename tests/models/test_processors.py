@@ -62,3 +62,23 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(ValueError, match="sometool") as caught:
         load_model(str(tmp_path), ModelOptions(precision="fp32", device="cpu"))
     assert "install the package" in str(caught.value) + getattr(caught.value, "hint", "")
+
+
+def test_images_are_scaled_alike_with_torchvision_and_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module, tokenizer, processor = tiny.build(tiny.parse("tiny:llava", 0))
+    for part in (module, tokenizer, processor):
+        part.save_pretrained(tmp_path)
+
+    class TorchvisionBackend: ...
+
+    class Fast(type(processor.image_processor), TorchvisionBackend): ...
+
+    read = transformers.AutoProcessor.from_pretrained
+
+    def with_torchvision(*args: Any, **more: Any) -> Any:
+        found = read(*args, **more)
+        found.image_processor.__class__ = Fast
+        return found
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", with_torchvision)
+    assert type(processors.read_processor(str(tmp_path), {}).image_processor) is type(processor.image_processor)
