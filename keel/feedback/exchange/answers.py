@@ -101,7 +101,8 @@ def rank_order(name: str, value: Any, item: Item) -> Ranks:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a form without its boxes: ``{"choice": {"left": true, "right": false}}``, as ``choice.left = true``, is ``choice = left``."""
+    """Fields of a form without its boxes: ``{"choice": {"left": true, "right": false}}`` becomes ``choice = left``, and so does
+    ``choice.left = true``."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         value = _parsed(value)

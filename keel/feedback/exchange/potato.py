@@ -38,7 +38,7 @@ def fits(path: Path) -> bool:
 
 def read(path: Path, content: bytes | None = None) -> Imported:
     """The states of all users under a folder, with the items in the other files under it (rows with an ``id``). Each schema is a question
-    of its own. A slider's place becomes a choice; how far it was moved stays in ``meta.scale_value``, as the file does not tell its ends."""
+    of its own. A slider's place becomes a choice; how far it was moved stays in ``meta.scale_value``: its ends are not told."""
     if content is not None or not path.is_dir():
         raise DataError(f"{path}: a Potato project is a folder", f"give the folder that holds the items and annotation_output/USER/{STATE}")
     gather = Gather(NAME, str(path))
