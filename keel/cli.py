@@ -167,6 +167,7 @@ STAGES = {
     "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
+    "collect": "answers from several sources as tasks for annotators",
 }
 
 

@@ -13,13 +13,12 @@ from pydantic import Field
 from keel.core.config import Section, load
 from keel.core.errors import DataError, UserError
 from keel.data.cleaning.clean import clean
-from keel.data.cleaning.config import CleanConfig, DecontaminateConfig
+from keel.data.cleaning.config import CleanConfig
 from keel.data.config import DataConfig
-from keel.data.dataset import load as load_data
 from keel.data.dataset import read_rows
 from keel.data.rows import RawRow, without_pictures
 from keel.runs.durable import write_atomic
-from keel.types import Prompt
+from keel.verbs.shared.evaluation_sets import evaluation_prompts
 
 log = logging.getLogger("keel")
 _IMAGES = ("image", "images")
@@ -33,8 +32,8 @@ class DataCleanRecipe(Section):
 
 
 def data_clean(path: str, out: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Write the rows that stay to ``out`` (JSON lines, each as it stood) and those that go to ``out`` with ``.removed.jsonl`` at its end, each
-    with its place, rule and reason: what was taken out can be put back. Returns the counts. Raises UserError for a file that is there."""
+    """Write the rows that stay to ``out`` (JSON lines, each as it stood) and those that go to ``out`` with ``.removed.jsonl`` at its end,
+    each with its place, rule and reason: what was taken out can be put back. Returns the counts. Raises UserError for a file that is there."""
     recipe = load(DataCleanRecipe, None, [f"data.path={path}", *overrides])
     target, beside = Path(out), Path(f"{out.removesuffix('.jsonl')}.removed.jsonl")
     for file in (target, beside):
@@ -64,11 +63,6 @@ def data_clean(path: str, out: str, overrides: Sequence[str]) -> dict[str, Any]:
     told = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
     log.info("%s: %s; what was taken out, with the reasons: %s", path, told, beside)
     return {"path": path, "out": str(target), "removed_file": str(beside), "layout": layout, **counts}
-
-
-def evaluation_prompts(config: DecontaminateConfig) -> tuple[Prompt, ...]:
-    """The prompts of the evaluation sets that must not be trained on."""
-    return tuple(p for path in config.path for p in load_data(DataConfig(path=path)).prompts())
 
 
 def _row(raw: RawRow) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""What does not belong into data: duplicates, contradictions, low quality, questions of the evaluation. Taken out by name, never silently."""
+"""What does not belong into data: duplicates, contradictions, poor texts, questions of the evaluation. Taken out by name."""

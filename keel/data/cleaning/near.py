@@ -18,8 +18,8 @@ def jaccard(a: frozenset[Gram], b: frozenset[Gram]) -> float:
 
 
 def near_duplicates(records: Sequence[Item], threshold: float) -> dict[int, int]:
-    """Place of a record -> place of an earlier, kept one that it nearly repeats: each of its texts (prompt, answers) has a Jaccard overlap of
-    words and word pairs above ``threshold`` with the other's, and kind, label, right answer, images and numbers are the same.
+    """Place of a record -> place of an earlier, kept one that it nearly repeats: each of its texts (prompt, answers) has a Jaccard
+    overlap of words and word pairs above ``threshold`` with the other's, and kind, label, right answer, images and numbers are the same.
 
     Two sets with J > t share one of their first |s| - ceil(t |s|) + 1 elements, in any one order of all elements; rare ones first make the
     lists short.
