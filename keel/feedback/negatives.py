@@ -62,8 +62,8 @@ def make_negative(
     others: Mapping[str, Sequence[Candidate]],
     *parts: str | int,
 ) -> Candidate | None:
-    """A poor answer to a prompt from its ``own`` answers, or from those to ``others`` (in the prompt's language: off topic; in another one);
-    None where this kind cannot be made of them."""
+    """A poor answer to a prompt from its ``own`` answers, or from those to ``others`` (in the prompt's language: off topic; in another
+    one); None where this kind cannot be made of them."""
     prompt_id = prompt.prompt_id
     changes: Mapping[str, Callable[..., str | None]] = {"truncated": truncated, "repeated": repeated, "swapped_facts": swapped_facts}
     if kind in changes:

@@ -33,7 +33,8 @@ class DataCleanRecipe(Section):
 
 def data_clean(path: str, out: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Write the rows that stay to ``out`` (JSON lines, each as it stood) and those that go to ``out`` with ``.removed.jsonl`` at its end,
-    each with its place, rule and reason: what was taken out can be put back. Returns the counts. Raises UserError for a file that is there."""
+    each with its place, rule and reason: what was taken out can be put back. Returns the counts. Raises UserError for a file
+    that is there."""
     recipe = load(DataCleanRecipe, None, [f"data.path={path}", *overrides])
     target, beside = Path(out), Path(f"{out.removesuffix('.jsonl')}.removed.jsonl")
     for file in (target, beside):

@@ -53,7 +53,7 @@ class CleanConfig(Section):
     similarity: float = Field(default=0.9, gt=0, lt=1, description="Overlap of words and word pairs (Jaccard) above which texts are one.")
     contradictions: Literal["drop", "first", "keep"] = Field(
         default="drop",
-        description="Records that judge the same in opposite ways, or give a question two right answers: drop all, keep the first, keep all.",
+        description="Records that judge the same in opposite ways, or give a question two right answers: all go, all but the first, none.",
     )
     decontaminate: DecontaminateConfig = Field(default=DecontaminateConfig(), description="Questions of evaluations.")
 

@@ -148,6 +148,35 @@ def _unpaired(votes: list[tuple[Task, Judgement]]) -> Found:
     return rows, left
 
 
+def demonstrations(
+    imported: Imported, dimension: str = "accept", at_least: float = 0.5, votes: int = 1
+) -> tuple[list[dict[str, Any]], tuple[LeftOut, ...]]:
+    """Answers that people accepted, as rows of layout ``prompt_completion``: those of rating tasks whose mean score of ``dimension`` is
+    ``at_least`` that, from at least so many ``votes`` of different people. Judges and simulated annotators verify nothing. Left out, by
+    name: refused answers, those with too few votes, votes that are no work or not by people."""
+    people = {a.annotator_id for a in imported.annotators if a.kind == "person"}
+    rows: list[dict[str, Any]] = []
+    left: list[LeftOut] = []
+    judged = imported.by_task()
+    for task in imported.tasks:
+        scores: list[float] = []
+        for vote in judged[task.task_id]:
+            score = vote.answer.scores.get(dimension) if isinstance(vote.answer, Scores) else None
+            why = _unfit(task, vote, "rating", "") or ("" if vote.by in people else "by: is no person")
+            if why or score is None:
+                left.append(LeftOut(vote.event_id, vote.source_id, why or f"scores: has no {dimension}"))
+            else:
+                scores.append(score)
+        mean = sum(scores) / len(scores) if scores else 0.0
+        if len(scores) < votes or mean < at_least:
+            why = f"{len(scores)} of {votes} votes" if len(scores) < votes else f"mean {dimension} {mean:g} is below {at_least:g}"
+            left.append(LeftOut(task.task_id, task.source_id, f"not accepted: {why}"))
+            continue
+        row = {"record_id": task.task_id, **store.prompt_row(task.prompt), "completion": _answer(task.candidates[0])}
+        rows.append(row)
+    return rows, tuple(left)
+
+
 def _answer(candidate: Candidate) -> list[dict[str, Any]]:
     return [files.turn(m) for m in candidate.messages]
 

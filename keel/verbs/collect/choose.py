@@ -28,7 +28,7 @@ def usable(prompt: Prompt, found: Sequence[Candidate], config: CandidatesConfig)
         elif not config.min_words <= count <= config.max_words:
             why = f"has {count} words, not {config.min_words} to {config.max_words} (candidates.min_words, max_words)"
         elif twin is not None:
-            alike = "repeats" if twin.text == candidate.text else f"is more like than {config.similarity:g} to"
+            alike = "repeats" if twin.text == candidate.text else f"is more alike than {config.similarity:g} to"
             why = f"{alike} an answer of {twin.origin.get('source', '?')}"
         else:
             kept.append(candidate)

@@ -28,7 +28,7 @@ def page(found: Mapping[str, Any], left: Mapping[str, int], samples: Sequence[Ma
     parts.append(_counts("Languages of answers", found["languages"]["answers"]))
     parts += [_facts(f"Words of {side}", found["words"][side]) for side in ("prompts", "answers")]
     parts.append(_counts("Difficulty, as the data say", found["difficulty"]["by_data"]))
-    thirds = dict(zip(("shortest", "middle", "longest"), found["difficulty"]["words_by_third"]))
+    thirds: dict[str, float] = dict(zip(("shortest", "middle", "longest"), found["difficulty"]["words_by_third"]))
     parts.append(_facts("Mean words of answers by third of the prompts' length", thirds))
     parts.append(_counts("Errors planted on purpose", found["errors"]["planted"]))
     parts.append(_counts("Errors that the data name", found["errors"]["by_data"]))

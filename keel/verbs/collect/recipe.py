@@ -61,8 +61,12 @@ class CandidatesConfig(Section):
 
     min_words: int = Field(default=10, ge=0, description="Shortest answer in words; a Han character is one.")
     max_words: int = Field(default=500, ge=1, description="Longest answer in words.")
-    similarity: float = Field(default=0.9, gt=0, le=1, description="Answers more alike than this (overlap of words and word pairs) are one.")
-    keep: int = Field(default=6, ge=2, description="At most this many answers a prompt, poor ones made on purpose included: the most different.")
+    similarity: float = Field(
+        default=0.9, gt=0, le=1, description="Answers more alike than this (overlap of words and word pairs) are one."
+    )
+    keep: int = Field(
+        default=6, ge=2, description="At most this many answers a prompt, poor ones made on purpose included: the most different."
+    )
     at_least: int = Field(default=2, ge=1, description="Prompts with fewer answers are left out.")
 
     @model_validator(mode="after")
@@ -97,7 +101,9 @@ class TaskConfig(Section):
         default="ranking", description="ranking: all answers of a prompt; pairwise: two of them; rating, spans: each by itself."
     )
     pairs: int = Field(default=4, ge=1, description="pairwise: at most this many pairs a prompt.")
-    protocol: str = Field(default="", description="Protocol of the tasks; empty = KIND-v1. Judgements of different protocols are not mixed.")
+    protocol: str = Field(
+        default="", description="Protocol of the tasks; empty = KIND-v1. Judgements of different protocols are not mixed."
+    )
 
     @model_validator(mode="after")
     def _pairs_are_read(self) -> TaskConfig:
@@ -113,7 +119,9 @@ class CollectRecipe(ModelRecipe):
     data: DataConfig = Field(description="Prompts; answers beside them are a source `reference`.")
     clean: CleanConfig | None = Field(default=CleanConfig(), description="Cleaning of the data before anything is sampled; null = none.")
     sources: list[Source] = Field(min_length=1, description="Where answers come from.")
-    sampling: SamplingConfig = Field(default=SamplingConfig(), description="Lengths and stops of sampled answers; the rest is a source's own.")
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="Lengths and stops of sampled answers; the rest is a source's own."
+    )
     sampler: SamplerConfig = Field(default=SamplerConfig(max_rows=256), description="How the sampler packs its work.")
     candidates: CandidatesConfig = Field(default=CandidatesConfig(), description="Which answers are kept.")
     negatives: NegativesConfig = Field(default=NegativesConfig(), description="Poor answers made on purpose.")

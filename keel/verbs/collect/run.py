@@ -20,6 +20,7 @@ from keel.data.identity import prompt_of
 from keel.data.left_out import LeftOut
 from keel.feedback import rows
 from keel.feedback.diversity import diversity, said
+from keel.feedback.store import prompt_row
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.runs.memory import give_back_memory
@@ -33,13 +34,14 @@ from keel.verbs.shared.evaluation_sets import evaluation_prompts
 from keel.verbs.shared.session import Session, open_session
 
 log = logging.getLogger("keel")
-TASKS, DIVERSITY, PAGE = "tasks.jsonl", "diversity.json", "diversity.html"
+TASKS, PROMPTS, DIVERSITY, PAGE = "tasks.jsonl", "prompts.jsonl", "diversity.json", "diversity.html"
 _VARIES = re.compile(r"'[^']*'|\d+(?:\.\d+)?")
 
 
 def run_collect(recipe: CollectRecipe, path: Path, parent: str = "") -> dict[str, Any]:
-    """Leaves ``tasks.jsonl``, ``diversity.json`` and ``.html``, and ``left_out.jsonl`` with every prompt and answer that is in no task, by name
-    and reason. Returns the summary; its ``file`` is the folder, so that ``"@collect/tasks.jsonl"`` names the tasks in a pipeline."""
+    """Leaves ``tasks.jsonl``, ``prompts.jsonl`` (after cleaning), ``diversity.json`` and ``.html``, and ``left_out.jsonl`` with every prompt
+    and answer that is in no task, by name and reason. Returns the summary; its ``file`` is the folder, so that ``"@collect/tasks.jsonl"``
+    names the tasks in a pipeline."""
     data = load_data(recipe.data, recipe.seed)
     with open_session("collect", recipe, path, {data.source: data.fingerprint}, parent) as session:
         if (done := session.finished()) is not None:
@@ -53,13 +55,18 @@ def run_collect(recipe: CollectRecipe, path: Path, parent: str = "") -> dict[str
         tasks = tasks_of(prompts, chosen, recipe)
         if not tasks:
             first = f" (first: {left[0].reason})" if left else ""
-            raise DataError(f"no prompt got enough usable answers: there are no tasks{first}", f"see {path / 'left_out.jsonl'}; loosen candidates")
+            raise DataError(
+                f"no prompt got enough usable answers: there are no tasks{first}", f"see {path / 'left_out.jsonl'}; loosen candidates"
+            )
+        write_atomic(path / PROMPTS, b"".join(json_line(prompt_row(p)) for p in prompts))
         write_atomic(path / TASKS, b"".join(json_line({"task": rows.task_row(t)}) for t in tasks))
         found = diversity(tasks)
         reasons = Counter(_VARIES.sub("#", r.reason) for r in (*left, *account.left.get("sources", ())))
         write_atomic(path / DIVERSITY, (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode())
         write_atomic(path / PAGE, page(found, dict(reasons.most_common()), _samples(tasks)).encode())
-        log.info("%d tasks of %d answers to %d prompts; how varied they are: %s", len(tasks), found["answers"], found["prompts"], path / PAGE)
+        log.info(
+            "%d tasks of %d answers to %d prompts; how varied they are: %s", len(tasks), found["answers"], found["prompts"], path / PAGE
+        )
         summary = {k: found[k] for k in ("prompts", "answers", "tasks", "sources", "languages", "distinct_2", "distance")}
         summary |= {"negatives": found["errors"]["planted"], "clean": cleaned, "left_out": len(left), "left_out_by_reason": dict(reasons)}
         return session.finish({**summary, "file": str(path), "data": account.summary()})
@@ -77,7 +84,9 @@ def _clean(data: Dataset, recipe: CollectRecipe, account: Account) -> tuple[Data
 
     account.leave_out("clean", [gone(r.place, f"{r.rule}: {r.reason}") for r in found.removed])
     if not found.kept:
-        raise DataError(f"{data.source}: cleaning left nothing of {len(data)} records", f"see {account.out / 'left_out.jsonl'}; loosen clean")
+        raise DataError(
+            f"{data.source}: cleaning left nothing of {len(data)} records", f"see {account.out / 'left_out.jsonl'}; loosen clean"
+        )
     return replace(data, records=tuple(data.records[i] for i in found.kept)), found.counts()
 
 

@@ -68,9 +68,7 @@ def _strategy(source: ModelSource) -> dict[str, Any]:
     return told if source.system is None else {**told, "system": source.system}
 
 
-def from_records(
-    source: ReferenceSource | FileSource, records: Sequence[Item], prompts: Sequence[Prompt]
-) -> tuple[Answers, list[LeftOut]]:
+def from_records(source: ReferenceSource | FileSource, records: Sequence[Item], prompts: Sequence[Prompt]) -> tuple[Answers, list[LeftOut]]:
     """Answers that stand in records, to the prompts that say the same; records of other prompts are left out by name."""
     ids = {cluster_key(p): p.prompt_id for p in prompts}
     found: Answers = {}

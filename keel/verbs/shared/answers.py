@@ -38,6 +38,8 @@ def sampled_candidates(prompt_id: str, found: Sequence[tuple[float, Rollout]], o
     """Candidates in the order of temperature and sample; ``origin`` and how each was drawn stand in theirs."""
 
     def one(temperature: float, r: Rollout) -> Candidate:
-        return make_candidate(prompt_id, r.text, {**origin, "temperature": temperature, "sample": r.sample, "finish_reason": r.finish_reason})
+        return make_candidate(
+            prompt_id, r.text, {**origin, "temperature": temperature, "sample": r.sample, "finish_reason": r.finish_reason}
+        )
 
     return [one(temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))]

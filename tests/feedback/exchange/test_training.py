@@ -12,13 +12,15 @@ from PIL import Image
 from keel.core.errors import DataError
 from keel.data.config import ConversionConfig, DataConfig
 from keel.data.dataset import load
+from keel.feedback.exchange import files
 from keel.feedback.exchange.imported import Imported
-from keel.feedback.exchange.training import export, training_rows
+from keel.feedback.exchange.training import demonstrations, export, training_rows
 from keel.types import (
     Annotator,
     Candidate,
     Choice,
     Comparison,
+    Demonstration,
     ImagePart,
     Judgement,
     Message,
@@ -121,3 +123,18 @@ def test_protocols_are_not_mixed(tmp_path: Path) -> None:
     assert left[0].reason == "protocol: is imported:x, not imported:y"
     with pytest.raises(DataError, match="left out"):
         export(mine, "ranking", tmp_path / "out.jsonl")
+
+
+def test_answers_that_people_accepted_become_demonstrations(tmp_path: Path) -> None:
+    mine = votes("rating", [Scores(0, {"accept": x}) for x in (1.0, 1.0, 0.0)], tmp_path, 1)
+    rows, left = demonstrations(mine, at_least=0.6, votes=3)
+    files.write_lines(tmp_path / "out.jsonl", rows)
+    (found,) = read(tmp_path)
+    assert isinstance(found, Demonstration)
+    assert (found.completion[0].text, left) == ("answer 0", ())
+    assert demonstrations(mine, at_least=0.7)[1][0].reason == "not accepted: mean accept 0.666667 is below 0.7"
+    assert demonstrations(mine, votes=4)[1][0].reason == "not accepted: 3 of 4 votes"
+    judges = replace(mine, annotators=tuple(replace(a, kind="judge") for a in mine.annotators))
+    rows, left = demonstrations(judges)
+    assert rows == []
+    assert [e.reason.partition(":")[0] for e in left] == ["by", "by", "by", "not accepted"]
