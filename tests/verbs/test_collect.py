@@ -219,3 +219,14 @@ def test_prompts_without_enough_answers_are_left_out_with_them() -> None:
     assert chosen == {}
     assert [r.record_id for r in left] == ["p", alone.candidate_id]
     assert choose([replace(prompt, prompt_id="x")], {}, recipe())[1][0].reason.startswith("0 usable answers")
+
+
+def test_poor_answers_take_the_places_of_good_ones() -> None:
+    prompt = Prompt("p", text="How do you do?", source_id="f:1")
+    names = ("ann", "bo", "cy", "di", "ed", "flo")
+    answers = [make_candidate("p", f"{n} says that {n} is fine, and that {n} has 3 cats and 2 dogs.", {"source": n}) for n in names]
+    mine = recipe(candidates={"min_words": 1, "keep": 4}, negatives={"share": 1.0, "each": 2})
+    chosen, left = choose([prompt], {"p": answers}, mine)
+    assert len(chosen["p"]) == 4
+    assert sum("negative" in c.origin for c in chosen["p"]) == 2
+    assert sum("most different ones" in r.reason for r in left) == 4

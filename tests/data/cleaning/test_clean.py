@@ -157,3 +157,15 @@ def test_settings_that_nothing_reads_are_refused() -> None:
     ):
         with pytest.raises(ValidationError):
             CleanConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_texts_that_share_words_do_not_hide_a_near_duplicate() -> None:
+    """Question and both answers are one text with another word each, three other words in the copy: 76 of 82 in common, each; the unions
+    have but 79 of 97."""
+
+    def with_words(*odd: str) -> list[str]:
+        return [" ".join([*WORDS[:at], word, *WORDS[at + 1 :]]) for at, word in zip((10, 20, 30), odd)]
+
+    records = [pair(*with_words("one", "two", "three")), pair(*with_words("uno", "due", "tre"))]
+    assert rules(records, similarity=0.92) == {1: "near_duplicate"}
+    assert rules(records, similarity=0.93) == {}
