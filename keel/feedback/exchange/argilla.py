@@ -52,7 +52,10 @@ def _record(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
     if seen.setdefault(source_id, fields) != fields:
         raise FieldError("id", f"{source_id} stands twice with different fields; the first is taken")
     item = item_of(fields, row.folder, source_id)
-    meta = {**item.rest, **(row.values.get("metadata") or {})}
+    metadata, suggestions = (row.values.get(k) or {} for k in ("metadata", "suggestions"))
+    if not isinstance(metadata, dict) or not isinstance(suggestions, dict):
+        raise FieldError("metadata", "metadata and suggestions must be objects")
+    meta = {**item.rest, **metadata}
     by_user = _by_user(row, gather, source_id)
     for (by, status), answers in by_user.items():
         if status not in ("submitted", "None", ""):
@@ -62,10 +65,10 @@ def _record(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
         vote = Vote("", by, Choice("cannot"), place=row.place, reason=reason)
         for one in said:
             add(gather, item, source_id, one, vote, meta)
-    for question, suggestion in (row.values.get("suggestions") or {}).items():
+    for question, suggestion in suggestions.items():
         with gather.reading(f"{source_id}/{question}", row.place):
             _suggestion(question, suggestion, item, gather, source_id, row.place, meta)
-    if not by_user and not row.values.get("suggestions"):
+    if not by_user and not suggestions:
         gather.leave_out(source_id, row.place, "responses", "nobody has answered")
 
 

@@ -52,7 +52,8 @@ def _row(row: RawRow, gather: Gather, source_id: str) -> None:
     item = item_of({k: v for k, v in values.items() if k not in ("id", *_OURS[:4])}, row.folder, source_id)
     judge = str(values.get("model_name") or "judge")
     by = gather.annotator(judge, "judge", identity=judge)
-    reasons = values.get("rationales-for-ratings") or values.get("rationales") or []
+    reasons = values.get("rationales-for-ratings") or values.get("rationales")
+    reasons = reasons if isinstance(reasons, list) else []
     meta = {k: v for k, v in item.rest.items() if k not in _OURS}
     for k, rating in enumerate(ratings):
         number = number_of(rating)

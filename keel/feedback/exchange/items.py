@@ -139,7 +139,8 @@ def _answers(values: Mapping[str, Any], used: set[str]) -> list[Found]:
     for name in _LISTS:
         column = known.get(name)
         if column is not None and isinstance(values[column], list) and values[column]:
-            models = values.get("models") or values.get("generation_models") or []
+            models = values.get("models") or values.get("generation_models")
+            models = models if isinstance(models, list) else []
             return [_entry(column, k, e, models) for k, e in enumerate(values[column])]
     if "left" in known and "right" in known:
         return [(known[k], k, values[known[k]], {}) for k in ("left", "right")]

@@ -55,22 +55,30 @@ def _task(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
     source_id = str(row.values["id"]) if row.values.get("id") is not None else f"row {row.line}"
     if seen.setdefault(source_id, data) != data:
         raise FieldError("id", f"{source_id} stands twice with different data; the first is taken")
-    answers = _compared(row.values, data)
-    item = item_of(data, row.folder, source_id, answers)
-    annotations = row.values.get("annotations", row.values.get("completions")) or []
-    for kind, entries in (("annotations", annotations), ("predictions", row.values.get("predictions") or [])):
+    annotations = _list("annotations", row.values.get("annotations", row.values.get("completions")))
+    predictions = _list("predictions", row.values.get("predictions"))
+    item = item_of(data, row.folder, source_id, _compared(annotations, data))
+    for kind, entries in (("annotations", annotations), ("predictions", predictions)):
         for i, entry in enumerate(entries):
             name = entry.get("id") if isinstance(entry, dict) else None
             with gather.reading(name if name is not None else f"{source_id}/{kind}.{i}", row.place):
                 _annotation(entry, kind, item, gather, source_id, row.place)
-    if not annotations and not row.values.get("predictions"):
+    if not annotations and not predictions:
         gather.leave_out(source_id, row.place, "annotations", "nobody has annotated this task")
 
 
-def _compared(values: Mapping[str, Any], data: Mapping[str, Any]) -> Sequence[str]:
+def _list(name: str, value: Any) -> list[Any]:
+    """A list; nothing is an empty one."""
+    if value is not None and not isinstance(value, list):
+        raise FieldError(name, f"must be a list, is {type(value).__name__}")
+    return value or []
+
+
+def _compared(annotations: Sequence[Any], data: Mapping[str, Any]) -> Sequence[str]:
     """The columns that a pairwise control compares, where they are named like its objects."""
-    for annotation in values.get("annotations") or []:
-        for result in annotation.get("result") or [] if isinstance(annotation, dict) else []:
+    for annotation in annotations:
+        results = annotation.get("result") if isinstance(annotation, dict) else None
+        for result in results if isinstance(results, list) else []:
             if isinstance(result, dict) and result.get("type") == "pairwise":
                 to = result.get("to_name", "")
                 names = to if isinstance(to, list) else [n.strip() for n in str(to).split(",")]
@@ -142,7 +150,12 @@ def _judged(name: str, kind: str, value: Mapping[str, Any], item: Item) -> Said:
         return Said(name, "ranking", _ranker(value.get("ranker"), item))
     if kind not in ("pairwise", "choices"):
         raise FieldError(name, f"results of type {kind!r} judge no answer that is understood")
-    chosen = value.get("selected") if kind == "pairwise" else next(iter(value.get("choices") or [None]), None)
+    chosen = value.get("selected")
+    if kind == "choices":
+        choices = _list(name, value.get("choices"))
+        if len(choices) != 1:
+            raise FieldError(name, f"{len(choices)} choices where one is needed")
+        chosen = choices[0]
     choice = item.choice(chosen)
     if choice is None:
         raise FieldError(name, f"{str(chosen)[:40]!r} is no choice between {len(item.candidates)} answers")
@@ -154,7 +167,7 @@ def _ranker(value: Any, item: Item) -> Ranks:
     buckets are categories."""
     if isinstance(value, list):
         return ranks_of("ranker", [[v] for v in value], item.names)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(v, list) for v in value.values()):
         raise FieldError("ranker", "must be a list or buckets of lists")
     filled = {k: v for k, v in value.items() if v}
     if list(filled) == ["_"]:
@@ -178,7 +191,9 @@ def _spans(result: Mapping[str, Any], value: Mapping[str, Any], item: Item) -> l
     about = item.place_of(str(result.get("to_name", "")))
     if about is None:
         raise FieldError(str(result.get("from_name")), f"{result.get('to_name')!r} is none of the answers")
-    kinds = value.get("labels") or value.get("hypertextlabels") or value.get("paragraphlabels") or []
+    kinds = _list("labels", value.get("labels") or value.get("hypertextlabels") or value.get("paragraphlabels"))
+    if not kinds:
+        raise FieldError(str(result.get("from_name")), "a span without a label says nothing")
     text = item.candidates[about].text
     return [span_of("value", about, text, value["start"], value.get("end"), str(k), value.get("text")) for k in kinds]
 

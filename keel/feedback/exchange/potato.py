@@ -46,8 +46,10 @@ def read(path: Path, content: bytes | None = None) -> Imported:
     if not states:
         raise DataError(f"{path}: no {STATE} in this folder", "give the project's folder, annotation_output in it")
     items = _items(path, gather)
-    for state in states:
-        _state(state, items, gather)
+    answered = {name for state in states for name in _state(state, items, gather)}
+    for name, row in items.items():
+        if name not in answered:
+            gather.leave_out(name, row.place, "annotations", "nobody has annotated this item")
     return gather.done()
 
 
@@ -65,8 +67,10 @@ def _items(folder: Path, gather: Gather) -> dict[str, RawRow]:
     return found
 
 
-def _state(file: Path, items: Mapping[str, RawRow], gather: Gather) -> None:
+def _state(file: Path, items: Mapping[str, RawRow], gather: Gather) -> list[str]:
+    """Note what one user has answered; returns the items' names."""
     place = str(file)
+    names: list[str] = []
     with gather.reading("", place):
         try:
             state = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -76,31 +80,34 @@ def _state(file: Path, items: Mapping[str, RawRow], gather: Gather) -> None:
             raise FieldError("", "must be a JSON object")
         by = gather.annotator(state.get("user_id") or file.parent.name)
         labels, spans = (state.get(f"instance_id_to_{k}_to_value") or {} for k in ("label", "span"))
-        for name in dict.fromkeys([*labels, *spans]):
+        if not isinstance(labels, dict) or not isinstance(spans, dict):
+            raise FieldError("instance_id_to_label_to_value", "labels and spans must be objects by item")
+        names = list(dict.fromkeys([*labels, *spans]))
+        for name in names:
             with gather.reading(f"{name}/{files.foreign(by)}", place):
                 if name not in items:
                     raise FieldError(name, "is no item of the files in this folder: its texts are not known")
                 row = items[name]
                 item = item_of({k: v for k, v in row.values.items() if k not in _IDS}, row.folder, name)
                 _instance(name, item, by, (labels.get(name), spans.get(name)), gather, place)
+    return names
 
 
 def _instance(name: str, item: Item, by: str, marked: tuple[Any, Any], gather: Gather, place: str) -> None:
     record = f"{name}/{files.foreign(by)}"
-    vote = Vote("", by, Choice("cannot"), place=place)
     rest: dict[str, Any] = {}
+    judged: list[tuple[Said, dict[str, Any]]] = []
     for schema, value in _by_schema(marked[0]).items():
         with gather.reading(record, place):
             said, meta = _schema(schema, value, item, rest)
-            if said is not None:
-                add(gather, item, name, said, Vote("", by, Choice("cannot"), place=place, meta=meta))
+            judged += [] if said is None else [(said, meta)]
     more, reason = form(rest, item, gather, record, place)
-    vote.reason = reason
-    for said in more:
-        add(gather, item, name, said, vote)
+    judged += [(said, {}) for said in more]
     if marked[1]:
         with gather.reading(record, place):
-            add(gather, item, name, _spans(marked[1], item), vote)
+            judged.append((_spans(marked[1], item), {}))
+    for said, meta in judged:
+        add(gather, item, name, said, Vote("", by, Choice("cannot"), place=place, reason=reason, meta=meta))
 
 
 def _by_schema(labels: Any) -> dict[str, dict[str, Any]]:

@@ -111,6 +111,8 @@ def _zulu(time: datetime.datetime) -> str:
 def span_of(name: str, candidate: int, text: str, start: Any, end: Any, kind: str, quoted: Any = None) -> Span:
     """A span in Unicode characters. Browsers count some characters twice (UTF-16): where ``quoted``, the text that the file says stands
     there, fits only that way of counting, places are converted. Raises FieldError where it fits neither."""
+    if not kind or kind == "None":
+        raise FieldError(name, "a span without a label says nothing")
     if isinstance(start, bool) or isinstance(end, bool) or not isinstance(start, int) or not isinstance(end, int):
         raise FieldError(name, f"start and end must be whole numbers, are {start!r} and {end!r}")
     if quoted is not None and text[max(0, start) : end] != quoted:

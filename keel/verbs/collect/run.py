@@ -40,8 +40,8 @@ _VARIES = re.compile(r"'[^']*'|\d+(?:\.\d+)?")
 
 def run_collect(recipe: CollectRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Leaves ``tasks.jsonl``, ``prompts.jsonl`` (after cleaning), ``diversity.json`` and ``.html``, and ``left_out.jsonl`` with every
-    prompt and answer that is in no task, by name and reason. Returns the summary; its ``file`` is the folder, so that ``"@collect/tasks.jsonl"``
-    names the tasks in a pipeline."""
+    prompt and answer that is in no task, by name and reason. Returns the summary; its ``file`` is the folder, so that
+    ``"@collect/tasks.jsonl"`` names the tasks in a pipeline."""
     data = load_data(recipe.data, recipe.seed)
     with open_session("collect", recipe, path, {data.source: data.fingerprint}, parent) as session:
         if (done := session.finished()) is not None:

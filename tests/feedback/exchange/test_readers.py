@@ -98,6 +98,28 @@ def test_label_studios_odd_entries_are_named(tmp_path: Path) -> None:
     assert len(found.judgements) == 1
 
 
+def test_what_label_studio_marks_twice_or_without_a_label_is_named(tmp_path: Path) -> None:
+    results = [
+        {"from_name": "c", "type": "choices", "value": {"choices": ["left", "right"]}},
+        {"from_name": "s", "to_name": "answer1", "type": "labels", "value": {"start": 0, "end": 1, "labels": []}},
+        {"from_name": "r", "type": "ranker", "value": {"ranker": {"_": "answer1"}}},
+        {"from_name": "n", "to_name": "prompt", "type": "number", "value": {"number": 4}},
+    ]
+    row = {
+        "id": 1,
+        "data": {"prompt": "q", "answer1": "x", "answer2": "y"},
+        "annotations": [{"id": 1, "completed_by": 1, "result": results}],
+    }
+    found = load(tmp_path, "label_studio", [row])
+    assert not found.judgements
+    assert reasons(found) == [
+        "c: 2 choices where one is needed",
+        "s: a span without a label says nothing",
+        "ranker: must be a list or buckets of lists",
+        "n: 'prompt' is none of the answers",
+    ]
+
+
 def test_argilla(tmp_path: Path) -> None:
     found = load(tmp_path, "argilla", ARGILLA)
     assert [(j.answer, j.by) for j in answers(found, "best")] == [
@@ -208,7 +230,8 @@ def test_prolific(tmp_path: Path) -> None:
 
 def test_potato(tmp_path: Path) -> None:
     found = table.read("auto", potato(tmp_path))
-    assert [(j.answer, j.by) for j in answers(found, "pref")] == [(Choice("second"), "potato:ann"), (Choice("tie"), "potato:bo")]
+    votes = [(j.answer, j.by, j.reason) for j in answers(found, "pref")]
+    assert votes == [(Choice("second"), "potato:ann", ""), (Choice("tie"), "potato:bo", "都可以")]
     assert [(j.answer, j.meta) for j in answers(found, "scale")] == [(Choice("first"), {"scale_value": -2.0})]
     assert [j.answer for j in answers(found, "order")] == [Ranks(((1,), (0, 2)))]
     assert [j.answer for j in answers(found, "spans")] == [Spans((Span(1, 2, 8, "wordy"),))]
@@ -220,6 +243,9 @@ def test_potato(tmp_path: Path) -> None:
     )
     told = reasons(table.read("potato", tmp_path / "project"))
     assert any("i9: is no item" in r for r in told)
+    (tmp_path / "project" / "data" / "more.csv").write_text("id,prompt,response1,response2\nlonely,q,x,y\n")
+    alone = [e for e in table.read("potato", tmp_path / "project").left_out if e.record_id == "lonely"]
+    assert [e.reason for e in alone] == ["annotations: nobody has annotated this item"]
     assert any("'A' is no choice between 3 answers" in r for r in told)
     with pytest.raises(DataError, match="folder"):
         table.read("potato", state)

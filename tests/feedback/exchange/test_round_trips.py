@@ -182,7 +182,7 @@ def potato(folder: Path) -> Path:
                 "i1": {"err": [{"start": 2, "end": 8, "label": "wordy", "text": "longer", "target_field": "responses.1"}]}
             },
         },
-        "bo": {"user_id": "bo", "instance_id_to_label_to_value": {"i1": {"pref": {"selection": "tie"}}}},
+        "bo": {"user_id": "bo", "instance_id_to_label_to_value": {"i1": {"pref": {"selection": "tie"}, "reason": "都可以"}}},
     }
     for name, state in states.items():
         (root / "annotation_output" / name).mkdir(parents=True)
