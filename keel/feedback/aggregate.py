@@ -26,8 +26,7 @@ def aggregate(
     """
     config = config or AggregateConfig()
     found = tallies(comparisons, reliability, unknown)
-    mean_votes = len(comparisons) / len(found) if found else 1.0
-    return tuple(_pair(t, config, mean_votes) for t in found if t.share != 0.5 or config.ties == "keep")
+    return tuple(_pair(t, config, len(found), len(comparisons)) for t in found if t.share != 0.5 or config.ties == "keep")
 
 
 def left_out(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> tuple[LeftOut, ...]:
@@ -53,14 +52,14 @@ def counts(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> dict[str
     return dict(found)
 
 
-def _pair(tally: Tally, config: AggregateConfig, mean_votes: float) -> Pair:
+def _pair(tally: Tally, config: AggregateConfig, tallied: int, votes_in_all: int) -> Pair:
     if config.label == "majority":
         label, tie = (1.0, 0.0) if tally.share > 0.5 else (0.5, 1.0)
     else:
         votes = tally.weight + 2.0 * config.smoothing
         label = (tally.share * tally.weight + config.smoothing) / votes if votes else 0.5
         tie = tally.tie * tally.weight / votes if votes else 0.0
-    weight = len(tally.votes) / mean_votes if config.weight == "votes" else 1.0
+    weight = len(tally.votes) * tallied / votes_in_all if config.weight == "votes" else 1.0
     return replace(tally.pair(), label=label, tie=tie, weight=weight)
 
 
