@@ -16,15 +16,17 @@ from keel.types.judgements import Annotator, Judgement, Task
 
 NAME = "keel"
 _KINDS = ("task", "annotator", "judgement")
+_OF_A_STORE = ("campaign", "guideline", "retraction", "role", "priority")  # what an exported campaign holds beside them
 
 
 def fits(values: Mapping[str, Any]) -> bool:
-    return len(values) == 1 and next(iter(values)) in _KINDS and isinstance(next(iter(values.values())), dict)
+    kinds = [k for k in values if k in (*_KINDS, *_OF_A_STORE[:3])]
+    return len(kinds) == 1 and isinstance(values[kinds[0]], dict) and set(values) <= {*_KINDS, *_OF_A_STORE}
 
 
 def read(path: Path, content: bytes | None = None) -> Imported:
     """The records, each id once. Left out by name: rows with an impossible value, an id that stands for something else already, judgements
-    whose task is not in the file."""
+    whose task is not in the file, and of an exported campaign the lines that only a store has a place for."""
     source = read_plain(path, content)
     left = [LeftOut("", f"{b.file}:{b.line}", f"{b.field}: {b.reason}" if b.field else b.reason) for b in source.bad]
     tasks: dict[str, Task] = {}
@@ -46,7 +48,7 @@ def read(path: Path, content: bytes | None = None) -> Imported:
     }
     for row in source.rows:
         kind = next((k for k in _KINDS if k in row.values), None)
-        if kind is None or len(row.values) != 1:
+        if kind is None or not set(row.values) <= {kind, *_OF_A_STORE[3:]}:
             left.append(LeftOut("", row.place, f"a row must be one of {', '.join(_KINDS)}, has: {', '.join(row.values)}"))
             continue
         try:

@@ -138,3 +138,19 @@ def test_answers_that_people_accepted_become_demonstrations(tmp_path: Path) -> N
     rows, left = demonstrations(judges)
     assert rows == []
     assert [e.reason.partition(":")[0] for e in left] == ["by", "by", "by", "not accepted"]
+
+
+def test_answers_of_several_turns_and_with_images_stay_whole(tmp_path: Path) -> None:
+    mine = votes("pairwise", [Choice("second")], tmp_path)
+    picture = ImagePart(str(tmp_path / "red.png"))
+    turns = (Message("assistant", "Red?"), Message("user", "Look again."), Message("assistant", (picture, TextPart("Yes, red."))))
+    first, second = mine.tasks[0].candidates
+    mine = replace(mine, tasks=(replace(mine.tasks[0], candidates=(first, replace(second, turns=turns))),))
+    export(mine, "comparison", tmp_path / "out.jsonl")
+    (comparison,) = read(tmp_path)
+    assert comparison.candidates[1].messages == turns
+    export(mine, "preference", tmp_path / "out.jsonl")
+    (pair,) = read(tmp_path)
+    assert pair.chosen == turns
+    export(mine, "unpaired", tmp_path / "out.jsonl")
+    assert {r.answer for r in read(tmp_path)} == {turns, (Message("assistant", "answer 0"),)}
