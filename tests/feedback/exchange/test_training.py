@@ -153,4 +153,4 @@ def test_answers_of_several_turns_and_with_images_stay_whole(tmp_path: Path) -> 
     (pair,) = read(tmp_path)
     assert pair.chosen == turns
     export(mine, "unpaired", tmp_path / "out.jsonl")
-    assert {r.answer for r in read(tmp_path)} == {turns, (Message("assistant", "answer 0"),)}
+    assert [r.answer for r in read(tmp_path)] == [(Message("assistant", "answer 0"),), turns]
