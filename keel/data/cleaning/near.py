@@ -21,35 +21,26 @@ def near_duplicates(records: Sequence[Item], threshold: float) -> dict[int, int]
     """Place of a record -> place of an earlier, kept one that it nearly repeats: each of its texts (prompt, answers) has a Jaccard
     overlap of words and word pairs above ``threshold`` with the other's, and kind, label, right answer, images and numbers are the same.
 
-    Two sets with J > t share one of their first |s| - ceil(t |s|) + 1 elements, in any one order of all elements; rare ones first make the
-    lists short.
+    Where each text's overlap is above t, so is that of all together, each gram marked with its text: |A_k and B_k| > t |A_k or B_k| adds up
+    over disjoint sets. Two sets with J > t share one of their first |s| - ceil(t |s|) + 1 elements, in any one order of all elements; rare
+    ones first make the lists short.
     """
     parts = [tuple(map(grams, texts_of(r))) for r in records]
-    whole = [frozenset().union(*p) for p in parts]
-    count = Counter(g for s in whole for g in s)
+    count = Counter((k, g) for found in parts for k, part in enumerate(found) for g in part)
     heads = [_head(record) for record in records]
-    seen: defaultdict[tuple[Hashable, Gram], list[int]] = defaultdict(list)
-    found: dict[int, int] = {}
-    for i, gram_set in enumerate(whole):
-        order = sorted(gram_set, key=lambda g: (count[g], g))
-        prefix = order[: len(order) - math.ceil(_of_whole(threshold, len(parts[i])) * len(order)) + 1]
+    seen: defaultdict[tuple[Hashable, tuple[int, Gram]], list[int]] = defaultdict(list)
+    repeats: dict[int, int] = {}
+    for i, mine in enumerate(parts):
+        whole = sorted(((k, g) for k, part in enumerate(mine) for g in part), key=lambda x: (count[x], x))
+        prefix = whole[: len(whole) - math.ceil(threshold * len(whole)) + 1]
         candidates = sorted({j for g in prefix for j in seen[heads[i], g]})
-        same = next((j for j in candidates if all(jaccard(a, b) > threshold for a, b in zip(parts[i], parts[j]))), None)
+        same = next((j for j in candidates if all(jaccard(a, b) > threshold for a, b in zip(mine, parts[j]))), None)
         if same is not None:
-            found[i] = same
+            repeats[i] = same
             continue
         for g in prefix:
             seen[heads[i], g].append(i)
-    return found
-
-
-def _of_whole(threshold: float, n: int) -> float:
-    """How alike the unions of ``n`` texts must be at least where each text is more alike than ``threshold``.
-
-    |A_k - B_k| + |B_k - A_k| <= (1 - t) |A_k or B_k| <= (1 - t) |A or B| for each k, and what the unions do not share is among these: so
-    J(A, B) >= 1 - n (1 - t). Not below 0: then the filter lets everything through.
-    """
-    return max(0.0, 1.0 - n * (1.0 - threshold))
+    return repeats
 
 
 def _head(record: Item) -> Hashable:
