@@ -109,6 +109,18 @@ def test_no_answer_vanishes(folder: Path, proofs: None) -> None:
     assert summary["answers"] + len(gone) == made
 
 
+def test_a_store_takes_the_tasks_of_a_campaign(folder: Path, proofs: None) -> None:
+    pytest.importorskip("sqlalchemy")
+    from keel.feedback.db import Store
+    from keel.feedback.interchange import read_files
+
+    out = collect(folder, "run", "task.campaign=spring", "task.people=2")
+    with Store(f"sqlite:///{folder / 'store.db'}") as store:
+        assert read_files(store, [folder / "run" / "tasks.jsonl"])["task"] == out["tasks"]
+        (campaign,) = store.campaigns()
+        assert (campaign.name, campaign.wanted, campaign.kind, campaign.protocol) == ("spring", 2, "ranking", "ranking-v1")
+
+
 def test_nothing_usable_is_told(folder: Path, proofs: None) -> None:
     with pytest.raises(DataError, match="not 400 to 500"):
         collect(folder, "none", "candidates.min_words=400")
@@ -159,6 +171,7 @@ BASE: dict[str, Any] = {"data": {"path": "x"}, "sources": [{"type": "reference"}
         ({"candidates": {"keep": 2, "at_least": 3}}, "larger than keep"),
         ({"negatives": {"each": 2}}, "share=0"),
         ({"task": {"kind": "rating", "pairs": 3}}, "pairs would have no effect"),
+        ({"task": {"people": 2}}, "without campaign"),
         ({"sources": [{"type": "web"}]}, "type"),
     ],
 )

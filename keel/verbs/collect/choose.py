@@ -100,7 +100,9 @@ def tasks_of(prompts: Sequence[Prompt], chosen: Chosen, recipe: CollectRecipe) -
             groups = choose_pairs(candidates, config.pairs, "collect", recipe.seed, prompt.prompt_id)
         else:
             groups = [(c,) for c in candidates]
-        found += [named(Task("", prompt, group, config.kind, protocol, source_id=prompt.source_id)) for group in groups]
+        found += [
+            named(Task("", prompt, group, config.kind, protocol, campaign=config.campaign, source_id=prompt.source_id)) for group in groups
+        ]
     return tuple(found)
 
 

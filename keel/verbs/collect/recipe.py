@@ -105,8 +105,13 @@ class TaskConfig(Section):
         default="", description="Protocol of the tasks; empty = KIND-v1. Judgements of different protocols are not mixed."
     )
 
+    campaign: str = Field(default="", description="Campaign that the tasks are for: `keel feedback import` makes it. Empty = none.")
+    people: int = Field(default=3, ge=1, description="Different people an item, in that campaign.")
+
     @model_validator(mode="after")
     def _pairs_are_read(self) -> TaskConfig:
+        if not self.campaign and "people" in self.changed:
+            raise ValueError("people would have no effect without campaign")
         if self.kind != "pairwise" and "pairs" in self.changed:
             raise ValueError(f"pairs would have no effect with kind={self.kind}")
         return self

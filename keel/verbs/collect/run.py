@@ -59,7 +59,7 @@ def run_collect(recipe: CollectRecipe, path: Path, parent: str = "") -> dict[str
                 f"no prompt got enough usable answers: there are no tasks{first}", f"see {path / 'left_out.jsonl'}; loosen candidates"
             )
         write_atomic(path / PROMPTS, b"".join(json_line(prompt_row(p)) for p in prompts))
-        write_atomic(path / TASKS, b"".join(json_line({"task": rows.task_row(t)}) for t in tasks))
+        write_atomic(path / TASKS, b"".join(map(json_line, (*_campaign(recipe, tasks[0]), *({"task": rows.task_row(t)} for t in tasks)))))
         found = diversity(tasks)
         reasons = Counter(_VARIES.sub("#", r.reason) for r in (*left, *account.left.get("sources", ())))
         write_atomic(path / DIVERSITY, (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode())
@@ -70,6 +70,14 @@ def run_collect(recipe: CollectRecipe, path: Path, parent: str = "") -> dict[str
         summary = {k: found[k] for k in ("prompts", "answers", "tasks", "sources", "languages", "distinct_2", "distance")}
         summary |= {"negatives": found["errors"]["planted"], "clean": cleaned, "left_out": len(left), "left_out_by_reason": dict(reasons)}
         return session.finish({**summary, "file": str(path), "data": account.summary()})
+
+
+def _campaign(recipe: CollectRecipe, task: Task) -> tuple[dict[str, Any], ...]:
+    """The line of the campaign that the tasks are for, if there is one: a store makes it when it reads the file."""
+    if not recipe.task.campaign:
+        return ()
+    named = {"name": recipe.task.campaign, "wanted": recipe.task.people, "kind": task.kind, "protocol": task.protocol, "seed": recipe.seed}
+    return ({"campaign": named},)
 
 
 def _clean(data: Dataset, recipe: CollectRecipe, account: Account) -> tuple[Dataset, dict[str, int]]:
