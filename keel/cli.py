@@ -43,6 +43,14 @@ def _doctor(args: argparse.Namespace) -> Summary:
 
 
 def _data_show(args: argparse.Namespace) -> Summary:
+    if args.what == "clean":
+        from keel.verbs.data_clean import data_clean
+
+        if not args.out:
+            raise UserError("keel data clean needs --out FILE", "name the file for the rows that stay, e.g. --out clean.jsonl")
+        return data_clean(args.path, args.out, args.overrides)
+    if args.out:
+        raise UserError("--out belongs to keel data clean", "leave it out")
     from keel.verbs.data_show import data_show
 
     return data_show(args.path, args.model, args.rows, args.overrides)
@@ -113,6 +121,25 @@ def _eval_hallucination(args: argparse.Namespace) -> Summary:
     return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
 
 
+def _feedback(args: argparse.Namespace) -> Summary:
+    from keel.verbs.feedback import run
+
+    match args.what:
+        case "import":
+            return run.run_import(args.store, args.names, args.campaign)
+        case "export":
+            return run.run_export(args.store, args.campaign, args.out, args.form, args.without)
+        case "status":
+            return run.run_status(args.store)
+        case "snapshot":
+            return run.run_snapshot(args.store, args.campaign, args.without)
+    if len(args.names) != 1:
+        raise UserError(f"keel feedback {args.what} needs one name, got {len(args.names)}", "an annotator, an event, or for lineage a run")
+    if args.what == "retract":
+        return run.run_retract(args.store, args.names[0], args.why, args.root, args.dry_run)
+    return run.run_lineage(args.store, args.names[0], args.root)
+
+
 def _serve(args: argparse.Namespace) -> Summary:
     from keel.verbs.serve_reward import run_serve_reward
 
@@ -159,6 +186,7 @@ STAGES = {
     "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
+    "collect": "answers from several sources as tasks for annotators",
 }
 
 
@@ -195,6 +223,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         )
     )
     _add_models(add)
+    _add_feedback(add)
     # The --json of the next three names a file.
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in LABS.items():
@@ -224,12 +253,13 @@ def _add_looks(add: Add) -> None:
     sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
     sub.add_argument("model", nargs="?", default=DOCTOR_MODEL, help="folder, id, GGUF file or tiny:ARCH")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. seed=1")
-    sub = add("data", "look at data: keel data show PATH", _data_show)
-    sub.add_argument("what", choices=["show"])
+    sub = add("data", "look at data, or clean it: keel data show PATH, keel data clean PATH --out FILE", _data_show)
+    sub.add_argument("what", choices=["show", "clean"])
     sub.add_argument("path", help="file, folder or data set id")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
+    sub.add_argument("--out", default="", metavar="FILE", help="clean: where the rows that stay go (JSONL); the others go beside it")
     sub = add("assemble", "join a vision tower and a language model to one that reads pictures", _assemble)
     sub.add_argument("folder", help="a new folder for the model")
     sub.add_argument(
@@ -291,6 +321,26 @@ def _add_models(add: Add) -> None:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
+
+
+def _add_feedback(add: Add) -> None:
+    sub = add("feedback", "the store of judgements: import, export, snapshots, retraction, lineage", _feedback)
+    sub.add_argument("what", choices=["import", "export", "status", "snapshot", "retract", "lineage"])
+    sub.add_argument("names", nargs="*", help="import: files; retract: an annotator or event; lineage: one of these, a snapshot or a run")
+    sub.add_argument("--store", required=True, metavar="URL", help="sqlite:///feedback.db or postgresql://user@host/name")
+    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; import of comparisons: the file's name unless given")
+    sub.add_argument("--out", default="", metavar="FILE", help="export: where the rows go (JSONL)")
+    sub.add_argument(
+        "--as",
+        dest="form",
+        default="judgements",
+        choices=["judgements", "training", "unpaired"],
+        help="export: which rows",
+    )
+    sub.add_argument("--without", nargs="+", default=[], metavar="WHO", help="export, snapshot: annotators to leave out")
+    sub.add_argument("--why", default="", help="retract: the reason, kept with it")
+    sub.add_argument("--root", default="runs", metavar="DIR", help="retract, lineage: folder that holds the runs")
+    sub.add_argument("--dry-run", action="store_true", help="retract: only list what saw the judgements")
 
 
 def _add_runs(add: Add) -> None:

@@ -1,0 +1,306 @@
+"""Who gets which item: leases. Functions of the writer's connection; nothing else may call them.
+
+Every item of work goes to ``wanted`` different people, to none of them twice. A lease is a promise with an end: after it another person may
+get the item, and the first one gets it back while there is room. What is random (order on the screen, where gold and repeats stand) is a
+hash of the campaign's seed, the person and the place, so that it comes out the same after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, insert, select, tuple_, update
+
+from keel.core.hashing import permutation, stable_hash
+from keel.feedback import schema
+from keel.feedback.campaigns import Campaign, get_campaign, is_right
+from keel.types import Purpose
+
+_START = (-1e300, -1)  # before every place in a campaign
+_POOL = 200  # of gold or of past items, from which one is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one person to judge one item until ``until``."""
+
+    handle: str
+    task_id: str
+    annotator: str
+    campaign: str
+    purpose: Purpose
+    repeat: int
+    slot: int
+    display_order: tuple[int, ...]
+    state: str  # open, expired, done
+    until: float
+
+
+def lease_of(row: Any) -> Lease:
+    order = tuple(json.loads(row.display_order))
+    return Lease(row.handle, row.task, row.annotator, row.campaign, row.purpose, row.repeat, row.slot, order, row.state, row.until)
+
+
+_l, _t = schema.lease, schema.task
+_MINE = (
+    select(_l)
+    .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == bindparam("state"))
+    .where(_l.c.purpose != "adjudication")
+    .order_by(_l.c.slot)
+    .limit(bindparam("n"))
+)
+_RECLAIM = (  # what the person had before, and may have again
+    select(_l)
+    .join(_t, _t.c.task_id == _l.c.task)
+    .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "expired")
+    .where(_l.c.purpose != "adjudication", (_l.c.purpose != "work") | (_t.c.open == 1))
+    .order_by(_l.c.slot)
+    .limit(bindparam("n"))
+)
+_HAD = exists().where(_l.c.task == _t.c.task_id, _l.c.annotator == bindparam("annotator"), _l.c.purpose == bindparam("purpose"))
+NEXT = (  # the next items of work after a place, which the person never had
+    select(_t.c.task_id, _t.c.urgency, _t.c.position, _t.c.candidates)
+    .where(_t.c.campaign == bindparam("campaign"), _t.c.role == "work", _t.c.open == 1)
+    .where(tuple_(_t.c.urgency, _t.c.position) > tuple_(bindparam("urgency"), bindparam("position")), ~_HAD)
+    .order_by(_t.c.urgency, _t.c.position)
+    .limit(bindparam("n"))
+)
+POOL = (  # open or not: known items go to everybody
+    select(_t.c.task_id, _t.c.candidates)
+    .where(_t.c.campaign == bindparam("campaign"), _t.c.role == bindparam("role"), _t.c.open == 1, ~_HAD)
+    .order_by(_t.c.urgency, _t.c.position)
+    .limit(bindparam("n"))
+)
+PAST = (  # work of the person that was answered long enough ago and not asked again
+    select(_l.c.task, _l.c.display_order)
+    .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "done")
+    .where(_l.c.purpose == "work", _l.c.slot <= bindparam("upto"), _l.c.slot > bindparam("after"))
+    .order_by(_l.c.slot)
+    .limit(bindparam("n"))
+)
+EXPIRED = select(_l).where(_l.c.state == "open", _l.c.until <= bindparam("now"))
+DISPUTED = (
+    select(_t.c.task_id, _t.c.candidates)
+    .where(_t.c.campaign == bindparam("campaign"), _t.c.dispute == 1, ~_HAD)
+    .where(~exists().where(_l.c.task == _t.c.task_id, _l.c.purpose == "adjudication", _l.c.state == "open"))
+    .order_by(_t.c.position)
+    .limit(bindparam("n"))
+)
+
+
+def grant(c: Connection, annotator: str, campaign: str, n: int, now: float, secret: bytes) -> tuple[Lease, ...]:
+    """At most ``n`` open leases of the person: those that were open first, then those that had ended and still may come back, then new
+    ones. A paused campaign gives none, nor does anybody get one whose judgements were retracted, or who failed the qualification."""
+    found = get_campaign(c, campaign)
+    sweep(c, now)
+    if found.paused or n < 1 or is_retracted(c, annotator):
+        return ()
+    until, who = now + found.lease_seconds, {"annotator": annotator, "campaign": campaign}
+    leases = [lease_of(r) for r in c.execute(_MINE, {**who, "state": "open", "n": n})]
+    back = [lease_of(r) for r in c.execute(_RECLAIM, {**who, "n": n - len(leases)})] if len(leases) < n else []
+    if leases or back:  # asking again shows that the person is there: open leases begin anew
+        c.execute(update(_l).where(_l.c.handle.in_([x.handle for x in (*leases, *back)])).values(state="open", until=until))
+    for lease in back:
+        if lease.purpose == "work":
+            shift(c, lease.task_id, leased=1)
+    leases = sorted((*leases, *back), key=lambda lease: lease.slot)
+    if len(leases) < n:
+        leases += _new(c, found, annotator, n - len(leases), until, secret)
+    return tuple(
+        Lease(x.handle, x.task_id, annotator, campaign, x.purpose, x.repeat, x.slot, x.display_order, "open", until) for x in leases
+    )
+
+
+def grant_adjudication(c: Connection, annotator: str, campaign: str, n: int, now: float, secret: bytes) -> tuple[Lease, ...]:
+    """Leases of disputed items, to one adjudicator each, who did not vote on them."""
+    found = get_campaign(c, campaign)
+    sweep(c, now)
+    until = now + found.lease_seconds
+    mine = select(_l).where(_l.c.annotator == annotator, _l.c.campaign == campaign, _l.c.purpose == "adjudication")
+    held = [lease_of(r) for r in c.execute(mine.where(_l.c.state.in_(("open", "expired"))).order_by(_l.c.slot))]
+    leases: list[Lease] = []
+    for lease in held:
+        waiting = c.execute(select(_t.c.dispute).where(_t.c.task_id == lease.task_id)).scalar_one() == 1
+        other = _l.c.task == lease.task_id, _l.c.purpose == "adjudication", _l.c.state == "open", _l.c.annotator != annotator
+        if len(leases) < n and waiting and c.execute(select(_l.c.task).where(*other)).first() is None:
+            c.execute(update(_l).where(_l.c.handle == lease.handle).values(state="open", until=until))
+            leases.append(lease)
+    asked = {"annotator": annotator, "campaign": campaign, "purpose": "work", "n": n - len(leases)}
+    new = c.execute(DISPUTED, asked).all() if len(leases) < n else []
+    for row in new:
+        before = select(func.max(_l.c.repeat)).where(_l.c.task == row.task_id, _l.c.annotator == annotator, _l.c.purpose == "adjudication")
+        last = c.execute(before).scalar()
+        order = shown_order(found, annotator, row.task_id, len(json.loads(row.candidates)))
+        leases.append(give(c, found, annotator, row.task_id, "adjudication", 0 if last is None else last + 1, 0, order, until, secret))
+    return tuple(leases)
+
+
+def sweep(c: Connection, now: float) -> int:
+    """End the leases whose time is over; returns how many. Their items may go to others."""
+    ended = [lease_of(r) for r in c.execute(EXPIRED, {"now": now})]
+    for lease in ended:
+        c.execute(update(_l).where(_l.c.handle == lease.handle).values(state="expired"))
+        if lease.purpose == "work":
+            shift(c, lease.task_id, leased=-1)
+    return len(ended)
+
+
+_SHIFT = (
+    update(_t)
+    .where(_t.c.task_id == bindparam("id"))
+    .values(
+        done=_t.c.done + bindparam("more_done"),
+        leased=_t.c.leased + bindparam("more_leased"),
+        open=case((_t.c.done + bindparam("more_done") + _t.c.leased + bindparam("more_leased") < _t.c.wanted, 1), else_=0),
+    )
+)
+_NOW = select(_t.c.open, _t.c.campaign).where(_t.c.task_id == bindparam("id"))
+
+
+def shift(c: Connection, task_id: str, done: int = 0, leased: int = 0) -> None:
+    """Change the counts of an item and whether it is open; people look again from the beginning when it opens."""
+    was = c.execute(_NOW, {"id": task_id}).one() if done + leased < 0 else None
+    c.execute(_SHIFT, {"id": task_id, "more_done": done, "more_leased": leased})
+    if was is not None and not was.open and c.execute(_NOW, {"id": task_id}).one().open:
+        c.execute(update(schema.campaign).where(schema.campaign.c.name == was.campaign).values(changed=schema.campaign.c.changed + 1))
+
+
+def is_retracted(c: Connection, annotator: str) -> bool:
+    """Were all judgements of this annotator taken back?"""
+    r = schema.retraction
+    return c.execute(select(r.c.seq).where(r.c.annotator == annotator).limit(1)).first() is not None
+
+
+def shown_order(campaign: Campaign, annotator: str, task_id: str, count: int) -> tuple[int, ...]:
+    """Which candidate stands at each place of the screen, the first time that this person sees the item."""
+    return tuple(permutation(count, "display", campaign.seed, annotator, task_id))
+
+
+def member_state(c: Connection, annotator: str, campaign: str) -> str:
+    """``training``, ``qualification``, ``passed`` or ``failed``, and what follows now that some items are answered."""
+    return _advance(c, get_campaign(c, campaign), annotator).state
+
+
+def _new(c: Connection, campaign: Campaign, annotator: str, n: int, until: float, secret: bytes) -> list[Lease]:
+    member = _advance(c, campaign, annotator)
+    if member.state in ("training", "qualification"):
+        purpose = "training" if member.state == "training" else "gold"
+        asked = {"campaign": campaign.name, "role": member.state, "annotator": annotator, "purpose": purpose, "n": n}
+        rows, slot, leases = c.execute(POOL, asked).all(), member.given, []
+        for row in rows:
+            order = shown_order(campaign, annotator, row.task_id, len(json.loads(row.candidates)))
+            leases.append(give(c, campaign, annotator, row.task_id, purpose, 0, slot, order, until, secret))
+            slot += 1
+        _remember(c, member, given=slot)
+        return leases
+    return _mixed(c, campaign, member, n, until, secret) if member.state == "passed" else []
+
+
+def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
+    """Work with gold and repeats in it. There is none of these without work: who has done all gets nothing more."""
+    who, slot, leases = member.annotator, member.given, list[Lease]()
+    changed = c.execute(select(schema.campaign.c.changed).where(schema.campaign.c.name == campaign.name)).scalar_one()
+    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == changed else _START
+    asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", "urgency": urgency, "position": position, "n": n}
+    work = list(c.execute(NEXT, asked))
+    while work and len(leases) < n:
+        drawn = stable_hash("slot", campaign.seed, who, slot) / 2.0**64
+        known = drawn < campaign.gold_share and _draw_gold(c, campaign, who, slot)
+        again = not known and campaign.gold_share <= drawn < campaign.gold_share + campaign.repeat_share
+        past = _draw_past(c, campaign, who, slot) if again else None
+        if known:
+            task_id, purpose, repeat, order = known[0], "gold", 0, shown_order(campaign, who, *known)
+        elif past:
+            task_id, purpose, repeat, order = past[0], "repeat", 1, past[1][::-1]  # shown the other way round
+        else:
+            row = work.pop(0)
+            urgency, position = row.urgency, row.position
+            task_id, purpose, repeat = row.task_id, "work", 0
+            order = shown_order(campaign, who, task_id, len(json.loads(row.candidates)))
+            shift(c, task_id, leased=1)
+        leases.append(give(c, campaign, who, task_id, purpose, repeat, slot, order, until, secret))
+        slot += 1
+    _remember(c, member, given=slot, seen=changed, cursor_urgency=urgency, cursor_position=position)
+    return leases
+
+
+def _draw_gold(c: Connection, campaign: Campaign, annotator: str, slot: int) -> tuple[str, int] | None:
+    asked = {"campaign": campaign.name, "role": "gold", "annotator": annotator, "purpose": "gold", "n": _POOL}
+    rows = c.execute(POOL, asked).all()
+    row = min(rows, key=lambda r: stable_hash("gold", campaign.seed, annotator, r.task_id), default=None)
+    return None if row is None else (row.task_id, len(json.loads(row.candidates)))
+
+
+def _draw_past(c: Connection, campaign: Campaign, annotator: str, slot: int) -> tuple[str, tuple[int, ...]] | None:
+    gap = campaign.settings.repeat_gap
+    span = {"upto": slot - gap, "after": slot - gap - _POOL}
+    asked = {"annotator": annotator, "campaign": campaign.name}
+    rows = c.execute(PAST, {**asked, **span, "n": _POOL}).all()
+    again = and_(_l.c.annotator == annotator, _l.c.purpose == "repeat", _l.c.task.in_([r.task for r in rows]))
+    had = set(c.execute(select(_l.c.task).where(again)).scalars()) if rows else set()
+    left = [r for r in rows if r.task not in had]
+    row = min(left, key=lambda r: stable_hash("repeat", campaign.seed, annotator, slot, r.task), default=None)
+    return None if row is None else (row.task, tuple(json.loads(row.display_order)))
+
+
+def give(
+    c: Connection,
+    campaign: Campaign,
+    annotator: str,
+    task_id: str,
+    purpose: Any,
+    repeat: int,
+    slot: int,
+    order: Sequence[int],
+    until: float,
+    secret: bytes,
+    state: str = "open",
+) -> Lease:
+    key = "\0".join((task_id, annotator, purpose, str(repeat))).encode("utf-8", "surrogatepass")
+    handle = hashlib.blake2b(key, key=secret, digest_size=16).hexdigest()
+    lease = Lease(handle, task_id, annotator, campaign.name, purpose, repeat, slot, tuple(order), state, until)
+    row = {"task": task_id, "annotator": annotator, "purpose": purpose, "repeat": repeat, "campaign": campaign.name, "handle": handle}
+    c.execute(insert(_l), {**row, "slot": slot, "display_order": json.dumps(list(order)), "state": state, "until": until})
+    return lease
+
+
+def _advance(c: Connection, campaign: Campaign, annotator: str) -> Any:
+    """The person's row in the campaign, made when missing, its state brought up to what has been answered."""
+    m = schema.member
+    mine = select(m).where(m.c.campaign == campaign.name, m.c.annotator == annotator)
+    row = c.execute(mine).one_or_none()
+    if row is None:
+        fresh = {"state": "training", "given": 0, "seen": -1, "cursor_urgency": _START[0], "cursor_position": _START[1]}
+        c.execute(insert(m), {"campaign": campaign.name, "annotator": annotator, **fresh})
+        row = c.execute(mine).one()
+    while row.state in ("training", "qualification"):
+        role = row.state
+        wanted = c.execute(select(func.count()).where(_t.c.campaign == campaign.name, _t.c.role == role, _t.c.open == 1)).scalar_one()
+        ids = select(_t.c.task_id).where(_t.c.campaign == campaign.name, _t.c.role == role, _t.c.open == 1)
+        purpose = "training" if role == "training" else "gold"
+        done = and_(_l.c.annotator == annotator, _l.c.campaign == campaign.name, _l.c.state == "done", _l.c.purpose == purpose)
+        answered = c.execute(select(_l.c.task).where(done, _l.c.task.in_(ids))).scalars().all()
+        if len(answered) < wanted:
+            return row
+        state = "qualification" if role == "training" else "passed"
+        if role == "qualification" and wanted and _share_right(c, campaign, annotator, answered) < campaign.settings.pass_mark:
+            state = "failed"
+        _remember(c, row, state=state)
+        row = c.execute(mine).one()
+    return row
+
+
+def _share_right(c: Connection, campaign: Campaign, annotator: str, task_ids: Sequence[str]) -> float:
+    h, j = schema.head, schema.judgement
+    standing = select(j.c.body, h.c.task).join(h, h.c.event_id == j.c.event_id)
+    rows = c.execute(standing.where(h.c.task.in_(task_ids), h.c.annotator == annotator, h.c.purpose == "gold", h.c.repeat == 0)).all()
+    return sum(is_right(c, campaign, row.task, row.body) for row in rows) / len(task_ids)
+
+
+def _remember(c: Connection, member: Any, **changes: Any) -> None:
+    m = schema.member
+    c.execute(update(m).where(m.c.campaign == member.campaign, m.c.annotator == member.annotator).values(**changes))

@@ -1,0 +1,346 @@
+"""The store of feedback: people's, judges', reward models' and simulated annotators' judgements in one database. No torch.
+
+    store = Store("sqlite:///feedback.db")                 # or postgresql://user@host/name; tables are made and brought up to date
+    store.add_campaign(Campaign("shop", wanted=3, kind="pairwise", protocol="pairwise-v1"))
+    store.add_tasks("shop", tasks)                         # role="gold" | "training" | "qualification" for known items
+    store.add_annotator(Annotator("ann", "person"))        # accounts (`add_account`) make their annotator themselves
+    for item in store.next_items("ann", "shop", 5):        # leases: nobody sees an item twice, n people each
+        store.answer("ann", item.handle, event_id, Choice("first", 0.8))   # places as they stood on the screen
+    store.close()                                          # writes what waits
+
+Whatever writes returns after it is on the disk. ``*_soon`` return a ``concurrent.futures.Future`` instead (``asyncio.wrap_future``). Any
+thread may call any method. Errors: `ConflictError` (409: another answer is there), `NoLeaseError` (403), `DataError`, `ConfigError` (400).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, func, insert, select
+
+from keel.core.errors import DataError
+from keel.feedback import assign, campaigns, events, migrate, people, schema, sql
+from keel.feedback.accounts import Accounts
+from keel.feedback.answers import check_answer, from_display
+from keel.feedback.assign import Lease
+from keel.feedback.campaigns import Campaign, ConflictError, Role
+from keel.feedback.events import NoLeaseError, Receipt
+from keel.feedback.people import Account
+from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from, utc
+from keel.feedback.texts import message_row
+from keel.feedback.views import Standing
+from keel.feedback.writer import Writer
+from keel.types import Annotator, Answer, Candidate, Judgement, Prompt, Purpose, Task
+
+__all__ = ["Account", "Campaign", "ConflictError", "Item", "NoLeaseError", "Receipt", "RowError", "Store"]
+
+T = TypeVar("T")
+_CACHED = 5000  # tasks kept in memory: they never change
+_PART = 200  # rows a transaction of an import writes, so that votes get in between
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item as a person gets it. ``task`` names nobody and tells nothing: no ids, origins, sources, meta or expected answer."""
+
+    handle: str  # what to answer with
+    task: Task  # candidates in their canonical order
+    display_order: tuple[int, ...]  # which candidate stands at each place
+    until: float  # seconds since 1970
+    purpose: Purpose  # for the server alone: the page must not learn it
+    guideline: str
+
+    def public(self) -> dict[str, Any]:
+        """What may go to the annotator's page: prompt and answers in the order of the screen."""
+        prompt = self.task.prompt
+        said = prompt.text if prompt.text is not None else [message_row(m) for m in prompt.messages]
+        shown = [self.task.candidates[i] for i in self.display_order]
+        answers = [{"text": c.text, **({"turns": [message_row(m) for m in c.turns]} if c.turns else {})} for c in shown]
+        known: dict[str, Any] = {"handle": self.handle, "kind": self.task.kind, "prompt": said, "answers": answers}
+        return known | {"tools": [dict(t) for t in prompt.tools], "until": utc(self.until), "guideline": self.guideline}
+
+
+def blind(task: Task) -> Task:
+    """A task without anything that could tell whose answers they are or what is expected."""
+    asked = Prompt("", task.prompt.messages, task.prompt.text, task.prompt.tools, joint=task.prompt.joint)
+    shown = tuple(Candidate(str(i), c.text, turns=c.turns) for i, c in enumerate(task.candidates))
+    return replace(task, task_id="", prompt=asked, candidates=shown, campaign="", expected=None, source_id="", meta={})
+
+
+class Store(Accounts):
+    """An open store. ``clock`` gives seconds since 1970."""
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        self.url = sql.make_url(url)
+        self.clock = clock
+        self._writes, self._reads = sql.engine(self.url, writes=True), sql.engine(self.url, writes=False)
+        self._tasks: OrderedDict[str, Task] = OrderedDict()
+        with self._writes.begin() as c:
+            migrate.migrate(c)
+            self._secret = _secret(c)
+        self.writer = Writer(self._writes)
+
+    def close(self) -> None:
+        """Write what waits, then let go of the database."""
+        self.writer.close()
+        self._writes.dispose()
+        self._reads.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------- any work
+
+    def write(self, job: Callable[[Connection], T]) -> Future[T]:
+        """A job for the writer: all of it is stored or nothing; the future is done after the commit."""
+        return self.writer.put(job)
+
+    def read(self, job: Callable[[Connection], T]) -> T:
+        """A job on a reader's connection; it sees what was committed when it began."""
+        with self._reads.connect() as connection, connection.begin():
+            return job(connection)
+
+    # ------------------------------------------------------------------------------------------------ what is asked
+
+    def add_campaign(self, campaign: Campaign) -> None:
+        """The same campaign again changes nothing. Raises ConflictError, ConfigError."""
+        self.write(lambda c: campaigns.add_campaign(c, campaign, self.clock())).result()
+
+    def update_campaign(self, name: str, **changes: Any) -> Campaign:
+        """Change paused, gold_share, repeat_share, lease_seconds, settings, guideline."""
+        return self.write(lambda c: campaigns.update_campaign(c, name, **changes)).result()
+
+    def campaign(self, name: str) -> Campaign:
+        return self.read(lambda c: campaigns.get_campaign(c, name))
+
+    def campaigns(self) -> tuple[Campaign, ...]:
+        return self.read(campaigns.campaigns)
+
+    def add_guideline(self, version: str, text: str, weights: Mapping[str, float] | None = None) -> None:
+        self.write(lambda c: campaigns.add_guideline(c, version, text, weights or {}, self.clock())).result()
+
+    def guideline(self, version: str) -> tuple[str, dict[str, float]]:
+        return self.read(lambda c: campaigns.get_guideline(c, version))
+
+    def add_annotator(self, annotator: Annotator) -> None:
+        self.write(lambda c: campaigns.add_annotator(c, annotator, self.clock())).result()
+
+    def annotators(self) -> tuple[Annotator, ...]:
+        return self.read(campaigns.annotators)
+
+    def add_tasks(self, campaign: str, tasks: Iterable[Task], role: Role = "work", priority: float = 0.0) -> tuple[str, ...]:
+        """Tasks in their order, a few hundred a transaction; returns their ids. Those that are there are left as they are."""
+        ids: list[str] = []
+        for part in _parts(tasks):
+            ids += self.write(lambda c, part=part: campaigns.add_tasks(c, campaign, part, role, priority)).result()
+        return tuple(ids)
+
+    def set_priority(self, task_ids: Sequence[str], priority: float) -> None:
+        """Higher ones are given out first; 0 is the usual."""
+        for part in campaigns.chunks(task_ids):
+            self.write(lambda c, part=part: campaigns.set_priority(c, part, priority)).result()
+
+    def task(self, task_id: str) -> Task:
+        """Raises DataError when it is not there."""
+        return self.tasks([task_id])[0]
+
+    def tasks(self, task_ids: Sequence[str]) -> list[Task]:
+        """Tasks by id, in this order. Raises DataError naming one that is not there."""
+        known = {i: task for i in task_ids if (task := self._tasks.get(i)) is not None}
+        missing = [i for i in dict.fromkeys(task_ids) if i not in known]
+        if missing:
+            found = self.read(lambda c: campaigns.load_tasks(c, missing))
+            lost = next((i for i in missing if i not in found), None)
+            if lost is not None:
+                raise DataError(f"task {lost!r} is not in the store", "add_tasks adds tasks")
+            known |= found
+            self._tasks.update(found)
+            while len(self._tasks) > _CACHED:
+                self._tasks.popitem(last=False)
+        return [known[i] for i in task_ids]
+
+    # ------------------------------------------------------------------------------------------------ who gets what
+
+    def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
+        """At most ``n`` items: those that the person has open first, then new ones. Asking again renews the leases."""
+        return self.items(self.next_soon(annotator, campaign, n).result())
+
+    def next_soon(self, annotator: str, campaign: str, n: int = 1) -> Future[tuple[Lease, ...]]:
+        """The leases of `next_items` as a future; `items` shows them."""
+        return self.write(lambda c: assign.grant(c, annotator, campaign, n, self.clock(), self._secret))
+
+    def next_adjudications(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
+        """Items whose votes disagree, for a person whose account has the role adjudicator or manager. Raises NoLeaseError for others."""
+
+        def job(c: Connection) -> tuple[Lease, ...]:
+            if people.role_of(c, annotator) not in ("adjudicator", "manager"):
+                raise NoLeaseError(f"{annotator} is no adjudicator", "give the account the role adjudicator")
+            return assign.grant_adjudication(c, annotator, campaign, n, self.clock(), self._secret)
+
+        return self.items(self.write(job).result())
+
+    def items(self, leases: Sequence[Lease]) -> tuple[Item, ...]:
+        """What the annotator may see of leases."""
+        tasks = self.tasks([lease.task_id for lease in leases])
+        return tuple(
+            Item(x.handle, blind(task), x.display_order, x.until, x.purpose, task.guideline) for x, task in zip(leases, tasks, strict=True)
+        )
+
+    def member_state(self, annotator: str, campaign: str) -> str:
+        """training, qualification, passed or failed."""
+        return self.write(lambda c: assign.member_state(c, annotator, campaign)).result()
+
+    # --------------------------------------------------------------------------------------------------- what is said
+
+    def answer(self, annotator: str, handle: str, event_id: str, answer: Answer, **more: Any) -> Receipt:
+        """The answer to an item: `answer_soon`, waited for."""
+        return self.answer_soon(annotator, handle, event_id, answer, **more).result()
+
+    def answer_soon(
+        self,
+        annotator: str,
+        handle: str,
+        event_id: str,
+        answer: Answer,
+        *,
+        active_ms: int | None = None,
+        reason: str = "",
+        replaces: str = "",
+        meta: Mapping[str, Any] | None = None,
+    ) -> Future[Receipt]:
+        """``answer`` names places on the screen; the server's clock says when. ``event_id`` is made by the client, once an answer: sent
+        twice, stored once. ``replaces`` is the event that this one corrects.
+
+        Raises NoLeaseError when the handle is not this person's, RowError for an impossible answer; the future ConflictError.
+        """
+        lease = self.read(lambda c: _by_handle(c, annotator, handle))
+        task = self.task(lease.task_id)
+        shown = [task.candidates[i].text for i in lease.display_order]
+        check_answer(answer, task.kind, shown)
+        judgement = Judgement(
+            event_id=event_id,
+            task_id=lease.task_id,
+            by=annotator,
+            purpose=lease.purpose,
+            answer=from_display(answer, lease.display_order),
+            display_order=lease.display_order,
+            protocol=task.protocol,
+            at=utc(self.clock()),
+            repeat=lease.repeat,
+            active_ms=active_ms,
+            reason=reason,
+            guideline=task.guideline,
+            replaces=replaces,
+            meta=meta or {},
+        )
+        return self.submit_soon(judgement)
+
+    def submit(self, judgement: Judgement) -> Receipt:
+        """Store the judgement of an item that was given out. Places are those of the task."""
+        return self.submit_soon(judgement).result()
+
+    def submit_soon(self, judgement: Judgement, *, leased: bool = True) -> Future[Receipt]:
+        """`submit` as a future. Raises RowError at once for an impossible judgement."""
+        task = self.task(judgement.task_id)
+        check_judgement(judgement, task)
+        dumps(dict(judgement.meta))  # refuses what JSON does not hold, before anything waits
+        return self.write(lambda c: events.submit(c, judgement, task, self.clock(), self._secret, leased=leased))
+
+    def record(self, judgements: Iterable[Judgement]) -> int:
+        """Judgements that were given elsewhere (judges, simulated annotators, imports), without leases; a part is stored or none of it.
+
+        Returns how many are new. Those that are there with the same content are left; raises ConflictError for other content.
+        """
+        stored = 0
+        for part in _parts(judgements):
+            checked = list(zip(part, self.tasks([j.task_id for j in part]), strict=True))
+            for judgement, task in checked:
+                check_judgement(judgement, task)
+            stored += self.write(lambda c, checked=checked: self._record(c, checked)).result()
+        return stored
+
+    def judgements(self, campaign: str = "", *, task_ids: Sequence[str] = (), annotator: str = "") -> tuple[Judgement, ...]:
+        """All events in the order in which they came, also those that were replaced or retracted."""
+        j = schema.judgement
+        query = select(j.c.body).order_by(j.c.seq)
+        query = query.where(j.c.campaign == campaign) if campaign else query
+        query = query.where(j.c.annotator == annotator) if annotator else query
+        query = query.where(j.c.task.in_(task_ids)) if task_ids else query
+        return self.read(lambda c: tuple(judgement_from(json.loads(body)) for body in c.execute(query).scalars()))
+
+    def retract(self, *, annotator: str = "", event_id: str = "", why: str = "", who: str = "") -> tuple[str, ...]:
+        """Take back all of an annotator's judgements, or one. Nothing is deleted. Returns the tasks that lost a vote; they open again."""
+        return self.write(lambda c: events.retract(c, annotator, event_id, why, who, self.clock())).result()
+
+    def standing(self, campaign: str) -> dict[str, Standing]:
+        """The events that no correction replaced: do they count, were they taken back?"""
+        h, j = schema.head, schema.judgement
+        query = select(h.c.event_id, h.c.counted, h.c.retracted).join(j, j.c.event_id == h.c.event_id).where(j.c.campaign == campaign)
+        return self.read(lambda c: {r.event_id: Standing(bool(r.counted), bool(r.retracted)) for r in c.execute(query)})
+
+    def progress(self, campaign: str) -> dict[str, int]:
+        """Counts of a campaign: items of work, done and open ones, votes that count, leases, disputes."""
+        return self.read(lambda c: _progress(c, campaign))
+
+    # ------------------------------------------------------------------------------------------------------ insides
+
+    def _record(self, c: Connection, checked: Sequence[tuple[Judgement, Task]]) -> int:
+        before = _count(c)
+        for judgement, task in checked:
+            events.submit(c, judgement, task, self.clock(), self._secret, leased=False)
+        return _count(c) - before
+
+
+def _parts(rows: Iterable[T]) -> Iterable[list[T]]:
+    part: list[T] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == _PART:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _count(c: Connection) -> int:
+    return c.execute(select(func.max(schema.judgement.c.seq))).scalar() or 0
+
+
+def _secret(c: Connection) -> bytes:
+    """The key of the leases' handles, drawn once a database."""
+    s = schema.setting
+    found = c.execute(select(s.c.value).where(s.c.name == "secret")).scalar()
+    if found is None:
+        found = secrets.token_hex(32)
+        c.execute(insert(s), {"name": "secret", "value": found})
+    return bytes.fromhex(found)
+
+
+def _by_handle(c: Connection, annotator: str, handle: str) -> Lease:
+    le = schema.lease
+    row = c.execute(select(le).where(le.c.handle == handle, le.c.annotator == annotator)).one_or_none()
+    if row is None:
+        raise NoLeaseError(f"{annotator} was not given this item", "ask for items first")
+    return assign.lease_of(row)
+
+
+def _progress(c: Connection, campaign: str) -> dict[str, int]:
+    t = schema.task
+    campaigns.get_campaign(c, campaign)
+    one = (t.c.campaign == campaign, t.c.role == "work")
+    full = func.coalesce(func.sum(t.c.done), 0), func.coalesce(func.sum(t.c.leased), 0), func.coalesce(func.sum(t.c.open), 0)
+    items, votes, leased, opened = c.execute(select(func.count(), *full).where(*one)).one()
+    done = c.execute(select(func.count()).where(*one, t.c.done >= t.c.wanted)).scalar_one()
+    disputed = c.execute(select(func.count()).where(*one, t.c.dispute == 1)).scalar_one()
+    counts = {"items": items, "done": done, "open": opened, "votes": votes, "leases": leased, "disputed": disputed}
+    return {name: int(value) for name, value in counts.items()}

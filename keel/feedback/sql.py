@@ -1,0 +1,80 @@
+"""Engines by URL: SQLite made safe (WAL, every commit on the disk), PostgreSQL with one writer at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+try:
+    import sqlalchemy
+    from sqlalchemy import Connection, Engine, event
+    from sqlalchemy.exc import ArgumentError
+except ModuleNotFoundError as missing:  # the store is an extra
+    from keel.core.errors import ConfigError
+
+    raise ConfigError("the feedback store needs SQLAlchemy, which is not installed", "pip install 'keel-align[feedback]'") from missing
+
+from keel.core.errors import ConfigError
+
+BUSY_MS = 30_000  # how long a transaction waits for another process before it fails
+_LOCK = 0x4B65656C  # PostgreSQL's advisory lock of writers
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_MS}")
+
+
+def make_url(text: str) -> sqlalchemy.URL:
+    """``sqlite:///file.db``, ``postgresql://user@host/name``, or just a path, which means SQLite. Raises ConfigError."""
+    if "://" not in text:
+        text = f"sqlite:///{text}"
+    try:
+        url = sqlalchemy.make_url(text)
+    except ArgumentError:
+        raise ConfigError(f"store: {text!r} is no URL of a database", "sqlite:///feedback.db or postgresql://user@host/name") from None
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    backend = url.drivername.partition("+")[0]
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigError(f"store: {url.drivername} is not supported", "sqlite:///feedback.db or postgresql://user@host/name")
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigError("store: SQLite needs a file", "sqlite:///feedback.db")
+    return url
+
+
+def engine(url: sqlalchemy.URL, *, writes: bool) -> Engine:
+    """An engine of readers, or the one that only the writer uses: each of its transactions holds the database's one right to write."""
+    sqlite = url.drivername.startswith("sqlite")
+    more: dict[str, Any] = {"connect_args": {"check_same_thread": False}} if sqlite else {}
+    try:
+        made = sqlalchemy.create_engine(url, pool_size=1 if writes else 8, max_overflow=0 if writes else 24, **more)
+    except ModuleNotFoundError as missing:
+        raise ConfigError(f"store: {url.drivername} needs a driver: {missing}", "pip install 'keel-align[postgres]'") from None
+    if sqlite:
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        event.listen(made, "connect", _sqlite)
+        event.listen(made, "begin", _begin_immediate if writes else _begin)
+    elif writes:
+        event.listen(made, "begin", _lock)
+    return made
+
+
+def is_sqlite(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
+
+
+def _sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where `begin` says, not where Python's driver guesses
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lock(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
