@@ -71,3 +71,16 @@ def test_prompts_of_every_kind_reach_the_next_stage(folder: Path, proofs: None, 
     with_image = [u for u, p in zip(units, pairs, strict=True) if p.prompt.prompt_id == next(iter(asked))]
     assert with_image
     assert all(len(u.prompt.media) == 1 for u in with_image)
+
+
+def test_simulated_annotators_write_into_a_store(stage: Stage, tmp_path: Path) -> None:
+    from keel.feedback.db import Store
+    from keel.feedback.views import of_store
+
+    url = f"sqlite:///{tmp_path}/f.db"
+    settings = (f"preferences.store={url}", "preferences.campaign=sim")
+    first = stage(*STORED, *settings, "seed=0")
+    assert first["stored"] == first["comparisons"] > 0
+    with Store(url) as store:
+        assert len(of_store(store, "sim").comparisons) == first["comparisons"]
+        assert {a.kind for a in store.annotators()} == {"simulated"}
