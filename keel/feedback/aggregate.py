@@ -9,6 +9,7 @@ from dataclasses import replace
 from keel.data.conversion import comparisons_to_pairs
 from keel.data.left_out import LeftOut
 from keel.feedback.config import AggregateConfig
+from keel.feedback.soft_pairs import aggregated
 from keel.types import Comparison, Pair
 
 
@@ -19,8 +20,12 @@ def aggregate(
 
     Soft label: (votes for the chosen + half the ties + s) / (votes + 2 s), s = ``smoothing``; ``majority`` rounds it to 1. The margin is
     the mean strength of the votes for the chosen. ``reliability`` weighs votes by annotator. Raises DataError when protocols are mixed.
+    Other methods than ``votes`` and ``majority`` are those of `soft_pairs`.
     """
     config = config or AggregateConfig()
+    if config.method not in ("votes", "majority"):
+        return aggregated(comparisons, config, reliability).pairs
+    config = config.model_copy(update={"label": "majority"}) if config.method == "majority" else config
     votes = Counter((c.prompt.prompt_id, frozenset(x.text for x in c.candidates)) for c in comparisons)
     mean_votes = votes.total() / len(votes) if votes else 1.0
     result: list[Pair] = []
