@@ -126,7 +126,7 @@ def _feedback(args: argparse.Namespace) -> Summary:
 
     match args.what:
         case "import":
-            return run.run_import(args.store, args.names, args.campaign)
+            return run.run_import(args.store, args.names, args.campaign, args.format)
         case "export":
             return run.run_export(args.store, args.campaign, args.out, args.form, args.without)
         case "status":
@@ -334,9 +334,11 @@ def _add_feedback(add: Add) -> None:
         "--as",
         dest="form",
         default="judgements",
-        choices=["judgements", "training", "unpaired"],
-        help="export: which rows",
+        metavar="FORM",
+        help="export: judgements (all, read back by import), training, unpaired, comparison, preference, ranking, rating, or another "
+        "tool's format (docs/feedback_formats.md)",
     )
+    sub.add_argument("--format", default="auto", metavar="NAME", help="import: another tool's format; auto = told by the content")
     sub.add_argument("--without", nargs="+", default=[], metavar="WHO", help="export, snapshot: annotators to leave out")
     sub.add_argument("--why", default="", help="retract: the reason, kept with it")
     sub.add_argument("--root", default="runs", metavar="DIR", help="retract, lineage: folder that holds the runs")

@@ -169,6 +169,11 @@ class Store(Accounts):
                 self._tasks.popitem(last=False)
         return [known[i] for i in task_ids]
 
+    def task_ids(self, campaign: str) -> tuple[str, ...]:
+        """Ids of a campaign's tasks in their order."""
+        t = schema.task
+        return self.read(lambda c: tuple(c.scalars(select(t.c.task_id).where(t.c.campaign == campaign).order_by(t.c.position))))
+
     # ------------------------------------------------------------------------------------------------ who gets what
 
     def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:

@@ -63,6 +63,16 @@ def write_campaign(store: Store, name: str, path: Path, without: Sequence[str] =
     return counts
 
 
+def is_own(path: Path) -> bool:
+    """Are these lines of whole campaigns, or Keel's comparisons?"""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = next((json.loads(line) for line in file if line.strip()), None)
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and (any(kind in first for kind in _KINDS) or {"record_id", "candidates", "outcome"} <= first.keys())
+
+
 def read_files(store: Store, paths: Sequence[Path], campaign: str = "") -> dict[str, int]:
     """Lines of whole campaigns, or comparisons (which go to ``campaign``). Returns what is new by kind; what is there already stays.
 

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from keel.core.errors import ConfigError, DataError
+from keel.data.left_out import LeftOut
 from keel.feedback import lineage, snapshots, views
 from keel.feedback.db import Store
-from keel.feedback.interchange import read_files, write_campaign
+from keel.feedback.exchange import table, training
+from keel.feedback.foreign import bring, take
+from keel.feedback.interchange import is_own, read_files, write_campaign
 from keel.feedback.snapshots import record_row
 
+LAYOUTS = ("comparison", "preference", "ranking", "rating")  # beside `unpaired`, which `views` makes
 
-def run_import(url: str, files: Sequence[str], campaign: str) -> dict[str, Any]:
-    """Read Keel's own files into the store."""
+
+def run_import(url: str, files: Sequence[str], campaign: str, form: str = "auto") -> dict[str, Any]:
+    """Read files into the store: Keel's own, and those of other tools, told by their content unless ``form`` names it."""
+    if not files:
+        raise ConfigError("keel feedback import needs a file", "keel feedback import FILE --store URL")
+    counts, left = Counter[str](), list[LeftOut]()
     with Store(url) as store:
-        counts = read_files(store, [Path(f) for f in files], campaign)
+        for file in map(Path, files):
+            if form == "auto" and is_own(file):
+                counts.update(read_files(store, [file], campaign))
+                continue
+            found = bring(store, form, file, campaign)
+            counts.update(found.counts)
+            left += found.left_out
+            print(f"{file}: {', '.join(found.campaigns)}")
     print("new: " + (", ".join(f"{n} {kind}" for kind, n in counts.items() if n) or "nothing"))
-    return {"store": url, "new": counts}
+    _tell(left)
+    return {"store": url, "new": dict(counts), "left_out": [asdict(x) for x in left]}
 
 
 def run_export(url: str, campaign: str, out: str, form: str, without: Sequence[str]) -> dict[str, Any]:
-    """Write a campaign: ``judgements`` (all of it, read back by import), ``training`` (the rows that training reads) or ``unpaired``."""
+    """Write a campaign: ``judgements`` (all of it, read back by import), ``training`` (the rows that training reads), ``unpaired``, another
+    layout of training data, or another tool's format."""
     if not out:
         raise ConfigError("--out FILE is needed", "where the rows go")
+    if form not in ("judgements", "training", "unpaired"):
+        return _export_foreign(url, campaign, Path(out), form, without)
     with Store(url) as store:
         if form == "judgements":
             counts: dict[str, Any] = dict(write_campaign(store, campaign, Path(out), without))
@@ -40,6 +60,32 @@ def run_export(url: str, campaign: str, out: str, form: str, without: Sequence[s
             counts = {"rows": len(lines), "left_out": dict(view.left_out)}
     print(f"{out}: {json.dumps(counts)}")
     return {"file": out, "counts": counts}
+
+
+def _export_foreign(url: str, campaign: str, out: Path, form: str, without: Sequence[str]) -> dict[str, Any]:
+    with Store(url) as store:
+        found = take(store, campaign, without)
+    if form in LAYOUTS:
+        rows, left = training.export(found, form, out)  # type: ignore[arg-type]
+        counts = {"rows": rows}
+    else:
+        left = table.write(form, found, out)
+        counts = {"judgements": len(found.judgements) - len({x.record_id for x in left})}
+    left = (*found.left_out, *left)
+    print(f"{out}: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
+    _tell(left)
+    return {"file": str(out), "counts": counts, "left_out": [asdict(x) for x in left]}
+
+
+def _tell(left: Sequence[LeftOut]) -> None:
+    """What is not there, by reason, the first of each by name."""
+    first: dict[str, LeftOut] = {}
+    numbers = Counter(x.reason for x in left)
+    for x in left:
+        first.setdefault(x.reason, x)
+    for reason, n in numbers.most_common():
+        x = first[reason]
+        print(f"left out: {n}, {reason} (first: {x.record_id} {x.source_id})")
 
 
 def run_status(url: str) -> dict[str, Any]:
