@@ -81,12 +81,11 @@ async def judge_many(body: BatchIn, caller: CallerDep, kit: KitDep) -> dict[str,
 
 @router.post("/api/undo")
 async def undo(body: UndoIn, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
-    """The item of one of the person's last answers, to be shown again with what they said.
+    """Without an answer: the item of one of the person's last answers, to be shown again with what they said; nothing is stored.
 
-    Nothing is stored yet: the correction is sent to /api/judgements with this ``event_id`` and ``replaces``. Until then the old answer
-    stands, and afterwards it is still there, replaced.
+    With an answer: the correction, a new event that replaces the old one, which is kept. So does /api/judgements with ``replaces``.
     """
-    return await off(_reopen, kit, caller, body)
+    return await (store_one(kit, caller, body) if body.answer else off(_reopen, kit, caller, body))
 
 
 @router.get("/api/guidelines/{version}")

@@ -13,7 +13,7 @@ from keel.web.guard import Guard
 from keel.web.kit import Kit
 from keel.web.settings import WebSettings
 
-_ABOUT = "Judgements by people. Sign in by the page; every change needs the header X-Keel-CSRF with the value that /api/me tells."
+_ABOUT = "Judgements by people. Sign in by the page; every change needs the header X-CSRF with the value that /api/me tells."
 
 
 def make_app(store: Store, settings: WebSettings) -> FastAPI:

@@ -48,9 +48,12 @@ class BatchIn(Body):
     judgements: list[JudgementIn] = Field(min_length=1, description="In their order.")
 
 
-class UndoIn(Body):
-    event_id: str = Field(pattern=_EVENT, description="Of the new event that will correct the old one.")
-    replaces: str = Field(max_length=64, description="The event to be corrected: one of the person's own last ones.")
+class UndoIn(JudgementIn):
+    """Without ``handle`` and ``answer`` it asks for the item; with them it is the correction."""
+
+    handle: str = Field(default="", max_length=64, description="Of the item; empty: the item is asked for.")
+    answer: dict[str, Any] = Field(default={}, description="As of a judgement; empty: the item is asked for.")
+    replaces: str = Field(min_length=1, max_length=64, description="The event to be corrected: one of the person's own last ones.")
 
 
 class PauseIn(Body):

@@ -130,7 +130,7 @@ def _safe(send: Send, path: str) -> Send:
 
 
 async def _refuse(send: Send, status: int, error: str, message: str, hint: str = "") -> None:
-    body = json.dumps({"error": error, "message": message, "hint": hint}).encode()
+    body = json.dumps({"error": {"code": error, "message": message, "todo": hint}}).encode()
     head: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

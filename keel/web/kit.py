@@ -25,12 +25,17 @@ FRESH = 5.0  # seconds for which a session that was looked up is believed: one e
 _SESSIONS = 10_000
 
 
+def told(code: str, message: str, todo: str = "") -> dict[str, dict[str, str]]:
+    """The body of every refusal: a short name for programs, what is wrong, what to do."""
+    return {"error": {"code": code, "message": message, "todo": todo}}
+
+
 class WebError(HTTPException):
     """A refusal with a status, a short name for programs, and a message for people."""
 
     def __init__(self, status: int, error: str, message: str, hint: str = "", retry_after: float = 0.0) -> None:
         headers = {"Retry-After": str(max(1, round(retry_after)))} if retry_after else None
-        super().__init__(status, {"error": error, "message": message, "hint": hint}, headers)
+        super().__init__(status, told(error, message, hint), headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Caller:
 
 
 def csrf_of(token: str) -> str:
-    """What a page of this session must send in ``X-Keel-CSRF`` to change something. Another site cannot read it."""
+    """What a page of this session must send in ``X-CSRF`` to change something. Another site cannot read it."""
     return hmac.new(token.encode(), b"keel csrf", hashlib.sha256).hexdigest()
 
 
@@ -113,7 +118,7 @@ async def maybe_caller(request: Request, kit: KitDep) -> Caller | None:
 
 def check_header(request: Request, caller: Caller | None) -> None:
     """Every change needs the header that other sites cannot set: the session's own value, or any without a session. Raises 403."""
-    given = request.headers.get("x-keel-csrf", "")
+    given = request.headers.get("x-csrf", "")
     if not given or (caller is not None and not hmac.compare_digest(given.encode(), caller.csrf.encode())):
         raise WebError(403, "csrf", "the page is out of date", "load it again")
 

@@ -18,7 +18,7 @@ router = APIRouter(tags=["people"])
 
 @router.get("/api/me")
 async def me(request: Request, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
-    """Who is signed in, the value for ``X-Keel-CSRF``, and the campaigns with how far the person is in each."""
+    """Who is signed in, the value for ``X-CSRF``, and the campaigns with how far the person is in each."""
     return await off(_about, kit, caller.account, caller.csrf, language_of(request))
 
 

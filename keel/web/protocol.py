@@ -11,6 +11,7 @@ from keel.feedback.campaigns import Campaign
 from keel.feedback.rows import RowError
 from keel.types import Answer, Scores, Spans
 
+REASONS = ("off", "optional", "required")
 SPAN_KINDS = ("object", "attribute", "count", "relation", "text", "other")
 
 
@@ -35,7 +36,7 @@ class Page:
     span_kinds: tuple[str, ...] = SPAN_KINDS
     strength_steps: int = 3  # how clear: 1 = nobody is asked
     min_read_ms: int = 0  # the time gate: answers wait that long
-    ask_reason: bool = False  # an answer without a reason is not sent
+    reason: str = "optional"  # in words: off, optional, required
     language: str = ""  # of the page at first; empty: the browser's
     completion_code: str = ""  # shown when a person has done all; empty: a code of the person's own
     completion_url: str = ""  # where a platform's link leads with the code
@@ -60,12 +61,19 @@ def page_of(campaign: Campaign) -> Page:
         if "span_kinds" in given:
             given["span_kinds"] = tuple(str(kind) for kind in given["span_kinds"])
         page = Page(**given)
-        fine = page.strength_steps >= 1 and page.min_read_ms >= 0 and all(d.low < d.high and d.weight >= 0 for d in page.dimensions)
+        fine = (
+            page.strength_steps >= 1
+            and page.reason in REASONS
+            and page.min_read_ms >= 0
+            and all(d.low < d.high and d.weight >= 0 for d in page.dimensions)
+        )
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
     url = page.completion_url
     if not fine or not page.dimensions or not page.span_kinds or (url and not url.startswith("https://")):
-        raise ConfigError(f"{where}: strength_steps >= 1, min_read_ms >= 0, low < high, a dimension, a kind of span, an https:// address")
+        raise ConfigError(
+            f"{where}: reason off, optional or required, strength_steps >= 1, min_read_ms >= 0, low < high, a dimension, a kind of span, an https:// address"
+        )
     return page
 
 

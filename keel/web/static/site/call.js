@@ -5,10 +5,11 @@ let csrf = "";
 
 export class Refused extends Error {
   constructor(status, body) {
-    super(body.message || `HTTP ${status}`);
+    const told = body.error || {};
+    super(told.message || `HTTP ${status}`);
     this.status = status;
-    this.hint = body.hint || "";
-    this.code = body.error || "";
+    this.todo = told.todo || "";
+    this.code = told.code || "";
   }
 }
 
@@ -16,13 +17,13 @@ export async function call(path, body, method) {
   const headers = {};
   if (body !== undefined) {
     headers["content-type"] = "application/json";
-    headers["x-keel-csrf"] = csrf || "page";
+    headers["x-csrf"] = csrf || "page";
   }
   let answer;
   try {
     answer = await fetch(path, { method: method || (body === undefined ? "GET" : "POST"), headers, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
-    throw new Refused(0, { message: texts["error.network"], error: "network" });
+    throw new Refused(0, { error: { code: "network", message: texts["error.network"] } });
   }
   const said = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Refused(answer.status, said);

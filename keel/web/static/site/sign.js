@@ -6,7 +6,7 @@ const error = document.getElementById("error");
 
 function tell(what) {
   const known = texts[`error.${what.code}`];
-  error.textContent = known || [what.message, what.hint].filter(Boolean).join(" · ");
+  error.textContent = known || [what.message, what.todo].filter(Boolean).join(" · ");
   error.hidden = false;
 }
 
