@@ -113,10 +113,36 @@ def _eval_hallucination(args: argparse.Namespace) -> Summary:
     return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
 
 
+def _feedback(args: argparse.Namespace) -> Summary:
+    from keel.verbs.feedback import run
+
+    match args.what:
+        case "import":
+            return run.run_import(args.store, args.names, args.campaign)
+        case "export":
+            return run.run_export(args.store, args.campaign, args.out, args.form, args.without)
+        case "status":
+            return run.run_status(args.store)
+        case "snapshot":
+            return run.run_snapshot(args.store, args.campaign, args.without)
+    if len(args.names) != 1:
+        raise UserError(f"keel feedback {args.what} needs one name, got {len(args.names)}", "an annotator, an event, or for lineage a run")
+    if args.what == "retract":
+        return run.run_retract(args.store, args.names[0], args.why, args.root, args.dry_run)
+    return run.run_lineage(args.store, args.names[0], args.root)
+
+
 def _serve(args: argparse.Namespace) -> Summary:
     from keel.verbs.serve_reward import run_serve_reward
 
     return run_serve_reward(args.model, args.port, args.overrides)
+
+
+def _annotate(args: argparse.Namespace) -> Summary:
+    from keel.verbs.annotate.run import run_annotate
+
+    where = {"host": args.host, "port": args.port, "public_url": args.public_url}
+    return run_annotate(args.store, args.campaign, args.tasks, browser=not args.no_browser, overrides=args.overrides, **where)
 
 
 def _merge(args: argparse.Namespace) -> Summary:
@@ -195,6 +221,8 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         )
     )
     _add_models(add)
+    _add_annotate(add)
+    _add_feedback(add)
     # The --json of the next three names a file.
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in LABS.items():
@@ -291,6 +319,40 @@ def _add_models(add: Add) -> None:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
+
+
+def _add_feedback(add: Add) -> None:
+    sub = add("feedback", "the store of judgements: import, export, snapshots, retraction, lineage", _feedback)
+    sub.add_argument("what", choices=["import", "export", "status", "snapshot", "retract", "lineage"])
+    sub.add_argument("names", nargs="*", help="import: files; retract: an annotator or event; lineage: one of these, a snapshot or a run")
+    sub.add_argument("--store", required=True, metavar="URL", help="sqlite:///feedback.db or postgresql://user@host/name")
+    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; import of comparisons: the file's name unless given")
+    sub.add_argument("--out", default="", metavar="FILE", help="export: where the rows go (JSONL)")
+    sub.add_argument(
+        "--as",
+        dest="form",
+        default="judgements",
+        choices=["judgements", "training", "unpaired"],
+        help="export: which rows",
+    )
+    sub.add_argument("--without", nargs="+", default=[], metavar="WHO", help="export, snapshot: annotators to leave out")
+    sub.add_argument("--why", default="", help="retract: the reason, kept with it")
+    sub.add_argument("--root", default="runs", metavar="DIR", help="retract, lineage: folder that holds the runs")
+    sub.add_argument("--dry-run", action="store_true", help="retract: only list what saw the judgements")
+
+
+def _add_annotate(add: Add) -> None:
+    sub = add("annotate", "people judge in the browser: pairs, rankings, ratings, marked errors", _annotate)
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="settings of the campaign, e.g. wanted=3 page.min_read_ms=800"
+    )
+    sub.add_argument("--store", default="annotations.db", metavar="URL", help="a SQLite file, or postgresql://user@host/name")
+    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; not needed when the store holds one")
+    sub.add_argument("--tasks", default="", metavar="FILE", help="tasks to take in, one a line (docs/annotate.md)")
+    sub.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0: everywhere")
+    sub.add_argument("--port", type=_count, default=8766, help="0 = one that is free")
+    sub.add_argument("--public-url", default="", metavar="URL", help="how people reach the server through one with https before it")
+    sub.add_argument("--no-browser", action="store_true", help="open no browser")
 
 
 def _add_runs(add: Add) -> None:

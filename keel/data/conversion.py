@@ -7,11 +7,12 @@ import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from keel.core.errors import DataError
 from keel.data.config import ConversionConfig
-from keel.types import Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Record, Steps, Unpaired
+from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Record, Steps, Unpaired
 
 Turns = tuple[Message, ...]
 Ties = Literal["drop", "keep"]
@@ -80,14 +81,30 @@ def rankings_to_pairs(
     return pairs
 
 
-def comparisons_to_pairs(
-    comparisons: Sequence[Comparison], reliability: Mapping[str, float] | None = None, ties: Ties = "drop"
-) -> list[Pair]:
-    """Several annotators' judgements of the same two candidates -> one pair with a soft label.
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What all votes on two answers of one prompt add up to. ``share`` >= 0.5."""
 
-    label = (votes for the chosen + half the ties) / votes, each vote counted by its annotator's ``reliability`` (1 without); the margin
-    is the mean strength of the votes for the chosen. An even vote makes no pair, or with ``ties="keep"`` one with label 0.5.
-    Raises DataError when several protocols are mixed.
+    name: str  # of the pair: prompt:winner>loser, by the candidates' ids
+    winner: Candidate
+    loser: Candidate
+    votes: tuple[Comparison, ...]
+    weight: float  # of the votes: their number, or the sum of their annotators' reliabilities
+    share: float  # of the weight, for the winner; ties half. 0.5 without weight
+    tie: float  # share of the weight that said tie
+    margin: float  # mean strength of the votes for the winner
+
+    def pair(self) -> Pair:
+        """The training pair."""
+        chosen, rejected = self.winner.messages, self.loser.messages
+        return Pair(self.name, self.votes[0].prompt, chosen, rejected, self.margin, self.share, tie=self.tie)
+
+
+def tallies(comparisons: Sequence[Comparison], reliability: Mapping[str, float] | None = None, unknown: float | None = None) -> list[Tally]:
+    """One tally for each two candidates (by id and content) that were compared.
+
+    Each vote counts by its annotator's ``reliability`` (1 without); an annotator who is not in it counts ``unknown``. Raises DataError
+    when several protocols are mixed, or an annotator's reliability is not known and there is no ``unknown``.
     """
     protocols = sorted({c.protocol for c in comparisons})
     if len(protocols) > 1:
@@ -95,25 +112,52 @@ def comparisons_to_pairs(
             f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time"
         )
     groups: dict[tuple[str, tuple[str, str], tuple[str, str]], list[Comparison]] = defaultdict(list)
-    for c in comparisons:  # by id and text: files may name their candidates "a" and "b" each
-        one, two = sorted((x.candidate_id, x.text) for x in c.candidates)
+    for c in comparisons:  # by id and content: files may name their candidates "a" and "b" each
+        one, two = sorted((x.candidate_id, answer_key(x.messages)) for x in c.candidates)
         groups[(c.prompt.prompt_id, one, two)].append(c)
-    pairs: list[Pair] = []
-    for (prompt_id, (first, _), (second, _)), votes in groups.items():
-        trust = [1.0 if reliability is None else reliability.get(v.annotator_id, 1.0) for v in votes]
-        # votes by candidate id: the same two may stand in either order in different records
-        share = sum(t * _vote(v, first) for t, v in zip(trust, votes)) / sum(trust) if sum(trust) else 0.5
-        if share == 0.5 and ties == "drop":
-            continue
-        winner, loser = (first, second) if share >= 0.5 else (second, first)
-        texts = {x.candidate_id: x.text for x in votes[0].candidates}
-        strengths = [v.strength for v in votes if _vote(v, winner) == 1.0]
-        margin = sum(strengths) / len(strengths) if strengths else 0.0
-        chosen, rejected = ((Message("assistant", texts[i]),) for i in (winner, loser))
-        name = f"{prompt_id}:{winner}>{loser}"
-        tie = sum(t for t, v in zip(trust, votes) if v.outcome == "tie") / sum(trust) if sum(trust) else 0.0
-        pairs.append(Pair(name, votes[0].prompt, chosen, rejected, margin, max(share, 1.0 - share), tie=tie))
-    return pairs
+    return [_tally(prompt_id, first, votes, reliability, unknown) for (prompt_id, (first, _), _), votes in groups.items()]
+
+
+def _tally(
+    prompt_id: str, first: str, votes: Sequence[Comparison], reliability: Mapping[str, float] | None, unknown: float | None
+) -> Tally:
+    trust = [_trust(v.annotator_id, reliability, unknown) for v in votes]
+    total = sum(trust)
+    # votes by candidate id: the same two may stand in either order in different records
+    share = sum(t * _vote(v, first) for t, v in zip(trust, votes)) / total if total else 0.5
+    named = {x.candidate_id: x for x in votes[0].candidates}
+    other = next((i for i in named if i != first), first)
+    winner, loser = (named[first], named[other]) if share >= 0.5 else (named[other], named[first])
+    strengths = [v.strength for v in votes if _vote(v, winner.candidate_id) == 1.0]
+    margin = sum(strengths) / len(strengths) if strengths else 0.0
+    tie = sum(t for t, v in zip(trust, votes) if v.outcome == "tie") / total if total else 0.0
+    name = pair_name(prompt_id, winner.candidate_id, loser.candidate_id)
+    return Tally(name, winner, loser, tuple(votes), total, max(share, 1.0 - share), tie, margin)
+
+
+def pair_name(prompt_id: str, winner: str, loser: str) -> str:
+    """The id of the pair that votes on two candidates make."""
+    return f"{prompt_id}:{winner}>{loser}"
+
+
+def _trust(annotator_id: str, reliability: Mapping[str, float] | None, unknown: float | None) -> float:
+    if reliability is None:
+        return 1.0
+    found = reliability.get(annotator_id, unknown)
+    if found is None:
+        raise DataError(f"the reliability of annotator {annotator_id!r} is not known", "rate them too, or say what unknown ones count")
+    return found
+
+
+def comparisons_to_pairs(
+    comparisons: Sequence[Comparison], reliability: Mapping[str, float] | None = None, ties: Ties = "drop", unknown: float | None = None
+) -> list[Pair]:
+    """Several annotators' judgements of the same two candidates -> one pair with a soft label.
+
+    label = (votes for the chosen + half the ties) / votes, weighted as `tallies` says; the margin is the mean strength of the votes for
+    the chosen. An even vote makes no pair, or with ``ties="keep"`` one with label 0.5. Raises DataError as `tallies` does.
+    """
+    return [t.pair() for t in tallies(comparisons, reliability, unknown) if t.share != 0.5 or ties == "keep"]
 
 
 def pairs_to_unpaired(pairs: Iterable[Pair]) -> list[Unpaired]:

@@ -41,10 +41,16 @@ _HUB_ID = re.compile(r"^(?:hf:)?(?P<id>[\w.-]+/[\w.-]+|(?<=hf:)[\w.-]+)(?::(?P<c
 
 
 def read_source(path: str, split: str = "train") -> Source:
-    """Read every row of a file, folder, ``package:PKG/FILE`` or Hugging Face data set.
+    """Read every row of a file, folder, ``package:PKG/FILE``, ``store:URL#SNAPSHOT`` or Hugging Face data set.
 
     Raises DataError when there is nothing that could be read at all; single bad rows come back in ``bad``.
     """
+    if path.startswith("store:"):
+        from keel.feedback.snapshots import read_rows  # a room above: only a store's path needs it, and its database driver
+
+        values, fingerprint, name = read_rows(path)
+        folder = str(Path.cwd())
+        return Source(tuple(RawRow(v, name, i, folder) for i, v in enumerate(values, 1)), (), fingerprint, name)
     if path.startswith("package:"):
         return _read_files([package_file(path)], path)
     local = Path(path).expanduser()

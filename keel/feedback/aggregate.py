@@ -6,57 +6,72 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from keel.data.conversion import comparisons_to_pairs
+from keel.data.conversion import Tally, answer_key, pair_name, tallies
 from keel.data.left_out import LeftOut
 from keel.feedback.config import AggregateConfig
 from keel.types import Comparison, Pair
 
 
 def aggregate(
-    comparisons: Sequence[Comparison], config: AggregateConfig | None = None, reliability: Mapping[str, float] | None = None
+    comparisons: Sequence[Comparison],
+    config: AggregateConfig | None = None,
+    reliability: Mapping[str, float] | None = None,
+    unknown: float | None = None,
 ) -> tuple[Pair, ...]:
-    """One pair for each two candidates that were compared, however many votes there are.
+    """One pair for each two candidates (by their ids) that were compared, however many votes there are.
 
     Soft label: (votes for the chosen + half the ties + s) / (votes + 2 s), s = ``smoothing``; ``majority`` rounds it to 1. The margin is
-    the mean strength of the votes for the chosen. ``reliability`` weighs votes by annotator. Raises DataError when protocols are mixed.
+    the mean strength of the votes for the chosen. ``reliability`` weighs votes by annotator, ``unknown`` those of annotators that are not
+    in it. Raises DataError when protocols are mixed, or an annotator is not known and ``unknown`` is not given.
     """
     config = config or AggregateConfig()
-    votes = Counter((c.prompt.prompt_id, frozenset(x.text for x in c.candidates)) for c in comparisons)
-    mean_votes = votes.total() / len(votes) if votes else 1.0
-    result: list[Pair] = []
-    for pair in comparisons_to_pairs(comparisons, reliability, config.ties):
-        n = votes[pair.prompt.prompt_id, frozenset((pair.chosen[0].text, pair.rejected[0].text))]
-        if config.label == "majority":
-            label, tie = (1.0, 0.0) if pair.label > 0.5 else (0.5, 1.0)
-        else:
-            label = (pair.label * n + config.smoothing) / (n + 2.0 * config.smoothing)
-            tie = pair.tie * n / (n + 2.0 * config.smoothing)
-        result.append(replace(pair, label=label, tie=tie, weight=n / mean_votes if config.weight == "votes" else 1.0))
-    return tuple(result)
+    found = tallies(comparisons, reliability, unknown)
+    return tuple(_pair(t, config, len(found), len(comparisons)) for t in found if t.share != 0.5 or config.ties == "keep")
 
 
 def left_out(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> tuple[LeftOut, ...]:
     """The votes that made none of ``pairs``: those of two answers whose votes are even, with ``ties=drop``. Each by name."""
-    made = {(p.prompt.prompt_id, frozenset((p.chosen[0].text, p.rejected[0].text))) for p in pairs}
+    made = _made(pairs)
     reason = "the votes on its two answers are even (preferences.aggregate.ties=keep keeps them as a tie)"
-    return tuple(
-        LeftOut(c.record_id, c.source_id or c.prompt.source_id, reason)
-        for c in comparisons
-        if (c.prompt.prompt_id, frozenset(x.text for x in c.candidates)) not in made
-    )
+    return tuple(LeftOut(c.record_id, c.source_id or c.prompt.source_id, reason) for c in comparisons if not made.intersection(_ways(c)))
 
 
 def counts(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> dict[str, int]:
     """What became of the votes: those ``for`` the chosen answer of their pair, ``against`` it (a soft label has their share, a majority
     loses them), called a ``tie``, and ``left_out`` with pairs that are even."""
-    chosen = {(p.prompt.prompt_id, frozenset((p.chosen[0].text, p.rejected[0].text))): p.chosen[0].text for p in pairs}
+    made = _made(pairs)
     found = Counter({"for": 0, "against": 0, "tie": 0, "left_out": 0})
     for c in comparisons:
-        better = chosen.get((c.prompt.prompt_id, frozenset(x.text for x in c.candidates)))
+        better = next((side for side, way in zip(("first", "second"), _ways(c)) if way in made), None)
         if better is None:
             found["left_out"] += 1
         elif c.outcome == "tie":
             found["tie"] += 1
         else:
-            found["for" if c.candidates[0 if c.outcome == "first" else 1].text == better else "against"] += 1
+            found["for" if c.outcome == better else "against"] += 1
     return dict(found)
+
+
+def _pair(tally: Tally, config: AggregateConfig, tallied: int, votes_in_all: int) -> Pair:
+    if config.label == "majority":
+        label, tie = (1.0, 0.0) if tally.share > 0.5 else (0.5, 1.0)
+    else:
+        votes = tally.weight + 2.0 * config.smoothing
+        label = (tally.share * tally.weight + config.smoothing) / votes if votes else 0.5
+        tie = tally.tie * tally.weight / votes if votes else 0.0
+    weight = len(tally.votes) * tallied / votes_in_all if config.weight == "votes" else 1.0
+    return replace(tally.pair(), label=label, tie=tie, weight=weight)
+
+
+_Way = tuple[str, str, str]  # id of a pair, content of its chosen and of its rejected answer
+
+
+def _made(pairs: Sequence[Pair]) -> set[_Way]:
+    return {(p.record_id, answer_key(p.chosen), answer_key(p.rejected)) for p in pairs}
+
+
+def _ways(c: Comparison) -> tuple[_Way, _Way]:
+    """The pair that the votes on these two make when the first wins, and when the second does."""
+    (one, a), (two, b) = ((x.candidate_id, answer_key(x.messages)) for x in c.candidates)
+    prompt = c.prompt.prompt_id
+    return (pair_name(prompt, one, two), a, b), (pair_name(prompt, two, one), b, a)

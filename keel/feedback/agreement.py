@@ -90,7 +90,8 @@ class Agreement:
     """How far the annotators of a set of comparisons agree. ``left_rate`` is how often the answer on the left won (0.5 = no bias)."""
 
     items: int  # pairs of answers
-    votes: int
+    votes: int  # the first of each annotator on each item
+    repeats: int  # further ones of the same annotator on the same item: they say how far people agree with themselves
     annotators: int
     raw: float
     cohen: float  # mean over all two annotators with common items, weighted by these
@@ -102,28 +103,33 @@ class Agreement:
 
 
 def agreement(comparisons: Sequence[Comparison]) -> Agreement:
-    """Agreement of the annotators; the items are pairs of candidates, in whichever order a record holds them."""
+    """Agreement of the annotators; the items are pairs of candidates, in whichever order a record holds them. Of several votes of one
+    annotator on one item the first counts: agreement with oneself is another thing. Gold and adjudicated votes do not belong here."""
     by_item: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    used: list[Comparison] = []
     by_annotator: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
     for c in comparisons:
         ids = [x.candidate_id for x in c.candidates]
         vote = ORDER[c.outcome] if ids == sorted(ids) else -ORDER[c.outcome]
         item = (c.prompt.prompt_id, *sorted(ids))
-        by_item[item].append(vote)
-        by_annotator[c.annotator_id][item] = vote
+        if item not in by_annotator[c.annotator_id]:
+            by_annotator[c.annotator_id][item] = vote
+            by_item[item].append(vote)
+            used.append(c)
     units = list(by_item.values())
-    decided = [c for c in comparisons if c.outcome != "tie"]
+    decided = [c for c in used if c.outcome != "tie"]
     left = [c.display_order[0] == (0 if c.outcome == "first" else 1) for c in decided]
     return Agreement(
         items=len(units),
-        votes=len(comparisons),
+        votes=len(used),
+        repeats=len(comparisons) - len(used),
         annotators=len(by_annotator),
         raw=raw_agreement(units),
         cohen=_mean_cohen(list(by_annotator.values())),
         fleiss=fleiss_kappa([[labels.count(v) for v in ORDER.values()] for labels in units]),
         alpha=krippendorff_alpha(units),
         alpha_ordinal=krippendorff_alpha(units, "ordinal"),
-        tie_rate=1.0 - len(decided) / len(comparisons) if comparisons else math.nan,
+        tie_rate=1.0 - len(decided) / len(used) if used else math.nan,
         left_rate=sum(left) / len(left) if left else math.nan,
     )
 

@@ -55,6 +55,10 @@ class PreferencesConfig(Section):
     keep: int = Field(default=4, ge=2, description="At most this many answers a prompt are compared: the most different ones.")
     similarity: float = Field(default=0.9, gt=0, le=1, description="Answers more similar than this (word overlap) count as one.")
     pairs: int = Field(default=4, ge=1, description="At most this many pairs of answers are compared for each prompt.")
+    store: str = Field(
+        default="", description="Store that the judgements go to as well: sqlite:///FILE or postgresql://user@host/name; empty = none."
+    )
+    campaign: str = Field(default="simulated", min_length=1, description="Campaign of the store that they belong to; made when missing.")
     annotators: AnnotatorsConfig = Field(default=AnnotatorsConfig(), description="The simulated annotators.")
     aggregate: AggregateConfig = Field(default=AggregateConfig(), description="From votes to training pairs.")
 

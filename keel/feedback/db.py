@@ -35,6 +35,7 @@ from keel.feedback.events import NoLeaseError, Receipt
 from keel.feedback.people import Account
 from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from, utc
 from keel.feedback.texts import message_row
+from keel.feedback.views import Standing
 from keel.feedback.writer import Writer
 from keel.types import Annotator, Answer, Candidate, Judgement, Prompt, Purpose, Task
 
@@ -280,6 +281,12 @@ class Store(Accounts):
     def retract(self, *, annotator: str = "", event_id: str = "", why: str = "", who: str = "") -> tuple[str, ...]:
         """Take back all of an annotator's judgements, or one. Nothing is deleted. Returns the tasks that lost a vote; they open again."""
         return self.write(lambda c: events.retract(c, annotator, event_id, why, who, self.clock())).result()
+
+    def standing(self, campaign: str) -> dict[str, Standing]:
+        """The events that no correction replaced: do they count, were they taken back?"""
+        h, j = schema.head, schema.judgement
+        query = select(h.c.event_id, h.c.counted, h.c.retracted).join(j, j.c.event_id == h.c.event_id).where(j.c.campaign == campaign)
+        return self.read(lambda c: {r.event_id: Standing(bool(r.counted), bool(r.retracted)) for r in c.execute(query)})
 
     def progress(self, campaign: str) -> dict[str, int]:
         """Counts of a campaign: items of work, done and open ones, votes that count, leases, disputes."""

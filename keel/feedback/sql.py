@@ -8,6 +8,7 @@ from typing import Any
 try:
     import sqlalchemy
     from sqlalchemy import Connection, Engine, event
+    from sqlalchemy.exc import ArgumentError
 except ModuleNotFoundError as missing:  # the store is an extra
     from keel.core.errors import ConfigError
 
@@ -26,7 +27,7 @@ def make_url(text: str) -> sqlalchemy.URL:
         text = f"sqlite:///{text}"
     try:
         url = sqlalchemy.make_url(text)
-    except sqlalchemy.exc.ArgumentError:
+    except ArgumentError:
         raise ConfigError(f"store: {text!r} is no URL of a database", "sqlite:///feedback.db or postgresql://user@host/name") from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")

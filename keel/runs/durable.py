@@ -1,61 +1,18 @@
-"""Files that survive a power cut. Everything a run must not lose goes through :class:`Disk`, one operation a method, so that a test can
-record the sequence and play back every point at which the power may fail.
-
-What a disk promises: the content of a file is safe after the file was synced, a name (new, renamed or removed) after its folder was.
-"""
+"""Files that survive a power cut. Everything a run must not lose goes through `keel.runs.disk.Disk`."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
+from keel.runs.disk import DISK, Disk
+
 TEMPORARY = ".tmp-"  # names that start so are leftovers when no process is at work
-
-
-class Disk:
-    """The operations of the real file system."""
-
-    def make_dir(self, path: Path) -> None:
-        path.mkdir()
-
-    def write(self, path: Path, data: bytes) -> None:
-        path.write_bytes(data)
-
-    def write_tensors(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        cast("Any", safetensors_torch).save_file(dict(tensors), path, dict(metadata))
-
-    def sync_file(self, path: Path) -> None:
-        with path.open("rb+" if os.name == "nt" else "rb") as file:
-            os.fsync(file.fileno())
-
-    def sync_dir(self, path: Path) -> None:
-        if os.name == "nt":  # Windows cannot open folders; its rename is journalled
-            return
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """A file replaces a file of that name; a folder must have a free name."""
-        os.replace(source, target)
-
-    def remove(self, path: Path) -> None:
-        """A file or a whole folder; fine when it is not there."""
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-DISK = Disk()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

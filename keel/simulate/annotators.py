@@ -63,8 +63,10 @@ def make_annotators(config: AnnotatorsConfig, seed: int, worth: Worth = gold.wor
     )
 
 
-def compare(annotator: Annotator, item: Item, seed: int) -> Comparison:
+def compare(annotator: Annotator, item: Item, seed: int, repeat: int = 0) -> Comparison:
     """The annotator's judgement of two candidates: a function of (annotator, prompt, candidates, seed), whatever their order in ``item``.
+
+    ``repeat`` counts how often the annotator was asked before: every other time the answers stand the other way round.
 
     Raises ValueError when both are the same candidate.
     """
@@ -73,12 +75,13 @@ def compare(annotator: Annotator, item: Item, seed: int) -> Comparison:
     if first.candidate_id == second.candidate_id:
         raise ValueError(f"candidate {first.candidate_id} of prompt {prompt.prompt_id} cannot be compared with itself")
     key = (seed, annotator.annotator_id, prompt.prompt_id, first.candidate_id, second.candidate_id)
-    order = (0, 1) if _uniform("display", *key) < 0.5 else (1, 0)
+    order = (0, 1) if (_uniform("display", *key) < 0.5) == (repeat % 2 == 0) else (1, 0)
+    key = (*key, repeat) if repeat else key
     bias = annotator.position_bias if order == (0, 1) else -annotator.position_bias
     difference = annotator.value(prompt, first.text) - annotator.value(prompt, second.text)
     perceived = difference + bias + annotator.noise * _normal("noise", *key)
     tie = abs(perceived) < annotator.tie_threshold
-    name = f"{prompt.prompt_id}:{first.candidate_id}:{second.candidate_id}:{annotator.annotator_id}"
+    name = f"{prompt.prompt_id}:{first.candidate_id}:{second.candidate_id}:{annotator.annotator_id}" + (f":{repeat}" if repeat else "")
     return Comparison(
         record_id=name,
         prompt=prompt,

@@ -101,3 +101,51 @@ def test_every_vote_is_in_a_pair_or_left_out_by_name() -> None:
             assert sum(found.values()) == len(cast)
     assert counts(cast, aggregate(cast)) == {"for": 2, "against": 1, "tie": 1, "left_out": 3}
     assert "preferences.aggregate.ties=keep" in left_out(cast, aggregate(cast))[0].reason
+
+
+def renamed(votes_: list[Comparison], first: str, second: str) -> list[Comparison]:
+    from dataclasses import replace
+
+    return [
+        replace(v, candidates=tuple(replace(c, candidate_id=i) for c, i in zip(v.candidates, (first, second))))  # type: ignore[arg-type]
+        for v in votes_
+    ]
+
+
+def test_the_same_texts_under_other_ids_are_other_candidates() -> None:
+    """Smoothing 1: one vote each makes (1 + 1) / (1 + 2) twice, and not (1 + 1) / (2 + 2)."""
+    cast = [*votes("1"), *renamed(votes("1"), "x", "y")]
+    pairs = aggregate(cast, AggregateConfig(smoothing=1.0))
+    assert [p.label for p in pairs] == [pytest.approx(2 / 3)] * 2
+    assert [p.record_id for p in pairs] == ["p:a>b", "p:x>y"]
+    even = [*votes("12"), *renamed(votes("1"), "x", "y")]
+    kept = aggregate(even)
+    assert [p.record_id for p in kept] == ["p:x>y"]
+    assert [x.record_id for x in left_out(even, kept)] == ["pb0", "pb1"]
+    assert counts(even, kept) == {"for": 1, "against": 0, "tie": 0, "left_out": 2}
+
+
+def test_smoothing_adds_votes_to_weights() -> None:
+    """Weights 3 and 1, one made-up vote a side: (3 + 1) / (4 + 2); a tie of weight 3 is 3 of 6."""
+    (pair,) = aggregate(votes("12"), AggregateConfig(smoothing=1.0), {"ann0": 3.0, "ann1": 1.0})
+    assert pair.label == pytest.approx(4 / 6)
+    (pair,) = aggregate(votes("=1"), AggregateConfig(smoothing=1.0), {"ann0": 3.0, "ann1": 1.0})
+    assert (pair.label, pair.tie) == (pytest.approx((1.5 + 1 + 1) / 6), pytest.approx(3 / 6))
+
+
+def test_votes_without_weight_are_even() -> None:
+    (pair,) = aggregate(votes("11"), AggregateConfig(ties="keep"), {"ann0": 0.0, "ann1": 0.0})
+    assert (pair.label, pair.tie) == (0.5, 0.0)
+
+
+def test_an_unknown_annotator_is_refused_or_counts_what_is_said() -> None:
+    with pytest.raises(DataError, match="'ann1' is not known"):
+        aggregate(votes("12"), AggregateConfig(), {"ann0": 0.9})
+    (pair,) = aggregate(votes("12"), AggregateConfig(), {"ann0": 0.9}, unknown=0.1)
+    assert (pair.chosen[0].text, pair.label) == ("one", pytest.approx(0.9))
+
+
+def test_images_and_tool_calls_of_an_answer_survive() -> None:
+    called = (Message("assistant", "", {"tool_calls": [{"name": "f"}]}), Message("assistant", "done"))
+    (pair,) = aggregate(votes("2", (A, Candidate("b", "done", turns=called))))
+    assert (pair.chosen, pair.rejected) == (called, (Message("assistant", "one"),))

@@ -109,3 +109,21 @@ def test_cohen_of_several_is_weighed_by_common_items() -> None:
     assert math.isnan(agreement([vote("x", "first"), vote("y", "first")]).cohen), "nothing to disagree about"
     assert math.isnan(agreement([]).tie_rate)
     assert math.isnan(agreement([vote("x", "tie")]).left_rate)
+
+
+def test_repeats_of_one_person_are_no_agreement_between_people() -> None:
+    """One who repeats 50 items agrees with nobody; with an unrelated second one the numbers are those of the two."""
+    alone = [vote("x", "first" if i % 2 else "second", item=f"i{i}") for i in range(50)]
+    found = agreement([*alone, *alone])
+    assert (found.annotators, found.votes, found.repeats) == (1, 50, 50)
+    assert all(math.isnan(x) for x in (found.raw, found.cohen, found.fleiss, found.alpha))
+    other = [vote("y", "first" if i % 4 < 2 else "second", item=f"i{i}") for i in range(48)]
+    both = agreement([*alone[:48], *alone[:48], *other])
+    assert both.cohen == pytest.approx(0.0, abs=1e-12)
+    assert both.raw == pytest.approx(0.5)
+    assert both.alpha == agreement([*alone[:48], *other]).alpha
+
+
+def test_the_first_vote_of_a_person_counts() -> None:
+    found = agreement([vote("x", "first"), vote("x", "tie", order=(1, 0)), vote("y", "first")])
+    assert (found.raw, found.tie_rate, found.left_rate, found.repeats) == (1.0, 0.0, 1.0, 1)

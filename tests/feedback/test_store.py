@@ -126,7 +126,7 @@ def broken(**changes: object) -> str:
     ("line", "message"),
     [
         ("{broken", "broken JSON"),
-        ("[1]", "must be a JSON object"),
+        ("[1]", "row must be a JSON object"),
         (broken(schema=2), "schema is 2"),
         (broken(outcome="left"), "outcome must be one of first, second, tie, is 'left'"),
         (broken(strength=1.5), "strength must be between 0 and 1"),
@@ -179,3 +179,35 @@ def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(store.DISK), "sync_dir", lambda _, path: synced.append(("folder", path.name)))
     store.append(tmp_path / "new" / "store.jsonl", [PLAIN])
     assert synced == [("file", "store.jsonl"), ("folder", "new")]
+
+
+def test_turns_of_an_answer_are_kept(tmp_path: Path) -> None:
+    called = (Message("assistant", "", {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}),)
+    turned = replace(PLAIN, candidates=(Candidate("a", "", turns=called), PLAIN.candidates[1]))
+    store.append(tmp_path / "store.jsonl", [turned])
+    assert store.read(tmp_path / "store.jsonl") == (turned,)
+    assert read_dataset(str(tmp_path / "store.jsonl")).records[0] == turned
+
+
+def test_a_repeat_is_a_record_of_its_own(tmp_path: Path) -> None:
+    from keel.feedback.config import AnnotatorsConfig
+    from keel.simulate.annotators import compare, make_annotators
+
+    (one,) = make_annotators(AnnotatorsConfig(count=1, per_item=1), 0)
+    item = (PLAIN.prompt, *PLAIN.candidates)
+    said = [compare(one, item, 0, repeat) for repeat in range(3)]
+    assert len({c.record_id for c in said}) == 3
+    assert said[0].display_order == said[1].display_order[::-1] == said[2].display_order
+    store.append(tmp_path / "store.jsonl", said)
+    assert store.read(tmp_path / "store.jsonl") == tuple(said)
+    rows = [{k: v for k, v in store.to_row(c).items() if k != "record_id"} for c in said[:2]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len({r.record_id for r in read_dataset(str(tmp_path / "rows.jsonl")).of(Comparison)}) == 2
+
+
+def test_reading_a_store_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, keel.feedback.store; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

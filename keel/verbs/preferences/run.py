@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
-from keel.core.hashing import stable_hash
+from keel.core.hashing import digest_bytes, stable_hash
 from keel.core.python_file import load_object
 from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
@@ -25,7 +25,7 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.simulate import gold
 from keel.simulate.annotators import Worth, annotate, make_annotators
-from keel.types import Candidate, Encoded, Prompt, Rollout, SampleRequest
+from keel.types import Annotator, Candidate, Comparison, Encoded, Prompt, Rollout, SampleRequest
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
@@ -60,6 +60,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             )
         (path / COMPARISONS).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
         append(path / COMPARISONS, comparisons)
+        stored = _store(recipe, comparisons)
         pairs = aggregate(comparisons, recipe.preferences.aggregate)
         account.leave_out("votes", left_out(comparisons, pairs))
         write_atomic(path / PAIRS, b"".join(json_line(pair_row(p)) for p in pairs))
@@ -75,6 +76,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
             {
                 **sizes,
                 "comparisons": len(comparisons),
+                **stored,
                 "votes": counts(comparisons, pairs),
                 "agreement": agreed,
                 "pairs": len(pairs),
@@ -128,6 +130,22 @@ def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidate
         for first, second in choose_pairs(candidates.get(i, ()), config.pairs, "pairs", recipe.seed, i)
     ]
     return annotate(items, annotators, config.annotators.per_item, recipe.seed)
+
+
+def _store(recipe: PreferencesRecipe, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """The same votes in a store, when the recipe names one. Done again it changes nothing."""
+    config = recipe.preferences
+    if not config.store:
+        return {}
+    from keel.feedback.db import Store
+    from keel.feedback.interchange import put_comparisons
+
+    identity = digest_bytes(repr((config.annotators, recipe.seed)).encode())[:8]
+    comparisons = [replace(c, annotator_id=f"{c.annotator_id}@{identity}") for c in comparisons]  # those of other settings are others
+    people = [Annotator(name, "simulated", identity) for name in sorted({c.annotator_id for c in comparisons})]
+    with Store(config.store) as store:
+        new = put_comparisons(store, config.campaign, comparisons, people)
+    return {"stored": new}
 
 
 def _show(run: RunDir, candidates: Mapping[str, Sequence[Candidate]], prompts: Mapping[str, tuple[Prompt, Encoded]]) -> None:
