@@ -1,8 +1,8 @@
 // The server's calls. Whoever calls gets the response's body, `Refused` (the server said no) or `Unreachable` (nobody knows).
 export class Refused extends Error {
-  constructor(status, code, message, hint, wait) {
+  constructor(status, code, message, todo, wait) {
     super(message);
-    Object.assign(this, { status, code, hint, wait }); // wait: seconds that the server asks for, or null
+    Object.assign(this, { status, code, todo, wait }); // wait: seconds that the server asks for, or null
   }
 }
 
@@ -52,7 +52,7 @@ export class Api {
 
   async #call(method, path, body) {
     const headers = { accept: "application/json" };
-    if (method !== "GET") Object.assign(headers, { "content-type": "application/json", "x-keel-csrf": this.csrf || "page" });
+    if (method !== "GET") Object.assign(headers, { "content-type": "application/json", "x-csrf": this.csrf || "page" });
     let response;
     try {
       const signal = AbortSignal.timeout(TIMEOUT_MS);
@@ -74,6 +74,7 @@ async function answered(response) {
   }
   if (response.ok) return body;
   const wait = Number(response.headers.get("retry-after"));
-  const message = body?.message || response.statusText || `HTTP ${response.status}`;
-  throw new Refused(response.status, body?.error ?? "", message, body?.hint ?? "", wait > 0 ? wait : null);
+  const told = body?.error ?? {};
+  const message = told.message || response.statusText || `HTTP ${response.status}`;
+  throw new Refused(response.status, told.code ?? "", message, told.todo ?? "", wait > 0 ? wait : null);
 }

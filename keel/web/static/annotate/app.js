@@ -15,6 +15,7 @@ import { draw } from "./view.js";
 import { Work } from "./work.js";
 
 const IDLE_MS = 30000; // without a sign of life the person is not at work any more
+const AHEAD = 6; // items kept ready until the campaign says how many
 const stage = document.getElementById("stage");
 
 class App {
@@ -27,6 +28,7 @@ class App {
     setTheme(storedTheme());
     await setLanguage(document.body.dataset.language || "en");
     this.disk = await openDisk();
+    keepPage();
     const me = await this.#who();
     if (!me) return;
     this.api.user = me.name;
@@ -88,9 +90,8 @@ class App {
     const gate = new Gate(clock, this.chrome.gate);
     const hooks = { keys: this.keys, ready: () => this.work.ready(), send: (answer) => this.work.vote(answer), changed: () => null, announce: this.chrome.announce };
     const redraw = (item, page) => draw(item, page, hooks);
-    const ahead = Number(document.body.dataset.ahead) || 6;
     const fetch = (n) => this.#fetch(campaign, disputed, n);
-    this.queue = new Queue({ fetch, prepare: redraw, outbox: this.outbox, tabs, disk: this.disk, user: me.name, place: `${campaign}${disputed ? " disputed" : ""}`, ahead });
+    this.queue = new Queue({ fetch, prepare: redraw, outbox: this.outbox, tabs, disk: this.disk, user: me.name, place: `${campaign}${disputed ? " disputed" : ""}`, ahead: AHEAD });
     this.work = new Work({ stage, queue: this.queue, outbox: this.outbox, clock, gate, redraw, announce: this.chrome.announce });
     this.keys.listen(() => ({ ...this.work.actions(), guideline: () => this.guideline(), help: () => showKeys(this.keys, this.#asked()) }));
     this.#wire();
@@ -181,6 +182,18 @@ class App {
   #signedOut(code) {
     const link = h("a", { href: "/login", target: "_blank", say: "sign_in" });
     this.chrome.banner(code === "other_account" ? "other_account" : "signed_out", link);
+  }
+}
+
+/** Let the page open without the network. Where the browser has no workers (plain http), it opens when the server is there. */
+async function keepPage() {
+  try {
+    await navigator.serviceWorker.register("/annotate/worker.js", { scope: "/annotate" });
+    const { active } = await navigator.serviceWorker.ready;
+    const files = performance.getEntriesByType("resource").map(({ name }) => name);
+    active.postMessage([location.href, ...files.filter((name) => name.startsWith(`${location.origin}/static/`))]);
+  } catch {
+    // no worker: see above
   }
 }
 

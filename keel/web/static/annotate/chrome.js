@@ -21,7 +21,7 @@ export class Chrome {
     this.count = h("span", { class: "count" });
     this.net = h("button", { type: "button", class: "net", onclick: does.refused });
     this.language = h("button", { type: "button", class: "tool", onclick: () => this.#switchLanguage() });
-    this.theme = h("button", { type: "button", class: "tool", onclick: () => this.#switchTheme() });
+    this.theme = h("button", { type: "button", class: "tool theme", onclick: () => this.#switchTheme() });
     const place = (id, ...what) => document.getElementById(id).replaceChildren(...what);
     place("progress", this.state, this.count, this.net);
     place("tools", this.undo, button("guideline", does.guideline), button("help", does.help), this.language, this.theme);
@@ -46,7 +46,7 @@ export class Chrome {
     const shut = visible && left > 0;
     element.hidden = !shut;
     if (shut) say(element, ["gate_left", { seconds: Math.ceil(left / 1000) }]);
-    document.body.dataset.gate = left > 0 ? "shut" : "open";
+    document.body.dataset.gate = left > 0 ? (visible ? "waits" : "shut") : "open";
   };
 
   update({ counts, reachable, answered, state, canUndo, correcting }) {
@@ -100,7 +100,8 @@ export class Chrome {
   #labels() {
     this.language.textContent = language() === "zh" ? "English" : "中文";
     this.language.lang = otherLanguage();
-    say(this.theme, `theme_${theme()}`);
+    this.theme.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme()];
+    for (const where of ["label", "title"]) say(this.theme, `theme_${theme()}`, where);
   }
 
   #caps() {

@@ -24,7 +24,7 @@ export async function showGuideline(load) {
   dialog("guideline", body, { kind: "drawer" });
   try {
     const { version, text, weights } = await load();
-    const rows = Object.entries(weights ?? {}).map(([name, weight]) => h("tr", {}, h("th", { scope: "row" }, dimension(name)), h("td", { text: `${weight} %` })));
+    const rows = Object.entries(weights ?? {}).sort((a, b) => b[1] - a[1]).map(([name, weight]) => h("tr", {}, h("th", { scope: "row" }, dimension(name)), h("td", { text: `${weight} %` })));
     const table = rows.length ? h("table", {}, h("caption", { say: "weights" }), h("tbody", {}, rows)) : null;
     body.replaceChildren(...[h("p", { class: "note", say: ["guideline_version", { version }] }), table, markdown(text)].filter(Boolean));
   } catch {

@@ -133,7 +133,7 @@ export class Outbox extends EventTarget {
       return false;
     }
     if (refused && error.status < 500 && error.status !== 408 && error.status !== 429) {
-      const told = { status: error.status, message: error.message, hint: error.hint };
+      const told = { status: error.status, message: error.message, todo: error.todo };
       await this.#keep({ ...event, state: "refused", error: told });
       this.#reached(true);
       this.#tell("refused", { ...event, error: told });

@@ -7,7 +7,7 @@ export function scale(steps) {
     Array.from({ length: steps }, (_, i) => {
       const level = chosen === "first" ? steps - i : i + 1;
       const strength = steps > 1 ? level / steps : null;
-      return { chosen, strength, say: [steps === 1 ? "better" : steps <= 3 ? `better_${level}_of_${steps}` : "better_level", { name, level, steps }] };
+      return { chosen, strength, row: steps - level + 1, say: [steps === 1 ? "better" : steps <= 3 ? `better_${level}_of_${steps}` : "better_level", { name, level, steps }] };
     });
   return [...side("first", letter(0)), { chosen: "tie", strength: null, say: ["tie", {}] }, ...side("second", letter(1))];
 }
@@ -21,8 +21,9 @@ export class Pairwise {
     const digits = this.steps.map((step, i) => this.#button(step, String(i + 1), cap, step.chosen));
     const rest = ["both_bad", "cannot"].map((name) => this.#button({ chosen: name, strength: null, say: [name, {}] }, name, cap, name));
     this.buttons = [...digits, ...rest];
+    const lines = Math.max(1, (digits.length - 1) / 2);
     this.panel = h("div", { class: "choices" },
-      h("div", { class: "scale", role: "group", sayLabel: "scale" }, digits.map(({ button }) => button)),
+      h("div", { class: `scale s${lines}`, role: "group", sayLabel: "scale" }, digits.map(({ button }) => button)),
       h("div", { class: "rest", role: "group", sayLabel: "else" }, rest.map(({ button }) => button))); // prettier-ignore
   }
 
@@ -41,7 +42,7 @@ export class Pairwise {
 
   #button(choice, action, cap, kind) {
     const words = h("span", { say: choice.say });
-    const button = h("button", { type: "button", class: `choice ${kind}`, "aria-pressed": "false", onclick: () => this.#press(choice) }, words, cap(action));
+    const button = h("button", { type: "button", class: `choice ${kind} ${choice.row ? `r${choice.row}` : ""}`, "aria-pressed": "false", onclick: () => this.#press(choice) }, words, cap(action));
     return { choice, action, button };
   }
 

@@ -15,8 +15,13 @@ export class Queue extends EventTarget {
    */
   constructor({ fetch, prepare, outbox, tabs, disk, user, place, ahead }) {
     super();
-    Object.assign(this, { fetch, prepare, outbox, tabs, disk, user, place, ahead: Math.min(ahead, MOST - 1) });
+    Object.assign(this, { fetch, prepare, outbox, tabs, disk, user, place, ahead });
     tabs.listen("answered", (handle) => this.#answered(handle, false));
+  }
+
+  /** How many items to keep ready. */
+  keep(ahead) {
+    this.ahead = Math.max(1, Math.min(ahead, MOST - 1));
   }
 
   get length() {
@@ -65,10 +70,11 @@ export class Queue extends EventTarget {
       } catch (error) {
         return this.#failed(error);
       }
+      this.keep(page.ahead ?? this.ahead);
       const fresh = page.items.filter(({ handle }) => !taken.has(handle) && !this.#gone.has(handle) && !this.#has(handle));
       let got = 0;
       for (const item of fresh) if (this.length < this.ahead && (await this.#take(item, page))) got++;
-      if (page.items.length < n && !got) break; // the server gave all it has
+      if (!got && (page.items.length < n || n === MOST)) break; // the server gave all it has, or all it gives
     }
     if (!this.length && !this.current) this.#tell("empty");
   }

@@ -25,9 +25,9 @@ export class Ranking {
     this.chips = this.answers.map((_, place) => this.#chip(place));
     this.best = h("div", { class: "buckets", role: "group", sayLabel: "order" });
     this.tray = h("div", { class: "tray", role: "group", sayLabel: "unranked", "data-drop": "tray" });
-    const tool = (name, act) => h("button", { type: "button", onclick: act }, h("span", { say: name }), cap(name));
+    const tool = (say, act, action = say) => h("button", { type: "button", onclick: act }, h("span", { say }), cap(action));
     this.agree = tool("agree", () => this.#agree());
-    const tools = [tool("tie_last", () => this.#tie()), tool("back", () => this.#back()), this.agree, cannotButton(cap, ready, () => send({ type: "choice", chosen: "cannot", strength: null }))];
+    const tools = [tool("tie_last", () => this.#tie(), "tie"), tool("back", () => this.#back()), this.agree, cannotButton(cap, ready, () => send({ type: "choice", chosen: "cannot", strength: null }))];
     this.panel = h("div", { class: "ranking" }, h("p", { class: "hint", say: "ranking_hint" }), h("div", { class: "strip" }, this.best, this.tray), h("div", { class: "rest" }, tools));
     this.drag = new Drag(this.panel, (chip, target) => this.#drop(Number(chip.dataset.place), target));
     this.#draw();
@@ -119,6 +119,7 @@ export class Ranking {
     this.changed();
   }
 
+  #rankOf = (place) => this.#buckets.findIndex((bucket) => bucket.includes(place)) + 1;
   #words = () => this.#buckets.map((bucket) => bucket.map(letter).join(" = ")).join(" > ") || "–";
 
   #draw() {
@@ -128,10 +129,7 @@ export class Ranking {
     this.best.replaceChildren(...this.#buckets.flatMap((bucket, i) => [gap(bucket[0]), box(bucket, i)]), gap(null));
     this.tray.replaceChildren(...this.chips.filter((_, place) => !ranked.includes(place)));
     this.agree.disabled = ranked.length === this.count;
-    this.answers.forEach((answer, place) => {
-      const at = this.#buckets.findIndex((bucket) => bucket.includes(place));
-      answer.dataset.rank = at < 0 ? "" : String(at + 1);
-    });
-    this.chips.forEach((chip, place) => chip.setAttribute("aria-label", `${letter(place)}${ranked.includes(place) ? `: ${this.answers[place].dataset.rank}` : ""}`));
+    this.answers.forEach((answer, place) => (answer.querySelector("header").dataset.rank = this.#rankOf(place) || ""));
+    this.chips.forEach((chip, place) => chip.setAttribute("aria-label", `${letter(place)}${ranked.includes(place) ? `: ${this.#rankOf(place)}` : ""}`));
   }
 }

@@ -91,7 +91,7 @@ export class Marking {
     const same = (other) => ["candidate", "start", "end", "kind"].every((name) => other[name] === span[name]);
     if (!this.#spans.some(same)) this.#spans.push(span);
     this.#spans.sort((a, b) => a.candidate - b.candidate || a.start - b.start || a.end - b.end);
-    this.#cursor = null;
+    this.#cursor = { ...at, start: span.end }; // the arrows go on from here
     getSelection().removeAllRanges();
     this.announce("marked", { text: this.#text({ place: span.candidate, ...span }), kind: span.kind });
     this.#changed();

@@ -8,6 +8,10 @@ const LONGEST_MARKDOWN = 40000; // characters; longer texts are shown as they ar
 const TAGS = ["a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "span",
   "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul"]; // prettier-ignore
 const ATTRIBUTES = ["href", "title", "start", "align", "data-tex", "data-display"];
+const CLEAN = {
+  ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ATTRIBUTES, ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false, ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ATTRIBUTES.filter((name) => name !== "href"), RETURN_DOM_FRAGMENT: true,
+}; // prettier-ignore
 // Marks that turn the direction of what follows, or are not to be seen: shown by their number.
 const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 
@@ -47,8 +51,7 @@ export function markdown(text) {
   const host = h("div", { class: "text", dir: "auto" });
   try {
     const html = marked.parse(text.replace(HIDDEN, (mark) => `[${code(mark)}]`));
-    const clean = { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ATTRIBUTES, ALLOW_DATA_ATTR: false, ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i };
-    host.append(DOMPurify.sanitize(html, { ...clean, RETURN_DOM_FRAGMENT: true }));
+    host.append(DOMPurify.sanitize(html, CLEAN));
   } catch {
     return plain(text); // what marked cannot read is shown as it is
   }

@@ -27,11 +27,11 @@ export async function draw(item, page, hooks) {
   const component = new Kind({ item, page, content, cap: keycap, ...hooks });
   const reason = reasonField(page, keycap, hooks);
   const send = h("button", { type: "button", class: "primary send", onclick: () => hooks.send() }, h("span", { say: "send" }), keycap("send"));
-  const sending = item.kind !== "pairwise" || page.ask_reason;
-  const foot = h("div", { class: "foot" }, reason.element, sending && send);
-  const answers = h("div", { class: `answers n${Math.min(component.answers.length, 4)}` }, component.answers);
+  const sending = item.kind !== "pairwise" || page.reason === "required";
+  const foot = h("div", { class: "foot" }, reason?.element, sending && send);
+  const answers = h("div", { class: `answers n${Math.min(component.answers.length, 5)}` }, component.answers);
   const element = h("article", { class: `item ${item.kind}${panes.any ? " pictures" : ""}`, "data-handle": item.handle }, prompt, answers, h("div", { class: "panel card" }, component.panel, foot));
-  return { item, page, element, component, panes, send, reason: reason.field, broken: images.some(([, image]) => image.failed) };
+  return { item, page, element, component, panes, send, reason: reason?.field ?? null, broken: images.some(([, image]) => image.failed) };
 }
 
 /** The key of an action, on the screen; it follows when the person changes it. */
@@ -42,11 +42,12 @@ function keyCap(keys, action) {
 }
 
 function reasonField(page, keycap, hooks) {
+  if (page.reason === "off") return null;
   const field = h("textarea", { rows: "1", maxlength: LONGEST_REASON, oninput: () => (grow(field), hooks.changed()), spellcheck: "false", dir: "auto" });
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !event.isComposing) field.blur();
   });
-  const words = page.ask_reason ? "reason_required" : "reason";
+  const words = page.reason === "required" ? "reason_required" : "reason";
   return { field, element: h("label", { class: "reason" }, h("span", {}, h("span", { say: words }), keycap("reason")), field) };
 }
 

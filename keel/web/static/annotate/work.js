@@ -34,7 +34,7 @@ export class Work extends EventTarget {
     const undo = this.canUndo ? { undo: () => this.undo() } : {};
     if (!this.current) return undo;
     const { component, panes, reason } = this.current;
-    const free = { ...panes.actions(), ...undo, reason: () => reason.focus() };
+    const free = { ...panes.actions(), ...undo, ...(reason ? { reason: () => reason.focus() } : {}) };
     return this.gate.open && !this.#waiting ? { ...component.actions(), ...free } : free;
   }
 
@@ -50,8 +50,8 @@ export class Work extends EventTarget {
     if (!entry || !this.ready()) return false;
     const answer = said ?? entry.component.answer();
     if (!answer) return this.#refuse(entry.component.missing?.() ?? "choose_first");
-    const reason = entry.reason.value.trim();
-    if (entry.page.ask_reason && !reason) {
+    const reason = entry.reason?.value.trim() ?? "";
+    if (entry.page.reason === "required" && !reason) {
       entry.reason.focus();
       return this.#refuse("reason_missing");
     }
@@ -102,7 +102,7 @@ export class Work extends EventTarget {
     this.#correcting = past;
     this.#show(entry, 0);
     entry.component.restore(past.answer);
-    entry.reason.value = past.reason;
+    if (entry.reason) entry.reason.value = past.reason;
     this.#tell("undone");
     this.#tell("change");
   }
