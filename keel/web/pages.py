@@ -67,6 +67,13 @@ async def annotate(request: Request, caller: MaybeDep, c: str = "") -> Response:
     return render(request, "annotate.html", campaign=c)
 
 
+@router.get("/annotate/worker.js")
+async def worker() -> Response:
+    """What keeps the annotator's page when the network is gone; it may do so for /annotate alone."""
+    headers = {"service-worker-allowed": "/annotate", "cache-control": "no-cache"}
+    return FileResponse(HERE / "static" / "annotate" / "worker.js", media_type="text/javascript", headers=headers)
+
+
 @router.get("/api")
 async def api(request: Request) -> Response:
     """The API as a page, without anything from elsewhere."""

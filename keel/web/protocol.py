@@ -38,6 +38,7 @@ class Page:
     min_read_ms: int = 0  # the time gate: answers wait that long
     reason: str = "optional"  # in words: off, optional, required
     language: str = ""  # of the page at first; empty: the browser's
+    ahead: int = 6  # items that the page keeps ready, 1..19: more of them last longer without the network
     completion_code: str = ""  # shown when a person has done all; empty: a code of the person's own
     completion_url: str = ""  # where a platform's link leads with the code
 
