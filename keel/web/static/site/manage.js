@@ -10,6 +10,7 @@ const path = `/api/manage/${encodeURIComponent(campaign)}`;
 const $ = (id) => document.getElementById(id);
 let last = null;
 let accounts = [];
+let myself = "";
 
 function trouble(error) {
   $("trouble").hidden = !error;
@@ -45,7 +46,7 @@ function show(said) {
 
 async function refresh() {
   const [people, log] = await Promise.all([call(`${path}/people`), call("/api/manage-audit?n=50")]);
-  accounts = people.people;
+  accounts = people.people.map((a) => ({ ...a, me: a.name === myself }));
   if (last) showPeople(accounts, last.measures.people ?? [], act);
   showAudit(log.audit);
 }
@@ -112,7 +113,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => last
 addEventListener("resize", () => last?.measures.hours && showHours(last.measures.hours));
 
 doing(async () => {
-  await me();
+  myself = (await me()).name;
   await refresh();
   listen();
 });

@@ -3,15 +3,17 @@ import { texts } from "./call.js";
 import { h } from "./dom.js";
 
 const language = document.documentElement.lang;
+const decimals = (x) => (Math.abs(x) < 0.005 ? 0 : x).toFixed(2);
 
 export const whole = (n) => new Intl.NumberFormat(language).format(n);
 export const percent = (x) => (x === null ? "–" : new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(x));
-export const two = (x) => (x === null ? "–" : x.toFixed(2));
 
 export function when(at) {
   const date = typeof at === "number" ? new Date(at * 1000) : new Date(at);
-  return new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "short" }).format(date);
+  return new Intl.DateTimeFormat(language, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(date);
 }
+
+export const hour = (t) => new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(new Date(t * 1000));
 
 export function seconds(s) {
   if (s === null) return "–";
@@ -38,7 +40,7 @@ export function interval(value, low, high, from = 0, to = 1, marks = []) {
       h("i", { class: "range", style: { left: at(low), width } }),
       h("i", { class: "dot", style: { left: at(value) } }),
     ),
-    h("span", { class: "figures" }, value.toFixed(2), h("small", {}, ` ${low.toFixed(2)}–${high.toFixed(2)}`)),
+    h("span", { class: "figures" }, decimals(value), h("small", {}, ` ${decimals(low)}–${decimals(high)}`)),
   );
 }
 

@@ -26,7 +26,8 @@ function meter(share) {
 }
 
 export function showAgreement(rows) {
-  const shown = rows.filter((r) => r.n);
+  const raw = rows.some((r) => r.name === "raw" && r.n);
+  const shown = rows.filter((r) => r.n && !(raw && r.name === "likeness")); // of pairs the two are the same
   if (!shown.length) return fill("agreement", h("p", { class: "soft" }, say("manage.too_early")));
   const line = (r) => {
     const kappa = r.verdict !== "" && r.name !== "raw";
@@ -65,7 +66,7 @@ function person(a, w, act) {
   const measures = w
     ? [whole(w.votes), rate(w.gold), seconds(w.seconds), rate(w.left, 0, 1, [0.5]), percent(w.alike), drift(w), rate(w.same), evidence(w), when(w.last)]
     : Array(9).fill("");
-  const buttons = a.outside
+  const buttons = a.outside || a.me
     ? ""
     : h(
         "span",
