@@ -95,7 +95,7 @@ class App {
     this.work = new Work({ stage, queue: this.queue, outbox: this.outbox, clock, gate, redraw, announce: this.chrome.announce });
     this.keys.listen(() => ({ ...this.work.actions(), guideline: () => this.guideline(), help: () => showKeys(this.keys, this.#asked()) }));
     this.#wire();
-    this.outbox.kick();
+    this.outbox.start();
     await this.queue.fill();
     if (!this.work.current && !this.queue.length) await this.queue.restore();
   }

@@ -37,6 +37,12 @@ export class Outbox extends EventTarget {
     this.counts = { waiting: 0, refused: 0 };
   }
 
+  /** Send what an earlier page left. */
+  async start() {
+    await this.#changed(false);
+    return this.kick();
+  }
+
   /** Would something be lost if the page went now? */
   get #atRisk() {
     return this.#writing > 0 || this.#unkept.size > 0 || (!this.disk.durable && this.counts.waiting + this.counts.refused > 0);

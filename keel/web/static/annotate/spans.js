@@ -84,8 +84,15 @@ export class Marking {
     this.announce("cursor_at", { text: this.#text(this.#cursor) });
   }
 
+  /** What the next mark takes: what is selected now, else what was selected last (a tap on a button ends a selection on phones). */
+  #at() {
+    const places = this.hosts.map((host, place) => ({ place, found: offsetsIn(host, getSelection()) }));
+    const now = places.find(({ found }) => found);
+    return now ? { place: now.place, ...now.found } : this.#cursor;
+  }
+
   #mark(index) {
-    const at = this.#cursor;
+    const at = this.#at();
     if (!at || at.start >= at.end) return this.announce("marking_first");
     const span = { candidate: at.place, start: at.start, end: at.end, kind: this.kinds[index], note: "" };
     const same = (other) => ["candidate", "start", "end", "kind"].every((name) => other[name] === span[name]);
