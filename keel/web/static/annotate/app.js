@@ -97,18 +97,20 @@ class App {
     this.#wire();
     this.outbox.start();
     await this.queue.fill();
-    if (!this.work.current && !this.queue.length) await this.queue.restore();
+    if (this.queue.offline && !this.work.current) await this.queue.restore();
   }
 
   #wire() {
     const { outbox, queue, work, chrome } = this;
-    for (const [what, name] of [[outbox, "change"], [work, "change"], [work, "shown"]]) what.addEventListener(name, () => this.#update()); // prettier-ignore
+    for (const name of ["change", "shown"]) work.addEventListener(name, () => this.#update());
+    outbox.addEventListener("change", () => this.#sent());
     work.addEventListener("answered", () => this.since++);
     work.addEventListener("feedback", ({ detail }) => showFeedback(detail, () => detail.blocking && work.goOn()));
     outbox.addEventListener("refused", () => chrome.announce("vote_refused"));
     outbox.addEventListener("signedout", ({ detail }) => this.#signedOut(detail));
     outbox.addEventListener("receipt", () => chrome.banner(this.disk.durable ? "" : "no_disk"));
     queue.addEventListener("empty", () => this.#nothing());
+    queue.addEventListener("broken", () => chrome.announce("item_broken"));
     queue.addEventListener("offline", () => this.#offline());
     queue.addEventListener("refused", ({ detail }) => (detail.status === 401 ? this.#signedOut(detail.code) : this.#refusedItems(detail)));
     addEventListener("online", () => queue.fill());
@@ -154,7 +156,14 @@ class App {
     const { canUndo, correcting, current } = this.work;
     const answered = (this.last.answered ?? 0) + this.since;
     this.chrome.update({ counts, reachable, answered, state: current?.page.state ?? this.last.state, canUndo, correcting });
-    if (!current && !this.queue.length && counts.waiting === 0) this.#nothing();
+  }
+
+  /** Something went out, or waits: where there is no item, that is what is shown. */
+  #sent() {
+    this.#update();
+    if (this.work.current || this.queue.length) return;
+    if (this.outbox.counts.waiting) this.#nothing();
+    else if (stage.querySelector(".sending, .offline")) this.queue.fill();
   }
 
   #nothing() {
