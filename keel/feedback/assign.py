@@ -18,6 +18,7 @@ from sqlalchemy import Connection, and_, bindparam, case, exists, func, insert, 
 from keel.core.hashing import permutation, stable_hash
 from keel.feedback import schema
 from keel.feedback.campaigns import Campaign, get_campaign, is_right
+from keel.feedback.sql import run
 from keel.types import Purpose
 
 _START = (-1e300, -1)  # before every place in a campaign
@@ -100,8 +101,8 @@ def grant(c: Connection, annotator: str, campaign: str, n: int, now: float, secr
     if found.paused or n < 1 or is_retracted(c, annotator):
         return ()
     until, who = now + found.lease_seconds, {"annotator": annotator, "campaign": campaign}
-    leases = [lease_of(r) for r in c.execute(_MINE, {**who, "state": "open", "n": n})]
-    back = [lease_of(r) for r in c.execute(_RECLAIM, {**who, "n": n - len(leases)})] if len(leases) < n else []
+    leases = [lease_of(r) for r in run(c, _MINE, **who, state="open", n=n)]
+    back = [lease_of(r) for r in run(c, _RECLAIM, **who, n=n - len(leases))] if len(leases) < n else []
     if leases or back:  # asking again shows that the person is there: open leases begin anew
         c.execute(update(_l).where(_l.c.handle.in_([x.handle for x in (*leases, *back)])).values(state="open", until=until))
     for lease in back:
@@ -141,7 +142,7 @@ def grant_adjudication(c: Connection, annotator: str, campaign: str, n: int, now
 
 def sweep(c: Connection, now: float) -> int:
     """End the leases whose time is over; returns how many. Their items may go to others."""
-    ended = [lease_of(r) for r in c.execute(EXPIRED, {"now": now})]
+    ended = [lease_of(r) for r in run(c, EXPIRED, now=now)]
     for lease in ended:
         c.execute(update(_l).where(_l.c.handle == lease.handle).values(state="expired"))
         if lease.purpose == "work":
@@ -163,16 +164,18 @@ _NOW = select(_t.c.open, _t.c.campaign).where(_t.c.task_id == bindparam("id"))
 
 def shift(c: Connection, task_id: str, done: int = 0, leased: int = 0) -> None:
     """Change the counts of an item and whether it is open; people look again from the beginning when it opens."""
-    was = c.execute(_NOW, {"id": task_id}).one() if done + leased < 0 else None
-    c.execute(_SHIFT, {"id": task_id, "more_done": done, "more_leased": leased})
-    if was is not None and not was.open and c.execute(_NOW, {"id": task_id}).one().open:
+    was = run(c, _NOW, id=task_id).one() if done + leased < 0 else None
+    run(c, _SHIFT, id=task_id, more_done=done, more_leased=leased)
+    if was is not None and not was.open and run(c, _NOW, id=task_id).one().open:
         c.execute(update(schema.campaign).where(schema.campaign.c.name == was.campaign).values(changed=schema.campaign.c.changed + 1))
+
+
+_RETRACTED = select(schema.retraction.c.seq).where(schema.retraction.c.annotator == bindparam("annotator")).limit(1)
 
 
 def is_retracted(c: Connection, annotator: str) -> bool:
     """Were all judgements of this annotator taken back?"""
-    r = schema.retraction
-    return c.execute(select(r.c.seq).where(r.c.annotator == annotator).limit(1)).first() is not None
+    return run(c, _RETRACTED, annotator=annotator).first() is not None
 
 
 def shown_order(campaign: Campaign, annotator: str, task_id: str, count: int) -> tuple[int, ...]:
@@ -190,7 +193,7 @@ def _new(c: Connection, campaign: Campaign, annotator: str, n: int, until: float
     if member.state in ("training", "qualification"):
         purpose = "training" if member.state == "training" else "gold"
         asked = {"campaign": campaign.name, "role": member.state, "annotator": annotator, "purpose": purpose, "n": n}
-        rows, slot, leases = c.execute(POOL, asked).all(), member.given, []
+        rows, slot, leases = run(c, POOL, **asked).all(), member.given, []
         for row in rows:
             order = shown_order(campaign, annotator, row.task_id, len(json.loads(row.candidates)))
             leases.append(give(c, campaign, annotator, row.task_id, purpose, 0, slot, order, until, secret))
@@ -203,10 +206,10 @@ def _new(c: Connection, campaign: Campaign, annotator: str, n: int, until: float
 def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
     """Work with gold and repeats in it. There is none of these without work: who has done all gets nothing more."""
     who, slot, leases = member.annotator, member.given, list[Lease]()
-    changed = c.execute(select(schema.campaign.c.changed).where(schema.campaign.c.name == campaign.name)).scalar_one()
+    changed = run(c, _CHANGED, name=campaign.name).scalar_one()
     urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == changed else _START
     asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", "urgency": urgency, "position": position, "n": n}
-    work = list(c.execute(NEXT, asked))
+    work = list(run(c, NEXT, **asked))
     while work and len(leases) < n:
         drawn = stable_hash("slot", campaign.seed, who, slot) / 2.0**64
         known = drawn < campaign.gold_share and _draw_gold(c, campaign, who, slot)
@@ -224,13 +227,14 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
             shift(c, task_id, leased=1)
         leases.append(give(c, campaign, who, task_id, purpose, repeat, slot, order, until, secret))
         slot += 1
-    _remember(c, member, given=slot, seen=changed, cursor_urgency=urgency, cursor_position=position)
+    key = {"of_campaign": campaign.name, "of_annotator": who}
+    run(c, _GO_ON, **key, given=slot, seen=changed, cursor_urgency=urgency, cursor_position=position)
     return leases
 
 
 def _draw_gold(c: Connection, campaign: Campaign, annotator: str, slot: int) -> tuple[str, int] | None:
     asked = {"campaign": campaign.name, "role": "gold", "annotator": annotator, "purpose": "gold", "n": _POOL}
-    rows = c.execute(POOL, asked).all()
+    rows = run(c, POOL, **asked).all()
     row = min(rows, key=lambda r: stable_hash("gold", campaign.seed, annotator, r.task_id), default=None)
     return None if row is None else (row.task_id, len(json.loads(row.candidates)))
 
@@ -239,7 +243,7 @@ def _draw_past(c: Connection, campaign: Campaign, annotator: str, slot: int) -> 
     gap = campaign.settings.repeat_gap
     span = {"upto": slot - gap, "after": slot - gap - _POOL}
     asked = {"annotator": annotator, "campaign": campaign.name}
-    rows = c.execute(PAST, {**asked, **span, "n": _POOL}).all()
+    rows = run(c, PAST, **asked, **span, n=_POOL).all()
     again = and_(_l.c.annotator == annotator, _l.c.purpose == "repeat", _l.c.task.in_([r.task for r in rows]))
     had = set(c.execute(select(_l.c.task).where(again)).scalars()) if rows else set()
     left = [r for r in rows if r.task not in had]
@@ -264,15 +268,26 @@ def give(
     handle = hashlib.blake2b(key, key=secret, digest_size=16).hexdigest()
     lease = Lease(handle, task_id, annotator, campaign.name, purpose, repeat, slot, tuple(order), state, until)
     row = {"task": task_id, "annotator": annotator, "purpose": purpose, "repeat": repeat, "campaign": campaign.name, "handle": handle}
-    c.execute(insert(_l), {**row, "slot": slot, "display_order": json.dumps(list(order)), "state": state, "until": until})
+    run(c, _INSERT, **row, slot=slot, display_order=json.dumps(list(order)), state=state, until=until)
     return lease
+
+
+_m = schema.member
+_MEMBER = select(_m).where(_m.c.campaign == bindparam("campaign"), _m.c.annotator == bindparam("annotator"))
+_GO_ON = (
+    update(_m)
+    .where(_m.c.campaign == bindparam("of_campaign"), _m.c.annotator == bindparam("of_annotator"))
+    .values({name: bindparam(name) for name in ("given", "seen", "cursor_urgency", "cursor_position")})
+)
+_CHANGED = select(schema.campaign.c.changed).where(schema.campaign.c.name == bindparam("name"))
+_INSERT = insert(_l)
 
 
 def _advance(c: Connection, campaign: Campaign, annotator: str) -> Any:
     """The person's row in the campaign, made when missing, its state brought up to what has been answered."""
     m = schema.member
     mine = select(m).where(m.c.campaign == campaign.name, m.c.annotator == annotator)
-    row = c.execute(mine).one_or_none()
+    row = run(c, _MEMBER, campaign=campaign.name, annotator=annotator).one_or_none()
     if row is None:
         fresh = {"state": "training", "given": 0, "seen": -1, "cursor_urgency": _START[0], "cursor_position": _START[1]}
         c.execute(insert(m), {"campaign": campaign.name, "annotator": annotator, **fresh})

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keel.core.errors import ConfigError, DataError
 from keel.feedback import schema
 from keel.feedback.answers import FITS, answer_from, answer_row, likeness
 from keel.feedback.rows import check_annotator, check_task, digest, dumps, named
-from keel.feedback.sql import is_sqlite
+from keel.feedback.sql import is_sqlite, run
 from keel.feedback.texts import candidate_from, candidate_row, prompt_from, prompt_row
 from keel.types import Annotator, Task, TaskKind
 
@@ -101,9 +101,12 @@ def update_campaign(c: Connection, name: str, **changes: Any) -> Campaign:
     return found
 
 
+_CAMPAIGN = select(schema.campaign).where(schema.campaign.c.name == bindparam("name"))
+
+
 def get_campaign(c: Connection, name: str) -> Campaign:
     """Raises DataError when there is none of that name."""
-    row = c.execute(select(schema.campaign).where(schema.campaign.c.name == name)).one_or_none()
+    row = run(c, _CAMPAIGN, name=name).one_or_none()
     if row is None:
         raise DataError(f"campaign {name!r} is not in the store", "add_campaign makes one")
     return _campaign(row)

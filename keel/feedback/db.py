@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from keel.core.errors import DataError
 from keel.feedback import assign, campaigns, events, migrate, people, schema, sql
@@ -221,29 +221,19 @@ class Store(Accounts):
         """``answer`` names places on the screen; the server's clock says when. ``event_id`` is made by the client, once an answer: sent
         twice, stored once. ``replaces`` is the event that this one corrects.
 
-        Raises NoLeaseError when the handle is not this person's, RowError for an impossible answer; the future ConflictError.
+        The future raises NoLeaseError when the handle is not this person's, RowError for an impossible answer, ConflictError.
         """
-        lease = self.read(lambda c: _by_handle(c, annotator, handle))
-        task = self.task(lease.task_id)
-        shown = [task.candidates[i].text for i in lease.display_order]
-        check_answer(answer, task.kind, shown)
-        judgement = Judgement(
-            event_id=event_id,
-            task_id=lease.task_id,
-            by=annotator,
-            purpose=lease.purpose,
-            answer=from_display(answer, lease.display_order),
-            display_order=lease.display_order,
-            protocol=task.protocol,
-            at=utc(self.clock()),
-            repeat=lease.repeat,
-            active_ms=active_ms,
-            reason=reason,
-            guideline=task.guideline,
-            replaces=replaces,
-            meta=meta or {},
-        )
-        return self.submit_soon(judgement)
+        more = {"active_ms": active_ms, "reason": reason, "replaces": replaces, "meta": dict(meta or {})}
+        dumps(more)  # refuses what JSON does not hold, before anything waits
+
+        def job(c: Connection) -> Receipt:
+            lease = _by_handle(c, annotator, handle)
+            task = self._tasks.get(lease.task_id) or campaigns.load_tasks(c, [lease.task_id])[lease.task_id]
+            judgement = _judgement(lease, task, event_id, answer, utc(self.clock()), more)
+            check_judgement(judgement, task)
+            return events.submit(c, judgement, task, self.clock(), self._secret, lease=lease)
+
+        return self.write(job)
 
     def submit(self, judgement: Judgement) -> Receipt:
         """Store the judgement of an item that was given out. Places are those of the task."""
@@ -326,9 +316,19 @@ def _secret(c: Connection) -> bytes:
     return bytes.fromhex(found)
 
 
+def _judgement(lease: Lease, task: Task, event_id: str, shown: Answer, at: str, more: Mapping[str, Any]) -> Judgement:
+    """What the person at the screen said, by places of the task."""
+    check_answer(shown, task.kind, [task.candidates[i].text for i in lease.display_order])
+    said, order = from_display(shown, lease.display_order), lease.display_order
+    given = (event_id, lease.task_id, lease.annotator, lease.purpose, said, order, task.protocol, at, lease.repeat)
+    return Judgement(*given, guideline=task.guideline, **more)
+
+
+_HANDLE = select(schema.lease).where(schema.lease.c.handle == bindparam("handle"), schema.lease.c.annotator == bindparam("annotator"))
+
+
 def _by_handle(c: Connection, annotator: str, handle: str) -> Lease:
-    le = schema.lease
-    row = c.execute(select(le).where(le.c.handle == handle, le.c.annotator == annotator)).one_or_none()
+    row = sql.run(c, _HANDLE, handle=handle, annotator=annotator).one_or_none()
     if row is None:
         raise NoLeaseError(f"{annotator} was not given this item", "ask for items first")
     return assign.lease_of(row)

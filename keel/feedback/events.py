@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from keel.core.errors import DataError
 from keel.feedback import schema
@@ -14,6 +15,7 @@ from keel.feedback.answers import answer_from, disagreement, likeness
 from keel.feedback.assign import Lease, give, is_retracted, lease_of, shift
 from keel.feedback.campaigns import ConflictError, get_campaign
 from keel.feedback.rows import digest, dumps, judgement_row
+from keel.feedback.sql import run
 from keel.types import Answer, Judgement, Task
 
 _SERVERS = ("at", "late")  # fields that the server fills in: two sendings of one event may differ in them
@@ -38,36 +40,66 @@ def content(judgement: Judgement) -> str:
     return digest({k: v for k, v in judgement_row(judgement).items() if k not in _SERVERS})
 
 
-def submit(c: Connection, judgement: Judgement, task: Task, now: float, secret: bytes, *, leased: bool = True) -> Receipt:
-    """Store one judgement that was checked against its task. ``leased``: only of an item that the annotator was given.
+_j, _h, _le, _t = schema.judgement, schema.head, schema.lease, schema.task
+_KNOWN = select(_j.c.digest, _j.c.late).where(_j.c.event_id == bindparam("event_id"))
+_LEASE = select(_le).where(
+    *(_le.c[name] == bindparam(name) for name in ("task", "annotator", "purpose", "repeat")),
+)
+_STANDING = select(_h).where(*(_h.c[name] == bindparam(name) for name in ("task", "annotator", "purpose", "repeat")))
+_LAST = select(func.max(_j.c.seq))
+_ADD, _ADD_HEAD = insert(_j), insert(_h)
+_DONE = update(_le).where(_le.c.handle == bindparam("of")).values(state="done")
+_ROOM = select(_t.c.campaign, _t.c.done, _t.c.wanted, _t.c.dispute).where(_t.c.task_id == bindparam("task"))
+
+
+def submit(
+    c: Connection, judgement: Judgement, task: Task, now: float, secret: bytes, *, leased: bool = True, lease: Lease | None = None
+) -> Receipt:
+    """Store one judgement that was checked against its task. ``leased``: only of an item that the annotator was given; ``lease``: theirs,
+    when it is known already.
 
     Raises ConflictError when the event id stands for something else, the item is answered already and ``replaces`` does not name the
     standing answer, or a training item is to be corrected; NoLeaseError without a lease.
     """
-    j, said = schema.judgement, content(judgement)
-    known = c.execute(select(j.c.digest, j.c.late).where(j.c.event_id == judgement.event_id)).one_or_none()
+    said = content(judgement)
+    known = run(c, _KNOWN, event_id=judgement.event_id).one_or_none()
     if known is not None:
         if known.digest != said:
             raise ConflictError(f"event {judgement.event_id} is stored with other content", "make a new event id for another answer")
         return _receipt(c, judgement, task, bool(known.late))
-    lease = _lease(c, judgement, task, now, secret, leased)
+    lease = lease or _lease(c, judgement, task, now, secret, leased)
     late = judgement.late or (leased and lease.state != "done" and (lease.state == "expired" or lease.until <= now))
-    before = _standing(c, judgement)
+    key = {"task": judgement.task_id, "annotator": judgement.by, "purpose": judgement.purpose, "repeat": judgement.repeat}
+    before = run(c, _STANDING, **key).one_or_none()
     _check_place(judgement, before)
     kept = replace(judgement, late=late)
-    seq = (c.execute(select(func.max(j.c.seq))).scalar() or 0) + 1
-    row = {"event_id": kept.event_id, "seq": seq, "task": kept.task_id, "annotator": kept.by, "purpose": kept.purpose}
-    row |= {"repeat": kept.repeat, "campaign": task.campaign, "digest": said, "body": dumps(judgement_row(kept))}
-    c.execute(insert(j), row | {"replaces": kept.replaces, "late": int(late), "at": now})
-    _put_head(c, kept, before, seq)
+    seq = (run(c, _LAST).scalar() or 0) + 1
+    more = {"campaign": task.campaign, "digest": said, "body": dumps(judgement_row(kept)), "replaces": kept.replaces}
+    run(c, _ADD, event_id=kept.event_id, seq=seq, **key, **more, late=int(late), at=now)
+    if before is None:
+        _first(c, kept, key, seq, lease)
+    else:
+        c.execute(update(_h).where(_h.c.event_id == before.event_id).values(event_id=kept.event_id))
     if lease.state != "done":
-        c.execute(update(schema.lease).where(schema.lease.c.handle == lease.handle).values(state="done"))
+        run(c, _DONE, of=lease.handle)
     if kept.purpose == "work":
-        _count(c, kept, before, lease)
+        if before is not None and lease.state == "open":
+            shift(c, kept.task_id, leased=-1)
         settle(c, kept.task_id)
     elif kept.purpose == "adjudication":
-        c.execute(update(schema.task).where(schema.task.c.task_id == kept.task_id).values(dispute=2))
+        c.execute(update(_t).where(_t.c.task_id == kept.task_id).values(dispute=2))
     return _receipt(c, kept, task, late)
+
+
+def _first(c: Connection, judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease) -> None:
+    """A person's first answer stands. A vote counts while there is room, and then its lease no longer does."""
+    gone, counts = is_retracted(c, judgement.by), False
+    if judgement.purpose == "work":
+        row = run(c, _ROOM, task=judgement.task_id).one()
+        counts = row.done < row.wanted and not gone
+    run(c, _ADD_HEAD, **key, event_id=judgement.event_id, seq=seq, counted=int(counts), retracted=int(gone))
+    if judgement.purpose == "work":
+        shift(c, judgement.task_id, done=int(counts), leased=-1 if lease.state == "open" else 0)
 
 
 def recount(c: Connection, task_id: str) -> None:
@@ -87,7 +119,7 @@ def recount(c: Connection, task_id: str) -> None:
 def settle(c: Connection, task_id: str) -> None:
     """Does the item wait for an adjudicator? It does when all its votes are in and disagree more than the campaign allows."""
     t, h, j = schema.task, schema.head, schema.judgement
-    task = c.execute(select(t.c.campaign, t.c.done, t.c.wanted, t.c.dispute).where(t.c.task_id == task_id)).one()
+    task = run(c, _ROOM, task=task_id).one()
     if task.dispute == 0 and task.done < task.wanted:
         return
     campaign = get_campaign(c, task.campaign)
@@ -129,9 +161,8 @@ def retract(c: Connection, annotator: str, event_id: str, why: str, who: str, no
 
 
 def _lease(c: Connection, judgement: Judgement, task: Task, now: float, secret: bytes, leased: bool) -> Lease:
-    le = schema.lease
-    mine = (le.c.task == judgement.task_id, le.c.annotator == judgement.by, le.c.purpose == judgement.purpose)
-    row = c.execute(select(le).where(*mine, le.c.repeat == judgement.repeat)).one_or_none()
+    mine = {"task": judgement.task_id, "annotator": judgement.by, "purpose": judgement.purpose}
+    row = run(c, _LEASE, **mine, repeat=judgement.repeat).one_or_none()
     if row is not None:
         lease = lease_of(row)
         if leased and judgement.display_order != lease.display_order:
@@ -146,12 +177,6 @@ def _lease(c: Connection, judgement: Judgement, task: Task, now: float, secret: 
     return give(c, campaign, *given, slot, order, now, secret, state="done")
 
 
-def _standing(c: Connection, judgement: Judgement) -> Any:
-    h = schema.head
-    mine = (h.c.task == judgement.task_id, h.c.annotator == judgement.by, h.c.purpose == judgement.purpose)
-    return c.execute(select(h).where(*mine, h.c.repeat == judgement.repeat)).one_or_none()
-
-
 def _check_place(judgement: Judgement, before: Any) -> None:
     if before is None and not judgement.replaces:
         return
@@ -161,29 +186,6 @@ def _check_place(judgement: Judgement, before: Any) -> None:
         raise ConflictError(what, "a correction names the event that stands in replaces; a first answer names none")
     if judgement.purpose == "training":
         raise ConflictError(f"event {judgement.event_id}: the answer to a training item was shown", "it cannot be corrected")
-
-
-def _put_head(c: Connection, judgement: Judgement, before: Any, seq: int) -> None:
-    h = schema.head
-    if before is None:
-        row = {"task": judgement.task_id, "annotator": judgement.by, "purpose": judgement.purpose, "repeat": judgement.repeat}
-        gone = int(is_retracted(c, judgement.by))
-        c.execute(insert(h), row | {"event_id": judgement.event_id, "seq": seq, "counted": 0, "retracted": gone})
-    else:
-        c.execute(update(h).where(h.c.event_id == before.event_id).values(event_id=judgement.event_id))
-
-
-def _count(c: Connection, judgement: Judgement, before: Any, lease: Lease) -> None:
-    """A first vote of a person counts while there is room; its lease no longer does."""
-    h, t = schema.head, schema.task
-    counts = 0
-    if before is None:
-        room = c.execute(select(t.c.done < t.c.wanted).where(t.c.task_id == judgement.task_id)).scalar_one()
-        gone = c.execute(select(h.c.retracted).where(h.c.event_id == judgement.event_id)).scalar_one()
-        counts = int(bool(room) and not gone)
-        if counts:
-            c.execute(update(h).where(h.c.event_id == judgement.event_id).values(counted=1))
-    shift(c, judgement.task_id, done=counts, leased=-1 if lease.state == "open" else 0)
 
 
 def _end_leases(c: Connection, annotator: str) -> None:

@@ -24,7 +24,7 @@ from keel.feedback.rows import annotator_from, annotator_row, digest, judgement_
 from keel.feedback.texts import RowError, candidate_row, prompt_row
 from keel.types import Annotator, Choice, Comparison, Judgement, Task
 
-_KINDS = ("campaign", "guideline", "annotator", "task", "judgement", "retraction")
+_KINDS: tuple[str, ...] = ("campaign", "guideline", "annotator", "task", "judgement", "retraction")
 
 
 def put_comparisons(store: Store, campaign: str, comparisons: Sequence[Comparison], annotators: Sequence[Annotator]) -> int:

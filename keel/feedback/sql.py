@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,78 @@ def engine(url: sqlalchemy.URL, *, writes: bool) -> Engine:
     elif writes:
         event.listen(made, "begin", _lock)
     return made
+
+
+class Rows:
+    """The rows of `run`, as named tuples, all read."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def all(self) -> list[Any]:
+        return self._rows
+
+    def first(self) -> Any:
+        """The first row; None when there is none."""
+        return self._rows[0] if self._rows else None
+
+    def one(self) -> Any:
+        """The only row. Raises ValueError when there are none or several."""
+        (row,) = self._rows
+        return row
+
+    def one_or_none(self) -> Any:
+        """The only row, or None. Raises ValueError when there are several."""
+        return self.one() if self._rows else None
+
+    def scalar(self) -> Any:
+        """The first value of the first row; None when there is none."""
+        return self._rows[0][0] if self._rows else None
+
+    def scalar_one(self) -> Any:
+        """The first value of the only row."""
+        return self.one()[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    statement: Any  # kept, so that its id stays its own
+    text: str
+    order: tuple[str, ...] | None  # of the parameters, where the driver takes them by place
+    known: dict[str, Any]
+    row: Callable[[Any], Any] | None
+
+
+_COMPILED: dict[tuple[int, str], _Compiled] = {}
+
+
+def run(connection: Connection, statement: Any, **values: Any) -> Rows:
+    """Execute a statement that a module keeps, with its parameters by name: compiled once, then handed to the driver as it is.
+
+    A tenth of the time that ``execute`` takes, which is most of what a vote costs. For columns of text and numbers alone.
+    """
+    key = (id(statement), connection.dialect.name)
+    made = _COMPILED.get(key)
+    if made is None:
+        made = _COMPILED[key] = _compile(connection, statement)
+    known = {**made.known, **values}
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(made.text, known if made.order is None else tuple(known[name] for name in made.order))
+        return Rows([] if made.row is None else list(map(made.row, cursor.fetchall())))
+    finally:
+        cursor.close()
+
+
+def _compile(connection: Connection, statement: Any) -> _Compiled:
+    made = statement.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
+    order = tuple(made.positiontup) if made.positiontup is not None else None
+    columns = statement.exported_columns if isinstance(statement, sqlalchemy.Select) else None
+    row = None if columns is None else namedtuple("Row", [c.name for c in columns], rename=True)._make
+    return _Compiled(statement, str(made), order, dict(made.params), row)
 
 
 def is_sqlite(connection: Connection) -> bool:

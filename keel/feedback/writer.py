@@ -76,14 +76,14 @@ class Writer:
         try:
             with self._engine.begin() as connection:
                 for job, future in batch:
-                    savepoint = connection.begin_nested()
+                    connection.exec_driver_sql("SAVEPOINT job")
                     try:
                         result = job(connection)
-                        savepoint.commit()
+                        connection.exec_driver_sql("RELEASE SAVEPOINT job")
                         done.append((future, result, None))
                     except Exception as error:  # this job alone
-                        if savepoint.is_active:
-                            savepoint.rollback()
+                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+                        connection.exec_driver_sql("RELEASE SAVEPOINT job")
                         done.append((future, None, error))
             self.transactions += 1
         except BaseException as error:  # the transaction: nobody's work is stored

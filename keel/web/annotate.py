@@ -102,7 +102,10 @@ async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, An
 
     def start() -> Any:
         lease, task, campaign = _known(kit.store, annotator, body.handle)
-        check_protocol(answer, page_of(campaign))
+        page = page_of(campaign)
+        check_protocol(answer, page)
+        if page.reason == "required" and not body.reason.strip():
+            raise RowError("reason", "is missing: this campaign asks for one")
         unmasked = any(names_itself(c.text) for c in task.candidates)
         more: Mapping[str, Any] = {"blind": False} if unmasked else {}
         said = {"active_ms": body.active_ms, "reason": body.reason, "replaces": body.replaces, "meta": more}

@@ -62,20 +62,25 @@ def page_of(campaign: Campaign) -> Page:
         if "span_kinds" in given:
             given["span_kinds"] = tuple(str(kind) for kind in given["span_kinds"])
         page = Page(**given)
-        fine = (
-            page.strength_steps >= 1
-            and page.reason in REASONS
-            and page.min_read_ms >= 0
-            and all(d.low < d.high and d.weight >= 0 for d in page.dimensions)
-        )
+        wrong = _wrong(page)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
-    url = page.completion_url
-    if not fine or not page.dimensions or not page.span_kinds or (url and not url.startswith("https://")):
-        raise ConfigError(
-            f"{where}: reason off, optional or required, strength_steps >= 1, min_read_ms >= 0, low < high, a dimension, a kind of span, an https:// address"
-        )
+    if wrong:
+        raise ConfigError(f"{where}.{wrong[0]}")
     return page
+
+
+def _wrong(page: Page) -> list[str]:
+    checks = {
+        f"reason must be one of {', '.join(REASONS)}": page.reason in REASONS,
+        "strength_steps must be at least 1": page.strength_steps >= 1,
+        "min_read_ms must not be below 0": page.min_read_ms >= 0,
+        "dimensions must hold one, each with low < high and no weight below 0": bool(page.dimensions)
+        and all(d.low < d.high and d.weight >= 0 for d in page.dimensions),
+        "span_kinds must hold one": bool(page.span_kinds),
+        "completion_url must begin with https://": not page.completion_url or page.completion_url.startswith("https://"),
+    }
+    return [said for said, fine in checks.items() if not fine]
 
 
 def check_protocol(answer: Answer, page: Page) -> None:

@@ -74,6 +74,7 @@ def test_the_guides_have_examples():
         "advise.md",
         "online_preferences.md",
         "distillation.md",
+        "feedback.md",
         "README.md",
     } == {p.name for p in WITH_EXAMPLES}
 

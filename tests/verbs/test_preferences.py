@@ -71,3 +71,27 @@ def test_prompts_of_every_kind_reach_the_next_stage(folder: Path, proofs: None, 
     with_image = [u for u, p in zip(units, pairs, strict=True) if p.prompt.prompt_id == next(iter(asked))]
     assert with_image
     assert all(len(u.prompt.media) == 1 for u in with_image)
+
+
+def test_simulated_annotators_write_into_a_store_that_trains(folder: Path, proofs: None, tmp_path: Path) -> None:
+    """A judgement's way: stage, store, snapshot, training run, and back from the run by its manifest."""
+    from keel.feedback import lineage, snapshots
+    from keel.feedback.db import Store
+
+    url = f"sqlite:///{tmp_path}/f.db"
+    write(folder / "prompts.jsonl", *({"prompt": f"Say something nice about {x}."} for x in ("tea", "rain", "maps", "bread")))
+    settings = (f"preferences.store={url}", "preferences.campaign=sim", "model=tiny:llama?seed=1")
+    made = run(folder, tmp_path / "runs" / "made", *settings)
+    assert made["stored"] == made["comparisons"] > 0
+    with Store(url) as store:
+        assert {a.kind for a in store.annotators()} == {"simulated"}
+        taken = snapshots.take(store, "sim")
+        assert len(taken.events) == made["comparisons"]
+        short = ["model=tiny:llama?seed=1", "loop={steps: 1, batch_size: 2}", "settings={threads: 1}", "model_options.precision=fp32"]
+        root = Path(__file__).resolve().parents[2]
+        data = [f"data={{path: 'store:{url}#{taken.id}', convert: {{to: pairs}}}}", f"run_dir={tmp_path / 'runs' / 'dpo'}"]
+        run_verb("prefer", root / "recipes" / "tiny_dpo.yaml", [*short, *data])
+        seen = lineage.affected(store, taken.events[:1], tmp_path / "runs")
+        assert seen.runs == (str(tmp_path / "runs" / "dpo"),)
+        _, read = lineage.events_behind(store, lineage.runs_below(tmp_path / "runs"), tmp_path / "runs" / "dpo")
+        assert read == [taken]

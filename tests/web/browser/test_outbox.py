@@ -36,7 +36,17 @@ def test_twenty_votes_offline_with_a_reload_in_the_middle(site: Callable[..., An
     saved(page)
     votes = where.votes()
     assert len(votes) == len({v.event_id for v in votes}) == len({v.task_id for v in votes}) == 20
-    scale = {"1": "first", "2": "first", "3": "first", "4": "tie", "5": "second", "6": "second", "7": "second", "b": "both_bad", "x": "cannot"}
+    scale = {
+        "1": "first",
+        "2": "first",
+        "3": "first",
+        "4": "tie",
+        "5": "second",
+        "6": "second",
+        "7": "second",
+        "b": "both_bad",
+        "x": "cannot",
+    }
     assert [from_display(v.answer, v.display_order).chosen for v in votes] == [scale[k] for k in keys]
 
 
@@ -175,7 +185,9 @@ def test_signed_out_in_the_middle(site: Callable[..., Any], visit: Callable[...,
     assert where.votes("bob") == []
 
 
-def test_another_person_on_the_same_browser_sees_and_sends_nothing_of_the_first(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
+def test_another_person_on_the_same_browser_sees_and_sends_nothing_of_the_first(
+    site: Callable[..., Any], visit: Callable[..., Any]
+) -> None:
     where = site([task(i) for i in range(4)], wanted=3)
     page = visit(where)
     page.route("**/api/judgements", lambda route: route.abort())
