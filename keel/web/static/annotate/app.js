@@ -26,10 +26,11 @@ class App {
 
   async start() {
     setTheme(storedTheme());
-    await setLanguage(document.body.dataset.language || "en");
-    this.disk = await openDisk();
+    const asked = this.api.me().then((me) => ({ me }), (error) => ({ error })); // all three at the same time
+    const [disk] = await Promise.all([openDisk(), setLanguage(document.body.dataset.language || "en")]);
+    this.disk = disk;
+    const me = await this.#who(await asked);
     keepPage();
-    const me = await this.#who();
     if (!me) return;
     this.api.user = me.name;
     if (me.language !== language()) await setLanguage(me.language);
@@ -41,18 +42,16 @@ class App {
   }
 
   /** Who is signed in; from the disk when the server cannot be reached. */
-  async #who() {
-    try {
-      const me = await this.api.me();
+  async #who({ me, error }) {
+    if (me) {
       await this.#forgetOthers(me.name);
       this.disk.put("facts", { name: "me", me: { ...me, csrf: "" } }).catch(() => null); // a full disk: no start without the server
       return me;
-    } catch (error) {
-      if (error instanceof Refused && error.status === 401) return void location.assign("/login");
-      const kept = error instanceof Unreachable || error.status >= 429 ? (await this.disk.get("facts", "me"))?.me : null;
-      if (!kept) new Chrome(this.keys, { look: () => location.reload() }).empty(stage, "unreachable", { again: true });
-      return kept;
     }
+    if (error instanceof Refused && error.status === 401) return void location.assign("/login");
+    const kept = error instanceof Unreachable || error.status >= 429 ? (await this.disk.get("facts", "me"))?.me : null;
+    if (!kept) new Chrome(this.keys, { look: () => location.reload() }).empty(stage, "unreachable", { again: true });
+    return kept;
   }
 
   /** Another person's items do not stay in this browser; their unsent votes do, until they sign in again. */
