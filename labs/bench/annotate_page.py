@@ -40,7 +40,24 @@ print(port, flush=True)
 with Store(sys.argv[1]) as store:
     serve(store, WebSettings(media=Path(sys.argv[2]), port=port), listening)
 """
-_WORDS = "the policy returns a jacket within thirty days when its label is still there and nobody wore it outside of the house".split()
+_WORDS = (
+    "the",
+    "policy",
+    "returns",
+    "a",
+    "jacket",
+    "within",
+    "thirty",
+    "days",
+    "when",
+    "its",
+    "label",
+    "is",
+    "still",
+    "there",
+    "nobody",
+    "wore",
+)
 
 
 def tasks(count: int, folder: Path) -> list[Task]:
@@ -81,9 +98,7 @@ def served(count: int, ahead: int) -> Iterator[tuple[str, str, Store]]:
 
 def measure(page: Any, items: int, pace: float) -> list[float]:
     """Milliseconds of each step from an item to the next."""
-    ready = (
-        "h => document.body.dataset.gate === 'open' && document.querySelector('.item') && document.querySelector('.item').dataset.handle !== h"
-    )
+    ready = "h => document.body.dataset.gate === 'open' && (document.querySelector('.item')?.dataset.handle ?? h) !== h"
     handle = ""
     for n in range(items):
         page.wait_for_function(ready, arg=handle)
@@ -122,7 +137,14 @@ def run(latency: float, items: int, pace: float, ahead: int) -> dict[str, Any]:
         stored = len(store.judgements("bench"))
         browser.close()
     figures = {f"p{round(q * 100)}_ms": round(quantile(steps, q), 1) for q in (0.5, 0.95)}
-    return {"latency_ms": latency, "steps": len(steps), **figures, "max_ms": round(max(steps), 1), "first_item_ms": round(first), "stored": stored}
+    return {
+        "latency_ms": latency,
+        "steps": len(steps),
+        **figures,
+        "max_ms": round(max(steps), 1),
+        "first_item_ms": round(first),
+        "stored": stored,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

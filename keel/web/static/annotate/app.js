@@ -26,7 +26,10 @@ class App {
 
   async start() {
     setTheme(storedTheme());
-    const asked = this.api.me().then((me) => ({ me }), (error) => ({ error })); // all three at the same time
+    const asked = this.api.me().then(
+      (me) => ({ me }),
+      (error) => ({ error }),
+    ); // all three at the same time
     const [disk] = await Promise.all([openDisk(), setLanguage(document.body.dataset.language || "en")]);
     this.disk = disk;
     const me = await this.#who(await asked);
@@ -74,11 +77,26 @@ class App {
   #place(me) {
     const asked = new URLSearchParams(location.search);
     const disputed = asked.has("disputed");
-    const named = document.body.dataset.campaign || (me.campaigns.length === 1 && !me.roles.includes("adjudicator") ? me.campaigns[0].name : "");
+    const named =
+      document.body.dataset.campaign || (me.campaigns.length === 1 && !me.roles.includes("adjudicator") ? me.campaigns[0].name : "");
     if (named) return { campaign: named, disputed };
     const link = (name, extra, words) => h("a", { class: "button", href: `/annotate?c=${encodeURIComponent(name)}${extra}` }, words);
-    const rows = me.campaigns.map(({ name }) => h("li", {}, link(name, "", h("b", { text: name })), me.roles.includes("annotator") ? null : link(name, "&disputed=1", h("span", { say: "disputed" }))));
-    stage.replaceChildren(h("section", { class: "empty card" }, h("h2", { say: rows.length ? "choose_campaign" : "no_campaign" }), h("ul", { class: "campaigns" }, rows)));
+    const rows = me.campaigns.map(({ name }) =>
+      h(
+        "li",
+        {},
+        link(name, "", h("b", { text: name })),
+        me.roles.includes("annotator") ? null : link(name, "&disputed=1", h("span", { say: "disputed" })),
+      ),
+    );
+    stage.replaceChildren(
+      h(
+        "section",
+        { class: "empty card" },
+        h("h2", { say: rows.length ? "choose_campaign" : "no_campaign" }),
+        h("ul", { class: "campaigns" }, rows),
+      ),
+    );
     return null;
   }
 
@@ -87,10 +105,25 @@ class App {
     this.outbox = new Outbox(this.disk, this.api, me.name, tabs);
     const clock = new ActiveClock(IDLE_MS);
     const gate = new Gate(clock, this.chrome.gate);
-    const hooks = { keys: this.keys, ready: () => this.work.ready(), send: (answer) => this.work.vote(answer), changed: () => null, announce: this.chrome.announce };
+    const hooks = {
+      keys: this.keys,
+      ready: () => this.work.ready(),
+      send: (answer) => this.work.vote(answer),
+      changed: () => null,
+      announce: this.chrome.announce,
+    };
     const redraw = (item, page) => draw(item, page, hooks);
     const fetch = (n) => this.#fetch(campaign, disputed, n);
-    this.queue = new Queue({ fetch, prepare: redraw, outbox: this.outbox, tabs, disk: this.disk, user: me.name, place: `${campaign}${disputed ? " disputed" : ""}`, ahead: AHEAD });
+    this.queue = new Queue({
+      fetch,
+      prepare: redraw,
+      outbox: this.outbox,
+      tabs,
+      disk: this.disk,
+      user: me.name,
+      place: `${campaign}${disputed ? " disputed" : ""}`,
+      ahead: AHEAD,
+    });
     this.work = new Work({ stage, queue: this.queue, outbox: this.outbox, clock, gate, redraw, announce: this.chrome.announce });
     this.keys.listen(() => ({ ...this.work.actions(), guideline: () => this.guideline(), help: () => showKeys(this.keys, this.#asked()) }));
     this.#wire();
@@ -102,6 +135,7 @@ class App {
   #wire() {
     const { outbox, queue, work, chrome } = this;
     for (const name of ["change", "shown"]) work.addEventListener(name, () => this.#update());
+    work.addEventListener("shown", () => work.current.drawn.keys !== this.keys.version && chrome.caps());
     outbox.addEventListener("change", () => this.#sent());
     work.addEventListener("answered", () => this.since++);
     work.addEventListener("feedback", ({ detail }) => showFeedback(detail, () => detail.blocking && work.goOn()));
@@ -184,7 +218,8 @@ class App {
   }
 
   #refusedItems(error) {
-    if (!this.work.current && !this.queue.length) this.chrome.empty(stage, "refused_items", { values: { message: error.message }, again: true });
+    if (!this.work.current && !this.queue.length)
+      this.chrome.empty(stage, "refused_items", { values: { message: error.message }, again: true });
   }
 
   #signedOut(code) {

@@ -99,7 +99,14 @@ export class Queue extends EventTarget {
     const entry = await this.prepare(item, rest).catch((error) => this.#broken(item, error));
     if (!entry || this.#gone.has(item.handle)) return false;
     this.#ready.push(entry);
-    await this.disk.put("items", { handle: item.handle, user: this.user, place: this.place, order: Date.now() + this.length, item, page: rest });
+    await this.disk.put("items", {
+      handle: item.handle,
+      user: this.user,
+      place: this.place,
+      order: Date.now() + this.length,
+      item,
+      page: rest,
+    });
     this.#tell("ready");
     return true;
   }
