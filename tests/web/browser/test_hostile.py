@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ CORPUS = {
     "handler": "<img src=x onerror=\"window.hacked='img'\">",
     "script": "</script><script>window.hacked='script'</script>",
     "closes": "</div></section></body></html><script>window.hacked=1</script>",
-    "link": "[click](javascript:window.hacked='link') [also](data:text/html,<script>parent.hacked=1</script>) <a href=\"javascript:hacked=1\">x</a>",
+    "link": "[click](javascript:window.hacked='link') [also](data:text/html,<script>parent.hacked=1</script>)",
+    "raw link": '<a href="javascript:hacked=1">x</a>',
     "odd link": "[a](JaVaScRiPt:alert(1)) [b](java\tscript:alert(1)) [c](&#106;avascript:alert(1)) [d](vbscript:x) [e](//example.org/x)",
     "svg": "<svg onload=\"window.hacked='svg'\"><script>window.hacked=1</script><a xlink:href='javascript:hacked=1'><text>x</text></a></svg>",
     "math": "<math><mtext><table><mglyph><style><img src onerror=window.hacked=1></style></mglyph></table></mtext></math>",
@@ -54,12 +56,14 @@ def test_it_stays_text(site: Callable[..., Any], visit: Callable[..., Any], name
           const inside = [...document.querySelectorAll('.text *')];
           return {
             tags: [...new Set(inside.map(e => e.localName))],
-            handlers: inside.filter(e => [...e.attributes].some(a => a.name.startsWith('on') || a.name === 'style' || a.name === 'id')).length,
+            handlers: inside.filter(e => [...e.attributes].some(({name}) => name.startsWith('on') || ['style', 'id'].includes(name))).length,
             links: [...document.querySelectorAll('.text a[href]')].map(a => [a.href, a.target, a.rel]),
           };
         }"""
     )
-    assert not {"script", "img", "svg", "iframe", "object", "embed", "form", "input", "button", "style", "base", "video"} & set(found["tags"])
+    assert not {"script", "img", "svg", "iframe", "object", "embed", "form", "input", "button", "style", "base", "video"} & set(
+        found["tags"]
+    )
     assert found["handlers"] == 0
     for href, target, rel in found["links"]:
         assert href.startswith(("https://", "http://", "mailto:"))
@@ -93,9 +97,10 @@ def test_the_policy_holds(site: Callable[..., Any], visit: Callable[..., Any]) -
     assert "style-src 'self'" in policy
     assert "unsafe" not in policy
     source = page.request.get(where.url + "/annotate").text()
-    assert " on" not in source.replace("data-", "") or "onclick" not in source
-    assert "style=" not in source
-    ran = page.evaluate(
+    assert not re.search(r"\s(on[a-z]+|style)=", source)
+    other = page.context.new_page()  # its console is not watched: it will tell of what was stopped
+    other.goto(where.url + "/annotate")
+    ran = other.evaluate(
         """async () => {
           const script = document.createElement('script');
           script.textContent = 'window.inline = 1';
