@@ -1,6 +1,6 @@
 // What lies over the page: guideline, keys, votes that were refused, what a training item teaches. Hot keys sleep meanwhile.
 import { h, letter, say } from "./dom.js";
-import { t } from "./i18n.js";
+import { language, t } from "./i18n.js";
 import { cap, DEFAULTS, keyOf } from "./keys.js";
 import { markdown } from "./text.js";
 
@@ -121,18 +121,24 @@ function download(rows) {
 export function showFeedback({ answer, feedback }, closed) {
   const verdict = feedback.right ? "feedback_right" : "feedback_wrong";
   const row = (name, what) => h("p", {}, h("b", { say: name }), " ", what);
-  const why = feedback.explanation ? markdown(feedback.explanation) : null;
+  const why = inLanguage(feedback.explanation);
   const go = h("button", { type: "button", class: "primary", say: "go_on", autofocus: true, onclick: () => element.close() });
   const body = h(
     "div",
     { class: `feedback ${feedback.right ? "right" : "wrong"}` },
     row("you_said", words(answer)),
     feedback.expected && row("expected", words(feedback.expected)),
-    why,
+    why && markdown(why),
     go,
   );
   const element = dialog(verdict, body, { closed, kind: feedback.right ? "right" : "wrong" });
   return element;
+}
+
+/** A text, or the one of several (by language) that this page speaks. */
+function inLanguage(said) {
+  if (!said || typeof said === "string") return said;
+  return said[language()] ?? Object.values(said)[0];
 }
 
 /** An answer in words. Places are those on the screen. */
