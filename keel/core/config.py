@@ -199,15 +199,22 @@ def _explain(cls: type[Section], errors: Sequence[ErrorDetails], touched: Mappin
     all_paths = [doc.path for doc in describe(cls)]
     located = [(walk(cls, error["loc"]), error) for error in errors]
     paths = [path for (_, _, path), _ in located]
+    other = {path for (_, _, path), error in located if not _wrong_type(error)}  # complaints of the member that was meant
     for (owner, annotation, path), error in located:
-        is_mapping_meant_otherwise = isinstance(error["input"], Mapping) and any(p.startswith(f"{path}.") for p in paths)
-        if path in lines or (_WRONG_TYPE.search(error["type"]) and is_mapping_meant_otherwise):
+        inside = path in other or any(p.startswith(f"{path}.") for p in paths)
+        is_mapping_meant_otherwise = isinstance(error["input"], Mapping) and inside
+        if path in lines or (_wrong_type(error) and is_mapping_meant_otherwise):
             continue
         text = _problem(owner, annotation, path, error, all_paths)
         source = touched.get(path) or next((o for p, o in touched.items() if p.startswith(f"{path}.")), "")
         place = "" if source else _place(path, lines_of)
         lines[path] = f"{place}{path or 'recipe'}: {text}" + (f" (from the override {source})" if source else "")
     return list(lines.values())
+
+
+def _wrong_type(error: ErrorDetails) -> bool:
+    """Is the value of another kind than the place takes? What a section's own check says is about values of the right kind."""
+    return error["type"] not in ("value_error", "assertion_error") and bool(_WRONG_TYPE.search(error["type"]))
 
 
 def _place(path: str, lines_of: Mapping[str, str]) -> str:

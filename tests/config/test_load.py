@@ -282,3 +282,34 @@ def test_words_are_words_unless_they_are_true_or_false(text: str, value: object)
     """`language: no` is Norwegian and `fast_path=off` is a choice, as in YAML 1.2."""
     assert parse_yaml(text) == value
     assert type(parse_yaml(text)) is type(value)
+
+
+class Checked(Section):
+    """A section whose settings must fit together."""
+
+    kind: str = Field(default="a", description="Kind.")
+    needs: str = Field(default="", description="Needed by kind b.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Checked:
+        if self.kind == "b" and not self.needs:
+            raise ValueError("needs is needed with kind=b")
+        return self
+
+
+class Either(Section):
+    """A place that takes a word, a number or a section."""
+
+    place: str | float | Checked = Field(default="", description="One of three.")
+
+
+def test_a_section_among_other_types_tells_its_own_problem() -> None:
+    with pytest.raises(ConfigError) as told:
+        load(Either, None, ["place={kind: b}"])
+    assert "place: needs is needed with kind=b" in str(told.value)
+    assert "expected" not in str(told.value)
+    with pytest.raises(ConfigError, match=r"place\.kindd: unknown key\. Did you mean place\.kind\?"):
+        load(Either, None, ["place={kindd: b}"])
+    with pytest.raises(ConfigError, match="place: expected"):
+        load(Either, None, ["place=[1]"])
+    assert load(Either, None, ["place={kind: b, needs: x}"]).place == Checked(kind="b", needs="x")
