@@ -1,5 +1,6 @@
 # Two commands do everything: `make quickstart` runs the main job, `make test` passes the tests. Both set up .venv by themselves.
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -7,7 +8,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate test test-stages test-slow test-machines check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate test test-stages test-slow test-machines test-oldest check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -77,6 +78,14 @@ test-slow: $(VENV)/.dev $(VENV)/.demo-model  ## kills, learning tables, real mod
 
 test-machines: $(VENV)/.dev  ## the tests that compute, as other machines would run them: bf16, threads, instruction sets
 	$(BIN)/python tests/machines.py $(ARGS)
+
+$(VENV)-oldest/.dev: pyproject.toml
+	$(PYTHON312) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.11.*' 'transformers==5.17.*' -e '.[dev]'
+	touch $@
+
+test-oldest: $(VENV)-oldest/.dev  ## the tests of the rooms with the oldest torch and transformers, on Python 3.12
+	$(VENV)-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint, types, rooms
 	$(MAKE) --no-print-directory -j 3 format types rooms
