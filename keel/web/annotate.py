@@ -33,7 +33,9 @@ UNDO = 20  # of a person's last events, so many may be corrected
 async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
     annotator, count = caller.account.annotator, max(0, min(n, kit.settings.limits.items))
-    await off(check_member, kit.store, caller.account, campaign)
+    if not kit.is_member(caller.account, campaign):
+        await off(check_member, kit.store, caller.account, campaign)
+        kit.let_in(caller.account, campaign)
     leases = await asyncio.wrap_future(kit.store.next_soon(annotator, campaign, count))
     return await off(_given, kit, annotator, campaign, leases)
 
@@ -103,7 +105,7 @@ async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, An
         said = {"active_ms": body.active_ms, "reason": body.reason, "replaces": body.replaces, "meta": more}
         return kit.store.answer_soon(annotator, body.handle, body.event_id, answer, **said), lease, task
 
-    future, lease, task = await off(start)
+    future, lease, task = start() if kit.at_hand(annotator, body.handle) else await off(start)
     receipt: Receipt = await asyncio.wrap_future(future)
     told: dict[str, Any] = {"stored": True, "late": receipt.late}
     if receipt.reveal is not None:
