@@ -14,15 +14,15 @@ from keel.core.errors import UserError
 from keel.feedback import schema
 from keel.feedback.answers import answer_from, answer_row, from_display
 from keel.feedback.assign import Lease, lease_of
-from keel.feedback.campaigns import Campaign, get_campaign
-from keel.feedback.db import Item, NoLeaseError, Receipt, Store
+from keel.feedback.campaigns import Campaign
+from keel.feedback.db import Item, NoLeaseError, Receipt
 from keel.feedback.rows import RowError, judgement_from
-from keel.types import Answer, Choice, Task
+from keel.types import Answer, Choice
 from keel.web.blind import names_itself
 from keel.web.bodies import BatchIn, JudgementIn, UndoIn
 from keel.web.errors import refusal
 from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, off
-from keel.web.members import check_member, completion, state_of
+from keel.web.members import check_member, completion
 from keel.web.protocol import check_protocol, page_of
 
 router = APIRouter(tags=["annotator"])
@@ -32,19 +32,10 @@ UNDO = 20  # of a person's last events, so many may be corrected
 @router.get("/api/campaigns/{campaign}/items")
 async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
-    found, state = await off(_entry, kit.store, campaign, caller)
-    count = max(0, min(n, kit.settings.limits.items))
-    leases = await asyncio.wrap_future(kit.store.next_soon(caller.account.annotator, campaign, count))
-    if leases and state != "passed":
-        state = await off(state_of, kit.store, caller.account.annotator, campaign)
-    shown = await off(lambda: [show(kit, item) for item in kit.store.items(leases)])
-    answer: dict[str, Any] = {"campaign": campaign, "state": state, "paused": found.paused, "items": shown}
-    answer["protocol"] = protocol_row(found)
-    answer["answered"] = await off(_answered, kit.store, caller.account.annotator, campaign)
-    if not leases and not found.paused:
-        answer["state"] = await off(kit.store.member_state, caller.account.annotator, campaign)
-        answer["end"] = await off(completion, kit.store, found, caller.account.annotator, answer["state"])
-    return answer
+    annotator, count = caller.account.annotator, max(0, min(n, kit.settings.limits.items))
+    await off(check_member, kit.store, caller.account, campaign)
+    leases = await asyncio.wrap_future(kit.store.next_soon(annotator, campaign, count))
+    return await off(_given, kit, annotator, campaign, leases)
 
 
 @router.get("/api/campaigns/{campaign}/adjudications")
@@ -101,8 +92,9 @@ async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, An
     answer = _answer(body)
 
     def start() -> Any:
-        lease, task, campaign = _known(kit.store, annotator, body.handle)
-        page = page_of(campaign)
+        lease = kit.lease(annotator, body.handle)
+        task = kit.store.task(lease.task_id)
+        page = page_of(kit.campaign(lease.campaign))
         check_protocol(answer, page)
         if page.reason == "required" and not body.reason.strip():
             raise RowError("reason", "is missing: this campaign asks for one")
@@ -168,30 +160,26 @@ def _answer(body: JudgementIn) -> Answer:
     return Choice(answer.chosen, body.strength)
 
 
-def _entry(store: Store, campaign: str, caller: Caller) -> tuple[Campaign, str]:
-    found = store.campaign(campaign)
-    check_member(store, caller.account, campaign)
-    return found, state_of(store, caller.account.annotator, campaign)
+def _given(kit: Kit, annotator: str, campaign: str, leases: tuple[Lease, ...]) -> dict[str, Any]:
+    """What the page is told of leases. Without any it is told why: paused, done, failed."""
+    store = kit.store
+    kit.remember(leases)
+    found = kit.campaign(campaign) if leases else store.campaign(campaign)
+    shown = [show(kit, item) for item in store.items(leases)]
+    state, answered = store.read(lambda c: _so_far(c, annotator, campaign))
+    answer: dict[str, Any] = {"campaign": campaign, "state": state, "paused": found.paused and not leases, "items": shown}
+    answer |= {"protocol": protocol_row(found), "answered": answered}
+    if not leases and not found.paused:
+        answer["state"] = store.member_state(annotator, campaign)
+        answer["end"] = completion(store, found, annotator, answer["state"])
+    return answer
 
 
-def _answered(store: Store, annotator: str, campaign: str) -> int:
-    le = schema.lease
+def _so_far(c: Connection, annotator: str, campaign: str) -> tuple[str, int]:
+    le, m = schema.lease, schema.member
     mine = (le.c.annotator == annotator, le.c.campaign == campaign, le.c.state == "done")
-    return store.read(lambda c: c.execute(select(func.count()).where(*mine)).scalar_one())
-
-
-def _known(store: Store, annotator: str, handle: str) -> tuple[Lease, Task, Campaign]:
-    """Lease, task and campaign of an item that the person was given. Raises NoLeaseError."""
-
-    def look(c: Connection) -> tuple[Any, Campaign]:
-        le = schema.lease
-        row = c.execute(select(le).where(le.c.handle == handle, le.c.annotator == annotator)).one_or_none()
-        if row is None:
-            raise NoLeaseError("this item was not given to you", "load the page again")
-        return row, get_campaign(c, row.campaign)
-
-    row, campaign = store.read(look)
-    return lease_of(row), store.task(row.task), campaign
+    state = c.execute(select(m.c.state).where(m.c.campaign == campaign, m.c.annotator == annotator)).scalar() or "training"
+    return state, c.execute(select(func.count()).where(*mine)).scalar_one()
 
 
 def _reopen(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:
