@@ -1,6 +1,6 @@
 // What lies over the page: guideline, keys, votes that were refused, what a training item teaches. Hot keys sleep meanwhile.
 import { h, letter, say } from "./dom.js";
-import { t } from "./i18n.js";
+import { language, t } from "./i18n.js";
 import { cap, DEFAULTS, keyOf } from "./keys.js";
 import { markdown } from "./text.js";
 
@@ -121,7 +121,7 @@ function download(rows) {
 export function showFeedback({ answer, feedback }, closed) {
   const verdict = feedback.right ? "feedback_right" : "feedback_wrong";
   const row = (name, what) => h("p", {}, h("b", { say: name }), " ", what);
-  const why = feedback.explanation ? markdown(feedback.explanation) : null;
+  const why = explained(feedback.explanation);
   const go = h("button", { type: "button", class: "primary", say: "go_on", autofocus: true, onclick: () => element.close() });
   const body = h(
     "div",
@@ -133,6 +133,12 @@ export function showFeedback({ answer, feedback }, closed) {
   );
   const element = dialog(verdict, body, { closed, kind: feedback.right ? "right" : "wrong" });
   return element;
+}
+
+/** An explanation is a text, or one text a language. */
+function explained(what) {
+  const text = typeof what === "string" ? what : (what?.[language()] ?? Object.values(what ?? {})[0]);
+  return text ? markdown(text) : null;
 }
 
 /** An answer in words. Places are those on the screen. */
