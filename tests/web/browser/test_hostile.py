@@ -16,6 +16,7 @@ CORPUS = {
     "script": "</script><script>window.hacked='script'</script>",
     "closes": "</div></section></body></html><script>window.hacked=1</script>",
     "link": "[click](javascript:window.hacked='link') [also](data:text/html,<script>parent.hacked=1</script>)",
+    "good link": "[fine](https://example.org/a) and <https://example.org/b> and [mail](mailto:a@example.org)",
     "raw link": '<a href="javascript:hacked=1">x</a>',
     "odd link": "[a](JaVaScRiPt:alert(1)) [b](java\tscript:alert(1)) [c](&#106;avascript:alert(1)) [d](vbscript:x) [e](//example.org/x)",
     "svg": "<svg onload=\"window.hacked='svg'\"><script>hacked=1</script><a xlink:href='javascript:hacked=1'><text>x</text></a></svg>",
@@ -65,6 +66,7 @@ def test_it_stays_text(site: Callable[..., Any], visit: Callable[..., Any], name
         found["tags"]
     )
     assert found["handlers"] == 0
+    assert len(found["links"]) == (6 if (name, kind) == ("good link", "pairwise") else 3 if name == "good link" else len(found["links"]))
     for href, target, rel in found["links"]:
         assert href.startswith(("https://", "http://", "mailto:"))
         assert target == "_blank"
