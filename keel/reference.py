@@ -16,6 +16,7 @@ from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
+from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.run import RECIPES
@@ -39,6 +40,7 @@ _TITLES: Mapping[type[Section], str] = {
     TrainRecipe: "Every verb that trains: `sft`, `reward`, `prefer`, `offline`, `rl`",
     DataShowRecipe: "`keel data show PATH`",
     ScenesRecipe: "`keel scenes FOLDER`",
+    AnnotateRecipe: "`keel annotate`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
@@ -56,6 +58,7 @@ def reference_markdown() -> str:
         PipelineRecipe,
         DataShowRecipe,
         ScenesRecipe,
+        AnnotateRecipe,
         EvalRewardConfig,
         HallucinationConfig,
         ServeRewardConfig,

@@ -76,6 +76,7 @@ class Kit:
         self._sessions: OrderedDict[str, tuple[Caller | None, float]] = OrderedDict()
         self._leases: OrderedDict[tuple[str, str], Lease] = OrderedDict()
         self._campaigns: dict[str, tuple[Campaign, float]] = {}
+        self._members: dict[tuple[str, str], float] = {}
 
     async def caller(self, token: str) -> Caller | None:
         """Whose session it is; the database is asked at most every `FRESH` seconds."""
@@ -113,6 +114,22 @@ class Kit:
             raise NoLeaseError("this item was not given to you", "load the page again")
         return lease_of(row)
 
+    def at_hand(self, annotator: str, handle: str) -> bool:
+        """Can an answer to this item be checked without asking the database?"""
+        lease = self._leases.get((annotator, handle))
+        known = None if lease is None else self._campaigns.get(lease.campaign)
+        return known is not None and known[1] > self.clock()
+
+    def is_member(self, account: Account, campaign: str) -> bool:
+        """Was this pair let in a moment ago?"""
+        return self._members.get((account.annotator, campaign), -1.0) > self.clock()
+
+    def let_in(self, account: Account, campaign: str) -> None:
+        """The database said that the person belongs to the campaign: believed for `SETTINGS` seconds."""
+        if len(self._members) > _SESSIONS:
+            self._members.clear()
+        self._members[account.annotator, campaign] = self.clock() + SETTINGS
+
     def campaign(self, name: str) -> Campaign:
         """A campaign as it was at most `SETTINGS` seconds ago: for what its page asks, not for whether it is paused."""
         known = self._campaigns.get(name)
@@ -125,7 +142,8 @@ class Kit:
         self._sessions.clear()
 
 
-def kit_of(request: Request) -> Kit:
+async def kit_of(request: Request) -> Kit:
+    """Async, though it waits for nothing: what is not runs on a thread of its own."""
     return request.app.state.kit
 
 
