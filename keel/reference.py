@@ -16,6 +16,7 @@ from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
+from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
@@ -41,6 +42,7 @@ _TITLES: Mapping[type[Section], str] = {
     DataShowRecipe: "`keel data show PATH`",
     DataCleanRecipe: "`keel data clean PATH --out FILE`",
     ScenesRecipe: "`keel scenes FOLDER`",
+    AnnotateRecipe: "`keel annotate`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
@@ -59,6 +61,7 @@ def reference_markdown() -> str:
         DataShowRecipe,
         DataCleanRecipe,
         ScenesRecipe,
+        AnnotateRecipe,
         EvalRewardConfig,
         HallucinationConfig,
         ServeRewardConfig,

@@ -91,7 +91,8 @@ class Board:
             here.measures = await off(self.measurer.ask, url, campaign)
             here.measured_votes = votes
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            log.warning("the measures of %s could not be made: %s", campaign, error)
+            if not self.kit.stopping.is_set():
+                log.warning("the measures of %s could not be made: %s", campaign, error)
         finally:
             here.running = None
             here.next_measure = self.kit.clock() + max(MEASURES, 4.0 * (self.kit.clock() - began))

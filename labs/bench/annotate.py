@@ -44,6 +44,7 @@ class Load:
     acknowledged: list[str] = field(default_factory=list[str])
     refused: Counter[str] = field(default_factory=Counter[str])
     resent: int = 0
+    server_cpu: float = 0.0  # seconds of the processor that the server used, its start included
 
 
 class Line:
@@ -185,11 +186,20 @@ async def run(mode: str, store: str, tokens: dict[str, str], seconds: float, kil
             for task in work:
                 task.cancel()
         await asyncio.gather(*work, return_exceptions=mode == "killed")
-        took = time.perf_counter() - began
+        took, load.server_cpu = time.perf_counter() - began, _cpu(process.pid)
     finally:
         process.terminate()
         process.wait(30)
     return load, took, started
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of the processor that a process used so far; NaN where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def check(store: Store, load: Load) -> dict[str, int]:
@@ -225,6 +235,7 @@ def measure(mode: str, number: int, seconds: float, kills: int, items: int) -> d
     found |= {"acknowledged": len(load.acknowledged), "votes_per_s": round(len(load.votes) / took, 1), "refused": dict(load.refused)}
     found |= {f"vote_p{q}_ms": _percentile(load.votes, q) for q in (50, 95, 99)}
     found |= {f"items_p{q}_ms": _percentile(load.items, q) for q in (50, 99)}
+    found["server_cpu_s"] = round(load.server_cpu, 2)
     return found | {"resent": load.resent, "kills": kills if mode == "killed" else 0, **held}
 
 

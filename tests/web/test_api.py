@@ -181,7 +181,7 @@ def test_nobody_works_where_they_were_not_invited(make_site: Any) -> None:
     refused = site.enter("eve").get("/api/campaigns/shop/items")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_given")
     ann = site.person()
-    assert ann.get("/api/campaigns/other/items").status_code == 404
+    assert ann.get("/api/campaigns/other/items").status_code == 403
 
 
 def test_the_end_has_a_code_of_the_persons_own(make_site: Any) -> None:

@@ -74,12 +74,12 @@ def test_undo_while_offline_goes_out_in_order(site: Callable[..., Any], visit: C
     assert new.replaces == old.event_id
 
 
-WHY = ("Because of **rule 0**.", {"zh": "因为**规则一**。", "en": "Because of **rule 1**."})  # a text, or one by language
-
-
 def test_training_tells_right_from_wrong_after_the_answer(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
     """The expected answer comes after the person's, never before; then the work begins, without feedback."""
-    taught = [replace(task(90 + i), expected=Choice("first"), meta={"explanation": why}) for i, why in enumerate(WHY)]
+    taught = [
+        replace(task(90 + i), expected=Choice("first"), meta={"explanation": {"zh": "因为 **规则**", "en": f"Because of **rule {i}**."}})
+        for i in range(2)
+    ]
     where = site([task(0)], training=taught)
     page = visit(where)
     seen: list[str] = []

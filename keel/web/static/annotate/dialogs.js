@@ -121,24 +121,24 @@ function download(rows) {
 export function showFeedback({ answer, feedback }, closed) {
   const verdict = feedback.right ? "feedback_right" : "feedback_wrong";
   const row = (name, what) => h("p", {}, h("b", { say: name }), " ", what);
-  const why = inLanguage(feedback.explanation);
+  const why = explained(feedback.explanation);
   const go = h("button", { type: "button", class: "primary", say: "go_on", autofocus: true, onclick: () => element.close() });
   const body = h(
     "div",
     { class: `feedback ${feedback.right ? "right" : "wrong"}` },
     row("you_said", words(answer)),
     feedback.expected && row("expected", words(feedback.expected)),
-    why && markdown(why),
+    why,
     go,
   );
   const element = dialog(verdict, body, { closed, kind: feedback.right ? "right" : "wrong" });
   return element;
 }
 
-/** A text, or the one of several (by language) that this page speaks. */
-function inLanguage(said) {
-  if (!said || typeof said === "string") return said;
-  return said[language()] ?? Object.values(said)[0];
+/** An explanation is a text, or one text a language. */
+function explained(what) {
+  const text = typeof what === "string" ? what : (what?.[language()] ?? Object.values(what ?? {})[0]);
+  return text ? markdown(text) : null;
 }
 
 /** An answer in words. Places are those on the screen. */

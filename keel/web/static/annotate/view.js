@@ -37,7 +37,7 @@ export async function draw(item, page, hooks) {
   const foot = h("div", { class: "foot" }, reason?.element, sending && send);
   const answers = h("div", { class: `answers n${Math.min(component.answers.length, 5)}` }, component.answers);
   const panel = h("div", { class: "panel card" }, component.panel, foot);
-  const kind = `item ${item.kind}${panes.any ? " pictures" : ""}`;
+  const kind = `item kind-${item.kind}${panes.any ? " pictures" : ""}`;
   const element = h("article", { class: kind, "data-handle": item.handle }, prompt, answers, panel);
   const drawn = { language: language(), keys: hooks.keys.version };
   return { item, page, drawn, element, component, panes, reason: reason?.field ?? null };
