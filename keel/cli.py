@@ -43,6 +43,14 @@ def _doctor(args: argparse.Namespace) -> Summary:
 
 
 def _data_show(args: argparse.Namespace) -> Summary:
+    if args.what == "clean":
+        from keel.verbs.data_clean import data_clean
+
+        if not args.out:
+            raise UserError("keel data clean needs --out FILE", "name the file for the rows that stay, e.g. --out clean.jsonl")
+        return data_clean(args.path, args.out, args.overrides)
+    if args.out:
+        raise UserError("--out belongs to keel data clean", "leave it out")
     from keel.verbs.data_show import data_show
 
     return data_show(args.path, args.model, args.rows, args.overrides)
@@ -178,6 +186,7 @@ STAGES = {
     "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
+    "collect": "answers from several sources as tasks for annotators",
 }
 
 
@@ -244,12 +253,13 @@ def _add_looks(add: Add) -> None:
     sub = add("doctor", "prove that this machine and this model compute what they should", _doctor)
     sub.add_argument("model", nargs="?", default=DOCTOR_MODEL, help="folder, id, GGUF file or tiny:ARCH")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. seed=1")
-    sub = add("data", "look at data: keel data show PATH", _data_show)
-    sub.add_argument("what", choices=["show"])
+    sub = add("data", "look at data, or clean it: keel data show PATH, keel data clean PATH --out FILE", _data_show)
+    sub.add_argument("what", choices=["show", "clean"])
     sub.add_argument("path", help="file, folder or data set id")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. data.layout=alpaca render.loss_on=last")
     sub.add_argument("--model", default="tiny:llama", help="whose tokenizer and template render the rows")
     sub.add_argument("--rows", type=_count, default=3, help="how many rows to show")
+    sub.add_argument("--out", default="", metavar="FILE", help="clean: where the rows that stay go (JSONL); the others go beside it")
     sub = add("assemble", "join a vision tower and a language model to one that reads pictures", _assemble)
     sub.add_argument("folder", help="a new folder for the model")
     sub.add_argument(

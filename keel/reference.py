@@ -16,6 +16,7 @@ from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
+from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.run import RECIPES
@@ -38,6 +39,7 @@ _TITLES: Mapping[type[Section], str] = {
     ModelRecipe: "Every verb with a recipe",
     TrainRecipe: "Every verb that trains: `sft`, `reward`, `prefer`, `offline`, `rl`",
     DataShowRecipe: "`keel data show PATH`",
+    DataCleanRecipe: "`keel data clean PATH --out FILE`",
     ScenesRecipe: "`keel scenes FOLDER`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
@@ -55,6 +57,7 @@ def reference_markdown() -> str:
         *RECIPES.values(),
         PipelineRecipe,
         DataShowRecipe,
+        DataCleanRecipe,
         ScenesRecipe,
         EvalRewardConfig,
         HallucinationConfig,

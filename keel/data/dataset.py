@@ -147,6 +147,21 @@ def _read(path: str, config: DataConfig) -> Dataset:
     return dataset
 
 
+def read_rows(path: str, config: DataConfig) -> tuple[list[tuple[RawRow, Item]], list[BadRow], str]:
+    """Each row of a path with the record that it becomes, those that become none, and the layout's name. For who writes rows again as they
+    stood. Raises DataError where no row could be read."""
+    source = read_source(path, config.split)
+    fields = [Fields(row, _keys(config.keys)) for row in _placed(source.rows[: config.limit], config.images)]
+    layout = _layout(fields, source, config)
+    found: list[tuple[RawRow, Item]] = []
+    bad = list(source.bad)
+    for row in fields:
+        records, spoilt = _convert([row], layout, config)
+        found += [(row.raw, record) for record in records]
+        bad += spoilt
+    return found, bad, layout.name
+
+
 def _placed(rows: Sequence[RawRow], images: str) -> Sequence[RawRow]:
     """Rows whose images lie in the folder ``images``. Raises DataError where there is none."""
     if not images:

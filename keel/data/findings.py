@@ -43,8 +43,8 @@ def find(records: Iterable[Item]) -> Findings:
     duplicates, contradictions, duplicate, contradiction = 0, 0, "", ""
     for record in records:
         head = (type(record).__name__, content_key(prompt_of(record)))
-        about, said = _said(record)
-        truth = _truth(record)
+        about, said = judged(record)
+        truth = truth_key(record)
         whole = seen.setdefault((head, "row"), {})
         same = whole.setdefault((about, said, truth if not isinstance(record, Prompt) else claim_key(record)), record)
         if same is not record:
@@ -72,7 +72,8 @@ def _other(judged: dict[Hashable, Item], judgement: Hashable, record: Item) -> I
     return other
 
 
-def _truth(record: Item) -> str:
+def truth_key(record: Item) -> str:
+    """Equal for records whose prompts name the same right answer; "" without any."""
     found = truth_of(prompt_of(record))
     return json.dumps(found, sort_keys=True, default=repr) if found else ""
 
@@ -92,7 +93,8 @@ def _between(record: Item, what: str, other: Item) -> str:
     return f"{here} {what} {there}"
 
 
-def _said(record: Item) -> Said:
+def judged(record: Item) -> Said:
+    """What a record judges, and how; None where it judges nothing that another could contradict."""
     match record:
         case Prompt():
             return "prompt", None

@@ -133,6 +133,26 @@ def _read_files(files: list[Path], name: str) -> Source:
     return Source(tuple(rows), (*bad, *spoilt), digest.hexdigest(), name)
 
 
+def read_plain(path: Path, content: bytes | None = None) -> Source:
+    """One file whose rows are another tool's: cells of tables stay the text that they are. ``content`` stands for the file's where it is
+    given. Raises DataError when there is nothing that could be read at all."""
+    kind = _kind(path)
+    if kind is None:
+        what = f"files that can be read end in {', '.join(SUFFIXES)} (.gz too)"
+        raise DataError(f"{path}: cannot tell what kind of file this is", what)
+    if content is None and not path.is_file():
+        raise DataError(f"{path}: no such file", "check the spelling")
+    found = _content(path) if content is None else content
+    made = csv_rows(found, path, _text_cell) if kind in (".csv", ".tsv") else _READERS[kind](found, path)
+    rows: list[RawRow] = []
+    bad: list[BadRow] = []
+    for one in made:
+        rows.append(one) if isinstance(one, RawRow) else bad.append(one)
+    if not rows and not bad:
+        raise DataError(f"{path}: the file is empty", "it needs at least one row")
+    return Source(tuple(rows), tuple(bad), hashlib.sha256(found).hexdigest(), str(path))
+
+
 def _content(file: Path) -> bytes:
     try:
         raw = file.read_bytes()
@@ -144,6 +164,11 @@ def _content(file: Path) -> bytes:
 
 
 def _read_csv(content: bytes, file: Path) -> Rows:
+    return csv_rows(content, file, _cell)
+
+
+def csv_rows(content: bytes, file: Path, cell: Callable[[str], Any]) -> Rows:
+    """Rows of a table with a header; ``cell`` makes a value of each cell's text, None for one that is absent."""
     text = utf8(content, file)
     delimiter = "\t" if _kind(file) == ".tsv" else ","
     csv.field_size_limit(1 << 30)
@@ -166,7 +191,7 @@ def _read_csv(content: bytes, file: Path) -> Rows:
         elif len(cells) != len(names):
             yield BadRow(str(file), start, "", f"this row has {len(cells)} columns, the header {len(names)}")
         else:
-            yield row({k: _cell(v) for k, v in zip(names, cells)}, file, start, any(map(escapes, cells)))
+            yield row({k: cell(v) for k, v in zip(names, cells)}, file, start, any(map(escapes, cells)))
 
 
 def _header(cells: list[str], file: Path, line: int) -> list[str]:
@@ -186,6 +211,10 @@ def _cell(value: str) -> Any:
         except json.JSONDecodeError:
             return value
     return value
+
+
+def _text_cell(value: str) -> str | None:
+    return value or None
 
 
 def _read_parquet(content: bytes, file: Path) -> Rows:

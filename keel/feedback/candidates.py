@@ -18,10 +18,10 @@ def make_candidate(prompt_id: str, text: str, origin: Mapping[str, Any]) -> Cand
     return Candidate(f"{stable_hash('candidate', prompt_id, text):016x}", text, dict(origin))
 
 
-def samples_by_temperature(config: PreferencesConfig) -> tuple[tuple[float, int], ...]:
+def samples_by_temperature(temperatures: Sequence[float], samples: int) -> tuple[tuple[float, int], ...]:
     """(temperature, number of samples) for each temperature; the first ones take the remainder."""
-    whole, rest = divmod(config.samples, len(config.temperatures))
-    return tuple((t, whole + (i < rest)) for i, t in enumerate(config.temperatures))
+    whole, rest = divmod(samples, len(temperatures))
+    return tuple((t, whole + (i < rest)) for i, t in enumerate(temperatures))
 
 
 def similarity(left: str, right: str) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 
 from keel.core.config import load, read_recipe
 from keel.core.errors import ConfigError
+from keel.verbs.collect.recipe import CollectRecipe
+from keel.verbs.collect.run import run_collect
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.evaluate.run import run_eval
 from keel.verbs.offline.build import build as build_offline
@@ -35,6 +37,7 @@ BUILDERS: dict[str, Builder] = {"sft": build_sft, "rl": build_rl, "prefer": buil
 
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
     **{verb: partial(run_parts, verb, build) for verb, build in BUILDERS.items()},
+    "collect": run_collect,
     "preferences": run_preferences,
     "reward": run_reward,
     "eval": run_eval,
@@ -48,6 +51,7 @@ RECIPES: dict[str, type[ModelRecipe]] = {
     "offline": OfflineRecipe,
     "rl": RLRecipe,
     "eval": EvalRecipe,
+    "collect": CollectRecipe,
     "preferences": PreferencesRecipe,
 }
 

@@ -23,6 +23,7 @@ from keel.methods import ALGORITHMS, POLICY_LOSSES
 from keel.methods.credit.assign import ESTIMATORS
 from keel.methods.preference import PREFERENCE_OBJECTIVES
 from keel.pipeline import PipelineRecipe
+from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.run import RECIPES
 
@@ -98,7 +99,7 @@ def test_commands_are_valid(page, line):
     assert words[0] == "keel", f"{page}: neither make nor keel: {line}"
     args = parse(words[1:])
     if args.verb == "data":
-        load(DataShowRecipe, None, [f"data.path={args.path}", *args.overrides])
+        load(DataCleanRecipe if args.what == "clean" else DataShowRecipe, None, [f"data.path={args.path}", *args.overrides])
     elif hasattr(args, "recipe"):
         load(PipelineRecipe if args.verb == "run" else RECIPES[args.verb], ROOT / args.recipe, args.overrides)
 

@@ -78,7 +78,7 @@ def test_pairs_depend_on_the_seed_alone() -> None:
 
 def test_samples_are_spread_over_temperatures() -> None:
     config = PreferencesConfig(samples=7, temperatures=[0.5, 1.0, 1.3])
-    assert samples_by_temperature(config) == ((0.5, 3), (1.0, 2), (1.3, 2))
+    assert samples_by_temperature(config.temperatures, config.samples) == ((0.5, 3), (1.0, 2), (1.3, 2))
 
 
 @pytest.mark.parametrize("bad", [{"keep": 9}, {"temperatures": [0.0]}, {"samples": 2, "keep": 2, "temperatures": [0.5, 1, 2]}])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
 from keel.feedback.aggregate import aggregate, counts, left_out
 from keel.feedback.agreement import agreement
-from keel.feedback.candidates import choose_pairs, make_candidate, samples_by_temperature, select
+from keel.feedback.candidates import choose_pairs, samples_by_temperature, select
 from keel.feedback.store import append, pair_row
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
@@ -25,9 +24,10 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.simulate import gold
 from keel.simulate.annotators import Worth, annotate, make_annotators
-from keel.types import Annotator, Candidate, Comparison, Encoded, Prompt, Rollout, SampleRequest
+from keel.types import Annotator, Candidate, Comparison, Encoded, Prompt, Rollout
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.answers import sample_answers, sampled_candidates
 from keel.verbs.shared.grounded_decoding import biases
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.session import load, open_session, record, record_sampling
@@ -90,27 +90,14 @@ def _sample(
     recipe: PreferencesRecipe, renderer: Renderer, sampler: LocalSampler, prompts: Mapping[str, tuple[Prompt, Encoded]]
 ) -> dict[str, list[tuple[float, Rollout]]]:
     base = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
-    found: defaultdict[str, list[tuple[float, Rollout]]] = defaultdict(list)
-    wanted = samples_by_temperature(recipe.preferences)
+    wanted = samples_by_temperature(recipe.preferences.temperatures, recipe.preferences.samples)
     bias = biases(recipe.grounded_decoding, {i: prompt for i, (prompt, _) in prompts.items()}, renderer.tokenizer)
-    for attempt, (temperature, n) in enumerate(wanted):
-        params = replace(base, temperature=temperature)
-        asked = {"params": params, "seed": recipe.seed, "attempt": attempt}
-        sampler.submit([SampleRequest(i, encoded, n, **asked, bias=bias.get(i)) for i, (_, encoded) in prompts.items()])
     log.info("sampling %d answers to each of %d prompts, then comparing them", sum(n for _, n in wanted), len(prompts))
-    for rollout in sampler.collect():
-        found[rollout.prompt_id].append((wanted[rollout.attempt][0], rollout))
-    return found
+    return sample_answers(sampler, prompts, base, wanted, recipe.seed, bias)
 
 
 def _candidates(rollouts: Mapping[str, list[tuple[float, Rollout]]], recipe: PreferencesRecipe) -> dict[str, list[Candidate]]:
-    def one(prompt_id: str, temperature: float, r: Rollout) -> Candidate:
-        origin = {"model": recipe.model, "temperature": temperature, "sample": r.sample, "finish_reason": r.finish_reason}
-        return make_candidate(prompt_id, r.text, origin)
-
-    return {
-        i: [one(i, temperature, r) for temperature, r in sorted(found, key=lambda x: (x[0], x[1].sample))] for i, found in rollouts.items()
-    }
+    return {i: sampled_candidates(i, found, {"model": recipe.model}) for i, found in rollouts.items()}
 
 
 def _alone(prompts: Mapping[str, tuple[Prompt, Encoded]], candidates: Mapping[str, Sequence[Candidate]]) -> list[LeftOut]:

@@ -1,0 +1,124 @@
+"""Writing files for other tools, each whole or not at all, and what such a file needs of a record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import DataError
+from keel.data.left_out import LeftOut
+from keel.feedback.exchange.imported import NO_TIME, Imported
+from keel.types.judgements import Judgement, Task
+from keel.types.records import Candidate, ImagePart, Message, Prompt
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once: a reader sees the old content or the new one. Raises DataError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}", "give a file in a folder that you may write to") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> None:
+    """A table whose columns are ``first``, then the others in the order in which rows bring them."""
+    names = list(dict.fromkeys([*first, *(name for row in rows for name in row)]))
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter="\t" if path.suffix == ".tsv" else ",")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in names])
+    write_text(path, out.getvalue())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def foreign(annotator_id: str) -> str:
+    """An annotator's name without the format that it was read from."""
+    kind, colon, name = annotator_id.partition(":")
+    return name if colon else kind
+
+
+def at(judgement: Judgement) -> str:
+    """When it was given; "" where that is not known."""
+    return "" if judgement.at == NO_TIME else judgement.at
+
+
+def scheme_of(task: Task, default: str) -> str:
+    """The last part of ``imported:FORMAT:SCHEME``."""
+    parts = task.protocol.split(":", 2)
+    return parts[2] if parts[0] == "imported" and len(parts) == 3 else default
+
+
+def said(prompt: Prompt) -> Any:
+    """What a prompt says, without its images: text, or turns where there are several."""
+    if prompt.text is not None:
+        return prompt.text
+    if len(prompt.messages) == 1 and prompt.messages[0].role == "user" and not prompt.messages[0].extra:
+        return prompt.messages[0].text
+    return [{"role": m.role, "content": m.text, **m.extra} for m in prompt.messages]
+
+
+def images_of(prompt: Prompt) -> list[str]:
+    """Sources of a prompt's images, in order."""
+    return [p.source for m in prompt.messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
+
+
+def spoken(candidate: Candidate) -> Any:
+    """An answer's text, or its turns where there are more of them."""
+    return [turn(m) for m in candidate.turns] if candidate.turns else candidate.text
+
+
+def turn(message: Message) -> dict[str, Any]:
+    content: Any = message.content
+    if not isinstance(content, str):
+        content = [{"type": "image", "image": p.source} if isinstance(p, ImagePart) else {"type": "text", "text": p.text} for p in content]
+    return {"role": message.role, "content": content, **message.extra}
+
+
+def unfit(
+    imported: Imported, kinds: Sequence[str], why: str, purposes: Sequence[str] = ("work", "adjudication")
+) -> tuple[list[tuple[Task, Judgement | None]], list[LeftOut]]:
+    """Each judgement with its task (a task without any, with None), of ``kinds`` alone; the others are left out with ``why``. So are those
+    made for another purpose: another tool's file would mix gold items, repeats and audits with work."""
+    kept: list[tuple[Task, Judgement | None]] = []
+    left: list[LeftOut] = []
+    tasks = {t.task_id: t for t in imported.tasks}
+    for judgement in imported.judgements:
+        task = tasks.get(judgement.task_id)
+        if task is None:
+            left.append(LeftOut(judgement.event_id, judgement.source_id, "task_id: no such task in these records"))
+        elif judgement.purpose not in purposes:
+            why_not = f"purpose: {judgement.purpose}: the format cannot tell it from work"
+            left.append(LeftOut(judgement.event_id, judgement.source_id, why_not))
+        elif task.kind not in kinds:
+            left.append(LeftOut(judgement.event_id, judgement.source_id, f"kind: {task.kind}: {why}"))
+        else:
+            kept.append((task, judgement))
+    judged = {j.task_id for j in imported.judgements}
+    bare = [t for t in imported.tasks if t.task_id not in judged]
+    left += [LeftOut(t.task_id, t.source_id, f"kind: {t.kind}: {why}") for t in bare if t.kind not in kinds]
+    return [*kept, *((t, None) for t in bare if t.kind in kinds)], left
