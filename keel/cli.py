@@ -146,6 +146,13 @@ def _serve(args: argparse.Namespace) -> Summary:
     return run_serve_reward(args.model, args.port, args.overrides)
 
 
+def _annotate(args: argparse.Namespace) -> Summary:
+    from keel.verbs.annotate.run import run_annotate
+
+    where = {"host": args.host, "port": args.port, "public_url": args.public_url}
+    return run_annotate(args.store, args.campaign, args.tasks, browser=not args.no_browser, overrides=args.overrides, **where)
+
+
 def _merge(args: argparse.Namespace) -> Summary:
     from keel.verbs.merge import run_merge
 
@@ -223,6 +230,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         )
     )
     _add_models(add)
+    _add_annotate(add)
     _add_feedback(add)
     # The --json of the next three names a file.
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
@@ -341,6 +349,20 @@ def _add_feedback(add: Add) -> None:
     sub.add_argument("--why", default="", help="retract: the reason, kept with it")
     sub.add_argument("--root", default="runs", metavar="DIR", help="retract, lineage: folder that holds the runs")
     sub.add_argument("--dry-run", action="store_true", help="retract: only list what saw the judgements")
+
+
+def _add_annotate(add: Add) -> None:
+    sub = add("annotate", "people judge in the browser: pairs, rankings, ratings, marked errors", _annotate)
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="settings of the campaign, e.g. wanted=3 page.min_read_ms=800"
+    )
+    sub.add_argument("--store", default="annotations.db", metavar="URL", help="a SQLite file, or postgresql://user@host/name")
+    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; not needed when the store holds one")
+    sub.add_argument("--tasks", default="", metavar="FILE", help="tasks to take in, one a line (docs/annotate.md)")
+    sub.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0: everywhere")
+    sub.add_argument("--port", type=_count, default=8766, help="0 = one that is free")
+    sub.add_argument("--public-url", default="", metavar="URL", help="how people reach the server through one with https before it")
+    sub.add_argument("--no-browser", action="store_true", help="open no browser")
 
 
 def _add_runs(add: Add) -> None:

@@ -15,6 +15,10 @@ STUDIES = {
     "frontier": "reward against KL for PPO, GRPO, RLOO, DPO, IPO, KTO and SimPO on equal model, data and budget",
     "looking": "how far reward models and policies move with the image, such that see it and such that are blind, and what makes them see",
 }
+NUMPY_STUDIES = {
+    "annotators": "faults planted in simulated annotators: how soon each is found, and how many honest people are accused",
+    "crowds": "votes with known truth (files of yours): accuracy and calibration of each way of adding them up",
+}
 _SEEDS = {"overoptimisation": [0, 1, 2, 3], "frontier": [0, 1, 2], "looking": [0, 1, 2]}
 _ROLLOUTS = "sets of rollouts of an RL run; direct losses in step"
 _STEPS_ARE = {"overoptimisation": _ROLLOUTS, "frontier": _ROLLOUTS, "looking": "of each training"}
@@ -23,7 +27,7 @@ _STEPS = {"overoptimisation": 32, "frontier": 16, "looking": 400}
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     """The arguments of ``keel study``."""
-    whats = top.add_subparsers(dest="what", required=True, metavar="|".join(STUDIES))
+    whats = top.add_subparsers(dest="what", required=True, metavar="|".join([*STUDIES, *NUMPY_STUDIES]))
     for name, what in STUDIES.items():
         sub = whats.add_parser(name, help=what, description=what)
         sub.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
@@ -34,9 +38,38 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
             sub.add_argument("--world", type=int, default=0, metavar="SEED", help="of the gold reward and the start model")
         sub.add_argument("--threads", type=int, default=1, help="CPU threads")
 
+    for name, what in NUMPY_STUDIES.items():
+        sub = whats.add_parser(name, help=what, description=what)
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+        if name == "annotators":
+            sub.add_argument("--honest", type=int, default=4000, help="honest people for each row")
+            sub.add_argument("--faulty", type=int, default=1000, help="people with each fault")
+            sub.add_argument("--seed", type=int, default=0, help="of the simulation")
+        else:
+            sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folders with label.csv and truth.csv")
+
+
+def _run_numpy(args: argparse.Namespace) -> None:
+    from labs.study import annotators, crowds
+
+    _make_room("--json", args.json, args.json.parent if args.json else None)
+    if args.what == "annotators":
+        if min(args.honest, args.faulty) < 1 or args.seed < 0:
+            raise UserError("--honest and --faulty are at least 1, --seed is not below 0")
+        found = annotators.study(annotators.Plan(args.honest, args.faulty, seed=args.seed))
+        print(annotators.table(found))
+    else:
+        found = crowds.crowds(args.data)
+        print(crowds.table(found))
+    if args.json is not None:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
 
 def run(args: argparse.Namespace) -> None:
     """Run a study, print its table, write its files. Raises UserError for arguments that make no study, before anything is computed."""
+    if args.what in NUMPY_STUDIES:
+        _run_numpy(args)
+        return
     _check(args)
     import torch
 

@@ -1,0 +1,1 @@
+"""`keel annotate`: people judge, in the browser."""

@@ -1,0 +1,174 @@
+"""From a file of tasks to a campaign: campaign, guideline, pictures, tasks by their role. Nothing is stored twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import ConfigError, DataError
+from keel.feedback.campaigns import ROLES, Campaign, load_tasks
+from keel.feedback.db import RowError, Store
+from keel.feedback.rows import task_from
+from keel.types import Task
+from keel.verbs.annotate.recipe import AnnotateRecipe
+from keel.web.media import Media
+from keel.web.protocol import page_of
+
+_PART = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """How many tasks of a file came in, by role, and how many were there already."""
+
+    added: Mapping[str, int]
+    there: int
+
+
+def role_of(task: Task) -> str:
+    """``meta.role``, else gold for a task with an expected answer, else work. Raises RowError for an unknown role."""
+    role = task.meta.get("role", "work" if task.expected is None else "gold")
+    if role not in ROLES:
+        raise RowError("meta.role", f"must be one of {', '.join(ROLES)}, is {role!r}")
+    return role
+
+
+def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
+    """(FILE:LINE, task) of a file of Task rows, JSONL. Raises DataError naming file, line and field."""
+    try:
+        lines = path.open(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "--tasks names a file with a task a line (JSONL)") from None
+    with lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _task(f"{path}:{number}", line)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: is no UTF-8: {error}", "save the file as UTF-8") from None
+
+
+def choose_campaign(store: Store, name: str, tasks: Path | None) -> str:
+    """The campaign's name: the one given, the only one there is, or the name of the file of tasks. Raises ConfigError."""
+    there = [c.name for c in store.campaigns()]
+    if name and (tasks is not None or name in there):
+        return name
+    if name:
+        raise ConfigError(f"campaign {name!r} is not in the store", f"there are: {', '.join(there) or 'none'}; --tasks FILE makes one")
+    if len(there) == 1:
+        return there[0]
+    if tasks is not None and not there:
+        return tasks.stem
+    if not there:
+        raise ConfigError("the store holds no campaign", "give tasks to judge: keel annotate --tasks FILE")
+    raise ConfigError(f"which campaign? There are: {', '.join(there)}", "--campaign NAME")
+
+
+def prepare(store: Store, media: Media, name: str, tasks: Path | None, recipe: AnnotateRecipe, given: Sequence[str]) -> Imported:
+    """Make the campaign or change it by the settings that were ``given``, and take in the tasks. Raises UserError; a mistake in the
+    file is found before anything is stored."""
+    first = next(((where, t) for where, t in read_tasks(tasks)), None) if tasks is not None else None
+    if tasks is not None and first is None:
+        raise DataError(f"{tasks}: holds no task")
+    for where, task in read_tasks(tasks) if tasks is not None else ():
+        _check(where, task, first[1] if first else task)
+    there = next((c for c in store.campaigns() if c.name == name), None)
+    if there is None:
+        assert first is not None  # `choose_campaign` saw to it
+        _make(store, name, first[1], recipe)
+    elif given:
+        _change(store, there, recipe, given)
+    return _take_in(store, media, name, tasks) if tasks is not None else Imported({}, 0)
+
+
+def _make(store: Store, name: str, first: Task, recipe: AnnotateRecipe) -> None:
+    version = add_guideline(store, recipe) or first.guideline
+    shares = {k: getattr(recipe, k) for k in ("gold_share", "repeat_share", "lease_seconds", "seed")}
+    campaign = Campaign(name, recipe.wanted, first.kind, first.protocol, version, settings=recipe.settings(), **shares)
+    page_of(campaign)
+    store.add_campaign(campaign)
+
+
+def _change(store: Store, there: Campaign, recipe: AnnotateRecipe, given: Sequence[str]) -> None:
+    names = {key.split(".")[0].split("=")[0] for key in given}
+    for name in ("wanted", "seed"):
+        if name in names and getattr(recipe, name) != getattr(there, name):
+            raise ConfigError(f"campaign {there.name}: {name} is {getattr(there, name)} and cannot be changed", "make another campaign")
+    changes: dict[str, Any] = {n: getattr(recipe, n) for n in names if n in ("gold_share", "repeat_share", "lease_seconds")}
+    if names & {"guideline", "weights"}:
+        changes["guideline"] = add_guideline(store, recipe)
+    judging = {n: getattr(recipe, n) for n in names if n in ("pass_mark", "right_at", "scale", "disagreement", "repeat_gap")}
+    if "page" in names:
+        judging["page"] = {**there.settings.page, **recipe.page_row()}
+    if judging:
+        changes["settings"] = replace(there.settings, **judging)
+        page_of(replace(there, settings=changes["settings"]))
+    store.update_campaign(there.name, **changes)
+
+
+def add_guideline(store: Store, recipe: AnnotateRecipe) -> str:
+    """Keep the guideline's text under a version that follows from it; returns the version, empty without a guideline."""
+    if not recipe.guideline:
+        return ""
+    path = Path(recipe.guideline)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"guideline: {path} cannot be read: {error}", "a Markdown file in UTF-8") from None
+    weights = recipe.weights or {d.name: d.weight for d in recipe.page.dimensions}
+    said = json.dumps([text, weights], sort_keys=True, ensure_ascii=False)
+    version = f"{path.stem}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    store.add_guideline(version, text, weights)
+    return version
+
+
+def _take_in(store: Store, media: Media, name: str, path: Path) -> Imported:
+    added, there, part = Counter[str](), 0, list[tuple[str, Task]]()
+
+    def flush() -> int:
+        ids = [t.task_id for _, t in part]
+        known = store.read(lambda c: load_tasks(c, ids))
+        of_others = next((t for t in known.values() if t.campaign != name), None)
+        if of_others is not None:
+            raise DataError(f"{path}: task {of_others.task_id} belongs to campaign {of_others.campaign}", "give it another id, or none")
+        new = [(where, t) for where, t in part if t.task_id not in known]
+        for role in ROLES:
+            mine = [media.take_in(t, path.parent, where) for where, t in new if role_of(t) == role]
+            if mine:
+                store.add_tasks(name, mine, role)  # type: ignore[arg-type]
+                added[role] += len(mine)
+        return len(part) - len(new)
+
+    for where, task in read_tasks(path):
+        part.append((where, task))
+        if len(part) == _PART:
+            there += flush()
+            part.clear()
+    if part:
+        there += flush()
+    return Imported(dict(added), there)
+
+
+def _check(where: str, task: Task, first: Task) -> None:
+    role = role_of(task)
+    if role != "work" and task.expected is None:
+        raise DataError(f"{where}: expected is missing: a task for {role} needs its known answer")
+    if (task.kind, task.protocol) != (first.kind, first.protocol):
+        what = f"{where}: is {task.kind} by {task.protocol}, the first task {first.kind} by {first.protocol}"
+        raise DataError(what, "one file, one kind: put the others into another campaign")
+
+
+def _task(where: str, line: str) -> Task:
+    try:
+        task = task_from(json.loads(line))
+        role_of(task)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is no JSON: {error.msg}", "one task a line, as JSON") from None
+    except RowError as error:
+        raise DataError(f"{where}: {error.message}", error.hint) from None
+    return task if task.source_id else replace(task, source_id=where)

@@ -1,0 +1,214 @@
+"""The annotator's part of the API: items, answers, corrections, guidelines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import Connection, func, select
+
+from keel.core.errors import UserError
+from keel.feedback import schema
+from keel.feedback.answers import answer_from, answer_row, from_display
+from keel.feedback.assign import Lease, lease_of
+from keel.feedback.campaigns import Campaign, get_campaign
+from keel.feedback.db import Item, NoLeaseError, Receipt, Store
+from keel.feedback.rows import RowError, judgement_from
+from keel.types import Answer, Choice, Task
+from keel.web.blind import names_itself
+from keel.web.bodies import BatchIn, JudgementIn, UndoIn
+from keel.web.errors import refusal
+from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, off
+from keel.web.members import check_member, completion, state_of
+from keel.web.protocol import check_protocol, page_of
+
+router = APIRouter(tags=["annotator"])
+UNDO = 20  # of a person's last events, so many may be corrected
+
+
+@router.get("/api/campaigns/{campaign}/items")
+async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
+    """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
+    found, state = await off(_entry, kit.store, campaign, caller)
+    count = max(0, min(n, kit.settings.limits.items))
+    leases = await asyncio.wrap_future(kit.store.next_soon(caller.account.annotator, campaign, count))
+    if leases and state != "passed":
+        state = await off(state_of, kit.store, caller.account.annotator, campaign)
+    shown = await off(lambda: [show(kit, item) for item in kit.store.items(leases)])
+    answer: dict[str, Any] = {"campaign": campaign, "state": state, "paused": found.paused, "items": shown}
+    answer["protocol"] = protocol_row(found)
+    answer["answered"] = await off(_answered, kit.store, caller.account.annotator, campaign)
+    if not leases and not found.paused:
+        answer["state"] = await off(kit.store.member_state, caller.account.annotator, campaign)
+        answer["end"] = await off(completion, kit.store, found, caller.account.annotator, answer["state"])
+    return answer
+
+
+@router.get("/api/campaigns/{campaign}/adjudications")
+async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
+    """Items whose votes disagree, for adjudicators: as blind as the others, without the votes."""
+    found = await off(kit.store.campaign, campaign)
+    count = max(0, min(n, kit.settings.limits.items))
+    given = await off(kit.store.next_adjudications, caller.account.annotator, campaign, count)
+    shown = await off(lambda: [show(kit, item) for item in given])
+    return {"campaign": campaign, "state": "passed", "paused": found.paused, "items": shown, "protocol": protocol_row(found)}
+
+
+@router.post("/api/judgements")
+async def judge(body: JudgementIn, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
+    """Store one answer. The same event again is answered alike; the same event with another answer is 409."""
+    return await store_one(kit, caller, body)
+
+
+@router.post("/api/judgements/batch")
+async def judge_many(body: BatchIn, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
+    """Several answers, each for itself: one that is refused does not hinder the others."""
+    limit = kit.settings.limits.batch
+    if len(body.judgements) > limit:
+        raise WebError(413, "large", f"a batch may have {limit} answers", "send fewer at a time")
+    results: list[dict[str, Any]] = []
+    for one in body.judgements:
+        try:
+            results.append({"event_id": one.event_id, "status": 200, **await store_one(kit, caller, one)})
+        except UserError as error:
+            status, detail = refusal(error)
+            results.append({"event_id": one.event_id, "status": status, "stored": False, **detail})
+    return {"results": results}
+
+
+@router.post("/api/undo")
+async def undo(body: UndoIn, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
+    """Without an answer: the item of one of the person's last answers, to be shown again with what they said; nothing is stored.
+
+    With an answer: the correction, a new event that replaces the old one, which is kept. So does /api/judgements with ``replaces``.
+    """
+    return await (store_one(kit, caller, body) if body.answer else off(_reopen, kit, caller, body))
+
+
+@router.get("/api/guidelines/{version}")
+async def guideline(version: str, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
+    """The text of a version of the guideline (Markdown), with the weights of the dimensions."""
+    text, weights = await off(kit.store.guideline, version)
+    return {"version": version, "text": text, "weights": weights}
+
+
+async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, Any]:
+    """Store an answer of the caller; what the page is told. Raises UserError, ConflictError, NoLeaseError."""
+    annotator = caller.account.annotator
+    answer = _answer(body)
+
+    def start() -> Any:
+        lease, task, campaign = _known(kit.store, annotator, body.handle)
+        check_protocol(answer, page_of(campaign))
+        unmasked = any(names_itself(c.text) for c in task.candidates)
+        more: Mapping[str, Any] = {"blind": False} if unmasked else {}
+        said = {"active_ms": body.active_ms, "reason": body.reason, "replaces": body.replaces, "meta": more}
+        return kit.store.answer_soon(annotator, body.handle, body.event_id, answer, **said), lease, task
+
+    future, lease, task = await off(start)
+    receipt: Receipt = await asyncio.wrap_future(future)
+    told: dict[str, Any] = {"stored": True, "late": receipt.late}
+    if receipt.reveal is not None:
+        told["feedback"] = {
+            "right": receipt.right,
+            "expected": answer_row(from_display(receipt.reveal, inverse(lease.display_order))),
+            "explanation": task.meta.get("explanation", ""),
+        }
+    return told
+
+
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """Where each candidate stands on the screen."""
+    return tuple(order.index(i) for i in range(len(order)))
+
+
+def protocol_row(campaign: Campaign) -> dict[str, Any]:
+    """What the page needs to know of a campaign."""
+    return {"kind": campaign.kind, "name": campaign.protocol, "guideline": campaign.guideline, **page_of(campaign).public()}
+
+
+def show(kit: Kit, item: Item) -> dict[str, Any]:
+    """`Item.public`, with pictures by their hash: never the purpose, never a path."""
+    known = item.public()
+    if isinstance(known["prompt"], list):
+        known["prompt"] = [_without_paths(kit, m) for m in known["prompt"]]
+    for answer in known["answers"]:
+        if "turns" in answer:
+            answer["turns"] = [_without_paths(kit, m) for m in answer["turns"]]
+    return known
+
+
+def _without_paths(kit: Kit, message: dict[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return message
+    parts = [p if p["type"] == "text" else {"type": "image", "url": _url(kit, p["image"])} for p in content]
+    return {**message, "content": parts}
+
+
+def _url(kit: Kit, source: str) -> str:
+    digest = kit.media.digest_of(source)
+    return f"/media/{digest}" if digest else ""
+
+
+def _answer(body: JudgementIn) -> Answer:
+    answer = answer_from(dict(body.answer))
+    if body.strength is None:
+        return answer
+    if not isinstance(answer, Choice):
+        raise RowError("strength", "belongs to a choice")
+    if answer.strength is not None and answer.strength != body.strength:
+        raise RowError("strength", f"is {body.strength}, the answer's own is {answer.strength}")
+    return Choice(answer.chosen, body.strength)
+
+
+def _entry(store: Store, campaign: str, caller: Caller) -> tuple[Campaign, str]:
+    found = store.campaign(campaign)
+    check_member(store, caller.account, campaign)
+    return found, state_of(store, caller.account.annotator, campaign)
+
+
+def _answered(store: Store, annotator: str, campaign: str) -> int:
+    le = schema.lease
+    mine = (le.c.annotator == annotator, le.c.campaign == campaign, le.c.state == "done")
+    return store.read(lambda c: c.execute(select(func.count()).where(*mine)).scalar_one())
+
+
+def _known(store: Store, annotator: str, handle: str) -> tuple[Lease, Task, Campaign]:
+    """Lease, task and campaign of an item that the person was given. Raises NoLeaseError."""
+
+    def look(c: Connection) -> tuple[Any, Campaign]:
+        le = schema.lease
+        row = c.execute(select(le).where(le.c.handle == handle, le.c.annotator == annotator)).one_or_none()
+        if row is None:
+            raise NoLeaseError("this item was not given to you", "load the page again")
+        return row, get_campaign(c, row.campaign)
+
+    row, campaign = store.read(look)
+    return lease_of(row), store.task(row.task), campaign
+
+
+def _reopen(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:
+    annotator = caller.account.annotator
+
+    def look(c: Connection) -> Any:
+        h, j, le = schema.head, schema.judgement, schema.lease
+        last = select(j.c.event_id).where(j.c.annotator == annotator).order_by(j.c.seq.desc()).limit(UNDO)
+        row = c.execute(
+            select(j.c.body, h.c.task, h.c.purpose, h.c.repeat)
+            .join(h, h.c.event_id == j.c.event_id)
+            .where(j.c.event_id == body.replaces, j.c.annotator == annotator, j.c.event_id.in_(last))
+        ).one_or_none()
+        if row is None or row.purpose == "training":
+            raise NoLeaseError("this answer cannot be taken back", f"the last {UNDO} answers can, but not those to training items")
+        mine = (le.c.task == row.task, le.c.annotator == annotator, le.c.purpose == row.purpose, le.c.repeat == row.repeat)
+        return row, c.execute(select(le).where(*mine)).one()
+
+    row, leased = kit.store.read(look)
+    lease, said = lease_of(leased), judgement_from(json.loads(row.body))
+    item = kit.store.items([lease])[0]
+    back = answer_row(from_display(said.answer, inverse(lease.display_order)))
+    return {"event_id": body.event_id, "replaces": body.replaces, "item": show(kit, item), "answer": back, "reason": said.reason}

@@ -1,0 +1,30 @@
+"""The app: routes, errors, guard. `server` runs it."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from keel.core.version import VERSION
+from keel.feedback.db import Store
+from keel.web import annotate, manage, pages, people
+from keel.web.errors import answer_errors
+from keel.web.guard import Guard
+from keel.web.kit import Kit
+from keel.web.settings import WebSettings
+
+_ABOUT = "Judgements by people. Sign in by the page; every change needs the header X-CSRF with the value that /api/me tells."
+
+
+def make_app(store: Store, settings: WebSettings) -> FastAPI:
+    """The app over an open store, which stays its maker's to close. ``app.state.kit`` is what its routes work with."""
+    app = FastAPI(
+        title="Keel annotate", version=VERSION, description=_ABOUT, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
+    )
+    app.state.kit = Kit(store, settings)
+    answer_errors(app)
+    for part in (people, annotate, manage, pages):
+        app.include_router(part.router)
+    app.mount("/static", StaticFiles(directory=pages.HERE / "static"), "static")
+    app.add_middleware(Guard, settings=settings)
+    return app

@@ -1,0 +1,136 @@
+"""What holds for every request before any page or call is asked: the name it came by, its size, and the headers of the response."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from keel.web.settings import LOOPBACK, WebSettings
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; font-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+_CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+def allowed_names(settings: WebSettings) -> frozenset[str]:
+    """The host names that the server answers to. A page of a stranger that makes its own name point here (DNS rebinding) has another."""
+    names = {*LOOPBACK, urlsplit(settings.public_url).hostname or ""} - {""}
+    return frozenset(names if settings.host in LOOPBACK else names | {settings.host.lower(), socket.gethostname().lower()})
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without port and brackets, in small letters; empty when it is none."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def is_allowed(header: str, names: frozenset[str], loopback: bool) -> bool:
+    """May a request with this Host header be answered? Away from loopback plain addresses may: no name can be made to point at one."""
+    name = host_name(header)
+    if name in names:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return not loopback
+
+
+class Guard:
+    """ASGI: refuses wrong hosts, foreign origins and large bodies; adds the headers of safety to every response."""
+
+    def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
+        self.app, self.limits = app, settings.limits
+        self._names, self._loopback = allowed_names(settings), settings.host in LOOPBACK
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        safe = _safe(send, str(scope["path"]))
+        if not is_allowed(headers.get("host", ""), self._names, self._loopback):
+            return await _refuse(safe, 421, "host", "this server is not known by that name", "use the address that keel annotate printed")
+        if scope["method"] in _CHANGES:
+            origin = headers.get("origin", "")
+            if origin and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+                return await _refuse(safe, 403, "origin", "another site asked for this", "open the server's own page")
+            try:
+                async with asyncio.timeout(self.limits.body_seconds):
+                    body = await _body(headers, receive, self.limits.body_bytes)
+            except TimeoutError:
+                return await _refuse(safe, 408, "slow", "the request took too long")
+            if body is None:
+                return await _refuse(safe, 413, "large", f"a request may have {self.limits.body_bytes} bytes", "send fewer at a time")
+            receive = _replay(body, receive)
+        await self.app(scope, receive, safe)
+
+
+async def _body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | None:
+    """All of the body; None when it is too large, whatever its Content-Length says."""
+    if headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > limit:
+        return None
+    parts, size, more = list[bytes](), 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+        if size > limit:
+            return None
+    return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    waiting = True
+
+    async def again() -> Message:
+        nonlocal waiting
+        if waiting:
+            waiting = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _safe(send: Send, path: str) -> Send:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            there = {name.lower() for name, _ in message.get("headers", [])}
+            more = dict(HEADERS)
+            if not path.startswith(("/static/", "/media/")):
+                more["cache-control"] = "no-store"
+            new = [(k.encode(), v.encode()) for k, v in more.items() if k.encode() not in there]
+            message = {**message, "headers": [*message.get("headers", []), *new]}
+        await send(message)
+
+    return wrapped
+
+
+async def _refuse(send: Send, status: int, error: str, message: str, hint: str = "") -> None:
+    body = json.dumps({"error": {"code": error, "message": message, "todo": hint}}).encode()
+    head: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})

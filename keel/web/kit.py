@@ -1,0 +1,154 @@
+"""What every page and call works with: the store, the settings, who is signed in, how often they called."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, HTTPException, Request
+from starlette.concurrency import run_in_threadpool
+
+from keel.feedback.db import Account, Store
+from keel.web.buckets import Buckets
+from keel.web.media import Media
+from keel.web.settings import WebSettings
+
+T = TypeVar("T")
+FRESH = 5.0  # seconds for which a session that was looked up is believed: one ended by another process lives that long
+_SESSIONS = 10_000
+
+
+def told(code: str, message: str, todo: str = "") -> dict[str, dict[str, str]]:
+    """The body of every refusal: a short name for programs, what is wrong, what to do."""
+    return {"error": {"code": code, "message": message, "todo": todo}}
+
+
+class WebError(HTTPException):
+    """A refusal with a status, a short name for programs, and a message for people."""
+
+    def __init__(self, status: int, error: str, message: str, hint: str = "", retry_after: float = 0.0) -> None:
+        headers = {"Retry-After": str(max(1, round(retry_after)))} if retry_after else None
+        super().__init__(status, told(error, message, hint), headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is signed in, and with which session."""
+
+    account: Account
+    token: str
+
+    @property
+    def csrf(self) -> str:
+        return csrf_of(self.token)
+
+
+def csrf_of(token: str) -> str:
+    """What a page of this session must send in ``X-CSRF`` to change something. Another site cannot read it."""
+    return hmac.new(token.encode(), b"keel csrf", hashlib.sha256).hexdigest()
+
+
+class Kit:
+    """``store`` is closed by whoever made it."""
+
+    def __init__(self, store: Store, settings: WebSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.store, self.settings, self.clock = store, settings, clock
+        self.media = Media(store, settings.media)
+        limits = settings.limits
+        self.calls, self.knocks = Buckets(*limits.calls, clock), Buckets(*limits.knocks, clock)
+        self.failures = Buckets(*limits.failures, clock)
+        self.failures_account, self.failures_address = Buckets(*limits.failures_account, clock), Buckets(*limits.failures_address, clock)
+        self.hashing = asyncio.Semaphore(limits.hashing)
+        self.stopping = threading.Event()
+        self.streams = 0
+        self._sessions: OrderedDict[str, tuple[Caller | None, float]] = OrderedDict()
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whose session it is; the database is asked at most every `FRESH` seconds."""
+        if not token or len(token) > 200:
+            return None
+        known = self._sessions.get(token)
+        if known is not None and known[1] > self.clock():
+            return known[0]
+        account = await run_in_threadpool(self.store.account_of, token)
+        found = None if account is None else Caller(account, token)
+        if found is None:
+            self._sessions.pop(token, None)  # guesses are not remembered
+            return None
+        self._sessions[token] = (found, self.clock() + FRESH)
+        if len(self._sessions) > _SESSIONS:
+            self._sessions.popitem(last=False)
+        return found
+
+    def forget_sessions(self) -> None:
+        """After a session ended: the database is asked again."""
+        self._sessions.clear()
+
+
+def kit_of(request: Request) -> Kit:
+    return request.app.state.kit
+
+
+KitDep = Annotated[Kit, Depends(kit_of)]
+
+
+def address(request: Request) -> str:
+    """Where a request came from."""
+    return request.client.host if request.client else ""
+
+
+def knock(request: Request, kit: Kit) -> None:
+    """Counts a call of somebody who is not signed in. Raises WebError 429."""
+    wait = kit.knocks.take(address(request))
+    if wait:
+        raise WebError(429, "often", "too many calls from this address", "wait a little", wait)
+
+
+async def maybe_caller(request: Request, kit: KitDep) -> Caller | None:
+    """Who is signed in, if anybody; for pages that both may see."""
+    return await kit.caller(request.cookies.get(kit.settings.cookie, ""))
+
+
+def check_header(request: Request, caller: Caller | None) -> None:
+    """Every change needs the header that other sites cannot set: the session's own value, or any without a session. Raises 403."""
+    given = request.headers.get("x-csrf", "")
+    if not given or (caller is not None and not hmac.compare_digest(given.encode(), caller.csrf.encode())):
+        raise WebError(403, "csrf", "the page is out of date", "load it again")
+
+
+async def signed_in(request: Request, kit: KitDep) -> Caller:
+    """Raises WebError 401 without a session, 429 for too many calls, 403 for a change without the session's header."""
+    caller = await maybe_caller(request, kit)
+    if caller is None:
+        knock(request, kit)
+        raise WebError(401, "signed_out", "you are not signed in", "sign in again: nothing that you sent before is lost")
+    wait = kit.calls.take(caller.account.name)
+    if wait:
+        raise WebError(429, "often", "too many calls", "wait a little", wait)
+    if request.method not in ("GET", "HEAD"):
+        check_header(request, caller)
+    return caller
+
+
+async def manager(caller: Annotated[Caller, Depends(signed_in)]) -> Caller:
+    """Raises WebError 403 for everybody else."""
+    if caller.account.role != "manager":
+        raise WebError(403, "role", "only a manager may do this")
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(signed_in)]
+ManagerDep = Annotated[Caller, Depends(manager)]
+MaybeDep = Annotated["Caller | None", Depends(maybe_caller)]
+
+
+async def off(job: Callable[..., T], *args: Any) -> T:
+    """A slow job on a thread of its own."""
+    return await run_in_threadpool(job, *args)

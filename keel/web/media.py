@@ -1,0 +1,135 @@
+"""Pictures by the hash of their bytes: taken in when tasks come, served by hash alone. No response names a path."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from keel.core.errors import DataError
+from keel.feedback.db import Store
+from keel.types import Candidate, ImagePart, Message, Task
+
+log = logging.getLogger("keel")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+_LARGEST = 64 << 20
+_SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
+
+
+def mime_of(head: bytes) -> str:
+    """The kind of picture by its first bytes; empty for anything else. SVG is none: it can hold scripts."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    return "image/webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+
+
+class Media:
+    """The pictures of a store in a folder. Any thread may call any method."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.folder = store, folder
+        self._known: dict[str, str] = {}  # source -> digest, "" when it cannot be shown
+        self._gate = threading.Lock()
+
+    def add(self, content: bytes, where: str) -> str:
+        """Keep a picture; returns its digest. Raises DataError naming ``where`` for what is no picture."""
+        mime = mime_of(content[:16])
+        if not mime:
+            raise DataError(f"{where}: is no PNG, JPEG, GIF or WebP picture", "convert it, or leave it out")
+        digest = hashlib.sha256(content).hexdigest()
+        target = self._place(digest, mime)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+            part.write_bytes(content)
+            os.replace(part, target)
+        self.store.add_media(digest, str(target), mime)
+        return digest
+
+    def take_in(self, task: Task, base: Path, where: str) -> Task:
+        """The task with its pictures in the folder, each under its hash. Raises DataError for one that cannot be read."""
+
+        def moved(part: ImagePart) -> ImagePart:
+            digest = self.add(_read(part.source, base, where), where)
+            mime = (self.store.media(digest) or ("", "image/png"))[1]
+            path = str(self._place(digest, mime).resolve())
+            self._known[path] = digest
+            return ImagePart(path)
+
+        return _with_images(task, moved)
+
+    def digest_of(self, source: str) -> str:
+        """The digest of a picture by its source in a task; empty when it cannot be shown (logged once)."""
+        found = self._known.get(source)
+        if found is None:
+            with self._gate:
+                try:
+                    found = self.add(_read(source, Path(), "a picture of a task"), "a picture of a task")
+                except (DataError, OSError) as error:
+                    log.warning("a picture cannot be shown: %s", error)
+                    found = ""
+                self._known[source] = found
+        return found
+
+    def file(self, digest: str) -> tuple[Path, str] | None:
+        """(path, mime) of a picture that may be served."""
+        if not DIGEST.fullmatch(digest):
+            return None
+        known = self.store.media(digest)
+        if known is None or known[1] not in _SUFFIX:
+            return None
+        places = (Path(known[0]), self._place(digest, known[1]))  # the second: the folder was moved
+        return next(((path, known[1]) for path in places if path.is_file()), None)
+
+    def _place(self, digest: str, mime: str) -> Path:
+        return self.folder / digest[:2] / f"{digest}{_SUFFIX[mime]}"
+
+
+def images_of(messages: Iterable[Message]) -> list[str]:
+    """The sources of all pictures, in order."""
+    return [p.source for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
+
+
+def _with_images(task: Task, change: Callable[[ImagePart], ImagePart]) -> Task:
+    def turn(message: Message) -> Message:
+        if isinstance(message.content, str):
+            return message
+        return replace(message, content=tuple(change(p) if isinstance(p, ImagePart) else p for p in message.content))
+
+    def candidate(c: Candidate) -> Candidate:
+        return replace(c, turns=tuple(map(turn, c.turns))) if c.turns else c
+
+    prompt = replace(task.prompt, messages=tuple(map(turn, task.prompt.messages)))
+    return replace(task, prompt=prompt, candidates=tuple(map(candidate, task.candidates)))
+
+
+def _read(source: str, base: Path, where: str) -> bytes:
+    """The bytes of a ``data:`` URL or a file. Raises DataError."""
+    if source.startswith("data:"):
+        head, comma, body = source.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise DataError(f"{where}: a data: URL of a picture must be base64")
+        try:
+            return base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError):
+            raise DataError(f"{where}: a data: URL holds no base64") from None
+    if "://" in source:
+        raise DataError(f"{where}: the picture {source[:100]} is not a file", "fetch it first: the server loads nothing from elsewhere")
+    path = base / source
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise DataError(f"{where}: the picture {source} is larger than {_LARGEST >> 20} MiB")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: the picture {source} cannot be read: {error}") from None

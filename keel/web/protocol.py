@@ -1,0 +1,96 @@
+"""What a page needs to know of a campaign: dimensions with weights, kinds of spans, steps of strength, the time gate. And its checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from keel.core.errors import ConfigError
+from keel.feedback.campaigns import Campaign
+from keel.feedback.rows import RowError
+from keel.types import Answer, Scores, Spans
+
+REASONS = ("off", "optional", "required")
+SPAN_KINDS = ("object", "attribute", "count", "relation", "text", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One line of a rating. ``weight`` is what it counts for in the guideline; scores are whole numbers ``low``..``high``."""
+
+    name: str
+    weight: float
+    low: int = 1
+    high: int = 5
+
+
+DIMENSIONS = (Dimension("accuracy", 40), Dimension("completeness", 25), Dimension("relevance", 20), Dimension("fluency", 15))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Settings of the annotator's page, `CampaignSettings.page` of the campaign."""
+
+    dimensions: tuple[Dimension, ...] = DIMENSIONS
+    span_kinds: tuple[str, ...] = SPAN_KINDS
+    strength_steps: int = 3  # how clear: 1 = nobody is asked
+    min_read_ms: int = 0  # the time gate: answers wait that long
+    reason: str = "optional"  # in words: off, optional, required
+    language: str = ""  # of the page at first; empty: the browser's
+    completion_code: str = ""  # shown when a person has done all; empty: a code of the person's own
+    completion_url: str = ""  # where a platform's link leads with the code
+
+    def public(self) -> dict[str, Any]:
+        """What the annotator's page reads."""
+        known = asdict(self)
+        return {k: v for k, v in known.items() if k not in ("completion_code", "completion_url")}
+
+
+def page_of(campaign: Campaign) -> Page:
+    """The page's settings of a campaign. Raises ConfigError naming one that is unknown or wrong."""
+    given = dict(campaign.settings.page)
+    names = [f.name for f in fields(Page)]
+    wrong = [name for name in given if name not in names]
+    where = f"campaign {campaign.name}: page"
+    if wrong:
+        raise ConfigError(f"{where}.{wrong[0]} is unknown", f"known: {', '.join(names)}")
+    try:
+        if "dimensions" in given:
+            given["dimensions"] = tuple(Dimension(**d) for d in given["dimensions"])
+        if "span_kinds" in given:
+            given["span_kinds"] = tuple(str(kind) for kind in given["span_kinds"])
+        page = Page(**given)
+        fine = (
+            page.strength_steps >= 1
+            and page.reason in REASONS
+            and page.min_read_ms >= 0
+            and all(d.low < d.high and d.weight >= 0 for d in page.dimensions)
+        )
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    url = page.completion_url
+    if not fine or not page.dimensions or not page.span_kinds or (url and not url.startswith("https://")):
+        raise ConfigError(
+            f"{where}: reason off, optional or required, strength_steps >= 1, min_read_ms >= 0, low < high, a dimension, a kind of span, an https:// address"
+        )
+    return page
+
+
+def check_protocol(answer: Answer, page: Page) -> None:
+    """Does an answer use the campaign's own dimensions, scale and kinds? Raises RowError naming the field."""
+    if isinstance(answer, Scores):
+        known = {d.name: d for d in page.dimensions}
+        _same(list(answer.scores), list(known), "answer.scores")
+        for name, score in answer.scores.items():
+            if not known[name].low <= score <= known[name].high:
+                raise RowError(f"answer.scores.{name}", f"must be in {known[name].low}..{known[name].high}, is {score}")
+    elif isinstance(answer, Spans):
+        for i, span in enumerate(answer.spans):
+            if span.kind not in page.span_kinds:
+                raise RowError(f"answer.spans.{i}.kind", f"must be one of {', '.join(page.span_kinds)}, is {span.kind!r}")
+
+
+def _same(given: Sequence[str], wanted: Sequence[str], field_name: str) -> None:
+    if sorted(given) != sorted(wanted):
+        raise RowError(field_name, f"must hold a score for each of {', '.join(wanted)}, has {', '.join(given)}")

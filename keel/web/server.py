@@ -1,0 +1,57 @@
+"""Runs the app: one process, one event loop, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import uvicorn
+
+from keel.core.errors import ConfigError
+from keel.feedback.db import Store
+from keel.web.app import make_app
+from keel.web.settings import WebSettings
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes one that is free. Raises ConfigError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+        made.listen(2048)
+    except (OSError, OverflowError) as error:
+        made.close()
+        raise ConfigError(f"--host {host} --port {port}: {error}", "choose another port; 0 takes one that is free") from None
+    return made
+
+
+def serve(store: Store, settings: WebSettings, listening: socket.socket) -> None:
+    """Answer until SIGINT or SIGTERM; then finish what was asked and return. The store stays open."""
+    app = make_app(store, settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=bool(settings.public_url),  # only then is somebody else's word about an address believed, and only from this machine
+        forwarded_allow_ips="127.0.0.1",
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,
+        limit_concurrency=2000,
+    )
+    server = _Server(config, app.state.kit.stopping.set)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its own end
+        server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stopping: object) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: object) -> None:  # type: ignore[override]
+        self._stopping()  # type: ignore[operator]
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
