@@ -9,6 +9,7 @@ from dataclasses import replace
 from keel.data.conversion import Tally, answer_key, pair_name, tallies
 from keel.data.left_out import LeftOut
 from keel.feedback.config import AggregateConfig
+from keel.feedback.soft_pairs import aggregated
 from keel.types import Comparison, Pair
 
 
@@ -22,9 +23,13 @@ def aggregate(
 
     Soft label: (votes for the chosen + half the ties + s) / (votes + 2 s), s = ``smoothing``; ``majority`` rounds it to 1. The margin is
     the mean strength of the votes for the chosen. ``reliability`` weighs votes by annotator, ``unknown`` those of annotators that are not
-    in it. Raises DataError when protocols are mixed, or an annotator is not known and ``unknown`` is not given.
+    in it. Other methods than ``votes`` and ``majority`` are those of `soft_pairs`. Raises DataError when protocols are mixed, or an
+    annotator is not known and ``unknown`` is not given.
     """
     config = config or AggregateConfig()
+    if config.method not in ("votes", "majority"):
+        return aggregated(comparisons, config, reliability).pairs
+    config = config.model_copy(update={"label": "majority"}) if config.method == "majority" else config
     found = tallies(comparisons, reliability, unknown)
     return tuple(_pair(t, config, len(found), len(comparisons)) for t in found if t.share != 0.5 or config.ties == "keep")
 

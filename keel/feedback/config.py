@@ -37,8 +37,14 @@ class AnnotatorsConfig(Section):
 class AggregateConfig(Section):
     """How several votes on one pair of answers become one training pair."""
 
+    method: Literal["votes", "majority", "weighted", "dawid_skene", "mace"] = Field(
+        default="votes",
+        description="votes: the share of votes; majority: the answer with more votes, label 1; weighted: the share, each vote counted by "
+        "how often its annotator is right by Dawid-Skene; dawid_skene, mace: a model of annotators' errors, mixed with the share "
+        "(docs/feedback_quality.md).",
+    )
     label: Literal["soft", "majority"] = Field(
-        default="soft", description="soft: the share of votes (ties half); majority: 1, or 0.5 when even."
+        default="soft", description="soft: what `method` says (ties half); majority: 1 for the likelier answer, or 0.5 when even."
     )
     smoothing: float = Field(default=0.0, ge=0, description="Laplace smoothing of soft labels: this many made-up votes for each side.")
     ties: Literal["drop", "keep"] = Field(default="drop", description="Even votes: leave the pair out, or keep it with label 0.5.")

@@ -75,7 +75,7 @@ def _of_people(first: Votes, rng: np.random.Generator) -> tuple[Floats, Floats]:
 
 
 def ordered_counts(votes: Votes, weight_A: Floats | None = None) -> Floats:
-    """Counts [T, K] (sums of the annotators' weights), the classes in the order second < tie < first where they are those, else as they stand."""
+    """Counts [T, K] (sums of the annotators' weights), in the order second < tie < first, or as the classes stand."""
     counts_TK = vote_counts(votes, weight_A)
     wanted = ("second", "tie", "first")
     if set(wanted) <= set(votes.classes):

@@ -17,6 +17,7 @@ STUDIES = {
 }
 NUMPY_STUDIES = {
     "annotators": "faults planted in simulated annotators: how soon each is found, and how many honest people are accused",
+    "labelling": "labels saved by choosing which pairs people judge, against a random arm",
     "crowds": "votes with known truth (files of yours): accuracy and calibration of each way of adding them up",
 }
 _SEEDS = {"overoptimisation": [0, 1, 2, 3], "frontier": [0, 1, 2], "looking": [0, 1, 2]}
@@ -45,12 +46,15 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
             sub.add_argument("--honest", type=int, default=4000, help="honest people for each row")
             sub.add_argument("--faulty", type=int, default=1000, help="people with each fault")
             sub.add_argument("--seed", type=int, default=0, help="of the simulation")
+        elif name == "labelling":
+            sub.add_argument("--worlds", type=int, default=40, help="simulated worlds, each learnt by both arms")
+            sub.add_argument("--seed", type=int, default=0, help="of the simulation")
         else:
             sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folders with label.csv and truth.csv")
 
 
 def _run_numpy(args: argparse.Namespace) -> None:
-    from labs.study import annotators, crowds
+    from labs.study import annotators, crowds, labelling
 
     _make_room("--json", args.json, args.json.parent if args.json else None)
     if args.what == "annotators":
@@ -58,6 +62,11 @@ def _run_numpy(args: argparse.Namespace) -> None:
             raise UserError("--honest and --faulty are at least 1, --seed is not below 0")
         found = annotators.study(annotators.Plan(args.honest, args.faulty, seed=args.seed))
         print(annotators.table(found))
+    elif args.what == "labelling":
+        if args.worlds < 3 or args.seed < 0:
+            raise UserError("--worlds is at least 3, --seed is not below 0")
+        found = labelling.study(labelling.Plan(args.worlds, seed=args.seed))
+        print(labelling.table(found))
     else:
         found = crowds.crowds(args.data)
         print(crowds.table(found))

@@ -17,7 +17,7 @@ from keel.feedback.reliability.majority import vote_share
 from keel.feedback.reliability.votes import Floats, Ints, Votes, from_arrays
 
 SPLITS, GOLD = 20, 0.1
-METHODS = ("vote share", "dawid_skene", "mace", "dawid_skene, half vote share", "dawid_skene, fitted on gold")
+METHODS = ("vote share", "dawid_skene", "mace", "dawid_skene, guarded", "dawid_skene, fitted on gold")
 
 
 def crowds(folder: Path, splits: int = SPLITS) -> dict[str, Any]:

@@ -6,12 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback import store
+from keel.feedback.reliability.calibrate import guarded
+from keel.feedback.reliability.dawid_skene import dawid_skene
+from keel.feedback.reliability.mace import mace
+from keel.feedback.reliability.majority import vote_share
+from keel.feedback.reliability.votes import from_comparisons
+from keel.feedback.soft_pairs import reliability_weights
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
@@ -95,3 +102,27 @@ def test_simulated_annotators_write_into_a_store_that_trains(folder: Path, proof
         assert seen.runs == (str(tmp_path / "runs" / "dpo"),)
         _, read = lineage.events_behind(store, lineage.runs_below(tmp_path / "runs"), tmp_path / "runs" / "dpo")
         assert read == [taken]
+
+
+@pytest.mark.parametrize("method", ["votes", "majority", "weighted", "dawid_skene", "mace"])
+def test_the_method_decides_the_labels_in_the_file(method: str, folder: Path, proofs: None, tmp_path: Path) -> None:
+    write(folder / "prompts.jsonl", *({"prompt": f"Say something nice about {x}."} for x in ("tea", "rain", "maps", "bread", "cats")))
+    summary = run(folder, tmp_path / "run", f"preferences.aggregate.method={method}", "preferences.annotators.noise=0.5")
+    cast = store.read(tmp_path / "run" / "comparisons.jsonl")
+    pairs = load_data(DataConfig(path=summary["file"])).of(Pair)
+    votes = from_comparisons(cast)
+    share = vote_share(votes)
+    soft = {
+        "votes": lambda: share,
+        "majority": lambda: share,
+        "weighted": lambda: vote_share(votes, weight_A=reliability_weights(votes)),
+        "dawid_skene": lambda: guarded(dawid_skene(votes).posterior_TK, share),
+        "mace": lambda: guarded(mace(votes).posterior_TK, share),
+    }[method]()
+    first = soft[:, 0] + soft[:, 2] / 2
+    decided = first[abs(first - 0.5) > 1e-9]
+    expected = [1.0] * len(decided) if method == "majority" else np.maximum(decided, 1 - decided).tolist()
+    assert [p.label for p in pairs] == pytest.approx(expected)
+    assert len(cast) > len(pairs) > 0
+    labels = np.array([p.label for p in pairs])
+    assert summary["labels"] == {"near_half": (labels < 0.6).sum(), "sure": (labels >= 0.95).sum(), "mean": pytest.approx(labels.mean())}

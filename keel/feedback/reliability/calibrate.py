@@ -17,6 +17,7 @@ from keel.feedback.reliability.votes import Floats, Ints
 TEMPERATURES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0, 11.3, 16.0)
 MIXES = tuple(i / 10 for i in range(11))
 MASS = 0.2  # made-up votes a task, over all classes together
+GUARD = 0.6
 PRIOR_GOLD = 5.0  # the vote share starts with the lead of so many gold tasks' average gain
 FEWEST_GOLD = 20
 FLOOR = 1e-6
@@ -39,9 +40,9 @@ class Calibration:
 
 
 def guarded(posterior_TK: Floats, share_TK: Floats) -> Floats:
-    """The posterior and the vote share, half each: what decides a task's class where no gold is known. A sure posterior overturns a
-    majority, but never a unanimous vote: such overturns are wrong far more often than right on public crowds."""
-    return 0.5 * posterior_TK + 0.5 * share_TK
+    """The vote share (`GUARD`) and the posterior (the rest): the class and label where no gold is known. A sure posterior overturns votes
+    of less than 5 to 1, never more: overturns of near-unanimous votes are wrong more often than right on public crowds."""
+    return GUARD * share_TK + (1.0 - GUARD) * posterior_TK
 
 
 def tempered(posterior_TK: Floats, temperature: float) -> Floats:

@@ -16,6 +16,7 @@ from keel.data.left_out import LeftOut
 from keel.feedback.aggregate import aggregate, counts, left_out
 from keel.feedback.agreement import agreement
 from keel.feedback.candidates import choose_pairs, samples_by_temperature, select
+from keel.feedback.soft_pairs import doubt
 from keel.feedback.store import append, pair_row
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
@@ -67,6 +68,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         _show(session.run, candidates, prompts)
         found = agreement(comparisons)
         agreed = {**asdict(found), "krippendorff_alpha": found.alpha_ordinal}
+        near_half, sure, mean_label = doubt(pairs)
         sizes = {
             "prompts": len(prompts),
             "answers": sum(len(r) for r in rollouts.values()),
@@ -80,6 +82,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
                 "votes": counts(comparisons, pairs),
                 "agreement": agreed,
                 "pairs": len(pairs),
+                "labels": {"near_half": near_half, "sure": sure, "mean": mean_label if pairs else None},
                 "file": str(path / PAIRS),
                 "data": account.summary(),
             }
