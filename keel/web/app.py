@@ -8,6 +8,7 @@ from starlette.staticfiles import StaticFiles
 from keel.core.version import VERSION
 from keel.feedback.db import Store
 from keel.web import annotate, manage, pages, people
+from keel.web.board import Board
 from keel.web.errors import answer_errors
 from keel.web.guard import Guard
 from keel.web.kit import Kit
@@ -22,6 +23,7 @@ def make_app(store: Store, settings: WebSettings) -> FastAPI:
         title="Keel annotate", version=VERSION, description=_ABOUT, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
     )
     app.state.kit = Kit(store, settings)
+    app.state.board = Board(app.state.kit)
     answer_errors(app)
     for part in (people, annotate, manage, pages):
         app.include_router(part.router)

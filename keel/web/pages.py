@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -65,6 +66,33 @@ async def annotate(request: Request, caller: MaybeDep, c: str = "") -> Response:
     if caller is None:
         return RedirectResponse("/login", 303)
     return render(request, "annotate.html", campaign=c)
+
+
+@router.get("/annotate/worker.js")
+async def worker() -> Response:
+    """What keeps the annotator's page when the network is gone; it may do so for /annotate alone."""
+    headers = {"service-worker-allowed": "/annotate", "cache-control": "no-cache"}
+    return FileResponse(HERE / "static" / "annotate" / "worker.js", media_type="text/javascript", headers=headers)
+
+
+@router.get("/manage")
+async def manage(request: Request, caller: MaybeDep, kit: KitDep) -> Response:
+    found = await off(kit.store.campaigns)
+    if caller is None or caller.account.role != "manager":
+        return RedirectResponse("/login" if caller is None else "/", 303)
+    if len(found) == 1:
+        return RedirectResponse(f"/manage/{quote(found[0].name, safe='')}", 303)
+    return render(request, "campaigns.html", campaigns=found)
+
+
+@router.get("/manage/{campaign}")
+async def board(campaign: str, request: Request, caller: MaybeDep, kit: KitDep) -> Response:
+    if caller is None or caller.account.role != "manager":
+        return RedirectResponse("/login" if caller is None else "/", 303)
+    names = [c.name for c in await off(kit.store.campaigns)]
+    if campaign not in names:
+        return render(request, "message.html", 404, message=f"campaign {campaign!r} is not in the store", hint="")
+    return render(request, "manage.html", campaign=campaign, several=len(names) > 1)
 
 
 @router.get("/api")

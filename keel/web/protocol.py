@@ -38,6 +38,7 @@ class Page:
     min_read_ms: int = 0  # the time gate: answers wait that long
     reason: str = "optional"  # in words: off, optional, required
     language: str = ""  # of the page at first; empty: the browser's
+    ahead: int = 6  # items that the page keeps ready, 1..19: more of them last longer without the network
     completion_code: str = ""  # shown when a person has done all; empty: a code of the person's own
     completion_url: str = ""  # where a platform's link leads with the code
 
@@ -61,20 +62,25 @@ def page_of(campaign: Campaign) -> Page:
         if "span_kinds" in given:
             given["span_kinds"] = tuple(str(kind) for kind in given["span_kinds"])
         page = Page(**given)
-        fine = (
-            page.strength_steps >= 1
-            and page.reason in REASONS
-            and page.min_read_ms >= 0
-            and all(d.low < d.high and d.weight >= 0 for d in page.dimensions)
-        )
+        wrong = _wrong(page)
     except TypeError as error:
         raise ConfigError(f"{where}: {error}") from None
-    url = page.completion_url
-    if not fine or not page.dimensions or not page.span_kinds or (url and not url.startswith("https://")):
-        raise ConfigError(
-            f"{where}: reason off, optional or required, strength_steps >= 1, min_read_ms >= 0, low < high, a dimension, a kind of span, an https:// address"
-        )
+    if wrong:
+        raise ConfigError(f"{where}.{wrong[0]}")
     return page
+
+
+def _wrong(page: Page) -> list[str]:
+    checks = {
+        f"reason must be one of {', '.join(REASONS)}": page.reason in REASONS,
+        "strength_steps must be at least 1": page.strength_steps >= 1,
+        "min_read_ms must not be below 0": page.min_read_ms >= 0,
+        "dimensions must hold one, each with low < high and no weight below 0": bool(page.dimensions)
+        and all(d.low < d.high and d.weight >= 0 for d in page.dimensions),
+        "span_kinds must hold one": bool(page.span_kinds),
+        "completion_url must begin with https://": not page.completion_url or page.completion_url.startswith("https://"),
+    }
+    return [said for said, fine in checks.items() if not fine]
 
 
 def check_protocol(answer: Answer, page: Page) -> None:
