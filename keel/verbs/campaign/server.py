@@ -1,0 +1,97 @@
+"""The server of `keel annotate` as a process of its own, on 127.0.0.1 alone. It ends with whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from keel.core.errors import ConfigError, UserError
+
+_START_S, _END_S = 120.0, 30.0
+_READY = "Ctrl-C ends it"
+# The child listens at its standard input: closed, by us or because we are gone, it gets the signal that Ctrl-C sends.
+_CHILD = (
+    "import os, runpy, signal, sys, threading\n"
+    "threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()\n"
+    "runpy.run_module('keel.cli', run_name='__main__')\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running server: the links that it printed."""
+
+    annotators: str
+    manager: str
+
+    @property
+    def base(self) -> str:
+        """What addresses begin with."""
+        parts = urlsplit(self.annotators)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def invitation(self) -> str:
+        """The token of the annotators' link."""
+        return urlsplit(self.annotators).path.rpartition("/")[2]
+
+
+@contextlib.contextmanager
+def served(store: str, campaign: str, tasks: Path, overrides: Sequence[str], log_file: Path, port: int = 0) -> Iterator[Served]:
+    """The server while the block runs; every acknowledged vote is on the disk after it. Its complaints go to ``log_file``.
+
+    Raises ConfigError with the server's own words when it does not start, UserError when it had to be killed in the end.
+    """
+    wanted = ["--store", store, "--campaign", campaign, "--tasks", str(tasks), "--port", str(port), "--no-browser"]
+    command = [sys.executable, "-c", _CHILD, "annotate", *wanted, *overrides]
+    with log_file.open("ab") as complaints:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, start_new_session=True, text=True, encoding="utf-8"
+        )
+    try:
+        yield _links(process, log_file)
+    finally:
+        _end(process)
+
+
+def _links(process: subprocess.Popen[str], log_file: Path) -> Served:
+    """Read what it prints until it is ready."""
+    assert process.stdout is not None
+    late = threading.Timer(_START_S, process.kill)
+    late.start()
+    found: dict[str, str] = {}
+    try:
+        for line in process.stdout:
+            name, _, rest = line.strip().partition(" ")
+            found[name] = rest.strip()
+            if line.startswith(_READY):
+                return Served(found["annotators"], found["manager"])
+    finally:
+        late.cancel()
+    process.wait()
+    said = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]
+    raise ConfigError(f"keel annotate did not start (exit code {process.returncode}): {' '.join(said) or 'it said nothing'}", str(log_file))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        if process.stdout is not None:
+            with contextlib.suppress(OSError, ValueError):
+                process.stdout.read()  # its last words; a full pipe would hold it up
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise UserError("keel annotate did not end by itself and was killed", "every acknowledged vote is stored") from None
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
