@@ -40,6 +40,8 @@ from keel.verbs.assemble import AssembleRecipe, make_model
 from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.campaign.run import run_labels
 from keel.verbs.evaluate.recipe import EvalRecipe
+from keel.verbs.mine.recipe import MineRecipe
+from keel.verbs.mine.run import run_mine
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.reward.recipe import RewardRecipe
@@ -57,6 +59,7 @@ STAGES: Mapping[str, tuple[type[Section], StageFunction]] = {
     "scenes": (ScenesRecipe, make_scenes),
     "assemble": (AssembleRecipe, make_model),
     "annotate": (LabelRecipe, run_labels),
+    "mine": (MineRecipe, run_mine),
 }
 SHARED = ("model_options", "render", "seed", "settings")  # what every stage inherits from the pipeline
 

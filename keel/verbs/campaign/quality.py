@@ -59,9 +59,11 @@ class Labels:
     gold: int
 
 
-def labels(work: Sequence[Comparison], known: Sequence[Comparison], tasks: Mapping[str, Task], config: AggregateConfig) -> Labels:
+def labels(
+    work: Sequence[Comparison], known: Sequence[Comparison], tasks: Mapping[str, Task], config: AggregateConfig, fit: bool = True
+) -> Labels:
     """Training pairs of the ``work`` by ``config.method``. For models of annotators the votes on ``known`` items are read too, which tells
-    them who is right how often, and their answers fit temperature and mix; no known item becomes a pair."""
+    them who is right how often, and with ``fit`` their answers fit temperature and mix; no known item becomes a pair."""
     if config.method not in ("dawid_skene", "mace", "weighted") or not work:
         return Labels(aggregate(work, config), tuple(work), 0)
     own = {item_key(c) for c in work}
@@ -71,7 +73,7 @@ def labels(work: Sequence[Comparison], known: Sequence[Comparison], tasks: Mappi
     gold: dict[int, int] = {}
     for number, key in enumerate(dict.fromkeys(item_key(c) for c in together)):
         task = expected.get(key)
-        if task is not None and isinstance(task.expected, Choice) and task.expected.chosen in ("first", "second"):
+        if fit and task is not None and isinstance(task.expected, Choice) and task.expected.chosen in ("first", "second"):
             wanted = task.candidates[0 if task.expected.chosen == "first" else 1]
             gold[number] = CLASSES.index("first" if (wanted.candidate_id, wanted.text) == key[1] else "second")
     assert len(from_comparisons(together).tasks) == len({item_key(c) for c in together})

@@ -22,6 +22,10 @@ class GoldConfig(Section):
         default=["truncated", "repeated"], min_length=1, description="How the poor answer is poor, in turn by hash."
     )
     share: float = Field(default=0.1, ge=0, le=0.9, description="Share of each person's items whose answer is known.")
+    fit: bool = Field(
+        default=True,
+        description="Fit the soft labels of a model of annotators on them. Known items that are easier than the work make labels too sure.",
+    )
 
     @field_validator("kinds")
     @classmethod
@@ -51,6 +55,9 @@ class LabelRecipe(Section):
     gold: GoldConfig = Field(default=GoldConfig(), description="Known items.")
     quality: QualityConfig = Field(default=QualityConfig(), description="What is done about faulty people.")
     aggregate: AggregateConfig = Field(default=AggregateConfig(), description="From votes to training pairs.")
+    more_pairs: list[str] = Field(
+        default=[], description="Files of pairs that stand beside those of the votes in pairs.jsonl, e.g. '@mine/hack_pairs.jsonl'."
+    )
     store: str = Field(default="", description="Store: sqlite:///FILE or postgresql://user@host/name; empty = one in the run directory.")
     campaign: str = Field(default="", description="Campaign of the store; empty = the name of the run directory.")
     app: dict[str, Any] = Field(default={}, description="Further settings of `keel annotate`, e.g. {page: {reason: off}, guideline: FILE}.")

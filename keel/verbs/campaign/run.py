@@ -1,7 +1,8 @@
-"""The stage `annotate`: the server as a process of its own, people (or simulated ones) until all is done, then what their votes are worth."""
+"""The stage `annotate`: the server as a process of its own, people or simulated ones until all is done, then what their votes say."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 from sqlalchemy import select
 
-from keel.core.errors import ConfigError
+from keel.core.errors import ConfigError, DataError
 from keel.core.python_file import load_object
 from keel.data.dataset import load as load_data
 from keel.feedback import schema, snapshots
@@ -34,10 +35,11 @@ from keel.simulate import gold
 from keel.simulate.people import Work, make_people
 from keel.simulate.people_config import PeopleConfig
 from keel.types import Task
+from keel.verbs.campaign.known import gold_tasks, write_tasks
 from keel.verbs.campaign.quality import labels, measured, person_row, standing_votes, views_of
 from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.campaign.server import Served, served
-from keel.verbs.campaign.tasks import gold_tasks, read_tasks, write_tasks
+from keel.verbs.shared.tasks import read_tasks
 
 log = logging.getLogger("keel")
 TASKS, STORE, LOG, SECRET, SLIPS = "tasks.jsonl", "feedback.db", "server.log", "secret", "slips.jsonl"
@@ -54,6 +56,7 @@ def run_labels(recipe: LabelRecipe, path: Path, parent: str = "") -> dict[str, A
     started = time.perf_counter()
     tasks = read_tasks(Path(recipe.tasks))
     read = {recipe.tasks: file_fingerprint(Path(recipe.tasks))}
+    read |= {file: hashlib.sha256(b"".join(_lines(Path(file)))).hexdigest() for file in recipe.more_pairs}
     data = load_data(recipe.gold.data, recipe.seed) if recipe.gold.data is not None else None
     known = gold_tasks(data, recipe.gold, tasks[0].protocol, recipe.seed) if data is not None else ()
     if data is not None:
@@ -161,14 +164,15 @@ class _Stage:
             work, known = views_of(store, self.campaign)
             if not work.comparisons:
                 raise ConfigError(f"nobody's vote is left in campaign {self.campaign}: left out {dict(work.left_out)}", "ask other people")
-            made = labels(work.comparisons, known.comparisons, tasks, recipe.aggregate)
+            made = labels(work.comparisons, known.comparisons, tasks, recipe.aggregate, fit=recipe.gold.fit)
             snapshot = snapshots.take(store, self.campaign)
             unwanted = snapshots.rows_of(store, snapshot)[1]
             write_campaign(store, self.campaign, path / JUDGEMENTS)
             progress = store.progress(self.campaign)
         run.record(snapshot=snapshot.id, data={**run.manifest["data"], f"store:{self.store}#{snapshot.id}": snapshot.id})
         write_atomic(path / COMPARISONS, b"".join(json_line(to_row(c)) for c in work.comparisons))
-        write_atomic(path / PAIRS, b"".join(json_line(pair_row(p)) for p in made.pairs))
+        more = [line for file in recipe.more_pairs for line in _lines(Path(file))]
+        write_atomic(path / PAIRS, b"".join([*(json_line(pair_row(p)) for p in made.pairs), *more]))
         write_atomic(path / UNWANTED, b"".join(map(json_line, unwanted)))
         told = {"people": people, "retracted": retracted}
         write_atomic(path / QUALITY, (json.dumps(told, ensure_ascii=False, indent=1) + "\n").encode())
@@ -194,6 +198,7 @@ class _Stage:
             "both_bad": len(unwanted) // 2,
             "left_out": dict(work.left_out),
             "pairs": len(made.pairs),
+            "more_pairs": len(more),
             "labels": {"near_half": near_half, "sure": sure, "mean": mean if made.pairs else None, "fitted_on": made.gold},
             "snapshot": snapshot.id,
             "store": self.store,
@@ -205,6 +210,14 @@ class _Stage:
         here = select(j.c.annotator).where(j.c.campaign == self.campaign)
         rows = store.read(lambda c: c.execute(select(r.c.annotator, r.c.why).where(r.c.annotator.in_(here)).order_by(r.c.seq)).all())
         return {row.annotator: row.why for row in rows}
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a file of pairs, each with its end. Raises DataError for one that cannot be read."""
+    try:
+        return [line + b"\n" for line in path.read_bytes().split(b"\n") if line.strip()]
+    except OSError as error:
+        raise DataError(f"more_pairs: {path}: {error.strerror}", "name a file of pairs that an earlier stage wrote") from None
 
 
 def _tasks(store: Store, judgements: Sequence[Any]) -> dict[str, Task]:
