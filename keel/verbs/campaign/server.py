@@ -17,8 +17,8 @@ _START_S, _END_S = 120.0, 30.0
 _READY = "Ctrl-C ends it"
 # The child listens at its standard input: closed, by us or because we are gone, it gets the signal that Ctrl-C sends.
 _CHILD = (
-    "import os, runpy, signal, sys, threading\n"
-    "threading.Thread(target=lambda: (sys.stdin.buffer.read(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()\n"
+    "import os, runpy, signal, threading\n"
+    "threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()\n"
     "runpy.run_module('keel.cli', run_name='__main__')\n"
 )
 
@@ -75,7 +75,7 @@ def _links(process: subprocess.Popen[str], log_file: Path) -> Served:
     finally:
         late.cancel()
     process.wait()
-    said = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]
+    said = [line.strip() for line in log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]]
     raise ConfigError(f"keel annotate did not start (exit code {process.returncode}): {' '.join(said) or 'it said nothing'}", str(log_file))
 
 
