@@ -54,7 +54,7 @@ def test_an_honest_person_sees_which_answer_is_better_and_says_the_same_again() 
     said = answers(one())
     assert right(said) == 1.0
     assert said == answers(one())
-    assert said != [p for p in answers(make_people(PeopleConfig(count=1), 4, worth)[0])]  # another seed
+    assert said != answers(make_people(PeopleConfig(count=1), 4, worth)[0])  # another seed
     assert all(0 < s.strength <= 1 for s in said)
 
 

@@ -183,7 +183,7 @@ def test_mistakes_are_told_with_what_to_do(tasks: Path, tmp_path: Path) -> None:
         recipe(tasks, "people={count: 2}")
     with pytest.raises(ConfigError, match=r"app.wanted"):
         recipe(tasks, "app={wanted: 2}")
-    with pytest.raises(ConfigError, match="without gold.data"):
+    with pytest.raises(ConfigError, match=r"without gold\.data"):
         load(LabelRecipe, None, [f"tasks={tasks}", "gold.count=3"])
     with pytest.raises(DataError, match="cannot be read"):
         run_labels(recipe(tmp_path / "none.jsonl"), tmp_path / "a")
@@ -195,7 +195,7 @@ def test_mistakes_are_told_with_what_to_do(tasks: Path, tmp_path: Path) -> None:
     ranking.write_text('{"task_id": 3}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"ranking.jsonl:1"):
         run_labels(recipe(ranking), tmp_path / "c")
-    with pytest.raises(ConfigError, match="did not start.*guideline"):
+    with pytest.raises(ConfigError, match=r"did not start.*guideline"):
         run_labels(recipe(tasks, "app={guideline: nowhere.md}"), tmp_path / "d")
 
 

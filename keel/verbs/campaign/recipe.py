@@ -44,7 +44,7 @@ class QualityConfig(Section):
 
 
 class LabelRecipe(Section):
-    """The stage `annotate`: tasks go to people through the real server, what they say becomes comparisons and pairs."""
+    """Tasks go to people through the server of `keel annotate`; what they say becomes comparisons and pairs."""
 
     tasks: str = Field(description="File of tasks, one a line: `keel collect`'s or `mine`'s ('@collect/tasks.jsonl'). Pairs of answers.")
     people: Literal["browser"] | PeopleConfig = Field(

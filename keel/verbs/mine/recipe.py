@@ -56,8 +56,7 @@ class MineConfig(Section):
 
 
 class MineRecipe(ModelRecipe):
-    """The stage `mine`: fresh answers of a policy; those that the reward model is unsure of, that break rules or look like hacks become
-    tasks."""
+    """Fresh answers of a policy; those that the reward model is unsure of, that break rules or look like hacks become tasks."""
 
     data: DataConfig = Field(description="Prompts to answer.")
     rewards: list[RewardConfig] = Field(min_length=1, description="A reward model, and rules whose scores `mine.rules` limits.")
