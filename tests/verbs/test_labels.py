@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +83,9 @@ def test_from_tasks_to_pairs(tmp_path: Path) -> None:
     pairs = load_data(DataConfig(path=str(out / "pairs.jsonl"))).of(Pair)
     assert len(pairs) == summary["pairs"] >= 55
     assert not {p.prompt.prompt_id for p in pairs} - {t.prompt.prompt_id for t in read_tasks(tasks)}
+    known_items = {frozenset(c.text for c in t.candidates) for t in read_tasks(out / "tasks.jsonl") if t.expected is not None}
+    assert known_items
+    assert not known_items & {frozenset((p.chosen[0].text, p.rejected[0].text)) for p in pairs}
     assert all(p.rejected[0].text != p.chosen[0].text and 0.5 <= p.label <= 1 for p in pairs)
     expected = {frozenset(c.candidate_id for c in t.candidates): t for t in made("repeated", 60)}
     known = {t.prompt.prompt_id: t.candidates[t.expected.chosen == "second"].text for t in expected.values()}  # type: ignore[union-attr]
@@ -207,3 +214,26 @@ def test_the_server_ends_with_the_block_and_when_its_starter_is_gone(tasks: Path
         people_module.Client(server.base, wait=lambda _: None).call("GET", "/api/me")
     with Store(f"sqlite:///{tmp_path / 's.db'}") as store:  # ended cleanly: nobody holds it
         assert store.progress("c")["items"] == 30
+
+
+def test_the_server_ends_when_its_starter_is_killed(tasks: Path, tmp_path: Path) -> None:
+    """The log is a pipe: it ends when nobody holds it any more, neither the starter nor the server."""
+    log, ended = tmp_path / "log", threading.Event()
+    os.mkfifo(log)
+    reader = threading.Thread(target=lambda: (log.read_bytes(), ended.set()), daemon=True)
+    reader.start()
+    code = (
+        "import sys; from pathlib import Path; from keel.verbs.campaign.server import served\n"
+        f"with served('sqlite:///{tmp_path / 's.db'}', 'c', Path('{tasks}'), ['wanted=2'], Path('{log}')) as server:\n"
+        "    print(server.base, flush=True); sys.stdin.read()\n"
+    )
+    starter = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    base = starter.stdout.readline().strip()
+    assert base.startswith("http://127.0.0.1:")
+    assert not ended.is_set()
+    starter.kill()
+    starter.wait()
+    assert ended.wait(90)
+    with pytest.raises(people_module.UserError, match="does not answer"):
+        people_module.Client(base, wait=lambda _: None).call("GET", "/api/me")

@@ -12,13 +12,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keel.core.errors import ConfigError, UserError
+from keel.simulate.client import Client, RefusedError
 
 _START_S, _END_S = 120.0, 30.0
 _READY = "Ctrl-C ends it"
-# The child listens at its standard input: closed, by us or because we are gone, it gets the signal that Ctrl-C sends.
+# The child listens at its standard input: closed, by us or because we are gone, it gets the signal that Ctrl-C sends. One that comes before
+# the server listens to signals may be lost, hence the second.
 _CHILD = (
-    "import os, runpy, signal, threading\n"
-    "threading.Thread(target=lambda: (os.read(0, 1), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()\n"
+    "import os, runpy, signal, threading, time\n"
+    "def end():\n"
+    "    os.read(0, 1)\n"
+    "    os.kill(os.getpid(), signal.SIGINT)\n"
+    "    time.sleep(20)\n"
+    "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    "threading.Thread(target=end, daemon=True).start()\n"
     "runpy.run_module('keel.cli', run_name='__main__')\n"
 )
 
@@ -55,7 +62,9 @@ def served(store: str, campaign: str, tasks: Path, overrides: Sequence[str], log
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, start_new_session=True, text=True, encoding="utf-8"
         )
     try:
-        yield _links(process, log_file)
+        found = _links(process, log_file)
+        _wait_for(found)
+        yield found
     finally:
         _end(process)
 
@@ -79,19 +88,25 @@ def _links(process: subprocess.Popen[str], log_file: Path) -> Served:
     raise ConfigError(f"keel annotate did not start (exit code {process.returncode}): {' '.join(said) or 'it said nothing'}", str(log_file))
 
 
+def _wait_for(server: Served) -> None:
+    """Until it answers: from then on it listens to signals."""
+    client = Client(server.base)
+    try:
+        client.call("GET", "/api/me")
+    except RefusedError:
+        pass  # nobody is signed in: that is an answer
+    finally:
+        client.close()
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
+        process.stdin = None
     try:
-        if process.stdout is not None:
-            with contextlib.suppress(OSError, ValueError):
-                process.stdout.read()  # its last words; a full pipe would hold it up
-        process.wait(_END_S)
+        process.communicate(timeout=_END_S)  # its last words are read too: a full pipe would hold it up
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.communicate()
         raise UserError("keel annotate did not end by itself and was killed", "every acknowledged vote is stored") from None
-    finally:
-        if process.stdout is not None:
-            process.stdout.close()
