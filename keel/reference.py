@@ -16,6 +16,7 @@ from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
+from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
@@ -43,6 +44,7 @@ _TITLES: Mapping[type[Section], str] = {
     DataShowRecipe: "`keel data show PATH`",
     DataCleanRecipe: "`keel data clean PATH --out FILE`",
     ScenesRecipe: "`keel scenes FOLDER`",
+    AnnotateRecipe: "`keel annotate`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
@@ -65,6 +67,7 @@ def reference_markdown() -> str:
         DataShowRecipe,
         DataCleanRecipe,
         ScenesRecipe,
+        AnnotateRecipe,
         EvalRewardConfig,
         HallucinationConfig,
         ServeRewardConfig,

@@ -8,21 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.responses import JSONResponse
 from sqlalchemy import Connection, func, select
 
 from keel.core.errors import UserError
 from keel.feedback import schema
 from keel.feedback.answers import answer_from, answer_row, from_display
 from keel.feedback.assign import Lease, lease_of
-from keel.feedback.campaigns import Campaign, get_campaign
-from keel.feedback.db import Item, NoLeaseError, Receipt, Store
+from keel.feedback.campaigns import Campaign
+from keel.feedback.db import Item, NoLeaseError, Receipt
 from keel.feedback.rows import RowError, judgement_from
-from keel.types import Answer, Choice, Task
+from keel.types import Answer, Choice
 from keel.web.blind import names_itself
 from keel.web.bodies import BatchIn, JudgementIn, UndoIn
 from keel.web.errors import refusal
 from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, off
-from keel.web.members import check_member, completion, state_of
+from keel.web.members import check_member, completion
 from keel.web.protocol import check_protocol, page_of
 
 router = APIRouter(tags=["annotator"])
@@ -30,21 +31,16 @@ UNDO = 20  # of a person's last events, so many may be corrected
 
 
 @router.get("/api/campaigns/{campaign}/items")
-async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
+async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> JSONResponse:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
-    found, state = await off(_entry, kit.store, campaign, caller)
-    count = max(0, min(n, kit.settings.limits.items))
-    leases = await asyncio.wrap_future(kit.store.next_soon(caller.account.annotator, campaign, count))
-    if leases and state != "passed":
-        state = await off(state_of, kit.store, caller.account.annotator, campaign)
-    shown = await off(lambda: [show(kit, item) for item in kit.store.items(leases)])
-    answer: dict[str, Any] = {"campaign": campaign, "state": state, "paused": found.paused, "items": shown}
-    answer["protocol"] = protocol_row(found)
-    answer["answered"] = await off(_answered, kit.store, caller.account.annotator, campaign)
-    if not leases and not found.paused:
-        answer["state"] = await off(kit.store.member_state, caller.account.annotator, campaign)
-        answer["end"] = await off(completion, kit.store, found, caller.account.annotator, answer["state"])
-    return answer
+    annotator, count = caller.account.annotator, max(0, min(n, kit.settings.limits.items))
+    if not kit.is_member(caller.account, campaign):
+        await off(check_member, kit.store, caller.account, campaign)
+        kit.let_in(caller.account, campaign)
+    leases = await asyncio.wrap_future(kit.store.next_soon(annotator, campaign, count))
+    return JSONResponse(
+        await off(_given, kit, annotator, campaign, leases)
+    )  # as it is: looking through it again takes longer than making it
 
 
 @router.get("/api/campaigns/{campaign}/adjudications")
@@ -58,9 +54,9 @@ async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: int = 
 
 
 @router.post("/api/judgements")
-async def judge(body: JudgementIn, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
+async def judge(body: JudgementIn, caller: CallerDep, kit: KitDep) -> JSONResponse:
     """Store one answer. The same event again is answered alike; the same event with another answer is 409."""
-    return await store_one(kit, caller, body)
+    return JSONResponse(await store_one(kit, caller, body))
 
 
 @router.post("/api/judgements/batch")
@@ -101,14 +97,18 @@ async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, An
     answer = _answer(body)
 
     def start() -> Any:
-        lease, task, campaign = _known(kit.store, annotator, body.handle)
-        check_protocol(answer, page_of(campaign))
+        lease = kit.lease(annotator, body.handle)
+        task = kit.store.task(lease.task_id)
+        page = page_of(kit.campaign(lease.campaign))
+        check_protocol(answer, page)
+        if page.reason == "required" and not body.reason.strip():
+            raise RowError("reason", "is missing: this campaign asks for one")
         unmasked = any(names_itself(c.text) for c in task.candidates)
         more: Mapping[str, Any] = {"blind": False} if unmasked else {}
         said = {"active_ms": body.active_ms, "reason": body.reason, "replaces": body.replaces, "meta": more}
         return kit.store.answer_soon(annotator, body.handle, body.event_id, answer, **said), lease, task
 
-    future, lease, task = await off(start)
+    future, lease, task = start() if kit.at_hand(annotator, body.handle) else await off(start)
     receipt: Receipt = await asyncio.wrap_future(future)
     told: dict[str, Any] = {"stored": True, "late": receipt.late}
     if receipt.reveal is not None:
@@ -165,30 +165,26 @@ def _answer(body: JudgementIn) -> Answer:
     return Choice(answer.chosen, body.strength)
 
 
-def _entry(store: Store, campaign: str, caller: Caller) -> tuple[Campaign, str]:
-    found = store.campaign(campaign)
-    check_member(store, caller.account, campaign)
-    return found, state_of(store, caller.account.annotator, campaign)
+def _given(kit: Kit, annotator: str, campaign: str, leases: tuple[Lease, ...]) -> dict[str, Any]:
+    """What the page is told of leases. Without any it is told why: paused, done, failed."""
+    store = kit.store
+    kit.remember(leases)
+    found = kit.campaign(campaign) if leases else store.campaign(campaign)
+    shown = [show(kit, item) for item in store.items(leases)]
+    state, answered = store.read(lambda c: _so_far(c, annotator, campaign))
+    answer: dict[str, Any] = {"campaign": campaign, "state": state, "paused": found.paused and not leases, "items": shown}
+    answer |= {"protocol": protocol_row(found), "answered": answered}
+    if not leases and not found.paused:
+        answer["state"] = store.member_state(annotator, campaign)
+        answer["end"] = completion(store, found, annotator, answer["state"])
+    return answer
 
 
-def _answered(store: Store, annotator: str, campaign: str) -> int:
-    le = schema.lease
+def _so_far(c: Connection, annotator: str, campaign: str) -> tuple[str, int]:
+    le, m = schema.lease, schema.member
     mine = (le.c.annotator == annotator, le.c.campaign == campaign, le.c.state == "done")
-    return store.read(lambda c: c.execute(select(func.count()).where(*mine)).scalar_one())
-
-
-def _known(store: Store, annotator: str, handle: str) -> tuple[Lease, Task, Campaign]:
-    """Lease, task and campaign of an item that the person was given. Raises NoLeaseError."""
-
-    def look(c: Connection) -> tuple[Any, Campaign]:
-        le = schema.lease
-        row = c.execute(select(le).where(le.c.handle == handle, le.c.annotator == annotator)).one_or_none()
-        if row is None:
-            raise NoLeaseError("this item was not given to you", "load the page again")
-        return row, get_campaign(c, row.campaign)
-
-    row, campaign = store.read(look)
-    return lease_of(row), store.task(row.task), campaign
+    state = c.execute(select(m.c.state).where(m.c.campaign == campaign, m.c.annotator == annotator)).scalar() or "training"
+    return state, c.execute(select(func.count()).where(*mine)).scalar_one()
 
 
 def _reopen(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:

@@ -31,10 +31,14 @@ class Operation:
 def operations(schema: Mapping[str, Any]) -> tuple[Operation, ...]:
     """The calls of an OpenAPI schema, in its order."""
     return tuple(
-        Operation(method.upper(), path, str(call.get("description", "")), (call.get("tags") or [""])[0], _fields(schema, call))
+        Operation(method.upper(), path, _text(call), (call.get("tags") or [""])[0], _fields(schema, call))
         for path, calls in schema["paths"].items()
         for method, call in calls.items()
     )
+
+
+def _text(call: Mapping[str, Any]) -> str:
+    return str(call.get("description", "")).replace("``", "")
 
 
 def _fields(schema: Mapping[str, Any], call: Mapping[str, Any]) -> tuple[Parameter, ...]:

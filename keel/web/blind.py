@@ -10,9 +10,9 @@ _MAKERS = (
     "Zhipu(?: AI)?|Baidu|Tencent|ByteDance|xAI|Cohere|Nvidia|Hugging ?Face|Stability AI|01\\.AI|MiniMax|Databricks|EleutherAI|LMSYS"
 )
 _MODELS = (
-    "ChatGPT|GPT-?[345][\\w.-]*|InstructGPT|Claude|Gemini|Bard|Gemma|PaLM|LLaMA|Llama|Vicuna|Alpaca|Mi[sx]tral|Qwen|Tongyi|DeepSeek|Kimi|"
-    "ChatGLM|GLM-?\\d[\\w.-]*|Ernie(?: Bot)?|Grok|Command R|Copilot|Phi-?\\d|SmolLM|InternLM|Baichuan|Yi-\\d+B|StableLM|Dolly|Koala|"
-    "OpenAssistant|Open Assistant|Falcon|LLaVA"
+    "ChatGPT|GPT-?[345][\\w.-]*|InstructGPT|Gemini|Gemma|PaLM|Mi[sx]tral|Qwen|Tongyi|DeepSeek|ChatGLM|GLM-?\\d[\\w.-]*|Ernie Bot|Grok|"
+    "Phi-?\\d|SmolLM|InternLM|Baichuan|Yi-\\d+B|StableLM|OpenAssistant|Open Assistant|LLaVA|"
+    "(?-i:Claude|Bard|LLaMA|Llama|Vicuna|Alpaca|Kimi|Ernie|Copilot|Command R|Dolly|Koala|Falcon)"  # in small letters they are words
 )
 _HAN_MAKERS = "阿里巴巴|阿里云|百度|腾讯|字节跳动|深度求索|月之暗面|智谱|讯飞|科大讯飞|谷歌|微软|商汤|零一万物|百川"
 _HAN_MODELS = "通义千问|千问|文心一言|豆包|混元|星火|智谱清言|盘古"
@@ -25,7 +25,7 @@ _ENGLISH = re.compile(
     re.IGNORECASE,
 )
 _HAN = re.compile(
-    rf"我(?:是|叫|的名字(?:是|叫))[^。！？\n]{{0,20}}(?:{_HAN_MODELS}|{_MODELS}|{_HAN_MAKERS}|{_MAKERS})"
+    rf"我(?:是|叫|的名字(?:是|叫))[^。！？，,；\n]{{0,20}}(?:{_HAN_MODELS}|{_MODELS}|{_HAN_MAKERS}|{_MAKERS})"
     rf"|(?:由|是)(?:{_HAN_MAKERS}|{_MAKERS})[^。！？\n]{{0,12}}(?:开发|研发|训练|创建|打造|推出|构建|提供)"
     rf"|作为(?:{_HAN_MODELS}|{_MODELS})",
     re.IGNORECASE,

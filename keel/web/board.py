@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +37,7 @@ class Board:
     """One an app. All methods belong to its event loop."""
 
     def __init__(self, kit: Kit) -> None:
-        self.kit = kit
+        self.kit, self.measurer = kit, Measurer()
         self._of: dict[str, _Campaign] = {}
 
     async def look(self, campaign: str) -> dict[str, Any]:
@@ -85,26 +87,46 @@ class Board:
     async def _measure(self, campaign: str, here: _Campaign, votes: int) -> None:
         began = self.kit.clock()
         try:
-            here.measures = await _ask(str(self.kit.store.url.render_as_string(hide_password=False)), campaign)
+            url = self.kit.store.url.render_as_string(hide_password=False)
+            here.measures = await off(self.measurer.ask, url, campaign)
             here.measured_votes = votes
-        except (OSError, ValueError, TimeoutError) as error:
-            log.warning("the measures of %s could not be made: %s", campaign, error)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            if not self.kit.stopping.is_set():
+                log.warning("the measures of %s could not be made: %s", campaign, error)
         finally:
             here.running = None
             here.next_measure = self.kit.clock() + max(MEASURES, 4.0 * (self.kit.clock() - began))
 
 
-async def _ask(store: str, campaign: str) -> dict[str, Any]:
-    """Raises ValueError with the process's last words."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "keel.web.measure", stdin=pipe, stdout=pipe, stderr=pipe)
-    try:
-        async with asyncio.timeout(_LONGEST):
-            out, said = await process.communicate(json.dumps({"store": store, "campaign": campaign}).encode())
-    finally:
-        if process.returncode is None:
+class Measurer:
+    """Runs `keel.web.measure`. By threads: asyncio's own processes may never end when they are cancelled."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+
+    def ask(self, store: str, campaign: str) -> dict[str, Any]:
+        """Waits for the measures. Raises ValueError with the process's last words, OSError, TimeoutExpired."""
+        pipe = subprocess.PIPE
+        with self._gate:
+            if self._closed:
+                raise ValueError("the server is closing")
+            process = subprocess.Popen([sys.executable, "-m", "keel.web.measure"], stdin=pipe, stdout=pipe, stderr=pipe)
+            self._running.add(process)
+        try:
+            out, said = process.communicate(json.dumps({"store": store, "campaign": campaign}).encode(), timeout=_LONGEST)
+        finally:
             process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise ValueError(said.decode(errors="replace").strip()[-500:])
-    return json.loads(out)
+            process.wait()
+            with self._gate:
+                self._running.discard(process)
+        if process.returncode != 0:
+            raise ValueError(said.decode(errors="replace").strip()[-500:])
+        return json.loads(out)
+
+    def close(self) -> None:
+        """End what runs; nothing more is started. Does not wait, so that a signal's handler may call it."""
+        self._closed = True
+        for process in tuple(self._running):
+            process.kill()

@@ -8,21 +8,26 @@ import hmac
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, HTTPException, Request
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from keel.feedback.db import Account, Store
+from keel.feedback import schema
+from keel.feedback.assign import Lease, lease_of
+from keel.feedback.db import Account, Campaign, NoLeaseError, Store
 from keel.web.buckets import Buckets
 from keel.web.media import Media
 from keel.web.settings import WebSettings
 
 T = TypeVar("T")
 FRESH = 5.0  # seconds for which a session that was looked up is believed: one ended by another process lives that long
+SETTINGS = 2.0  # seconds for which the settings of a campaign are believed
 _SESSIONS = 10_000
+_LEASES = 50_000
 
 
 def told(code: str, message: str, todo: str = "") -> dict[str, dict[str, str]]:
@@ -69,6 +74,9 @@ class Kit:
         self.stopping = threading.Event()
         self.streams = 0
         self._sessions: OrderedDict[str, tuple[Caller | None, float]] = OrderedDict()
+        self._leases: OrderedDict[tuple[str, str], Lease] = OrderedDict()
+        self._campaigns: dict[str, tuple[Campaign, float]] = {}
+        self._members: dict[tuple[str, str], float] = {}
 
     async def caller(self, token: str) -> Caller | None:
         """Whose session it is; the database is asked at most every `FRESH` seconds."""
@@ -87,12 +95,55 @@ class Kit:
             self._sessions.popitem(last=False)
         return found
 
+    def remember(self, leases: Iterable[Lease]) -> None:
+        """Leases that were just given out. Who, what and in which order never change; ``state`` and ``until`` do and are not asked here."""
+        for lease in leases:
+            self._leases[lease.annotator, lease.handle] = lease
+            if len(self._leases) > _LEASES:
+                self._leases.popitem(last=False)
+
+    def lease(self, annotator: str, handle: str) -> Lease:
+        """The lease of an item that the person was given. Raises NoLeaseError."""
+        known = self._leases.get((annotator, handle))
+        if known is not None:
+            return known
+        le = schema.lease
+        mine = select(le).where(le.c.handle == handle, le.c.annotator == annotator)
+        row = self.store.read(lambda c: c.execute(mine).one_or_none())
+        if row is None:
+            raise NoLeaseError("this item was not given to you", "load the page again")
+        return lease_of(row)
+
+    def at_hand(self, annotator: str, handle: str) -> bool:
+        """Can an answer to this item be checked without asking the database?"""
+        lease = self._leases.get((annotator, handle))
+        known = None if lease is None else self._campaigns.get(lease.campaign)
+        return known is not None and known[1] > self.clock()
+
+    def is_member(self, account: Account, campaign: str) -> bool:
+        """Was this pair let in a moment ago?"""
+        return self._members.get((account.annotator, campaign), -1.0) > self.clock()
+
+    def let_in(self, account: Account, campaign: str) -> None:
+        """The database said that the person belongs to the campaign: believed for `SETTINGS` seconds."""
+        if len(self._members) > _SESSIONS:
+            self._members.clear()
+        self._members[account.annotator, campaign] = self.clock() + SETTINGS
+
+    def campaign(self, name: str) -> Campaign:
+        """A campaign as it was at most `SETTINGS` seconds ago: for what its page asks, not for whether it is paused."""
+        known = self._campaigns.get(name)
+        if known is None or known[1] <= self.clock():
+            known = self._campaigns[name] = (self.store.campaign(name), self.clock() + SETTINGS)
+        return known[0]
+
     def forget_sessions(self) -> None:
         """After a session ended: the database is asked again."""
         self._sessions.clear()
 
 
-def kit_of(request: Request) -> Kit:
+async def kit_of(request: Request) -> Kit:
+    """Async, though it waits for nothing: what is not runs on a thread of its own."""
     return request.app.state.kit
 
 

@@ -27,7 +27,7 @@ TICK = 2.0  # seconds between two looks of a page that is kept up to date
 _PART = 500
 
 
-def board_of(request: Request) -> Board:
+async def board_of(request: Request) -> Board:
     return request.app.state.board
 
 

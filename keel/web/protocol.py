@@ -10,22 +10,7 @@ from keel.core.errors import ConfigError
 from keel.feedback.campaigns import Campaign
 from keel.feedback.rows import RowError
 from keel.types import Answer, Scores, Spans
-
-REASONS = ("off", "optional", "required")
-SPAN_KINDS = ("object", "attribute", "count", "relation", "text", "other")
-
-
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One line of a rating. ``weight`` is what it counts for in the guideline; scores are whole numbers ``low``..``high``."""
-
-    name: str
-    weight: float
-    low: int = 1
-    high: int = 5
-
-
-DIMENSIONS = (Dimension("accuracy", 40), Dimension("completeness", 25), Dimension("relevance", 20), Dimension("fluency", 15))
+from keel.web.questions import DIMENSIONS, REASONS, SPAN_KINDS, Dimension
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import threading
+from collections.abc import Callable
 
 import uvicorn
 
@@ -42,16 +45,24 @@ def serve(store: Store, settings: WebSettings, listening: socket.socket) -> None
         timeout_keep_alive=75,
         limit_concurrency=2000,
     )
-    server = _Server(config, app.state.kit.stopping.set)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its own end
+
+    def stop() -> None:
+        app.state.kit.stopping.set()
+        app.state.board.measurer.close()
+
+    server = _Server(config, stop)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what uvicorn raises again after its own end must not end us at once
+    with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
+    stop()
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stopping: object) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
         super().__init__(config)
         self._stopping = stopping
 
     def handle_exit(self, sig: int, frame: object) -> None:  # type: ignore[override]
-        self._stopping()  # type: ignore[operator]
+        self._stopping()
         super().handle_exit(sig, frame)  # type: ignore[arg-type]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from keel.core.config import Section
-from keel.feedback.campaigns import CampaignSettings
-from keel.web.protocol import DIMENSIONS, SPAN_KINDS
+from keel.web.questions import DIMENSIONS, SPAN_KINDS
+
+if TYPE_CHECKING:
+    from keel.feedback.campaigns import CampaignSettings
 
 
 class DimensionConfig(Section):
@@ -60,6 +62,8 @@ class AnnotateRecipe(Section):
 
     def settings(self) -> CampaignSettings:
         """The part that judges answers and shows pages."""
+        from keel.feedback.campaigns import CampaignSettings  # the database is an extra, the page of settings is not
+
         return CampaignSettings(self.pass_mark, self.right_at, self.scale, self.disagreement, self.repeat_gap, self.page_row())
 
     def page_row(self) -> Mapping[str, Any]:

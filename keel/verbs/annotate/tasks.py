@@ -56,6 +56,8 @@ def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
 def choose_campaign(store: Store, name: str, tasks: Path | None) -> str:
     """The campaign's name: the one given, the only one there is, or the name of the file of tasks. Raises ConfigError."""
     there = [c.name for c in store.campaigns()]
+    if "/" in name or not name.isprintable():
+        raise ConfigError(f"--campaign: {name!r} cannot be part of an address", "a name without / and control characters")
     if name and (tasks is not None or name in there):
         return name
     if name:

@@ -51,7 +51,9 @@ def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """``site(tasks, ...)``: a store with a campaign, a server process over it, and the account ``ann``."""
     running: list[tuple[subprocess.Popen[str], Store]] = []
 
-    def make(tasks: list[Task], page: dict[str, Any] | None = None, wanted: int = 1, training: list[Task] | None = None, **more: Any) -> Site:
+    def make(
+        tasks: list[Task], page: dict[str, Any] | None = None, wanted: int = 1, training: list[Task] | None = None, **more: Any
+    ) -> Site:
         url = f"sqlite:///{tmp_path}/annotations{len(running)}.db"
         store = Store(url)
         kind = tasks[0].kind

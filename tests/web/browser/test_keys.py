@@ -40,8 +40,12 @@ def test_typing_in_the_reason_is_typing(site: Callable[..., Any], visit: Callabl
     assert [(from_display(v.answer, v.display_order), v.reason) for v in where.votes()] == [(Choice("second", 1.0), "120a?\nbxu/'")]
 
 
-@pytest.mark.parametrize("extra", [{"isComposing": True}, {"keyCode": 229}, {"key": "Process"}, {"ctrlKey": True}, {"metaKey": True}, {"altKey": True}])
-def test_a_composing_input_method_and_modified_keys_vote_nothing(site: Callable[..., Any], visit: Callable[..., Any], extra: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "extra", [{"isComposing": True}, {"keyCode": 229}, {"key": "Process"}, {"ctrlKey": True}, {"metaKey": True}, {"altKey": True}]
+)
+def test_a_composing_input_method_and_modified_keys_vote_nothing(
+    site: Callable[..., Any], visit: Callable[..., Any], extra: dict[str, Any]
+) -> None:
     where = site([task(i) for i in range(2)])
     page = visit(where)
     handle = ready(page)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from browser_tools import ready, saved, task
+
 from keel.feedback.answers import from_display
 from keel.types import Choice
-from browser_tools import ready, saved, task
 
 
 def test_each_key_stores_its_own_answer(site: Callable[..., Any], visit: Callable[..., Any]) -> None:

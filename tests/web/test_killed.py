@@ -1,0 +1,24 @@
+"""kill -9 of the server while people work: what was acknowledged is stored, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from labs.bench.annotate import measure
+
+
+@pytest.mark.slow
+def test_killed_three_times_under_load_nothing_is_lost_or_doubled() -> None:
+    """The benchmark kills eight times; the people send the same events again until somebody answers."""
+    found = measure("killed", number=8, seconds=0.0, kills=3, items=1200)
+    assert found["kills"] == 3
+    assert found["acknowledged"] > 100
+    assert found["resent"] > 0  # they were cut off
+    assert (found["lost"], found["doubled"], found["refused"]) == (0, 0, {})
+
+
+@pytest.mark.stages
+def test_people_at_work_are_answered() -> None:
+    found = measure("saturated", number=8, seconds=1.0, kills=0, items=400)
+    assert found["acknowledged"] > 0
+    assert (found["lost"], found["doubled"], found["refused"], found["counts_differ"]) == (0, 0, {}, 0)

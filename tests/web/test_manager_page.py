@@ -1,0 +1,82 @@
+"""The manager's page in a browser: it follows the votes without being loaded again, in both languages, on a phone, with hostile names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from web_tools import PASSWORD, make_task
+
+from keel.feedback.db import Campaign, Store
+from keel.types import Choice
+from labs.bench.annotate import start
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "<img src=x onerror=document.title='pwned'>"
+pytestmark = pytest.mark.stages
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_page(locale="en")
+        browser.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[Store, str]]:
+    path = str(tmp_path / "a.db")
+    with Store(path) as store:
+        store.add_campaign(Campaign("shop", 2, "pairwise", "pairwise-v1"))
+        store.add_tasks("shop", [make_task(i) for i in range(8)])
+        store.add_account("boss", PASSWORD, "manager")
+        for name in (HOSTILE, "bob"):
+            store.add_account(name, PASSWORD)
+        process, port, _ = start(path)
+        try:
+            yield store, f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _vote(store: Store, name: str, n: int, chosen: Any) -> None:
+    for item in store.next_items(name, "shop", n):
+        store.answer(name, item.handle, f"{name.encode().hex()[:16]}-{item.handle}", Choice(chosen), active_ms=3000)
+
+
+def test_the_page_follows_the_votes(page: Any, site: tuple[Store, str]) -> None:
+    store, base = site
+    problems: list[str] = []
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    _vote(store, HOSTILE, 8, "first")
+    _vote(store, "bob", 6, "second")
+    page.goto(f"{base}/login")
+    page.fill("#name", "boss")
+    page.fill("#password", PASSWORD)
+    page.click("button.primary")
+    page.wait_for_url("**/manage/shop")
+    page.wait_for_function("() => document.querySelectorAll('#disputes details').length === 6", timeout=120_000)
+    assert HOSTILE in page.locator("#people tbody").inner_text()
+    assert "pwned" not in page.title()
+    page.wait_for_function("() => document.querySelector('#progress .tile:nth-child(2) b')?.textContent === '14'")
+    _vote(store, "bob", 2, "tie")
+    page.wait_for_function("() => document.querySelector('#progress .tile:nth-child(2) b')?.textContent === '16'")
+    page.click("#pause")
+    page.wait_for_selector("#state.warned")
+    assert store.campaign("shop").paused
+    page.click("#invite button")
+    assert "/i/" in page.locator("#links code").inner_text()
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click("[data-language=zh]")
+    page.wait_for_selector("text=标注员")
+    assert problems == []

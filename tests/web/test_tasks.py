@@ -1,0 +1,181 @@
+"""From a file of tasks to a campaign: `keel annotate --tasks`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from web_tools import PIXEL, make_task, with_picture
+
+from keel.core.config import load
+from keel.core.errors import ConfigError, DataError
+from keel.feedback.campaigns import Campaign
+from keel.feedback.db import Store
+from keel.feedback.rows import task_row
+from keel.types import Choice, ImagePart
+from keel.verbs.annotate.recipe import AnnotateRecipe
+from keel.verbs.annotate.run import media_folder
+from keel.verbs.annotate.tasks import Imported, choose_campaign, prepare
+from keel.web.media import Media, mime_of
+from keel.web.protocol import page_of
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(f"sqlite:///{tmp_path}/a.db") as opened:
+        yield opened
+
+
+def _write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def _take(store: Store, path: Path, *overrides: str, name: str = "shop") -> Imported:
+    recipe = load(AnnotateRecipe, None, list(overrides))
+    return prepare(store, Media(store, path.parent / "media"), name, path, recipe, overrides)
+
+
+def test_tasks_by_their_role(store: Store, tmp_path: Path) -> None:
+    known = Choice("first")
+    tasks = [
+        make_task(0),
+        make_task(1, expected=known),
+        make_task(2, expected=known, role="training"),
+        make_task(3, expected=known, role="qualification"),
+        make_task(4, role="work"),
+    ]
+    path = _write(tmp_path / "t.jsonl", [task_row(t) for t in tasks])
+    assert _take(store, path, "wanted=2") == Imported({"work": 2, "gold": 1, "training": 1, "qualification": 1}, 0)
+    assert _take(store, path) == Imported({}, 5)  # again: nothing twice
+    campaign = store.campaign("shop")
+    assert (campaign.wanted, campaign.kind, campaign.protocol) == (2, "pairwise", "pairwise-v1")
+    assert store.progress("shop")["items"] == 2
+
+
+def test_pictures_come_in_by_their_hash(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "from"
+    folder.mkdir()
+    (folder / "dot.png").write_bytes(PIXEL)
+    url = "data:image/png;base64," + base64.b64encode(PIXEL).decode()
+    path = _write(folder / "t.jsonl", [task_row(with_picture(i, s)) for i, s in enumerate(["dot.png", url])])
+    _take(store, path)
+    sources = set()
+    for task in store.tasks(["pic0", "pic1"]):
+        (part,) = (p for p in task.prompt.messages[0].content if isinstance(p, ImagePart))
+        sources.add(part.source)
+        assert Path(part.source).read_bytes() == PIXEL
+    assert len(sources) == 1  # the same bytes once
+    assert _take(store, path) == Imported({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "holds no task"),
+        (["{"], "t.jsonl:1: is no JSON"),
+        ([task_row(make_task(0)), {**task_row(make_task(1)), "kind": "love"}], "t.jsonl:2: kind"),
+        ([task_row(make_task(0)), task_row(make_task(1, "ranking"))], "t.jsonl:2: is ranking"),
+        ([task_row(make_task(0, role="gold"))], "t.jsonl:1: expected is missing"),
+        ([task_row(make_task(0, role="king"))], "t.jsonl:1: meta.role"),
+        ([task_row(make_task(0)), {**task_row(make_task(1)), "more": 1}], "t.jsonl:2: more"),
+    ],
+)
+def test_mistakes_in_a_file_are_named_before_anything_is_stored(store: Store, tmp_path: Path, rows: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=said.replace(".", r"\.")):
+        _take(store, _write(tmp_path / "t.jsonl", rows))
+    assert store.campaigns() == ()
+
+
+@pytest.mark.parametrize(
+    "source", ["nowhere.png", "t.jsonl", "https://example.org/x.png", "data:image/png;base64,%%%", "data:text/plain,x"]
+)
+def test_what_is_no_picture_is_named(store: Store, tmp_path: Path, source: str) -> None:
+    path = _write(tmp_path / "t.jsonl", [task_row(with_picture(0, source))])
+    with pytest.raises(DataError, match=r"t\.jsonl:1"):
+        _take(store, path)
+    assert store.progress("shop")["items"] == 0
+
+
+def test_pictures_are_known_by_their_bytes() -> None:
+    heads = [PIXEL, b"\xff\xd8\xff\xe0", b"GIF89a..", b"RIFF1234WEBPVP8 ", b"<svg xmlns", b"<html>", b"RIFF1234WAVE", b""]
+    assert [mime_of(h) for h in heads] == ["image/png", "image/jpeg", "image/gif", "image/webp", "", "", "", ""]
+
+
+def test_media_are_found_after_the_folder_moved(store: Store, tmp_path: Path) -> None:
+    digest = Media(store, tmp_path / "old").add(PIXEL, "here")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert Media(store, tmp_path / "old").file(digest) is None
+    found = Media(store, tmp_path / "new").file(digest)
+    assert found is not None
+    assert found[0].read_bytes() == PIXEL
+
+
+def test_which_campaign(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "study.jsonl"
+    for name, tasks in (("", None), ("shop", None)):
+        with pytest.raises(ConfigError):
+            choose_campaign(store, name, tasks)
+    assert choose_campaign(store, "", file) == "study"
+    assert choose_campaign(store, "shop", file) == "shop"
+    store.add_campaign(Campaign("one", 1, "pairwise", "v1"))
+    assert choose_campaign(store, "", None) == "one"
+    assert choose_campaign(store, "", file) == "one"
+    store.add_campaign(Campaign("two", 1, "pairwise", "v1"))
+    assert choose_campaign(store, "two", None) == "two"
+    with pytest.raises(ConfigError, match="one, two"):
+        choose_campaign(store, "", None)
+    with pytest.raises(ConfigError, match="name"):
+        choose_campaign(store, "a/b", file)
+
+
+def test_settings_at_a_later_start(store: Store, tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.jsonl", [task_row(make_task(0))])
+    (tmp_path / "g.md").write_text("# Read")
+    _take(store, path, "wanted=2", "page={min_read_ms: 500, reason: required}")
+    _take(store, path, "gold_share=0.2", "page.min_read_ms=900", f"guideline={tmp_path}/g.md", "disagreement=0.4")
+    found = store.campaign("shop")
+    assert (found.wanted, found.gold_share, found.settings.disagreement) == (2, 0.2, 0.4)
+    page = page_of(found)
+    assert (page.min_read_ms, page.reason) == (900, "required")
+    text, weights = store.guideline(found.guideline)
+    assert (text, weights["accuracy"]) == ("# Read", 40.0)
+    _take(store, path, "wanted=2")  # the same: fine
+    with pytest.raises(ConfigError, match="wanted is 2"):
+        _take(store, path, "wanted=3")
+
+
+def test_every_setting_of_the_recipe_arrives(store: Store, tmp_path: Path) -> None:
+    given = {
+        "gold_share": 0.21, "repeat_share": 0.11, "lease_seconds": 77.0, "seed": 5, "pass_mark": 0.5, "right_at": 0.6, "scale": 4.0,
+        "disagreement": 0.3, "repeat_gap": 9, "wanted": 4,
+    }  # fmt: skip
+    path = _write(tmp_path / "t.jsonl", [task_row(make_task(0))])
+    _take(store, path, *(f"{k}={v}" for k, v in given.items()), "page.strength_steps=5", "page.language=zh")
+    found = store.campaign("shop")
+    for key, value in given.items():
+        assert (getattr(found, key) if hasattr(found, key) else getattr(found.settings, key)) == value, key
+    assert (page_of(found).strength_steps, page_of(found).language) == (5, "zh")
+    assert set(AnnotateRecipe.model_fields) == {*given, "guideline", "weights", "page"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [{"colour": 1}, {"min_read_ms": -1}, {"reason": "maybe"}, {"dimensions": [{"name": "a", "weight": 1, "low": 5, "high": 5}]},
+     {"dimensions": [{"nam": "a"}]}, {"span_kinds": []}, {"completion_url": "javascript:alert(1)"}],
+)  # fmt: skip
+def test_impossible_pages_are_refused(page: dict[str, Any]) -> None:
+    campaign = Campaign("c", 1, "pairwise", "v1")
+    with pytest.raises(ConfigError, match="page"):
+        page_of(replace(campaign, settings=replace(campaign.settings, page=page)))
+
+
+def test_where_pictures_lie() -> None:
+    assert media_folder("annotations.db") == Path("annotations.media")
+    assert media_folder("sqlite:////data/x.db") == Path("/data/x.media")
+    assert media_folder("postgresql://u@h/n") == Path("annotations.media")
