@@ -156,8 +156,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """``people``: what goes to people, the least sure first; ``accepted``: what is taken as the machine says; ``audit_rate``: the chance
-    with which each sure one is drawn, which an estimate of the accepted ones' errors divides by."""
+    """``people``: what goes to people, the least sure first; ``accepted``: what is taken as the machine says; ``audit_rate``: the share
+    of the sure ones that is audited, by which an estimate of the errors among them divides; a short budget lowers it."""
 
     people: tuple[Check, ...]
     accepted: tuple[str, ...]
@@ -174,10 +174,10 @@ def to_verify(tasks: Sequence[str], confidence_T: Floats, budget: int, *, audit:
     keys = np.array([stable_hash("audit", seed, t) for t in tasks], np.uint64)
     drawn_T = uniform(keys, 0) < audit if len(tasks) else np.zeros(0, np.bool_)
     sure_T = confidence_T >= least
-    audits = [i for i in np.argsort(keys, kind="stable") if sure_T[i] and drawn_T[i]][:budget]
-    unsure = [i for i in np.argsort(confidence_T, kind="stable") if not sure_T[i]][: budget - len(audits)]
+    audits = [int(i) for i in np.argsort(keys, kind="stable") if sure_T[i] and drawn_T[i]][:budget]
+    unsure = [int(i) for i in np.argsort(confidence_T, kind="stable") if not sure_T[i]][: budget - len(audits)]
     people = [Check(tasks[i], "unsure", float(confidence_T[i])) for i in unsure] + [
         Check(tasks[i], "audit", float(confidence_T[i])) for i in audits
     ]
     seen = {c.task for c in people}
-    return Checks(tuple(people), tuple(t for t, s in zip(tasks, sure_T) if s and t not in seen), audit)
+    return Checks(tuple(people), tuple(t for t, s in zip(tasks, sure_T) if s and t not in seen), len(audits) / max(int(sure_T.sum()), 1))

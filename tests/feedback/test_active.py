@@ -94,7 +94,9 @@ def test_people_see_the_least_sure_and_some_of_the_sure() -> None:
     assert min(confidence[TASKS.index(t)] for t in found.accepted) >= 0.8
     assert 8 <= len(audits) <= 26  # 80 sure ones at 0.2
     assert found == to_verify(TASKS, confidence, 100, audit=0.2, least=0.8)
+    assert found.audit_rate == pytest.approx(len(audits) / 80)
     short = to_verify(TASKS, confidence, 5, audit=0.2, least=0.8)
+    assert short.audit_rate == pytest.approx(5 / 80)
     assert (len(short.people), len(short.accepted)) == (5, 75)  # 120 unsure ones wait
     with pytest.raises(ConfigError, match="audit share"):
         to_verify(TASKS, confidence, 5, audit=0.0)

@@ -1,7 +1,8 @@
 """One person's page: every measure, and the one verdict that may be acted on, the alarm of the e-process.
 
 Three families are mixed: labels that ignore the task, a side chosen always, votes faster than reading. Ville's inequality bounds the
-chance that an honest person is ever alarmed by ``alpha``, however many votes they give and however often one looks.
+chance that a person of the null (`others`, and the limits below) is ever alarmed by ``alpha``, however many votes they give and however
+often one looks; as far as the crowd's model is right, which is learnt from the same votes.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.core.errors import DataError
-from keel.types import Comparison
 from keel.types.judgements import Choice, Judgement
+from keel.types.records import Comparison
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
