@@ -60,6 +60,7 @@ def _wrong(page: Page) -> list[str]:
         f"reason must be one of {', '.join(REASONS)}": page.reason in REASONS,
         "strength_steps must be at least 1": page.strength_steps >= 1,
         "min_read_ms must not be below 0": page.min_read_ms >= 0,
+        "ahead must be between 1 and 19": 1 <= page.ahead <= 19,
         "dimensions must hold one, each with low < high and no weight below 0": bool(page.dimensions)
         and all(d.low < d.high and d.weight >= 0 for d in page.dimensions),
         "span_kinds must hold one": bool(page.span_kinds),

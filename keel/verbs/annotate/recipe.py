@@ -33,6 +33,7 @@ class PageConfig(Section):
     span_kinds: list[str] = Field(default=list(SPAN_KINDS), min_length=1, description="What may be wrong with a marked stretch of text.")
     strength_steps: int = Field(default=3, ge=1, description="How many degrees of clearness a choice between two has; 1 asks for none.")
     min_read_ms: int = Field(default=0, ge=0, description="Answers can be given only after an item was shown for so many milliseconds.")
+    ahead: int = Field(default=6, ge=1, le=19, description="Items that the page keeps ready: more last longer without the network.")
     reason: Literal["off", "optional", "required"] = Field(default="optional", description="Whether people say why, in words.")
     language: str = Field(default="", pattern="^(|en|zh)$", description="Of the page at first, en or zh; empty: what the browser wants.")
     completion_code: str = Field(default="", description="What a person gets who has done all, for Prolific; empty: a code of their own.")

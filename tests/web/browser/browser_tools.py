@@ -37,7 +37,8 @@ def task(i: int, kind: str = "pairwise", count: int = 2, prompt: Prompt | None =
     """The i-th task; its answers differ from those of all others."""
     shown = texts or tuple(f"Answer {k} to question {i}" for k in range(count))
     candidates = tuple(Candidate(f"c{i}-{k}", text) for k, text in enumerate(shown))
-    return Task(f"task-{i:03d}", prompt or Prompt(f"p{i}", text=f"Question {i}?"), candidates, kind, f"{kind}-v1", **more)  # type: ignore[arg-type]
+    asked = prompt or Prompt(f"p{i}", text=f"Question {i}?")
+    return Task(f"task-{i:03d}", asked, candidates, kind, f"{kind}-v1", **more)  # type: ignore[arg-type]
 
 
 def png(width: int = 40, height: int = 30, colour: tuple[int, int, int] = (200, 60, 60)) -> str:
@@ -75,7 +76,7 @@ def watch(page: Page, problems: list[str]) -> None:
 def ready(page: Page, handle: str = "") -> str:
     """Wait until an item (another than ``handle``) can be answered; returns its handle."""
     page.wait_for_function(
-        "h => document.body.dataset.gate === 'open' && document.querySelector('.item') && document.querySelector('.item').dataset.handle !== h",
+        "h => document.body.dataset.gate === 'open' && (document.querySelector('.item')?.dataset.handle ?? h) !== h",
         arg=handle,
     )
     return page.locator(".item").get_attribute("data-handle") or ""

@@ -36,19 +36,25 @@ CONTRAST = """() => {
     const [a, b] = [light(parse(style.color)), light(ground(element))].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05);
     const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && Number(style.fontWeight) >= 700);
-    if (ratio < (large ? 3 : 4.5)) bad.push(`${element.tagName}.${element.className} "${element.textContent.slice(0, 20)}" ${ratio.toFixed(2)}`);
+    const which = `${element.tagName}.${element.className} "${element.textContent.slice(0, 20)}"`;
+    if (ratio < (large ? 3 : 4.5)) bad.push(`${which} ${ratio.toFixed(2)}`);
   }
   return bad;
 }"""
 
 NAMES = """() => {
-  const name = (e) => e.getAttribute('aria-label') || (e.getAttribute('aria-labelledby') ?? '').split(' ').map((id) => document.getElementById(id)?.textContent ?? '').join(' ').trim()
+  const words = (ids) => ids.split(' ').map((id) => document.getElementById(id)?.textContent ?? '').join(' ').trim();
+  const name = (e) => e.getAttribute('aria-label') || words(e.getAttribute('aria-labelledby') ?? '')
     || e.labels?.[0]?.textContent.trim() || e.textContent.trim() || e.title;
-  const controls = [...document.querySelectorAll('button, a[href], input, textarea, select, [tabindex="0"], [role=group], section, dialog')].filter((e) => e.checkVisibility());
+  const kinds = 'button, a[href], input, textarea, select, [tabindex="0"], [role=group], section, dialog';
+  const controls = [...document.querySelectorAll(kinds)].filter((e) => e.checkVisibility());
   const twice = [...document.querySelectorAll('[id]')].map((e) => e.id).filter((id, i, all) => all.indexOf(id) !== i);
-  const dangling = [...document.querySelectorAll('[aria-labelledby], [aria-describedby]')].flatMap((e) => `${e.getAttribute('aria-labelledby') ?? ''} ${e.getAttribute('aria-describedby') ?? ''}`.split(' ')).filter((id) => id && !document.getElementById(id));
-  const keys = [...document.querySelectorAll('[data-say]')].map((e) => e.textContent || e.getAttribute('aria-label') || '').filter((t) => /^[a-z]+_[a-z_0-9]+$/.test(t));
-  return { unnamed: controls.filter((e) => !name(e)).map((e) => e.outerHTML.slice(0, 120)), twice, dangling, keys, count: controls.length };
+  const refers = (e) => ['aria-labelledby', 'aria-describedby'].flatMap((a) => (e.getAttribute(a) ?? '').split(' ')).filter(Boolean);
+  const dangling = [...document.querySelectorAll('*')].flatMap(refers).filter((id) => !document.getElementById(id));
+  const said = [...document.querySelectorAll('[data-say]')].map((e) => e.textContent || e.getAttribute('aria-label') || '');
+  const keys = said.filter((text) => /^[a-z]+_[a-z_0-9]+$/.test(text));
+  const unnamed = controls.filter((e) => !name(e)).map((e) => e.outerHTML.slice(0, 120));
+  return { unnamed, twice, dangling, keys, count: controls.length };
 }"""
 
 
@@ -66,7 +72,12 @@ def test_every_control_has_a_name(site: Callable[..., Any], visit: Callable[...,
             page.keyboard.press(opens)
         found = page.evaluate(NAMES)
         assert found["count"] > 8
-        assert {name: found[name] for name in ("unnamed", "twice", "dangling", "keys")} == {"unnamed": [], "twice": [], "dangling": [], "keys": []}
+        assert {name: found[name] for name in ("unnamed", "twice", "dangling", "keys")} == {
+            "unnamed": [],
+            "twice": [],
+            "dangling": [],
+            "keys": [],
+        }
         page.keyboard.press("Escape")
     landmarks = page.evaluate("() => ['header', 'main', 'h2'].map((tag) => document.querySelectorAll(tag).length > 0)")
     assert landmarks == [True, True, True]
@@ -77,7 +88,7 @@ def test_every_control_has_a_name(site: Callable[..., Any], visit: Callable[...,
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_stand_out_from_their_ground(site: Callable[..., Any], visit: Callable[..., Any], kind: str, scheme: str) -> None:
     """WCAG AA, computed for all words on the page, chosen buttons and marks too."""
-    where, page = page_of(kind, site, visit, color_scheme=scheme)
+    _, page = page_of(kind, site, visit, color_scheme=scheme)
     ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
     if kind == "spans":
@@ -223,6 +234,8 @@ def test_the_catalogues_have_the_same_keys_and_values() -> None:
         assert text.strip()
         assert chinese[key].strip()
     code = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.js"))
-    used = set(re.findall(r"""(?:say|sayLabel|sayTitle): (?:\[)?"([a-z_0-9]+)\"""", code)) | set(re.findall(r"""announce\("([a-z_]+)\"""", code))
+    used = set(re.findall(r"""(?:say|sayLabel|sayTitle): (?:\[)?"([a-z_0-9]+)\"""", code)) | set(
+        re.findall(r"""announce\("([a-z_]+)\"""", code)
+    )
     assert len(used) > 40
     assert used <= set(english)

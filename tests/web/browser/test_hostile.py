@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,11 @@ CORPUS = {
     "handler": "<img src=x onerror=\"window.hacked='img'\">",
     "script": "</script><script>window.hacked='script'</script>",
     "closes": "</div></section></body></html><script>window.hacked=1</script>",
-    "link": "[click](javascript:window.hacked='link') [also](data:text/html,<script>parent.hacked=1</script>) <a href=\"javascript:hacked=1\">x</a>",
+    "link": "[click](javascript:window.hacked='link') [also](data:text/html,<script>parent.hacked=1</script>)",
+    "good link": "[fine](https://example.org/a) and <https://example.org/b> and [mail](mailto:a@example.org)",
+    "raw link": '<a href="javascript:hacked=1">x</a>',
     "odd link": "[a](JaVaScRiPt:alert(1)) [b](java\tscript:alert(1)) [c](&#106;avascript:alert(1)) [d](vbscript:x) [e](//example.org/x)",
-    "svg": "<svg onload=\"window.hacked='svg'\"><script>window.hacked=1</script><a xlink:href='javascript:hacked=1'><text>x</text></a></svg>",
+    "svg": "<svg onload=\"window.hacked='svg'\"><script>hacked=1</script><a xlink:href='javascript:hacked=1'><text>x</text></a></svg>",
     "math": "<math><mtext><table><mglyph><style><img src onerror=window.hacked=1></style></mglyph></table></mtext></math>",
     "tex": r"$\text{<img src=x onerror=window.hacked=1>}$ $$\href{javascript:hacked=1}{x}$$ $" + "{" * 200 + "$",
     "style": "<style>body{display:none}</style><p style='position:fixed;inset:0;background:red'>x</p>",
@@ -54,13 +57,16 @@ def test_it_stays_text(site: Callable[..., Any], visit: Callable[..., Any], name
           const inside = [...document.querySelectorAll('.text *')];
           return {
             tags: [...new Set(inside.map(e => e.localName))],
-            handlers: inside.filter(e => [...e.attributes].some(a => a.name.startsWith('on') || a.name === 'style' || a.name === 'id')).length,
+            handlers: inside.filter(e => [...e.attributes].some(({name}) => /^(on.*|style|id)$/.test(name))).length,
             links: [...document.querySelectorAll('.text a[href]')].map(a => [a.href, a.target, a.rel]),
           };
         }"""
     )
-    assert not {"script", "img", "svg", "iframe", "object", "embed", "form", "input", "button", "style", "base", "video"} & set(found["tags"])
+    assert not {"script", "img", "svg", "iframe", "object", "embed", "form", "input", "button", "style", "base", "video"} & set(
+        found["tags"]
+    )
     assert found["handlers"] == 0
+    assert len(found["links"]) == (6 if (name, kind) == ("good link", "pairwise") else 3 if name == "good link" else len(found["links"]))
     for href, target, rel in found["links"]:
         assert href.startswith(("https://", "http://", "mailto:"))
         assert target == "_blank"
@@ -93,9 +99,10 @@ def test_the_policy_holds(site: Callable[..., Any], visit: Callable[..., Any]) -
     assert "style-src 'self'" in policy
     assert "unsafe" not in policy
     source = page.request.get(where.url + "/annotate").text()
-    assert " on" not in source.replace("data-", "") or "onclick" not in source
-    assert "style=" not in source
-    ran = page.evaluate(
+    assert not re.search(r"\s(on[a-z]+|style)=", source)
+    other = page.context.new_page()  # its console is not watched: it will tell of what was stopped
+    other.goto(where.url + "/annotate")
+    ran = other.evaluate(
         """async () => {
           const script = document.createElement('script');
           script.textContent = 'window.inline = 1';

@@ -115,13 +115,15 @@ def test_keys_can_be_changed_and_stay_changed(site: Callable[..., Any], visit: C
     page.keyboard.press("q")
     page.keyboard.press("Escape")
     assert page.locator(".choice.both_bad kbd").inner_text() == "Q"
+    vote(page, "4")
+    assert page.locator(".choice.both_bad kbd").inner_text() == "Q"  # drawn before the change
     page.reload()
     handle = ready(page)
     page.keyboard.press("b")  # means nothing now
     assert page.locator(".item").get_attribute("data-handle") == handle
     vote(page, "q")
     saved(page)
-    assert [v.answer for v in where.votes()] == [Choice("both_bad")]
+    assert [v.answer for v in where.votes()] == [Choice("tie"), Choice("both_bad")]
 
 
 def test_enter_on_a_button_presses_the_button(site: Callable[..., Any], visit: Callable[..., Any]) -> None:

@@ -29,7 +29,8 @@ def random_buckets(rng: random.Random, count: int) -> Buckets:
 
 def on_screen(page: Any) -> Buckets:
     """The boxes as they stand, from the best."""
-    read = "() => [...document.querySelectorAll('.bucket')].map(b => [...b.querySelectorAll('.chip')].map(c => Number(c.dataset.place)).sort())"
+    read = """() => [...document.querySelectorAll('.bucket')]
+      .map(b => [...b.querySelectorAll('.chip')].map(c => Number(c.dataset.place)).sort())"""
     return tuple(tuple(b) for b in page.evaluate(read))
 
 

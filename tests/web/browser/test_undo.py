@@ -76,7 +76,10 @@ def test_undo_while_offline_goes_out_in_order(site: Callable[..., Any], visit: C
 
 def test_training_tells_right_from_wrong_after_the_answer(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
     """The expected answer comes after the person's, never before; then the work begins, without feedback."""
-    taught = [replace(task(90 + i), expected=Choice("first"), meta={"explanation": f"Because of **rule {i}**."}) for i in range(2)]
+    taught = [
+        replace(task(90 + i), expected=Choice("first"), meta={"explanation": {"zh": "因为 **规则**", "en": f"Because of **rule {i}**."}})
+        for i in range(2)
+    ]
     where = site([task(0)], training=taught)
     page = visit(where)
     seen: list[str] = []

@@ -26,3 +26,10 @@ def test_nothing_points_to_files_that_are_not_there() -> None:
     """A source map that is missing is an error in every console."""
     for path in FOLDER.glob("*.js"):
         assert b"sourceMappingURL" not in path.read_bytes(), path.name
+
+
+def test_the_page_asks_for_all_its_modules_at_once() -> None:
+    """A module that is found only when another was read costs a round trip: all are named in the page."""
+    template = (FOLDER.parents[1] / "templates" / "annotate.html").read_text(encoding="utf-8")
+    modules = {path.name for path in (FOLDER.parent / "annotate").glob("*.js")} - {"worker.js"}
+    assert all(f'"/static/annotate/{name}"' in template for name in modules)

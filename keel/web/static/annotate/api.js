@@ -56,7 +56,14 @@ export class Api {
     let response;
     try {
       const signal = AbortSignal.timeout(TIMEOUT_MS);
-      response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), credentials: "same-origin", redirect: "error" });
+      response = await fetch(path, {
+        method,
+        headers,
+        signal,
+        body: body && JSON.stringify(body),
+        credentials: "same-origin",
+        redirect: "error",
+      });
     } catch (error) {
       throw new Unreachable(String(error));
     }

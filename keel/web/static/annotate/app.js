@@ -26,10 +26,14 @@ class App {
 
   async start() {
     setTheme(storedTheme());
-    await setLanguage(document.body.dataset.language || "en");
-    this.disk = await openDisk();
+    const asked = this.api.me().then(
+      (me) => ({ me }),
+      (error) => ({ error }),
+    ); // all three at the same time
+    const [disk] = await Promise.all([openDisk(), setLanguage(document.body.dataset.language || "en")]);
+    this.disk = disk;
+    const me = await this.#who(await asked);
     keepPage();
-    const me = await this.#who();
     if (!me) return;
     this.api.user = me.name;
     if (me.language !== language()) await setLanguage(me.language);
@@ -41,18 +45,16 @@ class App {
   }
 
   /** Who is signed in; from the disk when the server cannot be reached. */
-  async #who() {
-    try {
-      const me = await this.api.me();
+  async #who({ me, error }) {
+    if (me) {
       await this.#forgetOthers(me.name);
       this.disk.put("facts", { name: "me", me: { ...me, csrf: "" } }).catch(() => null); // a full disk: no start without the server
       return me;
-    } catch (error) {
-      if (error instanceof Refused && error.status === 401) return void location.assign("/login");
-      const kept = error instanceof Unreachable || error.status >= 429 ? (await this.disk.get("facts", "me"))?.me : null;
-      if (!kept) new Chrome(this.keys, { look: () => location.reload() }).empty(stage, "unreachable", { again: true });
-      return kept;
     }
+    if (error instanceof Refused && error.status === 401) return void location.assign("/login");
+    const kept = error instanceof Unreachable || error.status >= 429 ? (await this.disk.get("facts", "me"))?.me : null;
+    if (!kept) new Chrome(this.keys, { look: () => location.reload() }).empty(stage, "unreachable", { again: true });
+    return kept;
   }
 
   /** Another person's items do not stay in this browser; their unsent votes do, until they sign in again. */
@@ -75,11 +77,26 @@ class App {
   #place(me) {
     const asked = new URLSearchParams(location.search);
     const disputed = asked.has("disputed");
-    const named = document.body.dataset.campaign || (me.campaigns.length === 1 && !me.roles.includes("adjudicator") ? me.campaigns[0].name : "");
+    const named =
+      document.body.dataset.campaign || (me.campaigns.length === 1 && !me.roles.includes("adjudicator") ? me.campaigns[0].name : "");
     if (named) return { campaign: named, disputed };
     const link = (name, extra, words) => h("a", { class: "button", href: `/annotate?c=${encodeURIComponent(name)}${extra}` }, words);
-    const rows = me.campaigns.map(({ name }) => h("li", {}, link(name, "", h("b", { text: name })), me.roles.includes("annotator") ? null : link(name, "&disputed=1", h("span", { say: "disputed" }))));
-    stage.replaceChildren(h("section", { class: "empty card" }, h("h2", { say: rows.length ? "choose_campaign" : "no_campaign" }), h("ul", { class: "campaigns" }, rows)));
+    const rows = me.campaigns.map(({ name }) =>
+      h(
+        "li",
+        {},
+        link(name, "", h("b", { text: name })),
+        me.roles.includes("annotator") ? null : link(name, "&disputed=1", h("span", { say: "disputed" })),
+      ),
+    );
+    stage.replaceChildren(
+      h(
+        "section",
+        { class: "empty card" },
+        h("h2", { say: rows.length ? "choose_campaign" : "no_campaign" }),
+        h("ul", { class: "campaigns" }, rows),
+      ),
+    );
     return null;
   }
 
@@ -88,27 +105,45 @@ class App {
     this.outbox = new Outbox(this.disk, this.api, me.name, tabs);
     const clock = new ActiveClock(IDLE_MS);
     const gate = new Gate(clock, this.chrome.gate);
-    const hooks = { keys: this.keys, ready: () => this.work.ready(), send: (answer) => this.work.vote(answer), changed: () => null, announce: this.chrome.announce };
+    const hooks = {
+      keys: this.keys,
+      ready: () => this.work.ready(),
+      send: (answer) => this.work.vote(answer),
+      changed: () => null,
+      announce: this.chrome.announce,
+    };
     const redraw = (item, page) => draw(item, page, hooks);
     const fetch = (n) => this.#fetch(campaign, disputed, n);
-    this.queue = new Queue({ fetch, prepare: redraw, outbox: this.outbox, tabs, disk: this.disk, user: me.name, place: `${campaign}${disputed ? " disputed" : ""}`, ahead: AHEAD });
+    this.queue = new Queue({
+      fetch,
+      prepare: redraw,
+      outbox: this.outbox,
+      tabs,
+      disk: this.disk,
+      user: me.name,
+      place: `${campaign}${disputed ? " disputed" : ""}`,
+      ahead: AHEAD,
+    });
     this.work = new Work({ stage, queue: this.queue, outbox: this.outbox, clock, gate, redraw, announce: this.chrome.announce });
     this.keys.listen(() => ({ ...this.work.actions(), guideline: () => this.guideline(), help: () => showKeys(this.keys, this.#asked()) }));
     this.#wire();
-    this.outbox.kick();
+    this.outbox.start();
     await this.queue.fill();
-    if (!this.work.current && !this.queue.length) await this.queue.restore();
+    if (this.queue.offline && !this.work.current) await this.queue.restore();
   }
 
   #wire() {
     const { outbox, queue, work, chrome } = this;
-    for (const [what, name] of [[outbox, "change"], [work, "change"], [work, "shown"]]) what.addEventListener(name, () => this.#update()); // prettier-ignore
+    for (const name of ["change", "shown"]) work.addEventListener(name, () => this.#update());
+    work.addEventListener("shown", () => work.current.drawn.keys !== this.keys.version && chrome.caps());
+    outbox.addEventListener("change", () => this.#sent());
     work.addEventListener("answered", () => this.since++);
     work.addEventListener("feedback", ({ detail }) => showFeedback(detail, () => detail.blocking && work.goOn()));
     outbox.addEventListener("refused", () => chrome.announce("vote_refused"));
     outbox.addEventListener("signedout", ({ detail }) => this.#signedOut(detail));
     outbox.addEventListener("receipt", () => chrome.banner(this.disk.durable ? "" : "no_disk"));
     queue.addEventListener("empty", () => this.#nothing());
+    queue.addEventListener("broken", () => chrome.announce("item_broken"));
     queue.addEventListener("offline", () => this.#offline());
     queue.addEventListener("refused", ({ detail }) => (detail.status === 401 ? this.#signedOut(detail.code) : this.#refusedItems(detail)));
     addEventListener("online", () => queue.fill());
@@ -154,7 +189,14 @@ class App {
     const { canUndo, correcting, current } = this.work;
     const answered = (this.last.answered ?? 0) + this.since;
     this.chrome.update({ counts, reachable, answered, state: current?.page.state ?? this.last.state, canUndo, correcting });
-    if (!current && !this.queue.length && counts.waiting === 0) this.#nothing();
+  }
+
+  /** Something went out, or waits: where there is no item, that is what is shown. */
+  #sent() {
+    this.#update();
+    if (this.work.current || this.queue.length) return;
+    if (this.outbox.counts.waiting) this.#nothing();
+    else if (stage.querySelector(".sending, .offline")) this.queue.fill();
   }
 
   #nothing() {
@@ -176,7 +218,8 @@ class App {
   }
 
   #refusedItems(error) {
-    if (!this.work.current && !this.queue.length) this.chrome.empty(stage, "refused_items", { values: { message: error.message }, again: true });
+    if (!this.work.current && !this.queue.length)
+      this.chrome.empty(stage, "refused_items", { values: { message: error.message }, again: true });
   }
 
   #signedOut(code) {

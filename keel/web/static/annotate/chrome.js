@@ -15,7 +15,13 @@ export class Chrome {
   /** `does`: {undo, guideline, help, refused, look, keepOld} are called for buttons. */
   constructor(keys, does) {
     Object.assign(this, { keys, does });
-    const button = (name, act) => h("button", { type: "button", class: `tool ${name}`, onclick: act }, h("span", { say: name }), h("kbd", { "data-action": name, "aria-hidden": "true", text: cap(keys.keyFor(name)) }));
+    const button = (name, act) =>
+      h(
+        "button",
+        { type: "button", class: `tool ${name}`, onclick: act },
+        h("span", { say: name }),
+        h("kbd", { "data-action": name, "aria-hidden": "true", text: cap(keys.keyFor(name)) }),
+      );
     this.undo = button("undo", does.undo);
     this.state = h("span", { class: "badge", hidden: true });
     this.count = h("span", { class: "count" });
@@ -28,7 +34,7 @@ export class Chrome {
     say(document.querySelector(".skip"), "skip");
     say(document.getElementById("marking-keys"), "marking_keys");
     this.#labels();
-    addEventListener("keel-keys", () => this.#caps());
+    addEventListener("keel-keys", () => this.caps());
   }
 
   /** A message that is seen and read out; values fill the catalogue's text. */
@@ -54,7 +60,13 @@ export class Chrome {
     say(this.count, ["answered_n", { n: answered }]);
     this.state.hidden = !["training", "qualification"].includes(state);
     if (!this.state.hidden) say(this.state, `state_${state}`);
-    const net = counts.refused ? ["net_refused", { n: counts.refused }] : !reachable ? ["net_off", { n: counts.waiting }] : counts.waiting ? ["net_sending", { n: counts.waiting }] : ["net_saved", {}];
+    const net = counts.refused
+      ? ["net_refused", { n: counts.refused }]
+      : !reachable
+        ? ["net_off", { n: counts.waiting }]
+        : counts.waiting
+          ? ["net_sending", { n: counts.waiting }]
+          : ["net_saved", {}];
     this.net.dataset.net = net[0];
     this.net.disabled = !counts.refused;
     say(this.net, net);
@@ -66,10 +78,21 @@ export class Chrome {
     const id = `${key} ${code}`;
     if (this.#shown === id && stage.querySelector(".empty")) return;
     this.#shown = id;
-    const link = url && /^https:\/\//.test(url) ? h("a", { href: url, class: "button primary", rel: "noopener", say: "to_platform" }) : null;
+    const link =
+      url && /^https:\/\//.test(url) ? h("a", { href: url, class: "button primary", rel: "noopener", say: "to_platform" }) : null;
     const box = code ? h("p", { class: "code" }, h("span", { say: "completion_code" }), h("output", { text: code, tabindex: "0" })) : null;
     const look = again ? h("button", { type: "button", class: "primary", say: "look_again", onclick: this.does.look }) : null;
-    stage.replaceChildren(h("section", { class: `empty card ${key}`, role: "status" }, h("h2", { say: [key, values] }), h("p", { say: `${key}_more` }), box, link, look));
+    stage.replaceChildren(
+      h(
+        "section",
+        { class: `empty card ${key}`, role: "status" },
+        h("h2", { say: [key, values] }),
+        h("p", { say: `${key}_more` }),
+        box,
+        link,
+        look,
+      ),
+    );
     clearTimeout(this.later);
     if (again) this.later = setTimeout(() => !document.hidden && this.does.look(), LATER_MS);
   }
@@ -83,7 +106,11 @@ export class Chrome {
     const element = document.getElementById("correcting");
     if (on === !element.hidden) return;
     element.hidden = !on;
-    element.replaceChildren(...(on ? [h("span", { say: "correcting" }), h("button", { type: "button", class: "small", say: "keep_old", onclick: this.does.keepOld })] : []));
+    element.replaceChildren(
+      ...(on
+        ? [h("span", { say: "correcting" }), h("button", { type: "button", class: "small", say: "keep_old", onclick: this.does.keepOld })]
+        : []),
+    );
   }
 
   async #switchLanguage() {
@@ -104,7 +131,9 @@ export class Chrome {
     for (const where of ["label", "title"]) say(this.theme, `theme_${theme()}`, where);
   }
 
-  #caps() {
-    for (const element of document.querySelectorAll("kbd[data-action]")) element.textContent = cap(this.keys.keyFor(element.dataset.action));
+  /** Write the present keys on all that shows one. */
+  caps() {
+    for (const element of document.querySelectorAll("kbd[data-action]"))
+      element.textContent = cap(this.keys.keyFor(element.dataset.action));
   }
 }

@@ -36,7 +36,9 @@ class Disk {
 
   #do(store, mode, job) {
     return new Promise((resolve, reject) => {
-      const transaction = this.database.transaction(store, mode, { durability: mode === "readwrite" && store === "events" ? "strict" : "relaxed" });
+      const transaction = this.database.transaction(store, mode, {
+        durability: mode === "readwrite" && store === "events" ? "strict" : "relaxed",
+      });
       const request = job(transaction.objectStore(store));
       transaction.oncomplete = () => resolve(request.result);
       transaction.onerror = transaction.onabort = () => reject(transaction.error ?? request.error);

@@ -48,5 +48,10 @@ export const letter = (place) => String.fromCharCode(65 + place);
 
 /** "Cannot judge": there for every kind of item. */
 export function cannotButton(cap, ready, act) {
-  return h("button", { type: "button", class: "choice cannot", onclick: () => ready() && act() }, h("span", { say: "cannot" }), cap("cannot"));
+  return h(
+    "button",
+    { type: "button", class: "choice cannot", onclick: () => ready() && act() },
+    h("span", { say: "cannot" }),
+    cap("cannot"),
+  );
 }

@@ -50,7 +50,9 @@ export class Drag {
   }
 
   #target(event) {
-    const found = document.elementsFromPoint(event.clientX, event.clientY).find((element) => element.dataset.drop && this.root.contains(element));
+    const found = document
+      .elementsFromPoint(event.clientX, event.clientY)
+      .find((element) => element.dataset.drop && this.root.contains(element));
     return found ?? null;
   }
 

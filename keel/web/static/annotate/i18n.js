@@ -6,7 +6,7 @@ let now = "en";
 /** Fill the {names} of a text of the catalogue. An unknown key shows itself, so that it is noticed. */
 export function t(key, values = {}) {
   const text = words[key] ?? key;
-  return text.replace(/\{(\w+)\}/g, (_, name) => String(typeof values[name] === "function" ? values[name]() : values[name] ?? ""));
+  return text.replace(/\{(\w+)\}/g, (_, name) => String(typeof values[name] === "function" ? values[name]() : (values[name] ?? "")));
 }
 
 export const language = () => now;

@@ -2,10 +2,30 @@
 const STORED = "keel-keys";
 
 export const DEFAULTS = Object.freeze({
-  1: "1", 2: "2", 3: "3", 4: "4", 5: "5", 6: "6", 7: "7", 8: "8", 9: "9",
-  both_bad: "b", cannot: "x", tie: "t", agree: "a", back: "Backspace", nothing: "n", send: "Enter",
-  reason: "r", undo: "u", guideline: "g", help: "?", zoom_in: "+", zoom_out: "-", zoom_reset: "0",
-}); // prettier-ignore
+  1: "1",
+  2: "2",
+  3: "3",
+  4: "4",
+  5: "5",
+  6: "6",
+  7: "7",
+  8: "8",
+  9: "9",
+  both_bad: "b",
+  cannot: "x",
+  tie: "t",
+  agree: "a",
+  back: "Backspace",
+  nothing: "n",
+  send: "Enter",
+  reason: "r",
+  undo: "u",
+  guideline: "g",
+  help: "?",
+  zoom_in: "+",
+  zoom_out: "-",
+  zoom_reset: "0",
+});
 
 const NOT_TEXT = new Set(["button", "checkbox", "color", "file", "image", "radio", "range", "reset", "submit"]);
 const NATIVE = new Set(["Enter", " "]); // press the control that has the focus
@@ -39,6 +59,7 @@ export function asleep(event) {
 export class Keys {
   #actions = () => ({});
   #map = { ...DEFAULTS, ...stored() };
+  version = 0; // of the table: what was drawn with an older one shows wrong keys
 
   constructor() {
     addEventListener("keydown", (event) => this.#press(event));
@@ -59,6 +80,7 @@ export class Keys {
     if (other) return other;
     this.#map[action] = key;
     keep(this.#map);
+    this.version++;
     dispatchEvent(new CustomEvent("keel-keys"));
     return "";
   }
@@ -66,6 +88,7 @@ export class Keys {
   reset() {
     this.#map = { ...DEFAULTS };
     keep({});
+    this.version++;
     dispatchEvent(new CustomEvent("keel-keys"));
   }
 

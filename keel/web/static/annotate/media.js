@@ -30,8 +30,13 @@ export class Panes {
     image.alt = "";
     const view = h("div", { class: "view", tabindex: "0", role: "img", sayLabel: [many ? "image_n" : "image", { n: number }] }, image);
     const button = (say, act, text) => h("button", { type: "button", class: "small", sayLabel: say, sayTitle: say, onclick: act, text });
-    const tools = h("div", { class: "tools" },
-      button("zoom_in", () => this.zoom(STEP), "+"), button("zoom_out", () => this.zoom(1 / STEP), "−"), button("zoom_reset", () => this.reset(), "1:1")); // prettier-ignore
+    const tools = h(
+      "div",
+      { class: "tools" },
+      button("zoom_in", () => this.zoom(STEP), "+"),
+      button("zoom_out", () => this.zoom(1 / STEP), "−"),
+      button("zoom_reset", () => this.reset(), "1:1"),
+    );
     this.#panes.push({ view, image });
     this.#listen(view);
     return h("figure", { class: "media" }, view, tools);

@@ -13,7 +13,14 @@ export function newId() {
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
   bytes[8] = (bytes[8] & 0x3f) | 0x80;
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return [8, 4, 4, 4, 12].map((n, i, sizes) => hex.substr(sizes.slice(0, i).reduce((a, b) => a + b, 0), n)).join("-");
+  return [8, 4, 4, 4, 12]
+    .map((n, i, sizes) =>
+      hex.substr(
+        sizes.slice(0, i).reduce((a, b) => a + b, 0),
+        n,
+      ),
+    )
+    .join("-");
 }
 
 export class Outbox extends EventTarget {
@@ -35,6 +42,12 @@ export class Outbox extends EventTarget {
     document.addEventListener("visibilitychange", () => !document.hidden && this.kick());
     addEventListener("beforeunload", (event) => this.#atRisk && event.preventDefault());
     this.counts = { waiting: 0, refused: 0 };
+  }
+
+  /** Send what an earlier page left. */
+  async start() {
+    await this.#changed(false);
+    return this.kick();
   }
 
   /** Would something be lost if the page went now? */

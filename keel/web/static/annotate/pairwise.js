@@ -7,7 +7,12 @@ export function scale(steps) {
     Array.from({ length: steps }, (_, i) => {
       const level = chosen === "first" ? steps - i : i + 1;
       const strength = steps > 1 ? level / steps : null;
-      return { chosen, strength, row: steps - level + 1, say: [steps === 1 ? "better" : steps <= 3 ? `better_${level}_of_${steps}` : "better_level", { name, level, steps }] };
+      return {
+        chosen,
+        strength,
+        row: steps - level + 1,
+        say: [steps === 1 ? "better" : steps <= 3 ? `better_${level}_of_${steps}` : "better_level", { name, level, steps }],
+      };
     });
   return [...side("first", letter(0)), { chosen: "tie", strength: null, say: ["tie", {}] }, ...side("second", letter(1))];
 }
@@ -22,9 +27,20 @@ export class Pairwise {
     const rest = ["both_bad", "cannot"].map((name) => this.#button({ chosen: name, strength: null, say: [name, {}] }, name, cap, name));
     this.buttons = [...digits, ...rest];
     const lines = Math.max(1, (digits.length - 1) / 2);
-    this.panel = h("div", { class: "choices" },
-      h("div", { class: `scale s${lines}`, role: "group", sayLabel: "scale" }, digits.map(({ button }) => button)),
-      h("div", { class: "rest", role: "group", sayLabel: "else" }, rest.map(({ button }) => button))); // prettier-ignore
+    this.panel = h(
+      "div",
+      { class: "choices" },
+      h(
+        "div",
+        { class: `scale s${lines}`, role: "group", sayLabel: "scale" },
+        digits.map(({ button }) => button),
+      ),
+      h(
+        "div",
+        { class: "rest", role: "group", sayLabel: "else" },
+        rest.map(({ button }) => button),
+      ),
+    );
   }
 
   actions() {
@@ -36,13 +52,24 @@ export class Pairwise {
   }
 
   restore(answer) {
-    this.#pressed = this.buttons.map(({ choice }) => choice).find((c) => c.chosen === answer.chosen && c.strength === answer.strength) ?? null;
+    this.#pressed =
+      this.buttons.map(({ choice }) => choice).find((c) => c.chosen === answer.chosen && c.strength === answer.strength) ?? null;
     this.#draw();
   }
 
   #button(choice, action, cap, kind) {
     const words = h("span", { say: choice.say });
-    const button = h("button", { type: "button", class: `choice ${kind} ${choice.row ? `r${choice.row}` : ""}`, "aria-pressed": "false", onclick: () => this.#press(choice) }, words, cap(action));
+    const button = h(
+      "button",
+      {
+        type: "button",
+        class: `choice ${kind} ${choice.row ? `r${choice.row}` : ""}`,
+        "aria-pressed": "false",
+        onclick: () => this.#press(choice),
+      },
+      words,
+      cap(action),
+    );
     return { choice, action, button };
   }
 

@@ -3,15 +3,18 @@ import { Refused, Unreachable } from "./api.js";
 
 const MOST = 20; // items that the server gives in one call
 const TRIES = 3;
+const STALE_MS = 86400000; // a lease that ended so long ago: the item is somebody else's by now
 
 export class Queue extends EventTarget {
   #ready = [];
   #gone = new Set(); // answered here, whether or not the server knows
   #filling = null;
+  #again = false;
 
   /**
    * `fetch(n)` -> {items, ...}: the open leases first, then new ones. `prepare(item, page)` -> entry with `item`, drawn.
-   * Events: "ready" (something can be shown), "empty" (the server has nothing more), "offline", "refused" (detail error).
+   * Events: "ready" (something can be shown), "empty" (the server has nothing more), "offline", "refused" (detail error), "broken" (an
+   * item that cannot be drawn: it is left out).
    */
   constructor({ fetch, prepare, outbox, tabs, disk, user, place, ahead }) {
     super();
@@ -44,9 +47,17 @@ export class Queue extends EventTarget {
     this.#answered(handle, true);
   }
 
-  /** Have `ahead` items ready. Calls at the same time are one. */
+  /** Have `ahead` items ready. Calls while it is being done are one more round: what the server said may be old by then. */
   fill() {
-    this.#filling ??= this.#fill().finally(() => (this.#filling = null));
+    if (this.#filling) {
+      this.#again = true;
+      return this.#filling;
+    }
+    this.#filling = this.#fill().finally(() => {
+      this.#filling = null;
+      if (this.#again) this.fill();
+    });
+    this.#again = false;
     return this.#filling;
   }
 
@@ -55,7 +66,8 @@ export class Queue extends EventTarget {
     const rows = (await this.disk.all("items")).filter((row) => row.user === this.user && row.place === this.place);
     const taken = await this.outbox.handles();
     for (const row of rows.sort((a, b) => a.order - b.order)) {
-      if (!taken.has(row.handle) && !this.#has(row.handle)) await this.#take(row.item, row.page);
+      if (Date.now() - Date.parse(row.item.until) > STALE_MS) await this.disk.drop("items", row.handle);
+      else if (!taken.has(row.handle) && !this.#has(row.handle)) await this.#take(row.item, row.page);
     }
   }
 
@@ -67,6 +79,7 @@ export class Queue extends EventTarget {
       let page;
       try {
         page = await this.fetch(n);
+        this.offline = false;
       } catch (error) {
         return this.#failed(error);
       }
@@ -83,15 +96,29 @@ export class Queue extends EventTarget {
     if (!(await this.tabs.claim(item.handle))) return false;
     if (this.#gone.has(item.handle) || this.#has(item.handle)) return false;
     const { items: _, ...rest } = page;
-    const entry = await this.prepare(item, rest);
-    if (this.#gone.has(item.handle)) return false;
+    const entry = await this.prepare(item, rest).catch((error) => this.#broken(item, error));
+    if (!entry || this.#gone.has(item.handle)) return false;
     this.#ready.push(entry);
-    await this.disk.put("items", { handle: item.handle, user: this.user, place: this.place, order: Date.now() + this.length, item, page: rest });
+    await this.disk.put("items", {
+      handle: item.handle,
+      user: this.user,
+      place: this.place,
+      order: Date.now() + this.length,
+      item,
+      page: rest,
+    });
     this.#tell("ready");
     return true;
   }
 
+  #broken(item, error) {
+    console.error(error);
+    this.#gone.add(item.handle);
+    this.#tell("broken");
+  }
+
   #failed(error) {
+    this.offline = true;
     if (error instanceof Unreachable || (error instanceof Refused && (error.status >= 500 || error.status === 429))) {
       this.#tell("offline", error);
     } else this.#tell("refused", error);

@@ -27,8 +27,19 @@ export class Ranking {
     this.tray = h("div", { class: "tray", role: "group", sayLabel: "unranked", "data-drop": "tray" });
     const tool = (say, act, action = say) => h("button", { type: "button", onclick: act }, h("span", { say }), cap(action));
     this.agree = tool("agree", () => this.#agree());
-    const tools = [tool("tie_last", () => this.#tie(), "tie"), tool("back", () => this.#back()), this.agree, cannotButton(cap, ready, () => send({ type: "choice", chosen: "cannot", strength: null }))];
-    this.panel = h("div", { class: "ranking" }, h("p", { class: "hint", say: "ranking_hint" }), h("div", { class: "strip" }, this.best, this.tray), h("div", { class: "rest" }, tools));
+    const tools = [
+      tool("tie_last", () => this.#tie(), "tie"),
+      tool("back", () => this.#back()),
+      this.agree,
+      cannotButton(cap, ready, () => send({ type: "choice", chosen: "cannot", strength: null })),
+    ];
+    this.panel = h(
+      "div",
+      { class: "ranking" },
+      h("p", { class: "hint", say: "ranking_hint" }),
+      h("div", { class: "strip" }, this.best, this.tray),
+      h("div", { class: "rest" }, tools),
+    );
     this.drag = new Drag(this.panel, (chip, target) => this.#drop(Number(chip.dataset.place), target));
     this.#draw();
   }
@@ -62,7 +73,12 @@ export class Ranking {
     if (last === undefined) return;
     const at = this.#buckets.findIndex((bucket) => bucket.includes(last));
     const bucket = this.#buckets[at];
-    const next = bucket.length > 1 ? moved(this.#buckets, last, { before: this.#buckets[at + 1]?.[0] ?? null }) : at > 0 ? moved(this.#buckets, last, { mate: this.#buckets[at - 1][0] }) : this.#buckets;
+    const next =
+      bucket.length > 1
+        ? moved(this.#buckets, last, { before: this.#buckets[at + 1]?.[0] ?? null })
+        : at > 0
+          ? moved(this.#buckets, last, { mate: this.#buckets[at - 1][0] })
+          : this.#buckets;
     this.#set(next, last);
   }
 
@@ -79,14 +95,19 @@ export class Ranking {
 
   #drop(place, target) {
     if (target.drop === "tray") return this.#set(without(this.#buckets, place), null);
-    const where = target.mate !== undefined ? { mate: Number(target.mate) } : { before: target.before === "" ? null : Number(target.before) };
+    const where =
+      target.mate !== undefined ? { mate: Number(target.mate) } : { before: target.before === "" ? null : Number(target.before) };
     this.#set(moved(this.#buckets, place, where), place);
   }
 
   #chip(place) {
     const name = letter(place);
-    return h("button", { type: "button", class: "chip", "data-place": place, onclick: () => this.#click(place), onkeydown: (e) => this.#keydown(e, place) },
-      h("span", { class: "name", text: name }), h("kbd", { text: String(place + 1) })); // prettier-ignore
+    return h(
+      "button",
+      { type: "button", class: "chip", "data-place": place, onclick: () => this.#click(place), onkeydown: (e) => this.#keydown(e, place) },
+      h("span", { class: "name", text: name }),
+      h("kbd", { text: String(place + 1) }),
+    );
   }
 
   #click(place) {
@@ -124,12 +145,20 @@ export class Ranking {
 
   #draw() {
     const gap = (before) => h("span", { class: "gap", "data-drop": "gap", "data-before": before ?? "", "aria-hidden": "true" });
-    const box = (bucket, i) => h("span", { class: "bucket", "data-drop": "bucket", "data-mate": bucket[0] }, h("b", { class: "rank", text: String(i + 1) }), bucket.map((place) => this.chips[place]));
+    const box = (bucket, i) =>
+      h(
+        "span",
+        { class: "bucket", "data-drop": "bucket", "data-mate": bucket[0] },
+        h("b", { class: "rank", text: String(i + 1) }),
+        bucket.map((place) => this.chips[place]),
+      );
     const ranked = this.#buckets.flat();
     this.best.replaceChildren(...this.#buckets.flatMap((bucket, i) => [gap(bucket[0]), box(bucket, i)]), gap(null));
     this.tray.replaceChildren(...this.chips.filter((_, place) => !ranked.includes(place)));
     this.agree.disabled = ranked.length === this.count;
     this.answers.forEach((answer, place) => (answer.querySelector("header").dataset.rank = this.#rankOf(place) || ""));
-    this.chips.forEach((chip, place) => chip.setAttribute("aria-label", `${letter(place)}${ranked.includes(place) ? `: ${this.#rankOf(place)}` : ""}`));
+    this.chips.forEach((chip, place) =>
+      chip.setAttribute("aria-label", `${letter(place)}${ranked.includes(place) ? `: ${this.#rankOf(place)}` : ""}`),
+    );
   }
 }

@@ -3,8 +3,11 @@ import { cannotButton, h } from "./dom.js";
 
 /** The guideline's dimensions and weights, where a campaign names none. */
 export const DIMENSIONS = [
-  { name: "accuracy", weight: 40 }, { name: "completeness", weight: 25 }, { name: "relevance", weight: 20 }, { name: "fluency", weight: 15 },
-]; // prettier-ignore
+  { name: "accuracy", weight: 40 },
+  { name: "completeness", weight: 25 },
+  { name: "relevance", weight: 20 },
+  { name: "fluency", weight: 15 },
+];
 const valuesOf = ({ low = 1, high = 5 }) => Array.from({ length: high - low + 1 }, (_, i) => low + i);
 
 export class Rating {
@@ -16,8 +19,17 @@ export class Rating {
     this.dimensions = page.dimensions?.length ? page.dimensions : DIMENSIONS;
     this.answers = item.answers.map((_, place) => content.answer(place)); // the first is scored, what follows is to compare with
     this.rows = this.dimensions.map((dimension, i) => this.#row(dimension, i));
-    this.panel = h("div", { class: "rating" }, item.answers.length > 1 && h("p", { class: "hint", say: "rating_first" }),
-      h("div", { class: "dimensions" }, this.rows), h("div", { class: "rest" }, cannotButton(cap, ready, () => this.#cannot()))); // prettier-ignore
+    this.panel = h(
+      "div",
+      { class: "rating" },
+      item.answers.length > 1 && h("p", { class: "hint", say: "rating_first" }),
+      h("div", { class: "dimensions" }, this.rows),
+      h(
+        "div",
+        { class: "rest" },
+        cannotButton(cap, ready, () => this.#cannot()),
+      ),
+    );
     this.#draw();
   }
 
@@ -48,10 +60,20 @@ export class Rating {
     const { name, weight } = dimension;
     const group = `rate-${index}-${Math.random().toString(36).slice(2)}`; // the next item is drawn while this one is there
     const radio = (value) =>
-      h("label", { class: "value" }, h("input", { type: "radio", name: group, value, onchange: () => this.#score(index, value, false), onfocus: () => this.#go(index) }), h("span", { text: String(value) }));
+      h(
+        "label",
+        { class: "value" },
+        h("input", { type: "radio", name: group, value, onchange: () => this.#score(index, value, false), onfocus: () => this.#go(index) }),
+        h("span", { text: String(value) }),
+      );
     const words = h("span", DIMENSIONS.some((d) => d.name === name) ? { say: `dimension_${name}` } : { text: name });
     const share = weight === undefined ? null : h("small", { text: `${weight} %` });
-    return h("fieldset", { class: "dimension", "data-name": name }, h("legend", {}, words, share), h("div", { class: "values" }, valuesOf(dimension).map(radio)));
+    return h(
+      "fieldset",
+      { class: "dimension", "data-name": name },
+      h("legend", {}, words, share),
+      h("div", { class: "values" }, valuesOf(dimension).map(radio)),
+    );
   }
 
   #score(index, value, onward) {

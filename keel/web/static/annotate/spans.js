@@ -15,17 +15,44 @@ export class Marking {
     this.answers = item.answers.map((_, place) => content.answer(place, true));
     this.hosts = this.answers.map((answer, place) => this.#host(answer.querySelector(".plain"), place));
     this.list = h("ul", { class: "marks", sayLabel: "marks" });
-    const kind = (name, i) => h("button", { type: "button", class: `kind k${i % 6}`, onmousedown: (e) => e.preventDefault(), onclick: () => this.#mark(i) }, this.#kindName(name), cap(String(i + 1)));
-    this.nothing = h("button", { type: "button", onclick: () => ready() && this.#nothing() }, h("span", { say: "nothing" }), cap("nothing"));
-    this.panel = h("div", { class: "marking" }, h("p", { class: "hint", say: "marking_hint" }),
-      h("div", { class: "kinds", role: "group", sayLabel: "kinds" }, this.kinds.map(kind)), this.list,
-      h("div", { class: "rest" }, this.nothing, cannotButton(cap, ready, () => this.#cannot()))); // prettier-ignore
+    const kind = (name, i) =>
+      h(
+        "button",
+        { type: "button", class: `kind k${i % 6}`, onmousedown: (e) => e.preventDefault(), onclick: () => this.#mark(i) },
+        this.#kindName(name),
+        cap(String(i + 1)),
+      );
+    this.nothing = h(
+      "button",
+      { type: "button", onclick: () => ready() && this.#nothing() },
+      h("span", { say: "nothing" }),
+      cap("nothing"),
+    );
+    this.panel = h(
+      "div",
+      { class: "marking" },
+      h("p", { class: "hint", say: "marking_hint" }),
+      h("div", { class: "kinds", role: "group", sayLabel: "kinds" }, this.kinds.map(kind)),
+      this.list,
+      h(
+        "div",
+        { class: "rest" },
+        this.nothing,
+        cannotButton(cap, ready, () => this.#cannot()),
+      ),
+    );
     this.#drawList();
   }
 
   actions() {
     const kinds = Object.fromEntries(this.kinds.slice(0, 9).map((_, i) => [String(i + 1), () => this.#mark(i)]));
-    return { ...kinds, back: () => this.#remove(this.#spans.length - 1), nothing: () => this.#nothing(), send: () => this.send(), cannot: () => this.#cannot() };
+    return {
+      ...kinds,
+      back: () => this.#remove(this.#spans.length - 1),
+      nothing: () => this.#nothing(),
+      send: () => this.send(),
+      cannot: () => this.#cannot(),
+    };
   }
 
   answer() {
@@ -84,8 +111,15 @@ export class Marking {
     this.announce("cursor_at", { text: this.#text(this.#cursor) });
   }
 
+  /** What the next mark takes: what is selected now, else what was selected last (a tap on a button ends a selection on phones). */
+  #at() {
+    const places = this.hosts.map((host, place) => ({ place, found: offsetsIn(host, getSelection()) }));
+    const now = places.find(({ found }) => found);
+    return now ? { place: now.place, ...now.found } : this.#cursor;
+  }
+
   #mark(index) {
-    const at = this.#cursor;
+    const at = this.#at();
     if (!at || at.start >= at.end) return this.announce("marking_first");
     const span = { candidate: at.place, start: at.start, end: at.end, kind: this.kinds[index], note: "" };
     const same = (other) => ["candidate", "start", "end", "kind"].every((name) => other[name] === span[name]);
@@ -118,7 +152,11 @@ export class Marking {
       const nodes = pieces(this.texts[place].slice(start, end).join(""));
       if (!inside.length && !under) return nodes;
       const kinds = inside.map(({ kind }) => `k${this.kinds.indexOf(kind) % 6}`);
-      return h("mark", { class: ["span", ...kinds, under ? "cursor" : ""].join(" ").trim(), title: inside.map(({ kind }) => kind).join(", ") || null }, nodes);
+      return h(
+        "mark",
+        { class: ["span", ...kinds, under ? "cursor" : ""].join(" ").trim(), title: inside.map(({ kind }) => kind).join(", ") || null },
+        nodes,
+      );
     });
     this.hosts[place].replaceChildren(...parts.flat());
   }
@@ -128,8 +166,22 @@ export class Marking {
       ...this.#spans.map((span, i) => {
         const text = this.#text({ place: span.candidate, ...span });
         const where = this.texts.length > 1 ? h("b", { text: letter(span.candidate) }) : null;
-        const remove = h("button", { type: "button", class: "small", sayLabel: ["remove_mark", { text }], sayTitle: "remove", onclick: () => this.#remove(i), text: "×" });
-        return h("li", { class: `k${this.kinds.indexOf(span.kind) % 6}` }, where, h("q", { text: text.length > 80 ? `${text.slice(0, 79)}…` : text }), this.#kindName(span.kind), remove);
+        const remove = h("button", {
+          type: "button",
+          class: "small",
+          sayLabel: ["remove_mark", { text }],
+          sayTitle: "remove",
+          onclick: () => this.#remove(i),
+          text: "×",
+        });
+        return h(
+          "li",
+          { class: `k${this.kinds.indexOf(span.kind) % 6}` },
+          where,
+          h("q", { text: text.length > 80 ? `${text.slice(0, 79)}…` : text }),
+          this.#kindName(span.kind),
+          remove,
+        );
       }),
     );
     this.nothing.disabled = this.#spans.length > 0;

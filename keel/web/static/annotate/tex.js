@@ -3,19 +3,32 @@ const SPACE = "http://www.w3.org/1998/Math/MathML";
 const DEEPEST = 40;
 
 const LETTERS = Object.fromEntries(
-  ("alpha α beta β gamma γ delta δ epsilon ϵ varepsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ pi π rho ρ sigma σ tau τ " +
-    "upsilon υ phi ϕ varphi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π Sigma Σ Phi Φ Psi Ψ Omega Ω infty ∞ partial ∂ nabla ∇ " +
-    "ell ℓ hbar ℏ emptyset ∅ forall ∀ exists ∃ angle ∠ degree ° prime ′")
-    .split(" ").reduce((pairs, word, i, all) => (i % 2 ? pairs : [...pairs, [word, all[i + 1]]]), []),
-); // prettier-ignore
+  (
+    "alpha α beta β gamma γ delta δ epsilon ϵ varepsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ " +
+    "mu μ nu ν xi ξ pi π rho ρ sigma σ tau τ " +
+    "upsilon υ phi ϕ varphi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π Sigma Σ " +
+    "Phi Φ Psi Ψ Omega Ω infty ∞ partial ∂ nabla ∇ " +
+    "ell ℓ hbar ℏ emptyset ∅ forall ∀ exists ∃ angle ∠ degree ° prime ′"
+  )
+    .split(" ")
+    .reduce((pairs, word, i, all) => (i % 2 ? pairs : [...pairs, [word, all[i + 1]]]), []),
+);
 const SIGNS = Object.fromEntries(
-  ("times × cdot ⋅ div ÷ pm ± mp ∓ le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ approx ≈ equiv ≡ sim ∼ propto ∝ in ∈ notin ∉ subset ⊂ subseteq ⊆ cup ∪ cap ∩ " +
-    "to → rightarrow → leftarrow ← Rightarrow ⇒ Leftarrow ⇐ iff ⇔ Leftrightarrow ⇔ mapsto ↦ sum ∑ prod ∏ int ∫ oint ∮ land ∧ lor ∨ neg ¬ lnot ¬ " +
-    "cdots ⋯ ldots … dots … vdots ⋮ circ ∘ ast ∗ star ⋆ oplus ⊕ otimes ⊗ perp ⊥ parallel ∥ mid ∣ ll ≪ gg ≫ langle ⟨ rangle ⟩ lfloor ⌊ rfloor ⌋ " +
-    "lceil ⌈ rceil ⌉ therefore ∴ because ∵ colon :")
-    .split(" ").reduce((pairs, word, i, all) => (i % 2 ? pairs : [...pairs, [word, all[i + 1]]]), []),
-); // prettier-ignore
-const NAMES = new Set("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp lim max min sup inf det dim gcd mod Pr arg".split(" "));
+  (
+    "times × cdot ⋅ div ÷ pm ± mp ∓ le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ approx ≈ equiv ≡ sim ∼ propto ∝ " +
+    "in ∈ notin ∉ subset ⊂ subseteq ⊆ cup ∪ cap ∩ " +
+    "to → rightarrow → leftarrow ← Rightarrow ⇒ Leftarrow ⇐ iff ⇔ Leftrightarrow ⇔ mapsto ↦ sum ∑ " +
+    "prod ∏ int ∫ oint ∮ land ∧ lor ∨ neg ¬ lnot ¬ " +
+    "cdots ⋯ ldots … dots … vdots ⋮ circ ∘ ast ∗ star ⋆ oplus ⊕ otimes ⊗ perp ⊥ parallel ∥ mid ∣ ll ≪ " +
+    "gg ≫ langle ⟨ rangle ⟩ lfloor ⌊ rfloor ⌋ " +
+    "lceil ⌈ rceil ⌉ therefore ∴ because ∵ colon :"
+  )
+    .split(" ")
+    .reduce((pairs, word, i, all) => (i % 2 ? pairs : [...pairs, [word, all[i + 1]]]), []),
+);
+const NAMES = new Set(
+  "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp lim max min sup inf det dim gcd mod Pr arg".split(" "),
+);
 const LIMITS = new Set(["∑", "∏", "lim", "max", "min", "sup", "inf"]);
 const SPACES = { ",": "0.17em", ";": "0.28em", ":": "0.22em", "!": "-0.17em", " ": "0.33em", quad: "1em", qquad: "2em" };
 const ACCENTS = { hat: "^", bar: "¯", overline: "¯", vec: "→", dot: "˙", ddot: "¨", tilde: "˜", widehat: "^" };
@@ -54,7 +67,8 @@ class Reader {
   #depth = 0;
 
   constructor(tex) {
-    this.tokens = tex.match(/\\(?:text|textbf|textit|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\\[\s\S]|\d+(?:\.\d+)?|\s+|[\s\S]/gu) ?? [];
+    this.tokens =
+      tex.match(/\\(?:text|textbf|textit|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+|\\[\s\S]|\d+(?:\.\d+)?|\s+|[\s\S]/gu) ?? [];
     this.tokens = this.tokens.filter((token) => token.trim());
     this.at = 0;
   }
@@ -161,7 +175,7 @@ class Reader {
   #fence() {
     const token = this.take();
     const name = token.slice(1);
-    return token === "." ? "" : token.startsWith("\\") ? SIGNS[name] ?? name : token;
+    return token === "." ? "" : token.startsWith("\\") ? (SIGNS[name] ?? name) : token;
   }
 
   #fenced() {
@@ -173,7 +187,15 @@ class Reader {
 
   #matrix() {
     const kind = this.source();
-    const fences = { matrix: ["", ""], pmatrix: ["(", ")"], bmatrix: ["[", "]"], vmatrix: ["|", "|"], cases: ["{", ""], aligned: ["", ""], align: ["", ""] };
+    const fences = {
+      matrix: ["", ""],
+      pmatrix: ["(", ")"],
+      bmatrix: ["[", "]"],
+      vmatrix: ["|", "|"],
+      cases: ["{", ""],
+      aligned: ["", ""],
+      align: ["", ""],
+    };
     if (!Object.hasOwn(fences, kind)) throw new Error(`unknown ${kind}`);
     const rows = [[]];
     const end = () => this.done || this.ahead === "&" || this.ahead === "\\\\" || this.ahead === "\\end";

@@ -5,13 +5,49 @@ import { h } from "./dom.js";
 import { formula } from "./tex.js";
 
 const LONGEST_MARKDOWN = 40000; // characters; longer texts are shown as they are
-const TAGS = ["a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "span",
-  "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul"]; // prettier-ignore
+const TAGS = [
+  "a",
+  "b",
+  "blockquote",
+  "br",
+  "code",
+  "del",
+  "em",
+  "h1",
+  "h2",
+  "h3",
+  "h4",
+  "h5",
+  "h6",
+  "hr",
+  "i",
+  "li",
+  "ol",
+  "p",
+  "pre",
+  "s",
+  "span",
+  "strong",
+  "sub",
+  "sup",
+  "table",
+  "tbody",
+  "td",
+  "th",
+  "thead",
+  "tr",
+  "ul",
+];
 const ATTRIBUTES = ["href", "title", "start", "align", "data-tex", "data-display"];
 const CLEAN = {
-  ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ATTRIBUTES, ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false, ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
-  ADD_URI_SAFE_ATTR: ATTRIBUTES.filter((name) => name !== "href"), RETURN_DOM_FRAGMENT: true,
-}; // prettier-ignore
+  ALLOWED_TAGS: TAGS,
+  ALLOWED_ATTR: ATTRIBUTES,
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ATTRIBUTES.filter((name) => name !== "href"),
+  RETURN_DOM_FRAGMENT: true,
+};
 // Marks that turn the direction of what follows, or are not to be seen: shown by their number.
 const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 
@@ -21,7 +57,7 @@ const code = (mark) => `U+${mark.codePointAt(0).toString(16).toUpperCase().padSt
 const maths = (name, start, rule, display) => ({
   name,
   level: "inline",
-  start: (source) => source.indexOf(start) === -1 ? undefined : source.indexOf(start),
+  start: (source) => (source.indexOf(start) === -1 ? undefined : source.indexOf(start)),
   tokenizer(source) {
     const found = rule.exec(source);
     return found ? { type: name, raw: found[0], tex: found[1] } : undefined;
@@ -56,7 +92,8 @@ export function markdown(text) {
     return plain(text); // what marked cannot read is shown as it is
   }
   for (const link of host.querySelectorAll("a")) outward(link);
-  for (const place of host.querySelectorAll("[data-tex]")) place.replaceWith(formula(place.dataset.tex, place.hasAttribute("data-display")));
+  for (const place of host.querySelectorAll("[data-tex]"))
+    place.replaceWith(formula(place.dataset.tex, place.hasAttribute("data-display")));
   for (const table of host.querySelectorAll("table")) {
     const box = h("div", { class: "scroll", tabindex: "0", role: "region", sayLabel: "table" });
     table.replaceWith(box);

@@ -1,6 +1,7 @@
 // One item, drawn: prompt, answers, what to answer with, reason. Drawn while the item before is still on the screen.
 import { Content, sources } from "./content.js";
 import { h } from "./dom.js";
+import { language } from "./i18n.js";
 import { cap } from "./keys.js";
 import { picture, Panes } from "./media.js";
 import { Marking } from "./spans.js";
@@ -12,7 +13,7 @@ const KINDS = { pairwise: Pairwise, ranking: Ranking, rating: Rating, spans: Mar
 const LONGEST_REASON = 2000;
 
 /**
- * Resolves when all pictures are decoded. `hooks`: {keys, ready(): may it be answered now?, send(answer?), changed(), announce(key, values)}.
+ * Resolves when all pictures are decoded. `hooks`: {keys, ready() (may it be answered?), send(answer?), changed(), announce(key, values)}.
  */
 export async function draw(item, page, hooks) {
   const Kind = KINDS[item.kind];
@@ -26,12 +27,20 @@ export async function draw(item, page, hooks) {
   const prompt = content.prompt();
   const component = new Kind({ item, page, content, cap: keycap, ...hooks });
   const reason = reasonField(page, keycap, hooks);
-  const send = h("button", { type: "button", class: "primary send", onclick: () => hooks.send() }, h("span", { say: "send" }), keycap("send"));
+  const send = h(
+    "button",
+    { type: "button", class: "primary send", onclick: () => hooks.send() },
+    h("span", { say: "send" }),
+    keycap("send"),
+  );
   const sending = item.kind !== "pairwise" || page.reason === "required";
   const foot = h("div", { class: "foot" }, reason?.element, sending && send);
   const answers = h("div", { class: `answers n${Math.min(component.answers.length, 5)}` }, component.answers);
-  const element = h("article", { class: `item ${item.kind}${panes.any ? " pictures" : ""}`, "data-handle": item.handle }, prompt, answers, h("div", { class: "panel card" }, component.panel, foot));
-  return { item, page, element, component, panes, send, reason: reason?.field ?? null, broken: images.some(([, image]) => image.failed) };
+  const panel = h("div", { class: "panel card" }, component.panel, foot);
+  const kind = `item kind-${item.kind}${panes.any ? " pictures" : ""}`;
+  const element = h("article", { class: kind, "data-handle": item.handle }, prompt, answers, panel);
+  const drawn = { language: language(), keys: hooks.keys.version };
+  return { item, page, drawn, element, component, panes, reason: reason?.field ?? null };
 }
 
 /** The key of an action, on the screen; it follows when the person changes it. */
@@ -43,7 +52,13 @@ function keyCap(keys, action) {
 
 function reasonField(page, keycap, hooks) {
   if (page.reason === "off") return null;
-  const field = h("textarea", { rows: "1", maxlength: LONGEST_REASON, oninput: () => (grow(field), hooks.changed()), spellcheck: "false", dir: "auto" });
+  const field = h("textarea", {
+    rows: "1",
+    maxlength: LONGEST_REASON,
+    oninput: () => (grow(field), hooks.changed()),
+    spellcheck: "false",
+    dir: "auto",
+  });
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !event.isComposing) field.blur();
   });

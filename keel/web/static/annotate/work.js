@@ -1,6 +1,8 @@
-// The person's work: show an item, take the answer, show the next at once, send the answer meanwhile. Undo is a new answer that names the old.
-import { newId } from "./outbox.js";
+// The person's work: show an item, take the answer, show the next at once, send the answer meanwhile. Undo is a new answer that names the
+// old one.
 import { translate } from "./dom.js";
+import { language } from "./i18n.js";
+import { newId } from "./outbox.js";
 
 const REMEMBERED = 20; // answers that may be taken back
 
@@ -89,7 +91,7 @@ export class Work extends EventTarget {
     const entry = this.queue.next();
     if (entry) this.#show(entry, began);
     else this.stage.replaceChildren();
-    this.queue.fill();
+    painted().then(() => this.queue.fill()); // first what the person waits for
     this.#tell("change");
   }
 
@@ -125,13 +127,13 @@ export class Work extends EventTarget {
 
   #show(entry, began) {
     this.current = entry;
-    translate(entry.element);
+    if (entry.drawn.language !== language()) translate(entry.element); // it was drawn before the language changed
     const hadFocus = !document.activeElement || document.activeElement === document.body || this.stage.contains(document.activeElement);
     this.stage.replaceChildren(entry.element);
     scrollTo({ top: 0, behavior: "instant" });
     if (hadFocus) this.stage.focus({ preventScroll: true });
     this.clock.restart();
-    this.gate.close(this.correcting ? 0 : entry.page.min_read_ms ?? 0);
+    this.gate.close(this.correcting ? 0 : (entry.page.min_read_ms ?? 0));
     if (began) measure(began);
     this.#tell("shown");
   }
@@ -159,12 +161,20 @@ export class Work extends EventTarget {
 
 /** From the key press to the frame after the one that shows the next item: what the person waits for. */
 function measure(began) {
-  requestAnimationFrame(() => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      performance.measure("keel-next-item", { start: began, end: performance.now() });
-      port1.close();
-    };
-    port2.postMessage(0);
+  painted().then(() => performance.measure("keel-next-item", { start: began, end: performance.now() }));
+}
+
+/** Kept when the next frame is on the screen; in a page that is hidden there is none, so a quarter of a second is the most. */
+function painted() {
+  return new Promise((resolve) => {
+    setTimeout(resolve, 250);
+    requestAnimationFrame(() => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => {
+        port1.close();
+        resolve();
+      };
+      port2.postMessage(0);
+    });
   });
 }

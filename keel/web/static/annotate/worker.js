@@ -8,7 +8,10 @@ self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim(
 /** The page tells what it is made of, once it runs. */
 self.addEventListener("message", ({ data, source }) => {
   const addresses = Array.isArray(data) ? data.filter(ours) : [];
-  caches.open(KEPT).then((cache) => Promise.all(addresses.map((address) => renewed(cache, address).catch(() => null)))).then(() => source?.postMessage("kept"));
+  caches
+    .open(KEPT)
+    .then((cache) => Promise.all(addresses.map((address) => renewed(cache, address).catch(() => null))))
+    .then(() => source?.postMessage("kept"));
 });
 
 self.addEventListener("fetch", (event) => {
