@@ -37,7 +37,11 @@ from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
 from keel.runs.memory import give_back_memory, peak_mb
 from keel.verbs.assemble import AssembleRecipe, make_model
+from keel.verbs.campaign.recipe import LabelRecipe
+from keel.verbs.campaign.run import run_labels
 from keel.verbs.evaluate.recipe import EvalRecipe
+from keel.verbs.mine.recipe import MineRecipe
+from keel.verbs.mine.run import run_mine
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.reward.recipe import RewardRecipe
@@ -54,6 +58,8 @@ STAGES: Mapping[str, tuple[type[Section], StageFunction]] = {
     **{verb: (recipe, STAGE_FUNCTIONS[verb]) for verb, recipe in RECIPES.items()},
     "scenes": (ScenesRecipe, make_scenes),
     "assemble": (AssembleRecipe, make_model),
+    "annotate": (LabelRecipe, run_labels),
+    "mine": (MineRecipe, run_mine),
 }
 SHARED = ("model_options", "render", "seed", "settings")  # what every stage inherits from the pipeline
 
@@ -279,7 +285,7 @@ def _summary(root: Path, stages: Mapping[str, Mapping[str, Any]], recipes: Stage
     evaluated = next((stages[name] for name in reversed(recipes.of("eval"))), {})
     summary: dict[str, Any] = {"run_dir": str(root), "verb": "run", "stages": list(stages)}
     summary |= {key: evaluated[key] for key in COMPARED if key in evaluated}
-    for name in recipes.of("preferences"):
+    for name in (*recipes.of("preferences"), *recipes.of("annotate")):
         summary["agreement"] = stages[name]["agreement"]
     for name in recipes.of("reward"):
         if "reward_model" in stages[name]:

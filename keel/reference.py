@@ -17,9 +17,11 @@ from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
 from keel.verbs.annotate.recipe import AnnotateRecipe
+from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
+from keel.verbs.mine.recipe import MineRecipe
 from keel.verbs.run import RECIPES
 from keel.verbs.scenes import ScenesRecipe
 from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
@@ -47,6 +49,8 @@ _TITLES: Mapping[type[Section], str] = {
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
     PipelineRecipe: "`keel run`",
+    LabelRecipe: "The stage `annotate` of `keel run`",
+    MineRecipe: "The stage `mine` of `keel run`",
     AdviseRecipe: "`keel advise DATA`",
 }
 
@@ -58,6 +62,8 @@ def reference_markdown() -> str:
         TrainRecipe,
         *RECIPES.values(),
         PipelineRecipe,
+        LabelRecipe,
+        MineRecipe,
         DataShowRecipe,
         DataCleanRecipe,
         ScenesRecipe,

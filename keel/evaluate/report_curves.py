@@ -10,6 +10,7 @@ from typing import Any
 
 from keel.evaluate import report_plots as plots
 from keel.evaluate.report_data import Row, StageData
+from keel.evaluate.report_feedback import feedback_view
 from keel.evaluate.report_plots import Series, duration, number, percent
 
 Note = Callable[[str, str, str, str], None]  # label, text, file, field
@@ -32,6 +33,9 @@ TITLES = {  # stage -> title, short form for the page's menu
     "rl": ("Reinforcement learning", "RL"),
     "prefer": ("Preference optimisation", "Preference optimisation"),
     "evaluate": ("Evaluation", "Evaluation"),
+    "collect": ("Collected answers", "Collected"),
+    "annotate": ("People", "People"),
+    "mine": ("Failures mined", "Failures"),
 }
 MAIN = (
     Chart("Reward", ("reward", "objective/rlhf_reward", "objective/scores"), "mean over the answers of a step"),
@@ -82,6 +86,7 @@ def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
         "facts": _facts(stage.summary),
         "told": [{"step": row.get("step"), "text": _told(row)} for row in stage.told],
         "samples": _samples(stage.samples),
+        "feedback": feedback_view(stage, note),
     }
 
 

@@ -159,12 +159,15 @@ class RunRewards:
     rewards: Sequence[Reward]
     on_failure: OnFailure = "drop_sample"
     composer: Composer | None = None  # None: the weighted sum
+    ask: Callable[[Sequence[Group]], None] | None = None  # told of the answers that are trained on, with all that was said of them
     failure: str = field(default="", init=False)
     all_failed: bool = field(default=False, init=False)
 
     def __call__(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
         judged = self._judge(groups, self.composer.combine if self.composer is not None else None)
         self.all_failed = not any(bool(g.valid_G.any()) for g in judged)
+        if self.ask is not None:
+            self.ask(judged)
         return judged
 
     def evaluate(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:

@@ -27,6 +27,27 @@ class EarlyExitConfig(Section):
     below: float = Field(gt=0, description="Where their standard deviation is at most this, the others are not asked.")
 
 
+class AskConfig(Section):
+    """Answers that the members disagree on become tasks for people, while the policy is trained."""
+
+    above: float = Field(gt=0, description="Standard deviation of the members' scores from which on a person is asked.")
+    per_step: int = Field(default=4, ge=1, description="Tasks at most each time answers are scored in training, the most doubtful first.")
+    tasks: str = Field(default="", description="File that the tasks go to; empty = asked.jsonl in the run directory.")
+    store: str = Field(default="", description="Store that they go to instead: sqlite:///FILE or postgresql://user@host/name.")
+    campaign: str = Field(default="unsure", min_length=1, description="Campaign of the store; made when missing.")
+    people: int = Field(default=3, ge=1, description="Different people an item, in a campaign that is made.")
+    protocol: str = Field(default="pairwise-v1", min_length=1, description="Protocol of the tasks.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> AskConfig:
+        if self.store and self.tasks:
+            raise ValueError("tasks and store are two places: leave one out")
+        unread = {"campaign", "people"} & self.changed
+        if unread and not self.store:
+            raise ValueError(f"{min(unread)} would have no effect without store")
+        return self
+
+
 class EnsembleConfig(Section):
     """What becomes of several members' scores."""
 
@@ -46,6 +67,7 @@ class EnsembleConfig(Section):
     sharpness: float = Field(
         default=0.05, gt=0, description="weighted: a model whose held-out accuracy is better by this much counts e times as much."
     )
+    ask: AskConfig | None = Field(default=None, description="Ask people about answers that the members disagree on; empty = never.")
     early_exit: EarlyExitConfig | None = Field(
         default=None, description="Ask all members only where the first disagree; empty = always all."
     )

@@ -82,7 +82,7 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         better = by_judge(online, online.judge, sampler, measured, params)
     else:
         few = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
-        better = by_rewards(online, recipe, loaded.model, renderer, sampler, few, params)
+        better = by_rewards(online, recipe, loaded.model, renderer, sampler, few, params, session.run.path)
     objective = preference_objective(recipe.objective)
     policy = _policy(recipe, online, loaded.model, len(prompts["train"]), params)
     other, _ = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)

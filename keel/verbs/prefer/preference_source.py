@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from keel.rewards.sources.python import CompareConfig
 from keel.types import Group, Sampler, SamplingParams
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.recipe import PreferRecipe
+from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.sampled import fit_scores
@@ -52,12 +54,15 @@ def by_rewards(
     sampler: Sampler,
     few: Prompts,
     params: SamplingParams,
+    folder: Path,
 ) -> PreferenceSource:
     """The answer with the higher reward is the better one. ``few`` prompts give the scale of a reward model that has none stored."""
-    rewards = rewards_of(online.rewards, recipe, policy, renderer, fit_scores(sampler, few, params, online.samples, renderer))
+    rewards = rewards_of(online.rewards, recipe, policy, renderer, fit_scores(sampler, few, params, online.samples, renderer), asks=True)
     composer = Composer(online.composition, {r.name: r.weight for r in rewards})
-    judge = RunRewards(rewards, online.on_reward_failure, composer)
-    return PreferenceSource(judge, PairByReward(online.pairs, online.least_gap), judge.evaluate, judge, rewards, composer)
+    askers = askers_of(online.rewards, folder)
+    judge = RunRewards(rewards, online.on_reward_failure, composer, askers if askers.each else None)
+    pairing = PairByReward(online.pairs, online.least_gap)
+    return PreferenceSource(judge, pairing, judge.evaluate, judge, rewards, composer, askers.summary)
 
 
 def by_judge(

@@ -28,6 +28,7 @@ from keel.selftest import CheckName, check_reference, check_sampling, check_trai
 from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
@@ -132,9 +133,12 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     _same_vocabulary(recipe, params, loaded.model, teacher, whole=algorithm.kl is not None and algorithm.kl.divergence is not None)
     _needs_images(recipe, algorithm, prompts["train"])
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
-    rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
+    rewards = rewards_of(
+        recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer), asks=True
+    )
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
-    judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
+    askers = askers_of(recipe.rewards, session.run.path)
+    judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None, askers if askers.each else None)
     critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
@@ -143,6 +147,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         rewards=rewards,
         composer=composer,
         judge=judge,
+        told=askers.summary,
         exploration=recipe.exploration,
         grounding=recipe.grounding,
         best=_best(recipe),

@@ -37,10 +37,10 @@ def write_scale(folder: Path, scale: dict[str, float]) -> None:
 
 
 def rewards_of(
-    configs: Sequence[RewardConfig], recipe: ModelRecipe, policy: Model, renderer: Renderer, fit: Fit | None = None
+    configs: Sequence[RewardConfig], recipe: ModelRecipe, policy: Model, renderer: Renderer, fit: Fit | None = None, *, asks: bool = False
 ) -> tuple[Reward, ...]:
     """The named rewards with their weights. A reward model's scale is the recipe's, else the one stored with it, else ``fit``'s (scores of
-    the starting policy's answers), else none at all."""
+    the starting policy's answers), else none at all. ``asks``: does the caller ask people where ``ensemble.ask`` wants it?"""
 
     def load_one(path: str, config: ModelReward) -> LocalInference:
         loaded = load_model(path, recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
@@ -51,18 +51,21 @@ def rewards_of(
     def load_reward_model(config: ModelReward | RemoteReward) -> ModelSource | EnsembleSource | SegmentedModel | RemoteSource:
         if isinstance(config, RemoteReward):
             return RemoteSource(config, lambda tokens_T: renderer.tokenizer.decode(tokens_T, skip_special_tokens=False))
-        return model_source(config, lambda path: load_one(path, config), renderer, fit)
+        return model_source(config, lambda path: load_one(path, config), renderer, fit, asks=asks)
 
     return build_rewards(configs, load_reward_model, renderer.decode)
 
 
 def model_source(
-    config: ModelReward, load_one: Callable[[str], LocalInference], renderer: Renderer, fit: Fit | None = None
+    config: ModelReward, load_one: Callable[[str], LocalInference], renderer: Renderer, fit: Fit | None = None, *, asks: bool = False
 ) -> ModelSource | EnsembleSource | SegmentedModel:
     """The source of one reward model, or of an ensemble: of one with several heads, of several models, of both.
 
-    Raises ConfigError for settings of an ensemble where there is only one member, and for one whose answers' parts are to be scored.
+    Raises ConfigError for settings of an ensemble where there is only one member, for one whose answers' parts are to be scored, and for
+    ``ensemble.ask`` where nobody asks.
     """
+    if config.ensemble.ask is not None and not asks:
+        raise ConfigError(f"reward '{config.name}': ensemble.ask would have no effect here, only training asks people", "leave it out")
     paths = [config.path, *config.ensemble.members]
     models = [load_one(path) for path in paths]
     scales = [standardiser_of(config, path, model.scores, fit) for path, model in zip(paths, models, strict=True)]
