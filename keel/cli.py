@@ -150,7 +150,8 @@ def _annotate(args: argparse.Namespace) -> Summary:
     from keel.verbs.annotate.run import run_annotate
 
     where = {"host": args.host, "port": args.port, "public_url": args.public_url}
-    return run_annotate(args.store, args.campaign, args.tasks, browser=not args.no_browser, overrides=args.overrides, **where)
+    where |= {"browser": not args.no_browser, "runs": args.root}
+    return run_annotate(args.store, args.campaign, args.tasks, overrides=args.overrides, **where)
 
 
 def _merge(args: argparse.Namespace) -> Summary:
@@ -365,6 +366,7 @@ def _add_annotate(add: Add) -> None:
     sub.add_argument("--port", type=_count, default=8766, help="0 = one that is free")
     sub.add_argument("--public-url", default="", metavar="URL", help="how people reach the server through one with https before it")
     sub.add_argument("--no-browser", action="store_true", help="open no browser")
+    sub.add_argument("--root", default="runs", metavar="DIR", help="folder of training runs, for the page of lineage")
 
 
 def _add_runs(add: Add) -> None:

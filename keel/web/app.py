@@ -7,7 +7,7 @@ from starlette.staticfiles import StaticFiles
 
 from keel.core.version import VERSION
 from keel.feedback.db import Store
-from keel.web import annotate, manage, pages, people
+from keel.web import annotate, lineage, manage, pages, people
 from keel.web.board import Board
 from keel.web.errors import answer_errors
 from keel.web.guard import Guard
@@ -25,7 +25,7 @@ def make_app(store: Store, settings: WebSettings) -> FastAPI:
     app.state.kit = Kit(store, settings)
     app.state.board = Board(app.state.kit)
     answer_errors(app)
-    for part in (people, annotate, manage, pages):
+    for part in (people, annotate, manage, lineage, pages):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), "static")
     app.add_middleware(Guard, settings=settings)

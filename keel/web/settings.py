@@ -36,6 +36,7 @@ class WebSettings:
     host: str = "127.0.0.1"
     port: int = 8766
     public_url: str = ""
+    runs: Path = Path("runs")  # where training runs lie, for the page of lineage
     session_seconds: float = 7 * 86400.0
     limits: Limits = field(default_factory=Limits)
 

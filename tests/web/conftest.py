@@ -32,7 +32,7 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]
     def make(tasks: Sequence[Task] | int = 6, limits: Limits | None = None, page: dict[str, Any] | None = None, **more: Any) -> Site:
         known = {role: more.pop(role, ()) for role in ("gold", "training", "qualification")}
         judging = {k: more.pop(k) for k in ("disagreement", "right_at", "scale", "pass_mark") if k in more}
-        web = {k: more.pop(k) for k in ("host", "public_url") if k in more}
+        web = {k: more.pop(k) for k in ("host", "public_url", "runs") if k in more}
         store = Store(f"sqlite:///{tmp_path}/a{len(opened)}.db", **{k: more.pop(k) for k in ("clock",) if k in more})
         opened.append(store)
         given = [make_task(i) for i in range(tasks)] if isinstance(tasks, int) else list(tasks)

@@ -34,13 +34,14 @@ def run_annotate(
     port: int = 8766,
     public_url: str = "",
     browser: bool = True,
+    runs: str = "runs",
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Serve until Ctrl-C. Every vote that was acknowledged is on the disk then. Raises UserError before it serves."""
     recipe = load(AnnotateRecipe, None, list(overrides))
     listening = listen(host, port)
     try:
-        settings = WebSettings(media_folder(store), host, listening.getsockname()[1], public_url)
+        settings = WebSettings(media_folder(store), host, listening.getsockname()[1], public_url, Path(runs))
         with Store(store) as opened:
             media = Media(opened, settings.media)
             name = choose_campaign(opened, campaign, Path(tasks) if tasks else None)
