@@ -2,8 +2,8 @@
 
     python -m labs.study.doubts RUN/stages/sft/final RUN/stages/collect/tasks.jsonl RUN/stages/mine/tasks.jsonl
 
-The answers are those of files of tasks; a reward model is a linear head on the mean of the last hidden states of an answer, an ensemble of them
-(bootstrapped labels) says what it doubts. A label is what three simulated annotators say of a pair. Both arms start from
+The answers are those of files of tasks; a reward model is a linear head on the mean of the last hidden states of an answer, an ensemble of
+them (bootstrapped labels) says what it doubts. A label is what three simulated annotators say of a pair. Both arms start from
 the same pairs, and are scored on pairs of prompts that neither has seen, against the hidden utility. Repetitions differ in the split, the
 first pairs and all draws.
 """
