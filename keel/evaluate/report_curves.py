@@ -58,7 +58,7 @@ MAIN = (
 def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
     """What the template shows of a stage: main curves, the other metrics, its summary's numbers, warnings and samples."""
     curves = _curves(stage.metrics)
-    title, short = TITLES.get(stage.name, (stage.name, stage.name))
+    title, short = TITLES.get(stage.name) or _own_title(stage)
     used: set[str] = set()
     charts = []
     for chart in MAIN:
@@ -88,6 +88,13 @@ def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
         "samples": _samples(stage.samples),
         "feedback": feedback_view(stage, note),
     }
+
+
+def _own_title(stage: StageData) -> tuple[str, str]:
+    """Of a stage under a name of the recipe's own: what it is, by its verb, and the name."""
+    verb = str(stage.manifest.get("verb", ""))
+    known = TITLES.get("evaluate" if verb == "eval" else verb)
+    return (f"{known[0]}: {stage.name}", stage.name) if known else (stage.name, stage.name)
 
 
 def _curves(rows: Sequence[Row]) -> dict[str, Series]:

@@ -1,9 +1,9 @@
 """Labels saved by choosing which pairs people judge, on a real model's answers: reward heads on a frozen language model.
 
-    python -m labs.study.doubts runs/feedback_loop/stages/sft/final recipes/quickstart/prompts_train.jsonl --json doubts.json
+    python -m labs.study.doubts RUN/stages/sft/final RUN/stages/collect/tasks.jsonl RUN/stages/mine/tasks.jsonl
 
-Answers are sampled once; a reward model is a linear head on the mean of the last hidden states of an answer, an ensemble of them
-(bootstrapped labels) says what it doubts. A label is what three simulated annotators say of a pair. Both arms start from
+The answers are those of files of tasks; a reward model is a linear head on the mean of the last hidden states of an answer, an ensemble of
+them (bootstrapped labels) says what it doubts. A label is what three simulated annotators say of a pair. Both arms start from
 the same pairs, and are scored on pairs of prompts that neither has seen, against the hidden utility. Repetitions differ in the split, the
 first pairs and all draws.
 """
@@ -14,7 +14,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Plan:
     rounds: int = 8
     members: int = 6
     control: float = 0.2
-    ridge: float = 300.0
+    ridge: float = 30.0
     seed: int = 0
 
 
@@ -136,59 +136,60 @@ def _learn(found: World, plan_: Plan, repetition: int, arm: str) -> Floats:
     return np.array(curve)
 
 
-def sampled(model: str, prompts_file: str, samples: int, limit: int | None) -> tuple[list[Prompt], list[list[str]], list[Floats]]:
-    """Answers of a model to prompts, and the mean of their last hidden states."""
+def read(model: str, files: Sequence[Path]) -> tuple[list[Prompt], list[list[str]], list[Floats]]:
+    """The answers of tasks by prompt, and the mean of a model's last hidden states over each."""
     import torch
 
-    from keel.data.config import DataConfig
-    from keel.data.dataset import load as load_data
     from keel.models.config import ModelOptions
     from keel.models.loading import load_model
     from keel.render.config import RenderConfig
-    from keel.rollout.config import SamplerConfig, SamplingConfig
-    from keel.rollout.local import LocalSampler
-    from keel.types import SampleRequest
     from keel.verbs.shared.session import renderer_of
+    from keel.verbs.shared.tasks import read_tasks
 
     loaded = load_model(model, ModelOptions(precision="fp32"))
     loaded.model.freeze()
-    renderer = renderer_of(loaded, RenderConfig(system="You help customers of an outdoor shop.", max_prompt=256, max_completion=96))
-    prompts = list(load_data(DataConfig(path=prompts_file, limit=limit)).prompts())
-    encoded = {p.prompt_id: renderer.prompt(p, 48) for p in prompts}
-    params = SamplingConfig(max_tokens=48).params(renderer.stop_tokens, renderer.banned_tokens)
-    sampler = LocalSampler(loaded.model, renderer.decode, SamplerConfig(max_rows=256))
-    sampler.submit([SampleRequest(i, e, samples, params, 0) for i, e in encoded.items()])
-    by_prompt: dict[str, list[Any]] = {p.prompt_id: [] for p in prompts}
-    for rollout in sampler.collect():
-        if rollout.finish_reason != "error" and rollout.text.strip():
-            by_prompt[rollout.prompt_id].append(rollout)
+    renderer = renderer_of(loaded, RenderConfig(max_prompt=256, max_completion=256))
+    prompts: dict[str, Prompt] = {}
+    answers: dict[str, dict[str, Candidate]] = {}
+    for task in (t for file in files for t in read_tasks(file)):
+        prompts.setdefault(task.prompt.prompt_id, task.prompt)
+        answers.setdefault(task.prompt.prompt_id, {}).update({c.candidate_id: c for c in task.candidates})
     features: list[Floats] = []
     with torch.no_grad():
-        for p in prompts:
+        for i, prompt in prompts.items():
+            before_T = renderer.prompt(prompt, 1).tokens_T
             rows = []
-            for r in by_prompt[p.prompt_id]:
-                ids = torch.cat([encoded[p.prompt_id].tokens_T, r.tokens_T])[None]
+            for c in answers[i].values():
+                said = loaded.tokenizer(c.text, add_special_tokens=False, return_tensors="pt").input_ids[0]
+                ids = torch.cat([before_T, said])[None]
                 hidden = loaded.model.module(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
-                rows.append(hidden[-len(r) :].float().mean(0).numpy().astype(np.float64))
+                rows.append(hidden[-len(said) :].float().mean(0).numpy().astype(np.float64))
             features.append(np.array(rows))
-    return prompts, [[r.text for r in by_prompt[p.prompt_id]] for p in prompts], features
+    return list(prompts.values()), [[c.text for c in found.values()] for found in answers.values()], features
+
+
+def principal(found: World, count: int) -> World:
+    """The pairs' differences in their ``count`` directions of most variance: heads on few labels need few. What people said is not read."""
+    if count >= found.x_PD.shape[1]:
+        return found
+    _, _, directions_DD = np.linalg.svd(found.x_PD, full_matrices=False)
+    return replace(found, x_PD=found.x_PD @ directions_DD[:count].T)
 
 
 def main() -> None:
     top = argparse.ArgumentParser(description="labels saved on a real model's answers")
-    top.add_argument("model", help="the model that answers and whose hidden states the heads read")
-    top.add_argument("prompts", help="file of prompts")
-    top.add_argument("--samples", type=int, default=4)
-    top.add_argument("--limit", type=int, default=None)
+    top.add_argument("model", help="the model whose hidden states the heads read")
+    top.add_argument("tasks", nargs="+", type=Path, help="files of tasks: their answers")
+    top.add_argument("--directions", type=int, default=48, help="principal directions of the hidden states that are kept")
+    top.add_argument("--start", type=int, default=30, help="random labels that both arms start with")
+    top.add_argument("--batch", type=int, default=20, help="labels a round")
+    top.add_argument("--rounds", type=int, default=6)
     top.add_argument("--repetitions", type=int, default=24)
+    top.add_argument("--ridge", type=float, default=30.0)
     top.add_argument("--json", type=Path)
     args = top.parse_args()
-    prompts, answers, features = sampled(args.model, args.prompts, args.samples, args.limit)
-    kept = [i for i, a in enumerate(answers) if len(a) > 1]
-    made = world([prompts[i] for i in kept], [answers[i] for i in kept], [features[i] for i in kept])
-    if args.json is not None:
-        np.savez(args.json.with_suffix(".npz"), **asdict(made))
-    found = study(made, Plan(repetitions=args.repetitions))
+    made = principal(world(*read(args.model, args.tasks)), args.directions)
+    found = study(made, Plan(args.repetitions, start=args.start, batch=args.batch, rounds=args.rounds, ridge=args.ridge))
     print(json.dumps({k: v for k, v in found.items() if k != "plan"}, indent=1))
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

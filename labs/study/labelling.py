@@ -80,7 +80,7 @@ def _learn(plan_: Plan, sharpness: float, world: int, arm: str) -> Floats:
     return np.array(found)
 
 
-def fit(x_ND: Floats, y_N: Floats | Ints, ridge: float = 1.0, steps: int = 12) -> Floats:
+def fit(x_ND: Floats, y_N: Ints | Floats, ridge: float = 1.0, steps: int = 12) -> Floats:
     """Logistic regression without an intercept, ridge ``ridge`` / 2 |w|^2, by Newton's method."""
     w_D = np.zeros(x_ND.shape[1])
     for _ in range(steps):

@@ -56,9 +56,11 @@ def test_tables_of_both_stages_and_where_each_number_came_from() -> None:
 
 
 def test_the_page_shows_them_and_escapes_what_models_wrote() -> None:
-    stages = (StageData("mine", "stages/mine", summary=MINED), StageData("labels", "stages/labels", summary=PEOPLE))
+    people = StageData("labels", "stages/labels", summary=PEOPLE, manifest={"verb": "annotate"})
+    stages = (StageData("mine", "stages/mine", summary=MINED), people)
     page = render(ReportData("run", {}, {}, stages))
     assert "Failures by reason" in page
+    assert "People: labels" in page
     assert "taken back: c.sim-6" in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
     assert "<b>x</b>" not in page

@@ -16,7 +16,7 @@ from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback.candidates import make_candidate
 from keel.types import Candidate, Pair, Prompt
-from keel.verbs.mine.reasons import PRIORITY, Judged, capped, features, length_residuals, pairs_of, turned, with_reasons
+from keel.verbs.mine.reasons import PRIORITY, Judged, capped, features, length_residuals, pairs_of, turned, unsure_above, with_reasons
 from keel.verbs.mine.recipe import MineConfig, MineRecipe
 from keel.verbs.mine.run import run_mine
 from keel.verbs.run import run_verb
@@ -37,7 +37,7 @@ def judged(prompt: str, text: str, score: float = 0.0, spread: float = 0.0, leng
 
 
 def test_each_reason_by_hand() -> None:
-    config = load(MineConfig, None, ["spread=0.5", "rules={rules: 0.4}", "hacks.refrain=0"])
+    config = load(MineConfig, None, ["unsure=0.25", "rules={rules: 0.4}", "hacks.refrain=0"])
     answers = [
         judged("a", TEXTS[0], spread=0.6, rules=0.5),
         judged("b", TEXTS[1], spread=0.5, rules=0.3),
@@ -48,6 +48,16 @@ def test_each_reason_by_hand() -> None:
     assert found == [{"unsure": 0.6}, {"rule:rules": 0.3}, {"hack:repetition": pytest.approx(6 / 7)}, {}]
     own = with_reasons(answers, config, lambda prompt, text: {"mine": 2.0} if "Resoling" in text else {})
     assert own[3].reasons == {"hack:mine": 2.0}
+
+
+def test_the_share_that_is_unsure() -> None:
+    assert unsure_above([0.1, 0.2, 0.3, 0.4, 0.5], 0.25) == pytest.approx(0.4)
+    assert unsure_above([0.7] * 9, 0.5) == pytest.approx(0.7)  # all alike: none is above
+    assert unsure_above([0.1, 0.2], 0.0) == float("inf")
+    rng = np.random.default_rng(0)
+    for share in (0.1, 0.3, 0.9):
+        spreads = rng.random(200)
+        assert abs(float((spreads > unsure_above(spreads.tolist(), share)).mean()) - share) < 0.01
 
 
 def test_reward_and_length_part_ways() -> None:
@@ -205,7 +215,7 @@ def test_what_cannot_work_is_refused(override: str, says: str) -> None:
 
 def test_a_spread_needs_several_members(prompts: str, judge: str, proofs: None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one member"):
-        run_mine(load(MineRecipe, None, [*RECIPE, judge, prompts, "mine.spread=0.4"]), tmp_path / "mine")
+        run_mine(load(MineRecipe, None, [*RECIPE, judge, prompts, "mine.unsure=0.4"]), tmp_path / "mine")
 
 
 def test_candidates_of_one_text_have_one_id() -> None:

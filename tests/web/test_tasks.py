@@ -58,6 +58,16 @@ def test_tasks_by_their_role(store: Store, tmp_path: Path) -> None:
     assert store.progress("shop")["items"] == 2
 
 
+def test_the_file_that_collect_writes(store: Store, tmp_path: Path) -> None:
+    """It has a line for the campaign, which a store reads, and the tasks under a key."""
+    campaign = {"campaign": {"name": "c", "wanted": 3, "kind": "pairwise", "protocol": "pairwise-v1", "seed": 0}}
+    path = _write(tmp_path / "t.jsonl", [campaign, *({"task": task_row(make_task(i))} for i in range(3))])
+    assert _take(store, path) == Imported({"work": 3}, 0)
+    path = _write(tmp_path / "u.jsonl", [{"task": {"schema": 1}}])
+    with pytest.raises(DataError, match=r"u\.jsonl:1"):
+        _take(store, path)
+
+
 def test_pictures_come_in_by_their_hash(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "from"
     folder.mkdir()

@@ -58,6 +58,7 @@ def with_reasons(answers: Sequence[Judged], config: MineConfig, detector: Detect
         texts.setdefault(a.prompt.prompt_id, []).append(a.candidate.text)
     limits = Limits(config.hacks.repetition, config.hacks.echo, config.hacks.refrain)
     common = refrains(texts, limits.refrain)
+    doubtful = unsure_above([a.spread for a in answers], config.unsure)
     off = length_residuals([a.score for a in answers], [a.length for a in answers])
     found: list[Judged] = []
     for a, z in zip(answers, off, strict=True):
@@ -68,10 +69,16 @@ def with_reasons(answers: Sequence[Judged], config: MineConfig, detector: Detect
         reasons |= {f"rule:{name}": a.parts[name] for name, least in config.rules.items() if a.parts[name] < least}
         if abs(z) > config.length_z:
             reasons["length"] = z
-        if a.spread > config.spread:
+        if a.spread > doubtful:
             reasons["unsure"] = a.spread
         found.append(replace(a, reasons=reasons))
     return found
+
+
+def unsure_above(spreads: Sequence[float], share: float) -> float:
+    """The spread above which ``share`` of the answers lie, fewer where several are equal. A share and no fixed limit: members of one trunk
+    may differ by offsets of their own on every answer."""
+    return float(np.quantile(spreads, 1.0 - share)) if len(spreads) and share else math.inf
 
 
 def length_residuals(scores: Sequence[float], lengths: Sequence[int]) -> list[float]:

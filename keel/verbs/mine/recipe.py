@@ -45,7 +45,9 @@ class MineConfig(Section):
     margin: float = Field(
         default=0.3, ge=0, description="close: two answers whose rewards differ by less, in standardised units of the reward model."
     )
-    spread: float = Field(default=0.5, gt=0, description="unsure: an answer on which the ensemble's members differ by more (deviation).")
+    unsure: float = Field(
+        default=0.15, ge=0, le=1, description="unsure: this share of the answers, those on which the ensemble's members differ most."
+    )
     length_z: float = Field(
         default=2.0, gt=0, description="length: an answer whose reward lies so many deviations off what answers of its length get."
     )

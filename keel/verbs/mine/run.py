@@ -91,9 +91,9 @@ def _answers(session: Session, recipe: MineRecipe, account: Account, prompts: An
     requests = [SampleRequest(i, one, recipe.samples, params, recipe.seed) for i, (_, one) in encoded.items()]
     groups = apply_rewards(sample_groups(sampler, requests, {i: p for i, (p, _) in encoded.items()}), rewards)
     name = recipe.judge.name
-    if "spread" in recipe.mine.changed and f"{name}/epistemic" not in groups[0].parts:
+    if "unsure" in recipe.mine.changed and f"{name}/epistemic" not in groups[0].parts:
         raise ConfigError(
-            "mine.spread would have no effect: the reward model has one member", "train it with head.members, or leave it out"
+            "mine.unsure would have no effect: the reward model has one member", "train it with head.members, or leave it out"
         )
     found: list[Judged] = []
     lost: list[LeftOut] = []
