@@ -22,7 +22,7 @@ from keel.core.errors import UserError
 from keel.core.version import VERSION
 from keel.rewards.score import Score
 from keel.rewards.settings import InputFile, ScoringConfig
-from keel.rewards.text import OnceLog, TextJudge, score_texts
+from keel.rewards.text import OnceLog, TextScorer, score_texts
 from keel.runs.fingerprints import model_fingerprint
 from keel.types import Group, Prompt
 
@@ -64,7 +64,7 @@ class ScoreCache:
 class CachedTexts:
     """A source that reads text, behind a cache."""
 
-    inner: TextJudge
+    inner: TextScorer
     cache: ScoreCache
     warn: OnceLog = field(default_factory=OnceLog, repr=False, compare=False)
 
