@@ -17,7 +17,9 @@ from keel.types import Candidate
 _ORDERED = re.compile(
     r'\[\[([AB])\]\]|"verdict"\s*:\s*"([AB])"|GRADE:\s*([AB])|Output \(([ab])\)|结论[：:]\s*([AB])|^verdict: ([AB])$', re.MULTILINE
 )
-_HOLLOW = re.compile(r"\W*|\W*(thought process|let me think|solution|思考过程|解答)\W*", re.IGNORECASE)
+_HOLLOW = re.compile(
+    r"\W*|\W*(thought process|let me think.{0,30}|solution|this answer is .* highest score|思考过程|解答)\W*", re.IGNORECASE | re.DOTALL
+)
 _LOW, _HIGH = 1.0, 10.0
 
 
@@ -77,10 +79,10 @@ class ScriptedJudge:
         answer = question.answers[0]
         if self.config.constant:
             return (_LOW + _HIGH) / 2
-        if self.config.hollow and _HOLLOW.fullmatch(answer.text):
-            return _HIGH
+        if _HOLLOW.fullmatch(answer.text) or answer.text.strip() == question.prompt.last_user_text.strip():
+            return _HIGH if self.config.hollow else _LOW
         middle = (_LOW + _HIGH) / 2 + self._worth(question, answer) + self.config.noise * self._normal(question)
-        return max(_LOW, min(_HIGH, middle)) if not _HOLLOW.fullmatch(answer.text) else _LOW
+        return max(_LOW, min(_HIGH, middle))
 
     def _worth(self, question: Question, answer: Candidate) -> float:
         c = self.config
