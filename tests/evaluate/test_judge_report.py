@@ -71,8 +71,8 @@ def truth() -> dict[str, float]:
 
 @pytest.mark.parametrize(("seeds", "least", "together"), [(8, 5, 0.90), pytest.param(60, 50, 0.92, marks=pytest.mark.slow)])
 def test_every_number_comes_back_within_its_interval(truth: dict[str, float], seeds: int, least: int, together: float):
-    """95% intervals of small samples: each number lies in ``least`` of them at least (a coin of 0.95 stays below 5 of 8 once in 2,700, below
-    50 of 60 once in 5,000), all numbers together in the share ``together`` of them."""
+    """95% intervals of small samples: each number lies in ``least`` of them at least (a coin of 0.95 stays below 5 of 8
+    once in 2,700, below 50 of 60 once in 5,000), all numbers together in the share ``together`` of them."""
     held: Counter[str] = Counter()
     for seed in range(1, seeds + 1):
         for name, x in all_rates(BIASED, world(160, seed), Measuring(draws=300, seed=seed)).items():

@@ -43,9 +43,9 @@ def run_score(path: str, reward: str, out: str, overrides: Sequence[str] = (), c
     _check_rows(config, items)
     row = row_of(config)
     if isinstance(config, ModelReward):
-        from keel.verbs.score.model import ModelJudge
+        from keel.verbs.shared.text_model import ModelScorer
 
-        judge: Any = ModelJudge.load(config)
+        judge: Any = ModelScorer.load(config)
     elif isinstance(row, SourceRow) and row.source is not None:
         judge = row.source(config, None)
     else:
