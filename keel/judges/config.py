@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from keel.core.config import Section
+from keel.core.config import Section, load
 from keel.core.errors import ConfigError
 from keel.judges.ask import Kind
 
@@ -159,3 +160,27 @@ class JudgesFile(Section):
                     yield from self.models(member)
             case _:
                 return
+
+
+class JudgeUse(Section):
+    """A judge at work: which one, and what lets it."""
+
+    judges: str = Field(default=JudgesFile.SAMPLE, description="File of judges.")
+    judge: str = Field(min_length=1, description="Name of the judge in it.")
+    report: str = Field(default="", description="Report of `keel judge report` that lets this judge work here.")
+    override: str = Field(
+        default="", description="Name of a judge that works here without a passed report; it stands in the run's manifest."
+    )
+
+    def judge_files(self, key: str) -> Iterator[tuple[str, str, bool]]:
+        """(key, path, is it a model?) of what decides what the judge says. A file of judges that cannot be read is told of when it is
+        used."""
+        yield f"{key}judges", self.judges, False
+        if self.report:
+            yield f"{key}report", self.report, False
+        try:
+            found = load(JudgesFile, Path(self.judges)) if Path(self.judges).is_file() else None
+            for name, model in found.models(self.judge) if found is not None else ():
+                yield f"{key}judges.{name}", model, True
+        except ConfigError:
+            return

@@ -127,7 +127,7 @@ def _version(name: str) -> str:
 def own_code() -> str:
     """Of the rooms whose code decides what a verifier says, with the folders in them."""
     whole = hashlib.sha256()
-    for package in ("keel.rewards", "keel.sandbox", "keel.data"):
+    for package in ("keel.rewards", "keel.judges", "keel.sandbox", "keel.data"):
         for name, file in python_files(resources.files(package)):
             if package != "keel.data" or name == "text.py":
                 whole.update(f"{package}/{name}".encode() + b"\0" + file.read_bytes())
@@ -135,9 +135,9 @@ def own_code() -> str:
 
 
 def python_files(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
-    """The names under ``folder``, in order, and the files."""
+    """The names of code and templates under ``folder``, in order, and the files."""
     for entry in sorted(folder.iterdir(), key=lambda f: f.name):
         if entry.is_dir():
             yield from python_files(entry, f"{above}{entry.name}/")
-        elif entry.name.endswith(".py"):
+        elif entry.name.endswith((".py", ".yaml")):
             yield above + entry.name, entry

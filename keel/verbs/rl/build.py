@@ -28,6 +28,7 @@ from keel.selftest import CheckName, check_reference, check_sampling, check_trai
 from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.judges import record_judges
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
@@ -133,6 +134,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     _needs_images(recipe, algorithm, prompts["train"])
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer))
+    record_judges(session.run, rewards)
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None)
     critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
