@@ -12,12 +12,15 @@ from typing import Any
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
 from keel.evaluate.hallucination.config import HallucinationConfig
+from keel.judges.config import JudgesFile
+from keel.judges.templates import Template
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.serve.config import ServeRewardConfig
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
+from keel.verbs.judge.recipe import JudgeRecipe, JudgeReportRecipe
 from keel.verbs.run import RECIPES
 from keel.verbs.scenes import ScenesRecipe
 from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
@@ -42,6 +45,10 @@ _TITLES: Mapping[type[Section], str] = {
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
+    JudgeRecipe: "`keel judge RECIPE_OR_FILE`",
+    JudgeReportRecipe: "`keel judge report --labels FILE --judge NAME`",
+    JudgesFile: "A file of judges",
+    Template: "A template of judges",
     PipelineRecipe: "`keel run`",
     AdviseRecipe: "`keel advise DATA`",
 }
@@ -59,6 +66,10 @@ def reference_markdown() -> str:
         EvalRewardConfig,
         HallucinationConfig,
         ServeRewardConfig,
+        JudgeRecipe,
+        JudgeReportRecipe,
+        JudgesFile,
+        Template,
         AdviseRecipe,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}

@@ -9,6 +9,8 @@ from keel.judges.config import PriceConfig
 
 _CHARACTERS_A_TOKEN = 2.0  # for what a call may cost at most, before anybody counted its tokens: low, so that the cost is not told too low
 
+_ROUNDING = 1e-9  # of a limit: a sum of costs may lie a little below it that is equal to it
+
 
 def cost_of(price: PriceConfig, tokens: tuple[int, int] | None) -> float | None:
     """None where a price or the number of tokens is unknown: unknown is never 0."""
@@ -32,7 +34,7 @@ class Budget:
 
     def may_begin(self) -> bool:
         with self._lock:
-            return self.limit is None or self.spent < self.limit
+            return self.limit is None or self.spent < self.limit * (1 - _ROUNDING)
 
     def add(self, cost: float | None) -> None:
         with self._lock:

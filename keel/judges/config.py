@@ -22,7 +22,9 @@ class TemplatesConfig(Section):
     rubric: str = Field(default="rubric_en", description="A score of one answer on one point.")
 
     def of(self, kind: Kind) -> str:
-        return getattr(self, kind)
+        """The template of a kind of question."""
+        names: dict[Kind, str] = {"pairwise": self.pairwise, "pointwise": self.pointwise, "ranking": self.ranking, "rubric": self.rubric}
+        return names[kind]
 
 
 class PriceConfig(Section):

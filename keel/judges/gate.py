@@ -87,24 +87,25 @@ def decide(report: Mapping[str, Any], config: GateConfig) -> list[Check]:
     def rate(name: str, key: str = "mean") -> float | None:
         return None if m.get(name) is None else float(m[name][key])
 
-    def at_most(name: str, value: float | None) -> Check:
-        limit = float(getattr(config, name))
+    def at_most(name: str, value: float | None, limit: float) -> Check:
         return Check(name, value, limit, value is not None and value <= limit + 1e-12, reasons[name])
 
     pairs = rate("agreement", "cases") or 0.0
     found = [Check("least_pairs", pairs, config.least_pairs, pairs >= config.least_pairs, reasons["least_pairs"])]
     gap = rate("people_gap")
     if gap is not None:
-        found.append(Check("below_people", -gap, config.below_people, -gap <= config.below_people + 1e-12, reasons["below_people"]))
+        found.append(at_most("below_people", -gap, config.below_people))
     else:
         value = rate("agreement_decided")
         passed = value is not None and value >= config.least_agreement
         found.append(Check("least_agreement", value, config.least_agreement, passed, reasons["least_agreement"]))
-    found += [at_most("order_flip", rate("order_flip")), at_most("failures", rate("failures"))]
-    found.append(at_most("constant", rate("same_place")))
+    found.append(at_most("order_flip", rate("order_flip"), config.order_flip))
+    found.append(at_most("failures", rate("failures"), config.failures))
+    found.append(at_most("constant", rate("same_place"), config.constant))
     injected, hollow = report.get("injected") or {}, report.get("hollow") or {}
-    found.append(at_most("injected", None if injected.get("excess") is None else max(0.0, injected["excess"]["mean"])))
-    found.append(at_most("hollow", None if hollow.get("all") is None else hollow["all"]["mean"]))
+    turned = None if injected.get("excess") is None else max(0.0, injected["excess"]["mean"])
+    found.append(at_most("injected", turned, config.injected))
+    found.append(at_most("hollow", None if hollow.get("all") is None else hollow["all"]["mean"], config.hollow))
     return found
 
 
