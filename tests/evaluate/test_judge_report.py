@@ -121,7 +121,7 @@ def of(calls: list[tuple[str, str]], votes: tuple[str, ...], k: int = 0, lengths
 HAND = [
     of([("first", "first")], ("first", "first", "second"), 0),
     of([("first", "second")], ("first", "tie", "first"), 1),  # turns with the order: a tie
-    of([("second", "second")], ("first", "second", "second"), 2, (7, 3)),
+    of([("second", "second")], ("first", "second", "second"), 2, (15, 3)),
     of([("second", "second")], ("first", "first", "tie"), 3, (1, 7)),
     of([("tie", "tie")], ("tie", "tie", "first"), 4),
     of([("first", "")], ("first", "first", "first"), 5),  # half of it failed: no verdict
@@ -146,8 +146,8 @@ def test_numbers_by_hand():
     assert rates["repeat_flip"] is None
     said, people = ["first", "tie", "second", "second", "tie"], ["first", "first", "second", "first", "tie"]
     assert rates["kappa"]["mean"] == pytest.approx(cohen_kappa(said, people))
-    # length: x = log2(8/4) = 1 with lead -1 against -1/3, x = log2(2/8) = -2 with lead -1 against 2/3
-    assert rates["length_slope"]["mean"] == pytest.approx((1 * (-1 + 1 / 3) + -2 * (-1 - 2 / 3)) / (1 + 4))
+    # length: x = log2(16/4) = 2 with lead -1 against -1/3, x = log2(2/8) = -2 with lead -1 against 2/3
+    assert rates["length_slope"]["mean"] == pytest.approx((2 * (-1 + 1 / 3) + -2 * (-1 - 2 / 3)) / (4 + 4))
     assert price(HAND) == {
         "calls": 12,
         "made": 12,

@@ -43,6 +43,7 @@ TABLE = [
     ("json", '["A"]', FAILURE),
     ("json", '{"verdict": "A"', FAILURE),
     ("json", "{}", FAILURE),
+    ("json", '<think>it is A</think>{"reason": "</think>", "verdict": "B"}', FAILURE),  # where does the thought end?
     ("json", "[" * 100_000, FAILURE),
     ("score", '{"score": 7}', 7.0),
     ("score", '{"reason": "10 of 10", "score": 2.5}', 2.5),
