@@ -75,7 +75,7 @@ class EndpointConfig(AskedConfig):
         default="logprobs",
         description="logprobs = from the distribution of one label token; label = a sampled label; json = an object (and all rankings).",
     )
-    concurrency: int = Field(default=8, ge=1, le=256, description="Calls in flight at once.")
+    concurrency: int = Field(default=8, ge=1, le=128, description="Calls in flight at once.")
     per_minute: float | None = Field(default=None, gt=0, description="Calls begun in a minute at most; empty = as many as go.")
     attempts: int = Field(default=4, ge=1, le=20, description="How often a call is sent that finds the server full, gone or late.")
     timeout_s: float = Field(default=60.0, gt=0, description="Longest wait for one reply.")

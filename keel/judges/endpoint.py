@@ -69,7 +69,8 @@ class EndpointJudge:
     def identity(self) -> str:
         c = self.config
         templates = {kind: t.hash for kind, t in self._templates.items()}
-        return digest({"url": c.url, "model": c.model, "templates": templates, "parameters": self._parameters("pairwise")})
+        parameters = {kind: self._parameters(kind) for kind in self._templates}
+        return digest({"url": c.url, "model": c.model, "templates": templates, "parameters": parameters})
 
     @property
     def family(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import threading
 import time
@@ -34,29 +35,42 @@ class Call:
 
 
 class Journal:
-    """An open journal; any thread may call. Raises RunError when the file cannot be used."""
+    """A journal; any thread may call. The file is made by the first paid call: asking for a price leaves nothing behind.
+
+    Raises RunError when the file cannot be used.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"{path}: the journal of paid calls cannot be used: {error}", "give another file as `journal`") from None
+        self._db: sqlite3.Connection | None = None
+        if path.exists():
+            self._open()
+        elif not os.access(next(p for p in path.absolute().parents if p.exists()), os.W_OK):
+            raise RunError(f"{path}: the journal of paid calls cannot be written there", "give another file as `journal`")
 
-    def close(self) -> None:
+    def _open(self) -> sqlite3.Connection:
+        if self._db is not None:
+            return self._db
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise RunError(f"{self.path}: the journal of paid calls cannot be used: {error}", "give another file as `journal`") from None
+        self._db = db
+        return db
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock:
-            self._db.close()
+            return [] if self._db is None else self._db.execute(query, values).fetchall()
 
     def get(self, key: str) -> Call | None:
         """The answer that was paid for under this key."""
-        with self._lock:
-            row = self._db.execute("SELECT reply, read, written, cost FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Call(json.loads(row[0]), None if row[1] is None else (row[1], row[2]), row[3])
+        rows = self._rows("SELECT reply, read, written, cost FROM answers WHERE key = ?", (key,))
+        return next((Call(json.loads(r[0]), None if r[1] is None else (r[1], r[2]), r[3]) for r in rows), None)
 
     def keep(self, key: str, call: Call) -> None:
         """On the disk when this returns."""
@@ -68,22 +82,19 @@ class Journal:
 
     def spent(self) -> float:
         """The known cost of all calls in the file."""
-        with self._lock:
-            rows = self._db.execute("SELECT cost FROM answers UNION ALL SELECT cost FROM failures").fetchall()
+        rows = self._rows("SELECT cost FROM answers UNION ALL SELECT cost FROM failures")
         return math.fsum(cost for (cost,) in rows if cost is not None)
 
     def counts(self) -> dict[str, int]:
         """Answers, failures, and calls among both whose cost is unknown."""
-        count = "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM failures), "
-        unknown = "(SELECT count(*) FROM answers WHERE cost IS NULL) + (SELECT count(*) FROM failures WHERE cost IS NULL)"
-        with self._lock:
-            row = self._db.execute(count + unknown).fetchone()
-        return {"answers": row[0], "failures": row[1], "cost_unknown": row[2]}
+        rows = self._rows("SELECT 'answers', cost IS NULL FROM answers UNION ALL SELECT 'failures', cost IS NULL FROM failures")
+        kinds = [kind for kind, _ in rows]
+        return {"answers": kinds.count("answers"), "failures": kinds.count("failures"), "cost_unknown": sum(u for _, u in rows)}
 
     def _put(self, statement: str, key: str, text: str, call: Call) -> None:
         read, written = call.tokens if call.tokens is not None else (None, None)
         with self._lock:
-            self._db.execute(statement, (key, text, read, written, call.cost, time.time()))
+            self._open().execute(statement, (key, text, read, written, call.cost, time.time()))
 
 
 def key_of(endpoint: str, model: str, template: str, parameters: dict[str, Any], question: Question) -> str:

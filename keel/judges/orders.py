@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from keel.judges.ask import SIDES, Judge, Question, Said, failed
 
 Told = Callable[[Sequence[Said]], None]
-AT_ONCE = 64  # questions of one call of ``ask``: what a progress bar moves by
+AT_ONCE = 128  # questions of one call of ``ask``: what a progress bar moves by
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from asking import Server, completion, question, single
 
-from keel.core.errors import UserError
+from keel.core.errors import RunError, UserError
 from keel.judges.budget import Budget, cost_of
 from keel.judges.config import EndpointConfig, PriceConfig
 from keel.judges.endpoint import EndpointJudge, asked_pause
@@ -264,12 +264,19 @@ def test_within_a_running_loop(server: Server, tmp_path: Path):
 
 def test_the_journal_syncs(tmp_path: Path):
     journal = Journal(tmp_path / "j.sqlite")
-    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert journal.get("k") is None
+    assert journal.counts() == {"answers": 0, "failures": 0, "cost_unknown": 0}
+    assert not (tmp_path / "j.sqlite").exists()  # nothing is left behind where nothing was paid
     journal.keep("k", Call({"text": "A", "top": None}, (1, 2), None))
+    assert journal._rows("PRAGMA synchronous") == [(2,)]  # FULL
     assert Journal(tmp_path / "j.sqlite").get("k") == Call({"text": "A", "top": None}, (1, 2), None)
     journal.keep_failure("f", "reply: none", Call(None, None, 0.5))
     assert journal.get("f") is None
     assert journal.spent() == 0.5
+    assert journal.counts() == {"answers": 1, "failures": 1, "cost_unknown": 1}
+    (tmp_path / "no.sqlite").write_text("no database, whatever it is called; and long enough to be seen as none")
+    with pytest.raises(RunError, match="cannot be used"):
+        Journal(tmp_path / "no.sqlite")
 
 
 def test_a_limit_that_is_reached_is_reached():

@@ -57,8 +57,8 @@ def labels(path: Path, n: int = 60) -> str:
     return rows(path, found)
 
 
-def test_the_file_of_judges_of_the_recipes():
-    found = load(JudgesFile, Path("recipes/judges.yaml"))
+def test_the_file_of_judges_of_the_recipes(root: Path):
+    found = load(JudgesFile, root / "recipes" / "judges.yaml")
     assert {"scripted", "local", "server", "panel"} <= set(found.judges)
     assert list(found.models("panel")) == [("local", "tiny:llama?seed=1")]
 
