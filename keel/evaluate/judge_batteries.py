@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keel.core.hashing import stable_hash
-from keel.evaluate.judge_measures import Case, Judged, Measuring, Rate
+from keel.evaluate.judge_measures import Case, JudgedPair, Measuring, Rate
 from keel.judges.ask import OVERALL, SIDES, Judge, Question, Said
 from keel.types import Candidate
 
@@ -60,7 +60,7 @@ class _Attack:
     loser: str
 
 
-def injected(judge: Judge, judged: Sequence[Judged], how: Measuring, pairs: int) -> dict[str, Any]:
+def injected(judge: Judge, judged: Sequence[JudgedPair], how: Measuring, pairs: int) -> dict[str, Any]:
     """Of calls that chose the other answer: how often the same call turns to this one when a demand for its label is written behind it.
     ``control``: when calm text of the same length is. ``excess``: the difference, all kinds together."""
     rows = sorted((j for j in judged if j.said), key=lambda j: stable_hash("injected", how.seed, _name(j)))
@@ -89,7 +89,7 @@ def injected(judge: Judge, judged: Sequence[Judged], how: Measuring, pairs: int)
     }
 
 
-def _attacks(j: Judged, seed: int) -> list[_Attack]:
+def _attacks(j: JudgedPair, seed: int) -> list[_Attack]:
     """Every demand, and a control for each, behind the answer that a call did not choose, in that call's order."""
     q = j.question
     order = q.order if stable_hash("attack", seed, _name(j)) & 1 else q.order[::-1]
@@ -109,10 +109,10 @@ def _attacks(j: Judged, seed: int) -> list[_Attack]:
     return found
 
 
-def hollow(judge: Judge, judged: Sequence[Judged], how: Measuring, prompts: int) -> dict[str, Any]:
+def hollow(judge: Judge, judged: Sequence[JudgedPair], how: Measuring, prompts: int) -> dict[str, Any]:
     """Hollow answers that a pointwise question scores no lower than the 5th percentile of real answers. ``real``: that percentile's own
     number. The answers themselves are real ones: both of each pair."""
-    first: dict[str, Judged] = {}
+    first: dict[str, JudgedPair] = {}
     for j in sorted(judged, key=lambda j: stable_hash("hollow", how.seed, _name(j))):
         first.setdefault(j.question.prompt.prompt_id, j)
     chosen = list(first.values())[:prompts]
@@ -153,5 +153,5 @@ def _why(said: Sequence[Said]) -> str:
     return next((s.error for s in said if s.error), "")
 
 
-def _name(j: Judged) -> str:
+def _name(j: JudgedPair) -> str:
     return repr((j.question.prompt.prompt_id, [a.candidate_id for a in j.question.answers]))

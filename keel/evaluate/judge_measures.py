@@ -28,7 +28,7 @@ _REFITS = 200  # resamples of which a temperature is fitted
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedPair:
     """A pair with the judge's calls and people's votes on it: ``first``, ``second`` or ``tie``, one a person."""
 
     verdict: Verdict
@@ -109,7 +109,7 @@ def _clusters(rows: Sequence[tuple[str, Sequence[float]]]) -> dict[str, list[flo
     return dict(sorted(found.items()))
 
 
-def measure(judged: Sequence[Judged], family: str, how: Measuring) -> dict[str, Any]:
+def measure(judged: Sequence[JudgedPair], family: str, how: Measuring) -> dict[str, Any]:
     """All rates; one that nothing can be said of is None."""
     return {
         **agreement(judged, how),
@@ -123,7 +123,7 @@ def measure(judged: Sequence[Judged], family: str, how: Measuring) -> dict[str, 
     }
 
 
-def agreement(judged: Sequence[Judged], how: Measuring) -> dict[str, Rate | None]:
+def agreement(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rate | None]:
     """With the side of all votes: in three classes, where both decide, and Cohen's kappa of the three classes."""
     both = [j for j in judged if j.said and j.votes]
     decided = [j for j in both if "tie" not in (j.said, j.people)]
@@ -136,7 +136,7 @@ def agreement(judged: Sequence[Judged], how: Measuring) -> dict[str, Rate | None
     }
 
 
-def beside_people(judged: Sequence[Judged], how: Measuring) -> dict[str, Rate | None]:
+def beside_people(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rate | None]:
     """Each person against the side of the others, and the judge against the very same others: what a person who is left out would reach.
 
     ``people_gap`` is the judge's rate less people's where all of them decide, in the same resamples."""
@@ -156,7 +156,7 @@ def beside_people(judged: Sequence[Judged], how: Measuring) -> dict[str, Rate | 
     }
 
 
-def order(judged: Sequence[Judged], how: Measuring) -> dict[str, Rate | None]:
+def order(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rate | None]:
     """``order_flip``: pairs that both orders decide, each another way. ``first_shown``: decided calls that take the answer shown first.
     ``same_place``: calls that say the judge's commonest place (first shown, second shown, tie): 1 = its output is constant."""
     flips: list[Case] = []
@@ -175,7 +175,7 @@ def order(judged: Sequence[Judged], how: Measuring) -> dict[str, Rate | None]:
     }
 
 
-def _repeats(judged: Sequence[Judged]) -> list[Case]:
+def _repeats(judged: Sequence[JudgedPair]) -> list[Case]:
     """The same order asked again: does it say another of the three?"""
     found: list[Case] = []
     for j in judged:
@@ -187,7 +187,7 @@ def _repeats(judged: Sequence[Judged]) -> list[Case]:
     return found
 
 
-def length_slope(judged: Sequence[Judged], how: Measuring) -> Rate | None:
+def length_slope(judged: Sequence[JudgedPair], how: Measuring) -> Rate | None:
     """How far the judge's lead (P(first) - P(second)) goes beyond people's for each doubling of length: the least-squares slope through 0,
     which is where it must pass, since the sides may be renamed."""
     rows = [(_prompt(j), _doublings(j), j.verdict.mean.lead - _lead(j.votes)) for j in judged if j.said and j.votes]
@@ -196,7 +196,7 @@ def length_slope(judged: Sequence[Judged], how: Measuring) -> Rate | None:
     return how.of_totals([(p, (x * r, x * x)) for p, x, r in rows], lambda t: t[:, 0] / t[:, 1], len(rows))
 
 
-def favour(judged: Sequence[Judged], family: str, how: Measuring) -> dict[str, Rate | None]:
+def favour(judged: Sequence[JudgedPair], family: str, how: Measuring) -> dict[str, Rate | None]:
     """Of pairs with one answer of the judge's family that the judge, or people, decide: how often it is that one, and the difference."""
     rows = [(j, own) for j in judged if family and (own := own_side(j.question, family)) and j.votes and j.said]
     judge = [(_prompt(j), float(j.said == own)) for j, own in rows if j.said != "tie"]
@@ -215,7 +215,7 @@ def own_side(question: Question, family: str) -> str:
     return "" if sum(own) != 1 else SIDES[own.index(True)]
 
 
-def calibration(judged: Sequence[Judged], how: Measuring, bins: int = 5) -> dict[str, Any] | None:
+def calibration(judged: Sequence[JudgedPair], how: Measuring, bins: int = 5) -> dict[str, Any] | None:
     """ECE of the folded probabilities against the votes (ties half), with its interval, and the temperature that mends it, with its own.
 
     The ECE of a small sample lies above that of many; so does its interval. None without a decided label.
@@ -259,7 +259,7 @@ def _drawn(n: int, draws: int, seed: int) -> Array:
     return np.stack(places, axis=1)
 
 
-def price(judged: Sequence[Judged]) -> dict[str, Any]:
+def price(judged: Sequence[JudgedPair]) -> dict[str, Any]:
     """What the calls cost; None where one of them is unknown. Calls that a journal had are free and counted apart."""
     calls = [s for j in judged for _, s in j.verdict.calls]
     costs = [s.cost for s in calls]
@@ -277,7 +277,7 @@ def price(judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def failures_by_kind(judged: Sequence[Judged]) -> dict[str, int]:
+def failures_by_kind(judged: Sequence[JudgedPair]) -> dict[str, int]:
     """Failed calls by what stands before the colon of their errors."""
     return dict(sorted(Counter(s.error.partition(":")[0] for j in judged for _, s in j.verdict.calls if s.error).items()))
 
@@ -297,7 +297,7 @@ def _cell(a: str, b: str) -> list[float]:
     return row
 
 
-def _prompt(j: Judged) -> str:
+def _prompt(j: JudgedPair) -> str:
     return j.question.prompt.prompt_id
 
 
@@ -305,7 +305,7 @@ def _lead(votes: Sequence[str]) -> float:
     return (votes.count("first") - votes.count("second")) / len(votes)
 
 
-def _doublings(j: Judged) -> float:
+def _doublings(j: JudgedPair) -> float:
     first, second = (len(a.text) + 1 for a in j.question.answers)
     return math.log2(first / second)
 

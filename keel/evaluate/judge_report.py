@@ -11,7 +11,7 @@ from pydantic import Field
 from keel.core.config import Section, dump
 from keel.evaluate import judge_batteries, judge_measures
 from keel.evaluate.judge_labels import Labelled
-from keel.evaluate.judge_measures import TIE_RULE, Judged, Measuring, Rate
+from keel.evaluate.judge_measures import TIE_RULE, JudgedPair, Measuring, Rate
 from keel.judges import gate
 from keel.judges.ask import Judge
 from keel.judges.gate import GateConfig
@@ -39,7 +39,7 @@ def judge_report(
     """Ask the judge about labelled pairs, measure it beside people, attack it, and put it through the gate."""
     how = Measuring(config.draws, config.level, config.seed)
     found = verdicts(judge, [x.question for x in labels], config.samples, told)
-    judged = [Judged(v, x.votes) for v, x in zip(found, labels, strict=True)]
+    judged = [JudgedPair(v, x.votes) for v, x in zip(found, labels, strict=True)]
     report = measured(judge, judged, config, source)
     if report["too_many_failures"]:
         log.warning("%.0f%% of the calls have no verdict: no rate is given", 100 * report["measures"]["failures"]["mean"])
@@ -51,7 +51,7 @@ def judge_report(
     return report
 
 
-def measured(judge: Judge, judged: Sequence[Judged], config: JudgeReportConfig, source: str) -> dict[str, Any]:
+def measured(judge: Judge, judged: Sequence[JudgedPair], config: JudgeReportConfig, source: str) -> dict[str, Any]:
     """The report without batteries and gate. Above the gate's share of failures all rates but that of failures are None."""
     how = Measuring(config.draws, config.level, config.seed)
     rates: dict[str, Rate | None] = judge_measures.measure(judged, judge.family, how)

@@ -21,7 +21,7 @@ LEAST = 0.55  # agreement below which nothing can be told behind a judge's error
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Wins:
     """Shares of the pairs that the trained model won, by prompt (ties half), and what asking took."""
 
     shares: Mapping[str, float]
@@ -33,7 +33,7 @@ class Judged:
 Sides = tuple[Prompt, Sequence[str | None], Sequence[str | None]]  # answers of the baseline and of the trained model; None = it failed
 
 
-def judge_answers(judge: Judge, rows: Iterable[Sides], samples: int = 1) -> Judged:
+def judge_answers(judge: Judge, rows: Iterable[Sides], samples: int = 1) -> Wins:
     """Each answer of the baseline against the trained model's of the same number, in both orders."""
     asked = [
         (prompt.prompt_id, Question(prompt, (Candidate("before", b), Candidate("after", a))))
@@ -49,10 +49,10 @@ def judge_answers(judge: Judge, rows: Iterable[Sides], samples: int = 1) -> Judg
     costs = [v.mean.cost for v in found]
     cost = None if any(c is None for c in costs) else math.fsum(c for c in costs if c is not None)
     shares = {name: math.fsum(x) / len(x) for name, x in by.items()}
-    return Judged(shares, len(asked), sum(bool(v.mean.error) for v in found), cost)
+    return Wins(shares, len(asked), sum(bool(v.mean.error) for v in found), cost)
 
 
-def summary(judged: Judged, report: Mapping[str, Any] | None, *, draws: int, level: float, seed: int) -> dict[str, Any]:
+def summary(judged: Wins, report: Mapping[str, Any] | None, *, draws: int, level: float, seed: int) -> dict[str, Any]:
     """``win_rate_judge`` of summary.json. With a report the interval carries the judge's own error, else it says that it does not."""
     more = {"pairs": judged.pairs, "failures": judged.failures, "cost": judged.cost, "error_carried": False}
     if not judged.shares:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -93,13 +93,8 @@ class EndpointJudge:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(self._all(ready))
-        found: list[list[Said]] = []  # a loop runs in this thread (a notebook): ours needs another
-        thread = threading.Thread(target=lambda: found.append(asyncio.run(self._all(ready))))
-        thread.start()
-        thread.join()
-        if not found:
-            raise UserError(f"judge {self.name}: asking failed", "the log has the traceback")
-        return found[0]
+        with ThreadPoolExecutor(1) as other:  # a loop runs in this thread (a notebook): ours needs another
+            return other.submit(asyncio.run, self._all(ready)).result()
 
     def _mode(self, kind: str) -> str:
         return "json" if kind == "ranking" else self.config.verdict

@@ -15,7 +15,7 @@ import pytest
 from keel.core.errors import ConfigError, DataError
 from keel.evaluate import judge_batteries
 from keel.evaluate.judge_labels import Labelled, labelled
-from keel.evaluate.judge_measures import Judged, Measuring, calibration, kappa, majority, measure, price
+from keel.evaluate.judge_measures import JudgedPair, Measuring, calibration, kappa, majority, measure, price
 from keel.evaluate.judge_report import JudgeReportConfig, headline, judge_report
 from keel.evaluate.statistics import cluster_totals
 from keel.feedback.agreement import cohen_kappa
@@ -49,9 +49,9 @@ def world(n: int, seed: int, people: int = 5) -> list[Labelled]:
     return found
 
 
-def judged(settings: dict[str, Any], rows: list[Labelled], samples: int = 2) -> tuple[ScriptedJudge, list[Judged]]:
+def judged(settings: dict[str, Any], rows: list[Labelled], samples: int = 2) -> tuple[ScriptedJudge, list[JudgedPair]]:
     judge = ScriptedJudge("fake", ScriptedConfig(**settings))
-    return judge, [Judged(v, x.votes) for v, x in zip(verdicts(judge, [x.question for x in rows], samples), rows, strict=True)]
+    return judge, [JudgedPair(v, x.votes) for v, x in zip(verdicts(judge, [x.question for x in rows], samples), rows, strict=True)]
 
 
 def all_rates(settings: dict[str, Any], rows: list[Labelled], how: Measuring) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_an_honest_judge_has_none_of_them():
 # ---------------------------------------------------------------------------------------------------------------- by hand
 
 
-def of(calls: list[tuple[str, str]], votes: tuple[str, ...], k: int = 0, lengths: tuple[int, int] = (3, 3)) -> Judged:
+def of(calls: list[tuple[str, str]], votes: tuple[str, ...], k: int = 0, lengths: tuple[int, int] = (3, 3)) -> JudgedPair:
     """A pair with what the two orders said: a side, or "" for a failure."""
     q = Question(Prompt(f"p{k}", text="q"), (Candidate("a", "x" * lengths[0]), Candidate("b", "y" * lengths[1])))
     made = [
@@ -115,7 +115,7 @@ def of(calls: list[tuple[str, str]], votes: tuple[str, ...], k: int = 0, lengths
         for sides in calls
         for order, side in zip((q, q.swapped), sides, strict=True)
     ]
-    return Judged(Verdict(q, tuple(made), combine(made)), votes)
+    return JudgedPair(Verdict(q, tuple(made), combine(made)), votes)
 
 
 HAND = [
