@@ -140,6 +140,20 @@ def _feedback(args: argparse.Namespace) -> Summary:
     return run.run_lineage(args.store, args.names[0], args.root)
 
 
+def _judge(args: argparse.Namespace) -> Summary:
+    from keel.verbs.judge.run import run_judge
+
+    named = {"judge": args.judge, "judges": args.judges, "out": args.out, "report": args.report, "override": args.override}
+    given = [f"{name}={json.dumps(value)}" for name, value in named.items() if value]
+    return run_judge(args.target, [*args.overrides, *given], dry_run=args.dry_run)
+
+
+def _judge_report(args: argparse.Namespace) -> Summary:
+    from keel.verbs.judge.report import run_judge_report
+
+    return run_judge_report(args.labels, args.judge, args.judges, args.json_file, args.html, args.overrides)
+
+
 def _serve(args: argparse.Namespace) -> Summary:
     from keel.verbs.serve_reward import run_serve_reward
 
@@ -233,6 +247,8 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_models(add)
     _add_annotate(add)
     _add_feedback(add)
+    _add_judge(add)
+    _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
     # The --json of the next three names a file.
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in LABS.items():
@@ -369,6 +385,28 @@ def _add_annotate(add: Add) -> None:
     sub.add_argument("--root", default="runs", metavar="DIR", help="folder of training runs, for the page of lineage")
 
 
+def _add_judge(add: Add) -> None:
+    sub = add("judge", "let a judge compare, order or score answers", _judge)
+    sub.add_argument("target", help="a recipe (.yaml), or a file of answers: rows {prompt, answers}, pairs, rankings, single answers")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. samples=2 kind=rubric store=sqlite:///f.db")
+    sub.add_argument("--judge", default="", metavar="NAME", help="which judge of the file of judges")
+    sub.add_argument("--judges", default="", metavar="FILE", help="the file of judges; recipes/judges.yaml unless given")
+    sub.add_argument("--out", default="", metavar="FILE", help="where the judgements go (JSONL, as keel feedback import reads it)")
+    sub.add_argument("--report", default="", metavar="FILE", help="report of keel judge report that lets this judge label")
+    sub.add_argument("--override", default="", metavar="NAME", help="the judge's name: let it label without a passed report")
+    sub.add_argument("--dry-run", action="store_true", help="say how many calls there are and what they cost, and stop")
+
+
+def _add_judge_report(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(action=_judge_report, json=False)
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. samples=3 gate.order_flip=0.1")
+    sub.add_argument("--labels", required=True, metavar="FILE", help="pairs with people's labels")
+    sub.add_argument("--judge", required=True, metavar="NAME", help="which judge of the file of judges")
+    sub.add_argument("--judges", default="", metavar="FILE", help="the file of judges; recipes/judges.yaml unless given")
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the report goes; rewards and scorers ask for it")
+    sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
+
+
 def _add_runs(add: Add) -> None:
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
@@ -384,9 +422,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     takes ``--json`` after the verb only)."""
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser(given)
-    if given[:2] in (["eval", "reward"], ["eval", "hallucination"]):
+    if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["judge", "report"]):
         given[:2] = ["-".join(given[:2])]
-    names_a_file = given[:1] in (["bench"], ["eval-reward"], ["eval-hallucination"], ["advise"], ["study"])  # their --json
+    names_a_file = given[:1] in (
+        ["bench"],
+        ["eval-reward"],
+        ["eval-hallucination"],
+        ["judge-report"],
+        ["advise"],
+        ["study"],
+    )  # their --json
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given

@@ -12,6 +12,8 @@ from typing import Any
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
 from keel.evaluate.hallucination.config import HallucinationConfig
+from keel.judges.config import JudgesFile
+from keel.judges.templates import Template
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
@@ -21,6 +23,7 @@ from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
+from keel.verbs.judge.recipe import JudgeRecipe, JudgeReportRecipe
 from keel.verbs.mine.recipe import MineRecipe
 from keel.verbs.run import RECIPES
 from keel.verbs.scenes import ScenesRecipe
@@ -48,6 +51,10 @@ _TITLES: Mapping[type[Section], str] = {
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
     ServeRewardConfig: "`keel serve reward MODEL`",
+    JudgeRecipe: "`keel judge RECIPE_OR_FILE`",
+    JudgeReportRecipe: "`keel judge report --labels FILE --judge NAME`",
+    JudgesFile: "A file of judges",
+    Template: "A template of judges",
     PipelineRecipe: "`keel run`",
     LabelRecipe: "The stage `annotate` of `keel run`",
     MineRecipe: "The stage `mine` of `keel run`",
@@ -71,6 +78,10 @@ def reference_markdown() -> str:
         EvalRewardConfig,
         HallucinationConfig,
         ServeRewardConfig,
+        JudgeRecipe,
+        JudgeReportRecipe,
+        JudgesFile,
+        Template,
         AdviseRecipe,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}

@@ -173,6 +173,10 @@ def _rates(ledger: Ledger, headline: Mapping[str, Any] | None) -> Markup | None:
     model = ledger.interval("Win rate by reward model", "win_rate_reward_model")
     if model is not None:
         rows.append(("reward model", model))
+    judge = ledger.interval("Win rate by judge", "win_rate_judge")
+    if judge is not None:
+        carried = "" if lookup(ledger.summary, "win_rate_judge.error_carried") else ", its own error left out"
+        rows.append((f"judge{carried}", judge))
     rules = lookup(ledger.summary, "win_rate_rules")
     for rule in rules if isinstance(rules, Mapping) else ():
         rate = ledger.interval(f"Win rate by rule {rule}", f"win_rate_rules.{rule}")

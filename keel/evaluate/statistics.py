@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
@@ -51,6 +51,37 @@ def cluster_bootstrap(
     low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
     mean = float(sums_n.sum() / counts_n.sum())
     return Interval(mean, min(float(low), mean), max(float(high), mean), len(kept))
+
+
+def cluster_totals(
+    columns_nK: Sequence[Sequence[float]],
+    of: Callable[[Array], Array],
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval | None:
+    """Percentile bootstrap of a function of totals (kappa, a difference of two rates) over clusters.
+
+    ``columns_nK[i]`` are K additive numbers of cluster i; ``of`` takes totals [draws, K] to estimates [draws], NaN where it is not
+    defined. None where the data's own estimate, or more than one in ten of the resampled, is not defined.
+    """
+    _check(draws, level)
+    if not columns_nK:
+        return None
+    table_nK = np.asarray(columns_nK, dtype=np.float64)
+    n = len(table_nK)
+    keys = np.array([stable_hash("bootstrap", seed, draw) for draw in range(draws)], dtype=np.uint64)
+    totals = np.zeros((draws, table_nK.shape[1]))
+    for position in range(n):
+        totals += table_nK[np.minimum((uniform(keys, position) * n).astype(np.int64), n - 1)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, estimates = float(of(table_nK.sum(0)[None])[0]), of(totals)
+    estimates = estimates[np.isfinite(estimates)]
+    if not math.isfinite(mean) or len(estimates) < 0.9 * draws:
+        return None
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, min(float(low), mean), max(float(high), mean), n)
 
 
 def _resample(sums_n: Array, counts_n: Array, draws: int, seed: int) -> Array:

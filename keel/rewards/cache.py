@@ -22,7 +22,7 @@ from keel.core.errors import UserError
 from keel.core.version import VERSION
 from keel.rewards.score import Score
 from keel.rewards.settings import InputFile, ScoringConfig
-from keel.rewards.text import OnceLog, TextJudge, score_texts
+from keel.rewards.text import OnceLog, TextScorer, score_texts
 from keel.runs.fingerprints import model_fingerprint
 from keel.types import Group, Prompt
 
@@ -64,7 +64,7 @@ class ScoreCache:
 class CachedTexts:
     """A source that reads text, behind a cache."""
 
-    inner: TextJudge
+    inner: TextScorer
     cache: ScoreCache
     warn: OnceLog = field(default_factory=OnceLog, repr=False, compare=False)
 
@@ -127,7 +127,7 @@ def _version(name: str) -> str:
 def own_code() -> str:
     """Of the rooms whose code decides what a verifier says, with the folders in them."""
     whole = hashlib.sha256()
-    for package in ("keel.rewards", "keel.sandbox", "keel.data"):
+    for package in ("keel.rewards", "keel.judges", "keel.sandbox", "keel.data"):
         for name, file in python_files(resources.files(package)):
             if package != "keel.data" or name == "text.py":
                 whole.update(f"{package}/{name}".encode() + b"\0" + file.read_bytes())
@@ -135,9 +135,9 @@ def own_code() -> str:
 
 
 def python_files(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
-    """The names under ``folder``, in order, and the files."""
+    """The names of code and templates under ``folder``, in order, and the files."""
     for entry in sorted(folder.iterdir(), key=lambda f: f.name):
         if entry.is_dir():
             yield from python_files(entry, f"{above}{entry.name}/")
-        elif entry.name.endswith(".py"):
+        elif entry.name.endswith((".py", ".yaml")):
             yield above + entry.name, entry

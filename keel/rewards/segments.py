@@ -15,7 +15,7 @@ from keel.rewards.reading.thoughts import answer_span
 from keel.rewards.score import Score, Split, failure
 from keel.rewards.settings import Aggregate, SegmentsConfig
 from keel.rewards.sources.model import Ending, Standardiser, units_of
-from keel.rewards.text import Item, OnceLog, TextJudge, score_texts
+from keel.rewards.text import Item, OnceLog, TextScorer, score_texts
 from keel.types import Group, Rollout, StepsTarget, Unit
 
 Decode = Callable[[Tensor], str]
@@ -103,7 +103,7 @@ class SegmentedText:
     """A source that scores the parts of an answer one by one. ``placed`` of the rollouts scored last, by their id: what is due at each
     token; empty without ``decode``. ``none``: the score of a text without parts."""
 
-    inner: TextJudge
+    inner: TextScorer
     split: Split
     how: Aggregate
     decode: Decode | None = None

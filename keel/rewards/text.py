@@ -30,7 +30,7 @@ class OnceLog:
             log.warning(message + " (said once)", *values)
 
 
-class TextJudge(Protocol):
+class TextScorer(Protocol):
     """Whatever scores answers by their text: a function in this process, worker processes, a cache before either."""
 
     @property
@@ -41,7 +41,7 @@ class TextJudge(Protocol):
         ...
 
 
-def score_texts(source: TextJudge, groups: Sequence[Group], warn: OnceLog) -> list[Tensor]:
+def score_texts(source: TextScorer, groups: Sequence[Group], warn: OnceLog) -> list[Tensor]:
     """float32 [G] for each group. Rollouts that failed are not shown to ``source`` and get NaN; why a score failed is logged, once for each
     kind of failure."""
     import torch

@@ -76,6 +76,7 @@ def test_the_guides_have_examples():
         "online_preferences.md",
         "distillation.md",
         "feedback.md",
+        "judges.md",
         "README.md",
     } == {p.name for p in WITH_EXAMPLES}
 

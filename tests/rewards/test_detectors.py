@@ -15,7 +15,7 @@ from PIL import Image
 from keel.core.config import checked
 from keel.core.errors import ConfigError, DataError, UserError
 from keel.rewards.build import build_rewards
-from keel.rewards.detectors.judge import JudgeConfig, by_judge, read_reply
+from keel.rewards.detectors.judge import PictureJudgeConfig, by_judge, read_reply
 from keel.rewards.detectors.words import SeenConfig, WordsConfig, by_looking, by_words, of_row
 from keel.rewards.sources.hallucination import HallucinationReward
 from keel.types import ImagePart, Message, Prompt, TextPart
@@ -140,7 +140,7 @@ def test_a_judge_is_shown_picture_and_answer_and_its_quotes_are_found(
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.setenv("MY_KEY", "secret")
     server.reply = '```json\n{"claims": [{"quote": "a cat", "type": "existence"}, {"quote": "a cat", "type": "existence"}, {"quote": "ten", "type": "count"}], "told": ["dog"], "missed": ["tree", "sky", "car"]}\n```'  # noqa: E501
-    detect = by_judge(JudgeConfig(url=server.url, model="big", key_env="MY_KEY"))
+    detect = by_judge(PictureJudgeConfig(url=server.url, model="big", key_env="MY_KEY"))
     prompt = Prompt("p", (Message("user", (ImagePart(str(tmp_path / "a.png")), TextPart("What is there?"))),))
     text = "a cat beside a cat"
     found = detect(prompt, text)
@@ -165,19 +165,19 @@ def test_a_reply_that_was_not_asked_for_is_a_failure_and_no_praise(said: str) ->
 
 
 def test_a_judge_that_fails_fails_one_sample_only(server: Server) -> None:
-    config = HallucinationReward(name="made_up", detector="judge", judge=JudgeConfig(url=server.url, model="big"))
+    config = HallucinationReward(name="made_up", detector="judge", judge=PictureJudgeConfig(url=server.url, model="big"))
     (reward,) = build_rewards([config], lambda c: None)  # type: ignore[arg-type, return-value]
     server.reply = "no"
     assert reward.source.judge([(row(), "a cat")])[0].error  # type: ignore[attr-defined]
     server.reply = '{"claims": []}'
     assert float(reward.source.judge([(row(), "a cat")])[0]) == 0.0  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="the environment has no GONE_KEY"):
-        by_judge(JudgeConfig(url=server.url, model="m", key_env="GONE_KEY"))
+        by_judge(PictureJudgeConfig(url=server.url, model="m", key_env="GONE_KEY"))
 
 
 def test_several_answers_are_being_judged_at_once(server: Server) -> None:
     """Nobody is answered before four have asked: one after the other would wait for ever."""
-    config = HallucinationReward(name="made_up", detector="judge", judge=JudgeConfig(url=server.url, model="big", at_once=4))
+    config = HallucinationReward(name="made_up", detector="judge", judge=PictureJudgeConfig(url=server.url, model="big", at_once=4))
     (reward,) = build_rewards([config], lambda c: None)  # type: ignore[arg-type, return-value]
     server.reply, server.meet = '{"claims": [{"quote": "cat", "type": "existence"}]}', threading.Barrier(4)
     texts = [f"{'no ' * k}cat" for k in range(8)]

@@ -97,7 +97,8 @@ def test_every_kind_of_reward_is_tested_or_said_to_read_everything() -> None:
     kinds = {t for c in RewardConfig.__origin__.__args__ for t in TypeAdapter(c).json_schema()["properties"]["type"].get("enum", [None])}  # type: ignore[attr-defined]
     kinds |= {TypeAdapter(c).json_schema()["properties"]["type"].get("const") for c in RewardConfig.__origin__.__args__}  # type: ignore[attr-defined]
     reads_everything = {"steps", "python", "model", "remote", "finished", "hallucination", "consistency"}
-    assert kinds - {None} == {*META, "rules", "contains", "reasoning_gym"} | reads_everything
+    tested_elsewhere = {"judge"}  # test_judge_reward.py
+    assert kinds - {None} == {*META, "rules", "contains", "reasoning_gym"} | reads_everything | tested_elsewhere
 
 
 def test_parts_are_those_of_the_answer(prompt: Callable) -> None:

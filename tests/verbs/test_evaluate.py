@@ -22,6 +22,7 @@ from keel.render.config import RenderConfig
 from keel.types import Group, Message, Prompt
 from keel.verbs.evaluate.run import Side, _judges, answer, drawn_in_full, score, sequence_kl
 from keel.verbs.run import RECIPES, run_verb
+from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import renderer_of
 
 Row = Callable[[Path], list[dict[str, Any]]]
@@ -65,7 +66,7 @@ def test_a_rollout_that_failed_has_no_gold_score(proofs: None) -> None:
         broken = replace(group.rollouts[1], finish_reason="error", text="I can help you with this tent, it is 200 g.")
         return replace(group, rollouts=(group.rollouts[0], broken), valid_G=torch.tensor([True, False]))
 
-    rows = score(recipe, side.groups, [failed(g) for g in side.groups], side.inference.model, renderer)
+    rows = score(recipe, side.groups, [failed(g) for g in side.groups], rewards_of(recipe.rewards, recipe, side.inference.model, renderer))
     for row in rows:
         assert all(a.gold is not None and math.isfinite(a.gold) for a in row.before)
         assert row.after[0].gold is not None

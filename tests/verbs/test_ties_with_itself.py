@@ -28,6 +28,7 @@ from keel.verbs.evaluate.run import answer, score
 from keel.verbs.prefer import preference_source
 from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.run import RECIPES
+from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.sampled_eval import eval_params, evaluators_of
 from keel.verbs.shared.session import renderer_of
 
@@ -84,7 +85,7 @@ def test_a_model_is_no_better_than_itself(measuring: str, policy: Any) -> None:
     rewards = "rewards=[{type: regex, name: vowels, pattern: '[aeiou]'}]"
     recipe = load(RECIPES["eval"], None, ["model=tiny:llama", "baseline=tiny:llama", small, rewards, f"evaluate.{measuring}"])
     first, second = (answer(model, renderer, prompts, recipe) for _ in range(2))
-    summary = compare(score(recipe, first, second, model, renderer), languages=(), draws=100)
+    summary = compare(score(recipe, first, second, rewards_of(recipe.rewards, recipe, model, renderer)), languages=(), draws=100)
     assert set(summary.win_rates) == {"gold", "gold_content", "vowels"}
     assert all(interval.mean == 0.5 for interval in summary.win_rates.values())
     assert all(interval.mean == 0.0 for interval in summary.gains.values())

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from keel.core.config import Section
 from keel.core.python_file import file_of, load_object, names_a_file
 from keel.rewards.detectors.found import Detector
-from keel.rewards.detectors.judge import JudgeConfig, by_judge
+from keel.rewards.detectors.judge import PictureJudgeConfig, by_judge
 from keel.rewards.detectors.words import SeenConfig, WordsConfig, by_looking, by_words, of_row
 from keel.rewards.settings import InputFile
 
@@ -28,7 +28,7 @@ class DetectorSettings(Section):
     )
     words: WordsConfig = Field(default=WordsConfig(), description="Words of objects, for truth and objects.")
     seen: SeenConfig = Field(default=SeenConfig(), description="The object detector of objects.")
-    judge: JudgeConfig = Field(default=JudgeConfig(), description="The server of judge.")
+    judge: PictureJudgeConfig = Field(default=PictureJudgeConfig(), description="The server of judge.")
 
     @model_validator(mode="after")
     def _settings_of_the_detector(self) -> Self:

@@ -27,7 +27,7 @@ existence: a thing that is not there; count: a wrong number; attribute: a wrong 
 action; knowledge: a wrong fact about what is shown. An answer without wrong claims has "claims": []."""
 
 
-class JudgeConfig(Section):
+class PictureJudgeConfig(Section):
     """A judge behind OpenAI's chat protocol."""
 
     url: str = Field(default="", pattern=r"^(https?://\S+)?$", description="Address up to and with /v1, e.g. http://127.0.0.1:8000/v1.")
@@ -39,7 +39,7 @@ class JudgeConfig(Section):
     attempts: int = Field(default=3, ge=1, le=20, description="How often a request is sent that finds the server full, gone or late.")
 
 
-def by_judge(config: JudgeConfig) -> Detector:
+def by_judge(config: PictureJudgeConfig) -> Detector:
     """Raises UserError for an address, a key or an instruction that is not there. The detector raises ValueError for replies that are not
     what was asked for, and RemoteError where the server gives none."""
     if not config.url or not config.model:

@@ -21,16 +21,20 @@ from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.text import language
+from keel.evaluate import judge_scorer
 from keel.evaluate.compare import GOLD_CONTENT, Answer, PromptAnswers, compare
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
+from keel.judges.ask import Judge
+from keel.judges.gate import admit, read_report
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.loops.online import sample_groups
 from keel.methods.credit.assign import rollout_units
 from keel.models.model import Model
 from keel.render.renderer import Renderer
+from keel.rewards.composition.rewards import Reward
 from keel.rewards.sources.hallucination import Found
 from keel.rewards.sources.model import ModelReward
 from keel.rollout.local import LocalSampler
@@ -43,6 +47,7 @@ from keel.verbs.evaluate.ensemble import Ensemble
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
+from keel.verbs.shared.judges import judge_named, record_judges
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, open_session
@@ -72,6 +77,7 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
             return done
         session.bus.emit("run_started", 0, total_steps=3)
         account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
+        scorer = _scorer(recipe)  # refused before anything is sampled
         before, renderer_before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
         session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
         after, renderer, ensemble = _side(recipe, recipe.model, data.prompts(), account, "model")
@@ -80,13 +86,17 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
         same = renderer_before.tokenizer.get_vocab() == renderer.tokenizer.get_vocab()
         if not same:
             _compare_texts_only(recipe)
-        rows = score(recipe, before.groups, after.groups, after.inference.model, renderer)
+        given = rewards_of(recipe.rewards, recipe, after.inference.model, renderer)
+        record_judges(session.run, given, [scorer.admitted] if scorer is not None else [])
+        rows = score(recipe, before.groups, after.groups, given)
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
         if config.kl_prompts and same and after.whole:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
         if before.retained is not None and after.retained is not None and same:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
+        if scorer is not None:
+            summary["win_rate_judge"] = scorer.summary(recipe, rows, before.groups, after.groups)
         session.bus.emit("step", 3, metrics={})
         compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
         if (hallucination := made_up(rows, draws=config.draws, level=config.level, seed=config.seed)) is not None:
@@ -224,9 +234,46 @@ def sequence_kl(after: Side, before: Side, groups: Sequence[Group]) -> dict[str,
     return {"mean": total / len(ratios), "per_token": total / tokens, "n": len(ratios)}
 
 
-def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], model: Model, renderer: Renderer) -> list[PromptAnswers]:
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """The judge of an evaluation, what the manifest is told of it, and its report."""
+
+    judge: Judge
+    admitted: Mapping[str, Any]
+    report: Mapping[str, Any] | None
+
+    def summary(self, recipe: EvalRecipe, rows: Sequence[PromptAnswers], before: Sequence[Group], after: Sequence[Group]) -> dict[str, Any]:
+        """``win_rate_judge``, on the languages that are scored."""
+        config = recipe.evaluate
+        sides = [
+            (old.prompt, _texts(old), _texts(new))
+            for row, old, new in zip(rows, before, after, strict=True)
+            if not config.languages or row.language in config.languages
+        ]
+        judged = judge_scorer.judge_answers(self.judge, sides)
+        how = {"draws": config.draws, "level": config.level, "seed": config.seed}
+        return judge_scorer.summary(judged, self.report, **how) | {"judge": self.judge.name}
+
+
+def _texts(group: Group) -> list[str | None]:
+    """A group's answers; None for a rollout that failed, which has no text to judge."""
+    return [rollout.text if valid else None for rollout, valid in zip(group.rollouts, group.valid_G.tolist(), strict=True)]
+
+
+def _scorer(recipe: EvalRecipe) -> Scorer | None:
+    """Raises ConfigError for a judge that is not there, or may not be a scorer."""
+    if (use := recipe.judge) is None:
+        return None
+    judge = judge_named(use.judges, use.judge)
+    admitted = admit(judge, use.report, use.override, "a scorer")
+    report = read_report(use.report) if use.report else None
+    same = report is not None and report["judge"]["identity"] == judge.identity
+    return Scorer(judge, admitted, report if same else None)
+
+
+def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], rewards: Sequence[Reward]) -> list[PromptAnswers]:
     """Both sides' answers with the scores of gold, reward model and rules."""
-    sources = [reward.source for reward in rewards_of(recipe.rewards, recipe, model, renderer)]
+    sources = [reward.source for reward in rewards]
     scores = {(side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources}
     model_name = next((r.name for r in recipe.rewards if isinstance(r, ModelReward)), None)
 

@@ -22,7 +22,7 @@ from keel.rewards.cache import CachedTexts, ScoreCache, identity
 from keel.rewards.score import Score, SourceRow
 from keel.rewards.sources.model import ModelReward
 from keel.rewards.table import RewardConfig, row_of, scorer_names, scorers, scorers_of
-from keel.rewards.text import Item, TextJudge
+from keel.rewards.text import Item, TextScorer
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.verbs.score.rows import check_columns, read_rows
@@ -43,9 +43,9 @@ def run_score(path: str, reward: str, out: str, overrides: Sequence[str] = (), c
     _check_rows(config, items)
     row = row_of(config)
     if isinstance(config, ModelReward):
-        from keel.verbs.score.model import ModelJudge
+        from keel.verbs.shared.text_model import ModelScorer
 
-        judge: Any = ModelJudge.load(config)
+        judge: Any = ModelScorer.load(config)
     elif isinstance(row, SourceRow) and row.source is not None:
         judge = row.source(config, None)
     else:
@@ -90,7 +90,7 @@ def _check_rows(config: RewardConfig, items: Sequence[Item]) -> None:
         check_columns(items, column, what)
 
 
-def _scores(judge: TextJudge, items: Sequence[Item]) -> list[Score]:
+def _scores(judge: TextScorer, items: Sequence[Item]) -> list[Score]:
     starts = range(0, len(items), _AT_ONCE)
     scores: list[Score] = []
     for start in track(starts, "scoring", disable=len(starts) < 2 or not os.isatty(2), transient=True):

@@ -1,4 +1,4 @@
-"""A reward model as a judge of texts: `keel score --reward model:DIR`."""
+"""A reward model that scores texts: `keel score --reward model:DIR`, and judges of type reward_model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from keel.verbs.shared.session import renderer_of
 
 
 @dataclass(frozen=True, slots=True)
-class ModelJudge:
+class ModelScorer:
     """Texts are rendered with the reward model's own template, each answer closed as a finished one."""
 
     source: ModelSource | EnsembleSource | SegmentedModel
     renderer: Renderer
 
     @classmethod
-    def load(cls, config: ModelReward) -> ModelJudge:
+    def load(cls, config: ModelReward) -> ModelScorer:
         """Raises ModelError when there is no reward model at ``config.path``."""
         first = load_model(config.path, ModelOptions(), heads=frozenset({"score"}))
         renderer = renderer_of(first, RenderConfig())

@@ -1,0 +1,41 @@
+"""What calls cost, and when there is no money for another."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from keel.judges.config import PriceConfig
+
+_CHARACTERS_A_TOKEN = 2.0  # for what a call may cost at most, before anybody counted its tokens: low, so that the cost is not told too low
+
+_ROUNDING = 1e-9  # of a limit: a sum of costs may lie a little below it that is equal to it
+
+
+def cost_of(price: PriceConfig, tokens: tuple[int, int] | None) -> float | None:
+    """None where a price or the number of tokens is unknown: unknown is never 0."""
+    if tokens is None or price.read is None or price.written is None:
+        return None
+    return (tokens[0] * price.read + tokens[1] * price.written) / 1e6
+
+
+def most_tokens(characters: int, max_tokens: int) -> tuple[int, int]:
+    """An upper guess of the tokens of a call."""
+    return int(characters / _CHARACTERS_A_TOKEN) + 32, max_tokens
+
+
+@dataclass(slots=True)
+class Budget:
+    """Money that is spent. A call may begin while less than the limit is spent, so it is passed by the calls in flight at most."""
+
+    limit: float | None
+    spent: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def may_begin(self) -> bool:
+        with self._lock:
+            return self.limit is None or self.spent < self.limit * (1 - _ROUNDING)
+
+    def add(self, cost: float | None) -> None:
+        with self._lock:
+            self.spent += cost or 0.0

@@ -1,0 +1,75 @@
+"""What judges say as judgements: one for each call, one for the verdict that training reads. Tokens and cost are kept beside them.
+
+The verdict of both orders is the judge's work; the calls that it is the mean of have the purpose ``audit``, so that views and agreement
+between annotators count a judge once. A failed call is no judgement: `failures` counts it by kind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keel.judges.ask import Judge, Question, Said, digest
+from keel.judges.orders import Verdict
+from keel.types import Annotator, Answer, Choice, Judgement, Purpose, Ranks, Scores, Task
+
+
+def annotator_of(judge: Judge) -> Annotator:
+    """The judge as an annotator; another identity is another annotator."""
+    return Annotator(f"{judge.name}@{judge.identity[:8]}", "judge", judge.identity, {"family": judge.family} if judge.family else {})
+
+
+def question_of(task: Task, criterion: str = "", reference: str = "") -> Question:
+    """The question that a task asks. Raises DataError for spans, which no judge is asked about."""
+    kinds = {"pairwise": "pairwise", "ranking": "ranking", "rating": "rubric" if criterion else "pointwise"}
+    return Question(task.prompt, task.candidates, kinds[task.kind], criterion, reference)  # type: ignore[arg-type]
+
+
+def judgements(task: Task, judge: Judge, verdict: Verdict, at: str) -> list[Judgement]:
+    """All calls that gave a verdict, then the mean of the orders, if there is one."""
+    by = annotator_of(judge).annotator_id
+    found: list[Judgement] = []
+    for k, (question, said) in enumerate(verdict.calls):
+        if not said.error:
+            meta = {"order": list(question.order), "sample": question.sample} | _meta(said, judge)
+            found.append(_judgement(task, by, said, question.order, "audit", k, at, meta))
+    if not verdict.mean.error:
+        calls = [j.event_id for j in found]
+        meta = {"mean_of": calls} | _meta(verdict.mean, judge) | {"tokens": _sum([s.tokens for _, s in verdict.calls])}
+        found.append(_judgement(task, by, verdict.mean, verdict.question.order, "work", 0, at, meta))
+    return found
+
+
+def failures(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Failed calls by kind: what stands before the colon of their errors."""
+    return dict(sorted(Counter(said.error.partition(":")[0] for v in verdicts for _, said in v.calls if said.error).items()))
+
+
+def answer_of(said: Said) -> Answer:
+    """The answer that a verdict is. A pair's strength is how far the likelier side is ahead."""
+    if said.probabilities is not None:
+        return Choice(said.chosen, 0.0 if said.chosen == "tie" else min(1.0, abs(said.lead)))  # type: ignore[arg-type]
+    if said.ranks is not None:
+        return Ranks(said.ranks)
+    return Scores(0, dict(said.scores or {}))
+
+
+def _judgement(
+    task: Task, by: str, said: Said, order: Sequence[int], purpose: Purpose, repeat: int, at: str, meta: Mapping[str, Any]
+) -> Judgement:
+    event = digest([task.task_id, by, purpose, repeat])
+    answer, reason = answer_of(said), said.text[:2000]
+    return Judgement(event, task.task_id, by, purpose, answer, tuple(order), task.protocol, at, repeat, reason=reason, meta=meta)
+
+
+def _meta(said: Said, judge: Judge) -> dict[str, Any]:
+    found: dict[str, Any] = {"tokens": list(said.tokens) if said.tokens else None, "cost": said.cost, "identity": judge.identity}
+    if said.probabilities is not None:
+        found["probabilities"] = dict(said.probabilities)
+    return found
+
+
+def _sum(tokens: Sequence[tuple[int, int] | None]) -> list[int] | None:
+    known = [t for t in tokens if t is not None]
+    return [sum(t[0] for t in known), sum(t[1] for t in known)] if len(known) == len(tokens) else None

@@ -1,0 +1,114 @@
+"""What is to be judged: rows of a file as tasks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import DataError
+from keel.data.config import DataConfig
+from keel.data.dataset import load as load_data
+from keel.evaluate.judge_labels import labelled
+from keel.feedback.rows import digest, named, task_row
+from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
+
+log = logging.getLogger("keel")
+
+
+def tasks_of(path: str, campaign: str) -> list[Task]:
+    """One task a row, in order; rows with the same content are one task, and counted. Raises DataError naming file, line and field."""
+    found = _own_rows(Path(path)) if _has_answers(Path(path)) else _records(path)
+    tasks = [named(Task("", prompt, candidates, kind, f"{kind}-v1", campaign=campaign)) for prompt, candidates, kind in found]
+    kept = list({_content(t): t for t in reversed(tasks)}.values())[::-1]
+    if len(kept) < len(tasks):
+        log.info("%s: %d rows stand there before with the same content, and are judged once", path, len(tasks) - len(kept))
+    return kept
+
+
+def _content(task: Task) -> str:
+    row = task_row(task)
+    return digest([row["prompt"]["prompt"], row["prompt"]["meta"], row["candidates"], task.kind])
+
+
+Found = tuple[Prompt, tuple[Candidate, ...], Any]
+
+
+def _kind(n: int) -> str:
+    return "rating" if n == 1 else "pairwise" if n == 2 else "ranking"
+
+
+def _has_answers(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            row = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(row, dict) and "answers" in row
+
+
+def _own_rows(path: Path) -> list[Found]:
+    """Rows ``{prompt, answers}``; an answer is a text or ``{text, origin}``. Other columns go to the prompt."""
+    found: list[Found] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: broken JSON: {error}", "correct the line or delete it") from None
+        answers = row.get("answers") if isinstance(row, dict) else None
+        if not isinstance(answers, list) or not answers:
+            raise DataError(f"{path}:{number}: answers must be a list of texts", 'a row is {"prompt": ..., "answers": ["...", "..."]}')
+        candidates = tuple(_candidate(a, f"{path}:{number}", i) for i, a in enumerate(answers))
+        meta = {k: v for k, v in row.items() if k not in ("prompt", "answers", "prompt_id")}
+        found.append((_prompt(row, f"{path}:{number}", meta), candidates, _kind(len(candidates))))
+    return found
+
+
+def _prompt(row: dict[str, Any], where: str, meta: dict[str, Any]) -> Prompt:
+    said = row.get("prompt")
+    name = str(row.get("prompt_id") or digest(said))
+    if isinstance(said, str) and said:
+        return Prompt(name, (Message("user", said),), source_id=where, meta=meta)
+    if isinstance(said, list) and said and all(isinstance(m, dict) and isinstance(m.get("content"), str) and m.get("role") for m in said):
+        return Prompt(name, tuple(Message(m["role"], m["content"]) for m in said), source_id=where, meta=meta)
+    raise DataError(f"{where}: prompt must be a text or a list of {{role, content}}", "correct the row")
+
+
+def _candidate(value: Any, where: str, i: int) -> Candidate:
+    text, origin = (
+        (value, {}) if isinstance(value, str) else (value.get("text"), value.get("origin", {})) if isinstance(value, dict) else (0, {})
+    )
+    if not isinstance(text, str) or not isinstance(origin, dict):
+        raise DataError(f"{where}: answers.{i} must be a text, or {{text, origin}}", "correct the row")
+    return Candidate(f"{i}-{digest(text)[:12]}", text, origin)
+
+
+def _records(path: str) -> list[Found]:
+    """Pairs, comparisons, rankings and single answers of any layout. Labels that rows have are not shown to anybody."""
+    data = load_data(DataConfig(path=path))
+    found: list[Found] = []
+    pairs = [r for r in data.records if isinstance(r, Comparison | Pair)]
+    if pairs:
+        found += [(x.question.prompt, x.question.answers, "pairwise") for x in labelled(pairs, data.source)]
+    for record in data.records:
+        if isinstance(record, Comparison | Pair):
+            continue
+        if isinstance(record, Ranking):
+            answers = tuple(_of_turns(a, i) for i, a in enumerate(record.answers))
+        elif isinstance(record, Rating | Unpaired):
+            answers = (_of_turns(record.answer, 0),)
+        elif isinstance(record, Demonstration):
+            answers = (_of_turns(record.completion, 0),)
+        else:
+            raise DataError(f"{data.source}: layout {data.layout} holds no answers to judge", 'give rows {"prompt": ..., "answers": [...]}')
+        found.append((record.prompt, answers, _kind(len(answers))))
+    return found
+
+
+def _of_turns(turns: Sequence[Message], i: int) -> Candidate:
+    text = "\n\n".join(m.text for m in turns if m.role == "assistant")
+    return Candidate(f"{i}-{digest(text)[:12]}", text)

@@ -1,0 +1,186 @@
+"""`keel judge`: a judge labels a file. What it costs is said before the first call; a job that is started again pays for nothing twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from keel.core.config import dump, load, read_recipe
+from keel.core.errors import ConfigError
+from keel.core.hashing import digest_bytes
+from keel.core.version import VERSION
+from keel.evaluate.judge_labels import reference_of
+from keel.feedback.campaigns import Campaign
+from keel.feedback.db import Store
+from keel.feedback.rows import annotator_row, judgement_row, task_row, utc
+from keel.judges.ask import Judge, Question, Said, failed
+from keel.judges.build import read_judges
+from keel.judges.config import EndpointConfig, LocalConfig
+from keel.judges.gate import admit
+from keel.judges.orders import Told, Verdict, calls_of, verdicts
+from keel.judges.record import annotator_of, failures, judgements, question_of
+from keel.judges.templates import load_template
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+from keel.types import Judgement, Task
+from keel.verbs.judge.recipe import JudgeRecipe
+from keel.verbs.judge.rows import tasks_of
+from keel.verbs.shared.judges import judge_named
+
+log = logging.getLogger("keel")
+
+
+def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
+    """Judge ``target``: a recipe of this verb, or a file of answers. Raises UserError before anything is asked or written."""
+    recipe = _recipe(target, overrides)
+    judge = judge_named(recipe.judges, recipe.judge)
+    tasks = tasks_of(recipe.data, recipe.campaign)
+    asked = [(task, questions_of(task, recipe)) for task in tasks]
+    flat = [q for _, of_task in asked for q in of_task]
+    calls = [c for q in flat for c in calls_of(q, recipe.samples)]
+    price = judge.price(calls)
+    print(f"{len(tasks)} tasks, {len(calls)} calls of judge {judge.name}, price at most {_money(price)}")
+    if dry_run:
+        return {"tasks": len(tasks), "calls": len(calls), "price": price, "dry_run": True}
+    if not recipe.out and not recipe.store:
+        raise ConfigError("--out FILE or store=URL is needed", "where the judgements go")
+    admitted = admit(judge, recipe.report, recipe.override, "a labeller")
+    with progress(len(calls), "judging") as told:
+        said = iter(verdicts(judge, flat, recipe.samples, told))
+    found = [(task, merged([next(said) for _ in of_task])) for task, of_task in asked]
+    return _write(recipe, judge, found, admitted)
+
+
+def _recipe(target: str, overrides: Sequence[str]) -> JudgeRecipe:
+    if target.endswith((".yaml", ".yml")):
+        if "judges" in (raw := read_recipe(Path(target))) and isinstance(raw["judges"], dict):
+            raise ConfigError(f"{target} is a file of judges and no recipe", f"keel judge FILE --judges {target} --judge NAME --out FILE")
+        recipe = load(JudgeRecipe, Path(target), overrides)
+    else:
+        recipe = load(JudgeRecipe, None, [f"data={json.dumps(target)}", *overrides])
+    for name in ("judge", "data"):
+        if not getattr(recipe, name):
+            raise ConfigError(f"{name}: not given", "--judge NAME" if name == "judge" else "data: FILE in the recipe")
+    if not Path(recipe.data).is_file():
+        raise ConfigError(f"{recipe.data}: no such file", "give a file of answers, or a recipe (.yaml)")
+    return recipe
+
+
+def questions_of(task: Task, recipe: JudgeRecipe) -> list[Question]:
+    """The questions that a task takes: one, or one a criterion."""
+    reference = reference_of(task.prompt, recipe.reference)
+    if recipe.kind != "rubric":
+        return [question_of(task, reference=reference)]
+    if task.kind != "rating":
+        raise ConfigError(f"a rubric scores single answers, and task {task.prompt.source_id} has {len(task.candidates)}", "kind=auto")
+    return [question_of(task, criterion, reference) for criterion in _criteria(recipe)]
+
+
+def _criteria(recipe: JudgeRecipe) -> list[str]:
+    if recipe.criteria:
+        return list(recipe.criteria)
+    config = read_judges(recipe.judges).named(recipe.judge)
+    name = config.templates.rubric if isinstance(config, EndpointConfig | LocalConfig) else "rubric_en"
+    return list(load_template(name).criteria)
+
+
+def merged(each: Sequence[Verdict]) -> Verdict:
+    """The criteria of one answer as one verdict; one that failed is a failure of the whole."""
+    if len(each) == 1:
+        return each[0]
+    costs = [v.mean.cost for v in each]
+    cost = None if any(c is None for c in costs) else math.fsum(c for c in costs if c is not None)
+    lost = next((v.mean.error for v in each if v.mean.error), "")
+    scores = {name: score for v in each for name, score in (v.mean.scores or {}).items()}
+    mean = failed(lost, cost=cost) if lost else Said(scores=scores, cost=cost)
+    return Verdict(each[0].question, tuple(call for v in each for call in v.calls), mean)
+
+
+def _write(recipe: JudgeRecipe, judge: Judge, found: Sequence[tuple[Task, Verdict]], admitted: dict[str, Any]) -> dict[str, Any]:
+    at = utc(time.time())
+    said = [j for task, verdict in found for j in judgements(task, judge, verdict, at)]
+    kept = [verdict for _, verdict in found]
+    lost = [task.prompt.source_id or task.task_id for task, verdict in found if verdict.mean.error]
+    costs = [s.cost for v in kept for _, s in v.calls]
+    summary: dict[str, Any] = {
+        "judge": judge.name,
+        "tasks": len(found),
+        "calls": len(costs),
+        "made": sum(s.made for v in kept for _, s in v.calls),
+        "cost": None if any(c is None for c in costs) else math.fsum(c for c in costs if c is not None),
+        "without_verdict": len(lost),
+        "failures": failures(kept),
+        "out": recipe.out,
+        "override": admitted["override"],
+    }
+    campaign = Campaign(recipe.campaign, 1, found[0][0].kind if found else "pairwise", found[0][0].protocol if found else "pairwise-v1")
+    if recipe.out:
+        out = Path(recipe.out)
+        write_atomic(out, b"".join(json_line(row) for row in _lines(campaign, judge, [t for t, _ in found], said)))
+        manifest = {"schema": 1, "verb": "judge", "version": VERSION, "at": at, "recipe": dump(recipe), "admitted": admitted, **summary}
+        manifest |= {"data_sha256": digest_bytes(Path(recipe.data).read_bytes()), "lost": lost}
+        write_atomic(out.with_name(out.name + ".manifest.json"), (json.dumps(manifest, ensure_ascii=False, indent=2) + "\n").encode())
+    if recipe.store:
+        summary["stored"] = _store(recipe.store, campaign, judge, [t for t, _ in found], said)
+    shown = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
+    cost = _money(summary["cost"])
+    print(
+        f"{len(found) - len(lost)} verdicts, {summary['made']} calls made, cost {cost}" + (f"; without a verdict: {shown}" if lost else "")
+    )
+    for kind, n in summary["failures"].items():
+        print(f"failed {n}x: {kind}")
+    return summary
+
+
+def _lines(campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement]) -> list[dict[str, Any]]:
+    """What `keel feedback import` reads."""
+    head = [{"campaign": asdict(campaign)}, {"annotator": annotator_row(annotator_of(judge))}]
+    return [*head, *({"task": task_row(t)} for t in tasks), *({"judgement": judgement_row(j)} for j in said)]
+
+
+def _store(url: str, campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement]) -> int:
+    """How many judgements are new in the store. What a judge said before, at another time, is the same event."""
+    with Store(url) as store:
+        if all(c.name != campaign.name for c in store.campaigns()):
+            store.add_campaign(campaign)
+        store.add_annotator(annotator_of(judge))
+        store.add_tasks(campaign.name, tasks)
+        before = {j.event_id for j in store.judgements(campaign.name)}
+        return store.record([j for j in said if j.event_id not in before])
+
+
+@dataclass(slots=True)
+class _Shown:
+    """The bar, and what it has cost so far."""
+
+    bar: Progress
+    task: Any
+    cost: float | None = 0.0
+
+    def __call__(self, said: Sequence[Said]) -> None:
+        known = [s.cost for s in said]
+        self.cost = None if self.cost is None or any(c is None for c in known) else self.cost + math.fsum(c for c in known if c is not None)
+        self.bar.update(self.task, advance=len(said), cost=_money(self.cost))
+
+
+@contextmanager
+def progress(total: int, name: str) -> Iterator[Told]:
+    """A bar with cost and time left, where somebody looks."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cost {task.fields[cost]}"))
+    with Progress(*columns, TimeRemainingColumn(), transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        yield _Shown(bar, bar.add_task(name, total=total, cost=_money(0.0)))
+
+
+def _money(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,70 @@
+"""Judges in the store of feedback: one judgement a call, one verdict, costs beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from asking import single
+
+from keel.feedback.agreement import agreement
+from keel.feedback.campaigns import Campaign
+from keel.feedback.db import Store
+from keel.feedback.rows import named
+from keel.feedback.views import of_store
+from keel.judges.config import ScriptedConfig
+from keel.judges.orders import verdicts
+from keel.judges.record import annotator_of, answer_of, failures, judgements, question_of
+from keel.judges.scripted import ScriptedJudge
+from keel.types import Candidate, Choice, Message, Prompt, Scores, Task
+
+AT = "2026-11-29T12:00:00Z"
+
+
+def task(k: int, gap: float = 0.0) -> Task:
+    candidates = (Candidate("a", f"one {k}", {"quality": gap}), Candidate("b", f"two {k}", {"quality": 0.0}))
+    return named(Task("", Prompt(f"p{k}", (Message("user", f"q{k}"),)), candidates, "pairwise", "pairwise-v1", campaign="c"))
+
+
+def test_into_the_store_and_back(tmp_path: Path):
+    judge = ScriptedJudge("fake", ScriptedConfig(position=0.5, noise=0.5, hard=False, fails=0.1, price=0.25, family="f"))
+    tasks = [task(k, gap=(k % 5) - 2.0) for k in range(30)]
+    found = verdicts(judge, [question_of(t) for t in tasks], samples=2)
+    said = [j for t, v in zip(tasks, found, strict=True) for j in judgements(t, judge, v, AT)]
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        store.add_campaign(Campaign("c", wanted=2, kind="pairwise", protocol="pairwise-v1"))
+        store.add_annotator(annotator_of(judge))
+        store.add_tasks("c", tasks)
+        assert store.record(said) == len(said)
+        assert store.record(said) == 0  # the same again is nothing new
+        view = of_store(store, "c")
+        kept = store.judgements("c")
+    good = [v for v in found if not v.mean.error]
+    calls = [s for v in found for _, s in v.calls]
+    assert len(view.comparisons) == len(good)
+    assert view.left_out == {"audit": sum(not s.error for s in calls)}
+    assert [c.outcome for c in view.comparisons] == [v.mean.chosen for v in good]
+    assert agreement(view.comparisons).repeats == 0  # a judge counts once
+    audits = [j for j in kept if j.purpose == "audit"]
+    assert {tuple(j.display_order) for j in audits} == {(0, 1), (1, 0)}
+    assert all(j.meta["cost"] == 0.25 and j.meta["tokens"] and j.meta["identity"] == judge.identity for j in audits)
+    assert failures(found) == {"reply": sum(bool(s.error) for s in calls)}
+    assert annotator_of(judge).kind == "judge"
+    assert annotator_of(judge).meta == {"family": "f"}
+
+
+def test_another_identity_is_another_annotator():
+    one, other = (annotator_of(ScriptedJudge("fake", ScriptedConfig(seed=seed))) for seed in (0, 1))
+    assert one.annotator_id != other.annotator_id
+    assert one.identity != other.identity
+
+
+def test_answers():
+    found = verdicts(ScriptedJudge("fake", ScriptedConfig(hard=False)), [question_of(task(0, 1.0))])[0]
+    answer = answer_of(found.mean)
+    assert isinstance(answer, Choice)
+    assert answer.chosen == "first"
+    assert answer.strength == pytest.approx(0.4621, abs=1e-3)  # 2 sigmoid(1) - 1
+    scored = verdicts(ScriptedJudge("fake", ScriptedConfig()), [single("some words")])[0]
+    assert len(scored.calls) == 1  # one answer has one order
+    assert isinstance(answer_of(scored.mean), Scores)
