@@ -26,7 +26,7 @@ TESTED_BY = {
     "keel.rewards.composition.rewards": [
         "rewards/test_compose.py",
         "rewards/test_segments.py",
-        "rewards/test_judge.py",
+        "rewards/test_run_rewards.py",
         "rewards/test_composition.py",
     ],
     "keel.rewards.composition.combine": ["rewards/test_composition.py"],
