@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-from keel.core.hashing import stable_hash
 
 log = logging.getLogger("keel")
 
@@ -115,7 +114,7 @@ class EventBus:
     def emit(self, kind: str, step: int, message: str = "", **data: Any) -> Event:
         number = 0 if kind == "step" else self._number + 1
         self._number = max(self._number, number)
-        name = f"{stable_hash(self._run, number):016x}" if number else ""
+        name = hashlib.blake2b(f"{self._run} {number}".encode(), digest_size=8).hexdigest() if number else ""
         event = Event(kind, step, data, message, time.time(), number, name)
         for delivery in self._deliveries:
             delivery.take(event)

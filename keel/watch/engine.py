@@ -15,7 +15,8 @@ from keel.watch.names import nearest
 from keel.watch.rule_files import resolve
 from keel.watch.settings import numbers, settled
 
-HARDER: tuple[Act, ...] = ("stop", "rollback", "pause")  # of several verdicts the first is given
+HARDER: tuple[Literal["stop", "rollback", "pause"], ...] = ("stop", "rollback", "pause")  # of several verdicts the first is given
+CHANGES: tuple[Literal["lower_lr", "raise_kl"], ...] = ("lower_lr", "raise_kl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +126,12 @@ class Watch:
             if live.judged:
                 self._judge(live, step, reasons)
         self._tell_missing(metrics)
-        adjust = tuple(act for act in ("lower_lr", "raise_kl") if act in reasons)
+        changes = tuple(change for change in CHANGES if change in reasons)
         for act in HARDER:
             if act in reasons:
-                return Verdict(act, "; ".join(reasons[act]))  # pyright: ignore[reportArgumentType]
-        if adjust:
-            return Verdict("adjust", "; ".join(reason for act in adjust for reason in reasons[act]), adjust)
+                return Verdict(act, "; ".join(reasons[act]))
+        if changes:
+            return Verdict("adjust", "; ".join(reason for change in changes for reason in reasons[change]), changes)
         return Verdict("continue")
 
     def _grow(self, metrics: Mapping[str, float]) -> None:

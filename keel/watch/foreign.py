@@ -19,7 +19,6 @@ Step = tuple[int, Mapping[str, float]]
 # What stands for what, by trainer. Only metrics that mean the same in the same unit; all others keep their own names.
 TRL: Mapping[str, str] = {
     "learning_rate": "lr",
-    "objective/entropy": "policy/entropy_avg",
     "eval_loss": "eval/loss",
     "eval_reward": "eval/reward",
     "eval_kl": "eval/kl",
@@ -66,7 +65,7 @@ TINKER: Mapping[str, str] = {
     "env/all/ac_tokens_per_turn": "completions/mean_length",
     "test/env/all/reward/total": "eval/reward",
 }
-LLAMA_FACTORY: Mapping[str, str] = {"lr": "lr", "loss": "loss", "eval_loss": "eval/loss", "reward": "reward", "accuracy": "rewards/accuracies"}
+LLAMA_FACTORY: Mapping[str, str] = {"eval_loss": "eval/loss", "accuracy": "rewards/accuracies"}
 
 _VERL_LINE = re.compile(r"\bstep:(\d+) - (.+)$")
 _VERL_EVAL = ("val-core/", "val-aux/", "val/")
@@ -97,19 +96,23 @@ class Form:
         return next((int(number) for number in steps), None), found
 
 
+def _begins(row: Row, *beginnings: str) -> bool:
+    return any(str(name).startswith(beginnings) for name in row)
+
+
 def _has(*names: str) -> Callable[[Row], bool]:
     return lambda row: any(name in row for name in names)
 
 
 # In the order in which they are tried.
 FORMS: Sequence[Form] = (
-    Form("verl", lambda row: isinstance(row.get("data"), Mapping) or any(str(k).startswith(("actor/", "critic/score")) for k in row), ("step",), VERL, _VERL_EVAL),
-    Form("tinker", lambda row: any(str(k).startswith(("env/all/", "optim/kl_sample_train", "progress/batch")) for k in row), ("step", "progress/batch"), TINKER),
+    Form("verl", lambda row: isinstance(row.get("data"), Mapping) or _begins(row, "actor/", "critic/score"), ("step",), VERL, _VERL_EVAL),
+    Form("tinker", lambda row: _begins(row, "env/all/", "optim/kl_sample", "progress/batch"), ("step", "progress/batch"), TINKER),
     Form("LLaMA-Factory", _has("current_steps"), ("current_steps",), LLAMA_FACTORY),
     Form("OpenRLHF", _has("actor_lr", "policy_loss", "ppo_clip_ratio"), ("global_step", "step"), OPENRLHF),
     Form("TRL", _has("learning_rate", "eval_loss", "train_runtime"), ("step",), TRL, ("eval_",)),
     Form("Keel", _has("step"), ("step",), {}),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,9 @@ def log_file(run: Path) -> Path:
     for name in (METRICS, "trainer_log.jsonl", "trainer_state.json", "log_history.json", "log_history.jsonl"):
         if (run / name).is_file():
             return run / name
-    states = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.rpartition("-")[2] or 0) if p.parent.name[11:].isdecimal() else 0)
-    if states:
-        return states[-1]
+    saved = {int(n): p for p in run.glob("checkpoint-*/trainer_state.json") if (n := p.parent.name.removeprefix("checkpoint-")).isdecimal()}
+    if saved:
+        return saved[max(saved)]
     raise DataError(f"{run} holds no log that is known", "give the file itself: metrics.jsonl, trainer_state.json, trainer_log.jsonl ...")
 
 
@@ -145,7 +148,7 @@ def read_log(run: Path) -> Log:
     found = list(steps_of(rows, form))
     if not found:
         raise DataError(f"{path} holds no row with a step and a number", "give a log of Keel, TRL, verl, OpenRLHF, tinker or LLaMA-Factory")
-    return Log(path, form.name, tuple(found), torn + len(rows) - sum(form.row(_unprefixed(row))[0] is not None for row in rows))
+    return Log(path, form.name, tuple(found), torn + sum(not usable(form.row(_unprefixed(row))) for row in rows))
 
 
 def raw_rows(data: bytes, suffix: str = ".jsonl") -> tuple[list[Row], int]:
@@ -169,7 +172,7 @@ def _whole(data: bytes) -> tuple[list[Row], int]:
     except ValueError:
         return [], 1
     listed: Any = read.get("log_history", []) if isinstance(read, dict) else read
-    rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    rows = [cast("Row", row) for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
     return rows, (len(listed) if isinstance(listed, list) else 1) - len(rows)
 
 
@@ -210,6 +213,11 @@ def steps_of(rows: Sequence[Row], form: Form) -> Iterator[Step]:
         last = (step, numbers)
     if last is not None:
         yield last
+
+
+def usable(row: tuple[int | None, Mapping[str, float]]) -> bool:
+    """Has a row a step and a number?"""
+    return row[0] is not None and bool(row[1])
 
 
 def _unprefixed(row: Row) -> Row:
