@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from keel.core.errors import ConfigError
 from keel.watch.config import WatchConfig
+from keel.watch.expressions.parser import parse
 from keel.watch.replay import alarms, replay, run_test, series, steps_of
 from keel.watch.rule_files import SHIPPED, RuleFile, RuleTest, read_rules, resolve
 
@@ -45,13 +47,32 @@ def test_each_shipped_rule_has_a_page(page: str):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_rule_that_acts_has_two_witnesses_or_a_hard_fact(name: str):
-    from keel.watch.expressions.parser import parse
-
     for rule in read_rules(name).rules:
         if rule.act:
             assert rule.level == "critical"
             assert rule.always == (rule.name == "reward-failed"), "a hard fact: nothing can be trained"
             assert rule.always or len(parse(rule.condition).names) > 1, f"{rule.name} acts on one metric alone"
+
+
+def test_every_limit_of_the_settings_is_one_of_a_default_rule():
+    asked = {setting for rule in read_rules("default").rules for setting in parse(rule.condition).settings}
+    assert asked == {f"watch.{name}" for name in WatchConfig.model_fields if name.startswith("max_")}
+
+
+@pytest.mark.parametrize("page", ["docs/alarms.md", "docs/alarms.zh.md", "docs/runs.md"])
+def test_what_the_pages_show_can_be_written(page: str):
+    """YAML with settings is valid, and rule files pass their own tests."""
+    shown = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    seen = 0
+    for content in map(yaml.safe_load, shown):
+        if "settings" in content:
+            WatchConfig.model_validate(content["settings"]["watch"])
+            seen += 1
+        elif "rules" in content:
+            file = RuleFile.model_validate(content)
+            assert [run_test(file, test) for test in file.tests] == [[]] * len(file.tests)
+            seen += 1
+    assert seen
 
 
 def test_series_by_hand():
