@@ -167,7 +167,8 @@ class ConsoleSink:
             calm = event.kind in ("recovery", "resolved")
             grave = event.kind in ("verdict", "emergency") or event.data.get("level") == "critical"
             said = "alarm" if event.kind == "warning" and grave else event.kind
-            self._say(f"{said}: {event.message}", "green" if calm else "bold red" if grave else "yellow")
+            page = f" ({event.data['page']})" if event.data.get("page") else ""
+            self._say(f"{said}: {event.message}{page}", "green" if calm else "bold red" if grave else "yellow")
         if event.kind in ("run_finished", "interrupted", "paused"):
             self._stop()
 

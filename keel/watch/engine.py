@@ -183,6 +183,9 @@ class Watch:
         if len(names) == 1:  # the name was said already
             first = f"`{self._patterns[rule.name]}`" if self._patterns[rule.name] else names[0]
             condition = condition.removeprefix(f"{first} ")
+        for name in sorted(live.expression.settings, key=len, reverse=True):
+            value = self._scope.settings.get(name)
+            condition = condition.replace(f"${name}", f"${name}" if value is None else f"{value:g}")
         steps = f" for {rule.for_steps} steps" if rule.for_steps > 1 else ""
         return f"{self._values(live)} ({condition}{steps})" + (f": {rule.message}" if rule.message else "")
 

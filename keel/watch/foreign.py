@@ -137,6 +137,11 @@ def log_file(run: Path) -> Path:
     saved = {int(n): p for p in run.glob("checkpoint-*/trainer_state.json") if (n := p.parent.name.removeprefix("checkpoint-")).isdecimal()}
     if saved:
         return saved[max(saved)]
+    stages = sorted(p.parent.name for p in run.glob(f"stages/*/{METRICS}"))
+    if stages:
+        raise DataError(
+            f"{run} is a pipeline, and each stage has a log of its own", f"name one: {run}/stages/{stages[-1]} ({', '.join(stages)})"
+        )
     raise DataError(f"{run} holds no log that is known", "give the file itself: metrics.jsonl, trainer_state.json, trainer_log.jsonl ...")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from keel.runs import logs
-from keel.runs.directory import EVENTS, MANIFEST, SUMMARY
-from keel.runs.lock import holder
+from keel.runs.directory import EVENTS, MANIFEST, METRICS, SUMMARY
+from keel.runs.lock import TELLS, holder
 from keel.watch.foreign import Form, Step, form_of, log_file, raw_rows, steps_of
 
 Status = Literal["running", "finished", "left", "stalled", "killed"]
@@ -33,6 +33,8 @@ class Tail:
 
     def read(self, last_too: bool = False) -> list[Step]:
         """New rows; ``last_too``: the run is over, nothing will be added."""
+        if (self._run / MANIFEST).is_file() and not (self._run / METRICS).is_file():
+            return []  # a run of ours before its first step
         path = log_file(self._run)
         found = path.stat()
         known = (found.st_dev, found.st_ino)
@@ -90,7 +92,7 @@ class Heartbeat:
             process = holder(self._run)  # before the summary: a run that ends in between has one
             if (self._run / SUMMARY).is_file():
                 return Pulse("finished", f"the run finished at step {self.step}")
-            if process is None:
+            if process is None and TELLS:
                 return self._gone(changed_at)
         waited, patience = now - changed_at, self.patience(arrivals)
         if patience is not None and waited > patience:

@@ -114,6 +114,15 @@ def test_no_log(tmp_path: Path, content: str | None, words: str):
         log_file(tmp_path)
 
 
+def test_a_pipeline_is_told_to_name_a_stage(tmp_path: Path):
+    for stage in ("sft", "rl"):
+        (tmp_path / "stages" / stage).mkdir(parents=True)
+        (tmp_path / "stages" / stage / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="is a pipeline") as caught:
+        log_file(tmp_path)
+    assert "stages/sft (rl, sft)" in caught.value.hint
+
+
 def test_every_name_that_stands_for_one_of_keels_does_so_once_and_keel_has_it():
     from keel.watch.foreign import FORMS
     from keel.watch.names import PLAIN, UNITS

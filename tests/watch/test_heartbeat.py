@@ -130,6 +130,21 @@ def test_a_stall_is_told_once_and_so_is_its_end(live: tuple[RunDir, EventBus], t
     assert [row["rule"] for row in rows] == ["stalled", "killed"]
 
 
+def test_a_run_before_its_first_step_is_running(live: tuple[RunDir, EventBus]):
+    run, bus = live
+    clock = Clock(None, lambda: steps(bus, 1, 3), run.close)
+    _, summary = look(run, clock)
+    assert (summary["status"], summary["step"]) == ("killed", 3)
+
+
+def test_where_locks_cannot_tell_nobody_is_called_killed(live: tuple[RunDir, EventBus], monkeypatch: pytest.MonkeyPatch):
+    run, bus = live
+    steps(bus, 1, 3)
+    run.close()
+    monkeypatch.setattr("keel.watch.heartbeat.TELLS", False)
+    assert Heartbeat(run.path, 10.0).pulse(1000.0, 999.0).status == "running"
+
+
 def test_patience_is_so_many_usual_steps_and_the_longest_evaluation(tmp_path: Path):
     heart = Heartbeat(tmp_path, 10.0)
     for step in range(2):

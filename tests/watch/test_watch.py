@@ -109,6 +109,13 @@ def test_what_is_told_has_the_steps_it_took():
     assert [f.text for f in told] == ["y = inf (not finite(y))", "kl = 3 (> 2 for 3 steps)"]
 
 
+def test_what_is_told_shows_the_limit_as_a_number():
+    guard, told = watch(max_kl_per_token=1.5)
+    for step in range(3):
+        guard.check(step, {"kl": 3.0})
+    assert told[0].text.startswith("kl = 3 (> 1.5 for 3 steps): the policy runs away from its reference")
+
+
 def test_healthy_metrics_are_silent():
     guard, told = watch()
     healthy = {

@@ -107,12 +107,14 @@ def open_session(verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mappi
     set_machine(recipe)
     read = {**fingerprints, **inputs_of(recipe)}
     run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=read, argv=sys.argv)
-    sinks = [*make_sinks(run, recipe.settings.tracking), *alert_sinks(recipe.settings.watch.alerts, run.path.name)]
-    bus = EventBus(sinks, run.identity, run.last_event())
     try:
-        yield Session(verb, recipe, run, bus)
+        sinks = [*make_sinks(run, recipe.settings.tracking), *alert_sinks(recipe.settings.watch.alerts, run.path.name)]
+        bus = EventBus(sinks, run.identity, run.last_event())
+        try:
+            yield Session(verb, recipe, run, bus)
+        finally:
+            bus.close()
     finally:
-        bus.close()
         run.close()
 
 
