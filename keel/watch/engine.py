@@ -47,7 +47,6 @@ class _Live:
     counted: int = -1  # the step that the streak was last lengthened at
     held: int = -1  # the last step at which the condition held
     firing: bool = False
-    judged: bool = False  # at the row at hand
 
     def state(self) -> dict[str, Any]:
         return {
@@ -122,8 +121,7 @@ class Watch:
         reasons: dict[Act, list[str]] = {}
         for live in self._live.values():
             names = live.expression.names
-            live.judged = live.expression.always or not names.isdisjoint(metrics)
-            if live.judged:
+            if live.expression.always or not names.isdisjoint(metrics):
                 self._judge(live, step, reasons)
         self._tell_missing(metrics)
         changes = tuple(change for change in CHANGES if change in reasons)

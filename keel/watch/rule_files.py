@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,18 @@ class RuleFile(Section):
 
 def read_rules(name: str) -> RuleFile:
     """A rule file: `default`, `documents`, or a path. Raises ConfigError."""
-    path = FOLDER / f"{name}.yaml" if name in SHIPPED else Path(name)
+    if name in SHIPPED:
+        return _shipped(name)
+    path = Path(name)
     if not path.is_file():
         raise ConfigError(f"there is no rule file {name}", f"give a path, or one of {', '.join(SHIPPED)}")
     return load(RuleFile, path)
+
+
+@functools.cache
+def _shipped(name: str) -> RuleFile:
+    """They do not change while a process runs."""
+    return load(RuleFile, FOLDER / f"{name}.yaml")
 
 
 def resolve(config: WatchConfig) -> tuple[Rule, ...]:

@@ -64,6 +64,24 @@ def test_an_evaluation_of_the_same_step_does_not_count_twice():
     assert [(f.step, f.state) for f in judge.told] == [(2, "firing"), (2, "resolved")]
 
 
+def test_what_became_false_and_true_again_within_a_step_speaks_again():
+    judge = Judge({"name": "both", "expr": "kl > 2 and eval/reward < 1"})
+    for row in ({"kl": 3.0, "eval/reward": 0.5}, {"eval/reward": 2.0}, {"eval/reward": 0.5}):
+        judge.watch.check(0, row)
+    assert [f.state for f in judge.told] == ["firing", "resolved", "firing"]
+
+
+def test_only_rules_of_level_critical_are_critical_and_only_above_info_alarms():
+    judge = Judge(HIGH, {"name": "grave", "expr": "x/a > 0", "level": "critical"}, {"name": "hint", "expr": "x/b > 0", "level": "info"})
+    assert (judge.watch.critical, judge.watch.alarmed) == ([], False)
+    judge.watch.check(1, {"x/b": 1.0})
+    assert (judge.watch.critical, judge.watch.alarmed) == ([], False)
+    judge.watch.check(2, {"kl": 3.0})
+    assert (judge.watch.critical, judge.watch.alarmed) == ([], True)
+    judge.watch.check(3, {"x/a": 3.0, "kl": 1.0})
+    assert (judge.watch.critical, judge.watch.alarmed) == (["grave"], True)
+
+
 def test_a_rule_is_judged_only_where_one_of_its_metrics_is_there():
     assert Judge({**HIGH, "for": 2}).see([{"kl": 3.0}, {}, {"x": 1.0}, {"kl": 3.0}]) == [(4, "firing")]
 
@@ -133,6 +151,13 @@ def test_a_setting_is_found_by_the_end_of_its_path_and_a_missing_one_is_told_at_
     judge.see(kl(3))
     assert [f.rule for f in judge.told] == ["a", "d"]
     assert Judge({"name": "own", "expr": "kl > $watch.max_kl_per_token"}, max_kl_per_token=5.0).see(kl(4, 6)) == [(2, "firing")]
+
+
+def test_a_pattern_that_was_found_is_not_missed_and_settings_are_shown_as_numbers():
+    judge = Judge({"name": "flat", "expr": "`r/*` > $a.b * $a"}, settings={"a": 2, "a.b": 3})
+    judge.see([{"r/x": 7.0}])
+    assert (judge.said, judge.watch.unheard()) == ([], [])
+    assert judge.told[0].text == "r/x = 7 (> 3 * 2)"
 
 
 def test_a_metric_that_no_step_reports_is_told_after_the_first_one_and_of_evaluations_after_the_first_evaluation():

@@ -81,10 +81,10 @@ class Whole:
         return {"mean": self._sum / self._n, "min": self._least, "max": self._most}[self._kind]
 
     def state(self) -> list[float]:
-        return [self._n, self._sum, self._least, self._most] if self._n else []
+        return [self._n, self._sum, self._least, self._most]
 
     def load_state(self, state: Sequence[float]) -> None:
-        self._n, self._sum, self._least, self._most = (int(state[0]), *map(float, state[1:])) if state else (0, 0.0, math.inf, -math.inf)
+        self._n, (self._sum, self._least, self._most) = int(state[0]), map(float, state[1:])
 
 
 class Count:
@@ -105,7 +105,7 @@ class Count:
 
     def load_state(self, state: Sequence[float]) -> None:
         self._answers.clear()
-        self._all = int(state[0]) if state else 0
+        self._all = int(state[0])
         self._answers.extend(state[1:])
 
 
@@ -143,10 +143,10 @@ def slope(values: Sequence[float]) -> float:
 
 
 def divided(a: float, b: float) -> float:
-    """``a / b`` as floating point has it: infinite with the sign of ``a`` by 0, NaN for 0 / 0."""
+    """``a / b``: by 0 infinite with the sign of ``a``, NaN for 0 / 0."""
     if b:
         return a / b
-    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1.0, b)
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a)
 
 
 WINDOWS: Mapping[str, Callable[[Sequence[float]], float]] = {
@@ -161,10 +161,9 @@ WINDOWS: Mapping[str, Callable[[Sequence[float]], float]] = {
 
 def window(name: str, n: int | None) -> Memory:
     """The memory of ``name(x, n)``; without ``n`` over the whole run, which mean, min and max know."""
-    if name == "first":
-        assert n is not None
-        return Beginning(n)
     if n is None:
         return Whole(name)
+    if name == "first":
+        return Beginning(n)
     size = 2 * n if name == "change" else n
     return Window(size, size, WINDOWS[name])
