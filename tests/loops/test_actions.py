@@ -100,8 +100,10 @@ def test_drill_raise_kl(tmp_path: Path, rows: Rows) -> None:
 
 
 def test_drill_pause_and_go_on(tmp_path: Path, rows: Rows) -> None:
-    trainer = Learner(1, 3, 3, 1)
-    result = harness(tmp_path, trainer, high("pause")).train()
+    """It is saved though no checkpoint is due."""
+    paused = harness(tmp_path, Learner(1, 3, 3, 1), high("pause"))
+    paused.checkpoint_every, paused.config = 99, LoopConfig()
+    result = paused.train()
     assert (result.step, result.interrupted) == (2, True)
     (told,) = events(rows, tmp_path, "paused")
     assert told["message"].startswith("paused at step 2: kl = 3 (> 2). The run is saved; start the same command again")

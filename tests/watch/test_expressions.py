@@ -394,7 +394,7 @@ def test_each_window_goes_on_from_its_state(text: str):
             found.append(first.memories[0].value())
         return found
 
-    assert len(set(seen(None))) > 2
+    assert len(set(seen(None))) > 1
     assert all(seen(cut) == seen(None) for cut in range(8))
 
 
