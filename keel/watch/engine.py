@@ -11,6 +11,7 @@ from typing import Any, Literal
 from keel.types import Verdict
 from keel.watch.config import Act, Level, Rule, WatchConfig
 from keel.watch.expressions.parser import Expression, Scope, parse, patterns
+from keel.watch.expressions.tokens import tokens
 from keel.watch.names import nearest
 from keel.watch.rule_files import resolve
 from keel.watch.settings import numbers, settled
@@ -173,13 +174,15 @@ class Watch:
 
     def _values(self, live: _Live) -> str:
         values = self._scope.values
-        return ", ".join(f"{name} = {values[name]:.4g}" if name in values else f"{name} is not there" for name in self._names(live))
+        there = [f"{name} = {values[name]:.4g}" for name in self._names(live) if name in values]
+        return ", ".join(there or [f"{name} is not there" for name in self._names(live)])
 
     def _text(self, live: _Live) -> str:
         rule, names = live.rule, self._names(live)
         condition = live.expression.text
-        if len(names) == 1:  # the name was said already
-            first = f"`{self._patterns[rule.name]}`" if self._patterns[rule.name] else names[0]
+        first = f"`{self._patterns[rule.name]}`" if self._patterns[rule.name] else names[0] if names else ""
+        said = sum(token.kind in ("name", "pattern") and token.text == first.strip("`") for token in tokens(condition))
+        if len(names) == 1 and said == 1:  # the name was said already
             condition = condition.removeprefix(f"{first} ")
         for name in sorted(live.expression.settings, key=len, reverse=True):
             value = self._scope.settings.get(name)

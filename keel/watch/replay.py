@@ -12,7 +12,7 @@ from keel.watch.config import WatchConfig
 from keel.watch.engine import Finding, Watch
 from keel.watch.rule_files import Expected, RuleFile, RuleTest
 
-EVALUATION = ("eval/", "test/")
+KINDS = ("step", "eval", "test")
 Step = tuple[int, Mapping[str, float]]  # step, all its metrics
 _ITEM = re.compile(
     r"(?P<start>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?[Nn]a[Nn]|[+-]?[Ii]nf|_)(?P<by>[+-](?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)?(?:x(?P<more>\d+))?$"
@@ -40,8 +40,8 @@ class Replay:
 
     def take(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step's row: its own metrics first, then those of its evaluation, then those of its test."""
-        for prefix in ("", *EVALUATION):
-            part = {n: v for n, v in metrics.items() if (n.startswith(prefix) if prefix else not n.startswith(EVALUATION))}
+        for kind in KINDS:
+            part = {name: value for name, value in metrics.items() if kind_of(name) == kind}
             if part:
                 verdict = self.watch.check(step, part)
                 if verdict.action != "continue":
@@ -52,6 +52,13 @@ class Replay:
         """The result, with what could not be judged at all."""
         self.result.remarks += self.watch.unheard()
         return self.result
+
+
+def kind_of(name: str) -> str:
+    """What reports a metric of this name: a step, its evaluation, or the test at the end."""
+    if name.startswith("eval/") or name == "time/eval_s":
+        return "eval"
+    return "test" if name.startswith("test/") else "step"
 
 
 def replay(rows: Iterable[Step], config: WatchConfig, settings: Mapping[str, Any] | None = None) -> Replayed:

@@ -82,6 +82,12 @@ def test_only_rules_of_level_critical_are_critical_and_only_above_info_alarms():
     assert (judge.watch.critical, judge.watch.alarmed) == (["grave"], True)
 
 
+def test_what_is_not_there_is_not_shown_beside_what_is():
+    judge = Judge({"name": "either", "expr": "kl > 2 or kl_point > 2"}, {"name": "range", "expr": "kl < 1 or kl > 2"})
+    judge.see(kl(3))
+    assert [f.text for f in judge.told] == ["kl = 3 (kl > 2 or kl_point > 2)", "kl = 3 (kl < 1 or kl > 2)"]
+
+
 def test_a_rule_is_judged_only_where_one_of_its_metrics_is_there():
     assert Judge({**HIGH, "for": 2}).see([{"kl": 3.0}, {}, {"x": 1.0}, {"kl": 3.0}]) == [(4, "firing")]
 

@@ -20,6 +20,7 @@ from keel.runs.sinks import JsonlSink
 from keel.verbs.watch.run import follow, run_rule_tests, run_watch
 from keel.watch.config import WatchConfig
 from keel.watch.heartbeat import SHORTEST_S, Heartbeat, Tail
+from keel.watch.replay import kind_of, replay
 
 
 class Settings(Section):
@@ -195,12 +196,14 @@ def test_rules_speak_while_the_run_goes_on_and_once(live: tuple[RunDir, EventBus
 
 def test_a_replay_of_a_run_with_its_own_rules_and_with_others(live: tuple[RunDir, EventBus], tmp_path: Path):
     run, bus = live
+    bus.emit("eval", 0, metrics={"eval/reward": 0.5, "time/eval_s": 1.0})
     steps(bus, 1, 4, kl=3.0)
     text, out = io.StringIO(), tmp_path / "found.json"
     summary = run_watch(str(run.path), "", str(out), Console(file=text, width=300))
     assert [(a["rule"], a["step"], a["state"]) for a in summary["alarms"]] == [("kl", 3, "firing")]
     assert json.loads(out.read_text())["alarms"][0]["page"] == "docs/alarms.md#kl"
-    assert "Keel, 4 rows, steps 1 to 4" in text.getvalue()
+    assert "Keel, 5 rows, steps 0 to 4" in text.getvalue()
+    assert summary["remarks"] == []
     assert "docs/alarms.md#kl" in text.getvalue()
     file = tmp_path / "rules.yaml"
     file.write_text("rules:\n  - {name: far, expr: kl > 5 * $target, act: pause}\n")
@@ -210,6 +213,19 @@ def test_a_replay_of_a_run_with_its_own_rules_and_with_others(live: tuple[RunDir
     summary = run_watch(str(tmp_path / "log.jsonl"), "", "", Console(file=text))
     assert summary["alarms"] == []
     assert "no rule spoke" in text.getvalue()
+
+
+def test_a_row_is_taken_apart_as_the_run_made_it():
+    names = ("kl", "eval/reward", "time/eval_s", "time/step_s", "test/loss", "test_time")
+    assert [kind_of(name) for name in names] == ["step", "eval", "eval", "step", "test", "step"]
+
+
+def test_a_rule_of_the_recipe_is_not_called_unheard_because_of_the_evaluation_at_the_start():
+    rules = [{"name": "mine", "expr": "kl > 2"}, {"name": "lost", "expr": "x/y > 2"}]
+    config = WatchConfig.model_validate({"defaults": False, "rules": rules})
+    found = replay([(0, {"eval/reward": 0.1, "time/eval_s": 1.0}), (1, {"kl": 3.0})], config)
+    assert [f.rule for f in found.findings] == ["mine"]
+    assert {remark.split("'")[1] for remark in found.remarks} == {"lost"}
 
 
 def test_tests_of_rule_files(tmp_path: Path):

@@ -17,6 +17,7 @@ from rich.table import Table
 from keel.core.config import checked
 from keel.core.errors import ConfigError, DataError, UserError
 from keel.core.events import Event
+from keel.core.hashing import stable_hash
 from keel.runs.directory import ABANDONED, read_manifest
 from keel.runs.durable import write_atomic
 from keel.runs.environment import flatten
@@ -52,7 +53,7 @@ def run_watch(run: str, rules: str = "", json_file: str = "", console: Console |
     result = replay(log.rows, config, recipe)
     abandoned = len(read(path / ABANDONED)) if path.is_dir() else 0
     first, last = log.rows[0][0], log.rows[-1][0]
-    out.print(f"{log.path}: {log.form}, {result.steps} rows, steps {first} to {last}", markup=False, highlight=False)
+    out.print(f"{log.path}: {log.form}, {result.steps} rows, steps {first} to {last}", markup=False, highlight=False, soft_wrap=True)
     _print(result, out)
     if log.left_out:
         out.print(f"{log.left_out} lines were left out: no row, or no step or number in them", highlight=False)
@@ -88,7 +89,7 @@ def _print(result: Replayed, console: Console) -> None:
     else:
         console.print("no rule spoke")
     for remark in result.remarks:
-        console.print(remark, markup=False, highlight=False, style="yellow")
+        console.print(remark, markup=False, highlight=False, soft_wrap=True, style="yellow")
 
 
 def _plain(text: str) -> str:
@@ -154,7 +155,8 @@ class Onlooker:
 
     def alert(self, pulse: Pulse, now: float) -> None:
         """Tell the run's receivers what the run cannot tell itself."""
-        event = Event("warning", self.heart.step, {"rule": pulse.status, "level": "critical"}, pulse.text, now)
+        name = f"{stable_hash(str(self.run.resolve()), pulse.status, self.heart.step):016x}"
+        event = Event("warning", self.heart.step, {"rule": pulse.status, "level": "critical"}, pulse.text, now, id=name)
         for sink in self.sinks:
             sink.handle(event)
 
@@ -181,10 +183,12 @@ def follow(
             found, pulse = onlooker.look(now)
             for f in found:
                 style = "green" if f.state == "resolved" else STYLE[f.level]
-                out.print(f"step {f.step}  {f.rule}  {f.text}", style=style, markup=False, highlight=False)
+                out.print(f"step {f.step}  {f.rule}  {f.text}", style=style, markup=False, highlight=False, soft_wrap=True)
             if pulse.status != before:
                 grave = pulse.status in ("stalled", "killed")
-                out.print(f"{pulse.status}: {pulse.text}", style="bold red" if grave else "green", markup=False, highlight=False)
+                out.print(
+                    f"{pulse.status}: {pulse.text}", style="bold red" if grave else "green", markup=False, highlight=False, soft_wrap=True
+                )
                 if grave:
                     onlooker.alert(pulse, now)
             if pulse.status in OVER:
