@@ -92,6 +92,20 @@ def _runs(args: argparse.Namespace) -> Summary:
     return {"runs": [str(row.path) for row in rows]}
 
 
+def _watch(args: argparse.Namespace) -> Summary:
+    from keel.verbs.watch import run
+
+    if args.what[0] == "test":
+        if args.rules or args.json_file or args.follow:
+            raise UserError("keel watch test takes rule files, and nothing else", "keel watch test rules.yaml")
+        return run.run_rule_tests(args.what[1:])
+    if len(args.what) != 1:
+        raise UserError(f"keel watch needs one run, got {len(args.what)}", "keel watch RUN, or keel watch test RULES")
+    if args.follow:
+        return run.follow(args.what[0], args.rules, args.json_file, args.factor, args.every)
+    return run.run_watch(args.what[0], args.rules, args.json_file)
+
+
 def _report(args: argparse.Namespace) -> Summary:
     from keel.evaluate.report import collect, write_report
 
@@ -249,7 +263,8 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_feedback(add)
     _add_judge(add)
     _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
-    # The --json of the next three names a file.
+    # The --json of the next four names a file.
+    _add_watch(verbs.add_parser("watch", help="rules on a run, while it goes or afterwards: keel watch RUN, keel watch test RULES"))
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in LABS.items():
         sub = verbs.add_parser(name, help=help_text)
@@ -407,6 +422,23 @@ def _add_judge_report(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--html", default="", metavar="FILE", help="where the page goes")
 
 
+def _positive(text: str) -> float:
+    value = float(text) if re.fullmatch(r"\d+\.?\d*|\.\d+", text) else 0.0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, is {text!r}")
+    return value
+
+
+def _add_watch(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(action=_watch, json=False)
+    sub.add_argument("what", nargs="+", metavar="RUN", help="run directory or log of another trainer; or: test RULES ...")
+    sub.add_argument("--rules", default="", metavar="FILE", help="a rule file, default or documents; the run's own rules unless given")
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where what was found goes")
+    sub.add_argument("--follow", action="store_true", help="go on until the run is over; say when it stalls or its process is gone")
+    sub.add_argument("--factor", type=_positive, default=10.0, metavar="N", help="follow: stalled after N times the usual step")
+    sub.add_argument("--every", type=_positive, default=5.0, metavar="SECONDS", help="follow: how often to look")
+
+
 def _add_runs(add: Add) -> None:
     sub = add("runs", "list runs, or compare some", _runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
@@ -432,6 +464,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ["advise"],
         ["study"],
     )  # their --json
+
+
+    names_a_file = given[:1] in (["bench"], ["eval-reward"], ["eval-hallucination"], ["advise"], ["study"], ["watch"])  # their --json
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
@@ -15,7 +16,8 @@ log = logging.getLogger("keel")
 @dataclass(frozen=True, slots=True)
 class Event:
     """``kind`` is one of: ``run_started``, ``resumed``, ``step`` (data: metrics), ``eval`` (data: metrics), ``checkpoint``, ``sample``,
-    ``warning``, ``verdict``, ``emergency`` (a limit was crossed, the run went back), ``phase`` (one begins), ``self_test``,
+    ``warning`` (a rule speaks), ``verdict`` (one that acts), ``resolved`` (it is over), ``emergency`` (the run went back), ``adjusted``
+    (another learning rate or price of the KL), ``recovery`` (they come back), ``paused``, ``phase`` (one begins), ``self_test``,
     ``stage_started``, ``stage_finished``, ``interrupted``, ``run_finished``."""
 
     kind: str
@@ -23,6 +25,8 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict[str, Any])
     message: str = ""
     at: float = 0.0  # wall-clock time, in seconds since 1970; for people, it decides nothing
+    number: int = 0  # of the run's events, from 1, steps left out (0)
+    id: str = ""  # the same number never has another one
 
 
 class Sink(Protocol):
@@ -102,13 +106,19 @@ class _Delivery:
 class EventBus:
     """Hands each event to every sink, in order. What a sink fails to take waits for it and is handed over again; the run goes on."""
 
-    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, sinks: Sequence[Sink] = (), run: str = "", last: int = 0) -> None:
+        """``run``: what makes ids differ between runs; ``last``: the number of the last event that was written before."""
         self._deliveries = [_Delivery(sink) for sink in sinks]
+        self._run, self._number = run, last
 
-    def emit(self, kind: str, step: int, message: str = "", **data: Any) -> None:
-        event = Event(kind, step, data, message, time.time())
+    def emit(self, kind: str, step: int, message: str = "", **data: Any) -> Event:
+        number = 0 if kind == "step" else self._number + 1
+        self._number = max(self._number, number)
+        name = hashlib.blake2b(f"{self._run} {number}".encode(), digest_size=8).hexdigest() if number else ""
+        event = Event(kind, step, data, message, time.time(), number, name)
         for delivery in self._deliveries:
             delivery.take(event)
+        return event
 
     def close(self) -> None:
         """Hand over what still waits, say what never got there, close the sinks."""

@@ -15,7 +15,7 @@ from keel.evaluate.compare import PromptAnswers
 log = logging.getLogger("keel")
 
 STAGE_ORDER = ("sft", "preferences", "reward", "rl", "prefer", "evaluate")
-_TOLD = ("warning", "verdict", "emergency", "resumed", "interrupted")
+_TOLD = ("warning", "verdict", "resolved", "emergency", "adjusted", "recovery", "paused", "resumed", "interrupted")
 
 Row = Mapping[str, Any]
 

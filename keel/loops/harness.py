@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -15,14 +15,14 @@ from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.loops.config import LoopConfig
 from keel.loops.control import phase_at
-from keel.loops.emergency import Emergency, in_short, place_to_go_back_to, refusal
+from keel.loops.emergency import Emergency, in_short, never_recovered, place_to_go_back_to, refusal
 from keel.runs.checkpoints import Checkpoint, Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.interrupt import Interrupts
 from keel.runs.memory import peak_mb
 from keel.watch.config import EarlyStopConfig, WatchConfig
 from keel.watch.early_stop import EarlyStop, settled
-from keel.watch.rules import Finding, Watch
+from keel.watch.engine import Finding, Watch
 from keel.watch.trends import Trends
 
 TensorFiles = Mapping[str, Mapping[str, Tensor]]
@@ -68,7 +68,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a loop ended. ``interrupted``: stopped by a signal at ``step``, the run resumes from there."""
+    """How a loop ended. ``interrupted``: stopped by a signal or paused by a rule at ``step``, the run resumes from there."""
 
     step: int
     interrupted: bool
@@ -77,6 +77,7 @@ class TrainResult:
     last_eval: Mapping[str, float]  # of the weights that are the result
     test: Mapping[str, float]
     wall_before: float  # seconds of training in earlier attempts, up to the checkpoint this one went on from
+    never_recovered: str = ""  # after an emergency: in which way the run is not what it was
 
 
 class Harness:
@@ -93,11 +94,12 @@ class Harness:
         checkpoint_every: int,
         default_best: EarlyStopConfig,
         counted: Callable[[], Mapping[str, float]] = dict,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """``counted``: metrics of each step beside the trainer's own."""
+        """``counted``: metrics of each step beside the trainer's own; ``settings``: the recipe by key path, for rules that ask for it."""
         self.trainer, self.run, self.checkpoints, self.bus, self.config = trainer, run, checkpoints, bus, config
         self.checkpoint_every, self.counted = checkpoint_every, counted
-        self.watch, self.trends = Watch(watch, self._tell), Trends()
+        self.watch, self.trends = Watch(watch, self._tell, settings, self._say), Trends()
         self.limits, self.emergency = watch.emergency, Emergency()
         self.selection = EarlyStop(settled(config.best, default_best))
         self.good: int | None = None  # step of the last good checkpoint
@@ -106,6 +108,9 @@ class Harness:
         self.last_eval: Mapping[str, float] = {}
         self.wall_before = 0.0
         self.tokens = 0.0  # processed since the beginning
+        self.now = 0  # the step that is under way or was the last
+        self.pausing = ""  # why a rule wants the run to be left
+        self.alarms: dict[str, str] = {}  # rules that speak -> the event in which they began to
 
     def train(self) -> TrainResult:
         """Resume if there is something to resume from, step to the end, go back to the best weights if ``loop.best`` asks for them, and
@@ -113,13 +118,15 @@ class Harness:
         started = time.perf_counter()
         step = self._resume()
         stopped_early = self.selection.should_stop
+        self.now = step
         self.bus.emit("run_started", step, total_steps=self.trainer.total_steps)
+        self.watch.begin()
         with Interrupts() as interrupts:
             if step == 0 and self.config.eval_at_start and not self.last_eval:
                 self._evaluate(0)
             if step == 0 and self.good is None and self.trainer.may_run_away and self.limits.rollbacks:
                 self._save(0, False, started)
-            while step < self.trainer.total_steps and not interrupts.requested and not stopped_early:
+            while step < self.trainer.total_steps and not (interrupts.requested or stopped_early or self.pausing):
                 before = self.tokens
                 self._tell_phase(step)
                 trouble = self._step(step)
@@ -132,20 +139,35 @@ class Harness:
                 if trouble:
                     step, stopped_early = self._go_back(step, trouble, started), False
                     continue
-                if improved or done or interrupts.requested or stopped_early or step % self.checkpoint_every == 0:
+                leaves = interrupts.requested or stopped_early or bool(self.pausing)
+                if improved or done or leaves or step % self.checkpoint_every == 0:
                     self._save(step, improved, started)
-        interrupted = interrupts.requested and step < self.trainer.total_steps and not stopped_early
+        interrupted = (interrupts.requested or bool(self.pausing)) and step < self.trainer.total_steps and not stopped_early
         if interrupted:
-            self.bus.emit("interrupted", step, f"stopped at step {step}; start the same command again to go on")
+            self._tell_interrupted(step)
+        return self._result(step, interrupted, stopped_early)
+
+    def _tell_interrupted(self, step: int) -> None:
+        again = "start the same command again to go on"
+        if self.pausing:
+            self.bus.emit("paused", step, f"paused at step {step}: {self.pausing}. The run is saved; {again}", reason=self.pausing)
+        else:
+            self.bus.emit("interrupted", step, f"stopped at step {step}; {again}")
+
+    def _result(self, step: int, interrupted: bool, stopped_early: bool) -> TrainResult:
+        """The end: go back to the best weights if that is asked for, test, say what was wrong."""
+        best = self.selection.best
         if stopped_early:
-            best = self.selection.best
             why = f"nothing better than {best.value:.4g} of step {best.step}" if best else "nothing was ever better"
             self.bus.emit("warning", step, f"stopped early at step {step}: {why}")
+        lost = "" if interrupted else never_recovered(self.emergency, self.watch.critical, best.step if best else None)
         test = {} if interrupted else self._finish(step)
+        if lost:
+            self.bus.emit("warning", step, lost, level="critical", never_recovered=True)
         if not interrupted:
             for text in self.watch.unheard():
                 self.bus.emit("warning", step, text)
-        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before)
+        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before, lost)
 
     def _tell_phase(self, step: int) -> None:
         phase = phase_at(self.config.phases, step, self.trainer.total_steps)
@@ -198,6 +220,7 @@ class Harness:
         self.watch.load_state(state["watch"])
         self.trends.load_state(state["trends"])
         self.emergency = Emergency(**state["emergency"])
+        self.alarms = dict(state.get("alarms", {}))
         self.trainer.adjust(self.emergency.lr_scale, self.emergency.kl_scale)
         self.good, self.tokens = state.get("good"), state["tokens"]
         best = self.selection.best
@@ -217,6 +240,7 @@ class Harness:
             "watch": self.watch.state(),
             "trends": self.trends.state(),
             "emergency": self.emergency.state(),
+            "alarms": dict(self.alarms),
             "good": self.good,
             "tokens": self.tokens,
             "wall_s": self.wall_before + time.perf_counter() - started,
@@ -226,7 +250,7 @@ class Harness:
 
     def _step(self, step: int) -> str:
         """One step. Returns why the run has to go back; empty when it goes on. Raises DivergedError when a rule stops it."""
-        started = time.perf_counter()
+        started, self.now = time.perf_counter(), step + 1
         try:
             metrics = dict(self.trainer.step(step))
         except DivergedError as error:
@@ -240,7 +264,25 @@ class Harness:
         metrics |= self.counted()
         self.last = metrics
         self.bus.emit("step", step + 1, metrics=metrics)
-        return self._judged(step + 1, metrics)
+        trouble = self._judged(step + 1, metrics)
+        if not trouble:
+            self._come_back(step + 1, not self.watch.alarmed and all(map(math.isfinite, metrics.values())))
+        return trouble
+
+    def _come_back(self, step: int, calm: bool) -> None:
+        """After calm steps, what emergencies changed comes back step by step; the beginning and the end of it are told."""
+        before, self.emergency = self.emergency, self.emergency.after_step(self.limits, calm)
+        now = self.emergency
+        if (now.lr_scale, now.kl_scale) == (before.lr_scale, before.kl_scale):
+            return
+        settings = self.trainer.adjust(now.lr_scale, now.kl_scale)
+        told = {"settings": dict(settings), "lr_scale": now.lr_scale, "kl_scale": now.kl_scale}
+        if now.quiet == self.limits.recover_after + 1:
+            self.bus.emit("recovery", step, f"{now.quiet} calm steps: learning rates and the price of the KL begin to come back", **told)
+        if not now.away:
+            whole = now.lr_scale == 1.0 and now.kl_scale == 1.0
+            how_far = "are back at the recipe's" if whole else "are as far back as they go: beyond it there was trouble before"
+            self.bus.emit("recovery", step, f"learning rates and the price of the KL {how_far}", **told)
 
     def _judged(self, step: int, metrics: Mapping[str, float]) -> str:
         """What the rules say of a step or an evaluation: why the run has to go back, empty when it goes on. Raises DivergedError when a
@@ -250,7 +292,20 @@ class Harness:
         if verdict.action == "stop":
             stands = "there is no good checkpoint" if self.good is None else f"the last good checkpoint is that of step {self.good}"
             self._stop(step, verdict.reason, stands)
-        return verdict.reason
+        if verdict.action == "adjust":
+            self._adjust(step, verdict.reason, verdict.changes)
+        elif verdict.action == "pause":
+            self.pausing = verdict.reason
+        return verdict.reason if verdict.action == "rollback" else ""
+
+    def _adjust(self, step: int, reason: str, changes: Sequence[str]) -> None:
+        """The run goes on where it is, with a smaller learning rate, a dearer KL or both."""
+        self.emergency = self.emergency.adjusted(self.limits, changes)
+        now = self.emergency
+        settings = self.trainer.adjust(now.lr_scale, now.kl_scale)
+        changed = ", ".join(f"{name} is now {value:.3g}" for name, value in settings.items())
+        told = {"reason": reason, "changes": list(changes), "settings": dict(settings), "lr_scale": now.lr_scale, "kl_scale": now.kl_scale}
+        self.bus.emit("adjusted", step, f"{reason}. {changed}", **told)
 
     def _stop(self, step: int, reason: str, stands: str) -> NoReturn:
         self.bus.emit("verdict", step, reason, action="stop")
@@ -295,5 +350,18 @@ class Harness:
         return self.selection.update(step, metrics), ""
 
     def _tell(self, finding: Finding) -> None:
-        kind = "verdict" if finding.level in ("rollback", "stop") else "warning"
-        self.bus.emit(kind, finding.step, finding.text, rule=finding.rule, level=finding.level)
+        """An alarm that begins or is over, as an event; the second names the first."""
+        told: dict[str, Any] = {
+            name: getattr(finding, name) for name in ("rule", "level", "state", "metric", "value", "act", "would", "page")
+        }
+        told = {name: value for name, value in told.items() if value != ""}
+        if finding.state == "resolved":
+            self.bus.emit("resolved", finding.step, finding.text, **told, began=self.alarms.pop(finding.key, ""))
+            return
+        would = f" (settings.watch.act is off; on, the answer would be: {finding.would})" if finding.would else ""
+        event = self.bus.emit("verdict" if finding.act else "warning", finding.step, finding.text + would, **told)
+        self.alarms[finding.key] = event.id
+
+    def _say(self, text: str) -> None:
+        """What a user should know of the rules themselves."""
+        self.bus.emit("warning", self.now, text)

@@ -40,9 +40,11 @@ _OWN = (SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, "final")
 OBSERVATIONAL = re.compile(r"(^|\.)(run_dir$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))")  # not what is trained
 EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: told, and the learning rate's schedule is laid out anew
 _HISTORY = frozenset(  # kept when a run goes back
-    {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency"}
+    {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency", "paused"}
 )
-_ALARMS = frozenset({"warning", "verdict"})  # kept too, marked: why a run went back must not be lost with the steps that it gave up
+_ALARMS = frozenset(
+    {"warning", "verdict", "resolved", "adjusted", "recovery"}
+)  # kept too, marked: why a run went back must not be lost with the steps that it gave up
 
 
 class RunDir:
@@ -177,6 +179,15 @@ class RunDir:
         logs.append(self.path / ABANDONED, [{"rollback": number, **row} for row in later])
         logs.keep_rows(self.path / EVENTS, lambda row: row.get("kind") != "emergency" or row.get("rollback", 0) < number)
         self.cut_metrics(step)
+
+    @property
+    def identity(self) -> str:
+        """What tells this run from all others."""
+        return f"{self.path.resolve()} {self.manifest['starts'][0]['at']}"
+
+    def last_event(self) -> int:
+        """The number of the last event in ``events.jsonl``; 0 where there is none."""
+        return max((row["number"] for row in logs.read(self.path / EVENTS) if isinstance(row.get("number"), int)), default=0)
 
     def write_sample(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to ``samples/training.jsonl``; each gets the step."""

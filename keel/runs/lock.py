@@ -15,6 +15,7 @@ except ImportError:  # Windows: runs are not guarded against a second process th
     fcntl: Any = None
 
 NAME = ".lock"
+TELLS = fcntl is not None  # whether ``holder`` can know
 
 
 class Lock:

@@ -69,7 +69,9 @@ class JsonlSink:
             self._write(event.step, metrics_of(event))
         if event.kind != "step":
             at = datetime.datetime.fromtimestamp(event.at, datetime.UTC).isoformat(timespec="milliseconds")
-            logs.append(self._events, [{"kind": event.kind, "step": event.step, "at": at, "message": event.message, **event.data}])
+            named = {"number": event.number, "id": event.id} if event.number else {}
+            row = {"kind": event.kind, "step": event.step, "at": at, **named, "message": event.message, **event.data}
+            logs.append(self._events, [row])
 
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a row, or put the numbers into the last one when it is of the same step."""
@@ -161,9 +163,13 @@ class ConsoleSink:
             self._say(f"evaluation at step {event.step}: {numbers}")
         elif event.kind in ("stage_started", "stage_finished", "resumed", "interrupted", "phase") and event.message:
             self._say(event.message)
-        elif event.kind in ("warning", "verdict", "emergency") and event.message:
-            self._say(f"{event.kind}: {event.message}", "yellow" if event.kind == "warning" else "bold red")
-        if event.kind in ("run_finished", "interrupted"):
+        elif event.kind in ("warning", "verdict", "emergency", "adjusted", "recovery", "resolved", "paused") and event.message:
+            calm = event.kind in ("recovery", "resolved")
+            grave = event.kind in ("verdict", "emergency") or event.data.get("level") == "critical"
+            said = "alarm" if event.kind == "warning" and grave else event.kind
+            page = f" ({event.data['page']})" if event.data.get("page") else ""
+            self._say(f"{said}: {event.message}{page}", "green" if calm else "bold red" if grave else "yellow")
+        if event.kind in ("run_finished", "interrupted", "paused"):
             self._stop()
 
     def _begin(self, event: Event) -> None:

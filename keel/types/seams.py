@@ -227,10 +227,11 @@ class RewardSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a guard wants done after a step."""
+    """What a guard wants done after a step. ``adjust``: the run goes on with what ``changes`` names; ``pause``: it is saved and left."""
 
-    action: Literal["continue", "rollback", "stop"]
+    action: Literal["continue", "adjust", "pause", "rollback", "stop"]
     reason: str = ""
+    changes: tuple[Literal["lower_lr", "raise_kl"], ...] = ()
 
 
 class Guard(Protocol):

@@ -61,6 +61,6 @@ def direction(metric: str) -> Literal["min", "max"] | None:
     return "min" if last in _LOWER else "max" if last in _HIGHER else None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like ``name``; empty where none is."""
-    return next(iter(difflib.get_close_matches(name, sorted(known), 1, 0.6)), "")
+def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str:
+    """The known name that is most like ``name``; empty where none is (``least``: how alike, 0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), 1, least)), "")

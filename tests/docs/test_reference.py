@@ -18,6 +18,10 @@ from keel.verbs.run import RECIPES
 
 # Fields that no attribute access reads, and why that is right.
 READ_OTHERWISE = {
+    **{
+        ("WatchConfig", f"max_{name}"): "by keel/watch/rules/default.yaml, which a test of the rule files looks for"
+        for name in ("kl_per_token", "kl_per_sequence", "reward_fall", "imbalance")
+    },
     ("Stages", "sft"): "read by name in Stages.items",
     ("Stages", "preferences"): "read by name in Stages.items",
     ("Stages", "reward"): "read by name in Stages.items",

@@ -20,7 +20,7 @@ from keel.runs.checkpoints import Checkpoints
 from keel.runs.directory import RunDir
 from keel.runs.sinks import JsonlSink
 from keel.watch.config import EarlyStopConfig, EmergencyConfig, Rule, WatchConfig
-from keel.watch.rules import Watch
+from keel.watch.engine import Watch
 
 Rows = Callable[[Path], list[dict[str, Any]]]
 Stage = Callable[..., dict[str, Any]]
@@ -111,7 +111,7 @@ def test_the_alarm_of_steps_that_were_given_up_stays(tmp_path: Path, rows: Rows)
 
 def watched(path: Path, trainer: Any, *rules: Rule, **loop: Any) -> Harness:
     run = harness(path, trainer)
-    run.watch = Watch(WatchConfig(defaults=False, rules=rules), run._tell)
+    run.watch = Watch(WatchConfig(defaults=False, rules=rules), run._tell, None, run._say)
     run.config = LoopConfig(**loop)
     return run
 
@@ -133,10 +133,10 @@ def test_a_rule_on_an_evaluation_acts(tmp_path: Path, rows: Rows) -> None:
     metrics = rows(tmp_path / "back" / "metrics.jsonl")
     assert [row["step"] for row in metrics] == list(range(9))
     assert all(row.get("eval/loss", 1.0) == 1.0 for row in metrics)
-    stop = back.model_copy(update={"level": "stop"})
+    stop = back.model_copy(update={"act": "stop"})
     with pytest.raises(DivergedError, match="stopped at step 4: eval/loss = 9"):
         watched(tmp_path / "stop", Measured(bad=99), stop, eval_every=2).train()
-    last = back.model_copy(update={"for_steps": 2, "level": "warning"})
+    last = back.model_copy(update={"for_steps": 2, "level": "warning", "act": ""})
     watched(tmp_path / "warn", Measured(bad=99), last, eval_every=2).train()
     (warned,) = (row for row in rows(tmp_path / "warn" / "events.jsonl") if row["kind"] == "warning")
     assert warned["step"] == 6, "the second evaluation in a row"
@@ -145,9 +145,11 @@ def test_a_rule_on_an_evaluation_acts(tmp_path: Path, rows: Rows) -> None:
 def test_a_rule_that_could_never_speak_is_told_at_the_end(tmp_path: Path, rows: Rows) -> None:
     rule = Rule(name="typo", metric="eval/los", compare=">", threshold=5.0, level="stop")
     watched(tmp_path, Explosive(bad=99), rule).train()
-    (warned,) = (row for row in rows(tmp_path / "events.jsonl") if row["kind"] == "warning")
-    assert "rule 'typo' never spoke" in warned["message"]
-    assert "did you mean eval/loss?" in warned["message"]
+    early, late = (row for row in rows(tmp_path / "events.jsonl") if row["kind"] == "warning")
+    assert early["step"] == 0, "after the first evaluation, which is of the start"
+    assert early["message"].startswith("rule 'typo' has nothing to look at so far: no step or evaluation reported a metric 'eval/los'")
+    assert "rule 'typo' never spoke" in late["message"]
+    assert "did you mean eval/loss?" in late["message"]
 
 
 def test_gradients_that_are_not_finite_are_an_emergency_too(tmp_path: Path, rows: Rows) -> None:

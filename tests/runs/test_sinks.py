@@ -69,6 +69,8 @@ def test_one_object_a_step_with_its_evaluation(run: RunDir) -> None:
     ]
     told = rows(run.path / "events.jsonl")
     assert all(datetime.datetime.fromisoformat(row.pop("at")).year >= 2026 for row in told), "each says when it happened"
+    assert [row.pop("number") for row in told] == [1, 2, 3], "steps have none"
+    assert len({row.pop("id") for row in told}) == 3
     assert told == [
         {"kind": "eval", "step": 0, "message": "", "metrics": {"eval/loss": 3.0}},
         {"kind": "eval", "step": 2, "message": "", "metrics": {"eval/loss": 1.0}},

@@ -10,7 +10,7 @@ import torch
 
 from keel.watch.config import WatchConfig
 from keel.watch.drift import drift, in_words
-from keel.watch.rules import Watch
+from keel.watch.engine import Watch
 from keel.watch.trends import Trends
 
 
@@ -79,7 +79,8 @@ def test_a_collapsed_reward_is_told():
     def verdicts(values: list[float]) -> set[str]:
         told: list[str] = []
         watch, trends = Watch(WatchConfig(), lambda finding: told.append(finding.rule)), Trends()
-        return {watch.check(i, trends.update({"reward": v, "reward_std": 0.3})).action for i, v in enumerate(values)} | set(told)
+        rows = [{"reward": v, "reward_std": 0.3} for v in values]
+        return {watch.check(i, row | trends.update(row)).action for i, row in enumerate(rows)} | set(told)
 
     assert verdicts([0.1] * 10 + [0.9] * 20 + [0.65] * 20) == {"continue"}, "by less than its spread"
     assert verdicts([0.1] * 10 + [0.9] * 20 + [0.0] * 20) == {"continue", "collapse"}

@@ -8,13 +8,16 @@ import pytest
 from keel.core.errors import ConfigError
 from keel.watch.config import EarlyStopConfig, Rule, WatchConfig
 from keel.watch.early_stop import Best, EarlyStop, settled
+from keel.watch.engine import Finding, Watch
+from keel.watch.expressions.parser import parse
 from keel.watch.names import ANSWER, TOKEN, UNITS
-from keel.watch.rules import Finding, Watch, resolve
+from keel.watch.rule_files import resolve
 
 
 def watch(**settings: object) -> tuple[Watch, list[Finding]]:
+    """The watch, and what begins to speak."""
     told: list[Finding] = []
-    return Watch(WatchConfig.model_validate(settings), told.append), told
+    return Watch(WatchConfig.model_validate(settings), lambda f: told.append(f) if f.state == "firing" else None), told
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,6 @@ LIMITS = [  # metric, the last value that is in order, one that is not
     ("kl", 2.0, 2.01),
     ("objective/kl", 100.0, 100.1),
     ("kl_point", 100.0, 100.1),
-    ("trend/reward/fall", 1.0, 1.01),
     ("completions/failed_ratio", 0.99, 1.0),
     ("grad_norm", 100.0, 100.1),
     ("trend/grad_norm/imbalance", 200.0, 200.1),
@@ -61,7 +63,7 @@ LIMITS = [  # metric, the last value that is in order, one that is not
 @pytest.mark.parametrize(("metric", "fine", "not_fine"), LIMITS)
 def test_each_default_limit_is_where_it_is_said_to_be(metric: str, fine: float, not_fine: float):
     steps = {"gradient": 1, "length": 1, "loss-non-finite": 1, "reward-non-finite": 1, "no-signal": 5, "imbalance": 5}
-    (name,) = (rule.name for rule in resolve(WatchConfig()) if rule.metric == metric)
+    (name,) = (rule.name for rule in resolve(WatchConfig()) if parse(rule.condition).names == {metric})
     quiet, nothing = watch()
     for step in range(20):
         quiet.check(step, {metric: fine})
@@ -72,8 +74,10 @@ def test_each_default_limit_is_where_it_is_said_to_be(metric: str, fine: float, 
     assert [(f.rule, f.step) for f in told] == [(name, steps.get(name, 3))]
 
 
-def test_every_default_rule_has_its_limit_above():
-    assert sorted(rule.metric for rule in resolve(WatchConfig())) == sorted(metric for metric, *_ in LIMITS)
+def test_every_default_rule_on_one_metric_has_its_limit_above():
+    read = {rule.name: parse(rule.condition).names for rule in resolve(WatchConfig())}
+    assert sorted(name for names in read.values() if len(names) == 1 for name in names) == sorted(metric for metric, *_ in LIMITS)
+    assert {name for name, names in read.items() if len(names) > 1} == {"collapse", "runaway-held-out", "runaway-entropy"}
 
 
 def test_a_rule_that_acts_alarms_from_its_first_step_on_and_no_longer_than_it_holds():
@@ -102,10 +106,14 @@ def test_what_is_told_has_the_steps_it_took():
     guard.load_state({})
     for step in range(3):
         guard.check(step, {"kl": 3.0, "y": math.inf})
-    assert [f.text for f in told] == ["y = inf (is not finite)", "kl = 3 (> 2 for 3 steps)"]
-    assert guard.state() == {"kl|kl": 3, "once|y": 3}
-    guard.check(3, {"kl": 1.0, "y": 0.0})
-    assert guard.state() == {}
+    assert [f.text for f in told] == ["y = inf (not finite(y))", "kl = 3 (> 2 for 3 steps)"]
+
+
+def test_what_is_told_shows_the_limit_as_a_number():
+    guard, told = watch(max_kl_per_token=1.5)
+    for step in range(3):
+        guard.check(step, {"kl": 3.0})
+    assert told[0].text.startswith("kl = 3 (> 1.5 for 3 steps): the policy runs away from its reference")
 
 
 def test_healthy_metrics_are_silent():
@@ -127,13 +135,33 @@ ACTS = Rule(name="kl", metric="kl", compare=">", threshold=2.0, for_steps=3, lev
 
 
 def test_a_default_rule_changes_no_run_but_one_whose_samples_all_fail():
-    """Each with its metric far beyond any threshold, for a hundred steps."""
-    for rule in resolve(WatchConfig()):
-        beyond = {">": 1e9, ">=": 1e9, "<": -1e9, "non-finite": math.nan}[rule.compare]
-        guard, told = watch()
-        actions = {guard.check(step, {rule.metric: beyond}).action for step in range(100)}
-        assert actions == ({"continue", "stop"} if rule.name == "reward-failed" else {"continue"}), rule.name
-        assert [f.rule for f in told] == [rule.name]
+    """Each rule on metrics with which it speaks, for a hundred steps; then the same with `act: true`."""
+    for act in (False, True):
+        acting: dict[str, set[str]] = {}
+        for rule in resolve(WatchConfig()):
+            guard, told = watch(act=act)
+            for step, row in enumerate(BEYOND.get(rule.name) or beyond(rule)):
+                action = guard.check(step, row).action
+                if action != "continue":
+                    acting.setdefault(rule.name, set()).add(action)
+            assert rule.name in [f.rule for f in told], rule.name
+            assert all(f.would == ("" if f.act else guard.rules[f.rule].act) for f in told)
+        more = {"runaway-held-out": {"rollback"}, "runaway-entropy": {"rollback"}} if act else {}
+        assert acting == {"reward-failed": {"stop"}, **more}
+
+
+def beyond(rule: Rule) -> list[dict[str, float]]:
+    """A hundred steps with the rule's one metric far beyond any limit, on whichever side it lies."""
+    (name,) = parse(rule.condition).names
+    value = math.nan if "finite" in rule.condition else -1e9 if "<" in rule.condition else 1e9
+    return [{name: value}] * 100
+
+
+BEYOND = {
+    "collapse": [{"reward": 1.0 if step < 20 else 0.0, "reward_std": 0.1} for step in range(100)],
+    "runaway-held-out": [{"kl": 9.0, "eval/reward": 0.5} for _ in range(100)],
+    "runaway-entropy": [{"kl": 9.0 if step > 9 else 0.0, "entropy": 0.01, "reward": 0.1} for step in range(100)],
+}
 
 
 def test_kl_rolls_back_after_three_steps_in_a_row():
@@ -164,7 +192,8 @@ def test_each_kl_has_a_limit_in_its_own_unit(metric: str, fires: float, silent: 
 def test_limits_in_nats_are_about_metrics_of_that_unit():
     """A limit that a setting gives moves the threshold of rules on metrics of its own unit, and of no other."""
     for setting, unit in (("max_kl_per_token", TOKEN), ("max_kl_per_sequence", ANSWER)):
-        moved = [r.metric for r in resolve(WatchConfig(**{setting: 7.5})) if r.threshold == 7.5]
+        reads = [parse(r.condition) for r in resolve(WatchConfig())]
+        moved = {n for e in reads if f"watch.{setting}" in e.settings for n in e.names if n in UNITS and n != "entropy"}
         assert moved
         assert {UNITS[metric] for metric in moved} == {unit}
 
@@ -173,7 +202,7 @@ def test_steps_without_any_reward_stop_the_run():
     guard, told = watch()
     ratios = [1.0, 1.0, 0.9, 1.0, 1.0, 1.0]
     assert [guard.check(i, {"completions/failed_ratio": r}).action for i, r in enumerate(ratios)] == ["continue"] * 5 + ["stop"]
-    assert [(f.rule, f.level) for f in told] == [("reward-failed", "stop")]
+    assert [(f.rule, f.level, f.act) for f in told] == [("reward-failed", "critical", "stop")]
 
 
 def test_alarmed_as_long_as_a_warning_holds():
@@ -206,12 +235,12 @@ def test_own_rules_replace_defaults_by_name_and_take_patterns():
     rules = resolve(WatchConfig(rules=own))
     assert [r.threshold for r in rules if r.name == "gradient"] == [5.0]
     assert rules[-1].name == "flat"
-    assert resolve(WatchConfig(defaults=False, rules=own)) == own
+    assert [r.name for r in resolve(WatchConfig(defaults=False, rules=own))] == ["gradient", "flat"]
     guard, told = watch(rules=own)
     verdict = guard.check(1, {"grad_norm": 6.0, "rewards/a/std": 0.0, "rewards/b/std": 0.0, "rewards/b/mean": 0.0})
     assert verdict.action == "stop"
     assert sorted((f.rule, f.metric) for f in told) == [("flat", "rewards/a/std"), ("flat", "rewards/b/std"), ("gradient", "grad_norm")]
-    assert told[-1].text == "rewards/b/std = 0 (== 0): says nothing"
+    assert next(f.text for f in told if f.metric == "rewards/b/std") == "rewards/b/std = 0 (== 0): says nothing"
 
 
 def test_watch_goes_on_from_its_state():

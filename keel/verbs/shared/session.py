@@ -37,6 +37,7 @@ from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.rollout.prove import company, row_dependence
 from keel.runs.directory import RunDir, read_summary
+from keel.runs.environment import flatten
 from keel.runs.fingerprints import tensors_digest
 from keel.runs.memory import peak_mb
 from keel.runs.sinks import make_sinks
@@ -45,6 +46,7 @@ from keel.verbs.shared.inputs import inputs_of
 from keel.verbs.shared.plan import check_plan, plan_line
 from keel.verbs.shared.recipes import ModelRecipe
 from keel.verbs.shared.reread import compare_saved
+from keel.watch.alerts.delivery import alert_sinks
 from keel.watch.config import EarlyStopConfig
 
 log = logging.getLogger("keel")
@@ -87,6 +89,7 @@ class Session:
                 "last": dict(result.last),
                 "last_eval": dict(result.last_eval),
                 **({"test": dict(result.test)} if result.test else {}),
+                **({"never_recovered": result.never_recovered} if result.never_recovered else {}),
             }
         self.bus.emit("run_finished", result.step if result is not None else 0)
         self.run.finish(whole)
@@ -104,11 +107,14 @@ def open_session(verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mappi
     set_machine(recipe)
     read = {**fingerprints, **inputs_of(recipe)}
     run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=read, argv=sys.argv)
-    bus = EventBus(make_sinks(run, recipe.settings.tracking))
     try:
-        yield Session(verb, recipe, run, bus)
+        sinks = [*make_sinks(run, recipe.settings.tracking), *alert_sinks(recipe.settings.watch.alerts, run.path.name)]
+        bus = EventBus(sinks, run.identity, run.last_event())
+        try:
+            yield Session(verb, recipe, run, bus)
+        finally:
+            bus.close()
     finally:
-        bus.close()
         run.close()
 
 
@@ -164,6 +170,7 @@ def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, best: Early
         settings.checkpoint.every,
         best,
         session.features.since,
+        flatten(dump(session.recipe)),
     )
     return harness.train()
 

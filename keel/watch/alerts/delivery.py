@@ -1,0 +1,184 @@
+"""The way of an alarm to people: a queue and a thread for each receiver, so that one that hangs delays neither a step nor the others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import smtplib
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Protocol
+
+from keel.core.events import Event, Sink
+from keel.runs import logs
+from keel.watch.alerts.config import Alert, AlertsConfig, FileAlert, MailAlert, WebhookAlert, secret_of
+from keel.watch.alerts.payloads import FORMATS, Alarm, alarm_of, mail, reaches, refused
+
+log = logging.getLogger("keel")
+
+MOST_WAITING = 100  # alarms that wait for a receiver; further ones are not sent, and counted
+MOST_ANSWER = 65536  # bytes that are read of an answer
+
+
+class Receiver(Protocol):
+    """Sends one alarm, or raises."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, alarm: Alarm) -> None: ...
+
+
+class FileReceiver:
+    """Adds lines to a file."""
+
+    def __init__(self, config: FileAlert) -> None:
+        self._path, self.name = Path(config.path), f"file {config.path}"
+
+    def send(self, alarm: Alarm) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        logs.append(self._path, [asdict(alarm)])
+
+
+class WebhookReceiver:
+    """Posts JSON. Raises OSError where the answer is not 2xx or says that the message was refused."""
+
+    def __init__(self, config: WebhookAlert, timeout_s: float) -> None:
+        self._url, self._secret, self._timeout = secret_of(config.url), secret_of(config.secret), timeout_s
+        self._form, self.name = FORMATS[config.format], f"{config.format} webhook"
+
+    def send(self, alarm: Alarm) -> None:
+        request = self._form(alarm, self._url, self._secret, time.time())
+        body = json.dumps(request.body, ensure_ascii=False).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        try:
+            post = urllib.request.Request(request.url, data=body, headers=headers, method="POST")
+            with urllib.request.urlopen(post, timeout=self._timeout) as answer:
+                why = refused(answer.read(MOST_ANSWER))
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise OSError(f"HTTP {error.code}") from None  # the address holds a secret: it is not repeated
+        except ValueError:
+            raise OSError("the address cannot be read") from None
+        if why:
+            raise OSError(why)
+
+
+class MailReceiver:
+    """Sends an e-mail."""
+
+    def __init__(self, config: MailAlert, timeout_s: float) -> None:
+        self._config, self._password, self._timeout = config, secret_of(config.password), timeout_s
+        self.name = f"mail to {', '.join(config.to)}"
+
+    def send(self, alarm: Alarm) -> None:
+        c = self._config
+        context = ssl.create_default_context()
+        if c.security == "tls":
+            server: smtplib.SMTP = smtplib.SMTP_SSL(c.host, c.port, timeout=self._timeout, context=context)
+        else:
+            server = smtplib.SMTP(c.host, c.port, timeout=self._timeout)
+        with server:
+            if c.security == "starttls":
+                server.starttls(context=context)
+            if c.user:
+                server.login(c.user, self._password)
+            server.send_message(mail(alarm, c.sender, c.to))
+
+
+class _Line:
+    """A receiver's queue and thread."""
+
+    def __init__(self, receiver: Receiver, level: str, config: AlertsConfig, pause: Callable[[float], object] | None) -> None:
+        self.receiver, self.level, self._config = receiver, level, config
+        self._queue: queue.SimpleQueue[Alarm | None] = queue.SimpleQueue()
+        self._ending = threading.Event()
+        self._pause = pause or self._ending.wait  # a run that ends does not wait for the next try
+        self._sent_at: dict[tuple[str, str], float] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
+        self._taken, self._sent, self.last = 0, 0, ""  # alarms for this receiver, those that got there, why the last one did not
+        self._thread = threading.Thread(target=self._work, name=f"alert {receiver.name}", daemon=True)
+        self._thread.start()
+
+    def take(self, alarm: Alarm, at: float) -> None:
+        """Never waits. ``at``: when it happened, in seconds, which the cool-down goes by."""
+        key = (alarm.rule or alarm.kind, alarm.state)
+        if not reaches(alarm, self.level):
+            return
+        if at - self._sent_at.get(key, float("-inf")) < self._config.cool_down_s:
+            self._left_out[key] = self._left_out.get(key, 0) + 1
+            return
+        self._sent_at[key], self._taken = at, self._taken + 1
+        if self._queue.qsize() < MOST_WAITING:
+            self._queue.put(replace(alarm, left_out=self._left_out.pop(key, 0)))
+
+    def _work(self) -> None:
+        while (alarm := self._queue.get()) is not None:
+            self._sent += self._send(alarm)
+
+    def _send(self, alarm: Alarm) -> bool:
+        for attempt in range(self._config.tries):
+            try:
+                self.receiver.send(alarm)
+                return True
+            except Exception as error:  # whatever a receiver does, the run goes on
+                self.last = f"{type(error).__name__}: {error}"
+            if self._ending.is_set() or attempt + 1 == self._config.tries:
+                break
+            self._pause(2.0**attempt)
+        return False
+
+    def end(self, until: float) -> None:
+        """Send what waits, at the latest until the clock (``time.monotonic``) shows ``until``; then say what never got there."""
+        self._queue.put(None)
+        self._thread.join(max(0.0, until - time.monotonic()))
+        self._ending.set()
+        missed = self._taken - self._sent
+        if missed:
+            why = f"; the last reason: {self.last}" if self.last else " in time"
+            log.warning("alerts: %d did not get to %s%s", missed, self.receiver.name, why)
+        left_out = sum(self._left_out.values())
+        if left_out:
+            log.info("alerts: %d more of the same kind were not sent to %s (cool_down_s)", left_out, self.receiver.name)
+
+
+class AlertSink:
+    """Hands alarms to receivers. A sink that takes no time."""
+
+    def __init__(
+        self, receivers: Sequence[tuple[Receiver, str]], config: AlertsConfig, run: str, pause: Callable[[float], object] | None = None
+    ) -> None:
+        """``receivers``: each with the level from which on it is told; ``pause``: waits between two tries (for tests)."""
+        self._run, self._flush = run, config.flush_s
+        self._lines = [_Line(receiver, level, config, pause) for receiver, level in receivers]
+
+    def handle(self, event: Event) -> None:
+        alarm = alarm_of(event, self._run)
+        if alarm is not None:
+            for line in self._lines:
+                line.take(alarm, event.at)
+
+    def close(self) -> None:
+        until = time.monotonic() + self._flush  # for all of them together
+        for line in self._lines:
+            line.end(until)
+
+
+def receiver_of(alert: Alert, timeout_s: float) -> Receiver:
+    """What sends to ``alert``. Raises ConfigError where a variable that it names is not set."""
+    if isinstance(alert, FileAlert):
+        return FileReceiver(alert)
+    return WebhookReceiver(alert, timeout_s) if isinstance(alert, WebhookAlert) else MailReceiver(alert, timeout_s)
+
+
+def alert_sinks(config: AlertsConfig, run: str) -> list[Sink]:
+    """The sink that a run's settings ask for; none where nobody is to be told."""
+    receivers = [(receiver_of(alert, config.timeout_s), alert.level) for alert in config.to]
+    return [AlertSink(receivers, config, run)] if receivers else []

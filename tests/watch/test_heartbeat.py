@@ -1,0 +1,242 @@
+"""A run seen from outside: whether it lives, told with made-up clocks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from keel.core.config import Section
+from keel.core.errors import ConfigError, UserError
+from keel.core.events import EventBus
+from keel.runs.directory import RunDir
+from keel.runs.sinks import JsonlSink
+from keel.verbs.watch.run import follow, run_rule_tests, run_watch
+from keel.watch.config import WatchConfig
+from keel.watch.heartbeat import SHORTEST_S, Heartbeat, Tail
+from keel.watch.replay import kind_of, replay
+
+
+class Settings(Section):
+    watch: WatchConfig = WatchConfig()
+
+
+class Recipe(Section):
+    settings: Settings = Settings()
+    target: float = 0.5
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[tuple[RunDir, EventBus]]:
+    """A run that is under way in this process."""
+    with RunDir.open(tmp_path / "run", recipe(tmp_path), "rl", 0) as run:
+        yield run, EventBus([JsonlSink(run)])
+
+
+def recipe(path: Path) -> Recipe:
+    watch = {"alerts": {"to": [{"kind": "file", "path": str(path / "alarms.jsonl")}]}}
+    return Recipe.model_validate({"settings": {"watch": watch}})
+
+
+def steps(bus: EventBus, first: int, last: int, **metrics: float) -> None:
+    for step in range(first, last + 1):
+        bus.emit("step", step, metrics={"kl": 0.1, "time/step_s": 10.0, **metrics})
+
+
+class Clock:
+    """Seconds since 1970 that pass while nobody waits; what is done at each look is written down beforehand."""
+
+    def __init__(self, *acts: Any) -> None:
+        self.acts, self.now = list(acts), 1e9
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        if not self.acts:
+            raise KeyboardInterrupt
+        act = self.acts.pop(0)
+        if act is not None:
+            act()
+
+    def touch(self, run: RunDir) -> None:
+        os.utime(run.path / "metrics.jsonl", (self.now, self.now))
+
+
+def look(run: RunDir, clock: Clock, **more: Any) -> tuple[str, Mapping[str, Any]]:
+    text = io.StringIO()
+    console = Console(file=text, width=400)
+    summary = follow(str(run.path), wait=clock.wait, clock=lambda: clock.now, console=console, **more)
+    return text.getvalue(), summary
+
+
+def test_a_killed_run_is_noticed_and_told(live: tuple[RunDir, EventBus], tmp_path: Path):
+    """The process lets go of the folder and leaves nothing behind, as a kill does."""
+    run, bus = live
+    steps(bus, 1, 5)
+    clock = Clock(None, run.close)
+    said, summary = look(run, clock)
+    assert (summary["status"], summary["step"]) == ("killed", 5)
+    assert "the process is gone and left no word: last step 5" in said
+    (alarm,) = (json.loads(line) for line in (tmp_path / "alarms.jsonl").read_text().splitlines())
+    assert (alarm["rule"], alarm["level"], alarm["step"]) == ("killed", "critical", 5)
+
+
+def test_a_run_that_ends_as_it_should_is_not_called_killed(live: tuple[RunDir, EventBus], tmp_path: Path):
+    run, bus = live
+    steps(bus, 1, 5)
+
+    def finish() -> None:
+        run.finish({"steps": 5})
+        run.close()
+
+    _, summary = look(run, Clock(finish))
+    assert (summary["status"], summary["steps"]) == ("finished", 5)
+    assert not (tmp_path / "alarms.jsonl").exists()
+
+
+@pytest.mark.parametrize(("kind", "data"), [("interrupted", {}), ("paused", {}), ("verdict", {"action": "stop"})])
+def test_a_run_that_said_why_it_left_is_not_called_killed(live: tuple[RunDir, EventBus], kind: str, data: dict[str, Any]):
+    run, bus = live
+    steps(bus, 1, 3)
+
+    def leave() -> None:
+        bus.emit(kind, 3, "because", **data)
+        run.close()
+
+    _, summary = look(run, Clock(leave))
+    assert (summary["status"], summary["said"]) == ("left", "because")
+
+
+def test_a_stall_is_told_once_and_so_is_its_end(live: tuple[RunDir, EventBus], tmp_path: Path):
+    """10 s a step, 10 times of which are patience."""
+    run, bus = live
+    steps(bus, 1, 5)
+    clock = Clock()
+    clock.touch(run)
+
+    def goes_on() -> None:
+        steps(bus, 6, 7)
+        clock.touch(run)
+
+    clock.acts = [None] * 3 + [goes_on, run.close]
+    said, summary = look(run, clock, every=60.0)
+    assert [line.split(":")[0] for line in said.splitlines()] == ["stalled", "running", "killed"]
+    assert summary["step"] == 7
+    rows = [json.loads(line) for line in (tmp_path / "alarms.jsonl").read_text().splitlines()]
+    assert [row["rule"] for row in rows] == ["stalled", "killed"]
+
+
+def test_a_run_before_its_first_step_is_running(live: tuple[RunDir, EventBus]):
+    run, bus = live
+    clock = Clock(None, lambda: steps(bus, 1, 3), run.close)
+    _, summary = look(run, clock)
+    assert (summary["status"], summary["step"]) == ("killed", 3)
+
+
+def test_where_locks_cannot_tell_nobody_is_called_killed(live: tuple[RunDir, EventBus], monkeypatch: pytest.MonkeyPatch):
+    run, bus = live
+    steps(bus, 1, 3)
+    run.close()
+    monkeypatch.setattr("keel.watch.heartbeat.TELLS", False)
+    assert Heartbeat(run.path, 10.0).pulse(1000.0, 999.0).status == "running"
+
+
+def test_patience_is_so_many_usual_steps_and_the_longest_evaluation(tmp_path: Path):
+    heart = Heartbeat(tmp_path, 10.0)
+    for step in range(2):
+        heart.take(step, {"time/step_s": 20.0})
+    assert heart.patience() is None, "not known yet"
+    assert heart.patience(7.0) == 70.0, "as the onlooker saw it"
+    heart.take(3, {"time/step_s": 500.0, "time/eval_s": 100.0})
+    assert heart.patience() == 200.0 + 100.0, "the median"
+    quick = Heartbeat(tmp_path, 10.0)
+    for step in range(3):
+        quick.take(step, {"time/step_s": 0.1})
+    assert quick.patience() == SHORTEST_S
+    assert quick.pulse(1000.0, 1000.0 - SHORTEST_S).status == "running"
+    assert quick.pulse(1000.0, 999.0 - SHORTEST_S).status == "stalled"
+
+
+def test_rows_come_once_the_last_one_when_it_is_whole_and_all_again_after_a_rollback(live: tuple[RunDir, EventBus]):
+    run, bus = live
+    tail = Tail(run.path)
+    steps(bus, 1, 3)
+    assert [s for s, _ in tail.read()] == [1, 2]
+    bus.emit("eval", 3, metrics={"eval/reward": 0.5})
+    assert tail.read() == []
+    steps(bus, 4, 4)
+    ((step, metrics),) = tail.read()
+    assert (step, metrics["eval/reward"]) == (3, 0.5)
+    run.cut_metrics(2)
+    steps(bus, 3, 5)
+    assert [s for s, _ in tail.read()] == [1, 2, 3, 4]
+    assert tail.again
+    assert [s for s, _ in tail.read(last_too=True)] == [5]
+    assert not tail.again
+
+
+def test_rules_speak_while_the_run_goes_on_and_once(live: tuple[RunDir, EventBus]):
+    run, bus = live
+    steps(bus, 1, 3)
+
+    def goes_back() -> None:
+        run.cut_metrics(2)
+        steps(bus, 3, 6, kl=5.0)
+
+    said, summary = look(run, Clock(lambda: steps(bus, 4, 9, kl=5.0), goes_back, run.close))
+    assert [(a["rule"], a["step"]) for a in summary["alarms"]] == [("kl", 5)], "of the path that stands"
+    assert said.count("step 6  kl  kl = 5") == 1
+    assert said.count("step 5  kl  kl = 5") == 1
+
+
+def test_a_replay_of_a_run_with_its_own_rules_and_with_others(live: tuple[RunDir, EventBus], tmp_path: Path):
+    run, bus = live
+    bus.emit("eval", 0, metrics={"eval/reward": 0.5, "time/eval_s": 1.0})
+    steps(bus, 1, 4, kl=3.0)
+    text, out = io.StringIO(), tmp_path / "found.json"
+    summary = run_watch(str(run.path), "", str(out), Console(file=text, width=300))
+    assert [(a["rule"], a["step"], a["state"]) for a in summary["alarms"]] == [("kl", 3, "firing")]
+    assert json.loads(out.read_text())["alarms"][0]["page"] == "docs/alarms.md#kl"
+    assert "Keel, 5 rows, steps 0 to 4" in text.getvalue()
+    assert summary["remarks"] == []
+    assert "docs/alarms.md#kl" in text.getvalue()
+    file = tmp_path / "rules.yaml"
+    file.write_text("rules:\n  - {name: far, expr: kl > 5 * $target, act: pause}\n")
+    summary = run_watch(str(run.path), str(file), "", Console(file=text))
+    assert [(a["rule"], a["would"]) for a in summary["alarms"]] == [("far", "pause")]
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "kl": 1.0}\n')
+    summary = run_watch(str(tmp_path / "log.jsonl"), "", "", Console(file=text))
+    assert summary["alarms"] == []
+    assert "no rule spoke" in text.getvalue()
+
+
+def test_a_row_is_taken_apart_as_the_run_made_it():
+    names = ("kl", "eval/reward", "time/eval_s", "time/step_s", "test/loss", "test_time")
+    assert [kind_of(name) for name in names] == ["step", "eval", "eval", "step", "test", "step"]
+
+
+def test_a_rule_of_the_recipe_is_not_called_unheard_because_of_the_evaluation_at_the_start():
+    rules = [{"name": "mine", "expr": "kl > 2"}, {"name": "lost", "expr": "x/y > 2"}]
+    config = WatchConfig.model_validate({"defaults": False, "rules": rules})
+    found = replay([(0, {"eval/reward": 0.1, "time/eval_s": 1.0}), (1, {"kl": 3.0})], config)
+    assert [f.rule for f in found.findings] == ["mine"]
+    assert {remark.split("'")[1] for remark in found.remarks} == {"lost"}
+
+
+def test_tests_of_rule_files(tmp_path: Path):
+    text = io.StringIO()
+    assert run_rule_tests(["default", "documents"], Console(file=text))["passed"] >= 12
+    file = tmp_path / "rules.yaml"
+    file.write_text("rules:\n  - {name: far, expr: kl > 5}\ntests:\n  - {name: t, series: {kl: 6}}\n")
+    with pytest.raises(UserError, match="t: not expected: far at step 1"):
+        run_rule_tests([str(file)])
+    file.write_text("rules:\n  - {name: far, expr: kl > 5}\n")
+    with pytest.raises(ConfigError, match="has no tests"):
+        run_rule_tests([str(file)])
+    with pytest.raises(ConfigError, match="needs rule files"):
+        run_rule_tests([])
