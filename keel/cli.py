@@ -465,7 +465,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ["study"],
     )  # their --json
 
-
     names_a_file = given[:1] in (["bench"], ["eval-reward"], ["eval-hallucination"], ["advise"], ["study"], ["watch"])  # their --json
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
