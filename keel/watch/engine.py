@@ -17,7 +17,8 @@ from keel.watch.rule_files import resolve
 from keel.watch.settings import numbers, settled
 
 HARDER: tuple[Literal["stop", "rollback", "pause"], ...] = ("stop", "rollback", "pause")  # of several verdicts the first is given
-CHANGES: tuple[Literal["lower_lr", "raise_kl"], ...] = ("lower_lr", "raise_kl")
+Change = Literal["lower_lr", "raise_kl"]
+CHANGES: tuple[Change, ...] = ("lower_lr", "raise_kl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Watch:
             if live.expression.always or not names.isdisjoint(metrics):
                 self._judge(live, step, reasons)
         self._tell_missing(metrics)
-        changes = tuple(change for change in CHANGES if change in reasons)
+        changes: tuple[Change, ...] = tuple(change for change in CHANGES if change in reasons)
         for act in HARDER:
             if act in reasons:
                 return Verdict(act, "; ".join(reasons[act]))
