@@ -363,7 +363,7 @@ def _tell(summary: Mapping[str, Any]) -> None:
     """The outcome in a few lines, for whoever watches."""
     rate = summary.get("win_rate")
     if rate is not None:
-        text = "gold win rate of the aligned model over the SFT model: %.1f%% [%.1f, %.1f] on %d prompts"
+        text = "gold win rate over the model before: %.1f%% [%.1f, %.1f] on %d prompts"
         log.info("\n" + text, 100 * rate["mean"], 100 * rate["low"], 100 * rate["high"], rate["n"])
     _tell_made_up(summary.get("hallucination"))
     if "reward_before" in summary:
@@ -373,5 +373,5 @@ def _tell(summary: Mapping[str, Any]) -> None:
             summary["reward_after"],
         )
     if "kl" in summary:
-        log.info("KL to the SFT model: %.2f nats per answer", summary["kl"]["mean"])
+        log.info("KL to the model before: %.2f nats per answer", summary["kl"]["mean"])
     log.info("%.0f s in all; report: %s", summary["wall_total_s"], Path(summary["run_dir"]) / "report.html")
