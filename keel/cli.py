@@ -263,7 +263,6 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_feedback(add)
     _add_judge(add)
     _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
-    # The --json of the next four names a file.
     _add_watch(verbs.add_parser("watch", help="rules on a run, while it goes or afterwards: keel watch RUN, keel watch test RULES"))
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in LABS.items():
@@ -449,6 +448,9 @@ def _add_runs(add: Add) -> None:
     sub.add_argument("run_dir")
 
 
+_JSON_FILE = ("bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments, options and overrides in any order (argparse alone stops taking overrides at the first option between them, and
     takes ``--json`` after the verb only)."""
@@ -456,16 +458,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     top = parser(given)
     if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["judge", "report"]):
         given[:2] = ["-".join(given[:2])]
-    names_a_file = given[:1] in (
-        ["bench"],
-        ["eval-reward"],
-        ["eval-hallucination"],
-        ["judge-report"],
-        ["advise"],
-        ["study"],
-    )  # their --json
-
-    names_a_file = given[:1] in (["bench"], ["eval-reward"], ["eval-hallucination"], ["advise"], ["study"], ["watch"])  # their --json
+    names_a_file = given[:1] and given[0] in _JSON_FILE
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given
