@@ -20,14 +20,10 @@ pytestmark = pytest.mark.stages
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser.new_page(locale="en")
-        browser.close()
+def page(browser: Any) -> Iterator[Any]:
+    found = browser.new_page(locale="en")
+    yield found
+    found.close()
 
 
 @pytest.fixture
