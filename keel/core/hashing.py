@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the increment of splitmix64
+_FEW = 16
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
@@ -36,6 +37,13 @@ def _mix(x_B: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x_B ^ (x_B >> np.uint64(31))
 
 
+def _mix_one(x: int) -> int:
+    """`_mix` of one number in 0 .. 2^64 - 1."""
+    x = (x ^ (x >> 30)) * int(_MIX_1) % 2**64
+    x = (x ^ (x >> 27)) * int(_MIX_2) % 2**64
+    return x ^ (x >> 31)
+
+
 def uniform(keys_B: NDArray[np.uint64], position: int) -> NDArray[np.float64]:
     """One number in [0, 1) for each key at this position: float64 [B], each a function of its own key and the position alone.
 
@@ -52,6 +60,10 @@ def uniform(keys_B: NDArray[np.uint64], position: int) -> NDArray[np.float64]:
 
 def permutation(n: int, *parts: str | int) -> list[int]:
     """The numbers 0 .. n-1 in an order decided by ``parts`` (seed, epoch ...) alone."""
+    if n <= _FEW:  # plain integers: the same numbers, without the price of arrays
+        first = stable_hash("permutation", *parts)
+        keys = [_mix_one((first + int(_GOLDEN) * i) % 2**64) for i in range(1, n + 1)]
+        return sorted(range(n), key=keys.__getitem__)
     with np.errstate(over="ignore"):
         start = np.uint64(stable_hash("permutation", *parts))
         keys_n = _mix(start + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64))

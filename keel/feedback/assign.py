@@ -62,6 +62,7 @@ _RECLAIM = (  # what the person had before, and may have again
     .order_by(_l.c.slot)
     .limit(bindparam("n"))
 )
+_RENEW = update(_l).where(_l.c.handle == bindparam("of")).values(state="open", until=bindparam("until_then"))
 _HAD = exists().where(_l.c.task == _t.c.task_id, _l.c.annotator == bindparam("annotator"), _l.c.purpose == bindparam("purpose"))
 NEXT = (  # the next items of work after a place, which the person never had
     select(_t.c.task_id, _t.c.urgency, _t.c.position, _t.c.candidates)
@@ -76,10 +77,12 @@ POOL = (  # open or not: known items go to everybody
     .order_by(_t.c.urgency, _t.c.position)
     .limit(bindparam("n"))
 )
+_again = schema.lease.alias("again")
+_ASKED_AGAIN = exists().where(_again.c.task == _l.c.task, _again.c.annotator == _l.c.annotator, _again.c.purpose == "repeat")
 PAST = (  # work of the person that was answered long enough ago and not asked again
     select(_l.c.task, _l.c.display_order)
     .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "done")
-    .where(_l.c.purpose == "work", _l.c.slot <= bindparam("upto"), _l.c.slot > bindparam("after"))
+    .where(_l.c.purpose == "work", _l.c.slot <= bindparam("upto"), _l.c.slot > bindparam("after"), ~_ASKED_AGAIN)
     .order_by(_l.c.slot)
     .limit(bindparam("n"))
 )
@@ -103,8 +106,8 @@ def grant(c: Connection, annotator: str, campaign: str, n: int, now: float, secr
     until, who = now + found.lease_seconds, {"annotator": annotator, "campaign": campaign}
     leases = [lease_of(r) for r in run(c, _MINE, **who, state="open", n=n)]
     back = [lease_of(r) for r in run(c, _RECLAIM, **who, n=n - len(leases))] if len(leases) < n else []
-    if leases or back:  # asking again shows that the person is there: open leases begin anew
-        c.execute(update(_l).where(_l.c.handle.in_([x.handle for x in (*leases, *back)])).values(state="open", until=until))
+    for lease in (*leases, *back):  # asking again shows that the person is there: open leases begin anew
+        run(c, _RENEW, of=lease.handle, until_then=until)
     for lease in back:
         if lease.purpose == "work":
             shift(c, lease.task_id, leased=1)
@@ -183,6 +186,13 @@ def shown_order(campaign: Campaign, annotator: str, task_id: str, count: int) ->
     return tuple(permutation(count, "display", campaign.seed, annotator, task_id))
 
 
+def so_far(c: Connection, annotator: str, campaign: str) -> tuple[str, int]:
+    """The person's state as it is written, and how many items of the campaign they have answered."""
+    who = {"annotator": annotator, "campaign": campaign}
+    row = run(c, _MEMBER, **who).one_or_none()
+    return "training" if row is None else row.state, run(c, _ANSWERED, **who).scalar_one()
+
+
 def member_state(c: Connection, annotator: str, campaign: str) -> str:
     """``training``, ``qualification``, ``passed`` or ``failed``, and what follows now that some items are answered."""
     return _advance(c, get_campaign(c, campaign), annotator).state
@@ -234,21 +244,20 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
 
 def _draw_gold(c: Connection, campaign: Campaign, annotator: str, slot: int) -> tuple[str, int] | None:
     asked = {"campaign": campaign.name, "role": "gold", "annotator": annotator, "purpose": "gold", "n": _POOL}
-    rows = run(c, POOL, **asked).all()
-    row = min(rows, key=lambda r: stable_hash("gold", campaign.seed, annotator, r.task_id), default=None)
+    row = _drawn(run(c, POOL, **asked).all(), "gold", campaign, annotator, slot)
     return None if row is None else (row.task_id, len(json.loads(row.candidates)))
 
 
 def _draw_past(c: Connection, campaign: Campaign, annotator: str, slot: int) -> tuple[str, tuple[int, ...]] | None:
     gap = campaign.settings.repeat_gap
     span = {"upto": slot - gap, "after": slot - gap - _POOL}
-    asked = {"annotator": annotator, "campaign": campaign.name}
-    rows = run(c, PAST, **asked, **span, n=_POOL).all()
-    again = and_(_l.c.annotator == annotator, _l.c.purpose == "repeat", _l.c.task.in_([r.task for r in rows]))
-    had = set(c.execute(select(_l.c.task).where(again)).scalars()) if rows else set()
-    left = [r for r in rows if r.task not in had]
-    row = min(left, key=lambda r: stable_hash("repeat", campaign.seed, annotator, slot, r.task), default=None)
+    row = _drawn(run(c, PAST, annotator=annotator, campaign=campaign.name, **span, n=_POOL).all(), "repeat", campaign, annotator, slot)
     return None if row is None else (row.task, tuple(json.loads(row.display_order)))
+
+
+def _drawn(rows: Sequence[Any], what: str, campaign: Campaign, annotator: str, slot: int) -> Any:
+    """One of the rows, each as likely as the others, the same at every call; None when there is none."""
+    return rows[stable_hash(what, campaign.seed, annotator, slot) % len(rows)] if rows else None
 
 
 def give(
@@ -279,19 +288,23 @@ _GO_ON = (
     .where(_m.c.campaign == bindparam("of_campaign"), _m.c.annotator == bindparam("of_annotator"))
     .values({name: bindparam(name) for name in ("given", "seen", "cursor_urgency", "cursor_position")})
 )
+_ANSWERED = (
+    select(func.count())
+    .select_from(_l)
+    .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "done")
+)
 _CHANGED = select(schema.campaign.c.changed).where(schema.campaign.c.name == bindparam("name"))
 _INSERT = insert(_l)
 
 
 def _advance(c: Connection, campaign: Campaign, annotator: str) -> Any:
     """The person's row in the campaign, made when missing, its state brought up to what has been answered."""
-    m = schema.member
-    mine = select(m).where(m.c.campaign == campaign.name, m.c.annotator == annotator)
-    row = run(c, _MEMBER, campaign=campaign.name, annotator=annotator).one_or_none()
+    key = {"campaign": campaign.name, "annotator": annotator}
+    row = run(c, _MEMBER, **key).one_or_none()
     if row is None:
         fresh = {"state": "training", "given": 0, "seen": -1, "cursor_urgency": _START[0], "cursor_position": _START[1]}
-        c.execute(insert(m), {"campaign": campaign.name, "annotator": annotator, **fresh})
-        row = c.execute(mine).one()
+        c.execute(insert(_m), key | fresh)
+        row = run(c, _MEMBER, **key).one()
     while row.state in ("training", "qualification"):
         role = row.state
         wanted = c.execute(select(func.count()).where(_t.c.campaign == campaign.name, _t.c.role == role, _t.c.open == 1)).scalar_one()
@@ -305,7 +318,7 @@ def _advance(c: Connection, campaign: Campaign, annotator: str) -> Any:
         if role == "qualification" and wanted and _share_right(c, campaign, annotator, answered) < campaign.settings.pass_mark:
             state = "failed"
         _remember(c, row, state=state)
-        row = c.execute(mine).one()
+        row = run(c, _MEMBER, **key).one()
     return row
 
 

@@ -186,9 +186,17 @@ def touch(c: Connection, campaign: str) -> None:
     c.execute(update(schema.campaign).where(schema.campaign.c.name == campaign).values(changed=schema.campaign.c.changed + 1))
 
 
+_FEW = 20  # so many rows are asked for one by one: their statements are compiled once
+_TASK = select(schema.task).where(schema.task.c.task_id == bindparam("key"))
+_BODY = {id(t): select(t.c.hash, t.c.body).where(t.c.hash == bindparam("key")) for t in (schema.prompt, schema.candidate)}
+
+
 def load_tasks(c: Connection, task_ids: Sequence[str]) -> dict[str, Task]:
     """Tasks by id; those that are not there are left out."""
-    rows = [r for part in chunks(task_ids) for r in c.execute(select(schema.task).where(schema.task.c.task_id.in_(part)))]
+    if len(task_ids) <= _FEW:
+        rows = [row for i in task_ids if (row := run(c, _TASK, key=i).one_or_none()) is not None]
+    else:
+        rows = [r for part in chunks(task_ids) for r in c.execute(select(schema.task).where(schema.task.c.task_id.in_(part)))]
     names = {r.task_id: json.loads(r.candidates) for r in rows}
     prompts = _bodies(c, schema.prompt, {r.prompt for r in rows})
     candidates = _bodies(c, schema.candidate, {h for found in names.values() for h in found})
@@ -239,6 +247,8 @@ def _insert_task(c: Connection, task: Task, role: str, wanted: int, priority: fl
 
 
 def _bodies(c: Connection, table: Any, hashes: set[str]) -> dict[str, Any]:
+    if len(hashes) <= _FEW:
+        return {h: json.loads(run(c, _BODY[id(table)], key=h).one().body) for h in hashes}
     parts = chunks(sorted(hashes))
     return {r.hash: json.loads(r.body) for part in parts for r in c.execute(select(table).where(table.c.hash.in_(part)))}
 

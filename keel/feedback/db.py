@@ -67,6 +67,16 @@ class Item:
         return known | {"tools": [dict(t) for t in prompt.tools], "until": utc(self.until), "guideline": self.guideline}
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a page asks for: items, and where the person stands. ``state``: training, qualification, passed or failed."""
+
+    leases: tuple[Lease, ...]
+    items: tuple[Item, ...]
+    state: str
+    answered: int
+
+
 def blind(task: Task) -> Task:
     """A task without anything that could tell whose answers they are or what is expected."""
     asked = Prompt("", task.prompt.messages, task.prompt.text, task.prompt.tools, joint=task.prompt.joint)
@@ -156,10 +166,13 @@ class Store(Accounts):
 
     def tasks(self, task_ids: Sequence[str]) -> list[Task]:
         """Tasks by id, in this order. Raises DataError naming one that is not there."""
+        return self._tasks_of(task_ids, lambda missing: self.read(lambda c: campaigns.load_tasks(c, missing)))
+
+    def _tasks_of(self, task_ids: Sequence[str], load: Callable[[Sequence[str]], dict[str, Task]]) -> list[Task]:
         known = {i: task for i in task_ids if (task := self._tasks.get(i)) is not None}
         missing = [i for i in dict.fromkeys(task_ids) if i not in known]
         if missing:
-            found = self.read(lambda c: campaigns.load_tasks(c, missing))
+            found = load(missing)
             lost = next((i for i in missing if i not in found), None)
             if lost is not None:
                 raise DataError(f"task {lost!r} is not in the store", "add_tasks adds tasks")
@@ -178,11 +191,20 @@ class Store(Accounts):
 
     def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
         """At most ``n`` items: those that the person has open first, then new ones. Asking again renews the leases."""
-        return self.items(self.next_soon(annotator, campaign, n).result())
+        return self.given_soon(annotator, campaign, n).result().items
 
-    def next_soon(self, annotator: str, campaign: str, n: int = 1) -> Future[tuple[Lease, ...]]:
-        """The leases of `next_items` as a future; `items` shows them."""
-        return self.write(lambda c: assign.grant(c, annotator, campaign, n, self.clock(), self._secret))
+    def given_soon(self, annotator: str, campaign: str, n: int = 1) -> Future[Given]:
+        """`next_items` and where the person stands, as a future.
+
+        All of it is read where it is written, in one transaction: readers on threads of their own would stand in the way of the votes.
+        """
+
+        def job(c: Connection) -> Given:
+            leases = assign.grant(c, annotator, campaign, n, self.clock(), self._secret)
+            tasks = self._tasks_of([lease.task_id for lease in leases], lambda missing: campaigns.load_tasks(c, missing))
+            return Given(leases, _items(leases, tasks), *assign.so_far(c, annotator, campaign))
+
+        return self.write(job)
 
     def next_adjudications(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
         """Items whose votes disagree, for a person whose account has the role adjudicator or manager. Raises NoLeaseError for others."""
@@ -196,10 +218,7 @@ class Store(Accounts):
 
     def items(self, leases: Sequence[Lease]) -> tuple[Item, ...]:
         """What the annotator may see of leases."""
-        tasks = self.tasks([lease.task_id for lease in leases])
-        return tuple(
-            Item(x.handle, blind(task), x.display_order, x.until, x.purpose, task.guideline) for x, task in zip(leases, tasks, strict=True)
-        )
+        return _items(leases, self.tasks([lease.task_id for lease in leases]))
 
     def member_state(self, annotator: str, campaign: str) -> str:
         """training, qualification, passed or failed."""
@@ -294,6 +313,11 @@ class Store(Accounts):
         for judgement, task in checked:
             events.submit(c, judgement, task, self.clock(), self._secret, leased=False)
         return _count(c) - before
+
+
+def _items(leases: Sequence[Lease], tasks: Sequence[Task]) -> tuple[Item, ...]:
+    pairs = zip(leases, tasks, strict=True)
+    return tuple(Item(x.handle, blind(task), x.display_order, x.until, x.purpose, task.guideline) for x, task in pairs)
 
 
 def _parts(rows: Iterable[T]) -> Iterable[list[T]]:

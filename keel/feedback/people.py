@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from keel.core.errors import ConfigError, DataError
 from keel.feedback import schema
 from keel.feedback.campaigns import ConflictError, add_annotator
 from keel.feedback.rows import dumps
+from keel.feedback.sql import run
 from keel.types import Annotator
 
 AccountRole = Literal["annotator", "manager", "adjudicator"]
@@ -93,11 +94,17 @@ def open_session(c: Connection, name: str, token: str, now: float, seconds: floa
     c.execute(insert(schema.session), {"digest": token_digest(token), "account": name, "at": now, "until": now + seconds, "revoked": 0})
 
 
+_s, _a = schema.session, schema.account
+_OF_TOKEN = (
+    select(_a)
+    .join(_s, _s.c.account == _a.c.name)
+    .where(_s.c.digest == bindparam("token"), _s.c.revoked == 0, _s.c.until > bindparam("now"), _a.c.disabled == 0)
+)
+
+
 def account_of(c: Connection, token: str, now: float) -> Account | None:
     """Whose session this token opens; None when it is unknown, over or revoked, or the account disabled."""
-    s, a = schema.session, schema.account
-    valid = (s.c.digest == token_digest(token), s.c.revoked == 0, s.c.until > now, a.c.disabled == 0)
-    row = c.execute(select(a).join(s, s.c.account == a.c.name).where(*valid)).one_or_none()
+    row = run(c, _OF_TOKEN, token=token_digest(token), now=now).one_or_none()
     return None if row is None else Account(row.name, row.annotator, row.role)
 
 

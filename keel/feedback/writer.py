@@ -75,16 +75,17 @@ class Writer:
         done: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             with self._engine.begin() as connection:
+                point = connection.connection.cursor()  # the driver's own: SQLAlchemy takes as long for these words as for a vote
                 for job, future in batch:
-                    connection.exec_driver_sql("SAVEPOINT job")
+                    point.execute("SAVEPOINT job")
                     try:
-                        result = job(connection)
-                        connection.exec_driver_sql("RELEASE SAVEPOINT job")
-                        done.append((future, result, None))
-                    except Exception as error:  # this job alone
-                        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
-                        connection.exec_driver_sql("RELEASE SAVEPOINT job")
-                        done.append((future, None, error))
+                        result, error = job(connection), None
+                    except Exception as failure:  # this job alone
+                        result, error = None, failure
+                        point.execute("ROLLBACK TO SAVEPOINT job")
+                    point.execute("RELEASE SAVEPOINT job")
+                    done.append((future, result, error))
+                point.close()
             self.transactions += 1
         except BaseException as error:  # the transaction: nobody's work is stored
             for _, future in batch:

@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from keel.core.errors import UserError
 from keel.feedback import schema
 from keel.feedback.answers import answer_from, answer_row, from_display
-from keel.feedback.assign import Lease, lease_of
+from keel.feedback.assign import lease_of
 from keel.feedback.campaigns import Campaign
-from keel.feedback.db import Item, NoLeaseError, Receipt
+from keel.feedback.db import Given, Item, NoLeaseError, Receipt
 from keel.feedback.rows import RowError, judgement_from
 from keel.types import Answer, Choice
 from keel.web.blind import names_itself
 from keel.web.bodies import BatchIn, JudgementIn, UndoIn
 from keel.web.errors import refusal
-from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, off
+from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, calling, off
+from keel.web.media import images_of
 from keel.web.members import check_member, completion
 from keel.web.protocol import check_protocol, page_of
 
 router = APIRouter(tags=["annotator"])
+SPREAD = 3  # at most so many items fewer than asked, by chance: people who began together do not all ask again together
 UNDO = 20  # of a person's last events, so many may be corrected
 
 
 @router.get("/api/campaigns/{campaign}/items")
-async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> JSONResponse:
+async def items(campaign: str, request: Request, n: int = 5) -> JSONResponse:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
+    caller, kit = await calling(request)
     annotator, count = caller.account.annotator, max(0, min(n, kit.settings.limits.items))
     if not kit.is_member(caller.account, campaign):
         await off(check_member, kit.store, caller.account, campaign)
         kit.let_in(caller.account, campaign)
-    leases = await asyncio.wrap_future(kit.store.next_soon(annotator, campaign, count))
-    return JSONResponse(
-        await off(_given, kit, annotator, campaign, leases)
-    )  # as it is: looking through it again takes longer than making it
+    count -= random.randrange(SPREAD) if count > SPREAD else 0
+    given = await asyncio.wrap_future(kit.store.given_soon(annotator, campaign, count))
+    kit.remember(given.leases)
+    at_hand = given.items and kit.knows(campaign) and all(map(kit.media.knows, pictures(given.items)))
+    told = _told(kit, campaign, given) if at_hand else await off(_told, kit, campaign, given)
+    if not given.items and not told["paused"]:
+        told |= await off(_ended, kit, annotator, campaign)
+    return JSONResponse(told)  # as it is: looking through it again takes longer than making it
 
 
 @router.get("/api/campaigns/{campaign}/adjudications")
@@ -54,8 +62,9 @@ async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: int = 
 
 
 @router.post("/api/judgements")
-async def judge(body: JudgementIn, caller: CallerDep, kit: KitDep) -> JSONResponse:
+async def judge(body: JudgementIn, request: Request) -> JSONResponse:
     """Store one answer. The same event again is answered alike; the same event with another answer is 409."""
+    caller, kit = await calling(request)
     return JSONResponse(await store_one(kit, caller, body))
 
 
@@ -141,6 +150,11 @@ def show(kit: Kit, item: Item) -> dict[str, Any]:
     return known
 
 
+def pictures(items: Iterable[Item]) -> list[str]:
+    """The sources of all pictures of items."""
+    return images_of(m for x in items for turns in (x.task.prompt.messages, *(c.turns for c in x.task.candidates)) for m in turns)
+
+
 def _without_paths(kit: Kit, message: dict[str, Any]) -> dict[str, Any]:
     content = message["content"]
     if isinstance(content, str):
@@ -165,26 +179,18 @@ def _answer(body: JudgementIn) -> Answer:
     return Choice(answer.chosen, body.strength)
 
 
-def _given(kit: Kit, annotator: str, campaign: str, leases: tuple[Lease, ...]) -> dict[str, Any]:
-    """What the page is told of leases. Without any it is told why: paused, done, failed."""
-    store = kit.store
-    kit.remember(leases)
-    found = kit.campaign(campaign) if leases else store.campaign(campaign)
-    shown = [show(kit, item) for item in store.items(leases)]
-    state, answered = store.read(lambda c: _so_far(c, annotator, campaign))
-    answer: dict[str, Any] = {"campaign": campaign, "state": state, "paused": found.paused and not leases, "items": shown}
-    answer |= {"protocol": protocol_row(found), "answered": answered}
-    if not leases and not found.paused:
-        answer["state"] = store.member_state(annotator, campaign)
-        answer["end"] = completion(store, found, annotator, answer["state"])
-    return answer
+def _told(kit: Kit, campaign: str, given: Given) -> dict[str, Any]:
+    """What the page is told of what was given out. Without any it is told whether the campaign is paused, asked anew."""
+    found = kit.campaign(campaign) if given.items else kit.store.campaign(campaign)
+    shown = [show(kit, item) for item in given.items]
+    told: dict[str, Any] = {"campaign": campaign, "state": given.state, "paused": found.paused and not given.items, "items": shown}
+    return told | {"protocol": protocol_row(found), "answered": given.answered}
 
 
-def _so_far(c: Connection, annotator: str, campaign: str) -> tuple[str, int]:
-    le, m = schema.lease, schema.member
-    mine = (le.c.annotator == annotator, le.c.campaign == campaign, le.c.state == "done")
-    state = c.execute(select(m.c.state).where(m.c.campaign == campaign, m.c.annotator == annotator)).scalar() or "training"
-    return state, c.execute(select(func.count()).where(*mine)).scalar_one()
+def _ended(kit: Kit, annotator: str, campaign: str) -> dict[str, Any]:
+    """Why nothing is left for the person: done or failed, with the code of completion."""
+    state = kit.store.member_state(annotator, campaign)
+    return {"state": state, "end": completion(kit.store, kit.store.campaign(campaign), annotator, state)}
 
 
 def _reopen(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def make_app(store: Store, settings: WebSettings) -> FastAPI:
     app.state.kit = Kit(store, settings)
     app.state.board = Board(app.state.kit)
     answer_errors(app)
-    for part in (people, annotate, manage, lineage, pages):
+    for part in (annotate, people, manage, lineage, pages):  # what is asked most stands first: routes are tried in order
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), "static")
     app.add_middleware(Guard, settings=settings)

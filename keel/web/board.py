@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from keel.feedback import schema
+from keel.web.cores import allowed
 from keel.web.kit import Kit, off
 
 log = logging.getLogger("keel")
@@ -105,6 +106,7 @@ class Measurer:
         self._gate = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
+        self._cores = allowed()  # the server itself stays on one
 
     def ask(self, store: str, campaign: str) -> dict[str, Any]:
         """Waits for the measures. Raises ValueError with the process's last words, OSError, TimeoutExpired."""
@@ -115,7 +117,9 @@ class Measurer:
             process = subprocess.Popen([sys.executable, "-m", "keel.web.measure"], stdin=pipe, stdout=pipe, stderr=pipe)
             self._running.add(process)
         try:
-            out, said = process.communicate(json.dumps({"store": store, "campaign": campaign}).encode(), timeout=_LONGEST)
+            out, said = process.communicate(
+                json.dumps({"store": store, "campaign": campaign, "cores": self._cores}).encode(), timeout=_LONGEST
+            )
         finally:
             process.kill()
             process.wait()

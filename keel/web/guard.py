@@ -27,6 +27,8 @@ HEADERS: Mapping[str, str] = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_KEPT = tuple((name.encode(), value.encode()) for name, value in HEADERS.items())
+_FRESH = (*_KEPT, (b"cache-control", b"no-store"))
 _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -118,12 +120,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def _safe(send: Send, path: str) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
-            there = {name.lower() for name, _ in message.get("headers", [])}
-            more = dict(HEADERS)
-            if not path.startswith(("/static/", "/media/")):
-                more["cache-control"] = "no-store"
-            new = [(k.encode(), v.encode()) for k, v in more.items() if k.encode() not in there]
-            message = {**message, "headers": [*message.get("headers", []), *new]}
+            given = list(message.get("headers", []))
+            there = {name.lower() for name, _ in given}
+            new = _KEPT if path.startswith(("/static/", "/media/")) else _FRESH
+            message = {**message, "headers": given + [pair for pair in new if pair[0] not in there]}
         await send(message)
 
     return wrapped

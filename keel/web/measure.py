@@ -1,6 +1,6 @@
 """The measures of a campaign, in a process of their own: votes are never kept waiting by statistics.
 
-``python -m keel.web.measure`` reads {"store", "campaign"} from standard input and writes the measures as JSON.
+``python -m keel.web.measure`` reads {"store", "campaign", "cores"} from standard input and writes the measures as JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from keel.feedback.quality.report import people
 from keel.feedback.reliability.votes import from_judgements
 from keel.types import Choice, Judgement, Task
 from keel.web.blind import masked
+from keel.web.cores import use
 
 NICE = 10
 _SHOWN = 400  # characters of a text
@@ -114,6 +115,7 @@ def main() -> None:
     """Measure one campaign."""
     os.nice(NICE)
     asked = json.load(sys.stdin)
+    use(asked["cores"])
     with Store(asked["store"]) as store:
         found = measures(store, asked["campaign"])
     json.dump(plain(found), sys.stdout, allow_nan=False)

@@ -82,6 +82,10 @@ class Media:
                 self._known[source] = found
         return found
 
+    def knows(self, source: str) -> bool:
+        """Can `digest_of` answer without reading a file?"""
+        return source in self._known
+
     def file(self, digest: str) -> tuple[Path, str] | None:
         """(path, mime) of a picture that may be served."""
         if not DIGEST.fullmatch(digest):

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from keel.core.errors import ConfigError, DataError
 from keel.feedback import assign, people, schema
 from keel.feedback.campaigns import Campaign, ConflictError, get_campaign
 from keel.feedback.campaigns import campaigns as all_campaigns
 from keel.feedback.db import Account, NoLeaseError, Store
+from keel.feedback.sql import run
 from keel.web.protocol import page_of
 
 PLATFORMS: Mapping[str, str] = {"PROLIFIC_PID": "prolific", "workerId": "mturk"}  # who is who, by the link's parameter
@@ -108,13 +109,15 @@ def open_session(store: Store, account: Account, seconds: float) -> str:
     return token
 
 
+_m = schema.member
+_MINE = select(_m.c.campaign).where(_m.c.annotator == bindparam("annotator")).order_by(_m.c.campaign)
+
+
 def member_campaigns(store: Store, account: Account) -> tuple[str, ...]:
     """The campaigns that a person may work in; all of them for managers and adjudicators."""
     if account.role != "annotator":
         return tuple(c.name for c in store.campaigns())
-    m = schema.member
-    mine = select(m.c.campaign).where(m.c.annotator == account.annotator).order_by(m.c.campaign)
-    return store.read(lambda c: tuple(c.execute(mine).scalars()))
+    return store.read(lambda c: tuple(row.campaign for row in run(c, _MINE, annotator=account.annotator)))
 
 
 def check_member(store: Store, account: Account, campaign: str) -> None:

@@ -8,12 +8,17 @@ import socket
 import threading
 from collections.abc import Callable
 
+import anyio.to_thread
 import uvicorn
 
 from keel.core.errors import ConfigError
 from keel.feedback.db import Store
 from keel.web.app import make_app
+from keel.web.cores import one_core
 from keel.web.settings import WebSettings
+
+
+READERS = 8  # threads for slow jobs: as many as the store keeps connections for; more would open and close one a call
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -53,7 +58,7 @@ def serve(store: Store, settings: WebSettings, listening: socket.socket) -> None
     server = _Server(config, stop)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # what uvicorn raises again after its own end must not end us at once
-    with contextlib.suppress(KeyboardInterrupt):
+    with one_core(), contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     stop()
 
@@ -62,6 +67,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
         super().__init__(config)
         self._stopping = stopping
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = READERS
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: object) -> None:  # type: ignore[override]
         self._stopping()
