@@ -29,7 +29,7 @@ from keel.web.members import check_member, completion
 from keel.web.protocol import check_protocol, page_of
 
 router = APIRouter(tags=["annotator"])
-SPREAD = 3  # at most so many items fewer than asked, by chance: people who began together do not all ask again together
+MANY, SPREAD = 20, 3  # from so many people on, at most 2 items fewer than asked, by chance: who began together does not ask again together
 UNDO = 20  # of a person's last events, so many may be corrected
 
 
@@ -41,7 +41,8 @@ async def items(campaign: str, request: Request, n: int = 5) -> JSONResponse:
     if not kit.is_member(caller.account, campaign):
         await off(check_member, kit.store, caller.account, campaign)
         kit.let_in(caller.account, campaign)
-    count -= random.randrange(SPREAD) if count > SPREAD else 0
+    if kit.people >= MANY and count > SPREAD:
+        count -= random.randrange(SPREAD)
     given = await asyncio.wrap_future(kit.store.given_soon(annotator, campaign, count))
     kit.remember(given.leases)
     at_hand = given.items and kit.knows(campaign) and all(map(kit.media.knows, pictures(given.items)))

@@ -95,6 +95,11 @@ class Kit:
             self._sessions.popitem(last=False)
         return found
 
+    @property
+    def people(self) -> int:
+        """How many sessions were looked up and not forgotten."""
+        return len(self._sessions)
+
     def remember(self, leases: Iterable[Lease]) -> None:
         """Leases that were just given out. Who, what and in which order never change; ``state`` and ``until`` do and are not asked here."""
         for lease in leases:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from keel.feedback.quality.gold import rate
-from keel.feedback.quality.others import Crowd, crowd_of, honest
+from keel.feedback.quality.others import Crowd, crowd_of, gold_says, honest
 from keel.feedback.quality.report import ALPHA, FAMILIES, evidence
 from keel.feedback.reliability.votes import Floats, Ints, from_arrays
 
@@ -121,8 +121,18 @@ def typical_crowd(plan: Plan, others: int, spread: float, tasks: int = 1500, siz
     label = says(rng, difference_T1 * np.ones(who.shape), noise_A[who], band_A[who])
     task_V = np.repeat(np.arange(tasks), others + 1)
     votes = from_arrays(task_V, who.ravel(), label.ravel(), ("first", "second", "tie"), annotators=size)
+    gold_T1 = gold_difference(rng, plan, (tasks // 10, 1))  # as many gold votes as a tenth of the work
+    label_G = says(rng, gold_T1 * np.ones((len(gold_T1), others + 1)), *(x[who[: len(gold_T1)]] for x in (noise_A, band_A)))
+    gold_G = np.repeat(np.where(gold_T1[:, 0] > 0, FIRST, SECOND), others + 1)
     pairs = [(label[:, i] == label[:, j]).mean() for i in range(others + 1) for j in range(i)]
-    return crowd_of(votes), float(np.mean(pairs)), float((label == TIE).mean())
+    crowd = crowd_of(votes)
+    crowd = replace(crowd, gold_KK=gold_says(label_G.ravel(), gold_G, crowd.says_KK))
+    return crowd, float(np.mean(pairs)), float((label == TIE).mean())
+
+
+def gold_difference(rng: np.random.Generator, plan: Plan, shape: tuple[int, ...]) -> Floats:
+    """True differences of gold tasks: chosen to be clear."""
+    return np.where(rng.random(shape) < 0.5, 1, -1) * plan.clarity * (1.2 + np.abs(rng.normal(0, 0.3, shape)))
 
 
 def people(plan: Plan, count: int, others: int, spread: float, fault: str) -> Seen:
@@ -130,9 +140,8 @@ def people(plan: Plan, count: int, others: int, spread: float, fault: str) -> Se
     rng = np.random.default_rng((plan.seed, others, 2 + list(FAULTS).index(fault) if fault else 0, int(100 * spread)))
     shape = (count, plan.votes)
     side, difference = rng.integers(0, 2, shape), rng.normal(0, plan.clarity, shape)
-    is_gold = rng.random(shape) < GOLD_SHARE  # chosen to be clear
-    clear = np.where(rng.random(shape) < 0.5, 1, -1) * plan.clarity * (1.2 + np.abs(rng.normal(0, 0.3, shape)))
-    difference = np.where(is_gold, clear, difference)
+    is_gold = rng.random(shape) < GOLD_SHARE
+    difference = np.where(is_gold, gold_difference(rng, plan, shape), difference)
     noise, band = _readers(rng, (count, 1), spread)
     bias = SIDE_BIAS * rng.normal(size=(count, 1)) * np.where(side == 0, 1, -1)
     label = says(rng, difference + bias, noise, band)

@@ -45,6 +45,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
         if name == "annotators":
             sub.add_argument("--honest", type=int, default=4000, help="honest people for each row")
             sub.add_argument("--faulty", type=int, default=1000, help="people with each fault")
+            sub.add_argument("--clarity", type=float, default=1.2, help="how far apart answers are, in units of noise")
             sub.add_argument("--seed", type=int, default=0, help="of the simulation")
         elif name == "labelling":
             sub.add_argument("--worlds", type=int, default=40, help="simulated worlds, each learnt by both arms")
@@ -60,7 +61,9 @@ def _run_numpy(args: argparse.Namespace) -> None:
     if args.what == "annotators":
         if min(args.honest, args.faulty) < 1 or args.seed < 0:
             raise UserError("--honest and --faulty are at least 1, --seed is not below 0")
-        found = annotators.study(annotators.Plan(args.honest, args.faulty, seed=args.seed))
+        if not 0.0 < args.clarity < 100.0:
+            raise UserError("--clarity lies between 0 and 100")
+        found = annotators.study(annotators.Plan(args.honest, args.faulty, clarity=args.clarity, seed=args.seed))
         print(annotators.table(found))
     elif args.what == "labelling":
         if args.worlds < 3 or args.seed < 0:

@@ -19,35 +19,51 @@ from keel.feedback.reliability.votes import Floats, Ints, Votes
 
 LOOSE = (0.0, 0.12, 0.25)  # the null: up to so much of an honest person's votes has nothing to do with the task
 TILTS = (1 / 3, 1 / 1.7, 1.0, 1.7, 3.0)  # how much oftener or rarer than others an honest person calls ties
+GOLD_PRIOR = 20.0
 CONCENTRATIONS = (5.0, 40.0)  # the alternative: labels of a person's own frequencies, Dirichlet around the crowd's
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """The crowd as one annotator: class frequencies [K], P(says l | true k) [K, K], and how often each label is given at all [K]."""
+    """The crowd as one annotator: class frequencies [K], P(says l | true k) [K, K], how often each label is given at all [K], and
+    P(says l | true k) of gold tasks [K, K], which are clearer than work: a wrong answer there says more. None: as of work."""
 
     prior_K: Floats
     says_KK: Floats
     label_K: Floats
+    gold_KK: Floats | None = None
 
 
-def crowd_of(votes: Votes) -> Crowd:
-    """The pooled confusion matrix of all annotators, by Dawid-Skene. One person's share of it is small where there are many."""
+def crowd_of(votes: Votes, gold_V: Ints | None = None) -> Crowd:
+    """The pooled confusion matrix of all annotators, by Dawid-Skene. One person's share of it is small where there are many. ``gold_V``:
+    the known class of each vote's task, -1 where there is none."""
     found = dawid_skene(votes)
     K = len(votes.classes)
     pooled_KK = confusion_counts(votes, found.posterior_TK).sum(0) + 0.5 + np.eye(K)
+    says_KK = pooled_KK / pooled_KK.sum(1, keepdims=True)
     label_K = np.bincount(votes.label_V, minlength=K) + 1.0
-    return Crowd(found.prior_K, pooled_KK / pooled_KK.sum(1, keepdims=True), label_K / label_K.sum())
+    gold_KK = None if gold_V is None else gold_says(votes.label_V, gold_V, says_KK)
+    return Crowd(found.prior_K, says_KK, label_K / label_K.sum(), gold_KK)
+
+
+def gold_says(label_V: Ints, gold_V: Ints, says_KK: Floats) -> Floats:
+    """P(says l | true k) of gold tasks, [K, K]: counts, with `says_KK` as so many votes that were seen before (`GOLD_PRIOR` a class)."""
+    known = gold_V >= 0
+    counts_KK = np.zeros_like(says_KK)
+    np.add.at(counts_KK, (gold_V[known], label_V[known]), 1.0)
+    counts_KK += GOLD_PRIOR * says_KK
+    return counts_KK / counts_KK.sum(1, keepdims=True)
 
 
 def honest(crowd: Crowd, others_NK: Floats, gold_N: Ints | None = None) -> Floats:
     """P(label | the others' votes on the task) of a typical member of the crowd, [..., N, K]. ``others_NK`` counts the others' votes;
     ``gold_N`` is the known class of a task, -1 where there is none, and needs no others."""
     logs = np.log(crowd.prior_K) + others_NK @ np.log(crowd.says_KK).T
-    truth = np.exp(logs - log_sum(logs, -1)[..., None])
-    if gold_N is not None:
-        truth = np.where((gold_N >= 0)[..., None], np.eye(len(crowd.prior_K))[np.maximum(gold_N, 0)], truth)
-    return truth @ crowd.says_KK
+    said = np.exp(logs - log_sum(logs, -1)[..., None]) @ crowd.says_KK
+    if gold_N is None:
+        return said
+    gold_KK = crowd.says_KK if crowd.gold_KK is None else crowd.gold_KK
+    return np.where((gold_N >= 0)[..., None], gold_KK[np.maximum(gold_N, 0)], said)
 
 
 def others_counts(votes: Votes) -> Floats:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from keel.feedback.quality import eprocess
-from keel.feedback.quality.others import Crowd, honest, ignores_task, others_counts
+from keel.feedback.quality.others import Crowd, gold_says, honest, ignores_task, others_counts
 from keel.feedback.reliability.votes import from_arrays
 
 
@@ -59,6 +60,17 @@ def test_what_the_honest_say_by_hand() -> None:
     assert found[0] == pytest.approx(truth / truth.sum() @ CROWD.says_KK)
     assert found[1] == pytest.approx(CROWD.prior_K @ CROWD.says_KK)
     assert found[2] == pytest.approx(CROWD.says_KK[1])  # a gold task needs no others
+
+
+def test_gold_tasks_have_frequencies_of_their_own() -> None:
+    """By hand: 20 votes seen before at 0.7, 0.1, 0.2, and four right ones on gold of the first class; none of the others."""
+    said = gold_says(np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 0, -1]), CROWD.says_KK)
+    assert said[0] == pytest.approx(np.array([18.0, 2.0, 4.0]) / 24.0)
+    assert said[1:] == pytest.approx(CROWD.says_KK[1:])
+    clear = replace(CROWD, gold_KK=said)
+    counts = np.array([[0.0, 0, 0], [0, 0, 0]])
+    assert honest(clear, counts, np.array([0, -1]))[0] == pytest.approx(said[0])
+    assert honest(clear, counts, np.array([0, -1]))[1] == pytest.approx(CROWD.prior_K @ CROWD.says_KK)  # work is as it was
 
 
 def test_labels_that_ignore_the_task_have_mean_at_most_one_under_each_honest_person() -> None:
