@@ -17,7 +17,6 @@ from keel.web.app import make_app
 from keel.web.cores import one_core
 from keel.web.settings import WebSettings
 
-
 READERS = 8  # threads for slow jobs: as many as the store keeps connections for; more would open and close one a call
 
 
