@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from keel import __version__
-from keel.cli import STAGES, main
+from keel.cli import main
+from keel.commands import STAGES
 
 
 @pytest.fixture(autouse=True)
