@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection, func, select
 
@@ -23,17 +23,18 @@ from keel.web.blind import names_itself
 from keel.web.bodies import BatchIn, JudgementIn, UndoIn
 from keel.web.errors import refusal
 from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, off
-from keel.web.members import check_member, completion
+from keel.web.members import check_member, completion, has_earned
 from keel.web.protocol import check_protocol, page_of
 
 router = APIRouter(tags=["annotator"])
+Number = Annotated[int, Query(ge=1)]  # of items that are asked for: with none asked for, "nothing is left" would mean nothing
 UNDO = 20  # of a person's last events, so many may be corrected
 
 
 @router.get("/api/campaigns/{campaign}/items")
-async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> JSONResponse:
+async def items(campaign: str, caller: CallerDep, kit: KitDep, n: Number = 5) -> JSONResponse:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
-    annotator, count = caller.account.annotator, max(0, min(n, kit.settings.limits.items))
+    annotator, count = caller.account.annotator, min(n, kit.settings.limits.items)
     if not kit.is_member(caller.account, campaign):
         await off(check_member, kit.store, caller.account, campaign)
         kit.let_in(caller.account, campaign)
@@ -44,10 +45,10 @@ async def items(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> JS
 
 
 @router.get("/api/campaigns/{campaign}/adjudications")
-async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
+async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: Number = 5) -> dict[str, Any]:
     """Items whose votes disagree, for adjudicators: as blind as the others, without the votes."""
     found = await off(kit.store.campaign, campaign)
-    count = max(0, min(n, kit.settings.limits.items))
+    count = min(n, kit.settings.limits.items)
     given = await off(kit.store.next_adjudications, caller.account.annotator, campaign, count)
     shown = await off(lambda: [show(kit, item) for item in given])
     return {"campaign": campaign, "state": "passed", "paused": found.paused, "items": shown, "protocol": protocol_row(found)}
@@ -176,7 +177,8 @@ def _given(kit: Kit, annotator: str, campaign: str, leases: tuple[Lease, ...]) -
     answer |= {"protocol": protocol_row(found), "answered": answered}
     if not leases and not found.paused:
         answer["state"] = store.member_state(annotator, campaign)
-        answer["end"] = completion(store, found, annotator, answer["state"])
+        earned = store.read(lambda c: has_earned(c, annotator, campaign))
+        answer["end"] = completion(store, found, annotator, answer["state"], earned)
     return answer
 
 
