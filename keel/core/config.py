@@ -20,10 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from keel.core.errors import ConfigError, UserError
-from keel.core.recipe_files import merge, parse_yaml, places, read_recipe, value_text
+from keel.core.recipe_files import as_override, merge, parse_yaml, places, read_recipe, value_text
 from keel.core.schema import FieldDoc, chosen_section, describe, plain_type, tag_field, type_text, walk
 
-__all__ = ["FieldDoc", "Section", "checked", "describe", "dump", "load", "merge", "parse_yaml", "read_recipe"]
+__all__ = ["FieldDoc", "Section", "as_override", "checked", "describe", "dump", "load", "merge", "parse_yaml", "read_recipe"]
 
 
 class Section(BaseModel):

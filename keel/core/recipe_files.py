@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,12 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands here a second time", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        """JSON writes what lies beyond 16 bits as two escapes, which PyYAML leaves apart."""
+        value = super().construct_scalar(node)
+        halves = isinstance(value, str) and any("\ud800" <= ch <= "\udfff" for ch in value)
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass") if halves else value
 
 
 _RULES = (  # of YAML 1.2, with the first letters they apply to
@@ -143,6 +150,12 @@ def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:
         here = f"{path}.{name}" if path else name
         yield here, cast("Any", key).start_mark.line + 1
         yield from _lines(value, here)
+
+
+def as_override(key: str, value: Any) -> str:
+    """``key=value`` of a value that JSON can hold, in one line that `parse_yaml` reads back as it was, however long it is. Text goes in
+    ASCII: raw, YAML takes some characters for ends of lines."""
+    return f"{key}={json.dumps(value, default=str)}"
 
 
 def value_text(value: Any) -> str:

@@ -4,6 +4,7 @@ escaped; values are read by hovering (SVG titles), without a script."""
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -211,9 +212,11 @@ def histogram(title: str, before: Sequence[float], after: Sequence[float], x_lab
 def intervals(title: str, rows: Sequence[tuple[str, float, float, float]], *, width: float = 720.0, headline: bool = False) -> Markup:
     """Shares with their intervals on one axis from 0 to 100%, one half marked: rows of (label, mean, low, high).
 
-    With ``headline`` the first row stands out.
+    With ``headline`` the first row stands out. Labels get the room that they need, up to 45% of the width; longer ones are cut, and whole
+    when one points at them.
     """
-    line, left, right = 36.0, 0.25 * width, 68.0
+    line, right, most = 36.0, 68.0, 0.45 * width
+    left = min(most, max(0.25 * width, *(_label_width(label) + 18 for label, *_ in rows))) if rows else 0.25 * width
     height = line * len(rows) + 30
 
     def px(share: float) -> float:
@@ -228,11 +231,27 @@ def intervals(title: str, rows: Sequence[tuple[str, float, float, float]], *, wi
         y = 4 + line * (i + 0.5)
         tip = f"{label}: {percent(mean)}, interval {percent(low)} to {percent(high)}"
         kind = "first" if headline and i == 0 else "other"
-        parts.append(f'<text class="row-label {kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{escape(label)}</text>')
+        shown = _fitted(label, left - 18)
+        whole = f"<title>{escape(label)}</title>" if shown != label else ""
+        parts.append(f'<text class="row-label {kind}" x="{left - 14:.1f}" y="{y + 4}" text-anchor="end">{escape(shown)}{whole}</text>')
         parts.append(f'<line class="whisker {kind}" x1="{px(low)}" x2="{px(high)}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="estimate {kind}" cx="{px(mean)}" cy="{y}" r="6.5"><title>{escape(tip)}</title></circle>')
         parts.append(f'<text class="row-value {kind}" x="{width - 4}" y="{y + 4}" text-anchor="end">{percent(mean)}</text>')
     return _svg(parts, title, height, width)
+
+
+def _label_width(text: str) -> float:
+    """About how wide a label of rows is, in pixels: Chinese characters are as wide as they are high."""
+    return sum(14.5 if unicodedata.east_asian_width(ch) in "WF" else 7.6 for ch in text)
+
+
+def _fitted(text: str, room: float) -> str:
+    """The text, or as much of its beginning as there is room for, with an ellipsis."""
+    if _label_width(text) <= room:
+        return text
+    while text and _label_width(text) + 7.6 > room:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
 
 
 def timeline(title: str, seconds: Mapping[str, float]) -> Markup:

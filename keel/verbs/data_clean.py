@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from keel.core.config import Section, load
+from keel.core.config import Section, as_override, load
 from keel.core.errors import DataError, UserError
 from keel.data.cleaning.clean import clean
 from keel.data.cleaning.config import CleanConfig
@@ -35,7 +35,7 @@ def data_clean(path: str, out: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Write the rows that stay to ``out`` (JSON lines, each as it stood) and those that go to ``out`` with ``.removed.jsonl`` at its end,
     each with its place, rule and reason: what was taken out can be put back. Returns the counts. Raises UserError for a file
     that is there."""
-    recipe = load(DataCleanRecipe, None, [f"data.path={path}", *overrides])
+    recipe = load(DataCleanRecipe, None, [as_override("data.path", path), *overrides])
     target, beside = Path(out), Path(f"{out.removesuffix('.jsonl')}.removed.jsonl")
     for file in (target, beside):
         if file.exists():

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
-from keel.core.config import Section, load
+from keel.core.config import Section, as_override, load
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.data.findings import find
@@ -29,7 +29,7 @@ class DataShowRecipe(Section):
 
 def data_show(path: str, model: str, rows: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Print ``rows`` rows as tokens, trained ones highlighted; return what was found."""
-    recipe = load(DataShowRecipe, None, [f"data.path={path}", *overrides])
+    recipe = load(DataShowRecipe, None, [as_override("data.path", path), *overrides])
     dataset = load_data(recipe.data)
     loaded = load_model(model, recipe.model_options)
     renderer = renderer_of(loaded, recipe.render)

@@ -6,9 +6,9 @@ import asyncio
 import json
 import random
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection, select
 
@@ -25,19 +25,20 @@ from keel.web.bodies import BatchIn, JudgementIn, UndoIn
 from keel.web.errors import refusal
 from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, calling, off
 from keel.web.media import images_of
-from keel.web.members import check_member, completion
+from keel.web.members import check_member, completion, has_earned
 from keel.web.protocol import check_protocol, page_of
 
 router = APIRouter(tags=["annotator"])
 MANY, SPREAD = 20, 3  # from so many people on, at most 2 items fewer than asked, by chance: who began together does not ask again together
+Number = Annotated[int, Query(ge=1)]  # of items that are asked for: with none asked for, "nothing is left" would mean nothing
 UNDO = 20  # of a person's last events, so many may be corrected
 
 
 @router.get("/api/campaigns/{campaign}/items")
-async def items(campaign: str, request: Request, n: int = 5) -> JSONResponse:
+async def items(campaign: str, request: Request, n: Number = 5) -> JSONResponse:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
     caller, kit = await calling(request)
-    annotator, count = caller.account.annotator, max(0, min(n, kit.settings.limits.items))
+    annotator, count = caller.account.annotator, min(n, kit.settings.limits.items)
     if not kit.is_member(caller.account, campaign):
         await off(check_member, kit.store, caller.account, campaign)
         kit.let_in(caller.account, campaign)
@@ -53,10 +54,10 @@ async def items(campaign: str, request: Request, n: int = 5) -> JSONResponse:
 
 
 @router.get("/api/campaigns/{campaign}/adjudications")
-async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: int = 5) -> dict[str, Any]:
+async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: Number = 5) -> dict[str, Any]:
     """Items whose votes disagree, for adjudicators: as blind as the others, without the votes."""
     found = await off(kit.store.campaign, campaign)
-    count = max(0, min(n, kit.settings.limits.items))
+    count = min(n, kit.settings.limits.items)
     given = await off(kit.store.next_adjudications, caller.account.annotator, campaign, count)
     shown = await off(lambda: [show(kit, item) for item in given])
     return {"campaign": campaign, "state": "passed", "paused": found.paused, "items": shown, "protocol": protocol_row(found)}
@@ -191,7 +192,8 @@ def _told(kit: Kit, campaign: str, given: Given) -> dict[str, Any]:
 def _ended(kit: Kit, annotator: str, campaign: str) -> dict[str, Any]:
     """Why nothing is left for the person: done or failed, with the code of completion."""
     state = kit.store.member_state(annotator, campaign)
-    return {"state": state, "end": completion(kit.store, kit.store.campaign(campaign), annotator, state)}
+    earned = kit.store.read(lambda c: has_earned(c, annotator, campaign))
+    return {"state": state, "end": completion(kit.store, kit.store.campaign(campaign), annotator, state, earned)}
 
 
 def _reopen(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from keel.feedback import schema
 from keel.web.cores import allowed
@@ -28,7 +28,8 @@ class _Campaign:
     counts: dict[str, Any] = field(default_factory=dict[str, Any])
     counted: float = -1e9
     measures: dict[str, Any] = field(default_factory=dict[str, Any])
-    measured_votes: int = -1
+    changes: int = 0  # what managers changed here
+    measured: tuple[int, int, int] = (-1, -1, -1)  # the `_state` that the measures know
     next_measure: float = -1e9
     running: asyncio.Task[None] | None = None
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -50,17 +51,18 @@ class Board:
                 here.counts = await off(self._count, campaign)
                 here.counted = self.kit.clock()
                 self._of[campaign] = here
-        stale = here.counts["events"] != here.measured_votes
+        stale = _state(here) != here.measured
         if stale and here.running is None and self.kit.clock() >= here.next_measure:
-            here.running = asyncio.create_task(self._measure(campaign, here, here.counts["events"]))
+            here.running = asyncio.create_task(self._measure(campaign, here, _state(here)))
         shown = {"campaign": campaign, "counts": here.counts, "measures": here.measures, "measuring": here.running is not None}
         return {**shown, "fresh": not stale}
 
     def soon(self, campaign: str) -> None:
         """Something was changed: count and measure again at the next look."""
         here = self._of.get(campaign)
-        if here is not None:
-            here.counted, here.measured_votes, here.next_measure = -1e9, -1, -1e9
+        if here is not None:  # a measurement that is under way may not know of it: it will be of a state before this one
+            here.changes += 1
+            here.counted, here.next_measure = -1e9, -1e9
 
     async def measured(self, campaign: str) -> dict[str, Any]:
         """`look`, with measures that know all votes."""
@@ -71,32 +73,41 @@ class Board:
                 break
             if running is not None:
                 await running
-            else:
-                self.soon(campaign)
+            self._of[campaign].counted = self._of[campaign].next_measure = -1e9
             shown = await self.look(campaign)
         return shown
 
     def _count(self, campaign: str) -> dict[str, Any]:
         found, j, m = self.kit.store.campaign(campaign), schema.judgement, schema.member
         events = select(func.count()).where(j.c.campaign == campaign)
+        taken_back = select(func.count()).select_from(schema.retraction)
         states = select(m.c.state, func.count()).where(m.c.campaign == campaign).group_by(m.c.state)
-        number, members = self.kit.store.read(lambda c: (c.execute(events).scalar_one(), {row[0]: row[1] for row in c.execute(states)}))
+
+        def look(c: Connection) -> dict[str, Any]:
+            members = {row[0]: row[1] for row in c.execute(states)}
+            return {"events": c.execute(events).scalar_one(), "retractions": c.execute(taken_back).scalar_one(), "members": members}
+
         progress = self.kit.store.progress(campaign)
         about = {"paused": found.paused, "wanted": found.wanted, "kind": found.kind, "guideline": found.guideline}
-        return {**progress, **about, "events": number, "members": members}
+        return {**progress, **about, **self.kit.store.read(look)}
 
-    async def _measure(self, campaign: str, here: _Campaign, votes: int) -> None:
+    async def _measure(self, campaign: str, here: _Campaign, state: tuple[int, int, int]) -> None:
         began = self.kit.clock()
         try:
             url = self.kit.store.url.render_as_string(hide_password=False)
             here.measures = await off(self.measurer.ask, url, campaign)
-            here.measured_votes = votes
+            here.measured = state
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             if not self.kit.stopping.is_set():
                 log.warning("the measures of %s could not be made: %s", campaign, error)
         finally:
             here.running = None
             here.next_measure = self.kit.clock() + max(MEASURES, 4.0 * (self.kit.clock() - began))
+
+
+def _state(here: _Campaign) -> tuple[int, int, int]:
+    """What measures depend on: events, what was taken back (by whomever, also from the command line), what managers changed."""
+    return here.counts["events"], here.counts["retractions"], here.changes
 
 
 class Measurer:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from keel.core.errors import ConfigError, DataError, UserError
+from keel.core.errors import DataError, UserError
 from keel.feedback.db import ConflictError, NoLeaseError, RowError
 from keel.feedback.writer import ClosedError
 from keel.web.kit import told
@@ -30,8 +30,6 @@ def refusal(error: UserError) -> tuple[int, dict[str, dict[str, str]]]:
         name = "field"
     elif isinstance(error, DataError) and "is not in the store" in error.message:
         status, name = 404, "unknown"
-    elif not isinstance(error, DataError | ConfigError):
-        name = "wrong"
     return status, told(name, error.message, error.hint)
 
 

@@ -46,6 +46,14 @@ def host_name(header: str) -> str:
         return ""
 
 
+def place_of(origin: str) -> str:
+    """The host and port of an Origin header, in small letters; empty when it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
 def is_allowed(header: str, names: frozenset[str], loopback: bool) -> bool:
     """May a request with this Host header be answered? Away from loopback plain addresses may: no name can be made to point at one."""
     name = host_name(header)
@@ -74,7 +82,7 @@ class Guard:
             return await _refuse(safe, 421, "host", "this server is not known by that name", "use the address that keel annotate printed")
         if scope["method"] in _CHANGES:
             origin = headers.get("origin", "")
-            if origin and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+            if origin and place_of(origin) != headers.get("host", "").lower():
                 return await _refuse(safe, 403, "origin", "another site asked for this", "open the server's own page")
             try:
                 async with asyncio.timeout(self.limits.body_seconds):
@@ -89,7 +97,8 @@ class Guard:
 
 async def _body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | None:
     """All of the body; None when it is too large, whatever its Content-Length says."""
-    if headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > limit:
+    said = headers.get("content-length", "").lstrip("0")
+    if said.isdecimal() and (len(said) > 18 or int(said) > limit):
         return None
     parts, size, more = list[bytes](), 0, True
     while more:

@@ -44,10 +44,7 @@ class Media:
 
     def add(self, content: bytes, where: str) -> str:
         """Keep a picture; returns its digest. Raises DataError naming ``where`` for what is no picture."""
-        mime = mime_of(content[:16])
-        if not mime:
-            raise DataError(f"{where}: is no PNG, JPEG, GIF or WebP picture", "convert it, or leave it out")
-        digest = hashlib.sha256(content).hexdigest()
+        mime, digest = _mime(content, where), _sha256(content)
         target = self._place(digest, mime)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +58,7 @@ class Media:
         """The task with its pictures in the folder, each under its hash. Raises DataError for one that cannot be read."""
 
         def moved(part: ImagePart) -> ImagePart:
-            digest = self.add(_read(part.source, base, where), where)
+            digest = self.add(self._content(part.source, base, where), where)
             mime = (self.store.media(digest) or ("", "image/png"))[1]
             path = str(self._place(digest, mime).resolve())
             self._known[path] = digest
@@ -69,9 +66,43 @@ class Media:
 
         return _with_images(task, moved)
 
+    def check(self, task: Task, base: Path, where: str) -> None:
+        """Could `take_in` take its pictures? Keeps nothing. Raises DataError as `add` and `take_in` would."""
+        for source in sources_of(task):
+            _mime(self._content(source, base, where), where)
+
+    def by_digest(self, task: Task, base: Path = Path()) -> Task | None:
+        """The task with the digest of each picture as its source, to be compared; None when one of them cannot be read."""
+        try:
+            return _with_images(task, lambda part: ImagePart(self._named(part.source) or _sha256(_read(part.source, base, "a picture"))))
+        except DataError:
+            return None
+
+    @staticmethod
+    def without(task: Task) -> Task:
+        """The task with pictures that say nothing."""
+        return _with_images(task, lambda _: ImagePart(""))
+
+    def _content(self, source: str, base: Path, where: str) -> bytes:
+        """The bytes of a picture; those of this folder also after it was moved."""
+        try:
+            return _read(source, base, where)
+        except DataError:
+            kept = self.file(self._named(source))
+            if kept is None:
+                raise
+            return kept[0].read_bytes()
+
+    def _named(self, source: str) -> str:
+        """The digest that a file of this folder is named by, wherever the folder is now; empty for any other source."""
+        stem = "" if source.startswith("data:") else Path(source).stem
+        return stem if self.file(stem) is not None else ""
+
     def digest_of(self, source: str) -> str:
         """The digest of a picture by its source in a task; empty when it cannot be shown (logged once)."""
         found = self._known.get(source)
+        if found is None and (named := self._named(source)):
+            found = self._known[source] = named
         if found is None:
             with self._gate:
                 try:
@@ -98,6 +129,11 @@ class Media:
 
     def _place(self, digest: str, mime: str) -> Path:
         return self.folder / digest[:2] / f"{digest}{_SUFFIX[mime]}"
+
+
+def sources_of(task: Task) -> list[str]:
+    """The sources of all pictures of a task, in order."""
+    return images_of([*task.prompt.messages, *(m for c in task.candidates for m in c.turns)])
 
 
 def images_of(messages: Iterable[Message]) -> list[str]:
@@ -137,3 +173,15 @@ def _read(source: str, base: Path, where: str) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise DataError(f"{where}: the picture {source} cannot be read: {error}") from None
+
+
+def _mime(content: bytes, where: str) -> str:
+    """Raises DataError naming ``where`` for what is no picture."""
+    mime = mime_of(content[:16])
+    if not mime:
+        raise DataError(f"{where}: is no PNG, JPEG, GIF or WebP picture", "convert it, or leave it out")
+    return mime
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

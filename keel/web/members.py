@@ -133,10 +133,18 @@ def state_of(store: Store, annotator: str, campaign: str) -> str:
     return store.read(lambda c: c.execute(mine).scalar()) or ""
 
 
-def completion(store: Store, campaign: Campaign, annotator: str, state: str) -> dict[str, Any]:
-    """What a person gets when nothing is left for them: ``done`` with a code for the platform, or ``failed`` without."""
-    if state != "passed":
-        return {"why": state, "code": "", "url": ""}
+def has_earned(c: Connection, annotator: str, campaign: str) -> bool:
+    """Does an answer of theirs stand in this campaign? Answers to training items do not count, nor do those of who was taken back."""
+    h, t = schema.head, schema.task
+    mine = (h.c.annotator == annotator, t.c.campaign == campaign, h.c.purpose != "training", h.c.retracted == 0)
+    stands = select(h.c.event_id).join(t, t.c.task_id == h.c.task).where(*mine).limit(1)
+    return c.execute(stands).first() is not None and not assign.is_retracted(c, annotator)
+
+
+def completion(store: Store, campaign: Campaign, annotator: str, state: str, earned: bool) -> dict[str, Any]:
+    """What a person gets when nothing is left for them: ``done``, with a code for the platform if they ``earned`` it, or ``failed``."""
+    if state != "passed" or not earned:
+        return {"why": "done" if state == "passed" else state, "code": "", "url": ""}
     page = page_of(campaign)
     code = page.completion_code or own_code(store, campaign.name, annotator)
     return {"why": "done", "code": code, "url": page.completion_url}

@@ -19,7 +19,8 @@ router = APIRouter(tags=["people"])
 @router.get("/api/me")
 async def me(request: Request, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
     """Who is signed in, the value for ``X-CSRF``, and the campaigns with how far the person is in each."""
-    return await off(_about, kit, caller.account, caller.csrf, language_of(request))
+    about, pages = await off(_about, kit, caller.account, caller.csrf)
+    return {**about, "language": language_of(request, pages) or "en"}
 
 
 @router.post("/api/login")
@@ -76,12 +77,13 @@ def _signed_in(kit: Kit, response: Response, token: str, name: str) -> dict[str,
     return {"name": name, "csrf": csrf_of(token)}
 
 
-def _about(kit: Kit, account: Account, csrf: str, language: str) -> dict[str, Any]:
+def _about(kit: Kit, account: Account, csrf: str) -> tuple[dict[str, Any], str]:
+    """What is told of a person, and the language that their campaigns ask for; empty when none does."""
     names = members.member_campaigns(kit.store, account)
     found = [kit.store.campaign(name) for name in names]
     rows = [
         {"name": c.name, "kind": c.kind, "paused": c.paused, "state": members.state_of(kit.store, account.annotator, c.name) or "training"}
         for c in found
     ]
-    language = language or next((page_of(c).language for c in found if page_of(c).language), "")
-    return {"name": account.name, "roles": [account.role], "language": language or "en", "csrf": csrf, "campaigns": rows}
+    language = next((page_of(c).language for c in found if page_of(c).language), "")
+    return {"name": account.name, "roles": [account.role], "csrf": csrf, "campaigns": rows}, language

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -205,3 +206,26 @@ def test_long_curves_are_thinned():
 def test_flatten_reaches_every_leaf():
     tree = {"a": {"b": 1, "c": [1, 2]}, "d": [{"e": None}], "f": {}}
     assert flatten(tree) == [("a.b", 1), ("a.c", [1, 2]), ("d.0.e", None), ("f", {})]
+
+
+def test_labels_of_intervals_have_room() -> None:
+    """Up to 45% of the width is theirs; what is longer is cut and told whole by a title. Nothing begins left of the picture."""
+    labels = [
+        "a",
+        "Gold utility of a judge",
+        "很长很长很长很长的名字",
+        "W" * 30,
+        "a name that no page in the world has room for " * 3,
+        "<b>&",
+    ]
+    for count in range(1, len(labels) + 1):
+        svg = str(plots.intervals("t", [(label, 0.5, 0.4, 0.6) for label in labels[:count]], width=520.0))
+        shown = re.findall(r'<text class="row-label \w+" x="([\d.]+)"[^>]*>(.*?)</text>', svg)
+        for label, (x, inside) in zip(labels, shown, strict=False):
+            text, _, title = inside.partition("<title>")
+            text = unescape(text)
+            assert plots._label_width(text) <= float(x), label
+            assert text == label or (text.endswith("…") and unescape(title.removesuffix("</title>")) == label)
+        lines = [float(x) for x in re.findall(r'class="(?:grid|half)" x1="([\d.]+)"', svg)]
+        assert min(lines) <= 0.45 * 520.0
+        assert min(lines) >= max(float(x) for x, _ in shown)

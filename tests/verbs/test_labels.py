@@ -9,13 +9,14 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keel.core.config import load
-from keel.core.errors import ConfigError, DataError
+from keel.core.errors import ConfigError, DataError, UserError
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback import snapshots
@@ -25,11 +26,12 @@ from keel.feedback.quality.report import FAMILIES
 from keel.feedback.rows import named, task_row
 from keel.simulate import people as people_module
 from keel.types import Pair, Task
+from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.campaign import run as stage
 from keel.verbs.campaign.known import gold_tasks
 from keel.verbs.campaign.recipe import GoldConfig, LabelRecipe
 from keel.verbs.campaign.run import run_labels
-from keel.verbs.campaign.server import served
+from keel.verbs.campaign.server import Served, served
 from keel.verbs.shared.tasks import read_tasks
 
 DEMOS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "demonstrations.jsonl"
@@ -184,6 +186,38 @@ def test_persons_in_the_browser_get_a_link_and_the_stage_waits(
     assert summary["people"] == "browser"
     assert summary["done"] == 30
     assert "people can begin: http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_settings_of_the_app_arrive_whole(tasks: Path, tmp_path: Path) -> None:
+    """However long they are, and whatever is in them."""
+    kinds = [f"a kind with a long name, number {i}: so it is" for i in range(20)]
+    page = {"span_kinds": [*kinds, "\u2028 \x85 \U0001f642 é \"'\\\n#{}"], "completion_code": "1e5", "reason": "off", "language": "zh"}
+    given = load(LabelRecipe, None, [f"tasks={tasks}"]).model_copy(update={"app": {"page": page, "pass_mark": 1e-7}})
+    overrides = stage._Stage(given, tmp_path, "c", "sqlite://")._overrides()
+    assert not any("\n" in text for text in overrides)
+    arrived = load(AnnotateRecipe, None, overrides)
+    assert {name: getattr(arrived.page, name) for name in page} == page
+    assert arrived.pass_mark == 1e-7
+
+
+@pytest.mark.parametrize("people", ["people=browser", "people={count: 3}"])
+def test_a_server_that_dies_ends_the_stage_with_its_words(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, people: str
+) -> None:
+    name = "_wait" if "browser" in people else "_simulate"
+    work = getattr(stage._Stage, name)
+
+    def killed(self: Any, *args: Any) -> Any:
+        server = next(x for x in args if isinstance(x, Served))
+        server.log_file.write_text("no room for votes\n", encoding="utf-8")
+        server.process.kill()
+        server.process.wait()
+        return work(self, *args)
+
+    monkeypatch.setattr(stage._Stage, name, killed)
+    monkeypatch.setattr(stage, "Work", partial(people_module.Work, make_client=partial(people_module.Client, wait=lambda _: None)))
+    with pytest.raises(UserError, match=r"ended before all was done \(exit code -9: no room for votes\)"):
+        run_labels(recipe(tasks, people), tmp_path / "labels")
 
 
 def test_mistakes_are_told_with_what_to_do(tasks: Path, tmp_path: Path) -> None:

@@ -198,6 +198,35 @@ def test_the_end_has_a_code_of_the_persons_own(make_site: Any) -> None:
     assert len(set(codes)) == 2
 
 
+@pytest.mark.parametrize("n", [0, -1])
+def test_asking_for_no_items_is_no_end(make_site: Any, n: int) -> None:
+    """With none asked for, none are given: that does not say that nothing is left."""
+    site = make_site(2, page={"completion_code": "C0DE"})
+    for who, path in ((site.person(), "items"), (site.person("judge", "adjudicator"), "adjudications")):
+        refused = who.get(f"/api/campaigns/shop/{path}?n={n}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "field")
+        assert "C0DE" not in refused.text
+
+
+def test_the_code_is_for_answers_that_stand(make_site: Any) -> None:
+    """Nobody gets it who did no work, who only was taught, or whose work was taken back."""
+    taught = [make_task(9, expected=Choice("first"))]
+    site = make_site(1, wanted=1, training=taught, page={"completion_code": "C0DE", "completion_url": "https://example.org"})
+    ann, bob = site.person(), site.person("bob")
+    for person in (ann, bob):
+        person.vote(person.items()["items"][0]["handle"])
+    ann.vote(ann.items()["items"][0]["handle"])
+    assert ann.items()["end"] == {"why": "done", "code": "C0DE", "url": "https://example.org"}
+    assert bob.items()["end"] == {"why": "done", "code": "", "url": ""}  # ann was faster
+    site.store.retract(annotator="ann")
+    assert ann.items()["end"]["code"] == ""
+    bob.vote(bob.items()["items"][0]["handle"])
+    assert bob.items()["end"]["code"] == "C0DE"
+    (event,) = (j.event_id for j in site.store.judgements("shop", annotator="bob") if j.purpose == "work")
+    site.store.retract(event_id=event)
+    assert bob.items()["end"]["code"] == ""
+
+
 def test_who_fails_gets_no_code_and_no_work(make_site: Any) -> None:
     known = [make_task(50 + i, expected=Choice("first")) for i in range(3)]
     site = make_site(2, qualification=known, page={"completion_code": "C0DE"})

@@ -61,3 +61,21 @@ def test_a_chosen_language_is_kept(make_site: Any) -> None:
     client = make_site(1).client()
     client.get("/login?lang=zh")
     assert '<html lang="zh">' in client.get("/login").text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "campaigns", "browsers", "found"),
+    [
+        ("en", "zh", "zh", "en"),  # whoever chose has it
+        ("", "zh", "en-GB,en", "zh"),  # then the campaign
+        ("", "en", "zh-CN", "en"),
+        ("", "", "zh-CN", "zh"),  # then the browser
+        ("", "", "fr", "en"),
+    ],
+)
+def test_the_language_of_the_annotators_page(make_site: Any, chosen: str, campaigns: str, browsers: str, found: str) -> None:
+    site = make_site(1, page={"language": campaigns} if campaigns else {})
+    ann = site.person()
+    if chosen:
+        ann.get(f"/login?lang={chosen}")
+    assert ann.get("/api/me", headers={"accept-language": browsers}).json()["language"] == found

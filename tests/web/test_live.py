@@ -102,6 +102,54 @@ def test_measures_that_fail_are_told_in_the_log_and_tried_again(make_site: Any, 
     assert "no room" in caplog.text
 
 
+def test_what_is_taken_back_elsewhere_is_measured_again(make_site: Any, monkeypatch: Any) -> None:
+    """`keel feedback retract` in another process: no event more, and other measures."""
+    site = make_site(2)
+    kit: Kit = site.app.state.kit
+    ann = site.person()
+    ann.vote(ann.items()["items"][0]["handle"])
+    monkeypatch.setattr(Measurer, "ask", lambda self, store, campaign: {"votes": site.store.progress(campaign)["votes"]})
+
+    async def run() -> None:
+        board = Board(kit)
+        assert (await board.measured("shop"))["measures"] == {"votes": 1}
+        site.store.retract(annotator="ann")
+        site.now[0] += 60.0
+        assert not (await board.look("shop"))["fresh"]
+        assert (await board.measured("shop"))["measures"] == {"votes": 0}
+        assert (await board.look("shop"))["fresh"]
+
+    asyncio.run(run())
+
+
+def test_a_change_during_a_measurement_is_measured_again(make_site: Any, monkeypatch: Any) -> None:
+    site = make_site(1)
+    kit: Kit = site.app.state.kit
+    under_way, go_on, answers = threading.Event(), threading.Event(), [{"n": 1}, {"n": 2}]
+
+    def ask(self: Measurer, store: str, campaign: str) -> Any:
+        under_way.set()
+        assert go_on.wait(60)
+        return answers.pop(0)
+
+    monkeypatch.setattr(Measurer, "ask", ask)
+
+    async def run() -> None:
+        board = Board(kit)
+        await board.look("shop")
+        assert await asyncio.to_thread(under_way.wait, 60)
+        board.soon("shop")  # what was measured so far may not know of it
+        go_on.set()
+        running = board._of["shop"].running
+        assert running is not None
+        await running
+        shown = await board.look("shop")
+        assert (shown["measures"], shown["fresh"]) == ({"n": 1}, False)
+        assert (await board.measured("shop"))["measures"] == {"n": 2}
+
+    asyncio.run(run())
+
+
 def test_a_closed_measurer_starts_nothing_and_ends_what_runs(make_site: Any) -> None:
     store, found = make_site(1).store, list[Any]()
     measurer = Measurer()

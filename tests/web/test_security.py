@@ -149,7 +149,7 @@ def test_another_site_cannot_post(make_site: Any) -> None:
     site = make_site(1)
     ann = site.person()
     event = ann.event(ann.items()["items"][0]["handle"])
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999", "http://[::1", "http://[x]:1", "//"):
         assert ann.post("/api/judgements", event, origin=origin).json()["error"]["code"] == "origin"
     assert ann.post("/api/judgements", event, origin=ADDRESS).status_code == 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from keel.types import Choice, ImagePart
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.annotate.run import media_folder
 from keel.verbs.annotate.tasks import Imported, choose_campaign, prepare
-from keel.web.media import Media, mime_of
+from keel.web.media import Media, mime_of, sources_of
 from keel.web.protocol import page_of
 
 
@@ -68,6 +69,64 @@ def test_the_file_that_collect_writes(store: Store, tmp_path: Path) -> None:
         _take(store, path)
 
 
+def test_the_file_that_the_manager_exports(store: Store, tmp_path: Path, make_site: Any) -> None:
+    """Its lines begin with the name of the campaign, which makes them no lines of campaigns."""
+    boss = make_site(3, gold=[make_task(7, expected=Choice("first"))]).person("boss", "manager")
+    text = boss.get("/api/manage/shop/export?what=tasks").text
+    assert text.startswith('{"campaign":')
+    path = _write(tmp_path / "t.jsonl", text.splitlines())
+    assert _take(store, path) == Imported({"work": 3, "gold": 1}, 0)
+    assert _take(store, path) == Imported({}, 4)
+
+
+def test_a_task_that_stands_twice_is_taken_once_and_told(store: Store, tmp_path: Path) -> None:
+    row = task_row(make_task(0))
+    path = _write(tmp_path / "t.jsonl", [row, task_row(make_task(1)), row])
+    assert _take(store, path) == Imported({"work": 2}, 0, 1)
+    assert _take(store, path) == Imported({}, 2, 1)
+
+
+def _refused(store: Store, path: Path, said: str, name: str = "shop") -> None:
+    """The file is refused with these words, and nothing of it is stored: neither campaigns nor tasks nor pictures."""
+
+    def kept() -> Any:
+        there = {c.name: (c, store.task_ids(c.name)) for c in store.campaigns()}
+        return there, sorted(p.name for p in (path.parent / "media").rglob("*"))
+
+    before = kept()
+    with pytest.raises(DataError, match=said):
+        _take(store, path, "gold_share=0.3", name=name)
+    assert kept() == before
+
+
+def test_whatever_is_wrong_is_found_before_anything_is_stored(store: Store, tmp_path: Path) -> None:
+    """Also in the last line of a file of several parts, and beside what the store has already."""
+    many = [task_row(make_task(i)) for i in range(450)]
+    path = tmp_path / "t.jsonl"
+    _refused(
+        store, _write(path, [*many, {**many[3], "meta": {"new": 1}}]), r"t\.jsonl:451: task secret-t3 stands at .*t\.jsonl:4 with other"
+    )
+    _refused(store, _write(path, [*many, task_row(with_picture(0, "gone.png"))]), r"t\.jsonl:451: .*gone\.png cannot be read")
+    _take(store, _write(tmp_path / "first.jsonl", many[:2]))
+    _refused(store, _write(path, [*many, task_row(make_task(900))]), r"t\.jsonl:1: task secret-t0 belongs to campaign shop", "other")
+    changed = [*many[2:], {**many[1], "protocol": "pairwise-v1", "meta": {"new": 1}}]
+    _refused(store, _write(path, changed), r"t\.jsonl:449: task secret-t1 is in the store with other content")
+    _refused(
+        store, _write(path, [task_row(make_task(900, "ranking", 3))]), r"t\.jsonl:1: is ranking by ranking-v1, the campaign shop pairwise"
+    )
+    assert _take(store, _write(path, many)) == Imported({"work": 448}, 2)
+
+
+def test_pictures_are_compared_by_their_bytes(store: Store, tmp_path: Path) -> None:
+    picture, path = tmp_path / "dot.png", _write(tmp_path / "t.jsonl", [task_row(with_picture(0, "dot.png"))])
+    picture.write_bytes(PIXEL)
+    _take(store, path)
+    picture.write_bytes(PIXEL + b"\0")
+    _refused(store, path, "pic0 is in the store with other content")
+    picture.unlink()  # nothing says that it was changed
+    assert _take(store, path) == Imported({}, 1)
+
+
 def test_pictures_come_in_by_their_hash(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "from"
     folder.mkdir()
@@ -109,7 +168,7 @@ def test_what_is_no_picture_is_named(store: Store, tmp_path: Path, source: str) 
     path = _write(tmp_path / "t.jsonl", [task_row(with_picture(0, source))])
     with pytest.raises(DataError, match=r"t\.jsonl:1"):
         _take(store, path)
-    assert store.progress("shop")["items"] == 0
+    assert store.campaigns() == ()
 
 
 def test_pictures_are_known_by_their_bytes() -> None:
@@ -124,6 +183,24 @@ def test_media_are_found_after_the_folder_moved(store: Store, tmp_path: Path) ->
     found = Media(store, tmp_path / "new").file(digest)
     assert found is not None
     assert found[0].read_bytes() == PIXEL
+
+
+def test_tasks_show_their_pictures_after_the_store_moved(tmp_path: Path) -> None:
+    """Tasks name the places where pictures were; their names say which ones they are."""
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "dot.png").write_bytes(PIXEL)
+    with Store(f"sqlite:///{old}/a.db") as store:
+        _take(store, _write(old / "t.jsonl", [task_row(with_picture(0, "dot.png"))]))
+    old.rename(tmp_path / "new")
+    with Store(f"sqlite:///{tmp_path}/new/a.db") as store:
+        media = Media(store, tmp_path / "new" / "media")
+        (source,) = sources_of(store.task("pic0"))
+        digest = media.digest_of(source)
+        assert digest == hashlib.sha256(PIXEL).hexdigest()
+        assert media.file(digest) is not None
+        assert media.digest_of(str(tmp_path / f"{'0' * 64}.png")) == ""  # a name alone makes no picture
+        assert _take(store, tmp_path / "new" / "t.jsonl") == Imported({}, 1)
 
 
 def test_which_campaign(store: Store, tmp_path: Path) -> None:

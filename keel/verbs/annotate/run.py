@@ -69,7 +69,8 @@ def invite(store: Store, settings: WebSettings, campaign: str) -> dict[str, str]
 def _tell(settings: WebSettings, name: str, imported: Imported, links: Mapping[str, str], progress: Mapping[str, int]) -> None:
     if imported.added or imported.there:
         new = ", ".join(f"{n} {role}" for role, n in imported.added.items()) or "none"
-        print(f"tasks: {new} added, {imported.there} were there")
+        twice = f", {imported.twice} lines that stand twice in the file left out" if imported.twice else ""
+        print(f"tasks: {new} added, {imported.there} were there{twice}")
     print(f"campaign {name}: {progress['done']} of {progress['items']} items done, {progress['votes']} votes")
     print(f"annotators  {links['annotators']}")
     print(f"manager     {links['manager']}")

@@ -13,7 +13,7 @@ from typing import Any
 from keel.core.errors import ConfigError, DataError
 from keel.feedback.campaigns import ROLES, Campaign, load_tasks
 from keel.feedback.db import RowError, Store
-from keel.feedback.rows import task_from
+from keel.feedback.rows import digest, task_from, task_row
 from keel.types import Task
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.web.media import Media
@@ -24,10 +24,11 @@ _PART = 200
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """How many tasks of a file came in, by role, and how many were there already."""
+    """How many tasks of a file came in, by role, how many were there already, how many stand twice in the file."""
 
     added: Mapping[str, int]
     there: int
+    twice: int = 0
 
 
 def role_of(task: Task) -> str:
@@ -47,8 +48,10 @@ def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
     with lines:
         try:
             for number, line in enumerate(lines, 1):
-                if line.strip() and not line.lstrip().startswith('{"campaign":'):  # a line of `keel collect` for stores
-                    yield f"{path}:{number}", _task(f"{path}:{number}", line)
+                where = f"{path}:{number}"
+                row = _row(where, line) if line.strip() else None
+                if row is not None and not (isinstance(row, dict) and set(row) == {"campaign"}):  # such a line is for stores
+                    yield where, _task(where, row)
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: is no UTF-8: {error}", "save the file as UTF-8") from None
 
@@ -74,26 +77,22 @@ def choose_campaign(store: Store, name: str, tasks: Path | None) -> str:
 def prepare(store: Store, media: Media, name: str, tasks: Path | None, recipe: AnnotateRecipe, given: Sequence[str]) -> Imported:
     """Make the campaign or change it by the settings that were ``given``, and take in the tasks. Raises UserError; a mistake in the
     file is found before anything is stored."""
-    first = next(((where, t) for where, t in read_tasks(tasks)), None) if tasks is not None else None
-    if tasks is not None and first is None:
-        raise DataError(f"{tasks}: holds no task")
-    for where, task in read_tasks(tasks) if tasks is not None else ():
-        _check(where, task, first[1] if first else task)
     there = next((c for c in store.campaigns() if c.name == name), None)
+    first = check_file(store, media, name, tasks, there) if tasks is not None else None
     if there is None:
         assert first is not None  # `choose_campaign` saw to it
-        _make(store, name, first[1], recipe)
+        _make(store, name, first, recipe)
     elif given:
         _change(store, there, recipe, given)
     return _take_in(store, media, name, tasks) if tasks is not None else Imported({}, 0)
 
 
 def _make(store: Store, name: str, first: Task, recipe: AnnotateRecipe) -> None:
-    version = add_guideline(store, recipe) or first.guideline
     shares = {k: getattr(recipe, k) for k in ("gold_share", "repeat_share", "lease_seconds", "seed")}
-    campaign = Campaign(name, recipe.wanted, first.kind, first.protocol, version, settings=recipe.settings(), **shares)
+    campaign = Campaign(name, recipe.wanted, first.kind, first.protocol, first.guideline, settings=recipe.settings(), **shares)
     page_of(campaign)
-    store.add_campaign(campaign)
+    version = add_guideline(store, recipe)
+    store.add_campaign(replace(campaign, guideline=version) if version else campaign)
 
 
 def _change(store: Store, there: Campaign, recipe: AnnotateRecipe, given: Sequence[str]) -> None:
@@ -129,15 +128,56 @@ def add_guideline(store: Store, recipe: AnnotateRecipe) -> str:
     return version
 
 
+def check_file(store: Store, media: Media, name: str, path: Path, there: Campaign | None) -> Task:
+    """All that can be wrong with a file of tasks, before anything of it is stored; returns its first task. ``there``: the campaign, when
+    the store has it. Raises DataError naming file and line."""
+    first: Task | None = None
+    places, part = dict[str, tuple[str, str]](), list[tuple[str, Task]]()
+    for where, task in read_tasks(path):
+        first = first or task
+        _check(where, task, first, there)
+        said = digest(task_row(replace(task, source_id="")))
+        before = places.setdefault(task.task_id, (where, said))
+        if before[1] != said:
+            raise DataError(
+                f"{where}: task {task.task_id} stands at {before[0]} with other content", "give one of them another id, or none"
+            )
+        part.append((where, task))
+        if len(part) == _PART:
+            _check_known(store, media, name, path.parent, part)
+            part.clear()
+    _check_known(store, media, name, path.parent, part)
+    if first is None:
+        raise DataError(f"{path}: holds no task", "a task a line; lines that hold a campaign alone are none")
+    return first
+
+
+def _check_known(store: Store, media: Media, name: str, base: Path, part: Sequence[tuple[str, Task]]) -> None:
+    """Tasks that are there must be the same ones; the pictures of the others must be pictures."""
+    known = _known(store, part)
+    for where, task in part:
+        stored = known.get(task.task_id)
+        if stored is None:
+            media.check(task, base, where)
+        elif stored.campaign != name:
+            raise DataError(f"{where}: task {task.task_id} belongs to campaign {stored.campaign}", "give it another id, or none")
+        elif not _same(media, base, task, stored):
+            raise DataError(f"{where}: task {task.task_id} is in the store with other content", "a changed task needs another id, or none")
+
+
+def _same(media: Media, base: Path, given: Task, stored: Task) -> bool:
+    """Do they ask the same? Where a row came from may differ, and the campaign's guideline where it names none; pictures are compared by
+    their bytes, unless those of the file are gone."""
+    like = replace(given, campaign=stored.campaign, source_id=stored.source_id, guideline=given.guideline or stored.guideline)
+    shown, kept = media.by_digest(like, base), media.by_digest(stored)
+    return shown == kept if shown and kept else media.without(like) == media.without(stored)
+
+
 def _take_in(store: Store, media: Media, name: str, path: Path) -> Imported:
-    added, there, part = Counter[str](), 0, list[tuple[str, Task]]()
+    added, there, twice, seen, part = Counter[str](), 0, 0, set[str](), list[tuple[str, Task]]()
 
     def flush() -> int:
-        ids = [t.task_id for _, t in part]
-        known = store.read(lambda c: load_tasks(c, ids))
-        of_others = next((t for t in known.values() if t.campaign != name), None)
-        if of_others is not None:
-            raise DataError(f"{path}: task {of_others.task_id} belongs to campaign {of_others.campaign}", "give it another id, or none")
+        known = _known(store, part)
         new = [(where, t) for where, t in part if t.task_id not in known]
         for role in ROLES:
             mine = [media.take_in(t, path.parent, where) for where, t in new if role_of(t) == role]
@@ -147,31 +187,46 @@ def _take_in(store: Store, media: Media, name: str, path: Path) -> Imported:
         return len(part) - len(new)
 
     for where, task in read_tasks(path):
+        if task.task_id in seen:
+            twice += 1
+            continue
+        seen.add(task.task_id)
         part.append((where, task))
         if len(part) == _PART:
             there += flush()
             part.clear()
-    if part:
-        there += flush()
-    return Imported(dict(added), there)
+    there += flush()
+    return Imported(dict(added), there, twice)
 
 
-def _check(where: str, task: Task, first: Task) -> None:
+def _known(store: Store, part: Sequence[tuple[str, Task]]) -> dict[str, Task]:
+    ids = [t.task_id for _, t in part]
+    return store.read(lambda c: load_tasks(c, ids))
+
+
+def _check(where: str, task: Task, first: Task, there: Campaign | None) -> None:
     role = role_of(task)
     if role != "work" and task.expected is None:
         raise DataError(f"{where}: expected is missing: a task for {role} needs its known answer")
     if (task.kind, task.protocol) != (first.kind, first.protocol):
         what = f"{where}: is {task.kind} by {task.protocol}, the first task {first.kind} by {first.protocol}"
         raise DataError(what, "one file, one kind: put the others into another campaign")
+    if there is not None and (task.kind, task.protocol) != (there.kind, there.protocol):
+        what = f"{where}: is {task.kind} by {task.protocol}, the campaign {there.name} {there.kind} by {there.protocol}"
+        raise DataError(what, "name another campaign: --campaign NAME")
 
 
-def _task(where: str, line: str) -> Task:
+def _row(where: str, line: str) -> Any:
     try:
-        row = json.loads(line)
-        task = task_from(row["task"] if isinstance(row, dict) and set(row) == {"task"} else row)
-        role_of(task)
+        return json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is no JSON: {error.msg}", "one task a line, as JSON") from None
+
+
+def _task(where: str, row: Any) -> Task:
+    try:
+        task = task_from(row["task"] if isinstance(row, dict) and set(row) == {"task"} else row)
+        role_of(task)
     except RowError as error:
         raise DataError(f"{where}: {error.message}", error.hint) from None
     return task if task.source_id else replace(task, source_id=where)

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from sqlalchemy import select
 
-from keel.core.errors import ConfigError, DataError
+from keel.core.config import as_override
+from keel.core.errors import ConfigError, DataError, UserError
 from keel.core.python_file import load_object
 from keel.data.dataset import load as load_data
 from keel.feedback import schema, snapshots
@@ -93,7 +93,11 @@ class _Stage:
                 if self.recipe.people == "browser":
                     self._wait(server)
                 else:
-                    for name, n in self._simulate(self.recipe.people, server, len(tasks)).items():
+                    try:
+                        said = self._simulate(self.recipe.people, server, len(tasks))
+                    except UserError as error:  # nobody answers: its own words say why
+                        raise (_gone(words) if (words := server.ended()) is not None else error) from None
+                    for name, n in said.items():
                         counts[name] = counts.get(name, 0) + n
             gone = self._retract()
             told["rounds"] = number
@@ -105,7 +109,7 @@ class _Stage:
         recipe = self.recipe
         known = recipe.gold.share if recipe.gold.data is not None else 0.0
         ours = {"wanted": recipe.per_item, "gold_share": known, "repeat_share": recipe.repeat_share, "seed": recipe.seed}
-        return [f"{k}={yaml.safe_dump(v, default_flow_style=True).split(chr(10))[0]}" for k, v in {**ours, **recipe.app}.items()]
+        return [as_override(k, v) for k, v in {**ours, **recipe.app}.items()]
 
     def _simulate(self, config: PeopleConfig, server: Served, tasks: int) -> Mapping[str, int]:
         worth = load_object(config.utility, "people.utility") if config.utility else gold.worth
@@ -126,7 +130,7 @@ class _Stage:
         return file.read_text(encoding="utf-8").encode()
 
     def _wait(self, server: Served) -> None:
-        """Until persons have done all."""
+        """Until persons have done all. Raises UserError when the server ends before."""
         print(f"people can begin: {server.annotators}\nmanager: {server.manager}\nCtrl-C stops; started again it goes on", flush=True)
         with Store(self.store) as store:
             before = -1
@@ -134,6 +138,8 @@ class _Stage:
                 if now["votes"] != before:
                     log.info("%s: %d of %d items done, %d votes", self.campaign, now["done"], now["items"], now["votes"])
                     before = now["votes"]
+                if (words := server.ended()) is not None:
+                    raise _gone(words)
                 time.sleep(_LOOK_S)
 
     def _retract(self) -> dict[str, str]:
@@ -210,6 +216,10 @@ class _Stage:
         here = select(j.c.annotator).where(j.c.campaign == self.campaign)
         rows = store.read(lambda c: c.execute(select(r.c.annotator, r.c.why).where(r.c.annotator.in_(here)).order_by(r.c.seq)).all())
         return {row.annotator: row.why for row in rows}
+
+
+def _gone(words: str) -> UserError:
+    return UserError(f"keel annotate ended before all was done ({words})", "every acknowledged vote is stored; start this stage again")
 
 
 def _lines(path: Path) -> list[bytes]:

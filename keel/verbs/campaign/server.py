@@ -32,10 +32,17 @@ _CHILD = (
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: the links that it printed."""
+    """A server: the links that it printed, its process, and the file of its complaints."""
 
     annotators: str
     manager: str
+    process: subprocess.Popen[str]
+    log_file: Path
+
+    def ended(self) -> str | None:
+        """Its exit code and last lines if it does not run any more; None while it does."""
+        code = self.process.poll()
+        return None if code is None else f"exit code {code}: {_last_words(self.log_file)}"
 
     @property
     def base(self) -> str:
@@ -80,12 +87,16 @@ def _links(process: subprocess.Popen[str], log_file: Path) -> Served:
             name, _, rest = line.strip().partition(" ")
             found[name] = rest.strip()
             if line.startswith(_READY):
-                return Served(found["annotators"], found["manager"])
+                return Served(found["annotators"], found["manager"], process, log_file)
     finally:
         late.cancel()
     process.wait()
+    raise ConfigError(f"keel annotate did not start (exit code {process.returncode}): {_last_words(log_file)}", str(log_file))
+
+
+def _last_words(log_file: Path) -> str:
     said = [line.strip() for line in log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:]]
-    raise ConfigError(f"keel annotate did not start (exit code {process.returncode}): {' '.join(said) or 'it said nothing'}", str(log_file))
+    return " ".join(said) or "it said nothing"
 
 
 def _wait_for(server: Served) -> None:

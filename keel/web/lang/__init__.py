@@ -24,10 +24,13 @@ def chosen(request: Request) -> str:
     return asked if asked in LANGUAGES else ""
 
 
-def language_of(request: Request) -> str:
-    """The language that the person chose, else the first known one that the browser wants; empty when it wants none of them."""
-    if chosen(request):
-        return chosen(request)
+def language_of(request: Request, default: str = "") -> str:
+    """The language that the person chose, else ``default``, else the first known one that the browser wants; empty when it wants none of
+    them."""
+    return chosen(request) or default or _browsers(request)
+
+
+def _browsers(request: Request) -> str:
     wanted: list[tuple[float, str]] = []
     for part in request.headers.get("accept-language", "").split(","):
         name, _, quality = part.strip().partition(";q=")

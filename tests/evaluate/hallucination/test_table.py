@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from keel.cli import HALLUCINATION_MEASURES
+from keel.commands import HALLUCINATION_MEASURES
 from keel.core.errors import ConfigError
 from keel.evaluate.hallucination.config import HallucinationConfig, MeasureName
 from keel.evaluate.hallucination.table import MEASURES, measure

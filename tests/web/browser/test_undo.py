@@ -48,6 +48,22 @@ def test_undo_twice_over_and_keep_the_old_one(site: Callable[..., Any], visit: C
     assert [v.replaces for v in votes] == ["", votes[0].event_id, votes[1].event_id]
 
 
+def test_two_quick_presses_take_one_back(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
+    """Drawing an item takes a moment, in which no key means anything: neither a second undo nor an answer to what is still shown."""
+    where = site([task(i) for i in range(4)])
+    page = visit(where)
+    ready(page)
+    second = vote(page, "1")
+    third = vote(page, "1")
+    page.evaluate("for (const key of ['u', 'u', '7']) document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))")
+    assert ready(page, third) == second
+    page.keyboard.press("7")
+    assert ready(page, second) == third
+    saved(page)
+    votes = where.votes()
+    assert [v.replaces for v in votes] == ["", "", votes[1].event_id]
+
+
 def test_undo_while_offline_goes_out_in_order(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
     where = site([task(i, "ranking", 3) for i in range(3)])
     page = visit(where)

@@ -9,6 +9,7 @@ const REMEMBERED = 20; // answers that may be taken back
 export class Work extends EventTarget {
   #past = []; // {entry's item and page, event_id, answer, reason}, newest last
   #correcting = null;
+  #reopening = false; // an answer is being taken back: until it is shown no key means anything
   #waiting = null; // the event of a training item whose answer is on its way
   #pressed = 0; // when the last key or button was pressed
   current = null;
@@ -28,7 +29,7 @@ export class Work extends EventTarget {
   }
 
   get canUndo() {
-    return this.#past.length > 0 && !this.#correcting && !this.#waiting;
+    return this.#past.length > 0 && !this.#correcting && !this.#waiting && !this.#reopening;
   }
 
   /** What keys can do now. */
@@ -37,13 +38,13 @@ export class Work extends EventTarget {
     if (!this.current) return undo;
     const { component, panes, reason } = this.current;
     const free = { ...panes.actions(), ...undo, ...(reason ? { reason: () => reason.focus() } : {}) };
-    return this.gate.open && !this.#waiting ? { ...component.actions(), ...free } : free;
+    return this.gate.open && !this.#waiting && !this.#reopening ? { ...component.actions(), ...free } : free;
   }
 
   /** May the item be answered now? Says why not. */
   ready() {
     if (!this.gate.open) this.announce("gate_closed");
-    return this.gate.open && !this.#waiting;
+    return this.gate.open && !this.#waiting && !this.#reopening;
   }
 
   /** Take the answer of the present item. `said`: an answer that needs no more than the act itself (nothing wrong, cannot judge). */
@@ -98,8 +99,9 @@ export class Work extends EventTarget {
   /** Show the last answered item again, with what was said. The old answer stands until there is another. */
   async undo() {
     if (!this.canUndo) return;
-    const past = this.#past.pop();
-    const entry = await this.redraw(past.item, past.page);
+    const past = this.#past.at(-1);
+    const entry = await this.#reopened(past);
+    if (!entry) return;
     if (this.current) this.queue.putBack(this.current);
     this.#correcting = past;
     this.#show(entry, 0);
@@ -107,6 +109,19 @@ export class Work extends EventTarget {
     if (entry.reason) entry.reason.value = past.reason;
     this.#tell("undone");
     this.#tell("change");
+  }
+
+  /** The item of a past answer, drawn again, and out of the past; null when its answer cannot be taken back any more. */
+  async #reopened(past) {
+    this.#reopening = true;
+    try {
+      const entry = await this.redraw(past.item, past.page);
+      if (!this.#past.includes(past)) return null; // refused, or revealed, meanwhile
+      this.#past = this.#past.filter((other) => other !== past);
+      return entry;
+    } finally {
+      this.#reopening = false;
+    }
   }
 
   /** The old answer is right after all. */

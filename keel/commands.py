@@ -1,0 +1,224 @@
+"""What each verb does with its parsed arguments. Whatever a verb needs is imported when it runs, so that `keel --help` loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import UserError
+
+Summary = Mapping[str, Any]
+
+DOCTOR_MODEL = "tiny:llama"
+STAGES = {
+    "sft": "supervised fine-tuning on demonstrations",
+    "reward": "train a reward model on preferences",
+    "prefer": "direct preference optimisation (DPO, KTO, SimPO ...)",
+    "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
+    "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
+    "eval": "compare two models on held-out prompts",
+    "collect": "answers from several sources as tasks for annotators",
+}
+HALLUCINATION_MEASURES = ("chair", "objhal", "pope", "amber", "mmhal", "hallusion")
+LABS = {
+    "bench": "time, memory and learning, beside TRL or alone",
+    "study": "over-optimisation, and the frontier of reward against KL",
+}
+
+
+def stage(verb: str) -> Callable[[argparse.Namespace], Summary | None]:
+    def run(args: argparse.Namespace) -> Summary | None:
+        from keel.verbs.run import run_verb
+
+        return run_verb(verb, Path(args.recipe), args.overrides, dry_run=args.dry_run)
+
+    return run
+
+
+def pipeline(args: argparse.Namespace) -> Summary | None:
+    from keel.pipeline import run_pipeline
+
+    return run_pipeline(Path(args.recipe), args.overrides, dry_run=args.dry_run)
+
+
+def doctor(args: argparse.Namespace) -> Summary:
+    from keel.doctor import doctor
+
+    return doctor(args.model, args.overrides)
+
+
+def data(args: argparse.Namespace) -> Summary:
+    if args.what == "clean":
+        from keel.verbs.data_clean import data_clean
+
+        if not args.out:
+            raise UserError("keel data clean needs --out FILE", "name the file for the rows that stay, e.g. --out clean.jsonl")
+        return data_clean(args.path, args.out, args.overrides)
+    if args.out:
+        raise UserError("--out belongs to keel data clean", "leave it out")
+    from keel.verbs.data_show import data_show
+
+    return data_show(args.path, args.model, args.rows, args.overrides)
+
+
+def scenes(args: argparse.Namespace) -> Summary:
+    from keel.verbs.scenes import run_scenes
+
+    return run_scenes(args.folder, args.overrides)
+
+
+def assemble(args: argparse.Namespace) -> Summary:
+    from keel.verbs.assemble import run_assemble
+
+    return run_assemble(args.folder, args.overrides)
+
+
+def score(args: argparse.Namespace) -> Summary:
+    from keel.verbs.score.run import run_score
+
+    return run_score(args.file, args.reward, args.out, args.overrides, args.cache)
+
+
+def reward_names() -> str:
+    from keel.rewards.table import scorer_names
+
+    return ", ".join(scorer_names())
+
+
+def runs(args: argparse.Namespace) -> Summary:
+    from keel.runs.listing import compare, list_runs, print_comparison, print_runs
+
+    if bool(args.plot) != bool(args.metrics) or (args.plot and not args.compare):
+        raise UserError("--plot FILE, --metrics NAME ... and --compare DIR ... go together")
+    if args.compare:
+        table = compare([Path(p) for p in args.compare])
+        print_comparison(table)
+        if args.plot:
+            from keel.evaluate.run_plots import plot_runs
+
+            plot_runs([Path(p) for p in args.compare], args.metrics, Path(args.plot))
+        return {"compare": args.compare}
+    rows = list_runs(Path(args.root))
+    print_runs(rows)
+    return {"runs": [str(row.path) for row in rows]}
+
+
+def watch(args: argparse.Namespace) -> Summary:
+    from keel.verbs.watch import run
+
+    if args.what[0] == "test":
+        if args.rules or args.json_file or args.follow:
+            raise UserError("keel watch test takes rule files, and nothing else", "keel watch test rules.yaml")
+        return run.run_rule_tests(args.what[1:])
+    if len(args.what) != 1:
+        raise UserError(f"keel watch needs one run, got {len(args.what)}", "keel watch RUN, or keel watch test RULES")
+    if args.follow:
+        return run.follow(args.what[0], args.rules, args.json_file, args.factor, args.every)
+    return run.run_watch(args.what[0], args.rules, args.json_file)
+
+
+def report(args: argparse.Namespace) -> Summary:
+    from keel.evaluate.report import collect, write_report
+
+    target = Path(args.run_dir) / "report.html"
+    write_report(target, collect(Path(args.run_dir)))
+    return {"report": str(target)}
+
+
+def eval_reward(args: argparse.Namespace) -> Summary:
+    from keel.verbs.eval_reward.run import run_eval_reward
+
+    return run_eval_reward(args.model, args.data, args.json_file, args.html, args.overrides)
+
+
+def eval_hallucination(args: argparse.Namespace) -> Summary:
+    from keel.verbs.eval_hallucination.run import run_eval_hallucination
+
+    if args.agreement:
+        from keel.verbs.eval_hallucination.agreement import run_agreement
+
+        if args.file or args.measure or args.check_sample is not None or args.overrides:
+            raise UserError("--agreement reads the answers to a check sample, and nothing else", "leave FILE, --measure and settings out")
+        return run_agreement(args.agreement, args.json_file)
+    if not args.file or not args.measure:
+        raise UserError("FILE and --measure are needed", f"keel eval hallucination FILE --measure {'|'.join(HALLUCINATION_MEASURES)}")
+    sample = [] if args.check_sample is None else [f"check_sample={args.check_sample}"]
+    return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
+
+
+def feedback(args: argparse.Namespace) -> Summary:
+    from keel.verbs.feedback import run
+
+    match args.what:
+        case "import":
+            return run.run_import(args.store, args.names, args.campaign, args.format)
+        case "export":
+            return run.run_export(args.store, args.campaign, args.out, args.form, args.without)
+        case "status":
+            return run.run_status(args.store)
+        case "snapshot":
+            return run.run_snapshot(args.store, args.campaign, args.without)
+    if len(args.names) != 1:
+        raise UserError(f"keel feedback {args.what} needs one name, got {len(args.names)}", "an annotator, an event, or for lineage a run")
+    if args.what == "retract":
+        return run.run_retract(args.store, args.names[0], args.why, args.root, args.dry_run)
+    return run.run_lineage(args.store, args.names[0], args.root)
+
+
+def judge(args: argparse.Namespace) -> Summary:
+    from keel.verbs.judge.run import run_judge
+
+    named = {"judge": args.judge, "judges": args.judges, "out": args.out, "report": args.report, "override": args.override}
+    given = [f"{name}={json.dumps(value)}" for name, value in named.items() if value]
+    return run_judge(args.target, [*args.overrides, *given], dry_run=args.dry_run)
+
+
+def judge_report(args: argparse.Namespace) -> Summary:
+    from keel.verbs.judge.report import run_judge_report
+
+    return run_judge_report(args.labels, args.judge, args.judges, args.json_file, args.html, args.overrides)
+
+
+def serve(args: argparse.Namespace) -> Summary:
+    from keel.verbs.serve_reward import run_serve_reward
+
+    return run_serve_reward(args.model, args.port, args.overrides)
+
+
+def annotate(args: argparse.Namespace) -> Summary:
+    from keel.verbs.annotate.run import run_annotate
+
+    where = {"host": args.host, "port": args.port, "public_url": args.public_url}
+    where |= {"browser": not args.no_browser, "runs": args.root}
+    return run_annotate(args.store, args.campaign, args.tasks, overrides=args.overrides, **where)
+
+
+def merge(args: argparse.Namespace) -> Summary:
+    from keel.verbs.merge import run_merge
+
+    return run_merge(args.models, args.out, args.weights)
+
+
+def lab(name: str) -> Any:
+    """The command line of a room of the laboratory, which lies beside the library in a checkout; None where it does not."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "labs" / name).is_dir():
+        return None
+    if str(checkout) not in sys.path:
+        sys.path.append(str(checkout))
+    return importlib.import_module(f"labs.{name}.cli")
+
+
+def no_lab(args: argparse.Namespace) -> None:
+    raise UserError(f"keel {args.verb} is not part of the installed library", "run it in a checkout of Keel: pip install -e .")
+
+
+def reference(args: argparse.Namespace) -> None:
+    from keel.reference import reference_markdown
+
+    print(reference_markdown(), end="")
