@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from keel.core.errors import DataError
 from keel.core.hashing import stable_hash
+from keel.evaluate.judge_measures import majority
 from keel.judges.ask import Question
-from keel.types import Candidate, Comparison, Message, Pair, Prompt
+from keel.types import Candidate, Comparison, Pair, Prompt
+
+log = logging.getLogger("keel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +27,18 @@ class Labelled:
 def labelled(records: Iterable[Any], source: str, reference: str = "") -> list[Labelled]:
     """Labelled pairs of records. Of several votes of one person the first counts. ``reference``: the column with a right answer.
 
+    Rows that do not say who labelled them are never several people, however often a pair stands there: nobody knows that they are. They
+    are one vote together, the side of most of them, and none where somebody with a name voted on the pair. What does not count is told.
+
     Raises DataError where nothing is a labelled pair.
     """
-    found: dict[tuple[str, ...], tuple[Question, dict[str, str]]] = {}
-    others = 0
-    for k, record in enumerate(records):
+    found: dict[tuple[str, ...], tuple[Question, dict[str, str], list[str]]] = {}
+    others = again = 0
+    for record in records:
         if isinstance(record, Comparison):
-            prompt, pair, said, who = record.prompt, record.candidates, record.outcome, record.annotator_id
+            prompt, pair, said, who = record.prompt, record.candidates, record.outcome, record.annotator_id.strip()
         elif isinstance(record, Pair):
-            prompt, pair, who = record.prompt, (_candidate(record.chosen, "chosen"), _candidate(record.rejected, "rejected")), f"row {k}"
+            prompt, pair, who = record.prompt, _candidates(record), ""
             said = "tie" if record.label == 0.5 else "first" if record.label > 0.5 else "second"
         else:
             others += 1
@@ -42,12 +49,20 @@ def labelled(records: Iterable[Any], source: str, reference: str = "") -> list[L
         vote = said if said == "tie" else "first" if pair[0 if said == "first" else 1] == first else "second"
         key = (prompt.prompt_id, _key(first), _key(second))
         question = Question(prompt, (first, second), reference=reference_of(prompt, reference))
-        found.setdefault(key, (question, {}))[1].setdefault(who, vote)
+        _, named, nameless = found.setdefault(key, (question, {}, []))
+        again += who in named
+        if who:
+            named.setdefault(who, vote)
+        else:
+            nameless.append(vote)
     if not found:
         raise DataError(
             f"{source}: no labelled pairs ({others} records of other kinds)", "give comparisons, or pairs with chosen and rejected"
         )
-    return [Labelled(question, tuple(votes.values())) for question, votes in found.values()]
+    again += sum(len(nameless) - (not named) for _, named, nameless in found.values() if nameless)
+    if again:
+        log.info("%s: %d labels are further ones of the same person, or of nobody known, on the same pair: one vote each", source, again)
+    return [Labelled(question, tuple(named.values()) or (majority(nameless),)) for question, named, nameless in found.values()]
 
 
 def reference_of(prompt: Prompt, column: str) -> str:
@@ -62,9 +77,11 @@ def reference_of(prompt: Prompt, column: str) -> str:
     return str(value)
 
 
-def _candidate(turns: Sequence[Message], name: str) -> Candidate:
-    text = "\n\n".join(m.text for m in turns if m.role == "assistant")
-    return Candidate(f"{name}-{stable_hash(text):016x}", text)
+def _candidates(pair: Pair) -> tuple[Candidate, Candidate]:
+    """Named by their texts alone: what one row chooses and another rejects is the same answer."""
+    chosen, rejected = ("\n\n".join(m.text for m in turns if m.role == "assistant") for turns in (pair.chosen, pair.rejected))
+    names = [f"{stable_hash(text):016x}" for text in (chosen, rejected)]
+    return Candidate(names[0], chosen), Candidate(names[1] + ("-2" if chosen == rejected else ""), rejected)
 
 
 def _key(candidate: Candidate) -> str:

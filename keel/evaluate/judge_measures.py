@@ -124,12 +124,15 @@ def measure(judged: Sequence[JudgedPair], family: str, how: Measuring) -> dict[s
 
 
 def agreement(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rate | None]:
-    """With the side of all votes: in three classes, where both decide, and Cohen's kappa of the three classes."""
+    """With the side of all votes: in three classes, where both decide (``agreement_single``: of those the pairs with one vote, which no
+    person can be left out of), and Cohen's kappa of the three classes."""
     both = [j for j in judged if j.said and j.votes]
     decided = [j for j in both if "tie" not in (j.said, j.people)]
+    single = [j for j in decided if len(j.votes) == 1]
     return {
         "agreement": how.rate([(_prompt(j), float(j.said == j.people), 1.0) for j in both]),
         "agreement_decided": how.rate([(_prompt(j), float(j.said == j.people), 1.0) for j in decided]),
+        **({"agreement_single": how.rate([(_prompt(j), float(j.said == j.people), 1.0) for j in single])} if single else {}),
         "kappa": how.of_totals([(_prompt(j), _cell(j.said, j.people)) for j in both], kappa, len(both)),
         "ties": how.rate([(_prompt(j), float(j.said == "tie"), 1.0) for j in judged if j.said]),
         "ties_of_people": how.rate([(_prompt(j), float(j.people == "tie"), 1.0) for j in both]),
@@ -139,12 +142,16 @@ def agreement(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rate | 
 def beside_people(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rate | None]:
     """Each person against the side of the others, and the judge against the very same others: what a person who is left out would reach.
 
-    ``people_gap`` is the judge's rate less people's where all of them decide, in the same resamples."""
-    rows = [(_prompt(j), vote, majority(j.votes[:k] + j.votes[k + 1 :]), j.said) for j in judged for k, vote in enumerate(j.votes)]
-    rows = [row for row in rows if row[2] and row[3]]
+    ``people_gap`` is the judge's rate less people's where all of them decide, in the same resamples; its ``pairs`` are those that the
+    judge and somebody's others decide."""
+    several = [j for j in judged if j.said and len(j.votes) > 1]
+    of_pair = [[(_prompt(j), v, majority(j.votes[:k] + j.votes[k + 1 :]), j.said) for k, v in enumerate(j.votes)] for j in several]
+    rows = [row for of_one in of_pair for row in of_one]
     people = [r for r in rows if "tie" not in (r[1], r[2])]
     judge = [r for r in rows if "tie" not in (r[3], r[2])]
+    pairs = sum(any("tie" not in (r[3], r[2]) for r in of_one) for of_one in of_pair)
     gap = [(p, (float(v == o), 1.0, 0.0, 0.0)) for p, v, o, _ in people] + [(p, (0.0, 0.0, float(s == o), 1.0)) for p, _, o, s in judge]
+    people_gap = how.of_totals(gap, lambda t: t[:, 2] / t[:, 3] - t[:, 0] / t[:, 1], len(people) + len(judge))
     return {
         "people": how.rate([(p, float(v == o), 1.0) for p, v, o, _ in rows]),
         "people_decided": how.rate([(p, float(v == o), 1.0) for p, v, o, _ in people]),
@@ -152,7 +159,7 @@ def beside_people(judged: Sequence[JudgedPair], how: Measuring) -> dict[str, Rat
         "judge_beside": how.rate([(p, float(s == o), 1.0) for p, _, o, s in rows]),
         "judge_beside_decided": how.rate([(p, float(s == o), 1.0) for p, _, o, s in judge]),
         "judge_beside_kappa": how.of_totals([(p, _cell(s, o)) for p, _, o, s in rows], kappa, len(rows)),
-        "people_gap": how.of_totals(gap, lambda t: t[:, 2] / t[:, 3] - t[:, 0] / t[:, 1], len(people) + len(judge)),
+        "people_gap": None if people_gap is None else people_gap | {"pairs": pairs},
     }
 
 

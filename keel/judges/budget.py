@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from keel.judges.config import PriceConfig
@@ -26,15 +27,22 @@ def most_tokens(characters: int, max_tokens: int) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Budget:
-    """Money that is spent. A call may begin while less than the limit is spent, so it is passed by the calls in flight at most."""
+    """Money that is spent. A call may begin while less than the limit is spent, so it is passed by the calls in flight at most.
+
+    ``ledger`` says what is spent by all who share it, where there is one; it is asked each time."""
 
     limit: float | None
     spent: float = 0.0
+    ledger: Callable[[], float] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def may_begin(self) -> bool:
+        if self.limit is None:
+            return True
         with self._lock:
-            return self.limit is None or self.spent < self.limit * (1 - _ROUNDING)
+            if self.ledger is not None:
+                self.spent = self.ledger()
+            return self.spent < self.limit * (1 - _ROUNDING)
 
     def add(self, cost: float | None) -> None:
         with self._lock:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from keel.core.errors import ConfigError, UserError
 from keel.judges import read
 from keel.judges.ask import Question, Said, digest, failed
 from keel.judges.budget import Budget, cost_of, most_tokens
+from keel.judges.chat import CallError, asked_pause, reply_of
 from keel.judges.config import EndpointConfig
 from keel.judges.journal import Call, Journal, key_of
 from keel.judges.parse import UnreadableError, distribution
 from keel.judges.templates import Template, Written, load_template, write
 
-_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 529})
+_LATE = frozenset({504, 524})  # a gateway gave up while the server behind it was at work
 _FIRST_PAUSE_S = 0.5
 _TOP = 20  # log-probabilities that the protocol gives at most
 
@@ -38,16 +40,21 @@ class Ready:
     key: str
 
 
-class CallError(Exception):
-    """No reply to one call. ``paid``: it may have been charged all the same."""
+@dataclass(slots=True)
+class Bill:
+    """What the attempts of one call came to: what each of them cost, or may have cost without a reply (None: unknown)."""
 
-    def __init__(self, message: str, paid: bool = False) -> None:
-        super().__init__(message)
-        self.paid = paid
+    costs: list[float | None] = field(default_factory=list[float | None])
+    sent: bool = False
+
+    @property
+    def total(self) -> float | None:
+        """None where one of them is unknown."""
+        return None if any(c is None for c in self.costs) else math.fsum(c for c in self.costs if c is not None)
 
 
 class EndpointJudge:
-    """A `Judge`. Pauses and clock can be others for tests. Raises UserError where httpx or the key is missing."""
+    """A `Judge`. Pauses, clock and httpx's transport can be others for tests. Raises UserError where httpx or the key is missing."""
 
     def __init__(
         self,
@@ -55,13 +62,17 @@ class EndpointJudge:
         config: EndpointConfig,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        transport: Any = None,
     ) -> None:
         self.name, self.config = name, config
         self._httpx = _httpx()
+        self._unsent = tuple(getattr(self._httpx, name) for name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"))
+        self._transport = transport
+        _check_address(self._httpx, config.url)
         self._headers = _headers(config)
         self._templates = {kind: load_template(config.templates.of(kind)) for kind in ("pairwise", "pointwise", "ranking", "rubric")}
         self.journal = Journal(Path(config.journal).expanduser())
-        self.budget = Budget(config.budget, self.journal.spent())
+        self.budget = Budget(config.budget, self.journal.spent(), self.journal.spent)
         self._pause, self._clock = pause, clock
         self._next = -math.inf  # when the next call may begin
 
@@ -77,10 +88,10 @@ class EndpointJudge:
         return self.config.family
 
     def price(self, questions: Sequence[Question]) -> float | None:
-        """What is not in the journal, every reply at its longest."""
+        """What is not in the journal, every reply at its longest, each call answered at once."""
         total = 0.0
-        for ready in (self._ready(q) for q in questions):
-            if self.journal.get(ready.key) is None:
+        for ready in {r.key: r for r in map(self._ready, questions)}.values():
+            if self._kept(ready) is None:
                 cost = self._most(ready)
                 if cost is None:
                     return None
@@ -121,14 +132,25 @@ class EndpointJudge:
     async def _all(self, ready: Sequence[Ready]) -> list[Said]:
         gate = asyncio.Semaphore(self.config.concurrency)
         limits = self._httpx.Limits(max_connections=self.config.concurrency, max_keepalive_connections=self.config.concurrency)
-        async with self._httpx.AsyncClient(headers=self._headers, timeout=self.config.timeout_s, limits=limits) as client:
+        settings = {"headers": self._headers, "timeout": self.config.timeout_s, "limits": limits, "transport": self._transport}
+        lost: list[Exception] = []
+        async with self._httpx.AsyncClient(**settings) as client:
 
             async def one(call: Ready) -> Said:
                 async with gate:
-                    return await self._one(client, call)
+                    if lost:
+                        raise lost[0]  # nothing more is begun; what is in flight still gets into the journal, where that can be
+                    try:
+                        return await self._one(client, call)
+                    except Exception as error:
+                        lost.append(error)
+                        raise
 
             unique = {call.key: call for call in ready}  # the same call twice is made once
-            made = dict(zip(unique, await asyncio.gather(*map(one, unique.values())), strict=True))
+            done = await asyncio.gather(*map(one, unique.values()), return_exceptions=True)
+        if lost:
+            raise lost[0]
+        made = {key: said for key, said in zip(unique, done, strict=True) if isinstance(said, Said)}
         seen = set[str]()
         found: list[Said] = []
         for call in ready:
@@ -140,28 +162,35 @@ class EndpointJudge:
     async def _one(self, client: Any, ready: Ready) -> Said:
         if (kept := self._kept(ready)) is not None:
             return kept
-        if not self.budget.may_begin():
-            return failed(f"budget: {self.budget.spent:g} of {self.budget.limit:g} is spent", made=False)
+        bill = Bill()
         try:
-            reply, tokens = await self._post(client, ready)
+            reply, tokens = await self._post(client, ready, bill)
         except CallError as error:
-            if not error.paid:
-                return failed(f"call: {error}")
-            return await self._fail(ready, f"call: {error}", Call(None, None, self._most(ready)))
-        call = Call(reply, tokens, cost_of(self.config.price, tokens))
+            if error.paid:
+                await self._fail(ready, str(error), self._unanswered(ready), bill)
+            return failed(str(error), cost=bill.total, made=bill.sent)
+        cost = cost_of(self.config.price, tokens)
+        call = Call(reply, tokens, cost, None if cost is not None else self._most(ready))
         try:
             said = self._read(ready, reply)
         except UnreadableError as error:
-            return await self._fail(ready, str(error), call)
+            await self._fail(ready, str(error), call, bill)
+            return failed(str(error), text=reply["text"], tokens=tokens, cost=bill.total)
         await asyncio.to_thread(self.journal.keep, ready.key, call)  # before anybody uses it
-        self.budget.add(call.cost)
-        return Said(**said, text=reply["text"], tokens=tokens, cost=call.cost)
+        self._charge(call, bill)
+        return Said(**said, text=reply["text"], tokens=tokens, cost=bill.total)
 
-    async def _fail(self, ready: Ready, error: str, call: Call) -> Said:
+    async def _fail(self, ready: Ready, error: str, call: Call, bill: Bill) -> None:
         await asyncio.to_thread(self.journal.keep_failure, ready.key, error, call)
-        self.budget.add(call.cost)
-        text = call.reply["text"] if isinstance(call.reply, dict) else ""
-        return failed(error, text=text, tokens=call.tokens, cost=call.cost)
+        self._charge(call, bill)
+
+    def _charge(self, call: Call, bill: Bill) -> None:
+        bill.costs.append(call.cost)
+        self.budget.add(call.counted)
+
+    def _unanswered(self, ready: Ready) -> Call:
+        """An attempt that was sent and not answered: it may be charged, at its highest."""
+        return Call(None, None, self._most(ready))
 
     def _kept(self, ready: Ready) -> Said | None:
         """What the journal has. A reply that today's code reads otherwise is asked for again."""
@@ -189,31 +218,46 @@ class EndpointJudge:
         characters = sum(len(text) for _, text in ready.written.messages)
         return cost_of(self.config.price, most_tokens(characters, ready.body["max_tokens"]))
 
-    async def _post(self, client: Any, ready: Ready) -> tuple[dict[str, Any], tuple[int, int] | None]:
-        """The reply and its tokens. Raises CallError after the last attempt, or at once for a refusal that will not change."""
-        url, headers = f"{self.config.url.rstrip('/')}/chat/completions", {"Idempotency-Key": ready.key}
+    async def _post(self, client: Any, ready: Ready, bill: Bill) -> tuple[dict[str, Any], tuple[int, int] | None]:
+        """The reply and its tokens. Raises CallError after the last attempt, at once for a refusal that will not change, and before the
+        attempt that there is no money for. Attempts that may be charged are put down, and on the bill."""
+        url, headers = f"{self.config.url.rstrip('/')}/chat/completions", {"Idempotency-Key": ready.key, "Content-Type": "application/json"}
+        body = json.dumps(ready.body).encode()  # ASCII: half a surrogate pair in a text breaks nothing
         why, wait = "", 0.0
         for attempt in range(self.config.attempts):
+            await self._afford(why)
             if attempt:
                 await self._pause(min(wait or _FIRST_PAUSE_S * 2 ** (attempt - 1), self.config.longest_pause_s))
             await self._turn()
-            wait = 0.0
+            await self._afford(why)  # others spend while one waits
+            wait, bill.sent = 0.0, True
             try:
-                response = await client.post(url, json=ready.body, headers=headers)
-            except self._httpx.ConnectError as error:
-                why = f"the server at {url} does not answer: {error}"
+                response = await client.post(url, content=body, headers=headers)
+            except self._unsent as error:
+                why = f"the server at {url} does not answer: {str(error) or type(error).__name__}"
                 continue
-            except self._httpx.TransportError as error:
+            except self._httpx.LocalProtocolError:  # its text has the headers, and the key in them
+                why = "the request is none that HTTP knows"
+                break
+            except self._httpx.RequestError as error:
                 why = f"no reply ({type(error).__name__})"
-                await self._fail(ready, f"call: {why}", Call(None, None, self._most(ready)))  # it was sent, so it may be charged
+                await self._fail(ready, f"call: {why}", self._unanswered(ready), bill)
                 continue
             if response.status_code == 200:
-                return _reply(response)
+                return reply_of(response)
             why = f"the server answers {response.status_code}: {response.text[:200].strip()}"
-            if response.status_code not in _AGAIN:
+            if response.status_code in _LATE:
+                await self._fail(ready, f"call: {why}", self._unanswered(ready), bill)
+            elif response.status_code not in _AGAIN:
                 break
             wait = asked_pause(response.headers.get("Retry-After", ""))
-        raise CallError(why)
+        raise CallError(f"call: {why}")
+
+    async def _afford(self, why: str) -> None:
+        """Raises CallError once the budget is spent, whoever spent it: the journal is asked, which other jobs may share."""
+        if self.budget.limit is not None and not await asyncio.to_thread(self.budget.may_begin):
+            before = f" (before that, {why})" if why else ""
+            raise CallError(f"budget: {self.budget.spent:g} of {self.budget.limit:g} is spent{before}")
 
     async def _turn(self) -> None:
         """Wait for this call's turn, where there is a rate."""
@@ -226,49 +270,25 @@ class EndpointJudge:
             await self._pause(begin - now)
 
 
-def _reply(response: Any) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """Text, log-probabilities of the first token, and tokens of a chat completion. Raises CallError for another shape: it was paid."""
-    try:
-        found = response.json()
-        choice = found["choices"][0]
-        text = choice["message"]["content"]
-        first = (((choice.get("logprobs") or {}).get("content")) or [None])[0]
-        top = None if first is None else _top(first)
-        usage = found.get("usage") or {}
-        tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise CallError(f"the reply is not of the chat protocol: {type(error).__name__} {error}", paid=True) from None
-    counted = all(isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens)
-    return {"text": text if isinstance(text, str) else "", "top": top}, cast("tuple[int, int]", tokens) if counted else None
-
-
-def _top(first: dict[str, Any]) -> dict[str, float]:
-    rows = first.get("top_logprobs") or [first]
-    found: dict[str, float] = {}
-    for row in rows:
-        found[row["token"]] = max(row["logprob"], found.get(row["token"], -math.inf))
-    return {token: logprob for token, logprob in found.items() if logprob != -math.inf}
-
-
-def asked_pause(text: str, now: Callable[[], float] = time.time) -> float:
-    """Seconds of a Retry-After header: a number or a date; 0 for none."""
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now())
-    except (TypeError, ValueError):
-        return 0.0
-
-
 def _headers(config: EndpointConfig) -> dict[str, str]:
     if not config.key_env:
         return {}
     key = os.environ.get(config.key_env)
     if not key:
         raise UserError(f"key_env: the environment has no {config.key_env}", f"set {config.key_env}, or leave key_env out")
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"key_env: what {config.key_env} holds is no key: it has signs that no header can have", "set it again")
     return {"Authorization": f"Bearer {key}"}
+
+
+def _check_address(httpx: Any, url: str) -> None:
+    try:
+        found = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"url: {url} is no address: {error}", "e.g. http://127.0.0.1:8000/v1") from None
+    if not found.host or not 0 < (found.port or 80) < 65536:
+        raise ConfigError(f"url: {url} names no server, or no port that there is", "e.g. http://127.0.0.1:8000/v1")
 
 
 def _httpx() -> Any:

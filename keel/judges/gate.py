@@ -25,20 +25,25 @@ class GateConfig(Section):
     """What a judge must show. Estimates are held against the thresholds, not the ends of their intervals: the numbers that are asked for
     keep intervals narrow enough."""
 
-    least_pairs: int = Field(default=50, ge=1, description="Labelled pairs with a verdict; of fewer no rate can be told from a coin.")
+    least_pairs: int = Field(
+        default=50,
+        ge=1,
+        description="Pairs that both the labels and the judge decide, and pairs of several people before they stand for people: of fewer "
+        "no rate can be told from a coin.",
+    )
     below_people: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="How far it may agree less than a person who is left out, on decided pairs: what a label costs in accuracy "
-        "must be won back by their number.",
+        description="How far it may agree less than a person who is left out, on decided pairs of several people: what a label costs in "
+        "accuracy must be won back by their number.",
     )
     least_agreement: float = Field(
         default=0.65,
         ge=0,
         le=1,
-        description="Agreement on decided pairs where each pair has one label, so that no person can be left out: two in three is what "
-        "people reach among themselves on hard pairs.",
+        description="Agreement on decided pairs that have one label, so that no person can be left out, or on all of them where fewer "
+        "than `least_pairs` have several: two in three is what people reach among themselves on hard pairs.",
     )
     order_flip: float = Field(
         default=0.2,
@@ -90,15 +95,18 @@ def decide(report: Mapping[str, Any], config: GateConfig) -> list[Check]:
     def at_most(name: str, value: float | None, limit: float) -> Check:
         return Check(name, value, limit, value is not None and value <= limit + 1e-12, reasons[name])
 
-    pairs = rate("agreement", "cases") or 0.0
-    found = [Check("least_pairs", pairs, config.least_pairs, pairs >= config.least_pairs, reasons["least_pairs"])]
+    def at_least(name: str, value: float | None, limit: float) -> Check:
+        return Check(name, value, limit, value is not None and value >= limit - 1e-12, reasons[name])
+
+    found = [at_least("least_pairs", rate("agreement_decided", "cases") or 0.0, config.least_pairs)]
+    # each pair is answered for: by people who are left out where enough pairs have several, by the labels themselves elsewhere
+    beside = (rate("people_gap", "pairs") or 0.0) >= config.least_pairs
     gap = rate("people_gap")
-    if gap is not None:
+    if beside and gap is not None:
         found.append(at_most("below_people", -gap, config.below_people))
-    else:
-        value = rate("agreement_decided")
-        passed = value is not None and value >= config.least_agreement
-        found.append(Check("least_agreement", value, config.least_agreement, passed, reasons["least_agreement"]))
+    if not beside or (rate("agreement_single", "cases") or 0.0) >= config.least_pairs:
+        value = rate("agreement_single" if beside else "agreement_decided")
+        found.append(at_least("least_agreement", value, config.least_agreement))
     found.append(at_most("order_flip", rate("order_flip"), config.order_flip))
     found.append(at_most("failures", rate("failures"), config.failures))
     found.append(at_most("constant", rate("same_place"), config.constant))

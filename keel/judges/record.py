@@ -2,6 +2,10 @@
 
 The verdict of both orders is the judge's work; the calls that it is the mean of have the purpose ``audit``, so that views and agreement
 between annotators count a judge once. A failed call is no judgement: `failures` counts it by kind.
+
+An event's id is a hash of what was asked (task, judge, criterion, reference, order, sample) and of what was said: the same call with the
+same answer is the same event, anything else another one. Its number (``repeat``) follows from what was asked alone, so that two calls
+share a place in a store only if one of them is the other one made again.
 """
 
 from __future__ import annotations
@@ -10,9 +14,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keel.core.hashing import stable_hash
 from keel.judges.ask import Judge, Question, Said, digest
 from keel.judges.orders import Verdict
 from keel.types import Annotator, Answer, Choice, Judgement, Purpose, Ranks, Scores, Task
+
+_CALLS = 2048  # numbers of calls about the same: 1024 samples in both orders
 
 
 def annotator_of(judge: Judge) -> Annotator:
@@ -30,14 +37,18 @@ def judgements(task: Task, judge: Judge, verdict: Verdict, at: str) -> list[Judg
     """All calls that gave a verdict, then the mean of the orders, if there is one."""
     by = annotator_of(judge).annotator_id
     found: list[Judgement] = []
-    for k, (question, said) in enumerate(verdict.calls):
+    for question, said in verdict.calls:
         if not said.error:
-            meta = {"order": list(question.order), "sample": question.sample} | _meta(said, judge)
-            found.append(_judgement(task, by, said, question.order, "audit", k, at, meta))
+            meta: dict[str, Any] = {"order": list(question.order), "sample": question.sample}
+            meta |= {"criterion": question.criterion} if question.criterion else {}
+            place = [_about(question), list(question.order), question.sample]
+            found.append(_judgement(task, by, said, question.order, "audit", place, _number(question), at, meta | _meta(said, judge)))
     if not verdict.mean.error:
         calls = [j.event_id for j in found]
         meta = {"mean_of": calls} | _meta(verdict.mean, judge) | {"tokens": _sum([s.tokens for _, s in verdict.calls])}
-        found.append(_judgement(task, by, verdict.mean, verdict.question.order, "work", 0, at, meta))
+        about = sorted({tuple(_about(q)) for q, _ in verdict.calls})
+        number = 0 if about == [("", "")] else _group(about)
+        found.append(_judgement(task, by, verdict.mean, verdict.question.order, "work", [about, calls], number, at, meta))
     return found
 
 
@@ -55,10 +66,29 @@ def answer_of(said: Said) -> Answer:
     return Scores(0, dict(said.scores or {}))
 
 
+def _about(question: Question) -> list[str]:
+    return [question.criterion, question.reference]
+
+
+def _group(what: Any) -> int:
+    """A number for all calls about the same, from 1 on; 0 stands for calls without criterion and reference."""
+    return 1 + stable_hash("judge calls", repr(what)) % (2**31 // _CALLS - 1)
+
+
+def _number(question: Question) -> int:
+    """The number of a call among those of its task: small ones in the plain case, of 31 bits always."""
+    way = question.order == tuple(range(len(question.order)))[::-1] and len(question.order) > 1
+    plain = way or question.order == tuple(range(len(question.order)))
+    about = _about(question) if plain else [*_about(question), *map(str, question.order)]
+    group = 0 if about == ["", ""] and 2 * question.sample + 1 < _CALLS else _group([about, 2 * question.sample // _CALLS])
+    return group * _CALLS + (2 * question.sample + way) % _CALLS
+
+
 def _judgement(
-    task: Task, by: str, said: Said, order: Sequence[int], purpose: Purpose, repeat: int, at: str, meta: Mapping[str, Any]
+    task: Task, by: str, said: Said, order: Sequence[int], purpose: Purpose, place: Any, repeat: int, at: str, meta: Mapping[str, Any]
 ) -> Judgement:
-    event = digest([task.task_id, by, purpose, repeat])
+    what = [said.probabilities and dict(said.probabilities), said.scores and dict(said.scores), said.ranks, said.text]
+    event = digest([task.task_id, by, purpose, place, what])
     answer, reason = answer_of(said), said.text[:2000]
     return Judgement(event, task.task_id, by, purpose, answer, tuple(order), task.protocol, at, repeat, reason=reason, meta=meta)
 

@@ -292,9 +292,9 @@ class Harness:
         if verdict.action == "stop":
             stands = "there is no good checkpoint" if self.good is None else f"the last good checkpoint is that of step {self.good}"
             self._stop(step, verdict.reason, stands)
-        if verdict.action == "adjust":
-            self._adjust(step, verdict.reason, verdict.changes)
-        elif verdict.action == "pause":
+        if verdict.changes:  # also beside a pause: what is saved then has them
+            self._adjust(step, verdict.why_changed, verdict.changes)
+        if verdict.action == "pause":
             self.pausing = verdict.reason
         return verdict.reason if verdict.action == "rollback" else ""
 
@@ -354,6 +354,7 @@ class Harness:
         told: dict[str, Any] = {
             name: getattr(finding, name) for name in ("rule", "level", "state", "metric", "value", "act", "would", "page")
         }
+        told["series"] = finding.key.removeprefix(finding.rule).removeprefix("|")
         told = {name: value for name, value in told.items() if value != ""}
         if finding.state == "resolved":
             self.bus.emit("resolved", finding.step, finding.text, **told, began=self.alarms.pop(finding.key, ""))

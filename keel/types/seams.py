@@ -227,11 +227,13 @@ class RewardSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a guard wants done after a step. ``adjust``: the run goes on with what ``changes`` names; ``pause``: it is saved and left."""
+    """What a guard wants done after a step. ``adjust``: the run goes on with what ``changes`` names; ``pause``: it is saved and left, with
+    these changes, if there are any. Going back changes all settings by itself."""
 
     action: Literal["continue", "adjust", "pause", "rollback", "stop"]
     reason: str = ""
     changes: tuple[Literal["lower_lr", "raise_kl"], ...] = ()
+    why_changed: str = ""
 
 
 class Guard(Protocol):

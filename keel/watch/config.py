@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from keel.core.config import Section
 from keel.watch.alerts.config import AlertsConfig
 from keel.watch.expressions.parser import COMPARE, parse, patterns
+from keel.watch.expressions.tokens import is_name
 from keel.watch.names import PLAIN, direction, nearest
 
 Compare = Literal[">", ">=", "<", "<=", "==", "non-finite"]
@@ -81,7 +82,8 @@ class Rule(Section):
         """The condition as an expression, whichever way it was written."""
         if self.expr:
             return " ".join(self.expr.split())
-        name = self.metric if self.metric.replace("_", "").replace("/", "").isalnum() else f"`{self.metric}`"
+        plain = self.metric.replace("_", "").replace("/", "").isalnum() and is_name(self.metric)
+        name = self.metric if plain else f"`{self.metric}`"
         if self.compare == "non-finite":
             return f"not finite({name})"
         assert self.compare in COMPARE

@@ -86,6 +86,7 @@ class Watch:
         self._scope = Scope(settings=values)
         self._unset = [(name, s) for name, names in asked.items() for s in sorted(names) if s in self._missing]
         self._told: set[str] = set()  # rules whose missing metric was told
+        self._spoke: set[str] = set()  # rules that spoke, if only on a path that was given up
 
     def _fresh(self) -> dict[str, _Live]:
         plain = [rule for rule in self._rules if not self._patterns[rule.name]]
@@ -127,12 +128,11 @@ class Watch:
                 self._judge(live, step, reasons)
         self._tell_missing(metrics)
         changes: tuple[Change, ...] = tuple(change for change in CHANGES if change in reasons)
+        why = "; ".join(reason for change in changes for reason in reasons[change])
         for act in HARDER:
-            if act in reasons:
-                return Verdict(act, "; ".join(reasons[act]))
-        if changes:
-            return Verdict("adjust", "; ".join(reason for change in changes for reason in reasons[change]), changes)
-        return Verdict("continue")
+            if act in reasons:  # a pause keeps the changes, which are asked for only once; going back makes its own
+                return Verdict(act, "; ".join(reasons[act]), changes if act == "pause" else (), why if act == "pause" else "")
+        return Verdict("adjust", why, changes, why) if changes else Verdict("continue")
 
     def _grow(self, metrics: Mapping[str, float]) -> None:
         """A rule with a pattern is one rule for each metric that matches."""
@@ -155,6 +155,7 @@ class Watch:
             text = self._text(live)
             begins, live.firing = not live.firing, True
             if begins:
+                self._spoke.add(rule.name)
                 would = "" if acts else rule.act
                 self._tell(self._finding(live, step, text, "firing", acts, would))
             if acts and (begins or acts in ("stop", "rollback")):
@@ -199,7 +200,9 @@ class Watch:
                 absent = [n for n in self._absent(rule) if n.startswith("eval/") == evaluation and not n.startswith("test/")]
                 if absent and not self._read[rule.name].always:
                     self._told.add(rule.name)
-                    self._say(f"rule {rule.name!r} has nothing to look at so far: {self._not_there(absent[0])}")
+                    partly = len(self._absent(rule)) < len(self._read[rule.name].names)
+                    lacks = "is without a part of its condition so far" if partly else "has nothing to look at so far"
+                    self._say(f"rule {rule.name!r} {lacks}: {self._not_there(absent[0])}")
 
     def _absent(self, rule: Rule) -> list[str]:
         pattern = self._patterns[rule.name]
@@ -212,8 +215,9 @@ class Watch:
         return f"no step or evaluation reported a metric {name!r}" + (f"; did you mean {near}?" if near else "")
 
     def unheard(self) -> list[str]:
-        """The user's rules whose metric never came, in words."""
-        own = [rule for rule in self._rules if rule.name in self._own and not self._read[rule.name].always]
+        """The user's rules that never spoke and one of whose metrics never came, in words."""
+        silent = [rule for rule in self._rules if rule.name in self._own and rule.name not in self._spoke]
+        own = [rule for rule in silent if not self._read[rule.name].always]
         return [f"rule {rule.name!r} never spoke: {self._not_there(absent[0])}" for rule in own if (absent := self._absent(rule))]
 
     def state(self) -> dict[str, Any]:
@@ -222,6 +226,7 @@ class Watch:
             "live": {key: live.state() for key, live in self._live.items()},
             "values": dict(self._scope.values),
             "reported": dict(self._scope.reported),
+            "spoke": sorted(self._spoke),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -234,3 +239,4 @@ class Watch:
         for key, live in self._live.items():
             if key in kept:
                 live.load_state(kept[key])
+        self._spoke |= {*state.get("spoke", ()), *(live.rule.name for live in self._live.values() if live.firing)}

@@ -67,7 +67,7 @@ TINKER: Mapping[str, str] = {
 }
 LLAMA_FACTORY: Mapping[str, str] = {"eval_loss": "eval/loss", "accuracy": "rewards/accuracies"}
 
-_VERL_LINE = re.compile(r"\bstep:(\d+) - (.+)$")
+_VERL_LINE = re.compile(r"\bstep:([0-9]{1,15}) - (.+)$")
 _VERL_EVAL = ("val-core/", "val-aux/", "val/")
 
 
@@ -92,7 +92,7 @@ class Form:
         for name, raw in numbers.items():
             if name not in self.names and name not in self.step and (value := _number(raw)) is not None:
                 found[f"eval/{name}" if name.startswith(self.evaluation) and self.evaluation else name] = value
-        steps = (number for name in self.step if (number := _number(numbers.get(name))) is not None)
+        steps = (number for name in self.step if (number := _number(numbers.get(name))) is not None and math.isfinite(number))
         return next((int(number) for number in steps), None), found
 
 
@@ -163,7 +163,7 @@ def raw_rows(data: bytes, suffix: str = ".jsonl") -> tuple[list[Row], int]:
         return _whole(data)
     rows: list[Row] = []
     torn = 0
-    for line in data.decode("utf-8", "replace").splitlines():
+    for line in data.decode("utf-8", "replace").split("\n"):  # other ends of lines (U+2028) may stand in texts
         row = _line(line)
         if row is not None:
             rows.append(row)
@@ -174,7 +174,7 @@ def raw_rows(data: bytes, suffix: str = ".jsonl") -> tuple[list[Row], int]:
 def _whole(data: bytes) -> tuple[list[Row], int]:
     try:
         read: Any = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [], 1
     listed: Any = read.get("log_history", []) if isinstance(read, dict) else read
     rows = [cast("Row", row) for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
@@ -185,7 +185,7 @@ def _line(line: str) -> Row | None:
     if line.startswith("{"):
         try:
             row: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return cast("Row", row) if isinstance(row, dict) else None
     match = _VERL_LINE.search(line)
@@ -235,5 +235,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
+    except OverflowError:  # of more digits than a number has
+        return math.inf if isinstance(value, int) and value > 0 else -math.inf
     except ValueError:
         return math.nan if str(value).lower() in ("null", "none") else None

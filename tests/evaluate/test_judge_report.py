@@ -331,3 +331,68 @@ def test_labels_of_pairs_do_not_put_the_better_one_first():
     assert all(x.question.answers[0 if x.votes == ("first",) else 1].text.startswith("good") for x in found)
     tie = labelled([Pair("t", Prompt("t", text="q"), (Message("assistant", "a"),), (Message("assistant", "b"),), label=0.5)], "f")
     assert tie[0].votes == ("tie",)
+
+
+def turned(row: Labelled, votes: int) -> Labelled:
+    """The pair with labels against its worth: what an honest judge disagrees with."""
+    worse = "second" if row.question.answers[0].origin["quality"] > row.question.answers[1].origin["quality"] else "first"
+    return Labelled(row.question, (worse,) * votes)
+
+
+def agreed(row: Labelled, votes: int) -> Labelled:
+    return Labelled(row.question, ("second" if turned(row, 1).votes[0] == "first" else "first",) * votes)
+
+
+def checks_of(rows: list[Labelled]) -> dict[str, tuple[float | None, bool]]:
+    found = judge_report(ScriptedJudge("fake", ScriptedConfig(hard=False, quality=2.0)), rows, JudgeReportConfig(**FAST), "x")
+    return {c["name"]: (c["value"], c["passed"]) for c in found["gate"]["checks"]}
+
+
+@pytest.mark.parametrize("several", [1, 3, 49])
+def test_a_few_pairs_of_several_people_do_not_stand_for_the_others(several: int):
+    """They agree with the judge; the 100 pairs with one label do not."""
+    rows = world(100 + several, 7)
+    found = checks_of([agreed(row, 2) for row in rows[:several]] + [turned(row, 1) for row in rows[several:]])
+    assert "below_people" not in found
+    assert found["least_agreement"] == (pytest.approx(several / (100 + several)), False)
+
+
+def test_each_pair_is_answered_for():
+    """Enough pairs of both kinds: each kind is checked by itself, so that neither hides the other."""
+    rows = world(200, 7)
+    found = checks_of([agreed(row, 2) for row in rows[:140]] + [turned(row, 1) for row in rows[140:]])
+    assert found["below_people"][1]
+    assert found["least_agreement"] == (0.0, False)
+    found = checks_of([turned(row, 2) for row in rows[:60]] + [agreed(row, 1) for row in rows[60:]])
+    assert found["below_people"] == (1.0, False)
+    assert found["least_agreement"] == (1.0, True)
+    found = checks_of([agreed(row, 2) for row in rows[:60]] + [turned(row, 1) for row in rows[60:70]])
+    assert "least_agreement" not in found, "ten pairs tell nothing, and most have people"
+
+
+def test_pairs_that_nobody_decides_are_no_evidence():
+    rows = [Labelled(row.question, ("tie", "tie")) for row in world(100, 7)]
+    assert checks_of([*rows, *(agreed(row, 2) for row in world(49, 8))])["least_pairs"] == (49.0, False)
+    assert checks_of([*rows, *(agreed(row, 2) for row in world(50, 8))])["least_pairs"] == (50.0, True)
+
+
+def test_a_row_that_stands_twice_is_not_two_people(caplog: pytest.LogCaptureFixture):
+    """Rows without a name are one vote of somebody unknown: nobody can be left out of it."""
+
+    def pair(good: str, bad: str) -> Pair:
+        return Pair(f"{good}{bad}", Prompt("p", text="q"), (Message("assistant", good),), (Message("assistant", bad),))
+
+    with caplog.at_level("INFO", "keel"):
+        (found,) = labelled([pair("a", "b"), pair("a", "b"), pair("b", "a")], "f")
+    assert found.votes == ("first" if found.question.answers[0].text == "a" else "second",), "the side of most"
+    assert "2 labels are further ones" in caplog.text
+    assert labelled([pair("a", "b"), pair("b", "a")], "f")[0].votes == ("tie",)
+    prompt, answers = Prompt("p", text="q"), (Candidate("a", "x"), Candidate("b", "y"))
+
+    def vote(who: str, outcome: Any) -> Comparison:
+        return Comparison(f"{who}{outcome}", prompt, answers, outcome, 1.0, who, "v", (0, 1))
+
+    (found,) = labelled([vote("", "first"), vote(" ", "first")], "f")
+    assert len(found.votes) == 1
+    (found,) = labelled([vote("", "first"), vote("ann", "second"), vote("bob", "tie")], "f")
+    assert len(found.votes) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import named
 from keel.feedback.views import of_store
+from keel.judges.ask import Said, failed
 from keel.judges.config import ScriptedConfig
-from keel.judges.orders import verdicts
+from keel.judges.orders import Verdict, calls_of, combine, verdicts
 from keel.judges.record import annotator_of, answer_of, failures, judgements, question_of
 from keel.judges.scripted import ScriptedJudge
 from keel.types import Candidate, Choice, Message, Prompt, Scores, Task
@@ -68,3 +70,62 @@ def test_answers():
     scored = verdicts(ScriptedJudge("fake", ScriptedConfig()), [single("some words")])[0]
     assert len(scored.calls) == 1  # one answer has one order
     assert isinstance(answer_of(scored.mean), Scores)
+
+
+def call(criterion: str = "", reference: str = "", order: tuple[int, ...] = (0, 1), sample: int = 0, first: float = 0.9):
+    asked = question_of(task(0), "", reference)
+    asked = replace(asked, criterion=criterion, order=order, sample=sample)
+    return asked, Said(probabilities={"first": first, "second": 1.0 - first})
+
+
+ONES = [
+    call(),
+    call(order=(1, 0)),
+    call(sample=1),
+    call(sample=1, order=(1, 0)),
+    call(sample=2),
+    call(sample=1024),
+    call(sample=5000),
+    call(criterion="truth"),
+    call(criterion="tone"),
+    call(criterion="tone", order=(1, 0)),
+    call(reference="4"),
+    call(reference="5"),
+    call(criterion="tone", reference="5"),
+]
+
+
+def test_each_call_has_an_event_and_a_place_of_its_own():
+    """Whichever calls a run makes, alone or with others: one call is the same event at the same place everywhere."""
+    judge = ScriptedJudge("fake", ScriptedConfig())
+    alone = [judgements(task(0), judge, Verdict(q, ((q, said),), said), AT) for q, said in ONES]
+    together = judgements(task(0), judge, Verdict(ONES[0][0], tuple(ONES), ONES[0][1]), AT)
+    audits = [each[0] for each in alone]
+    assert [(j.event_id, j.repeat) for j in audits] == [(j.event_id, j.repeat) for j in together[:-1]]
+    assert len({j.event_id for j in audits}) == len({j.repeat for j in audits}) == len(ONES)
+    assert [j.repeat for j in audits[:5]] == [0, 1, 2, 3, 4]
+    assert max(j.repeat for j in audits) < 2**31
+    work = [each[1] for each in alone] + [together[-1]]
+    assert len({j.event_id for j in work}) == len(work)
+    of_criteria = {j.repeat for j in work[7:9]} | {work[10].repeat, work[11].repeat}
+    assert len(of_criteria) == 4, "verdicts on other criteria, or beside other right answers, do not take each other's place"
+    assert {j.repeat for j in work[:7]} == {0}
+
+
+def test_what_was_said_is_part_of_the_event():
+    judge = ScriptedJudge("fake", ScriptedConfig())
+    one, other, again = (judgements(task(0), judge, Verdict(q, ((q, s),), s), AT) for q, s in (call(), call(first=0.8), call()))
+    assert one == again
+    assert {j.event_id for j in one}.isdisjoint(j.event_id for j in other)
+    assert [j.repeat for j in one] == [j.repeat for j in other]
+
+
+def test_a_failed_call_leaves_the_others_where_they_are():
+    judge = ScriptedJudge("fake", ScriptedConfig())
+    asked = calls_of(question_of(task(0)), 2)
+    said = [Said(probabilities={"first": 1.0}) for _ in asked]
+    whole = tuple(zip(asked, said, strict=True))
+    partly = ((asked[0], failed("reply: none")), *whole[1:])
+    first, second = (judgements(task(0), judge, Verdict(asked[0], calls, combine(calls)), AT) for calls in (partly, whole))
+    assert {j.event_id for j in first[:-1]} < {j.event_id for j in second[:-1]}
+    assert first[-1].event_id != second[-1].event_id, "a mean of other calls"

@@ -28,6 +28,7 @@ JUDGES = """judges:
   lazy: {type: scripted, constant: A}
   broken: {type: scripted, fails: 1.0}
   odd: {type: scripted, fails: 0.2}
+  noisy: {type: scripted, noise: 1.0, hard: false}
 """
 
 
@@ -112,6 +113,36 @@ def test_rankings_scores_and_rubrics(tmp_path: Path, judges: str):
     assert len(work) == 6
     assert set(work[0]["answer"]["scores"]) == {"truth", "task"}
     assert len([j for j in said if j["purpose"] == "audit"]) == 12
+
+
+def test_another_run_on_the_same_answers_loses_nothing(tmp_path: Path, judges: str):
+    """Other criteria, more samples: all is in the store, and of a mean of more calls the newer one stands."""
+    url = f"sqlite:///{tmp_path}/f.db"
+
+    def judged(file: str, *more: str, judge: str = "good") -> None:
+        given = ["--judges", judges, "--judge", judge, "--override", judge, f"store={url}", f"campaign={Path(file).stem}"]
+        assert main(["judge", file, *given, *more]) == 0
+
+    single = answers(tmp_path / "s.jsonl", n=3, k=1)
+    for criterion in ("truth", "task", "truth"):
+        judged(single, "kind=rubric", f"criteria=[{criterion}]")
+    pairs = answers(tmp_path / "p.jsonl", n=3)
+    for samples in (1, 2, 2):
+        judged(pairs, f"samples={samples}", judge="noisy")
+    with Store(url) as store:
+        said = store.judgements("s")
+        view = of_store(store, "s", surplus=True)
+        assert sorted(name for x in view.ratings for name in x.scores) == ["task"] * 3 + ["truth"] * 3
+        assert len(said) == 12
+        said = store.judgements("p")
+        assert sum(j.purpose == "audit" for j in said) == 12
+        work = [j for j in said if j.purpose == "work"]
+        assert len(work) == 6
+        assert [len(j.meta["mean_of"]) for j in work] == [2] * 3 + [4] * 3
+        assert [j.replaces for j in work[3:]] == [j.event_id for j in work[:3]]
+        view = of_store(store, "p")
+        assert set(view.events) == {j.event_id for j in work[3:]}
+        assert view.left_out == {"audit": 12, "replaced": 3}
 
 
 def test_failures_are_counted_and_named(tmp_path: Path, judges: str, capsys: pytest.CaptureFixture[str]):

@@ -287,3 +287,26 @@ def test_in_which_ways_a_run_can_fail_to_recover() -> None:
     assert never_recovered(healed, ["a", "b"], None) == "the run never recovered: a, b still speak"
     more = never_recovered(Emergency(rollbacks=1, kl_scale=2.0, back_to=4), ["a"], 9)
     assert more == "the run never recovered: the price of the KL is 2 times the recipe's; a still speaks"
+
+
+def test_a_change_beside_a_pause_is_made_before_the_run_is_saved(tmp_path: Path, rows: Rows) -> None:
+    """It is asked for only once, when the alarm begins: left for later it would never come."""
+    rules = [high("pause"), {"name": "slow", "expr": "kl > 2", "act": "lower_lr"}, {"name": "dear", "expr": "kl > 2", "act": "raise_kl"}]
+    limits = {"lr_factor": 0.5, "kl_factor": 3.0}
+    assert harness(tmp_path, Learner(1, 3, 3, 1), *rules, emergency=limits).train().interrupted
+    assert [row["kind"] for row in events(rows, tmp_path, "adjusted", "paused")] == ["adjusted", "paused"]
+    resumed = Learner(1, 3, 3, 1)
+    assert not harness(tmp_path, resumed, *rules, emergency=limits).train().interrupted
+    assert resumed.seen == [(0.5, 3.0)] * 2
+    (told,) = events(rows, tmp_path, "adjusted")
+    assert (told["changes"], told["lr_scale"], told["kl_scale"]) == (["lower_lr", "raise_kl"], 0.5, 3.0)
+
+
+def test_alarms_of_a_pattern_say_of_which_metric_they_are(tmp_path: Path, rows: Rows) -> None:
+    class Parts(Learner):
+        def step(self, step: int) -> Mapping[str, float]:
+            return {**super().step(step), "rewards/a/std": 0.0, "rewards/b/std": 0.0}
+
+    flat = {"name": "flat", "expr": "kl > 0 and `rewards/*/std` == 0"}
+    harness(tmp_path, Parts(1, 1), flat, {"name": "some", "expr": "kl > 0"}).train()
+    assert [row.get("series") for row in events(rows, tmp_path, "warning")] == [None, "rewards/a/std", "rewards/b/std"]

@@ -128,6 +128,7 @@ class Server(HTTPServer):
     def __init__(self, *answers: tuple[int, bytes], open_gate: bool = True) -> None:
         self.answers, self.got = list(answers), list[dict[str, Any]]()
         self.gate, self.asked = threading.Event(), threading.Event()
+        self.moved_to, self.seen = "", 0
         if open_gate:
             self.gate.set()
         super().__init__(("127.0.0.1", 0), _Answers)
@@ -140,6 +141,11 @@ class Server(HTTPServer):
 class _Answers(BaseHTTPRequestHandler):
     server: Server
 
+    def do_GET(self) -> None:
+        self.server.seen += 1
+        self.send_response(200)
+        self.end_headers()
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.set()
@@ -149,6 +155,8 @@ class _Answers(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):  # who asked may be gone
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
+            if self.server.moved_to:
+                self.send_header("Location", self.server.moved_to)
             self.end_headers()
             self.wfile.write(answer)
 
@@ -244,6 +252,53 @@ def test_the_same_alarm_waits_for_the_cool_down_and_is_counted(tmp_path: Path):
     sink.close()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["number"], row["left_out"]) for row in rows] == [(1, 0), (4, 0), (5, 2), (7, 0)]
+
+
+def test_different_alarms_do_not_wait_for_each_other(tmp_path: Path):
+    """All at once: two metrics of one rule, each of two actions, a run that stopped early and one that never recovered."""
+    file = tmp_path / "alarms.jsonl"
+    (sink,) = alert_sinks(AlertsConfig.model_validate({"to": [{"kind": "file", "path": str(file)}], "cool_down_s": 100}), "run-1")
+    told = [
+        event(number=1, series="rewards/a/std"),
+        event(number=2, series="rewards/b/std"),
+        event("resolved", number=3, series="rewards/b/std"),
+        *(Event("adjusted", 7, {}, f"lr is now {lr}", 0.0, number, str(number)) for number, lr in ((4, 0.1), (5, 0.01))),
+        *(Event("warning", 9, data, m, 0.0, n, str(n)) for n, m, data in ((6, "stopped early", {}), (7, "lost", {"level": "critical"}))),
+    ]
+    for e in [*told, *told]:
+        sink.handle(e)
+    sink.handle(event(at=100.0, number=8, series="rewards/a/std"))
+    sink.close()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["number"], row["left_out"]) for row in rows] == [(n, 0) for n in range(1, 8)] + [(8, 1)]
+    assert rows[1]["series"] == "rewards/b/std"
+    assert Alarm(**rows[2]).title == "[warning] run-1: kl (rewards/b/std) is over at step 7"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_nothing_was_sent(status: int, caplog: pytest.LogCaptureFixture):
+    """Followed with a GET, as is usual, the message would be lost and the page behind it taken for success."""
+    aim, server = Server(), Server()
+    server.answers, server.moved_to = [(status, b"")] * 2, aim.url
+    with serving(aim), serving(server), caplog.at_level(logging.WARNING):
+        sink = sink_to(server.url, tries=2)
+        sink.handle(event())
+        sink.close()
+    assert (len(server.got), aim.got, aim.seen) == (2, [], 0)
+    assert f"alerts: 1 did not get to json webhook; the last reason: OSError: HTTP {status}: the address has moved" in caplog.text
+    assert aim.url not in caplog.text
+
+
+@pytest.mark.parametrize(("form", "taken"), [("json", True), ("lark", False), ("dingtalk", False), ("wecom", False)])
+def test_a_page_is_no_answer_of_a_bot(form: str, taken: bool, caplog: pytest.LogCaptureFixture):
+    server = Server((200, b"<html>log in first</html>"))
+    alerts = AlertsConfig.model_validate({"to": [{"kind": "webhook", "url": server.url, "format": form}], "flush_s": 60, "tries": 1})
+    with serving(server), caplog.at_level(logging.WARNING):
+        (sink,) = alert_sinks(alerts, "run-1")
+        sink.handle(event())
+        sink.close()
+    assert len(server.got) == 1
+    assert ("the answer is none of a bot" in caplog.text) == (not taken)
 
 
 def test_each_receiver_has_its_level(tmp_path: Path):

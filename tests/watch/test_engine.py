@@ -129,7 +129,9 @@ def test_verdicts_of_several_rules():
     for names, action, changes in (
         (["lower_lr"], "adjust", ("lower_lr",)),
         (["raise_kl", "lower_lr"], "adjust", ("lower_lr", "raise_kl")),
-        (["lower_lr", "pause"], "pause", ()),
+        (["lower_lr", "pause"], "pause", ("lower_lr",)),
+        (["lower_lr", "raise_kl", "pause"], "pause", ("lower_lr", "raise_kl")),
+        (["lower_lr", "rollback"], "rollback", ()),  # which makes changes of its own
         (["pause", "rollback"], "rollback", ()),
         (["rollback", "stop"], "stop", ()),
         ([], "continue", ()),
@@ -137,6 +139,7 @@ def test_verdicts_of_several_rules():
         verdict = Judge(*acts).watch.check(1, {f"x/{n}": 1.0 for n in names})
         assert (verdict.action, verdict.changes) == (action, changes)
         assert all(f"x/{n} = 1 (> 0)" in verdict.reason for n in names if action in (n, "adjust"))
+        assert all((f"x/{n} = 1 (> 0)" in verdict.why_changed) == (n in changes) for n in names)
 
 
 def test_a_change_of_settings_is_made_once_as_long_as_the_rule_speaks():
@@ -246,3 +249,45 @@ def test_a_rule_that_cannot_be_meant_is_refused(rule: dict[str, Any], words: str
 def test_two_rules_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two rules have the name 'high'"):
         WatchConfig.model_validate({"rules": [HIGH, HIGH]})
+
+
+def test_a_rule_that_spoke_is_not_called_silent():
+    """One of two metrics is enough for an `or`; that the other one never came is told at the start, and not as silence at the end."""
+    either = {"name": "either", "expr": "kl > 2 or objective/kl > 9"}
+    judge = Judge(either, {"name": "both", "expr": "kl > 2 and objective/kl > 9"})
+    judge.see(kl(1, 3))
+    assert [f.rule for f in judge.told] == ["either"]
+    missing = "no step or evaluation reported a metric 'objective/kl'"
+    assert judge.said == [f"rule '{n}' is without a part of its condition so far: {missing}" for n in ("either", "both")]
+    assert judge.watch.unheard() == [f"rule 'both' never spoke: {missing}"]
+    resumed = Judge(either)
+    resumed.watch.load_state(json.loads(json.dumps(judge.watch.state())))
+    resumed.see(kl(1), 3)
+    assert resumed.watch.unheard() == []
+    early = Judge(either)
+    before = early.watch.state()
+    early.see(kl(3))
+    early.watch.load_state(before)  # the run goes back: what was told was told
+    assert early.watch.unheard() == []
+    old = {name: value for name, value in judge.watch.state().items() if name != "spoke"}
+    resumed = Judge(either)
+    resumed.watch.load_state(old)
+    assert resumed.watch.unheard() == [], "it speaks still"
+
+
+def test_names_in_any_script():
+    """In an expression, as a metric, in a pattern; with what is no sign of a name in backticks."""
+    name = "rewards/正确/mean"
+    rules = [
+        {"name": "a", "expr": f"{name} < 0.5 and 长度 > 3"},
+        {"name": "b", "metric": name, "compare": "<", "threshold": 0.5},
+        {"name": "c", "metric": "rewards/*/mean", "compare": "<", "threshold": 0.5},
+        {"name": "d", "metric": "rewards/正确（严格）/mean", "compare": "<", "threshold": 0.5},
+        {"name": "e", "metric": "récompense", "compare": "<", "threshold": 0.5},
+    ]
+    judge = Judge(*rules)
+    judge.see([{name: 0.25, "长度": 4.0, "rewards/正确（严格）/mean": 0.25, "récompense": 0.25}])
+    assert [(f.rule, f.metric) for f in judge.told][:2] == [("a", name), ("b", name)]
+    assert sorted(f.rule for f in judge.told) == ["a", "b", "c", "c", "d", "e"]
+    assert judge.said == []
+    assert next(f.text for f in judge.told if f.rule == "b") == f"{name} = 0.25 (< 0.5)"

@@ -95,6 +95,33 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path):
     assert log.left_out == 3
 
 
+@pytest.mark.parametrize("step", ["NaN", "Infinity", "-Infinity", '"nan"', "1" + "0" * 400, "null", "true", '"x"', "[1]", "1" * 5000])
+def test_a_step_that_is_none_is_counted_and_breaks_nothing(tmp_path: Path, step: str):
+    """In every form that names its step."""
+    file = tmp_path / "metrics.jsonl"
+    for name, more in (
+        ("step", '"kl": 1'),
+        ("current_steps", '"loss": 1'),
+        ("global_step", '"actor_lr": 1'),
+        ("step", '"data": {"kl": 1}'),
+    ):
+        good = f'{{"{name}": 1, {more}}}\n'
+        file.write_text(f'{good}{{"{name}": {step}, {more}}}\n{good.replace(": 1,", ": 3,", 1)}')
+        log = read_log(file)
+        assert ([s for s, _ in log.rows], log.left_out) == ([1, 3], 1), name
+
+
+def test_numbers_of_any_size_and_texts_with_any_sign(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    first = '{"step": 1, "kl": -1' + "0" * 400 + ', "rewards/正确/mean": 0.5, "text": "a\u2028b\x85c"}'
+    file.write_text(f'{first}\r\n{"{" * 9}\n{{"step": 2, "x": {"[" * 9999}\n')
+    log = read_log(file)
+    assert log.rows == ((1, {"kl": -math.inf, "rewards/正确/mean": 0.5}),)
+    assert log.left_out == 2
+    (tmp_path / "out.log").write_text(f"step:{'9' * 5000} - critic/kl:1\nstep:2 - rewards/正确:0.5 - critic/kl:1\n")
+    assert read_log(tmp_path / "out.log").rows == ((2, {"kl": 1.0, "rewards/正确": 0.5}),)
+
+
 def test_the_last_checkpoint_has_the_whole_history(tmp_path: Path):
     for step in (5, 20, 100):
         folder = tmp_path / f"checkpoint-{step}"

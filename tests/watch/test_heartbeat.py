@@ -240,3 +240,109 @@ def test_tests_of_rule_files(tmp_path: Path):
         run_rule_tests([str(file)])
     with pytest.raises(ConfigError, match="needs rule files"):
         run_rule_tests([])
+
+
+def history(path: Path, *rows: Mapping[str, float], place: str = "trainer_state.json") -> None:
+    """As trainers do it: a new file in the place of the old one."""
+    new = path / "new"
+    new.write_text(json.dumps({"log_history": list(rows)}))
+    (path / place).parent.mkdir(exist_ok=True)
+    new.replace(path / place)
+
+
+def of_trl(first: int, last: int, loss: float = 1.0) -> list[dict[str, float]]:
+    return [{"step": step, "loss": loss, "learning_rate": 1e-5, "kl": 0.1 * step} for step in range(first, last + 1)]
+
+
+def test_rows_of_a_json_file_come_once(tmp_path: Path):
+    tail = Tail(tmp_path)
+    history(tmp_path, *of_trl(1, 3))
+    assert [s for s, _ in tail.read()] == [1, 2], "the last one may get more"
+    assert tail.read() == []
+    history(tmp_path, *of_trl(1, 3), {"step": 3, "eval_loss": float("nan")})
+    assert tail.read() == []
+    history(tmp_path, *of_trl(1, 3), {"step": 3, "eval_loss": float("nan")}, *of_trl(4, 5))
+    found = tail.read()
+    assert [s for s, _ in found] == [3, 4]
+    assert "eval/loss" in found[0][1]
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"st')  # half written
+    assert tail.read() == []
+    assert not tail.again
+    history(tmp_path, *of_trl(1, 3), {"step": 3, "eval_loss": float("nan")}, *of_trl(4, 6))
+    assert [s for s, _ in tail.read()] == [5]
+    assert [s for s, _ in tail.read(last_too=True)] == [6]
+    assert tail.read() == tail.read(last_too=True) == []
+    history(tmp_path, *of_trl(1, 2), *of_trl(3, 5, loss=9.0))
+    assert [s for s, _ in tail.read()] == [1, 2, 3, 4], "another history"
+    assert tail.again
+    assert tail.read() == []
+    assert not tail.again
+
+
+def test_a_history_that_moves_to_the_next_checkpoint_goes_on(tmp_path: Path):
+    tail = Tail(tmp_path)
+    history(tmp_path, *of_trl(1, 5), place="checkpoint-5/trainer_state.json")
+    assert [s for s, _ in tail.read()] == [1, 2, 3, 4]
+    history(tmp_path, *of_trl(1, 10), place="checkpoint-10/trainer_state.json")
+    assert [s for s, _ in tail.read()] == [5, 6, 7, 8, 9]
+    assert not tail.again
+
+
+def test_rules_on_a_json_file_count_steps_and_not_looks(tmp_path: Path):
+    """Three looks at one high step are not three high steps."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:\n  - {name: high, expr: kl > 0.25, for: 3}\n")
+    history(tmp_path, *of_trl(1, 4))
+    clock = Clock(None, None, None, lambda: history(tmp_path, *of_trl(1, 6)), None)
+    text = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        follow(str(tmp_path), str(rules), wait=clock.wait, clock=lambda: clock.now, console=Console(file=text, width=400))
+    assert [line for line in text.getvalue().splitlines() if "high" in line] == ["step 5  high  kl = 0.5 (> 0.25 for 3 steps)"]
+
+
+def resumed(tmp_path: Path, metrics_at: float, started_at: float) -> Heartbeat:
+    """A run of 10 s a step, in the hands of this process, whose log and manifest were last written then."""
+    os.utime(tmp_path / "run" / "manifest.json", (started_at, started_at))
+    heart, tail = Heartbeat(tmp_path / "run", 10.0), Tail(tmp_path / "run")
+    os.utime(tmp_path / "run" / "metrics.jsonl", (metrics_at, metrics_at))
+    for step, metrics in tail.read(last_too=True):
+        heart.take(step, metrics)
+    assert tail.changed_at == metrics_at
+    return heart
+
+
+def test_a_run_that_goes_on_after_a_day_is_not_stalled_before_its_first_step(live: tuple[RunDir, EventBus], tmp_path: Path):
+    """Patience begins with a step of this start, as at the first one: a model is loaded before."""
+    _, bus = live
+    steps(bus, 1, 5)
+    heart = resumed(tmp_path, 1e9, 1e9 + 86400)
+    assert heart.patience() == 100.0
+    found = heart.pulse(1e9 + 86400 + 500, 1e9)
+    assert (found.status, found.text) == ("running", "started 2001-09-10T01:46:40+00:00, no step since then; the last one before was 5")
+    steps(bus, 6, 6)
+    assert heart.pulse(1e9 + 86400 + 800, 1e9 + 86400 + 600).status == "stalled"
+    assert heart.pulse(1e9 + 500, 1e9).status == "stalled", "a start in the future is another clock's"
+
+
+def test_no_time_of_1970_is_told(live: tuple[RunDir, EventBus], tmp_path: Path):
+    """Where the log is not there (the run begins anew) nothing is known of when it was written."""
+    run, bus = live
+    steps(bus, 1, 5)
+    heart = resumed(tmp_path, 1e9, 1e9 - 10)
+    assert heart.pulse(2e9, 0.0).status == "running"
+    run.close()
+    found = heart.pulse(2e9, 0.0)
+    assert found.status == "killed"
+    assert "1970" not in found.text
+
+
+def test_a_run_that_begins_anew_is_watched_anew(live: tuple[RunDir, EventBus]):
+    run, bus = live
+    tail = Tail(run.path)
+    steps(bus, 1, 5)
+    assert len(tail.read()) == 4
+    (run.path / "metrics.jsonl").unlink()
+    assert tail.read() == []
+    assert tail.again
+    steps(bus, 1, 9)
+    assert [s for s, _ in tail.read()] == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +150,22 @@ def _lines(campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequen
 
 
 def _store(url: str, campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement]) -> int:
-    """How many judgements are new in the store. What a judge said before, at another time, is the same event."""
+    """How many judgements are new in the store. What a judge said before, at another time, is the same event; where it says something else
+    now, or its mean is of more calls, the new judgement takes the place of the old one, which stays in the history."""
     with Store(url) as store:
         if all(c.name != campaign.name for c in store.campaigns()):
             store.add_campaign(campaign)
         store.add_annotator(annotator_of(judge))
         store.add_tasks(campaign.name, tasks)
-        before = {j.event_id for j in store.judgements(campaign.name)}
-        return store.record([j for j in said if j.event_id not in before])
+        by = annotator_of(judge).annotator_id
+        before, standing = store.judgements(campaign.name, annotator=by), store.standing(campaign.name)
+        known = {j.event_id for j in before}
+        stands = {_place(j): j.event_id for j in before if j.event_id in standing}
+        return store.record([replace(j, replaces=stands.get(_place(j), "")) for j in said if j.event_id not in known])
+
+
+def _place(j: Judgement) -> tuple[str, str, int]:
+    return j.task_id, j.purpose, j.repeat
 
 
 @dataclass(slots=True)

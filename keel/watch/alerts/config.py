@@ -71,7 +71,9 @@ class AlertsConfig(Section):
         default=(), description="Receivers: `{kind: webhook, url: ...}`, `{kind: mail, ...}`, `{kind: file, path: ...}`."
     )
     cool_down_s: float = Field(
-        default=300.0, ge=0, description="The same alarm is sent once in so many seconds; what is left out is counted."
+        default=300.0,
+        ge=0,
+        description="The same alarm (rule, metric of its pattern, beginning or end) is sent once in so many seconds; the rest is counted.",
     )
     timeout_s: float = Field(default=10.0, gt=0, description="A receiver that does not answer for so long has failed.")
     tries: int = Field(default=4, ge=1, le=20, description="So often a message is tried, 1, 2, 4 ... seconds apart.")

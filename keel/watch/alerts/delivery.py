@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from keel.core.events import Event, Sink
 from keel.runs import logs
@@ -47,12 +47,22 @@ class FileReceiver:
         logs.append(self._path, [asdict(alarm)])
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib follows a redirect of a POST with a GET that has no message in it, and takes the page that it finds for success."""
+
+    def redirect_request(self, *args: Any, **more: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 class WebhookReceiver:
     """Posts JSON. Raises OSError where the answer is not 2xx or says that the message was refused."""
 
     def __init__(self, config: WebhookAlert, timeout_s: float) -> None:
         self._url, self._secret, self._timeout = secret_of(config.url), secret_of(config.secret), timeout_s
-        self._form, self.name = FORMATS[config.format], f"{config.format} webhook"
+        self._form, self._bot, self.name = FORMATS[config.format], config.format != "json", f"{config.format} webhook"
 
     def send(self, alarm: Alarm) -> None:
         request = self._form(alarm, self._url, self._secret, time.time())
@@ -60,11 +70,12 @@ class WebhookReceiver:
         headers = {"Content-Type": "application/json; charset=utf-8"}
         try:
             post = urllib.request.Request(request.url, data=body, headers=headers, method="POST")
-            with urllib.request.urlopen(post, timeout=self._timeout) as answer:
-                why = refused(answer.read(MOST_ANSWER))
+            with _OPENER.open(post, timeout=self._timeout) as answer:
+                why = refused(answer.read(MOST_ANSWER), self._bot)
         except urllib.error.HTTPError as error:
             error.close()
-            raise OSError(f"HTTP {error.code}") from None  # the address holds a secret: it is not repeated
+            more = ": the address has moved, and an alarm is sent nowhere else; set the new one" if 300 <= error.code < 400 else ""
+            raise OSError(f"HTTP {error.code}{more}") from None  # the address holds a secret: it is not repeated
         except ValueError:
             raise OSError("the address cannot be read") from None
         if why:
@@ -90,7 +101,8 @@ class MailReceiver:
                 server.starttls(context=context)
             if c.user:
                 server.login(c.user, self._password)
-            server.send_message(mail(alarm, c.sender, c.to))
+            if lost := server.send_message(mail(alarm, c.sender, c.to)):  # the others have it: it is not tried again
+                log.warning("alerts: %s refuses mail to %s", c.host, ", ".join(sorted(lost)))
 
 
 class _Line:
@@ -101,15 +113,15 @@ class _Line:
         self._queue: queue.SimpleQueue[Alarm | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._pause = pause or self._ending.wait  # a run that ends does not wait for the next try
-        self._sent_at: dict[tuple[str, str], float] = {}
-        self._left_out: dict[tuple[str, str], int] = {}
+        self._sent_at: dict[tuple[str, ...], float] = {}
+        self._left_out: dict[tuple[str, ...], int] = {}
         self._taken, self._sent, self.last = 0, 0, ""  # alarms for this receiver, those that got there, why the last one did not
         self._thread = threading.Thread(target=self._work, name=f"alert {receiver.name}", daemon=True)
         self._thread.start()
 
     def take(self, alarm: Alarm, at: float) -> None:
         """Never waits. ``at``: when it happened, in seconds, which the cool-down goes by."""
-        key = (alarm.rule or alarm.kind, alarm.state)
+        key = alarm.same
         if not reaches(alarm, self.level):
             return
         if at - self._sent_at.get(key, float("-inf")) < self._config.cool_down_s:

@@ -38,13 +38,20 @@ class Alarm:
     number: int
     id: str
     began: str = ""  # id of the alarm that is over
-    left_out: int = 0  # alarms of the same rule that were not sent since the last one
+    left_out: int = 0  # the same alarm, not sent since the last one
+    series: str = ""  # the metric, where the rule has a pattern and is one rule for each that matches
 
     @property
     def title(self) -> str:
         """In a line: level, run, rule, step."""
         what = self.rule or self.kind
-        return f"[{self.level}] {self.run}: {what}{' is over' if self.state == 'resolved' else ''} at step {self.step}"
+        of = f" ({self.series})" if self.series else ""
+        return f"[{self.level}] {self.run}: {what}{of}{' is over' if self.state == 'resolved' else ''} at step {self.step}"
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """What makes two alarms the same one: rule, series and state; of what no rule says its kind and its words."""
+        return (self.rule, self.series, self.state) if self.rule else (self.kind, self.message)
 
     @property
     def text(self) -> str:
@@ -74,6 +81,7 @@ def alarm_of(event: Event, run: str) -> Alarm | None:
         event.number,
         event.id,
         str(data.get("began", "")),
+        series=str(data.get("series", "")),
     )
 
 
@@ -129,15 +137,15 @@ FORMATS: Mapping[str, Callable[[Alarm, str, str, float], Request]] = {
 }
 
 
-def refused(answer: bytes) -> str:
-    """Why a bot did not take a message that it answered with HTTP 200: ``errcode`` of DingTalk and WeCom, ``code`` of Lark; empty where it
-    did."""
+def refused(answer: bytes, bot: bool = False) -> str:
+    """Why a message was not taken that was answered with HTTP 200: ``errcode`` of DingTalk and WeCom, ``code`` of Lark; empty where it was.
+    ``bot``: all of these answer with a JSON object, so that a page (of a login, of a proxy) is no answer of theirs."""
     try:
         said: Any = json.loads(answer)
-    except ValueError:
-        return ""
+    except (ValueError, RecursionError):
+        said = None
     if not isinstance(said, dict):
-        return ""
+        return "the answer is none of a bot" if bot else ""
     for key, why in (("errcode", "errmsg"), ("code", "msg")):
         if said.get(key, 0) not in (0, "0", None):
             return f"{key} {said[key]}: {said.get(why, '')}"

@@ -9,10 +9,10 @@ from typing import Literal
 Kind = Literal["number", "name", "pattern", "setting", "symbol", "word", "end"]
 WORDS = frozenset({"and", "or", "not"})
 
-_NAME = r"[A-Za-z_][A-Za-z0-9_.:@]*(?:/[A-Za-z0-9_][A-Za-z0-9_.:@]*)*"
+_NAME = r"[^\W\d][\w.:@]*(?:/\w[\w.:@]*)*"  # letters of any script: rewards/正确/mean
 _TOKEN = re.compile(
     rf"""(?P<space>\s+)
-    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
+    |(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
     |(?P<setting>\$[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)
     |(?P<name>{_NAME})
     |`(?P<quoted>[^`]+)`
@@ -51,6 +51,11 @@ class Token:
     kind: Kind
     text: str
     start: int
+
+
+def is_name(text: str) -> bool:
+    """Can it stand as a name without backticks?"""
+    return re.fullmatch(_NAME, text) is not None and text not in WORDS
 
 
 def tokens(text: str) -> list[Token]:
