@@ -275,6 +275,24 @@ def test_different_alarms_do_not_wait_for_each_other(tmp_path: Path):
     assert Alarm(**rows[2]).title == "[warning] run-1: kl (rewards/b/std) is over at step 7"
 
 
+def test_what_was_left_out_and_stands_is_told_after_the_cool_down(tmp_path: Path):
+    """It speaks, is over, speaks again within the cool-down and goes on: whoever was told that it is over must hear of it."""
+    file = tmp_path / "alarms.jsonl"
+    (sink,) = alert_sinks(AlertsConfig.model_validate({"to": [{"kind": "file", "path": str(file)}], "cool_down_s": 100}), "run-1")
+    flaps = ((0.0, "warning"), (10.0, "resolved"), (20.0, "warning"), (30.0, "resolved"), (40.0, "warning"))
+    for number, (at, kind) in enumerate(flaps, 1):
+        sink.handle(event(kind, at=at, number=number))
+    sink.handle(event("step", at=99.0))
+    sink.handle(event("step", at=100.0))
+    sink.handle(event("step", at=300.0))
+    for number, (at, kind) in enumerate(((301.0, "resolved"), (302.0, "warning"), (303.0, "resolved")), 6):
+        sink.handle(event(kind, at=at, number=number, rule="other"))
+    # the last one stands until the end of the run
+    sink.close()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["number"], row["left_out"]) for row in rows] == [(1, 0), (2, 0), (5, 1), (6, 0), (7, 0), (8, 0)]
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_and_nothing_was_sent(status: int, caplog: pytest.LogCaptureFixture):
     """Followed with a GET, as is usual, the message would be lost and the page behind it taken for success."""
