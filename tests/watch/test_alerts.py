@@ -424,3 +424,25 @@ def test_the_bus_numbers_what_is_sent(tmp_path: Path):
 
 def test_webhooks_take_plain_addresses():
     assert WebhookAlert(url="http://127.0.0.1/x").format == "json"
+
+
+def test_an_address_that_a_mail_server_refuses_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """The others have the mail: it is not sent to them again."""
+    sent: list[Any] = []
+
+    class Post:
+        def __init__(self, *args: Any, **more: Any) -> None: ...
+        def __enter__(self) -> Post:
+            return self
+
+        def __exit__(self, *args: Any) -> None: ...
+        def send_message(self, message: Any) -> dict[str, Any]:
+            sent.append(message)
+            return {"gone@x.y": (550, b"no such mailbox")}
+
+    monkeypatch.setattr("smtplib.SMTP", Post)
+    config = MailAlert.model_validate({"host": "h", "security": "none", "sender": "a@x.y", "to": ["here@x.y", "gone@x.y"]})
+    with caplog.at_level(logging.WARNING):
+        receiver_of(config, 1.0).send(ALARM)
+    assert len(sent) == 1
+    assert "alerts: h refuses mail to gone@x.y" in caplog.text
