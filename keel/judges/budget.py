@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from keel.judges.config import PriceConfig
 
-_CHARACTERS_A_TOKEN = 2.0  # for what a call may cost at most, before anybody counted its tokens: low, so that the cost is not told too low
+# For what a call may cost at most, before anybody counted its tokens: low, so that the cost is not told too low. Signs beyond ASCII
+# (Chinese, emoji) take a token each or more where the tokenizer was made for another language.
+_CHARACTERS_A_TOKEN = 2.0
+_TOKENS_A_SIGN = 2.0
 
 _ROUNDING = 1e-9  # of a limit: a sum of costs may lie a little below it that is equal to it
 
@@ -20,9 +23,11 @@ def cost_of(price: PriceConfig, tokens: tuple[int, int] | None) -> float | None:
     return (tokens[0] * price.read + tokens[1] * price.written) / 1e6
 
 
-def most_tokens(characters: int, max_tokens: int) -> tuple[int, int]:
-    """An upper guess of the tokens of a call."""
-    return int(characters / _CHARACTERS_A_TOKEN) + 32, max_tokens
+def most_tokens(texts: Iterable[str], max_tokens: int) -> tuple[int, int]:
+    """An upper guess of the tokens of a call that shows ``texts``."""
+    whole = "".join(texts)
+    plain = sum(sign.isascii() for sign in whole)
+    return int(plain / _CHARACTERS_A_TOKEN + (len(whole) - plain) * _TOKENS_A_SIGN) + 32, max_tokens
 
 
 @dataclass(slots=True)

@@ -215,8 +215,7 @@ class EndpointJudge:
 
     def _most(self, ready: Ready) -> float | None:
         """What a call costs at most."""
-        characters = sum(len(text) for _, text in ready.written.messages)
-        return cost_of(self.config.price, most_tokens(characters, ready.body["max_tokens"]))
+        return cost_of(self.config.price, most_tokens((text for _, text in ready.written.messages), ready.body["max_tokens"]))
 
     async def _post(self, client: Any, ready: Ready, bill: Bill) -> tuple[dict[str, Any], tuple[int, int] | None]:
         """The reply and its tokens. Raises CallError after the last attempt, at once for a refusal that will not change, and before the

@@ -100,7 +100,7 @@ class Heartbeat:
 
     def patience(self, arrivals: float | None = None) -> float | None:
         """Seconds without a step after which a run is stalled; None while its usual step is not known. ``arrivals``: the usual time between
-        rows as the onlooker saw it, for logs that do not tell."""
+        two times that rows came, as the onlooker saw it, for logs that do not tell."""
         usual = statistics.median(self._seconds) if len(self._seconds) >= FEW else arrivals
         return None if usual is None else max(SHORTEST_S, self._factor * usual) + self._longest_evaluation
 

@@ -11,6 +11,7 @@ import pytest
 from asking import Server, completion, question
 
 from keel.core.errors import ConfigError, RunError, UserError
+from keel.judges.budget import most_tokens
 from keel.judges.journal import Call, Journal
 
 httpx = pytest.importorskip("httpx")
@@ -157,3 +158,9 @@ def test_a_key_that_no_header_can_have_is_refused_and_not_repeated(tmp_path: Pat
         assert "s3cret" not in str(error.value)
     monkeypatch.setenv("SOME_KEY", "s3cret\n")  # as files end
     judge(None, tmp_path, key_env="SOME_KEY")
+
+
+def test_the_highest_number_of_tokens_by_hand():
+    assert most_tokens(["abcd", "ef"], 7) == (3 + 32, 7)
+    assert most_tokens(["哪个回答更好？"], 1) == (14 + 32, 1), "a token or two each"
+    assert most_tokens(["ab哪"], 1) == (1 + 2 + 32, 1)

@@ -275,6 +275,24 @@ def test_different_alarms_do_not_wait_for_each_other(tmp_path: Path):
     assert Alarm(**rows[2]).title == "[warning] run-1: kl (rewards/b/std) is over at step 7"
 
 
+def test_what_was_left_out_and_stands_is_told_after_the_cool_down(tmp_path: Path):
+    """It speaks, is over, speaks again within the cool-down and goes on: whoever was told that it is over must hear of it."""
+    file = tmp_path / "alarms.jsonl"
+    (sink,) = alert_sinks(AlertsConfig.model_validate({"to": [{"kind": "file", "path": str(file)}], "cool_down_s": 100}), "run-1")
+    flaps = ((0.0, "warning"), (10.0, "resolved"), (20.0, "warning"), (30.0, "resolved"), (40.0, "warning"))
+    for number, (at, kind) in enumerate(flaps, 1):
+        sink.handle(event(kind, at=at, number=number))
+    sink.handle(event("step", at=99.0))
+    sink.handle(event("step", at=100.0))
+    sink.handle(event("step", at=300.0))
+    for number, (at, kind) in enumerate(((301.0, "resolved"), (302.0, "warning"), (303.0, "resolved")), 6):
+        sink.handle(event(kind, at=at, number=number, rule="other"))
+    # the last one stands until the end of the run
+    sink.close()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["number"], row["left_out"]) for row in rows] == [(1, 0), (2, 0), (5, 1), (6, 0), (7, 0), (8, 0)]
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_and_nothing_was_sent(status: int, caplog: pytest.LogCaptureFixture):
     """Followed with a GET, as is usual, the message would be lost and the page behind it taken for success."""
@@ -406,3 +424,25 @@ def test_the_bus_numbers_what_is_sent(tmp_path: Path):
 
 def test_webhooks_take_plain_addresses():
     assert WebhookAlert(url="http://127.0.0.1/x").format == "json"
+
+
+def test_an_address_that_a_mail_server_refuses_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """The others have the mail: it is not sent to them again."""
+    sent: list[Any] = []
+
+    class Post:
+        def __init__(self, *args: Any, **more: Any) -> None: ...
+        def __enter__(self) -> Post:
+            return self
+
+        def __exit__(self, *args: Any) -> None: ...
+        def send_message(self, message: Any) -> dict[str, Any]:
+            sent.append(message)
+            return {"gone@x.y": (550, b"no such mailbox")}
+
+    monkeypatch.setattr("smtplib.SMTP", Post)
+    config = MailAlert.model_validate({"host": "h", "security": "none", "sender": "a@x.y", "to": ["here@x.y", "gone@x.y"]})
+    with caplog.at_level(logging.WARNING):
+        receiver_of(config, 1.0).send(ALARM)
+    assert len(sent) == 1
+    assert "alerts: h refuses mail to gone@x.y" in caplog.text

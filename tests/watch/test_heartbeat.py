@@ -17,7 +17,7 @@ from keel.core.errors import ConfigError, UserError
 from keel.core.events import EventBus
 from keel.runs.directory import RunDir
 from keel.runs.sinks import JsonlSink
-from keel.verbs.watch.run import follow, run_rule_tests, run_watch
+from keel.verbs.watch.run import Onlooker, follow, run_rule_tests, run_watch
 from keel.watch.config import WatchConfig
 from keel.watch.heartbeat import SHORTEST_S, Heartbeat, Tail
 from keel.watch.replay import kind_of, replay
@@ -346,3 +346,16 @@ def test_a_run_that_begins_anew_is_watched_anew(live: tuple[RunDir, EventBus]):
     assert tail.again
     steps(bus, 1, 9)
     assert [s for s, _ in tail.read()] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_trainer_that_writes_seldom_is_not_stalled_in_between(tmp_path: Path):
+    """100 rows every 300 s: what is usual is the time between two writings and not a hundredth of it."""
+    onlooker, now = Onlooker(tmp_path, "", 10.0), 1e9
+    for writing in range(1, 6):
+        history(tmp_path, *of_trl(1, 100 * writing))
+        os.utime(tmp_path / "trainer_state.json", (now, now))
+        for _ in range(5):
+            assert onlooker.look(now)[1].status == "running"
+            now += 60.0
+    assert onlooker.look(now + 2600.0)[1].status == "running"
+    assert onlooker.look(now + 2800.0)[1].status == "stalled"

@@ -150,7 +150,7 @@ class Onlooker:
             self.replay.take(step, metrics)
         if rows:
             if self._seen_at is not None:
-                self._arrivals.append((now - self._seen_at) / len(rows))
+                self._arrivals.append(now - self._seen_at)  # of as many as came together: some trainers write once in 500 steps
             self._seen_at = now
 
     def alert(self, pulse: Pulse, now: float) -> None:

@@ -115,21 +115,43 @@ class _Line:
         self._pause = pause or self._ending.wait  # a run that ends does not wait for the next try
         self._sent_at: dict[tuple[str, ...], float] = {}
         self._left_out: dict[tuple[str, ...], int] = {}
+        self._state: dict[tuple[str, str], str] = {}  # by rule and series: what was sent last, firing or resolved
+        self._held: dict[tuple[str, str], Alarm] = {}  # left out for now, and at odds with that
         self._taken, self._sent, self.last = 0, 0, ""  # alarms for this receiver, those that got there, why the last one did not
         self._thread = threading.Thread(target=self._work, name=f"alert {receiver.name}", daemon=True)
         self._thread.start()
 
     def take(self, alarm: Alarm, at: float) -> None:
         """Never waits. ``at``: when it happened, in seconds, which the cool-down goes by."""
-        key = alarm.same
+        key, series = alarm.same, (alarm.rule, alarm.series)
         if not reaches(alarm, self.level):
             return
-        if at - self._sent_at.get(key, float("-inf")) < self._config.cool_down_s:
+        self._held.pop(series, None)
+        if self._warm(key, at):
             self._left_out[key] = self._left_out.get(key, 0) + 1
+            if alarm.rule and self._state.get(series) != alarm.state:
+                self._held[series] = alarm
             return
-        self._sent_at[key], self._taken = at, self._taken + 1
+        self._put(alarm, at)
+
+    def tick(self, at: float) -> None:
+        """What was left out and still stands is told once the cool-down is over: nobody shall believe what is no longer so."""
+        for alarm in [a for a in self._held.values() if not self._warm(a.same, at)]:
+            self._put_held(alarm, at)
+
+    def _warm(self, key: tuple[str, ...], at: float) -> bool:
+        return at - self._sent_at.get(key, float("-inf")) < self._config.cool_down_s
+
+    def _put_held(self, alarm: Alarm, at: float) -> None:
+        del self._held[alarm.rule, alarm.series]
+        self._left_out[alarm.same] -= 1  # it is sent after all
+        self._put(alarm, at)
+
+    def _put(self, alarm: Alarm, at: float) -> None:
+        self._state[alarm.rule, alarm.series] = alarm.state
+        self._sent_at[alarm.same], self._taken = at, self._taken + 1
         if self._queue.qsize() < MOST_WAITING:
-            self._queue.put(replace(alarm, left_out=self._left_out.pop(key, 0)))
+            self._queue.put(replace(alarm, left_out=self._left_out.pop(alarm.same, 0)))
 
     def _work(self) -> None:
         while (alarm := self._queue.get()) is not None:
@@ -149,6 +171,8 @@ class _Line:
 
     def end(self, until: float) -> None:
         """Send what waits, at the latest until the clock (``time.monotonic``) shows ``until``; then say what never got there."""
+        for alarm in list(self._held.values()):
+            self._put_held(alarm, self._sent_at[alarm.same])
         self._queue.put(None)
         self._thread.join(max(0.0, until - time.monotonic()))
         self._ending.set()
@@ -173,9 +197,10 @@ class AlertSink:
 
     def handle(self, event: Event) -> None:
         alarm = alarm_of(event, self._run)
-        if alarm is not None:
-            for line in self._lines:
+        for line in self._lines:
+            if alarm is not None:
                 line.take(alarm, event.at)
+            line.tick(event.at)
 
     def close(self) -> None:
         until = time.monotonic() + self._flush  # for all of them together
