@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,17 @@ import pytest
 import sqlalchemy
 from test_api import (  # noqa: F401  (the same tests, with the sites of this module)
     test_a_batch_goes_one_by_one,
+    test_a_lease_ends_and_the_item_goes_to_another_person,
     test_a_paused_campaign_gives_nothing_and_ends_nothing,
     test_an_item_and_its_answer,
     test_disputed_items_go_to_adjudicators,
+    test_people_at_once_get_each_item_as_often_as_wanted,
     test_the_code_is_for_answers_that_stand,
     test_the_same_event_again_and_another_under_its_name,
     test_training_teaches_in_places_of_the_screen,
     test_undo_is_a_new_event,
 )
 from test_manage import test_measures_follow_new_votes_and_retractions  # noqa: F401
-from web_tools import Person
 
 from keel.feedback.sql import make_url as parsed
 from labs.bench.annotate import measure
@@ -64,51 +63,6 @@ def make_url(server: str) -> Iterator[Callable[[int], str]]:
 def test_it_is_postgresql(make_site: Any) -> None:
     store = make_site(1).store
     assert store.read(lambda c: c.exec_driver_sql("SELECT version()").scalar()).startswith("PostgreSQL")
-
-
-def test_a_lease_ends_and_the_item_goes_to_another_person(make_site: Any) -> None:
-    """Who comes late is kept and told so; nobody counts twice, and there are never more votes than wanted."""
-    now = [1.7e9]
-    site = make_site(1, wanted=1, clock=lambda: now[0], lease_seconds=60.0)
-    ann, bob = site.person(), site.person("bob")
-    (mine,) = ann.items()["items"]
-    assert bob.items()["items"] == []
-    now[0] += 61.0
-    (his,) = bob.items()["items"]
-    assert his["prompt"] == mine["prompt"]
-    assert bob.vote(his["handle"]).json() == {"stored": True, "late": False}
-    assert ann.vote(mine["handle"]).json() == {"stored": True, "late": True}
-    assert site.store.progress("shop")["votes"] == 1
-    assert len(site.store.judgements("shop")) == 2
-
-
-def test_people_at_once_get_each_item_as_often_as_wanted(make_site: Any) -> None:
-    """Twelve items, each wanted from two of five people, who work at the same time and send everything twice."""
-    site = make_site(12, wanted=2)
-    people = [site.person(f"p{i}") for i in range(5)]
-    trouble: list[str] = []
-
-    def work(person: Person) -> None:
-        for _ in range(100):
-            given = person.get("/api/campaigns/shop/items?n=2")
-            if given.status_code != 200 or not given.json()["items"]:
-                trouble.extend([given.text] if given.status_code != 200 else [])
-                return
-            for item in given.json()["items"]:
-                event = person.event(item["handle"])
-                answers = [person.post("/api/judgements", event) for _ in range(2)]
-                trouble.extend(a.text for a in answers if a.status_code != 200)
-
-    threads = [threading.Thread(target=work, args=(person,)) for person in people]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert trouble == []
-    votes = site.store.judgements("shop")
-    assert set(Counter((v.task_id, v.by) for v in votes).values()) == {1}
-    assert Counter(v.task_id for v in votes) == dict.fromkeys(site.store.task_ids("shop"), 2)
-    assert site.store.progress("shop")["done"] == 12
 
 
 def answered(ask: Callable[[], Any]) -> Any:
