@@ -10,6 +10,7 @@ from keel.core.errors import DataError
 from keel.core.hashing import stable_hash
 from keel.judges.ask import Question
 from keel.types import Candidate, Comparison, Message, Pair, Prompt
+from keel.types.identity import answer_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def labelled(records: Iterable[Any], source: str, reference: str = "") -> list[L
         flipped = stable_hash("canonical", prompt.prompt_id, *sorted(_key(c) for c in pair)) & 1
         low, high = sorted(pair, key=_key)
         first, second = (high, low) if flipped else (low, high)
-        vote = said if said == "tie" else "first" if pair[0 if said == "first" else 1] == first else "second"
+        vote = said if said == "tie" else "first" if _key(pair[0 if said == "first" else 1]) == _key(first) else "second"
         key = (prompt.prompt_id, _key(first), _key(second))
         question = Question(prompt, (first, second), reference=reference_of(prompt, reference))
         found.setdefault(key, (question, {}))[1].setdefault(who, vote)
@@ -68,4 +69,4 @@ def _candidate(turns: Sequence[Message], name: str) -> Candidate:
 
 
 def _key(candidate: Candidate) -> str:
-    return f"{candidate.candidate_id}\0{candidate.text}"
+    return f"{candidate.candidate_id}\0{candidate.text}" + (f"\0{answer_key(candidate.turns)}" if candidate.turns else "")
