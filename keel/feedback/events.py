@@ -14,11 +14,12 @@ from keel.feedback import schema
 from keel.feedback.answers import answer_from, disagreement, likeness
 from keel.feedback.assign import Lease, give, is_retracted, lease_of, shift
 from keel.feedback.campaigns import ConflictError, get_campaign
-from keel.feedback.rows import digest, dumps, judgement_row
+from keel.feedback.rows import digest, dumps, judgement_from, judgement_row
 from keel.feedback.sql import run
 from keel.types import Answer, Judgement, Task
 
 _SERVERS = ("at", "late")  # fields that the server fills in: two sendings of one event may differ in them
+_PLACES = (*_SERVERS, "source_id")  # and where it came from: the same file may lie elsewhere
 
 
 class NoLeaseError(DataError):
@@ -40,8 +41,14 @@ def content(judgement: Judgement) -> str:
     return digest({k: v for k, v in judgement_row(judgement).items() if k not in _SERVERS})
 
 
+def _same(one: Judgement, other: Judgement) -> bool:
+    """Do two judgements say the same, wherever they came from?"""
+    a, b = ({k: v for k, v in judgement_row(j).items() if k not in _PLACES} for j in (one, other))
+    return digest(a) == digest(b)
+
+
 _j, _h, _le, _t = schema.judgement, schema.head, schema.lease, schema.task
-_KNOWN = select(_j.c.digest, _j.c.late).where(_j.c.event_id == bindparam("event_id"))
+_KNOWN = select(_j.c.digest, _j.c.late, _j.c.body).where(_j.c.event_id == bindparam("event_id"))
 _LEASE = select(_le).where(
     *(_le.c[name] == bindparam(name) for name in ("task", "annotator", "purpose", "repeat")),
 )
@@ -64,7 +71,7 @@ def submit(
     said = content(judgement)
     known = run(c, _KNOWN, event_id=judgement.event_id).one_or_none()
     if known is not None:
-        if known.digest != said:
+        if known.digest != said and not _same(judgement_from(json.loads(known.body)), judgement):
             raise ConflictError(f"event {judgement.event_id} is stored with other content", "make a new event id for another answer")
         return _receipt(c, judgement, task, bool(known.late))
     lease = lease or _lease(c, judgement, task, now, secret, leased)

@@ -21,7 +21,7 @@ from keel.feedback import store as files
 from keel.feedback.campaigns import Campaign, settings_from
 from keel.feedback.db import Store
 from keel.feedback.rows import annotator_from, annotator_row, digest, judgement_from, judgement_row, named, task_from, task_row, utc
-from keel.feedback.texts import RowError, candidate_row, prompt_row
+from keel.feedback.texts import RowError
 from keel.types import Annotator, Choice, Comparison, Judgement, Task
 
 _KINDS: tuple[str, ...] = ("campaign", "guideline", "annotator", "task", "judgement", "retraction")
@@ -195,7 +195,6 @@ def _task(c: Comparison, campaign: str) -> Task:
 def _judgement(c: Comparison, task: Task, flipped: bool, repeat: int, at: str) -> Judgement:
     chosen = {"first": "second", "second": "first"}.get(c.outcome, c.outcome) if flipped else c.outcome
     order = tuple(1 - i for i in c.display_order) if flipped else c.display_order
-    what = [prompt_row(c.prompt), [candidate_row(x) for x in c.candidates], c.outcome, c.strength, c.annotator_id, c.protocol]
-    event = digest([*what, list(c.display_order), c.record_id, task.campaign])
+    event = digest([task.task_id, chosen, c.strength, c.annotator_id, list(order), c.record_id])  # the task's id has the rest
     said = Judgement(event, task.task_id, c.annotator_id, "work", Choice(chosen, c.strength), order, c.protocol, at, source_id=c.source_id)  # type: ignore[arg-type]
     return replace(said, purpose="repeat" if repeat else "work", repeat=repeat)

@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 from keel.feedback.answers import FITS, answer_from, answer_row, check_answer
-from keel.feedback.texts import RowError, candidate_from, candidate_row, get, only, optional, prompt_from, prompt_row, typed
+from keel.feedback.texts import RowError, by_bytes, candidate_from, candidate_row, get, only, optional, prompt_from, prompt_row, typed
 from keel.types import Annotator, Judgement, Purpose, Task
 
 SCHEMA = 1
@@ -71,8 +71,16 @@ def task_from(row: Any) -> Task:
 
 
 def named(task: Task) -> Task:
-    """The task with the id that follows from its content, wherever and for whichever campaign it was made."""
-    return replace(task, task_id=digest({**task_row(task), "task_id": "", "source_id": ""}))
+    """The task with the id that follows from its content."""
+    return replace(task, task_id=digest(task_content(task)))
+
+
+def task_content(task: Task) -> dict[str, Any]:
+    """What makes a task this one, as a JSON value: what is asked, of which answers, for whom, what is known of it. Where its prompt, its
+    answers and its images came from is no part of it: the same file at another place asks the same; images count by their bytes."""
+    prompt = replace(task.prompt, messages=tuple(map(by_bytes, task.prompt.messages)), source_id="")
+    candidates = tuple(replace(c, origin={}, turns=tuple(map(by_bytes, c.turns))) for c in task.candidates)
+    return task_row(replace(task, task_id="", source_id="", prompt=prompt, candidates=candidates))
 
 
 def check_task(task: Task) -> None:
