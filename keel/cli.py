@@ -142,11 +142,11 @@ def _feedback(args: argparse.Namespace) -> Summary:
         case "import":
             return run.run_import(args.store, args.names, args.campaign, args.format)
         case "export":
-            return run.run_export(args.store, args.campaign, args.out, args.form, args.without)
+            return run.run_export(args.store, args.campaign, args.out, args.form, args.without, args.surplus)
         case "status":
             return run.run_status(args.store)
         case "snapshot":
-            return run.run_snapshot(args.store, args.campaign, args.without)
+            return run.run_snapshot(args.store, args.campaign, args.without, args.surplus)
     if len(args.names) != 1:
         raise UserError(f"keel feedback {args.what} needs one name, got {len(args.names)}", "an annotator, an event, or for lineage a run")
     if args.what == "retract":
@@ -367,7 +367,9 @@ def _add_feedback(add: Add) -> None:
     sub.add_argument("what", choices=["import", "export", "status", "snapshot", "retract", "lineage"])
     sub.add_argument("names", nargs="*", help="import: files; retract: an annotator or event; lineage: one of these, a snapshot or a run")
     sub.add_argument("--store", required=True, metavar="URL", help="sqlite:///feedback.db or postgresql://user@host/name")
-    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; import of comparisons: the file's name unless given")
+    sub.add_argument(
+        "--campaign", default="", metavar="NAME", help="which one; import: the one that the file names, else the file's name, unless given"
+    )
     sub.add_argument("--out", default="", metavar="FILE", help="export: where the rows go (JSONL)")
     sub.add_argument(
         "--as",
@@ -379,6 +381,7 @@ def _add_feedback(add: Add) -> None:
     )
     sub.add_argument("--format", default="auto", metavar="NAME", help="import: another tool's format; auto = told by the content")
     sub.add_argument("--without", nargs="+", default=[], metavar="WHO", help="export, snapshot: annotators to leave out")
+    sub.add_argument("--surplus", action="store_true", help="export, snapshot: also votes beyond the wanted number of people")
     sub.add_argument("--why", default="", help="retract: the reason, kept with it")
     sub.add_argument("--root", default="runs", metavar="DIR", help="retract, lineage: folder that holds the runs")
     sub.add_argument("--dry-run", action="store_true", help="retract: only list what saw the judgements")

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from keel.feedback.answers import FITS, answer_from, answer_row, check_answer
 from keel.feedback.texts import RowError, by_bytes, candidate_from, candidate_row, get, only, optional, prompt_from, prompt_row, typed
-from keel.types import Annotator, Judgement, Purpose, Task
+from keel.types import Annotator, Judgement, Purpose, TakenBack, Task
 
 SCHEMA = 1
 PURPOSES: tuple[str, ...] = get_args(Purpose)
@@ -95,6 +95,8 @@ def check_task(task: Task) -> None:
     ids = [c.candidate_id for c in task.candidates]
     if len(set(ids)) < count:
         raise RowError("candidates", f"must have different ids: {', '.join(ids)}")
+    if isinstance(task.expected, TakenBack):
+        raise RowError("expected", "is no answer")
     if task.expected is not None:
         check_answer(task.expected, task.kind, [c.text for c in task.candidates], "expected")
 
@@ -177,6 +179,8 @@ def _check_alone(judgement: Judgement) -> None:
         raise RowError("at", f"must be a time in UTC like 2026-11-29T12:00:00Z, is {judgement.at!r}")
     if judgement.repeat < 0 or (judgement.active_ms is not None and judgement.active_ms < 0):
         raise RowError("repeat" if judgement.repeat < 0 else "active_ms", "must not be below 0")
+    if isinstance(judgement.answer, TakenBack) and not judgement.replaces:
+        raise RowError("replaces", "is empty: what is taken back must be named")
     if judgement.replaces == judgement.event_id:
         raise RowError("replaces", "names the event itself")
 

@@ -108,7 +108,7 @@ class Gather:
         kept = self._without_twice_written()
         order: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for i in sorted(range(len(kept)), key=lambda i: (kept[i].at, i)):
-            order[(kept[i].task_id, kept[i].by, kept[i].purpose)].append(i)
+            order[(kept[i].task_id, kept[i].by, "work" if kept[i].purpose == "repeat" else kept[i].purpose)].append(i)
         repeat = {i: n for group in order.values() for n, i in enumerate(group)}
         seen: Counter[str] = Counter()
         judgements = [self._judgement(vote, repeat[i], seen) for i, vote in enumerate(kept)]
@@ -139,7 +139,7 @@ class Gather:
             event_id=event,
             task_id=vote.task_id,
             by=vote.by,
-            purpose=vote.purpose,
+            purpose="repeat" if vote.purpose == "work" and repeat else vote.purpose,  # one vote a person
             answer=vote.answer,
             display_order=vote.display_order or tuple(range(len(task.candidates))),
             protocol=task.protocol,

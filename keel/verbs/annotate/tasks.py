@@ -13,6 +13,7 @@ from typing import Any
 from keel.core.errors import ConfigError, DataError
 from keel.feedback.campaigns import ROLES, Campaign, load_tasks
 from keel.feedback.db import RowError, Store
+from keel.feedback.own_rows import body_of, kind_of
 from keel.feedback.rows import task_from
 from keel.types import Task
 from keel.verbs.annotate.recipe import AnnotateRecipe
@@ -47,8 +48,8 @@ def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
     with lines:
         try:
             for number, line in enumerate(lines, 1):
-                if line.strip() and not line.lstrip().startswith('{"campaign":'):  # a line of `keel collect` for stores
-                    yield f"{path}:{number}", _task(f"{path}:{number}", line)
+                if line.strip() and (task := _task(f"{path}:{number}", line)) is not None:
+                    yield f"{path}:{number}", task
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: is no UTF-8: {error}", "save the file as UTF-8") from None
 
@@ -165,10 +166,13 @@ def _check(where: str, task: Task, first: Task) -> None:
         raise DataError(what, "one file, one kind: put the others into another campaign")
 
 
-def _task(where: str, line: str) -> Task:
+def _task(where: str, line: str) -> Task | None:
+    """The task of a line; None for the other lines of a file that Keel wrote for stores (its campaign, annotators, judgements)."""
     try:
         row = json.loads(line)
-        task = task_from(row["task"] if isinstance(row, dict) and set(row) == {"task"} else row)
+        if (kind := kind_of(row)) not in ("", "task"):
+            return None
+        task = task_from(body_of(row, "task") if kind else row)
         role_of(task)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is no JSON: {error.msg}", "one task a line, as JSON") from None
