@@ -367,9 +367,7 @@ def _add_feedback(add: Add) -> None:
     sub.add_argument("what", choices=["import", "export", "status", "snapshot", "retract", "lineage"])
     sub.add_argument("names", nargs="*", help="import: files; retract: an annotator or event; lineage: one of these, a snapshot or a run")
     sub.add_argument("--store", required=True, metavar="URL", help="sqlite:///feedback.db or postgresql://user@host/name")
-    sub.add_argument(
-        "--campaign", default="", metavar="NAME", help="which one; import: the one that the file names, else the file's name, unless given"
-    )
+    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; import: the file's own, or its name, unless given")
     sub.add_argument("--out", default="", metavar="FILE", help="export: where the rows go (JSONL)")
     sub.add_argument(
         "--as",

@@ -91,9 +91,13 @@ def _note(found: _File, line: int, kind: str, body: Any, row: Mapping[str, Any],
     match kind:
         case "campaign":
             settings = settings_from(body.get("settings", {}))
-            found.campaigns.append((line, Campaign(**{**body, "name": target, "settings": settings})))
+            try:
+                found.campaigns.append((line, Campaign(**{**body, "name": target, "settings": settings})))
+            except TypeError as error:
+                raise RowError("campaign", f"is not complete or has an unknown field: {error}") from None
         case "guideline":
-            get(body, "version", str), get(body, "text", str)
+            for name in ("version", "text"):
+                get(body, name, str)
             found.guidelines.append((line, body))
         case "annotator":
             found.annotators.append((line, annotator_from(body)))
@@ -199,5 +203,3 @@ def _at(path: Path, line: int, do: Callable[[], T], several: bool = False) -> T:
         raise DataError(f"{path}:{line}: {error.message}", error.hint) from None
     except UserError as error:
         raise DataError(f"{path}:{line}{' and after' if several else ''}: {error.message}", error.hint) from None
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}:{line}: is not complete or has an unknown field: {error}", "correct the line or delete it") from None

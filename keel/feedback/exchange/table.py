@@ -15,7 +15,7 @@ from typing import Any
 from keel.core.errors import ConfigError, DataError
 from keel.data.left_out import LeftOut
 from keel.data.sources import read_plain
-from keel.feedback.exchange import argilla, crowd_csv, distilabel, keel_jsonl, label_studio, lmarena, mturk, potato, prolific
+from keel.feedback.exchange import argilla, crowd_csv, distilabel, files, keel_jsonl, label_studio, lmarena, mturk, potato, prolific
 from keel.feedback.exchange.imported import Imported
 
 _LOOK = 20  # rows that are looked at to tell a format
@@ -69,6 +69,7 @@ def write(name: str, imported: Imported, path: str | Path, *, or_nothing: bool =
     """Write records as another tool reads them. Returns what the format has no place for, each by name. Raises DataError where that is
     all of them, with ``or_nothing``: then nothing is written, and what was there stays."""
     form, where = named(name), Path(path).expanduser()
+    imported = imported if name == keel_jsonl.NAME else files.apart(imported, FORMATS)
     if or_nothing:
         with tempfile.TemporaryDirectory() as folder:
             left = form.write(imported, Path(folder) / where.name)
