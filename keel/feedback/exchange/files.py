@@ -134,7 +134,7 @@ def unfit(
             left.append(LeftOut(judgement.event_id, judgement.source_id, "task_id: no such task in these records"))
         elif isinstance(judgement.answer, TakenBack):
             left.append(LeftOut(judgement.event_id, judgement.source_id, "answer: was taken back"))
-        elif judgement.purpose not in purposes:
+        elif judgement.purpose not in purposes and not (judgement.purpose == "repeat" and judgement.protocol.startswith("imported:")):
             why_not = f"purpose: {judgement.purpose}: the format cannot tell it from work"
             left.append(LeftOut(judgement.event_id, judgement.source_id, why_not))
         elif task.kind not in kinds:
