@@ -149,7 +149,7 @@ def _add_feedback(add: Add) -> None:
     sub.add_argument("what", choices=["import", "export", "status", "snapshot", "retract", "lineage"])
     sub.add_argument("names", nargs="*", help="import: files; retract: an annotator or event; lineage: one of these, a snapshot or a run")
     sub.add_argument("--store", required=True, metavar="URL", help="sqlite:///feedback.db or postgresql://user@host/name")
-    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; import of comparisons: the file's name unless given")
+    sub.add_argument("--campaign", default="", metavar="NAME", help="which one; import: the file's own, or its name, unless given")
     sub.add_argument("--out", default="", metavar="FILE", help="export: where the rows go (JSONL)")
     sub.add_argument(
         "--as",
@@ -161,6 +161,7 @@ def _add_feedback(add: Add) -> None:
     )
     sub.add_argument("--format", default="auto", metavar="NAME", help="import: another tool's format; auto = told by the content")
     sub.add_argument("--without", nargs="+", default=[], metavar="WHO", help="export, snapshot: annotators to leave out")
+    sub.add_argument("--surplus", action="store_true", help="export, snapshot: also votes beyond the wanted number of people")
     sub.add_argument("--why", default="", help="retract: the reason, kept with it")
     sub.add_argument("--root", default="runs", metavar="DIR", help="retract, lineage: folder that holds the runs")
     sub.add_argument("--dry-run", action="store_true", help="retract: only list what saw the judgements")

@@ -158,11 +158,11 @@ def feedback(args: argparse.Namespace) -> Summary:
         case "import":
             return run.run_import(args.store, args.names, args.campaign, args.format)
         case "export":
-            return run.run_export(args.store, args.campaign, args.out, args.form, args.without)
+            return run.run_export(args.store, args.campaign, args.out, args.form, args.without, args.surplus)
         case "status":
             return run.run_status(args.store)
         case "snapshot":
-            return run.run_snapshot(args.store, args.campaign, args.without)
+            return run.run_snapshot(args.store, args.campaign, args.without, args.surplus)
     if len(args.names) != 1:
         raise UserError(f"keel feedback {args.what} needs one name, got {len(args.names)}", "an annotator, an event, or for lineage a run")
     if args.what == "retract":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Literal
 from keel.core.errors import DataError
 from keel.data.config import ConversionConfig
 from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Record, Steps, Unpaired
+from keel.types.identity import ItemId, answer_key, item_of
 
 Turns = tuple[Message, ...]
 Ties = Literal["drop", "keep"]
@@ -111,10 +110,9 @@ def tallies(comparisons: Sequence[Comparison], reliability: Mapping[str, float] 
         raise DataError(
             f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time"
         )
-    groups: dict[tuple[str, tuple[str, str], tuple[str, str]], list[Comparison]] = defaultdict(list)
-    for c in comparisons:  # by id and content: files may name their candidates "a" and "b" each
-        one, two = sorted((x.candidate_id, answer_key(x.messages)) for x in c.candidates)
-        groups[(c.prompt.prompt_id, one, two)].append(c)
+    groups: dict[ItemId, list[Comparison]] = defaultdict(list)
+    for c in comparisons:
+        groups[item_of(c)].append(c)
     return [_tally(prompt_id, first, votes, reliability, unknown) for (prompt_id, (first, _), _), votes in groups.items()]
 
 
@@ -197,13 +195,6 @@ def to_demonstrations(records: Sequence[Record | Comparison], config: Conversion
         won.setdefault(key, Demonstration(":".join(key), pair.prompt, better))
         lost.add((pair.prompt.prompt_id, answer_key(worse)))
     return found + [demonstration for key, demonstration in won.items() if key not in lost]
-
-
-def answer_key(answer: Turns) -> str:
-    """A stable id of an answer's content: equal answers to one prompt share it."""
-    turns = [[m.role, m.content, dict(m.extra), *([] if m.trained else ["not trained"])] for m in answer]
-    content = json.dumps(turns, sort_keys=True, default=repr)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _edges(scores: Sequence[float], balance: int, ties: Ties, min_gap: float = 0.0) -> list[tuple[int, int, float]]:

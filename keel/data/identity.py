@@ -3,19 +3,16 @@ split. Ids come from files and are not to be trusted: two files may both number 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from keel.core.errors import DataError
-from keel.core.hashing import digest_bytes
+from keel.core.hashing import image_digest
 from keel.types import Comparison, Demonstration, ImagePart, Prompt, Record
 
 log = logging.getLogger("keel")
@@ -87,18 +84,6 @@ def side_key(record: Item) -> str:
     return cluster_key(prompt).strip() or content_key(prompt)
 
 
-def image_digest(source: str) -> str:
-    """sha256 of an image's bytes; the source itself when they cannot be read (rendering will refuse it, with the reason)."""
-    try:
-        if source.startswith("data:"):
-            return digest_bytes(base64.b64decode(source.partition(",")[2], validate=True))
-        path = Path(source).expanduser()
-        found = path.stat()
-        return _file_digest(str(path), found.st_mtime_ns, found.st_size)
-    except (OSError, ValueError):
-        return source
-
-
 def settle_ids(records: Sequence[R], source: str) -> list[R]:
     """One id, one content. An id that different files give to different prompts becomes several: ``id~content``.
 
@@ -161,8 +146,3 @@ def _plain(content: Any) -> Any:
 
 def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
-
-
-@lru_cache(maxsize=65536)
-def _file_digest(path: str, _modified: int, _size: int) -> str:
-    return digest_bytes(Path(path).read_bytes())

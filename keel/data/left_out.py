@@ -48,7 +48,7 @@ def _answers(record: Item) -> tuple[Key, ...]:
         case Pair():
             turns: tuple[tuple[Message, ...], ...] = (record.chosen, record.rejected)
         case Comparison():
-            turns = tuple((Message("assistant", c.text),) for c in record.candidates)
+            turns = tuple(c.messages for c in record.candidates)
         case Ranking():
             turns = record.answers
         case Rating() | Unpaired():

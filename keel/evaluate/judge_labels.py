@@ -12,6 +12,7 @@ from keel.core.hashing import stable_hash
 from keel.evaluate.judge_measures import majority
 from keel.judges.ask import Question
 from keel.types import Candidate, Comparison, Pair, Prompt
+from keel.types.identity import answer_key
 
 log = logging.getLogger("keel")
 
@@ -46,7 +47,7 @@ def labelled(records: Iterable[Any], source: str, reference: str = "") -> list[L
         flipped = stable_hash("canonical", prompt.prompt_id, *sorted(_key(c) for c in pair)) & 1
         low, high = sorted(pair, key=_key)
         first, second = (high, low) if flipped else (low, high)
-        vote = said if said == "tie" else "first" if pair[0 if said == "first" else 1] == first else "second"
+        vote = said if said == "tie" else "first" if _key(pair[0 if said == "first" else 1]) == _key(first) else "second"
         key = (prompt.prompt_id, _key(first), _key(second))
         question = Question(prompt, (first, second), reference=reference_of(prompt, reference))
         _, named, nameless = found.setdefault(key, (question, {}, []))
@@ -85,4 +86,4 @@ def _candidates(pair: Pair) -> tuple[Candidate, Candidate]:
 
 
 def _key(candidate: Candidate) -> str:
-    return f"{candidate.candidate_id}\0{candidate.text}"
+    return f"{candidate.candidate_id}\0{candidate.text}" + (f"\0{answer_key(candidate.turns)}" if candidate.turns else "")

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from keel.data.conversion import Tally, answer_key, pair_name, tallies
+from keel.data.conversion import Tally, pair_name, tallies
 from keel.data.left_out import LeftOut
 from keel.feedback.config import AggregateConfig
 from keel.feedback.soft_pairs import aggregated
 from keel.types import Comparison, Pair
+from keel.types.identity import ItemId, answer_id, answer_key, item_of
 
 
 def aggregate(
@@ -36,7 +37,7 @@ def aggregate(
 
 def left_out(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> tuple[LeftOut, ...]:
     """The votes that made none of ``pairs``: those of two answers whose votes are even, with ``ties=drop``. Each by name."""
-    made = _made(pairs)
+    made = {way_of(p) for p in pairs}
     reason = "the votes on its two answers are even (preferences.aggregate.ties=keep keeps them as a tie)"
     return tuple(LeftOut(c.record_id, c.source_id or c.prompt.source_id, reason) for c in comparisons if not made.intersection(_ways(c)))
 
@@ -44,7 +45,7 @@ def left_out(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> tuple[
 def counts(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> dict[str, int]:
     """What became of the votes: those ``for`` the chosen answer of their pair, ``against`` it (a soft label has their share, a majority
     loses them), called a ``tie``, and ``left_out`` with pairs that are even."""
-    made = _made(pairs)
+    made = {way_of(p) for p in pairs}
     found = Counter({"for": 0, "against": 0, "tie": 0, "left_out": 0})
     for c in comparisons:
         better = next((side for side, way in zip(("first", "second"), _ways(c)) if way in made), None)
@@ -68,15 +69,21 @@ def _pair(tally: Tally, config: AggregateConfig, tallied: int, votes_in_all: int
     return replace(tally.pair(), label=label, tie=tie, weight=weight)
 
 
-_Way = tuple[str, str, str]  # id of a pair, content of its chosen and of its rejected answer
+Way = tuple[str, str, str]  # id of a pair, content of its chosen and of its rejected answer
 
 
-def _made(pairs: Sequence[Pair]) -> set[_Way]:
-    return {(p.record_id, answer_key(p.chosen), answer_key(p.rejected)) for p in pairs}
+def way_of(pair: Pair) -> Way:
+    """What a pair says: of which answers which is better."""
+    return pair.record_id, answer_key(pair.chosen), answer_key(pair.rejected)
 
 
-def _ways(c: Comparison) -> tuple[_Way, _Way]:
-    """The pair that the votes on these two make when the first wins, and when the second does."""
-    (one, a), (two, b) = ((x.candidate_id, answer_key(x.messages)) for x in c.candidates)
-    prompt = c.prompt.prompt_id
+def ways(item: ItemId) -> tuple[Way, Way]:
+    """The pair that the votes on an item make when its first answer wins, and when its second does."""
+    prompt, (one, a), (two, b) = item
     return (pair_name(prompt, one, two), a, b), (pair_name(prompt, two, one), b, a)
+
+
+def _ways(c: Comparison) -> tuple[Way, Way]:
+    """The pair that the votes on these two make when the first wins, and when the second does."""
+    found = ways(item_of(c))
+    return found if answer_id(c.candidates[0]) == item_of(c)[1] else (found[1], found[0])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keel.types import Comparison
+from keel.types.identity import ItemId, answer_id, item_of
 
 ORDER = {"second": -1, "tie": 0, "first": 1}
 Label = Hashable
@@ -105,13 +106,12 @@ class Agreement:
 def agreement(comparisons: Sequence[Comparison]) -> Agreement:
     """Agreement of the annotators; the items are pairs of candidates, in whichever order a record holds them. Of several votes of one
     annotator on one item the first counts: agreement with oneself is another thing. Gold and adjudicated votes do not belong here."""
-    by_item: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    by_item: dict[ItemId, list[int]] = defaultdict(list)
     used: list[Comparison] = []
-    by_annotator: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+    by_annotator: dict[str, dict[ItemId, int]] = defaultdict(dict)
     for c in comparisons:
-        ids = [x.candidate_id for x in c.candidates]
-        vote = ORDER[c.outcome] if ids == sorted(ids) else -ORDER[c.outcome]
-        item = (c.prompt.prompt_id, *sorted(ids))
+        item = item_of(c)
+        vote = ORDER[c.outcome] if answer_id(c.candidates[0]) == item[1] else -ORDER[c.outcome]
         if item not in by_annotator[c.annotator_id]:
             by_annotator[c.annotator_id][item] = vote
             by_item[item].append(vote)
@@ -134,7 +134,7 @@ def agreement(comparisons: Sequence[Comparison]) -> Agreement:
     )
 
 
-def _mean_cohen(annotators: Sequence[dict[tuple[str, ...], int]]) -> float:
+def _mean_cohen(annotators: Sequence[dict[ItemId, int]]) -> float:
     found: list[tuple[float, int]] = []
     for a, b in itertools.combinations(annotators, 2):
         common = [item for item in a if item in b]

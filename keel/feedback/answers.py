@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from keel.feedback.texts import RowError, get, only, optional, typed
-from keel.types import Answer, Choice, Chosen, Ranks, Scores, Span, Spans, TaskKind
+from keel.types import Answer, Choice, Chosen, Ranks, Scores, Span, Spans, TakenBack, TaskKind
 
 FITS: Mapping[TaskKind, type] = {"pairwise": Choice, "ranking": Ranks, "rating": Scores, "spans": Spans}
 _CHOSEN = get_args(Chosen)
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:
-    """An answer as a plain row; ``type`` says which of the four it is."""
+    """An answer as a plain row; ``type`` says which kind it is."""
     match answer:
         case Choice():
             return {"type": "choice", "chosen": answer.chosen, "strength": answer.strength}
@@ -29,6 +29,8 @@ def answer_row(answer: Answer) -> dict[str, Any]:
         case Spans():
             names = ("candidate", "start", "end", "kind", "note")
             return {"type": "spans", "spans": [{name: getattr(span, name) for name in names} for span in answer.spans]}
+        case TakenBack():
+            return {"type": "taken_back"}
 
 
 def answer_from(row: Any, where: str = "answer") -> Answer:
@@ -49,14 +51,19 @@ def answer_from(row: Any, where: str = "answer") -> Answer:
     if kind == "spans":
         only(row, frozenset({"type", "spans"}), at)
         return Spans(tuple(_span(span, f"{at}spans.{i}") for i, span in enumerate(get(row, "spans", list, at))))
-    raise RowError(f"{at}type", f"must be choice, ranks, scores or spans, is {kind!r}")
+    if kind == "taken_back":
+        only(row, frozenset({"type"}), at)
+        return TakenBack()
+    raise RowError(f"{at}type", f"must be choice, ranks, scores, spans or taken_back, is {kind!r}")
 
 
 def check_answer(answer: Answer, kind: TaskKind, texts: Sequence[str], where: str = "answer") -> None:
     """Is it a possible answer to a task of that kind, whose candidates have these ``texts``? Raises RowError naming the field.
 
-    A choice ``cannot`` fits every kind: the annotator cannot tell.
+    A choice ``cannot`` fits every kind: the annotator cannot tell. So does nothing in the place of an answer that was taken back.
     """
+    if isinstance(answer, TakenBack):
+        return
     if isinstance(answer, Choice) and answer.chosen == "cannot":
         _strength(answer, where)
         return
@@ -104,6 +111,8 @@ def from_display(answer: Answer, order: Sequence[int]) -> Answer:
             return Scores(order[answer.candidate], answer.scores)
         case Spans():
             return Spans(tuple(Span(order[s.candidate], s.start, s.end, s.kind, s.note) for s in answer.spans))
+        case TakenBack():
+            return answer
 
 
 def likeness(a: Answer, b: Answer, scale: float = 1.0) -> float:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from keel.core.errors import ConfigError, DataError
 from keel.feedback import schema
 from keel.feedback.answers import FITS, answer_from, answer_row, likeness
-from keel.feedback.rows import check_annotator, check_task, digest, dumps, named
+from keel.feedback.rows import check_annotator, check_task, digest, dumps, named, task_content
 from keel.feedback.sql import is_sqlite, run
 from keel.feedback.texts import candidate_from, candidate_row, prompt_from, prompt_row
 from keel.types import Annotator, Task, TaskKind
@@ -166,11 +166,22 @@ def add_tasks(c: Connection, campaign: str, tasks: Sequence[Task], role: Role, p
         if before is None:
             position += 1
             _insert_task(c, task, role, found.wanted, priority, position)
-        elif load_tasks(c, [task.task_id])[task.task_id] != task or before.role != role:
-            raise ConflictError(f"task {task.task_id} is there with other content", "give it another id, or none")
+        else:
+            _check_same(load_tasks(c, [task.task_id])[task.task_id], task, before.role, role)
         ids.append(task.task_id)
     touch(c, campaign)
     return tuple(ids)
+
+
+def _check_same(there: Task, task: Task, role: str, wanted_role: str) -> None:
+    """Raises ConflictError unless a task that is there asks the same; where its parts came from may differ."""
+    if there.campaign != task.campaign:
+        what = f"task {task.task_id} belongs to campaign {there.campaign}"
+        raise ConflictError(what, f"--campaign {there.campaign} adds to it; another campaign needs tasks of its own ids")
+    if role != wanted_role:
+        raise ConflictError(f"task {task.task_id} is there with the role {role}, not {wanted_role}", "give it another id, or none")
+    if task_content(there) != task_content(task):
+        raise ConflictError(f"task {task.task_id} is there with other content", "give it another id, or none")
 
 
 def set_priority(c: Connection, task_ids: Sequence[str], priority: float) -> None:

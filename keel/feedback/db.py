@@ -37,7 +37,7 @@ from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from,
 from keel.feedback.texts import message_row
 from keel.feedback.views import Standing
 from keel.feedback.writer import Writer
-from keel.types import Annotator, Answer, Candidate, Judgement, Prompt, Purpose, Task
+from keel.types import Annotator, Answer, Candidate, Judgement, Prompt, Purpose, TakenBack, Task
 
 __all__ = ["Account", "Campaign", "ConflictError", "Item", "NoLeaseError", "Receipt", "RowError", "Store"]
 
@@ -296,11 +296,20 @@ class Store(Accounts):
         """Take back all of an annotator's judgements, or one. Nothing is deleted. Returns the tasks that lost a vote; they open again."""
         return self.write(lambda c: events.retract(c, annotator, event_id, why, who, self.clock())).result()
 
+    def take_back(self, annotator: str, handle: str, event_id: str, replaces: str) -> Receipt:
+        """An annotator takes back the event ``replaces`` without another answer; the item is open to them again. `answer_soon`'s errors."""
+        return self.answer(annotator, handle, event_id, TakenBack(), replaces=replaces)
+
+    def widen(self, campaign: str, wanted: int) -> None:
+        """More people an item than there were, never fewer: votes beyond the old number count now, as far as there is room."""
+        self.write(lambda c: events.widen(c, campaign, wanted)).result()
+
     def standing(self, campaign: str) -> dict[str, Standing]:
         """The events that no correction replaced: do they count, were they taken back?"""
         h, j = schema.head, schema.judgement
-        query = select(h.c.event_id, h.c.counted, h.c.retracted).join(j, j.c.event_id == h.c.event_id).where(j.c.campaign == campaign)
-        return self.read(lambda c: {r.event_id: Standing(bool(r.counted), bool(r.retracted)) for r in c.execute(query)})
+        query = select(h.c.event_id, h.c.counted, h.c.retracted, h.c.seq).join(j, j.c.event_id == h.c.event_id)
+        rows = self.read(lambda c: c.execute(query.where(j.c.campaign == campaign)).all())
+        return {r.event_id: Standing(bool(r.counted), bool(r.retracted), r.seq) for r in rows}
 
     def progress(self, campaign: str) -> dict[str, int]:
         """Counts of a campaign: items of work, done and open ones, votes that count, leases, disputes."""

@@ -14,11 +14,13 @@ from keel.feedback import schema
 from keel.feedback.answers import answer_from, disagreement, likeness
 from keel.feedback.assign import Lease, give, is_retracted, lease_of, shift
 from keel.feedback.campaigns import ConflictError, get_campaign
-from keel.feedback.rows import digest, dumps, judgement_row
+from keel.feedback.rows import digest, dumps, judgement_from, judgement_row
 from keel.feedback.sql import run
-from keel.types import Answer, Judgement, Task
+from keel.types import Answer, Judgement, TakenBack, Task
 
+_BY_THEMSELVES = 2  # ``head.retracted`` of an answer that its annotator took back
 _SERVERS = ("at", "late")  # fields that the server fills in: two sendings of one event may differ in them
+_PLACES = (*_SERVERS, "source_id")  # and where it came from: the same file may lie elsewhere
 
 
 class NoLeaseError(DataError):
@@ -40,8 +42,14 @@ def content(judgement: Judgement) -> str:
     return digest({k: v for k, v in judgement_row(judgement).items() if k not in _SERVERS})
 
 
+def _same(one: Judgement, other: Judgement) -> bool:
+    """Do two judgements say the same, wherever they came from?"""
+    a, b = ({k: v for k, v in judgement_row(j).items() if k not in _PLACES} for j in (one, other))
+    return digest(a) == digest(b)
+
+
 _j, _h, _le, _t = schema.judgement, schema.head, schema.lease, schema.task
-_KNOWN = select(_j.c.digest, _j.c.late).where(_j.c.event_id == bindparam("event_id"))
+_KNOWN = select(_j.c.digest, _j.c.late, _j.c.body).where(_j.c.event_id == bindparam("event_id"))
 _LEASE = select(_le).where(
     *(_le.c[name] == bindparam(name) for name in ("task", "annotator", "purpose", "repeat")),
 )
@@ -64,7 +72,7 @@ def submit(
     said = content(judgement)
     known = run(c, _KNOWN, event_id=judgement.event_id).one_or_none()
     if known is not None:
-        if known.digest != said:
+        if known.digest != said and not _same(judgement_from(json.loads(known.body)), judgement):
             raise ConflictError(f"event {judgement.event_id} is stored with other content", "make a new event id for another answer")
         return _receipt(c, judgement, task, bool(known.late))
     lease = lease or _lease(c, judgement, task, now, secret, leased)
@@ -76,44 +84,81 @@ def submit(
     seq = (run(c, _LAST).scalar() or 0) + 1
     more = {"campaign": task.campaign, "digest": said, "body": dumps(judgement_row(kept)), "replaces": kept.replaces}
     run(c, _ADD, event_id=kept.event_id, seq=seq, **key, **more, late=int(late), at=now)
-    if before is None:
-        _first(c, kept, key, seq, lease)
+    if isinstance(kept.answer, TakenBack):
+        _take_back(c, kept, task, lease, now, leased)
+        return _receipt(c, kept, task, late)
+    if before is None or before.retracted == _BY_THEMSELVES:
+        _stands(c, kept, key, seq, lease, again=before is not None)
     else:
         c.execute(update(_h).where(_h.c.event_id == before.event_id).values(event_id=kept.event_id))
+        if kept.purpose == "work" and lease.state == "open":
+            shift(c, kept.task_id, leased=-1)
     if lease.state != "done":
         run(c, _DONE, of=lease.handle)
     if kept.purpose == "work":
-        if before is not None and lease.state == "open":
-            shift(c, kept.task_id, leased=-1)
         settle(c, kept.task_id)
     elif kept.purpose == "adjudication":
         c.execute(update(_t).where(_t.c.task_id == kept.task_id).values(dispute=2))
     return _receipt(c, kept, task, late)
 
 
-def _first(c: Connection, judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease) -> None:
-    """A person's first answer stands. A vote counts while there is room, and then its lease no longer does."""
+def _stands(c: Connection, judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, again: bool) -> None:
+    """A person's first answer stands, or the first after they took one back. A vote counts while there is room, and then its lease no
+    longer does; a person's second answer to an item never counts, whatever it says that it is for."""
     gone, counts = is_retracted(c, judgement.by), False
-    if judgement.purpose == "work":
+    if judgement.purpose == "work" and judgement.repeat == 0:
         row = run(c, _ROOM, task=judgement.task_id).one()
         counts = row.done < row.wanted and not gone
-    run(c, _ADD_HEAD, **key, event_id=judgement.event_id, seq=seq, counted=int(counts), retracted=int(gone))
+    said = {"event_id": judgement.event_id, "seq": seq, "counted": int(counts), "retracted": int(gone)}
+    if again:
+        c.execute(update(_h).where(*(_h.c[name] == value for name, value in key.items())).values(**said))
+    else:
+        run(c, _ADD_HEAD, **key, **said)
     if judgement.purpose == "work":
         shift(c, judgement.task_id, done=int(counts), leased=-1 if lease.state == "open" else 0)
 
 
+def _take_back(c: Connection, judgement: Judgement, task: Task, lease: Lease, now: float, leased: bool) -> None:
+    """Nothing stands in the place of an answer: a vote beyond the wanted number may count now, and the item is its annotator's again (for
+    as long as a lease lasts where they are at work on it)."""
+    until = now + get_campaign(c, task.campaign).lease_seconds
+    c.execute(
+        update(_h).where(_h.c.event_id == judgement.replaces).values(event_id=judgement.event_id, counted=0, retracted=_BY_THEMSELVES)
+    )
+    state = {"state": "open", "until": until} if leased else {"state": "expired"}
+    c.execute(update(_le).where(_le.c.handle == lease.handle).values(**state))
+    if judgement.purpose == "work":
+        shift(c, judgement.task_id, leased=int(leased) - int(lease.state == "open"))
+        recount(c, judgement.task_id)
+    elif judgement.purpose == "adjudication":
+        c.execute(update(_t).where(_t.c.task_id == judgement.task_id).values(dispute=0))
+        settle(c, judgement.task_id)
+
+
 def recount(c: Connection, task_id: str) -> None:
-    """Which work votes count: the first ``wanted`` that are not retracted. For what changes the past; single votes count themselves."""
+    """Which work votes count: the first ``wanted`` that stand, one a person. For what changes the past; single votes count themselves."""
     h, t = schema.head, schema.task
     task = c.execute(select(t).where(t.c.task_id == task_id)).one()
-    rows = c.execute(select(h).where(h.c.task == task_id, h.c.purpose == "work").order_by(h.c.seq)).all()
+    rows = c.execute(select(h).where(h.c.task == task_id, h.c.purpose == "work", h.c.repeat == 0).order_by(h.c.seq)).all()
     live = [r for r in rows if not r.retracted][: task.wanted]
     for row in rows:
         counted = int(row in live)
         if counted != row.counted:
-            c.execute(update(h).where(h.c.task == task_id, h.c.annotator == row.annotator, h.c.purpose == "work").values(counted=counted))
+            c.execute(update(h).where(h.c.event_id == row.event_id).values(counted=counted))
     shift(c, task_id, done=len(live) - task.done)
     settle(c, task_id)
+
+
+def widen(c: Connection, campaign: str, wanted: int) -> None:
+    """Raise the number of people an item, of the campaign and of its items; what was beyond it may count now."""
+    t, k = schema.task, schema.campaign
+    if get_campaign(c, campaign).wanted >= wanted:
+        return
+    c.execute(update(k).where(k.c.name == campaign).values(wanted=wanted, changed=k.c.changed + 1))
+    ids = c.execute(select(t.c.task_id).where(t.c.campaign == campaign, t.c.wanted < wanted)).scalars().all()
+    c.execute(update(t).where(t.c.campaign == campaign, t.c.wanted < wanted).values(wanted=wanted))
+    for task_id in ids:
+        recount(c, task_id)
 
 
 def settle(c: Connection, task_id: str) -> None:
@@ -186,6 +231,8 @@ def _check_place(judgement: Judgement, before: Any) -> None:
         raise ConflictError(what, "a correction names the event that stands in replaces; a first answer names none")
     if judgement.purpose == "training":
         raise ConflictError(f"event {judgement.event_id}: the answer to a training item was shown", "it cannot be corrected")
+    if isinstance(judgement.answer, TakenBack) and before.retracted:
+        raise ConflictError(f"event {judgement.event_id}: {before.event_id} was taken back already", "answer the item, or leave it")
 
 
 def _end_leases(c: Connection, annotator: str) -> None:

@@ -16,8 +16,9 @@ from keel.core.errors import DataError
 from keel.data.conversion import pair_name
 from keel.feedback import schema
 from keel.feedback.db import Store
-from keel.feedback.snapshots import Snapshot, snapshots
+from keel.feedback.snapshots import SCHEME, Snapshot, snapshots
 
+_AND = " + "  # between the data sets of a list of paths
 _EVALUATIONS = ("eval", "eval_reward", "eval_hallucination")
 
 
@@ -42,12 +43,14 @@ class Run:
 
     @property
     def read(self) -> frozenset[str]:
-        """Fingerprints of what it read."""
-        return frozenset(map(str, self.manifest.get("data", {}).values()))
+        """Fingerprints of what it read: of each data set, and of each snapshot that a list of paths names, which have one together."""
+        named = {name.rpartition("#")[2].partition("/")[0] for name in self.names() if name.startswith(SCHEME) and "#" in name}
+        return frozenset(map(str, self.manifest.get("data", {}).values())) | named
 
     def names(self) -> frozenset[str]:
         """Every path that it may have read: the run before it, data sets, all texts of its settings."""
         found = {str(self.manifest.get("parent") or ""), *map(str, self.manifest.get("data", {}))}
+        found |= {part for name in found for part in name.split(_AND)}
         return frozenset(found | set(_texts(self.manifest.get("config"))))
 
 

@@ -20,6 +20,7 @@ from keel.feedback.campaigns import Campaign
 from keel.feedback.quality.gold import Rate, rate
 from keel.feedback.views import Standing
 from keel.types import Choice, Judgement, Task
+from keel.types.identity import answer_key
 
 HOUR = 3600.0
 
@@ -161,22 +162,24 @@ class Cycle:
 
 def cycles(work: Sequence[Judgement], tasks: Mapping[str, Task], most: int = 20) -> tuple[Cycle, ...]:
     """Circles of three in majorities of votes on pairs of answers to one prompt: a tournament has a circle only if it has one of three.
-    Answers are told apart by their text."""
+    Answers are told apart by their content."""
     won: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    said: dict[str, str] = {}
     for j in work:
         if isinstance(j.answer, Choice) and j.answer.chosen in ("first", "second"):
-            first, second = (c.text for c in tasks[j.task_id].candidates)
+            first, second = (answer_key(c.messages) for c in tasks[j.task_id].candidates)
+            said |= {answer_key(c.messages): c.text for c in tasks[j.task_id].candidates}
             won[tasks[j.task_id].prompt.prompt_id][(first, second) if j.answer.chosen == "first" else (second, first)] += 1
     found: list[Cycle] = []
     for prompt_id in sorted(won):
         votes = won[prompt_id]
         beats = {(a, b) for a, b in votes if votes[a, b] > votes[b, a]}
-        texts = sorted({text for pair in beats for text in pair})
-        for a, b, c in itertools.combinations(texts, 3):
+        answers = sorted({answer for pair in beats for answer in pair}, key=lambda a: (said[a], a))
+        for a, b, c in itertools.combinations(answers, 3):
             if {(a, b), (b, c), (c, a)} <= beats:
-                found.append(Cycle(prompt_id, (a, b, c)))
+                found.append(Cycle(prompt_id, (said[a], said[b], said[c])))
             elif {(a, c), (c, b), (b, a)} <= beats:
-                found.append(Cycle(prompt_id, (a, c, b)))
+                found.append(Cycle(prompt_id, (said[a], said[c], said[b])))
             if len(found) >= most:
                 return tuple(found)
     return tuple(found)

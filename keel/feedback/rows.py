@@ -15,8 +15,8 @@ from dataclasses import fields, replace
 from typing import Any, get_args
 
 from keel.feedback.answers import FITS, answer_from, answer_row, check_answer
-from keel.feedback.texts import RowError, candidate_from, candidate_row, get, only, optional, prompt_from, prompt_row, typed
-from keel.types import Annotator, Judgement, Purpose, Task
+from keel.feedback.texts import RowError, by_bytes, candidate_from, candidate_row, get, only, optional, prompt_from, prompt_row, typed
+from keel.types import Annotator, Judgement, Purpose, TakenBack, Task
 
 SCHEMA = 1
 PURPOSES: tuple[str, ...] = get_args(Purpose)
@@ -71,8 +71,16 @@ def task_from(row: Any) -> Task:
 
 
 def named(task: Task) -> Task:
-    """The task with the id that follows from its content, wherever and for whichever campaign it was made."""
-    return replace(task, task_id=digest({**task_row(task), "task_id": "", "source_id": ""}))
+    """The task with the id that follows from its content."""
+    return replace(task, task_id=digest(task_content(task)))
+
+
+def task_content(task: Task) -> dict[str, Any]:
+    """What makes a task this one, as a JSON value: what is asked, of which answers, for whom, what is known of it. Where its prompt, its
+    answers and its images came from is no part of it: the same file at another place asks the same; images count by their bytes."""
+    prompt = replace(task.prompt, messages=tuple(map(by_bytes, task.prompt.messages)), source_id="")
+    candidates = tuple(replace(c, origin={}, turns=tuple(map(by_bytes, c.turns))) for c in task.candidates)
+    return task_row(replace(task, task_id="", source_id="", prompt=prompt, candidates=candidates))
 
 
 def check_task(task: Task) -> None:
@@ -87,6 +95,8 @@ def check_task(task: Task) -> None:
     ids = [c.candidate_id for c in task.candidates]
     if len(set(ids)) < count:
         raise RowError("candidates", f"must have different ids: {', '.join(ids)}")
+    if isinstance(task.expected, TakenBack):
+        raise RowError("expected", "is no answer")
     if task.expected is not None:
         check_answer(task.expected, task.kind, [c.text for c in task.candidates], "expected")
 
@@ -169,6 +179,8 @@ def _check_alone(judgement: Judgement) -> None:
         raise RowError("at", f"must be a time in UTC like 2026-11-29T12:00:00Z, is {judgement.at!r}")
     if judgement.repeat < 0 or (judgement.active_ms is not None and judgement.active_ms < 0):
         raise RowError("repeat" if judgement.repeat < 0 else "active_ms", "must not be below 0")
+    if isinstance(judgement.answer, TakenBack) and not judgement.replaces:
+        raise RowError("replaces", "is empty: what is taken back must be named")
     if judgement.replaces == judgement.event_id:
         raise RowError("replaces", "names the event itself")
 

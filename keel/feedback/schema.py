@@ -135,9 +135,9 @@ head = Table(  # the judgement that stands, of those that replace each other
     _text("purpose", primary_key=True),
     _int("repeat", primary_key=True),
     _text("event_id", _to("judgement", "event_id")),
-    _int("seq"),  # of the first of them: a correction keeps its place
-    _int("counted"),  # work: 1 for the first ``wanted`` that are not retracted
-    _int("retracted"),
+    _int("seq"),  # of the first of them: a correction keeps its place, an answer after one was taken back gets a new one
+    _int("counted"),  # work: 1 for the first ``wanted`` that stand, one a person
+    _int("retracted"),  # 1 by a retraction, 2 by the annotator, who may answer again
     Index("head_person", "annotator"),
     Index("head_event", "event_id"),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,17 @@ class Snapshot:
 
 
 def take(store: Store, campaign: str, without: Sequence[str] = (), *, surplus: bool = False) -> Snapshot:
-    """Freeze the view of a campaign as it is now. The same votes and the same question give the same id. Raises DataError when empty."""
+    """Freeze the view of a campaign as it is now. The same votes and the same question give the same id. Raises DataError when empty,
+    ConfigError for an annotator to be left out whom the store does not know."""
+    return take_all(store, campaign, without, surplus=surplus)[0]
+
+
+def take_all(store: Store, campaign: str, without: Sequence[str] = (), *, surplus: bool = False) -> tuple[Snapshot, Mapping[str, int]]:
+    """`take`, and how many judgements are not in it, by reason."""
     view = views.of_store(store, campaign, surplus=surplus, without=without)
     if not view.events:
         raise DataError(f"campaign {campaign} has no votes that could be trained on", f"left out: {view.left_out}")
-    query = {"campaign": campaign, "without": sorted(without), "surplus": surplus}
+    query = {"campaign": campaign, "without": sorted(set(without)), "surplus": surplus}
     digests = _digests(store, view.events)
     found = Snapshot(digest({"rows": [[e, digests[e]] for e in view.events], "query": query})[:16], view.events, query)
     row = {"id": found.id, "rows": dumps(list(view.events)), "query": dumps(query), "count": len(view.events)}
@@ -53,7 +59,7 @@ def take(store: Store, campaign: str, without: Sequence[str] = (), *, surplus: b
             add_missing(c, schema.artefact, parts)
 
     store.write(job).result()
-    return found
+    return found, view.left_out
 
 
 def snapshots(store: Store) -> tuple[Snapshot, ...]:

@@ -19,8 +19,9 @@ from keel.feedback.reliability.calibrate import fit, guarded
 from keel.feedback.reliability.dawid_skene import dawid_skene
 from keel.feedback.reliability.mace import mace
 from keel.feedback.reliability.majority import vote_counts
-from keel.feedback.reliability.votes import CLASSES, Floats, Votes, from_comparisons, item_key
+from keel.feedback.reliability.votes import CLASSES, Floats, Votes, from_comparisons
 from keel.types import Comparison, Pair
+from keel.types.identity import AnswerId, ItemId, answer_id, item_of
 
 NEAR, SURE = 0.1, 0.95
 EVEN = 1e-9
@@ -56,9 +57,9 @@ def soft_pairs(
         raise DataError(
             f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; take one at a time"
         )
-    groups: dict[tuple[str, tuple[str, str], tuple[str, str]], list[Comparison]] = defaultdict(list)
+    groups: dict[ItemId, list[Comparison]] = defaultdict(list)
     for c in comparisons:
-        groups[item_key(c)].append(c)
+        groups[item_of(c)].append(c)
     if soft_TK.shape != (len(groups), len(CLASSES)) or not np.allclose(soft_TK.sum(1), 1.0):
         raise ValueError(f"{len(groups)} tasks need a row each of {len(CLASSES)} probabilities, not {soft_TK.shape}")
     mean_votes = len(comparisons) / len(groups) if groups else 1.0
@@ -84,11 +85,9 @@ def doubt(pairs: Sequence[Pair]) -> tuple[int, int, float]:
     return int((labels < 0.5 + NEAR).sum()), int((labels >= SURE).sum()), mean
 
 
-def _pair(
-    key: tuple[str, tuple[str, str], tuple[str, str]], votes: Sequence[Comparison], one: float, tie: float, hard: bool, weight: float
-) -> tuple[Pair, bool]:
+def _pair(key: ItemId, votes: Sequence[Comparison], one: float, tie: float, hard: bool, weight: float) -> tuple[Pair, bool]:
     winner, loser = (key[1], key[2]) if one >= 0.5 else (key[2], key[1])
-    answers = {(x.candidate_id, x.text): x for x in votes[0].candidates}
+    answers = {answer_id(x): x for x in votes[0].candidates}
     of = [_chosen(v) for v in votes]
     strengths = [v.strength for v, chosen in zip(votes, of) if chosen == winner]
     label = max(one, 1.0 - one)
@@ -107,11 +106,8 @@ def _pair(
     return pair, sum(c == winner for c in of) < sum(c == loser for c in of)
 
 
-def _chosen(c: Comparison) -> tuple[str, str] | None:
-    if c.outcome == "tie":
-        return None
-    found = c.candidates[0 if c.outcome == "first" else 1]
-    return found.candidate_id, found.text
+def _chosen(c: Comparison) -> AnswerId | None:
+    return None if c.outcome == "tie" else answer_id(c.candidates[0 if c.outcome == "first" else 1])
 
 
 def aggregated(

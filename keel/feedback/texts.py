@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.hashing import image_digest
 from keel.types import Candidate, ImagePart, Message, Prompt, TextPart
 
 
@@ -117,3 +119,10 @@ def candidate_from(row: Any, where: str) -> Candidate:
     at = f"{where}."
     turns = tuple(message_from(m, f"{at}turns.{i}") for i, m in enumerate(optional(row, "turns", list, [], at)))
     return Candidate(get(row, "candidate_id", str, at), get(row, "text", str, at), optional(row, "origin", dict, {}, at), turns)
+
+
+def by_bytes(message: Message) -> Message:
+    """A turn whose images are named by the digest of their bytes; one that cannot be read keeps its path."""
+    if isinstance(message.content, str):
+        return message
+    return replace(message, content=tuple(ImagePart(image_digest(p.source)) if isinstance(p, ImagePart) else p for p in message.content))

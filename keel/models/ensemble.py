@@ -72,7 +72,7 @@ def together(models: Sequence[Model], manifest: Manifest) -> Model:
     assert len(specs) == len(models), "members have score heads"
     if any((s.dimensions, s.weights, s.units) != (specs[0].dimensions, specs[0].weights, specs[0].units) for s in specs):
         raise ModelError("the members of this ensemble score by different dimensions", "train them from one recipe")
-    own_zero = all(unit == (0.0, 1.0) for unit in specs[0].units)  # preferences leave it open; scores of ratings have theirs
+    own_zero = specs[0].open_zero
     members = tuple(replace(m, offset=part.mean if own_zero else 0.0) for m, part in zip(models, manifest.members, strict=True))
     for member in members:
         member.media = members[0].media

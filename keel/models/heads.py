@@ -55,6 +55,11 @@ class HeadSpec:
         parts = (self.trunk, self.pooling, self.norm, self.bound, self.output, len(self.dimensions), self.members)
         return parts == ("linear", "last", "none", "none", "point", 1, 1)
 
+    @property
+    def open_zero(self) -> bool:
+        """Whether a constant added to all scores says nothing: preferences leave the zero open, scores of ratings have theirs."""
+        return all(unit == (0.0, 1.0) for unit in self.units)
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in config.json."""
         return json.loads(json.dumps(asdict(self)))

@@ -8,7 +8,21 @@ Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` p
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
 """
 
-from keel.types.judgements import Annotator, Answer, Choice, Chosen, Judgement, Purpose, Ranks, Scores, Span, Spans, Task, TaskKind
+from keel.types.judgements import (
+    Annotator,
+    Answer,
+    Choice,
+    Chosen,
+    Judgement,
+    Purpose,
+    Ranks,
+    Scores,
+    Span,
+    Spans,
+    TakenBack,
+    Task,
+    TaskKind,
+)
 from keel.types.outputs import Counts, Divergence, HeadScores, LossOutput, Need, Outputs, StepReport
 from keel.types.records import (
     Candidate,
@@ -111,6 +125,7 @@ __all__ = [
     "StepReport",
     "Steps",
     "StepsTarget",
+    "TakenBack",
     "Target",
     "Task",
     "TaskKind",

@@ -61,7 +61,12 @@ class Spans:
     spans: tuple[Span, ...]
 
 
-Answer = Choice | Ranks | Scores | Spans
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """Nothing: the annotator took back the judgement that this one replaces, and has not answered again."""
+
+
+Answer = Choice | Ranks | Scores | Spans | TakenBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class Judgement:
     active_ms: int | None = None  # time at work on it, pauses taken off; None where it was not measured
     reason: str = ""
     guideline: str = ""
-    replaces: str = ""  # event_id of the judgement that this one takes back
+    replaces: str = ""  # event_id of the judgement that this one takes back; with `TakenBack` nothing stands in its place
     late: bool = False  # arrived after its lease had ended
     source_id: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])  # tokens, cost, model version; "blind": False ...

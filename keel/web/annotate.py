@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, select
 
 from keel.core.errors import UserError
 from keel.feedback import schema
@@ -91,7 +91,14 @@ async def undo(body: UndoIn, caller: CallerDep, kit: KitDep) -> dict[str, Any]:
     """Without an answer: the item of one of the person's last answers, to be shown again with what they said; nothing is stored.
 
     With an answer: the correction, a new event that replaces the old one, which is kept. So does /api/judgements with ``replaces``.
+
+    With ``take_back``: the event ``event_id`` takes the old one back with nothing in its place. It no longer counts, the item is open, and
+    the next answer to it names this event in ``replaces``.
     """
+    if body.take_back and body.answer:
+        raise RowError("take_back", "is for an item without a new answer")
+    if body.take_back:
+        return await off(_take_back, kit, caller, body)
     return await (store_one(kit, caller, body) if body.answer else off(_reopen, kit, caller, body))
 
 
@@ -194,6 +201,27 @@ def _ended(kit: Kit, annotator: str, campaign: str) -> dict[str, Any]:
     state = kit.store.member_state(annotator, campaign)
     earned = kit.store.read(lambda c: has_earned(c, annotator, campaign))
     return {"state": state, "end": completion(kit.store, kit.store.campaign(campaign), annotator, state, earned)}
+
+
+def _take_back(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:
+    annotator = caller.account.annotator
+
+    def look(c: Connection) -> Any:
+        j, le = schema.judgement, schema.lease
+        last = select(j.c.event_id).where(j.c.annotator == annotator).order_by(j.c.seq.desc()).limit(UNDO)
+        mine = (le.c.task == j.c.task, le.c.annotator == j.c.annotator, le.c.purpose == j.c.purpose, le.c.repeat == j.c.repeat)
+        query = select(le, j.c.body).join(j, and_(*mine)).where(j.c.event_id == body.replaces, j.c.annotator == annotator)
+        return c.execute(query.where(j.c.event_id.in_(last))).one_or_none()
+
+    row = kit.store.read(look)
+    if row is None:
+        raise NoLeaseError("this answer cannot be taken back", f"the last {UNDO} answers can")
+    lease, said = lease_of(row), judgement_from(json.loads(row.body))
+    receipt = kit.store.take_back(annotator, lease.handle, body.event_id, body.replaces)
+    item = kit.store.items([lease])[0]
+    back = answer_row(from_display(said.answer, inverse(lease.display_order)))
+    told = {"event_id": body.event_id, "replaces": body.event_id, "item": show(kit, item), "answer": back, "reason": said.reason}
+    return {"stored": True, "late": receipt.late, **told}
 
 
 def _reopen(kit: Kit, caller: Caller, body: UndoIn) -> dict[str, Any]:

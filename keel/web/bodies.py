@@ -49,7 +49,9 @@ class BatchIn(Body):
 
 
 class UndoIn(JudgementIn):
-    """Without ``handle`` and ``answer`` it asks for the item; with them it is the correction."""
+    """Without ``handle`` and ``answer`` it asks for the item; with them it is the correction; ``take_back``: nothing takes its place."""
+
+    take_back: bool = Field(default=False, description="True: the event is taken back now, and the item is open again.")
 
     handle: str = Field(default="", max_length=64, description="Of the item; empty: the item is asked for.")
     answer: dict[str, Any] = Field(default={}, description="As of a judgement; empty: the item is asked for.")

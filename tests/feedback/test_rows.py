@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from keel.feedback.rows import (
     task_row,
     utc,
 )
-from keel.feedback.texts import RowError
+from keel.feedback.texts import RowError, by_bytes
 from keel.types import (
     Annotator,
     Answer,
@@ -287,10 +288,30 @@ def test_likeness_by_hand() -> None:
     assert disagreement([Choice("first")]) == 0.0
 
 
+def test_images_count_by_their_bytes(tmp_path: Path) -> None:
+    def asked(folder: str, raw: bytes) -> str:
+        file = tmp_path / folder / "picture.png"
+        file.parent.mkdir()
+        file.write_bytes(raw)
+        turn = Message("user", (TextPart("What is this?"), ImagePart(str(file))))
+        answers = (replace(PAIR.candidates[0], turns=(replace(turn, role="assistant"),)), PAIR.candidates[1])
+        return named(replace(PAIR, task_id="", prompt=replace(PAIR.prompt, messages=(turn,), text=None), candidates=answers)).task_id
+
+    assert asked("here", b"red") == asked("there", b"red") != asked("beside", b"blue")
+    gone = Message("user", (ImagePart("gone.png"),))
+    assert by_bytes(gone) == gone
+
+
 def test_ids_follow_from_content_alone() -> None:
     bare = replace(PAIR, task_id="")
     assert named(bare).task_id == named(replace(bare, source_id="elsewhere")).task_id
     others = [replace(bare, protocol="v2"), replace(bare, campaign="x"), replace(bare, candidates=bare.candidates[::-1])]
     assert len({named(t).task_id for t in [bare, *others]}) == 4
+    moved = replace(
+        bare,
+        prompt=replace(bare.prompt, source_id="/elsewhere/f.jsonl:7"),
+        candidates=tuple(replace(c, origin={"model": "/elsewhere/final"}) for c in bare.candidates),
+    )
+    assert named(moved).task_id == named(bare).task_id, "the same file at another place asks the same"
     assert answer_from(answer_row(Choice("first"))) == Choice("first")
     assert utc(0.25) == "1970-01-01T00:00:00.250Z"

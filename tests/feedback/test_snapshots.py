@@ -13,7 +13,7 @@ import pytest
 from keel.cli import main
 from keel.core.errors import DataError
 from keel.data.dataset import read as read_dataset
-from keel.feedback import interchange, lineage, schema, snapshots, sql
+from keel.feedback import interchange, lineage, own_files, schema, snapshots, sql
 from keel.feedback import store as files
 from keel.feedback.campaigns import Campaign, CampaignSettings
 from keel.feedback.db import Store
@@ -120,8 +120,8 @@ def test_a_campaign_is_written_and_read_back_whole(store: Store, tmp_path: Path)
     counts = interchange.write_campaign(store, "c", tmp_path / "c.jsonl")
     assert counts == {"campaign": 1, "guideline": 1, "annotator": 3, "task": 4, "judgement": 11, "retraction": 1}
     with Store(f"sqlite:///{tmp_path}/copy.db") as copy:
-        assert interchange.read_files(copy, [tmp_path / "c.jsonl"]) == counts
-        again = interchange.read_files(copy, [tmp_path / "c.jsonl"])
+        assert own_files.read_files(copy, [tmp_path / "c.jsonl"]) == counts
+        again = own_files.read_files(copy, [tmp_path / "c.jsonl"])
         assert (again["judgement"], again["retraction"]) == (0, 0)
         assert copy.judgements("c") == store.judgements("c")
         assert copy.campaign("c") == store.campaign("c")
@@ -143,8 +143,8 @@ def test_comparisons_become_judgements_once(tmp_path: Path, url: str) -> None:
     votes.append(replace(votes[0], record_id="again", display_order=(1, 0)))
     files.append(tmp_path / "votes.jsonl", votes)
     with Store(url) as store:
-        assert interchange.read_files(store, [tmp_path / "votes.jsonl"])["judgement"] == 5
-        assert interchange.read_files(store, [tmp_path / "votes.jsonl"])["judgement"] == 0
+        assert own_files.read_files(store, [tmp_path / "votes.jsonl"])["judgement"] == 5
+        assert own_files.read_files(store, [tmp_path / "votes.jsonl"])["judgement"] == 0
         assert store.campaign("votes").wanted == 2
         assert [(j.by, j.purpose, j.repeat) for j in store.judgements("votes")][-1] == ("ann", "repeat", 1)
         swapped = next(j for j in store.judgements("votes") if j.by == "ann" and j.answer == Choice("second", 0.5))
@@ -166,7 +166,7 @@ def test_a_bad_line_is_named(store: Store, tmp_path: Path, line: str, message: s
     good = (tmp_path / "c.jsonl").read_text().split("\n")
     (tmp_path / "c.jsonl").write_text("\n".join([*good[:3], line, *good[3:]]))
     with Store(f"sqlite:///{tmp_path}/copy.db") as copy, pytest.raises(DataError, match=r"c\.jsonl:4") as error:
-        interchange.read_files(copy, [tmp_path / "c.jsonl"])
+        own_files.read_files(copy, [tmp_path / "c.jsonl"])
     assert message in str(error.value)
 
 

@@ -66,21 +66,22 @@ def test_what_is_left_out_is_counted_by_its_reason() -> None:
         replace(SAID, event_id="old"),
         replace(SAID, event_id="taken back"),
         replace(SAID, event_id="spare"),
+        replace(SAID, event_id="in their place"),
         replace(SAID, event_id="cannot", answer=Choice("cannot")),
         replace(SAID, event_id="spammer's", by="spammer"),
         replace(SAID, event_id="bad", answer=Choice("both_bad")),
         *others,
     ]
     standing = {j.event_id: STANDS for j in cast if j.event_id != "old"}
-    standing |= {"taken back": Standing(False, True), "spare": Standing(False, False)}
+    standing |= {"taken back": Standing(False, True), "spare": Standing(False, False, 9), "in their place": Standing(False, False, 8)}
     found = view(cast, {"t": TASK}, standing, without=["spammer"])
-    assert found.events == ("e", "bad")
-    assert ([c.record_id for c in found.comparisons], len(found.unpaired)) == (["e"], 2)
+    assert found.events == ("e", "in their place", "bad"), "as after a retraction the next vote counts"
+    assert ([c.record_id for c in found.comparisons], len(found.unpaired)) == (["e", "in their place"], 2)
     reasons = ("adjudication", "audit", "cannot", "gold", "repeat", "replaced", "retracted", "surplus", "training", "without")
     assert found.left_out == dict.fromkeys(reasons, 1)
     assert sum(found.left_out.values()) + len(found.events) == len(cast)
     more = view(cast, {"t": TASK}, standing, surplus=True)
-    assert more.events == ("e", "spare", "spammer's", "bad")
+    assert more.events == ("e", "spare", "in their place", "spammer's", "bad")
     assert view(cast, {"t": TASK}, standing, "adjudication").events == ("adjudication",)
 
 

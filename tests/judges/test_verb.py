@@ -15,7 +15,7 @@ from keel.core.errors import ConfigError, DataError
 from keel.evaluate.judge_page import page
 from keel.evaluate.reward_judge import RewardModelJudge
 from keel.feedback.db import Store
-from keel.feedback.interchange import read_files
+from keel.feedback.own_files import read_files
 from keel.feedback.views import of_store
 from keel.judges.ask import Question
 from keel.judges.config import JudgesFile, RewardModelConfig

@@ -146,3 +146,23 @@ def test_models_of_different_scale_count_alike() -> None:
     both.score([group(False, False)])
     assert both.details["epistemic"][0].tolist() == [0.0, 0.5]
     assert both.details["aleatoric"][0].tolist() == pytest.approx([((2.25 + 9 / 200**2) / 2) ** 0.5] * 2)
+
+
+def shifted(units: list[Unit]):
+    """The heads of ``expert``, the second with a zero 6 higher."""
+    return [(scores_G2 + torch.tensor([0.0, 6.0]), variance_G2) for scores_G2, variance_G2 in expert(units)]
+
+
+def test_a_head_s_own_zero_is_no_disagreement() -> None:
+    def of(judge, scale: Standardiser, offsets: tuple[float, ...] = ()) -> EnsembleSource:
+        return EnsembleSource("judge", [Expert(judge, scale, offsets=offsets)], lambda p, tokens_T: tokens_T, EnsembleConfig())
+
+    plain, mended = of(expert, Standardiser(10.0, 2.0)), of(shifted, Standardiser(13.0, 2.0), (-3.0, 3.0))
+    groups = [group(False, False, False)]
+    assert torch.equal(mended.score(groups)[0], plain.score(groups)[0])
+    assert mended.details["epistemic"][0].tolist() == plain.details["epistemic"][0].tolist() == [0.0, 0.5, 1.0]
+    crude = of(shifted, Standardiser(13.0, 2.0))
+    crude.score(groups)
+    assert crude.details["epistemic"][0].tolist() == [1.5, 1.0, 0.5], "the answer on which both agree looked like the most doubtful one"
+    with pytest.raises(ValueError, match="1 offsets for 2 heads"):
+        of(shifted, Standardiser(), (1.0,)).score(groups)

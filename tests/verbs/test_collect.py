@@ -112,7 +112,7 @@ def test_no_answer_vanishes(folder: Path, proofs: None) -> None:
 def test_a_store_takes_the_tasks_of_a_campaign(folder: Path, proofs: None) -> None:
     pytest.importorskip("sqlalchemy")
     from keel.feedback.db import Store
-    from keel.feedback.interchange import read_files
+    from keel.feedback.own_files import read_files
 
     out = collect(folder, "run", "task.campaign=spring", "task.people=2")
     with Store(f"sqlite:///{folder / 'store.db'}") as store:

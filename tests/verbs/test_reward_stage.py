@@ -21,6 +21,7 @@ from keel.render.renderer import Renderer
 from keel.types import Message, Prompt, Rating
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.run import run_verb
+from keel.verbs.shared.rewards import SCALE_FILE, head_offsets
 
 Rows = list[dict[str, Any]]
 Reward = Callable[..., dict[str, Any]]
@@ -231,6 +232,22 @@ def test_an_ensemble_rewards_in_rl_and_refuses_where_it_is_unsure(reward: Reward
     assert summary["not_rewarded"]["judge"]["refused"] == 0
     assert summary["not_rewarded"]["judge"]["scored"] >= 16
     assert summary["last"]["rewards/judge/epistemic/mean"] > 0
+
+
+def test_each_head_s_own_zero_is_kept_with_the_scale_and_is_no_doubt(reward: Reward, tmp_path: Path) -> None:
+    reward(pairs(), "head={members: 3}")
+    final = tmp_path / "run" / "final"
+    kept = json.loads((final / SCALE_FILE).read_text())
+    assert sum(kept["members"]) / 3 == pytest.approx(kept["mean"], abs=1e-6)
+    inference = LocalInference(loaded(tmp_path).model, BatchConfig())
+    (offsets,) = head_offsets(str(final), inference, None)
+    assert offsets == pytest.approx([m - kept["mean"] for m in kept["members"]], abs=1e-6)
+    assert max(map(abs, offsets)) > 0
+    (final / SCALE_FILE).write_text(json.dumps({"schema": 1, "mean": kept["mean"], "std": kept["std"]}))
+    assert head_offsets(str(final), inference, None) == [()], "a model that was trained before"
+    three = [torch.tensor([[1.0, 2.0, 6.0], [3.0, 4.0, 8.0]]), torch.tensor([[5.0, 6.0, 10.0]])]
+    (measured,) = head_offsets(str(final), inference, lambda scorer: three)
+    assert measured == pytest.approx([-2.0, -1.0, 3.0])
 
 
 def test_a_teacher_s_preferences_are_learnt_in_place_of_the_labels(reward: Reward, tmp_path: Path) -> None:

@@ -107,6 +107,25 @@ def test_undo_is_a_new_event(make_site: Any) -> None:
     assert site.store.progress("shop")["votes"] == 1
 
 
+def test_an_answer_is_taken_back_with_nothing_in_its_place(make_site: Any) -> None:
+    site = make_site(2)
+    ann, bob = site.person(), site.person("bob")
+    item = ann.items()["items"][0]
+    first = ann.event(item["handle"])
+    ann.post("/api/judgements", first)
+    back = {"event_id": "ev-taken-back", "replaces": first["event_id"], "take_back": True}
+    told = ann.post("/api/undo", back).json()
+    assert (told["stored"], told["replaces"], told["item"]["handle"]) == (True, "ev-taken-back", item["handle"])
+    assert ann.post("/api/undo", back).json()["stored"], "sent twice, stored once"
+    assert (len(site.store.judgements("shop")), site.store.progress("shop")["votes"]) == (2, 0)
+    assert item["handle"] in [i["handle"] for i in ann.items()["items"]]
+    assert bob.post("/api/undo", back).status_code == 403
+    again = {**ann.event(item["handle"]), "event_id": "ev-once-again", "replaces": "ev-taken-back"}
+    assert ann.post("/api/judgements", again).json()["stored"]
+    assert site.store.progress("shop")["votes"] == 1
+    assert ann.post("/api/undo", {**back, "answer": {"type": "choice", "chosen": "tie"}}).status_code == 400
+
+
 def test_answers_to_training_items_cannot_be_taken_back(make_site: Any) -> None:
     site = make_site(1, training=[make_task(9, expected=Choice("first"))])
     ann = site.person()

@@ -22,7 +22,7 @@ from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported
 from keel.feedback.exchange.items import Item, item_of
 from keel.feedback.exchange.said import number_of, plain_word, ranks_of, span_of
-from keel.types.judgements import Choice, Judgement, Ranks, Scores, Task
+from keel.types.judgements import Choice, Judgement, Ranks, Scores, Spans, Task
 
 NAME = "argilla"
 
@@ -203,6 +203,6 @@ def _values(task: Task, judgement: Judgement) -> dict[str, Any]:
         return {scheme: [f"response_{b[0] + 1}" for b in answer.buckets]}
     if isinstance(answer, Scores):
         return dict(answer.scores)
-    if len(task.candidates) > 1 or not answer.spans:
+    if not isinstance(answer, Spans) or len(task.candidates) > 1 or not answer.spans:
         return {}
     return {scheme: [{"start": s.start, "end": s.end, "label": s.kind} for s in answer.spans]}

@@ -6,15 +6,19 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
 from keel.data.left_out import LeftOut
 from keel.feedback.exchange.imported import NO_TIME, Imported
-from keel.types.judgements import Judgement, Task
+from keel.types.judgements import Judgement, TakenBack, Task
 from keel.types.records import Candidate, ImagePart, Message, Prompt
+
+_OURS = "keel"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,9 +61,26 @@ def _cell(value: Any) -> str:
 
 
 def foreign(annotator_id: str) -> str:
-    """An annotator's name without the format that it was read from."""
+    """An annotator's name without the format that it was read from; of records that went through `apart` no two have one name."""
     kind, colon, name = annotator_id.partition(":")
     return name if colon else kind
+
+
+def apart(imported: Imported, formats: Container[str]) -> Imported:
+    """The records with ids of annotators that `foreign` keeps apart: only a format's name is taken off, and only where nobody else has the
+    rest of it. Others keep their whole id there: ``argilla:7`` beside ``label_studio:7``."""
+    ids = list(dict.fromkeys([*(a.annotator_id for a in imported.annotators), *(j.by for j in imported.judgements)]))
+    names = Counter(foreign(i) for i in ids)
+    whole = {i for i in ids if names[foreign(i)] > 1 or (":" in i and i.partition(":")[0] not in formats)}
+    new = {i: f"{_OURS}:{i}" if i in whole else i for i in ids}
+
+    def moved(j: Judgement) -> Judgement:
+        bare = f"/{foreign(j.by)}"  # the end of an id that Keel made of task and annotator
+        place = f"{j.source_id.removesuffix(bare)}/{j.by}" if j.by in whole and j.source_id.endswith(bare) else j.source_id
+        return replace(j, by=new[j.by], source_id=place)
+
+    people = tuple(replace(a, annotator_id=new[a.annotator_id]) for a in imported.annotators)
+    return replace(imported, annotators=people, judgements=tuple(map(moved, imported.judgements)))
 
 
 def at(judgement: Judgement) -> str:
@@ -111,7 +132,9 @@ def unfit(
         task = tasks.get(judgement.task_id)
         if task is None:
             left.append(LeftOut(judgement.event_id, judgement.source_id, "task_id: no such task in these records"))
-        elif judgement.purpose not in purposes:
+        elif isinstance(judgement.answer, TakenBack):
+            left.append(LeftOut(judgement.event_id, judgement.source_id, "answer: was taken back"))
+        elif judgement.purpose not in purposes and not (judgement.purpose == "repeat" and judgement.protocol.startswith("imported:")):
             why_not = f"purpose: {judgement.purpose}: the format cannot tell it from work"
             left.append(LeftOut(judgement.event_id, judgement.source_id, why_not))
         elif task.kind not in kinds:

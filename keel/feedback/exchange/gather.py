@@ -13,6 +13,7 @@ from keel.data.errors import FieldError
 from keel.data.left_out import LeftOut
 from keel.data.rows import BadRow
 from keel.feedback.exchange.imported import NO_TIME, Imported, digest
+from keel.feedback.texts import by_bytes
 from keel.types.judgements import Annotator, Answer, Judgement, Purpose, Task, TaskKind
 from keel.types.records import Candidate, Prompt
 
@@ -74,7 +75,9 @@ class Gather:
     ) -> Task:
         """The task of these contents; made when it is new."""
         protocol = self.protocol(scheme)
-        said = [asdict(prompt), [asdict(c) for c in candidates]]
+        asked = replace(prompt, messages=tuple(map(by_bytes, prompt.messages)))  # the same pictures at another place are the same
+        answers = [replace(c, turns=tuple(map(by_bytes, c.turns))) for c in candidates]
+        said = [asdict(asked), [asdict(c) for c in answers]]
         task_id = digest(protocol, kind, source_id, said)
         task = Task(task_id, prompt, tuple(candidates), kind, protocol, source_id=source_id, meta=dict(meta or {}))
         return self._tasks.setdefault(task_id, task)
@@ -105,7 +108,7 @@ class Gather:
         kept = self._without_twice_written()
         order: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for i in sorted(range(len(kept)), key=lambda i: (kept[i].at, i)):
-            order[(kept[i].task_id, kept[i].by, kept[i].purpose)].append(i)
+            order[(kept[i].task_id, kept[i].by, "work" if kept[i].purpose == "repeat" else kept[i].purpose)].append(i)
         repeat = {i: n for group in order.values() for n, i in enumerate(group)}
         seen: Counter[str] = Counter()
         judgements = [self._judgement(vote, repeat[i], seen) for i, vote in enumerate(kept)]
@@ -136,7 +139,7 @@ class Gather:
             event_id=event,
             task_id=vote.task_id,
             by=vote.by,
-            purpose=vote.purpose,
+            purpose="repeat" if vote.purpose == "work" and repeat else vote.purpose,  # one vote a person
             answer=vote.answer,
             display_order=vote.display_order or tuple(range(len(task.candidates))),
             protocol=task.protocol,

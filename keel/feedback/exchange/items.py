@@ -16,6 +16,7 @@ from keel.data.fields import prompt_key
 from keel.data.turns import as_messages
 from keel.feedback.exchange.imported import digest
 from keel.feedback.exchange.said import choice_of, plain_word
+from keel.feedback.texts import by_bytes
 from keel.types.judgements import Choice
 from keel.types.records import Candidate, ImagePart, Message, Prompt, TextPart
 
@@ -103,7 +104,7 @@ def make_prompt(said: Any, images: Any, folder: str, source_id: str) -> Prompt:
         parts = ((TextPart(content),) if content else ()) if isinstance(content, str) else content
         turns[last] = Message(turns[last].role, (*pictures, *parts), turns[last].extra)
         messages, text = tuple(turns), None
-    return Prompt(prompt_key(messages, text), messages, text, source_id=source_id)
+    return Prompt(prompt_key(tuple(map(by_bytes, messages)), text), messages, text, source_id=source_id)
 
 
 def make_answer(prompt_id: str, said: Any, origin: Mapping[str, Any], earlier: Sequence[Candidate], name: str) -> Candidate:

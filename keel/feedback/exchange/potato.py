@@ -9,7 +9,9 @@ text, target_field}``), its tests and programs that read user states: labels sta
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ from keel.data.sources import read_plain
 from keel.feedback.exchange import files
 from keel.feedback.exchange.answers import Said, add, form, rank_order, spans_said
 from keel.feedback.exchange.gather import Gather, Vote
-from keel.feedback.exchange.imported import Imported
+from keel.feedback.exchange.imported import Imported, digest
 from keel.feedback.exchange.items import Item, item_of
 from keel.feedback.exchange.said import number_of, span_of
 from keel.types.judgements import Choice, Judgement, Ranks, Scores, Spans, Task
 
 NAME = "potato"
 STATE = "user_state.json"
+_LONGEST = 60  # characters of a folder's name
 _IDS = ("id", "instance_id", "item_id")
 _SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 
@@ -180,20 +183,28 @@ def write(imported: Imported, path: Path) -> tuple[LeftOut, ...]:
     items: dict[str, dict[str, Any]] = {}
     states: dict[str, dict[str, Any]] = {}
     for task, judgement in kept:
-        row = {"id": task.source_id, **_item_row(task)}
-        if items.setdefault(task.source_id, row) != row:
-            left.append(LeftOut(task.task_id, task.source_id, "id: another item with this id is written already"))
-            continue
+        name, row = task.source_id or task.task_id, _item_row(task)
+        if items.setdefault(name, {"id": name, **row}) != {"id": name, **row}:
+            name = f"{name}~{digest(row)[:8]}"  # another item has this id
+            items.setdefault(name, {"id": name, **row})
         why = _no_place(judgement, people)
         if why:
             left.append(LeftOut(task.task_id if judgement is None else judgement.event_id, task.source_id, why))
         elif judgement is not None:
             state = states.setdefault(judgement.by, {"user_id": files.foreign(judgement.by)})
-            _note(state, task, judgement)
+            _note(state, replace(task, source_id=name), judgement)
+    folders = _folders(states)
     files.write_lines(path / "data" / "items.jsonl", items.values())
     for by, state in states.items():
-        files.write_json(path / "annotation_output" / "".join(c if c.isalnum() else "_" for c in files.foreign(by)) / STATE, state)
+        files.write_json(path / "annotation_output" / folders[by] / STATE, state)
     return tuple(left)
+
+
+def _folders(people: Iterable[str]) -> dict[str, str]:
+    """A folder's name for each: their own where it is short and plain and nobody else's, also where case does not count."""
+    plain = {by: "".join(c if c.isalnum() else "_" for c in files.foreign(by))[:_LONGEST] for by in people}
+    used = Counter(name.casefold() for name in plain.values())
+    return {by: name if name and used[name.casefold()] == 1 else f"{name}~{digest(by)[:8]}" for by, name in plain.items()}
 
 
 def _no_place(judgement: Judgement | None, people: set[str]) -> str:

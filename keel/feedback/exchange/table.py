@@ -6,6 +6,7 @@ A new format is a file here with ``NAME``, ``fits``, ``read`` and ``write``, and
 from __future__ import annotations
 
 import difflib
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from keel.core.errors import ConfigError, DataError
 from keel.data.left_out import LeftOut
 from keel.data.sources import read_plain
-from keel.feedback.exchange import argilla, crowd_csv, distilabel, keel_jsonl, label_studio, lmarena, mturk, potato, prolific
+from keel.feedback.exchange import argilla, crowd_csv, distilabel, files, keel_jsonl, label_studio, lmarena, mturk, potato, prolific
 from keel.feedback.exchange.imported import Imported
 
 _LOOK = 20  # rows that are looked at to tell a format
@@ -64,9 +65,20 @@ def read(name: str, path: str | Path) -> Imported:
     return named(found).read(Path(path).expanduser())
 
 
-def write(name: str, imported: Imported, path: str | Path) -> tuple[LeftOut, ...]:
-    """Write records as another tool reads them. Returns what the format has no place for, each by name."""
-    return named(name).write(imported, Path(path).expanduser())
+def write(name: str, imported: Imported, path: str | Path, *, or_nothing: bool = False) -> tuple[LeftOut, ...]:
+    """Write records as another tool reads them. Returns what the format has no place for, each by name. Raises DataError where that is
+    all of them, with ``or_nothing``: then nothing is written, and what was there stays."""
+    form, where = named(name), Path(path).expanduser()
+    imported = imported if name == keel_jsonl.NAME else files.apart(imported, FORMATS)
+    if or_nothing:
+        with tempfile.TemporaryDirectory() as folder:
+            left = form.write(imported, Path(folder) / where.name)
+        lost = {x.record_id for x in left}
+        judged = {j.task_id for j in imported.judgements}
+        if all(j.event_id in lost for j in imported.judgements) and all(t.task_id in lost or t.task_id in judged for t in imported.tasks):
+            why = f" (first: {left[0].reason})" if left else ""
+            raise DataError(f"nothing can be written as {name}: {len(left)} records are left out{why}", "choose another form")
+    return form.write(imported, where)
 
 
 def detect(path: str | Path) -> str:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from keel.core.errors import DataError
 from keel.data.conversion import answer_key, comparisons_to_pairs
 from keel.data.left_out import LeftOut
-from keel.feedback import store
+from keel.feedback import store, views
 from keel.feedback.exchange import files
 from keel.feedback.exchange.imported import Imported
-from keel.types.judgements import Choice, Judgement, Ranks, Scores, Task
+from keel.types.judgements import Choice, Judgement, Ranks, Scores, TakenBack, Task
 from keel.types.records import Candidate, Comparison, Prompt
 
 LayoutName = Literal["comparison", "preference", "ranking", "rating", "unpaired"]
@@ -60,6 +60,8 @@ def _unfit(task: Task, judgement: Judgement, kind: str, protocol: str) -> str:
         return f"protocol: is {task.protocol}, not {protocol}"
     if judgement.purpose != "work":
         return f"purpose: {judgement.purpose} is not work"
+    if isinstance(judgement.answer, TakenBack):
+        return "answer: was taken back"
     if judgement.repeat:
         return f"repeat: the same person's answer number {judgement.repeat + 1}"
     if not task.prompt.messages and not (task.prompt.text or "").strip():
@@ -78,10 +80,7 @@ def comparisons(votes: Iterable[tuple[Task, Judgement]]) -> tuple[list[Compariso
             why = "both answers are the same" if first.messages == second.messages else f"{chosen} prefers neither answer and is no tie"
             left.append(LeftOut(vote.event_id, vote.source_id, f"answer: {why}"))
             continue
-        strength = vote.answer.strength if isinstance(vote.answer, Choice) and vote.answer.strength is not None else 1.0
-        order = (0, 1) if vote.display_order == (0, 1) else (1, 0)
-        made = Comparison(vote.event_id, task.prompt, (first, second), chosen, strength, vote.by, vote.protocol, order, vote.source_id)
-        found.append(made)
+        found += [record for record in views.records(vote, task) if isinstance(record, Comparison)]  # as every view has it
     return found, left
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.core.errors import DataError
+from keel.types.identity import answer_id, item_of
 from keel.types.judgements import Choice, Judgement
 from keel.types.records import Comparison
 
@@ -116,20 +117,14 @@ def _names(given: int | Sequence[str], index_V: Ints) -> tuple[str, ...]:
     return tuple(map(str, range(given or (int(index_V.max()) + 1 if len(index_V) else 0))))
 
 
-def item_key(comparison: Comparison) -> tuple[str, tuple[str, str], tuple[str, str]]:
-    """What two candidates of which prompt: the same for both orders. By id and text, since files may name their candidates "a" and "b"."""
-    one, two = sorted((x.candidate_id, x.text) for x in comparison.candidates)
-    return comparison.prompt.prompt_id, one, two
-
-
 def from_comparisons(comparisons: Iterable[Comparison]) -> Votes:
-    """Votes of three classes (`CLASSES`), ``first`` being the candidate whose (id, text) sorts first. Task names are the pairs' keys. An
+    """Votes of three classes (`CLASSES`), ``first`` being the candidate whose id sorts first. Task names are the pairs' keys. An
     annotator's second vote on two candidates counts as a repeat."""
     rows: list[tuple[str, str, str, float, float, int, int]] = []
     seen: Counter[tuple[str, str]] = Counter()
     for c in comparisons:
-        prompt_id, one, two = item_key(c)
-        turned = (c.candidates[0].candidate_id, c.candidates[0].text) != one
+        prompt_id, one, two = item_of(c)
+        turned = answer_id(c.candidates[0]) != one
         label = FLIPPED.get(c.outcome, c.outcome) if turned else c.outcome
         side = c.display_order.index(1 if turned else 0)
         task = repr((prompt_id, one, two))

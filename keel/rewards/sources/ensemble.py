@@ -20,11 +20,24 @@ Members = Callable[[Sequence[Unit]], Sequence[tuple[Tensor, Tensor]]]  # units -
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """One model of an ensemble: what it says, the scale of its scores, and its weight."""
+    """One model of an ensemble: what it says, the scale of its scores, and its weight.
+
+    ``offsets``: what each of its heads says more on average than all of them, in the units of its scores. Preferences leave each head's
+    zero open, so that this is no disagreement: it is taken off. Empty = nothing is known of it.
+    """
 
     judge: Members
     scale: Standardiser = SAME
     weight: float = 1.0
+    offsets: tuple[float, ...] = ()
+
+    def standardised(self, members_GM: Tensor) -> Tensor:
+        """The heads' scores on one scale and with one zero, float [G, M]. Raises ValueError where there are not M offsets."""
+        if not self.offsets:
+            return self.scale(members_GM)
+        if len(self.offsets) != members_GM.shape[1]:
+            raise ValueError(f"{len(self.offsets)} offsets for {members_GM.shape[1]} heads")
+        return self.scale(members_GM - torch.tensor(self.offsets, dtype=members_GM.dtype))
 
 
 def aggregate(members_GM: Tensor, config: EnsembleConfig, weights_M: Tensor | None = None) -> Tensor:
@@ -146,7 +159,7 @@ class EnsembleSource:
 
 def _asked(experts: Sequence[Expert], units: Sequence[Unit]) -> list[list[tuple[Tensor, Tensor]]]:
     """Standardised scores and variances [G, M] by unit and expert."""
-    each = [[(e.scale(s.float()), v.float() / e.scale.std**2) for s, v in e.judge(units)] for e in experts]
+    each = [[(e.standardised(s.float()), v.float() / e.scale.std**2) for s, v in e.judge(units)] for e in experts]
     return [list(of_unit) for of_unit in zip(*each, strict=True)]
 
 

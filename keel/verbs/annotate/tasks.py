@@ -13,6 +13,7 @@ from typing import Any
 from keel.core.errors import ConfigError, DataError
 from keel.feedback.campaigns import ROLES, Campaign, load_tasks
 from keel.feedback.db import RowError, Store
+from keel.feedback.own_rows import body_of, kind_of
 from keel.feedback.rows import digest, task_from, task_row
 from keel.types import Task
 from keel.verbs.annotate.recipe import AnnotateRecipe
@@ -49,9 +50,8 @@ def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
         try:
             for number, line in enumerate(lines, 1):
                 where = f"{path}:{number}"
-                row = _row(where, line) if line.strip() else None
-                if row is not None and not (isinstance(row, dict) and set(row) == {"campaign"}):  # such a line is for stores
-                    yield where, _task(where, row)
+                if line.strip() and (task := _task(where, _row(where, line))) is not None:
+                    yield where, task
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: is no UTF-8: {error}", "save the file as UTF-8") from None
 
@@ -223,9 +223,12 @@ def _row(where: str, line: str) -> Any:
         raise DataError(f"{where}: is no JSON: {error.msg}", "one task a line, as JSON") from None
 
 
-def _task(where: str, row: Any) -> Task:
+def _task(where: str, row: Any) -> Task | None:
+    """The task of a row; None for the other rows of a file that Keel wrote for stores (its campaign, annotators, judgements)."""
     try:
-        task = task_from(row["task"] if isinstance(row, dict) and set(row) == {"task"} else row)
+        if (kind := kind_of(row)) not in ("", "task"):
+            return None
+        task = task_from(body_of(row, "task") if kind else row)
         role_of(task)
     except RowError as error:
         raise DataError(f"{where}: {error.message}", error.hint) from None

@@ -10,13 +10,14 @@ from typing import Any
 
 from keel.data.text import word_count
 from keel.feedback import views
-from keel.feedback.aggregate import aggregate
+from keel.feedback.aggregate import aggregate, way_of, ways
 from keel.feedback.config import AggregateConfig
 from keel.feedback.db import Store
 from keel.feedback.quality.report import Person, people
-from keel.feedback.reliability.votes import CLASSES, from_comparisons, from_judgements, item_key
+from keel.feedback.reliability.votes import CLASSES, from_comparisons, from_judgements
 from keel.feedback.soft_pairs import SoftPairs, aggregated
 from keel.types import Choice, Comparison, Judgement, Pair, Task
+from keel.types.identity import answer_id, item_id, item_of
 
 log = logging.getLogger("keel")
 
@@ -66,31 +67,21 @@ def labels(
     them who is right how often, and with ``fit`` their answers fit temperature and mix; no known item becomes a pair."""
     if config.method not in ("dawid_skene", "mace", "weighted") or not work:
         return Labels(aggregate(work, config), tuple(work), 0)
-    own = {item_key(c) for c in work}
-    known = [c for c in known if item_key(c) not in own]
+    own = {item_of(c) for c in work}
+    known = [c for c in known if item_of(c) not in own]
     together = [*work, *known]
-    expected = {_key_of(t): t for t in tasks.values() if isinstance(t.expected, Choice)}
+    expected = {item_id(t.prompt, t.candidates): t for t in tasks.values() if isinstance(t.expected, Choice) and len(t.candidates) == 2}
     gold: dict[int, int] = {}
-    for number, key in enumerate(dict.fromkeys(item_key(c) for c in together)):
+    for number, key in enumerate(dict.fromkeys(item_of(c) for c in together)):
         task = expected.get(key)
         if fit and task is not None and isinstance(task.expected, Choice) and task.expected.chosen in ("first", "second"):
             wanted = task.candidates[0 if task.expected.chosen == "first" else 1]
-            gold[number] = CLASSES.index("first" if (wanted.candidate_id, wanted.text) == key[1] else "second")
-    assert len(from_comparisons(together).tasks) == len({item_key(c) for c in together})
+            gold[number] = CLASSES.index("first" if answer_id(wanted) == key[1] else "second")
+    assert len(from_comparisons(together).tasks) == len({item_of(c) for c in together})
     found: SoftPairs = aggregated(together, config, gold=gold)
-    of_work = {(key[0], *sorted((key[1][0], key[2][0]))) for key in own}
-    pairs = tuple(p for p in found.pairs if _ids(p) in of_work)
+    of_work = {way for key in own for way in ways(key)}
+    pairs = tuple(p for p in found.pairs if way_of(p) in of_work)
     return Labels(pairs, tuple(work), len(gold))
-
-
-def _key_of(task: Task) -> tuple[str, tuple[str, str], tuple[str, str]]:
-    one, two = sorted((c.candidate_id, c.text) for c in task.candidates)
-    return task.prompt.prompt_id, one, two
-
-
-def _ids(pair: Pair) -> tuple[str, ...]:
-    winner, _, loser = pair.record_id.removeprefix(f"{pair.prompt.prompt_id}:").partition(">")
-    return (pair.prompt.prompt_id, *sorted((winner, loser)))
 
 
 def views_of(store: Store, campaign: str) -> tuple[views.View, views.View]:

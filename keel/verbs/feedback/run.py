@@ -13,22 +13,25 @@ from keel.core.errors import ConfigError, DataError
 from keel.data.left_out import LeftOut
 from keel.feedback import lineage, snapshots, views
 from keel.feedback.db import Store
-from keel.feedback.exchange import table, training
+from keel.feedback.exchange import files, table, training
 from keel.feedback.foreign import bring, take
-from keel.feedback.interchange import is_own, read_files, write_campaign
+from keel.feedback.interchange import write_campaign
+from keel.feedback.own_files import read_files
+from keel.feedback.own_rows import is_own
 from keel.feedback.snapshots import record_row
 
-LAYOUTS = ("comparison", "preference", "ranking", "rating")  # beside `unpaired`, which `views` makes
+_NOTHING = "`keel feedback status` says what the campaign holds"
+LAYOUTS = ("comparison", "preference", "ranking", "rating", "unpaired")
 
 
-def run_import(url: str, files: Sequence[str], campaign: str, form: str = "auto") -> dict[str, Any]:
+def run_import(url: str, names: Sequence[str], campaign: str, form: str = "auto") -> dict[str, Any]:
     """Read files into the store: Keel's own, and those of other tools, told by their content unless ``form`` names it."""
-    if not files:
+    if not names:
         raise ConfigError("keel feedback import needs a file", "keel feedback import FILE --store URL")
     counts, left = Counter[str](), list[LeftOut]()
     with Store(url) as store:
-        for file in map(Path, files):
-            if form == "auto" and is_own(file):
+        for file in map(Path, names):
+            if form == "keel" or (form == "auto" and is_own(file)):
                 counts.update(read_files(store, [file], campaign))
                 continue
             found = bring(store, form, file, campaign)
@@ -40,37 +43,43 @@ def run_import(url: str, files: Sequence[str], campaign: str, form: str = "auto"
     return {"store": url, "new": dict(counts), "left_out": [asdict(x) for x in left]}
 
 
-def run_export(url: str, campaign: str, out: str, form: str, without: Sequence[str]) -> dict[str, Any]:
-    """Write a campaign: ``judgements`` (all of it, read back by import), ``training`` (the rows that training reads), ``unpaired``, another
-    layout of training data, or another tool's format."""
+def run_export(url: str, campaign: str, out: str, form: str, without: Sequence[str], surplus: bool = False) -> dict[str, Any]:
+    """Write a campaign: ``judgements`` (all of it, read back by import), ``training`` (the rows that training reads), a layout of training
+    data, or another tool's format. All but the first take what stands and counts. Raises DataError where nothing would be written."""
     if not out:
         raise ConfigError("--out FILE is needed", "where the rows go")
-    if form not in ("judgements", "training", "unpaired"):
-        return _export_foreign(url, campaign, Path(out), form, without)
+    if form not in ("judgements", "training"):
+        return _export_foreign(url, campaign, Path(out), form, without, surplus)
     with Store(url) as store:
         if form == "judgements":
+            if surplus:
+                raise ConfigError("--surplus would have no effect: --as judgements writes all votes", "leave it out")
             counts: dict[str, Any] = dict(write_campaign(store, campaign, Path(out), without))
+            counts["left_out"] = {"without": len(store.judgements(campaign)) - counts["judgement"]}
         else:
-            view = views.of_store(store, campaign, without=without)
-            if view.spans and form == "training":
+            view = views.of_store(store, campaign, without=without, surplus=surplus)
+            if view.spans:
                 raise DataError(f"campaign {campaign} marks spans, which no layout of data has", "--as judgements")
-            records = view.unpaired if form == "unpaired" else (*view.comparisons, *view.rankings, *view.ratings)
-            lines = [json.dumps(record_row(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records]
-            Path(out).write_text("".join(lines), encoding="utf-8")
-            counts = {"rows": len(lines), "left_out": dict(view.left_out)}
+            records = (*view.comparisons, *view.rankings, *view.ratings)
+            if not records:
+                raise DataError(f"campaign {campaign} has nothing that could be trained on: left out {dict(view.left_out)}", _NOTHING)
+            files.write_lines(Path(out), map(record_row, records))
+            left = dict(view.left_out) | ({"both_bad": n} if (n := len(view.unpaired) // 2) else {})
+            counts = {"rows": len(records), "left_out": left}
     print(f"{out}: {json.dumps(counts)}")
     return {"file": out, "counts": counts}
 
 
-def _export_foreign(url: str, campaign: str, out: Path, form: str, without: Sequence[str]) -> dict[str, Any]:
+def _export_foreign(url: str, campaign: str, out: Path, form: str, without: Sequence[str], surplus: bool) -> dict[str, Any]:
     with Store(url) as store:
-        found = take(store, campaign, without)
+        found = take(store, campaign, without, surplus=surplus)
     if form in LAYOUTS:
         rows, left = training.export(found, form, out)  # type: ignore[arg-type]
         counts = {"rows": rows}
     else:
-        left = table.write(form, found, out)
-        counts = {"judgements": len(found.judgements) - len({x.record_id for x in left})}
+        left = table.write(form, found, out, or_nothing=True)
+        lost = {x.record_id for x in left}
+        counts = {"judgements": len({j.event_id for j in found.judgements} - lost)}
     left = (*found.left_out, *left)
     print(f"{out}: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
     _tell(left)
@@ -102,12 +111,14 @@ def run_status(url: str) -> dict[str, Any]:
     return {"campaigns": campaigns, "snapshots": kept, "annotators": people}
 
 
-def run_snapshot(url: str, campaign: str, without: Sequence[str]) -> dict[str, Any]:
-    """Freeze a campaign's votes."""
+def run_snapshot(url: str, campaign: str, without: Sequence[str], surplus: bool = False) -> dict[str, Any]:
+    """Freeze a campaign's votes; what of it is not among them is told by reason."""
     with Store(url) as store:
-        found = snapshots.take(store, campaign, without)
+        found, left = snapshots.take_all(store, campaign, without, surplus=surplus)
     print(f"snapshot {found.id}: {len(found.events)} judgements; data.path: store:{url}#{found.id}")
-    return {"id": found.id, "judgements": len(found.events), "path": f"store:{url}#{found.id}"}
+    for reason, n in left.items():
+        print(f"left out: {n}, {reason}")
+    return {"id": found.id, "judgements": len(found.events), "left_out": dict(left), "path": f"store:{url}#{found.id}"}
 
 
 def run_retract(url: str, who: str, why: str, runs: str, dry_run: bool) -> dict[str, Any]:

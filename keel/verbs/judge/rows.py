@@ -12,7 +12,7 @@ from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.evaluate.judge_labels import labelled
-from keel.feedback.rows import digest, named, task_row
+from keel.feedback.rows import digest, named
 from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
 
 log = logging.getLogger("keel")
@@ -22,15 +22,10 @@ def tasks_of(path: str, campaign: str) -> list[Task]:
     """One task a row, in order; rows with the same content are one task, and counted. Raises DataError naming file, line and field."""
     found = _own_rows(Path(path)) if _has_answers(Path(path)) else _records(path)
     tasks = [named(Task("", prompt, candidates, kind, f"{kind}-v1", campaign=campaign)) for prompt, candidates, kind in found]
-    kept = list({_content(t): t for t in reversed(tasks)}.values())[::-1]
+    kept = list({t.task_id: t for t in reversed(tasks)}.values())[::-1]
     if len(kept) < len(tasks):
         log.info("%s: %d rows stand there before with the same content, and are judged once", path, len(tasks) - len(kept))
     return kept
-
-
-def _content(task: Task) -> str:
-    row = task_row(task)
-    return digest([row["prompt"]["prompt"], row["prompt"]["meta"], row["candidates"], task.kind])
 
 
 Found = tuple[Prompt, tuple[Candidate, ...], Any]

@@ -98,7 +98,7 @@ def _answers(session: Session, recipe: MineRecipe, account: Account, prompts: An
     found: list[Judged] = []
     lost: list[LeftOut] = []
     for group in groups:
-        of_group, out = _judged(group, name, recipe.model)
+        of_group, out = _judged(group, name, recipe.model, name in recipe.mine.rules)
         found += of_group
         lost += out
     if not found:
@@ -106,7 +106,8 @@ def _answers(session: Session, recipe: MineRecipe, account: Account, prompts: An
     return found, lost
 
 
-def _judged(group: Group, judge: str, model: str) -> tuple[list[Judged], list[LeftOut]]:
+def _judged(group: Group, judge: str, model: str, limited: bool = False) -> tuple[list[Judged], list[LeftOut]]:
+    """The answers with what was measured; the reward model's own score is among the parts where a rule limits it."""
     found: list[Judged] = []
     lost: list[LeftOut] = []
     spread_G = group.parts.get(f"{judge}/epistemic")
@@ -117,7 +118,7 @@ def _judged(group: Group, judge: str, model: str) -> tuple[list[Judged], list[Le
             continue
         origin = {"source": "policy", "model": model, "sample": rollout.sample, "finish_reason": rollout.finish_reason}
         candidate = make_candidate(group.prompt.prompt_id, rollout.text, origin)
-        parts = {k: float(v[i]) for k, v in group.parts.items() if k != judge and not k.startswith(f"{judge}/")}
+        parts = {k: float(v[i]) for k, v in group.parts.items() if not k.startswith(f"{judge}/") and (limited or k != judge)}
         spread = float(spread_G[i]) if spread_G is not None else 0.0
         ended = rollout.finish_reason != "length"
         found.append(Judged(group.prompt, candidate, float(group.parts[judge][i]), spread, parts, len(rollout), ended, {}))

@@ -130,9 +130,14 @@ def held_out_measures(inference: LocalInference, units: Sides) -> dict[str, Any]
     return {**summary_measures(inference, units.held_out), **tested}
 
 
-def scale(learner: LocalInference, units: Sequence[Unit]) -> dict[str, float]:
-    """Mean and standard deviation of the scores of the first training answers: the constants that a reward is standardised with."""
-    scores = [float(s) for row in learner.scores(units[:MAX_SCALE_UNITS]) for s in row]
+def scale(learner: LocalInference, units: Sequence[Unit]) -> dict[str, Any]:
+    """Mean and standard deviation of the scores of the first training answers: the constants that a reward is standardised with. Of
+    several heads also the mean of each (``members``), since each has a zero of its own."""
+    judged = [members_GM for members_GM, _ in learner.judgements(units[:MAX_SCALE_UNITS])]
+    scores = [float(s) for members_GM in judged for s in members_GM.mean(1)]
     mean = math.fsum(scores) / len(scores)
     variance = math.fsum((s - mean) ** 2 for s in scores) / max(1, len(scores) - 1)
-    return {"mean": mean, "std": math.sqrt(variance) or 1.0}
+    found: dict[str, Any] = {"mean": mean, "std": math.sqrt(variance) or 1.0}
+    if judged[0].shape[1] > 1:
+        found["members"] = [math.fsum(map(float, s)) / len(scores) for s in zip(*(row for m in judged for row in m.tolist()), strict=True)]
+    return found

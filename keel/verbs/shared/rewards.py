@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ from keel.rewards.sources.remote import RemoteReward, RemoteSource
 from keel.rewards.table import RewardConfig
 from keel.verbs.shared.recipes import ModelRecipe
 
-SCALE_FILE = "keel_reward.json"  # beside the reward model's weights: mean and std of the scores it was made with
+SCALE_FILE = "keel_reward.json"  # beside the reward model's weights: mean and std of the scores it was made with, and its heads' means
 
 Fit = Callable[[Scorer], Sequence[Tensor]]
 
 
-def write_scale(folder: Path, scale: dict[str, float]) -> None:
+def write_scale(folder: Path, scale: Mapping[str, Any]) -> None:
     """Keep the reward's scale with the reward model."""
     (folder / SCALE_FILE).write_text(json.dumps({"schema": 1, **scale}), encoding="utf-8")
 
@@ -79,9 +80,10 @@ def model_source(
         return SegmentedModel(config.name, models[0].steps, renderer.closed, config.segments, renderer.decode, scales[0])
     if sum(heads) > 1:
         weights = _weights(config, paths, models) if config.ensemble.aggregate == "weighted" else [1.0 * n for n in heads]
+        offsets = [o for path, model in zip(paths, models, strict=True) for o in head_offsets(path, model, fit)]
         experts = [
-            Expert(LocalInference(part, model.batch).judgements, Standardiser(scale.mean + part.offset, scale.std), weight)
-            for (part, model, scale), weight in zip(each, weights, strict=True)
+            Expert(LocalInference(part, model.batch).judgements, Standardiser(scale.mean + part.offset, scale.std), weight, own)
+            for (part, model, scale), weight, own in zip(each, weights, offsets, strict=True)
         ]
         return EnsembleSource(config.name, experts, renderer.closed, config.ensemble)
     if config.ensemble.changed:
@@ -122,6 +124,25 @@ def standardiser_of(config: ModelReward, path: str, scorer: Scorer, fit: Fit | N
     if mean is not None and std is not None:
         return Standardiser(mean, std)
     return fit_standardiser(fit(scorer), mean, std) if fit is not None else Standardiser(mean or 0.0, std or 1.0)
+
+
+def head_offsets(path: str, model: LocalInference, fit: Fit | None) -> list[tuple[float, ...]]:
+    """By model of an ensemble: how much more each of its heads says on average than all heads together, from the means stored beside its
+    weights, else from what ``fit`` measures; empty where nothing is known, with one head, and for ratings, whose zero is their own."""
+    parts = model.model.members or (model.model,)
+    specs = [part.score_head.spec for part in parts if part.score_head is not None]
+    counts = [spec.members for spec in specs]
+    if len(specs) < len(parts) or sum(counts) == len(parts) or not specs[0].open_zero:
+        return [()] * len(parts)
+    means = [float(m) for m in _stored_scale(path).get("members", [])]
+    if len(means) != sum(counts) and fit is not None:
+        scores_NM = torch.cat(list(fit(lambda units: [scores_GM for scores_GM, _ in model.judgements(units)]))).double()
+        means = scores_NM[scores_NM.isfinite().all(1)].mean(0).tolist()
+    if len(means) != sum(counts):
+        return [()] * len(parts)
+    middle = sum(means) / len(means)
+    ends = list(itertools.accumulate(counts))
+    return [tuple(m - middle for m in means[end - n : end]) for end, n in zip(ends, counts, strict=True)]
 
 
 def _stored_scale(path: str) -> dict[str, Any]:

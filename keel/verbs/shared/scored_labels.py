@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from keel.evaluate.reward_measures import ScoredLabel, Ties, flat, measure
 from keel.learner.inference import LocalInference
 from keel.methods.objectives.reward import order_of
@@ -18,6 +21,8 @@ def judge(inference: LocalInference, units: Sequence[Unit], column: str = "") ->
     scales = scales_of(inference)
     kept = [u for u in units if not isinstance(u.target, StepsTarget) and u.target is not None]
     ties = _ties(inference, kept)
+    judged = [members_GM for members_GM, _ in inference.judgements(kept)]
+    zeros_M = _zeros(inference, judged)
     return [
         ScoredLabel(
             prompt_id=str(unit.meta.get("prompt_id", unit.unit_id)),
@@ -25,13 +30,20 @@ def judge(inference: LocalInference, units: Sequence[Unit], column: str = "") ->
             edges=tuple((e.winner, e.loser, e.label) for e in unit.target.edges) if isinstance(unit.target, PairTarget) else (),
             order=() if isinstance(unit.target, PairTarget) else tuple(order_of(unit, scales)),
             category=category(unit, column),
-            std=tuple(members_GM.std(1, correction=0).tolist()) if members_GM.shape[1] > 1 else (),
+            std=tuple((members_GM - zeros_M).std(1, correction=0).tolist()) if members_GM.shape[1] > 1 else (),
             lengths=tuple(len(b) for b in unit.branches),
             unit_id=unit.unit_id,
             ties=ties if isinstance(unit.target, PairTarget) else None,
         )
-        for unit, (members_GM, _) in zip(kept, inference.judgements(kept), strict=True)
+        for unit, members_GM in zip(kept, judged, strict=True)
     ]
+
+
+def _zeros(inference: LocalInference, judged: Sequence[Tensor]) -> Tensor:
+    """What each member says on average of all these answers, where its zero is its own: no disagreement. 0 for ratings. [M]"""
+    head = inference.model.score_head
+    whole_NM = torch.cat(list(judged)) if judged else torch.zeros(1, 1)
+    return whole_NM.mean(0) if head is not None and head.spec.open_zero else torch.zeros(whole_NM.shape[1])
 
 
 def _ties(inference: LocalInference, units: Sequence[Unit]) -> Ties | None:

@@ -1,0 +1,162 @@
+"""Files that grow, repeats in them, Keel's own files, exports, and answers that are taken back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keel.core.errors import ConfigError, DataError
+from keel.feedback import lineage, sql
+from keel.feedback.campaigns import Campaign, ConflictError
+from keel.feedback.db import Store
+from keel.feedback.exchange import files, table
+from keel.feedback.foreign import bring, take
+from keel.feedback.own_files import read_files
+from keel.feedback.rows import named, task_row
+from keel.feedback.views import of_store
+from keel.types import Annotator, Candidate, Choice, Judgement, Message, Prompt, TakenBack, Task
+from keel.verbs.feedback.run import run_export
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "_PRAGMAS", (*sql._PRAGMAS, "synchronous=OFF"))
+
+
+def table_of(path: Path, *votes: tuple[str, str, str]) -> Path:
+    """A crowd's table: task, worker, label."""
+    rows = [f"{task},Ask {task},yes to {task},no to {task},{worker},{label}" for task, worker, label in votes]
+    path.write_text("\n".join(["task,prompt,left,right,worker,label", *rows]) + "\n")
+    return path
+
+
+def test_a_repeat_in_a_file_is_no_second_vote(tmp_path: Path) -> None:
+    file = table_of(tmp_path / "v.csv", ("q", "ann", "left"), ("q", "ann", "right"), ("q", "bob", "right"))
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "crowd_csv", file, "c")
+        view = of_store(store, "c")
+        assert [c.annotator_id for c in view.comparisons] == ["crowd_csv:ann", "crowd_csv:bob"]
+        assert (store.campaign("c").wanted, view.left_out) == (2, {"repeat": 1})
+        extra = replace(store.judgements("c")[0], event_id="x", purpose="work", repeat=3)
+        store.record([extra])
+        assert len(of_store(store, "c", surplus=True).comparisons) == 2, "whatever a record says that it is for"
+
+
+def test_a_grown_export_adds_what_is_new(tmp_path: Path) -> None:
+    first, more = [("q", "ann", "left")], [("q", "bob", "right"), ("q", "ann", "right"), ("r", "eve", "left")]
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "crowd_csv", table_of(tmp_path / "monday.csv", *first), "")
+        grown = table_of(tmp_path / "tuesday.csv", *first, *more)
+        found = bring(store, "crowd_csv", grown, "")
+        assert (found.campaigns, found.counts) == (("monday",), {"campaign": 0, "annotator": 2, "task": 1, "judgement": 3})
+        assert store.campaign("monday").wanted == 2
+        assert sorted(c.annotator_id for c in of_store(store, "monday").comparisons) == [f"crowd_csv:{n}" for n in ("ann", "bob", "eve")]
+        assert sum(bring(store, "crowd_csv", grown, "").counts.values()) == 0
+        with pytest.raises(ConflictError, match="in the campaign monday"):
+            bring(store, "crowd_csv", grown, "other")
+
+
+PAIR = (Candidate("a", "one"), Candidate("b", "two"))
+QUESTION = Prompt("p", (Message("user", "?"),), source_id="f:1")
+TASK = named(Task("", QUESTION, PAIR, "pairwise", "pairwise-v1"))
+
+
+@pytest.mark.parametrize("lead", [[], [{"campaign": {"name": "shop", "wanted": 2, "kind": "pairwise", "protocol": "pairwise-v1"}}]])
+@pytest.mark.parametrize("campaign", ["", "mine"])
+def test_keels_own_files_of_tasks_are_read(tmp_path: Path, lead: list[Any], campaign: str) -> None:
+    bare = task_row(TASK)
+    rows = [*lead, {"priority": 2.0, "task": bare}] if lead else [bare]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(r, indent=None, separators=(" , ", " : ")) + "\n" for r in rows))
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        new = read_files(store, [tmp_path / "tasks.jsonl"], campaign)
+        name = campaign or ("shop" if lead else "tasks")
+        assert (new["campaign"], new["task"], store.task_ids(name)) == (1, 1, (TASK.task_id,))
+        assert not any(read_files(store, [tmp_path / "tasks.jsonl"], campaign).values()), "nothing is new the second time"
+
+
+def judged(store: Store, *who: str, wanted: int = 3) -> None:
+    store.add_campaign(Campaign("c", wanted, "pairwise", "pairwise-v1"))
+    store.add_tasks("c", [TASK])
+    for name in who:
+        store.add_annotator(Annotator(name, "person"))
+        said = Judgement(f"e-{name}", TASK.task_id, name, "work", Choice("first"), (0, 1), "pairwise-v1", "2026-11-29T12:00:00Z")
+        store.record([said])
+
+
+def test_what_keel_writes_keel_reads(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path}/f.db") as store, Store(f"sqlite:///{tmp_path}/g.db") as other:
+        judged(store, "ann", "bob")
+        table.write("keel", take(store, "c"), tmp_path / "out.jsonl")
+        new = read_files(other, [tmp_path / "out.jsonl"])
+        assert (new["campaign"], new["task"], new["judgement"], new["annotator"]) == (1, 1, 2, 2)
+        assert len(of_store(other, "c").comparisons) == 2
+
+
+def test_exports_say_the_same_of_surplus_and_of_whom_they_leave_out(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/f.db"
+    with Store(url) as store:
+        judged(store, "ann", "bob", "eve", wanted=2)
+        assert [j.by for j in take(store, "c").judgements] == ["ann", "bob"]
+        assert [j.by for j in take(store, "c", ["ann"]).judgements] == ["bob", "eve"] == list(_voters(store, ["ann"]))
+        assert len(take(store, "c", surplus=True).judgements) == 3
+        with pytest.raises(ConfigError, match="did you mean 'eve'"):
+            take(store, "c", ["evve"])
+        store.retract(annotator="ann")
+        assert list(_voters(store, [])) == ["bob", "eve"], "a retraction and leaving out are one rule"
+    for form in ("comparison", "training"):
+        assert run_export(url, "c", str(tmp_path / "o.jsonl"), form, [])["counts"]["rows"] == 2
+    with pytest.raises(DataError, match="nothing can be written"):
+        run_export(url, "c", str(tmp_path / "none.jsonl"), "distilabel", [])
+    assert not (tmp_path / "none.jsonl").exists()
+    assert run_export(url, "c", str(tmp_path / "l.json"), "label_studio", [])["counts"] == {"judgements": 2}
+    rows = run_export(url, "c", str(tmp_path / "u.jsonl"), "unpaired", [])
+    assert rows["counts"]["rows"] == 2, "the winner is wanted, the loser is not"
+
+
+def _voters(store: Store, without: list[str]) -> list[str]:
+    return [c.annotator_id for c in of_store(store, "c", without=without).comparisons]
+
+
+def test_an_answer_is_taken_back_and_given_again(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        judged(store, wanted=1)
+        for name in ("ann", "bob"):
+            store.add_annotator(Annotator(name, "person"))
+        (item,) = store.next_items("ann", "c")
+        store.answer("ann", item.handle, "one", Choice("first"))
+        assert store.progress("c")["votes"] == 1
+        for _ in range(2):  # sent twice, stored once
+            store.take_back("ann", item.handle, "back", "one")
+        assert (store.progress("c")["votes"], store.progress("c")["leases"], of_store(store, "c").left_out) == (
+            0,
+            1,
+            {"replaced": 1, "taken back": 1},
+        )
+        assert [i.handle for i in store.next_items("ann", "c")] == [item.handle], "it is hers again"
+        with pytest.raises(ConflictError, match="taken back already"):
+            store.take_back("ann", item.handle, "again", "back")
+        store.answer("ann", item.handle, "two", Choice("second"), replaces="back")
+        assert [c.record_id for c in of_store(store, "c").comparisons] == ["two"]
+        assert (store.progress("c")["votes"], store.progress("c")["leases"]) == (1, 0)
+        assert isinstance(store.judgements("c")[1].answer, TakenBack)
+
+
+def test_lineage_finds_a_snapshot_in_a_list_of_paths() -> None:
+    config = {"data": {"path": ["store:sqlite:///f.db#abc/unpaired", "more.jsonl"]}}
+    run = lineage.Run(Path("r"), {"verb": "reward", "data": {"a + b": "together"}, "config": config})
+    assert lineage.following([run], {"abc"}) == [run]
+
+
+def test_two_tools_with_one_id_are_two_people(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        judged(store, "argilla:7", "label_studio:7", "argilla:a b", "argilla:a_b", "team:x", wanted=5)
+        found = take(store, "c")
+        apart = files.apart(found, table.FORMATS)
+        assert sorted(files.foreign(a.annotator_id) for a in apart.annotators) == ["a b", "a_b", "argilla:7", "label_studio:7", "team:x"]
+        table.write("potato", found, tmp_path / "project")
+        again = table.read("potato", tmp_path / "project")
+        assert (len(again.annotators), len(again.judgements)) == (5, 5)
