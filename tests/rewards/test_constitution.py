@@ -232,12 +232,12 @@ def test_words_in_a_reply_or_an_answer_decide_nothing(tmp_path: Path, words: str
 def group(texts: Sequence[str], said: Prompt) -> Group:
     one = torch.ones(1)
     rollouts = tuple(Rollout(said.prompt_id, 0, i, one.long(), one.bool(), one, one.long(), "stop", t) for i, t in enumerate(texts))
-    return Group(said, Encoded((1,)), rollouts, torch.zeros(len(texts)), {}, torch.ones(len(texts), dtype=torch.bool))
+    return Group(said, Encoded(torch.ones(1, dtype=torch.int64)), rollouts, torch.zeros(len(texts)), {}, torch.ones(len(texts), dtype=torch.bool))
 
 
 def test_the_reward_tells_of_each_principle(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(SHORT, encoding="utf-8")
-    config = load(ConstitutionReward, None, ["name=kept", f"constitution={tmp_path / 'c.yaml'}"])
+    config = load(ConstitutionReward, None, ["name=kept", f"path={tmp_path / 'c.yaml'}"])
     source = of_settings(config, None)
     texts = ["Thank you, done.", "Your password, thank you.", "One two three four five six."]
     (found,) = apply_rewards([group(texts, prompt())], [Reward(source)])
@@ -264,7 +264,7 @@ def test_bands_that_overrule_a_product_are_told(tmp_path: Path) -> None:
 def test_the_judge_passes_the_gate_or_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(JUDGED, encoding="utf-8")
     (tmp_path / "judges.yaml").write_text("judges:\n  far: {type: scripted}\n", encoding="utf-8")
-    base = ["name=kept", f"constitution={tmp_path / 'c.yaml'}", f"judges={tmp_path / 'judges.yaml'}"]
+    base = ["name=kept", f"path={tmp_path / 'c.yaml'}", f"judges={tmp_path / 'judges.yaml'}"]
     with pytest.raises(ConfigError, match=r"reward 'kept'.*principle kind is scored by a judge, and none is named"):
         of_settings(load(ConstitutionReward, None, base), None)
     with pytest.raises(ConfigError, match="reward 'kept': judge far may not be a reward: it has no report"):
@@ -302,5 +302,5 @@ def test_scales(tmp_path: Path) -> None:
 def test_files_of_a_use(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("length: {bands: [{low: 1, score: 1}]}\n", encoding="utf-8")
     constitution(tmp_path, f"principles:\n  - {{name: a, text: b, scorer: {{type: rule, path: {tmp_path / 'r.yaml'}}}}}\n")
-    found = list(ConstitutionUse(constitution=str(tmp_path / "c.yaml")).used_files())
-    assert found == [("constitution", str(tmp_path / "c.yaml"), False), ("constitution.scorer", str(tmp_path / "r.yaml"), False)]
+    found = list(ConstitutionUse(path=str(tmp_path / "c.yaml")).used_files())
+    assert found == [("path", str(tmp_path / "c.yaml"), False), ("path.scorer", str(tmp_path / "r.yaml"), False)]

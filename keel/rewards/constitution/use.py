@@ -30,7 +30,7 @@ _SCRIPTED_SCALE = (1.0, 10.0)
 class ConstitutionUse(Section):
     """Principles, and who says how well they are kept."""
 
-    constitution: str = Field(
+    path: str = Field(
         min_length=1, description="File of principles (YAML or JSON), or one of ours: safe_accurate_useful, vlm, both also as NAME_zh."
     )
     judges: str = Field(default=JudgesFile.SAMPLE, description="File of judges.")
@@ -42,23 +42,23 @@ class ConstitutionUse(Section):
     def used_files(self) -> Iterator[tuple[str, str, bool]]:
         """(key, path, is it a model?) of all that decides the scores. What cannot be read is told of when it is used."""
         try:
-            found = read_constitution(self.constitution)
+            found = read_constitution(self.path)
         except ConfigError:
             return
-        if self.constitution.endswith((".yaml", ".yml", ".json")):
-            yield "constitution", self.constitution, False
+        if self.path.endswith((".yaml", ".yml", ".json")):
+            yield "path", self.path, False
         for path in found.files():
-            yield "constitution.scorer", path, False
+            yield "path.scorer", path, False
         if self.judge:
             use = JudgeUse(judges=self.judges, judge=self.judge, report=self.report)
             yield from use.judge_files("")
 
     def read(self) -> Constitution:
         """The principles, held against the judge. Raises ConfigError."""
-        found = read_constitution(self.constitution)
+        found = read_constitution(self.path)
         if found.judged and not self.judge:
             first = next(p.name for p in found.principles if p.scorer.type == "judge" and p.weight > 0)
-            raise ConfigError(f"{self.constitution}: principle {first} is scored by a judge, and none is named", "judge: NAME of judges")
+            raise ConfigError(f"{self.path}: principle {first} is scored by a judge, and none is named", "judge: NAME of judges")
         given = [name for name in ("judge", "report", "override") if getattr(self, name)]
         if not found.judged and (given or self.samples > 1):
             raise ConfigError(f"{given[0] if given else 'samples'} would have no effect: no principle is scored by a judge", "leave it out")

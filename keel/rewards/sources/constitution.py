@@ -97,4 +97,4 @@ def of_settings(config: ConstitutionReward, decode: object) -> ConstitutionSourc
     return ConstitutionSource(config.name, scorer, admitted)
 
 
-ROW = SourceRow(ConstitutionReward, of_settings, Argument("constitution", "FILE_OR_NAME"))
+ROW = SourceRow(ConstitutionReward, of_settings, Argument("path", "FILE_OR_NAME"))
