@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keel.critique.ask import Ask, Critique, Writer, Wrote, critique_of
+from keel.critique.ask import Ask, Writer, Wrote, critique_of
 from keel.critique.config import ReviseConfig
 from keel.critique.edits import edit_share
+from keel.judges.orders import AT_ONCE
 from keel.judges.parse import after_thought
 from keel.rewards.constitution.maths import Conflict, conflicts
 from keel.rewards.constitution.scoring import Scored, Scorer
@@ -92,26 +93,24 @@ def _round(
     k: int, asked: Sequence[tuple[Draft, str]], scorer: Scorer, critic: Writer, reviser: Writer, config: ReviseConfig, told: Told
 ) -> None:
     asks = [Ask("critique", _shown(scorer, d.prompt), d.text, scorer.constitution.named(name)) for d, name in asked]
-    wrote = critic.write(asks)
-    told(f"round {k}: critiques", len(asks))(wrote)
+    wrote = written(critic, asks, told(f"round {k}: critiques", len(asks)))
     open_: list[tuple[Draft, Step, Ask]] = []
     for (draft, name), ask, reply in zip(asked, asks, wrote, strict=True):
         step = Step(k, name, draft.now.p[name], 0, "", "", draft.now.score)
         if reply.error:
             _stay(draft, replace(step, outcome="the critic failed", failed=(reply.error,)))
             continue
-        found: Critique = critique_of(reply.text)
-        step = replace(step, severity=found.severity, critique=found.text)
-        if not found.violates:
+        said = critique_of(reply.text)
+        step = replace(step, severity=said.severity, critique=said.text)
+        if not said.violates:
             _stay(draft, replace(step, outcome="the critic sees no fault"))
-        elif found.severity < config.least_severity:
+        elif said.severity < config.least_severity:
             _stay(draft, replace(step, outcome="too slight"))
         else:
-            open_.append((draft, step, replace(ask, kind="revision", critique=found.text)))
+            open_.append((draft, step, replace(ask, kind="revision", critique=said.text)))
     revisions = [replace(ask, sample=n) for _, _, ask in open_ for n in range(config.revisions)]
-    replies = iter(reviser.write(revisions) if revisions else [])
+    replies = iter(written(reviser, revisions, told(f"round {k}: revisions", len(revisions))) if revisions else [])
     each = [[next(replies) for _ in range(config.revisions)] for _ in open_]
-    told(f"round {k}: revisions", len(revisions))([r for of_one in each for r in of_one])
     texts = [_texts(draft, of_one) for (draft, _, _), of_one in zip(open_, each, strict=True)]
     flat = [(draft.prompt, text) for (draft, _, _), found in zip(open_, texts, strict=True) for text in found]
     calls = sum(scorer.calls(prompt) for prompt, _ in flat)
@@ -119,6 +118,16 @@ def _round(
     for (draft, step, _), of_one, found in zip(open_, each, texts, strict=True):
         failed = tuple(r.error for r in of_one if r.error)
         _choose(draft, replace(step, failed=failed), [(text, next(scored)) for text in found], scorer, config)
+
+
+def written(writer: Writer, asks: Sequence[Ask], told: Callable[[Sequence[Any]], None]) -> list[Wrote]:
+    """What the writer makes of all of them, a part at a time, so that somebody hears of it."""
+    found: list[Wrote] = []
+    for start in range(0, len(asks), AT_ONCE):
+        part = writer.write(asks[start : start + AT_ONCE])
+        told(part)
+        found += part
+    return found
 
 
 def _choose(draft: Draft, step: Step, found: Sequence[tuple[str, Scored]], scorer: Scorer, config: ReviseConfig) -> None:

@@ -21,14 +21,14 @@ class RuleCritic:
         return 0.0
 
     def write(self, asks: Sequence[Ask]) -> list[Wrote]:
-        found = self.scorer.score([(a.prompt, a.answer) for a in asks])
-        made: list[Wrote] = []
-        for ask, scored in zip(asks, found, strict=True):
-            if ask.kind != "critique" or not self.scorer.known(ask.principle) or scored.error:
-                made.append(Wrote(error=f"rules: {scored.error or 'no rule scores this principle'}"))
-                continue
-            p = scored.p[ask.principle.name]
-            why = scored.reasons.get(ask.principle.name) or ask.principle.text
-            says = {"violates": p < ask.principle.least, "severity": LEAST + round((MOST - LEAST) * (1 - p)), "critique": why}
-            made.append(Wrote(json.dumps(says, ensure_ascii=False), made=False))
-        return made
+        return [self._one(a) for a in asks]
+
+    def _one(self, ask: Ask) -> Wrote:
+        if ask.kind != "critique" or not self.scorer.known(ask.principle):
+            return Wrote(error="rules: no rule scores this principle")
+        p, why, error = self.scorer.by_rule(ask.principle, [(ask.prompt, ask.answer)])[0]
+        if error or p != p:
+            return Wrote(error=f"rules: {error or 'no score'}")
+        severity = LEAST + round((MOST - LEAST) * (1 - p))
+        says = {"violates": p < ask.principle.least, "severity": severity, "critique": why or ask.principle.text}
+        return Wrote(json.dumps(says, ensure_ascii=False), made=False)

@@ -71,6 +71,11 @@ class Scorer:
         """Is the truth about it known: is it scored by a rule or a verifier?"""
         return principle.name in self._texts
 
+    def by_rule(self, principle: Principle, items: Sequence[Item]) -> list[tuple[float, str, str]]:
+        """(p, reason, error) of each answer by the rule or verifier that scores the principle."""
+        said = self._texts[principle.name].judge(items) if items else []
+        return [(_p_of(principle, float(s)), s.reason, s.error) for s in said]
+
     def score(self, items: Sequence[Item], told: Told | None = None) -> list[Scored]:
         """One result for each (prompt, answer); the same answer to the same prompt is asked about once."""
         unique = {(prompt.prompt_id, text): (prompt, text) for prompt, text in items}
@@ -80,11 +85,10 @@ class Scorer:
     def _score(self, items: Sequence[Item], told: Told | None) -> list[Scored]:
         applying = [self.constitution.of(prompt) for prompt, _ in items]
         by_rule: dict[tuple[int, str], tuple[float, str, str]] = {}
-        for name, source in self._texts.items():
+        for name in self._texts:
             principle = self.constitution.named(name)
             places = [i for i, principles in enumerate(applying) if principle in principles]
-            for i, score in zip(places, source.judge([items[i] for i in places]) if places else [], strict=True):
-                by_rule[i, name] = _p_of(principle, float(score)), score.reason, score.error
+            by_rule |= {(i, name): found for i, found in zip(places, self.by_rule(principle, [items[i] for i in places]), strict=True)}
         asked = [(i, q) for i, (prompt, text) in enumerate(items) for q in self.questions(prompt, text)]
         said = verdicts(self.judge, [q for _, q in asked], self.samples, told) if asked and self.judge is not None else []
         judged: dict[tuple[int, str], Verdict] = {(i, q.criterion): v for (i, q), v in zip(asked, said, strict=True)}

@@ -22,7 +22,7 @@ from keel.judges.config import (
 )
 from keel.judges.gate import admit
 from keel.judges.templates import load_template
-from keel.rewards.constitution.config import Constitution, read_constitution
+from keel.rewards.constitution.config import Constitution, read_constitution, shipped
 
 _SCRIPTED_SCALE = (1.0, 10.0)
 
@@ -41,12 +41,12 @@ class ConstitutionUse(Section):
 
     def used_files(self) -> Iterator[tuple[str, str, bool]]:
         """(key, path, is it a model?) of all that decides the scores. What cannot be read is told of when it is used."""
+        if self.path not in shipped():
+            yield "path", self.path, False
         try:
             found = read_constitution(self.path)
         except ConfigError:
             return
-        if self.path.endswith((".yaml", ".yml", ".json")):
-            yield "path", self.path, False
         for path in found.files():
             yield "path.scorer", path, False
         if self.judge:
