@@ -223,6 +223,7 @@ STAGES = {
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
     "collect": "answers from several sources as tasks for annotators",
+    "constitution": "answers scored by principles, criticised and revised: demonstrations and pairs",
 }
 
 
@@ -285,7 +286,7 @@ def _add_recipes(add: Add) -> None:
         sub.add_argument(
             "overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
         )
-        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe (and what calls will cost) and stop")
 
 
 def _add_looks(add: Add) -> None:

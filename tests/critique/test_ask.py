@@ -21,7 +21,7 @@ PRINCIPLE = constitution({"name": "kind", "text": "It is kind.", "critique": "Qu
     ("reply", "wanted"),
     [
         (says(), Critique(True, 3, "It is wrong.")),
-        X,
+        (says(False, 5, NOT), Critique(False, 0, NOT)),
         (says(False, None, "没有违反这条原则，谈不上违反。"), Critique(False, 0, "没有违反这条原则，谈不上违反。")),
         (says(True, 5, "没有违反？不，违反了。"), Critique(True, 5, "没有违反？不，违反了。")),
         ('{"violates": false}', Critique(False, 0, "")),

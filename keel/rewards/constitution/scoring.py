@@ -55,6 +55,7 @@ class Scorer:
         self.constitution, self.judge, self.scale, self.samples = constitution, judge, scale, samples
         if constitution.judged and judge is None:
             raise ConfigError("a principle is scored by a judge, and there is none", "name a judge")
+        self.heard: list[tuple[Prompt, str, Verdict]] = []  # (prompt, answer, what the judge said of one principle), as they came
         self._texts = {p.name: source for p in constitution.principles if p.weight > 0 and (source := _text_source(p)) is not None}
 
     def questions(self, prompt: Prompt, text: str) -> list[Question]:
@@ -91,6 +92,7 @@ class Scorer:
             by_rule |= {(i, name): found for i, found in zip(places, self.by_rule(principle, [items[i] for i in places]), strict=True)}
         asked = [(i, q) for i, (prompt, text) in enumerate(items) for q in self.questions(prompt, text)]
         said = verdicts(self.judge, [q for _, q in asked], self.samples, told) if asked and self.judge is not None else []
+        self.heard += [(*items[i], verdict) for (i, _), verdict in zip(asked, said, strict=True)]
         judged: dict[tuple[int, str], Verdict] = {(i, q.criterion): v for (i, q), v in zip(asked, said, strict=True)}
         return [self._one(i, applying[i], by_rule, judged) for i in range(len(items))]
 

@@ -21,6 +21,7 @@ class Phases:
 
     bar: Progress
     cost: float | None = 0.0
+    made: int = 0  # calls that were made, and not found in a journal
 
     def __call__(self, name: str, total: int) -> Heard:
         """Begin a phase of ``total`` calls."""
@@ -28,6 +29,7 @@ class Phases:
 
         def heard(ended: Sequence[Any]) -> None:
             costs = [x.cost for x in ended]
+            self.made += sum(x.made for x in ended)
             unknown = self.cost is None or any(c is None for c in costs)
             self.cost = None if unknown else (self.cost or 0.0) + math.fsum(costs)
             self.bar.update(task, advance=len(ended), cost=money(self.cost))
