@@ -230,9 +230,9 @@ def test_words_in_a_reply_or_an_answer_decide_nothing(tmp_path: Path, words: str
 
 
 def group(texts: Sequence[str], said: Prompt) -> Group:
-    one = torch.ones(1)
+    one, n = torch.ones(1), len(texts)
     rollouts = tuple(Rollout(said.prompt_id, 0, i, one.long(), one.bool(), one, one.long(), "stop", t) for i, t in enumerate(texts))
-    return Group(said, Encoded(torch.ones(1, dtype=torch.int64)), rollouts, torch.zeros(len(texts)), {}, torch.ones(len(texts), dtype=torch.bool))
+    return Group(said, Encoded(one.long()), rollouts, torch.zeros(n), {}, torch.ones(n, dtype=torch.bool))
 
 
 def test_the_reward_tells_of_each_principle(tmp_path: Path) -> None:
