@@ -22,6 +22,7 @@ from keel.feedback.db import Store
 from keel.feedback.interchange import read_files
 from keel.types import Demonstration, Pair
 from keel.verbs.constitution.measure import errors
+from keel.verbs.constitution.plan import plan_constitution
 from keel.verbs.constitution.recipe import ConstitutionRecipe
 from keel.verbs.constitution.run import run_constitution
 from keel.verbs.shared.tasks import read_tasks
@@ -261,3 +262,24 @@ def test_the_tiny_recipe(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyP
     assert set(stage["critics"]) == {"model, in words", "model, by one label"}
     whole = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {"constitution", "prefer", "evaluate"} == set(whole["stages"])
+
+
+@pytest.mark.stages
+def test_the_recipe_with_a_server(served: Server, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model here answers, the server does all else; the price told before is not passed."""
+    monkeypatch.chdir(root)
+    served.reply = knowing = Knowing("e")
+    far = {"type": "endpoint", "url": served.url, "model": "m", "journal": str(tmp_path / "calls.sqlite"), "attempts": 1, "budget": 900.0}
+    far |= {"price": {"read": 1000.0, "written": 1000.0}, "max_tokens": 64}
+    (tmp_path / "judges.yaml").write_text(json.dumps({"judges": {"server": far}}), encoding="utf-8")
+    small = ["model=tiny:llama?seed=1", "data.limit=2", "samples=2", "sampling.max_tokens=8", "revise.rounds=1", "settings={threads: 1}"]
+    given = [*small, f"constitution.judges={tmp_path / 'judges.yaml'}", f"run_dir={tmp_path / 'run'}"]
+    path = root / "recipes" / "server_constitution.yaml"
+    assert main(["constitution", str(path), *given, "--dry-run"]) == 0
+    assert served.bodies == []
+    plan = plan_constitution(load(ConstitutionRecipe, path, given))
+    assert main(["constitution", str(path), *given]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["calls"] == knowing.paid.total() <= sum(c["calls"] for c in plan["calls"].values())
+    assert 0 < summary["cost"] <= plan["price"]
+    assert summary["override"] is True
