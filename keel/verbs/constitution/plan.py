@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from keel.critique.ask import Ask, Writing
@@ -39,12 +39,14 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
     rounds = recipe.revise.rounds
     longer = "x" * max(len(blank), recipe.revise.max_tokens * _CHARACTERS_A_TOKEN)
     calls: dict[str, tuple[int, float | None]] = {}
-    asked = [q for p, c in answers for q in _questions(found, p, c.text)]
-    asked += [q for p, _ in revised for q in _questions(found, p, longer)] * (rounds * recipe.revise.revisions)
+    times = rounds * recipe.revise.revisions
+    asked = [(q, 1) for p, c in answers for q in _questions(found, p, c.text)]
+    asked += [(q, times) for p, _ in revised for q in _questions(found, p, longer)]
     samples = recipe.constitution.samples
     if asked:
-        flat = [replace(q, sample=k) for q in asked for k in range(samples)]
-        calls[f"judge {recipe.constitution.judge}"] = (len(flat), judge.price(flat) if judge is not None else 0.0)
+        each = [None if judge is None else judge.price([q]) for q, _ in asked]  # one by one: calls that look alike now will not be alike
+        price = 0.0 if judge is None else _sum([None if x is None else x * n * samples for x, (_, n) in zip(each, asked, strict=True)])
+        calls[f"judge {recipe.constitution.judge}"] = (sum(n for _, n in asked) * samples, price)
     writing: tuple[tuple[Writing, str, int], ...] = (
         ("critique", recipe.revise.critic, 1),
         ("revision", recipe.revise.reviser, recipe.revise.revisions),
@@ -52,8 +54,8 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
     for kind, name, n in writing:
         one = [_ask(kind, found, p, longer) for p, _ in revised]
         if one:
-            whole, price = len(one) * rounds * n, _price(recipe, found, kind, name, one)
-            calls[f"{kind}s by {name or 'model'}"] = (whole, None if price is None else price * rounds * n)
+            price = _price(recipe, found, kind, name, one)
+            calls[f"{kind}s by {name or 'model'}"] = (len(one) * rounds * n, None if price is None else price * rounds * n)
     if recipe.measure.answers:
         known = [(p, x) for p, _ in answers[: recipe.measure.answers] for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)]
         price = _price(recipe, found, "critique", recipe.measure.critic, [Ask("critique", p, blank, x) for p, x in known])
@@ -63,7 +65,7 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
         "answers": len(answers),
         "revised": len(revised),
         "calls": {name: {"calls": n, "price": price} for name, (n, price) in calls.items()},
-        "price": None if any(price is None for _, price in calls.values()) else sum(price or 0.0 for _, price in calls.values()),
+        "price": _sum([price for _, price in calls.values()]),
     }
 
 
@@ -109,4 +111,10 @@ def _price(recipe: ConstitutionRecipe, found: Constitution, kind: Writing, name:
     """What these calls cost at most; of what runs on this machine nothing, and no model is loaded for it."""
     if name in ("", RULES) or not isinstance(read_judges(recipe.constitution.judges).named(name), EndpointConfig):
         return 0.0
-    return writer_of(recipe, name, kind, found).price(asks)
+    writer = writer_of(recipe, name, kind, found)
+    return _sum([writer.price([a]) for a in asks])
+
+
+def _sum(prices: Sequence[float | None]) -> float | None:
+    """None where one of them is unknown."""
+    return None if any(p is None for p in prices) else math.fsum(p for p in prices if p is not None)
