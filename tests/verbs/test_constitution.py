@@ -99,9 +99,9 @@ def test_what_is_left_behind(served: Server, tmp_path: Path) -> None:
     summary = run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")
     run = tmp_path / "run"
     assert (summary["prompts"], summary["answers"]) == (3, 7)
-    assert knowing.kinds == {"score": 7 + 1, "critique": 2, "revision": 2}  # the map is good; one revision was scored before
-    assert summary["calls"] == 12
-    assert summary["cost"] == pytest.approx((8 * 101 + 2 * 120 + 2 * 110) / 1e3)
+    assert knowing.kinds == {"score": 7 + 2, "critique": 2, "revision": 2}  # the map is good: nothing is asked about it
+    assert summary["calls"] == 13
+    assert summary["cost"] == pytest.approx((9 * 101 + 2 * 120 + 2 * 110) / 1e3)
 
     answers = {a["text"]: a for a in lines(run / "answers.jsonl")}
     assert answers["the red tent"]["broken"] == ["no_red"]
@@ -128,7 +128,7 @@ def test_what_is_left_behind(served: Server, tmp_path: Path) -> None:
         assert [c.name for c in store.campaigns()] == ["look"]
     judged = read_files([str(run / "judgements.jsonl")])
     assert {j.purpose for j in judged.judgements} == {"audit", "work"}
-    assert len({j.task_id for j in judged.judgements}) == 8
+    assert len({j.task_id for j in judged.judgements}) == 9
     left = {r["reason"] for r in lines(run / "left_out.jsonl")}
     assert left == {"holds no answer"}
     page = (run / "constitution.html").read_text(encoding="utf-8")
@@ -195,7 +195,7 @@ def test_mistakes_are_told_before_anything_is_paid(served: Server, tmp_path: Pat
 def test_a_judge_without_a_report_may_not_label(served: Server, tmp_path: Path) -> None:
     path = recipe_file(tmp_path, served.url)
     with pytest.raises(ConfigError, match="may not be a labeller: it has no report"):
-        run_constitution(load(ConstitutionRecipe, path, ["constitution.override="]), tmp_path / "run")
+        run_constitution(load(ConstitutionRecipe, path, ["constitution.override=''"]), tmp_path / "run")
 
 
 def test_how_often_a_critic_is_wrong_by_hand() -> None:
@@ -243,7 +243,7 @@ def test_killed_and_started_again_pays_nothing_twice(served: Server, tmp_path: P
     subprocess.run(command, check=True)
     twice = sum(n > 1 for n in knowing.paid.values())
     assert twice <= 2  # in flight when it died: `concurrency`
-    assert len(knowing.paid) == 12
+    assert len(knowing.paid) == 13
     total = knowing.paid.total()
     subprocess.run(command, check=True)
     assert knowing.paid.total() == total

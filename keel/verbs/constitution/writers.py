@@ -53,7 +53,11 @@ def writer_of(
         case LocalConfig():
             return _local(name, config, templates, warmth)
         case _:
-            raise ConfigError(f"judge {name} ({config.type}) cannot write critiques or revisions", "name one of type endpoint or local")
+            raise _mute(name, config.type)
+
+
+def _mute(name: str, kind: str) -> ConfigError:
+    return ConfigError(f"judge {name} ({kind}) cannot write critiques or revisions", "name one of type endpoint or local")
 
 
 def _local(name: str, config: LocalConfig, templates: dict[Writing, WritingTemplate], warmth: float) -> Writer:
@@ -72,6 +76,10 @@ def _local(name: str, config: LocalConfig, templates: dict[Writing, WritingTempl
 
 def check_writers(recipe: ConstitutionRecipe, scorer: Scorer) -> None:
     """Raises ConfigError for critics that cannot say anything of these principles, before any call."""
+    for name in recipe.writers():
+        config = read_judges(recipe.constitution.judges).named(name)
+        if not isinstance(config, EndpointConfig | LocalConfig):
+            raise _mute(name, config.type)
     judged = [p.name for p in scorer.constitution.principles if p.weight > 0 and not scorer.known(p)]
     if recipe.revise.answers and recipe.revise.critic == RULES and judged:
         raise ConfigError(f"revise.critic: rules know nothing of {', '.join(judged)}, which a judge scores", "name another critic")
