@@ -126,9 +126,10 @@ def test_what_is_left_behind(served: Server, tmp_path: Path) -> None:
     assert len(tasks) == 1
     with Store(f"sqlite:///{tmp_path / 'f.db'}") as store:
         assert [c.name for c in store.campaigns()] == ["look"]
-    judged = read_files([str(run / "judgements.jsonl")])
-    assert {j.purpose for j in judged.judgements} == {"audit", "work"}
-    assert len({j.task_id for j in judged.judgements}) == 9
+    with Store(f"sqlite:///{tmp_path / 'judged.db'}") as store:
+        assert read_files(store, [run / "judgements.jsonl"])["judgement"] == 18  # each of 9 answers: a call, and the verdict
+    rated = {t["task"]["candidates"][0]["candidate_id"] for t in lines(run / "judgements.jsonl") if "task" in t}
+    assert rated >= {a["candidate_id"] for a in answers.values()}  # a judgement leads to its answer
     left = {r["reason"] for r in lines(run / "left_out.jsonl")}
     assert left == {"holds no answer"}
     page = (run / "constitution.html").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from keel.critique.config import AuditConfig
 from keel.critique.revise import Draft
 from keel.critique.rlaif import Answer, ScoredPair
 from keel.feedback.campaigns import Campaign
+from keel.feedback.candidates import make_candidate
 from keel.feedback.rows import annotator_row, judgement_row, named, task_row
 from keel.feedback.store import pair_row
 from keel.feedback.texts import message_row, prompt_row
@@ -87,9 +88,9 @@ def judgement_rows(scorer: Scorer, judge: Judge, campaign: str, at: str) -> Iter
     names = {p.text: p.name for p in scorer.constitution.principles}
     tasks: list[Task] = []
     rows: list[dict[str, Any]] = []
-    for verdicts in by_answer.values():
-        question = verdicts[0].question
-        task = named(Task("", question.prompt, question.answers, "rating", "constitution-v1", campaign=campaign))
+    for (prompt_id, text), verdicts in by_answer.items():
+        answer = make_candidate(prompt_id, text, {})  # under the id that it has among the answers
+        task = named(Task("", verdicts[0].question.prompt, (answer,), "rating", "constitution-v1", campaign=campaign))
         tasks.append(task)
         rows += [{"judgement": judgement_row(j)} for j in judgements(task, judge, _together(verdicts, names), at)]
     yield {"campaign": asdict(Campaign(campaign, 1, "rating", "constitution-v1"))}
