@@ -107,7 +107,9 @@ def test_what_is_left_behind(served: Server, tmp_path: Path) -> None:
     assert answers["the red tent"]["broken"] == ["no_red"]
     assert answers["the blue tent is over there"]["broken"] == ["short"]
     assert answers["a map"]["score"] == pytest.approx(1.0, abs=0.01)
-    assert summary["principles"]["no_red"] | {"mean": 0} == {"band": "high", "weight": 2.0, "answers": 7, "mean": 0, "broken": 2}
+    table = summary["principles"]["no_red"]
+    assert {k: table[k] for k in ("band", "aspect", "weight")} == {"band": "high", "aspect": "content", "weight": 2.0}
+    assert (table["answers"], table["broken"]) == (7, 2)
 
     demonstrations = load_data(DataConfig(path=str(run / "demonstrations.jsonl")))
     assert all(isinstance(r, Demonstration) for r in demonstrations.records)

@@ -29,7 +29,7 @@ def page(summary: Mapping[str, Any], drafts: Sequence[Mapping[str, Any]]) -> str
     for name in ("prompts", "answers", "demonstrations", "pairs", "revision_pairs", "audit"):
         parts.append(f"<span class='chip'><span class='dim'>{escape(name.replace('_', ' '))}</span> {summary[name]}</span>")
     parts.append("</p></div></header><main class='wrap'>")
-    parts.append(_table("Principles, of all answers", summary["principles"], ("band", "weight", "answers", "mean", "broken")))
+    parts.append(_table("Principles, of all answers", summary["principles"], ("band", "aspect", "weight", "answers", "mean", "broken")))
     parts.append(_conflicts(summary["conflicts"], summary["overruled"]))
     parts.append(_counts("Pairs of answers", summary["compared"]))
     if revised := summary["revised"]:

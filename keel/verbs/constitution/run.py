@@ -166,7 +166,7 @@ def _principles(found: Constitution, answers: Sequence[Answer]) -> dict[str, dic
     table: dict[str, dict[str, Any]] = {}
     for p in found.principles:
         values = [a.scored.p[p.name] for a in answers if p.name in a.scored.p]
-        told = {"band": found.band_of(p), "weight": p.weight, "answers": len(values), "mean": _mean(values)}
+        told = {"band": found.band_of(p), "aspect": p.aspect, "weight": p.weight, "answers": len(values), "mean": _mean(values)}
         table[p.name] = told | {"broken": sum(v < p.least for v in values)}
     return table
 
