@@ -286,3 +286,17 @@ def test_the_recipe_with_a_server(served: Server, tmp_path: Path, root: Path, mo
     assert summary["calls"] == knowing.paid.total() <= sum(c["calls"] for c in plan["calls"].values())
     assert 0 < summary["cost"] <= plan["price"]
     assert summary["override"] is True
+
+
+@pytest.mark.stages
+def test_principles_as_reward_in_rl(tmp_path: Path, root: Path, proofs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each principle stands in the metrics of a step, beside what the bands did."""
+    monkeypatch.chdir(root)
+    reward = "rewards=[{type: constitution, name: kept, path: recipes/tiny/principles.yaml}]"
+    short = ["samples=4", "sampling.max_tokens=6", "loop={steps: 1, batch_size: 4, eval_every: 0, probes: 0, eval_at_start: false}"]
+    given = [reward, *short, "settings={threads: 1}", "model_options.precision=fp32", f"run_dir={tmp_path / 'run'}"]
+    assert main(["rl", "recipes/tiny_grpo.yaml", *given]) == 0
+    row = next(r for r in lines(tmp_path / "run" / "metrics.jsonl") if "rewards/kept/mean" in r)
+    for name in ("no_e", "short", "level", "broken", "flat", "overruled"):
+        assert f"rewards/kept/{name}/mean" in row
+    assert 0.0 <= row["rewards/kept/no_e/mean"] <= 1.0
