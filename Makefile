@@ -8,7 +8,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate test test-stages test-slow test-machines test-oldest check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,9 @@ demo-annotate: $(VENV)/.web  ## the pages for people, with fifty items; Ctrl-C e
 	test -f runs/demo_annotate/tasks.jsonl || $(BIN)/python examples/annotate/demo.py runs/demo_annotate
 	$(BIN)/keel annotate --store runs/demo_annotate/annotations.db --campaign demo --tasks runs/demo_annotate/tasks.jsonl wanted=2 \
 	    guideline=examples/annotate/guideline.md page.min_read_ms=600 $(ARGS)
+
+demo-constitution: $(VENV)/.demo-model  ## principles that rules can check: a small model's answers scored, revised, trained on; its own critique measured
+	$(BIN)/keel run recipes/constitution.yaml $(ARGS)
 
 test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
 	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)

@@ -76,7 +76,7 @@ def _add_recipes(add: Add) -> None:
         sub.add_argument(
             "overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
         )
-        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+        sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe (and what calls will cost) and stop")
 
 
 def _add_looks(add: Add) -> None:

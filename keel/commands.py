@@ -22,7 +22,9 @@ STAGES = {
     "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
+    "improve": "rounds of generate, judge, train, stopped by a held-out measure",
     "collect": "answers from several sources as tasks for annotators",
+    "constitution": "answers scored by principles, criticised and revised: demonstrations and pairs",
 }
 HALLUCINATION_MEASURES = ("chair", "objhal", "pope", "amber", "mmhal", "hallusion")
 LABS = {

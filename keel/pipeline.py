@@ -46,7 +46,7 @@ from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.rl.recipe import RLRecipe
-from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, StageFunction, run_directory
+from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, StageFunction, run_directory, show_price
 from keel.verbs.scenes import ScenesRecipe, make_scenes
 from keel.verbs.sft.recipe import SFTRecipe
 from keel.verbs.shared.recipes import Settings
@@ -183,6 +183,7 @@ def run_pipeline(recipe_path: Path, overrides: Sequence[str], *, dry_run: bool =
     root = run_directory(recipe.run_dir, recipe_path)
     if dry_run:
         show_recipe(recipe)
+        _show_prices(recipe)
         return {"run_dir": str(root), "dry_run": True}
     if not recipe.seeds:
         return _run_once(recipe, root)
@@ -219,6 +220,18 @@ def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
         return summary
     finally:
         run.close()
+
+
+def _show_prices(recipe: PipelineRecipe) -> None:
+    """What the stages that call somebody will pay at most. Of one whose data a stage before it makes nothing is known yet."""
+    for name, stage in recipe.stages.items():
+        if recipe.stages.VERBS[name] != "constitution":
+            continue
+        print(f"# {name}:")
+        if any(path.startswith("@") for path in stage.data.paths):  # type: ignore[attr-defined]
+            print("# calls and price are known once the stages before it have run")
+        else:
+            show_price(stage)
 
 
 def _check_references(recipe: PipelineRecipe) -> None:

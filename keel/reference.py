@@ -11,12 +11,14 @@ from typing import Any
 
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
+from keel.critique.templates import WritingTemplate
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.judges.config import JudgesFile
 from keel.judges.templates import Template
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
+from keel.rewards.constitution.config import Constitution
 from keel.serve.config import ServeRewardConfig
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.campaign.recipe import LabelRecipe
@@ -55,6 +57,8 @@ _TITLES: Mapping[type[Section], str] = {
     JudgeReportRecipe: "`keel judge report --labels FILE --judge NAME`",
     JudgesFile: "A file of judges",
     Template: "A template of judges",
+    Constitution: "A constitution",
+    WritingTemplate: "A template of critics and revisers",
     PipelineRecipe: "`keel run`",
     LabelRecipe: "The stage `annotate` of `keel run`",
     MineRecipe: "The stage `mine` of `keel run`",
@@ -82,6 +86,8 @@ def reference_markdown() -> str:
         JudgeReportRecipe,
         JudgesFile,
         Template,
+        Constitution,
+        WritingTemplate,
         AdviseRecipe,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}

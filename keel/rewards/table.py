@@ -12,7 +12,7 @@ from pydantic import Field
 
 from keel.rewards.score import PartsRow, Row, SourceRow, TextReward, TextRow
 from keel.rewards.settings import SegmentedConfig, SourceConfig
-from keel.rewards.sources import finished, hallucination, judge, model, python, remote
+from keel.rewards.sources import constitution, finished, hallucination, judge, model, python, remote
 from keel.rewards.verifiers import choice, code, consistency, contains, exact, gym, ifeval, json_schema, maths, numeric, regex, rules, steps
 
 ROWS: tuple[Row, ...] = (
@@ -35,6 +35,7 @@ ROWS: tuple[Row, ...] = (
     finished.ROW,
     hallucination.ROW,
     judge.ROW,
+    constitution.ROW,
 )
 
 if TYPE_CHECKING:

@@ -11,6 +11,9 @@ from keel.core.config import load, read_recipe
 from keel.core.errors import ConfigError
 from keel.verbs.collect.recipe import CollectRecipe
 from keel.verbs.collect.run import run_collect
+from keel.verbs.constitution.plan import plan_constitution, plan_lines
+from keel.verbs.constitution.recipe import ConstitutionRecipe
+from keel.verbs.constitution.run import run_constitution
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.evaluate.run import run_eval
 from keel.verbs.offline.build import build as build_offline
@@ -38,6 +41,7 @@ BUILDERS: dict[str, Builder] = {"sft": build_sft, "rl": build_rl, "prefer": buil
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
     **{verb: partial(run_parts, verb, build) for verb, build in BUILDERS.items()},
     "collect": run_collect,
+    "constitution": run_constitution,
     "preferences": run_preferences,
     "reward": run_reward,
     "eval": run_eval,
@@ -52,6 +56,7 @@ RECIPES: dict[str, type[ModelRecipe]] = {
     "rl": RLRecipe,
     "eval": EvalRecipe,
     "collect": CollectRecipe,
+    "constitution": ConstitutionRecipe,
     "preferences": PreferencesRecipe,
 }
 
@@ -69,5 +74,14 @@ def run_verb(verb: str, recipe_path: Path, overrides: Sequence[str], *, dry_run:
     path = run_directory(recipe.run_dir, recipe_path)
     if dry_run:
         show_recipe(recipe)
-        return {"run_dir": str(path), "dry_run": True}
+        return {"run_dir": str(path), "dry_run": True, **show_price(recipe)}
     return STAGE_FUNCTIONS[verb](recipe, path, "")
+
+
+def show_price(recipe: object) -> dict[str, Any]:
+    """Print what a stage will pay at most, before its first call; {} for one that pays nobody."""
+    if not isinstance(recipe, ConstitutionRecipe):
+        return {}
+    plan = plan_constitution(recipe)
+    print("\n".join(f"# {line}" for line in plan_lines(plan)))
+    return {"plan": plan}

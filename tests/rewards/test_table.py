@@ -37,6 +37,7 @@ NEEDED: dict[str, dict[str, Any]] = {  # settings without a default
     "contains": {"words": ["a"]},
     "hallucination": {"detector": "my.py:fn"},
     "judge": {"judge": "scripted"},
+    "constitution": {"path": "checkable"},
     "consistency": {"words": {"objects": "objects.txt"}},
 }
 
@@ -113,7 +114,14 @@ def test_the_command_line_reads_the_table_for_keel_score_alone(capsys: pytest.Ca
 def test_keel_score_takes_every_reward_that_needs_no_model_server_or_tokens() -> None:
     assert {name.partition(":")[0] for name in scorer_names()} == set(kinds()) - {"remote", "finished"}
     with_value = {name.partition(":")[0]: name.partition(":")[2] for name in scorer_names() if ":" in name}
-    assert with_value == {"model": "DIR", "rules": "FILE", "python": "FILE:NAME", "hallucination": "FILE:NAME", "judge": "NAME"}
+    assert with_value == {
+        "model": "DIR",
+        "rules": "FILE",
+        "python": "FILE:NAME",
+        "hallucination": "FILE:NAME",
+        "judge": "NAME",
+        "constitution": "FILE_OR_NAME",
+    }
 
 
 @pytest.mark.parametrize("kind", ["model", "remote", "finished", "steps"])

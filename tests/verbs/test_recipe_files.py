@@ -101,7 +101,7 @@ def test_what_a_run_keeps_of_a_recipe_is_a_recipe(path: Path, tmp_path: Path) ->
     assert load(RECIPES[verb_of(path)], kept, []) == recipe
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_dpo", "tiny_staged"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_dpo", "tiny_staged", "constitution"])
 def test_what_a_run_keeps_of_a_pipeline_is_a_pipeline(name: str, tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     recipe = load_pipeline(ROOT / f"recipes/{name}.yaml", [])

@@ -16,8 +16,8 @@ from keel.evaluate.judge_report import JudgeReportConfig, headline, judge_report
 from keel.judges.orders import calls_of
 from keel.runs.durable import write_atomic
 from keel.verbs.judge.recipe import JudgeReportRecipe
-from keel.verbs.judge.run import progress
 from keel.verbs.shared.judges import judge_named
+from keel.verbs.shared.progress import progress
 
 
 def run_judge_report(labels: str, judge: str, judges: str, json_file: str, html_file: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keel.core.config import dump, load, read_recipe
 from keel.core.errors import ConfigError
@@ -28,7 +23,7 @@ from keel.judges.ask import Judge, Question, Said, failed
 from keel.judges.build import read_judges
 from keel.judges.config import EndpointConfig, LocalConfig
 from keel.judges.gate import admit
-from keel.judges.orders import Told, Verdict, calls_of, verdicts
+from keel.judges.orders import Verdict, calls_of, verdicts
 from keel.judges.record import annotator_of, failures, judgements, question_of
 from keel.judges.templates import load_template
 from keel.runs.durable import write_atomic
@@ -37,6 +32,7 @@ from keel.types import Judgement, Task
 from keel.verbs.judge.recipe import JudgeRecipe
 from keel.verbs.judge.rows import tasks_of
 from keel.verbs.shared.judges import judge_named
+from keel.verbs.shared.progress import money, progress
 
 log = logging.getLogger("keel")
 
@@ -50,7 +46,7 @@ def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -
     flat = [q for _, of_task in asked for q in of_task]
     calls = [c for q in flat for c in calls_of(q, recipe.samples)]
     price = judge.price(calls)
-    print(f"{len(tasks)} tasks, {len(calls)} calls of judge {judge.name}, price at most {_money(price)}")
+    print(f"{len(tasks)} tasks, {len(calls)} calls of judge {judge.name}, price at most {money(price)}")
     if dry_run:
         return {"tasks": len(tasks), "calls": len(calls), "price": price, "dry_run": True}
     if not recipe.out and not recipe.store:
@@ -134,7 +130,7 @@ def _write(recipe: JudgeRecipe, judge: Judge, found: Sequence[tuple[Task, Verdic
     if recipe.store:
         summary["stored"] = _store(recipe.store, campaign, judge, [t for t, _ in found], said)
     shown = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
-    cost = _money(summary["cost"])
+    cost = money(summary["cost"])
     print(
         f"{len(found) - len(lost)} verdicts, {summary['made']} calls made, cost {cost}" + (f"; without a verdict: {shown}" if lost else "")
     )
@@ -166,29 +162,3 @@ def _store(url: str, campaign: Campaign, judge: Judge, tasks: Sequence[Task], sa
 
 def _place(j: Judgement) -> tuple[str, str, int]:
     return j.task_id, j.purpose, j.repeat
-
-
-@dataclass(slots=True)
-class _Shown:
-    """The bar, and what it has cost so far."""
-
-    bar: Progress
-    task: Any
-    cost: float | None = 0.0
-
-    def __call__(self, said: Sequence[Said]) -> None:
-        known = [s.cost for s in said]
-        self.cost = None if self.cost is None or any(c is None for c in known) else self.cost + math.fsum(c for c in known if c is not None)
-        self.bar.update(self.task, advance=len(said), cost=_money(self.cost))
-
-
-@contextmanager
-def progress(total: int, name: str) -> Iterator[Told]:
-    """A bar with cost and time left, where somebody looks."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cost {task.fields[cost]}"))
-    with Progress(*columns, TimeRemainingColumn(), transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        yield _Shown(bar, bar.add_task(name, total=total, cost=_money(0.0)))
-
-
-def _money(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"

@@ -12,6 +12,7 @@ from keel.judges.ask import Judge
 from keel.judges.build import make_judge, read_judges
 from keel.judges.config import RewardModelConfig
 from keel.rewards.composition.rewards import Reward
+from keel.rewards.sources.constitution import ConstitutionSource
 from keel.rewards.sources.judge import JudgeSource
 from keel.runs.directory import RunDir
 
@@ -25,7 +26,8 @@ def judge_named(file: str, name: str) -> Judge:
 
 def record_judges(run: RunDir, rewards: Iterable[Reward], others: Iterable[Mapping[str, Any]] = ()) -> None:
     """The manifest is told of every judge at work: its identity, its report, and whether it was let through by name."""
-    found = [dict(r.source.admitted) for r in rewards if isinstance(r.source, JudgeSource)] + [dict(x) for x in others]
+    sources = [r.source for r in rewards if isinstance(r.source, JudgeSource | ConstitutionSource)]
+    found = [dict(s.admitted) for s in sources if s.admitted] + [dict(x) for x in others]
     for x in found:
         if x.get("override"):
             log.warning("judge %s is %s by override: %s", x["judge"], x["as"], x["refused_for"])

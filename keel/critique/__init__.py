@@ -1,0 +1,1 @@
+"""Answers criticised and revised by a constitution, and pairs made of its scores."""

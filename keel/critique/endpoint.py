@@ -1,0 +1,83 @@
+"""Critics and revisers behind OpenAI's chat protocol: the calls, journal, prices and budget are those of judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keel.critique.ask import Ask, Writing, Wrote, check
+from keel.critique.templates import Shown, WritingTemplate, show
+from keel.judges.ask import Question
+from keel.judges.config import EndpointConfig
+from keel.judges.endpoint import EndpointJudge, Ready
+from keel.judges.journal import key_of
+from keel.judges.templates import Written
+from keel.rewards.constitution.config import Principle
+from keel.types import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Question):
+    """A call as a question, so that its key holds all that makes it."""
+
+    shown: Shown = field(default_factory=lambda: Shown((), ""))  # type: ignore[assignment]
+    writing: Writing = "critique"
+    template: WritingTemplate | None = None
+
+
+class _Caller(EndpointJudge):
+    """The judge's way of calling, with replies that are texts. What is not what was asked for is no answer, and is asked for again."""
+
+    temperature: float = 0.0
+
+    def _ready(self, question: Question) -> Ready:
+        assert isinstance(question, _Asked), "made by `EndpointWriter`"
+        assert question.template is not None, "made by `EndpointWriter`"
+        parameters: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.config.max_tokens}
+        if question.writing == "critique":
+            parameters["response_format"] = {"type": "json_object"}
+        messages = [{"role": role, "content": text} for role, text in question.shown.messages]
+        key = key_of(self.config.url, self.config.model, question.template.hash, parameters, question)
+        body = {"model": self.config.model, "messages": messages, **parameters}
+        return Ready(question, self._templates["rubric"], Written(question.shown.messages, ()), body, key)
+
+    def _read(self, ready: Ready, reply: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(ready.question, _Asked)
+        check(ready.question.writing, reply["text"], ready.question.shown.mark)
+        return {"scores": {}}
+
+
+class EndpointWriter:
+    """A `Writer`. Raises UserError where httpx or the key is missing."""
+
+    def __init__(self, name: str, config: EndpointConfig, templates: Mapping[Writing, WritingTemplate], temperature: float) -> None:
+        self.name, self._templates = name, templates
+        self._caller = _Caller(name, config)
+        self._caller.temperature = temperature
+
+    def price(self, asks: Sequence[Ask]) -> float | None:
+        return self._caller.price([self._asked(a) for a in asks])
+
+    def write(self, asks: Sequence[Ask]) -> list[Wrote]:
+        said = self._caller.ask([self._asked(a) for a in asks])
+        return [Wrote("" if s.error else s.text, s.error, s.cost, s.tokens, s.made) for s in said]
+
+    def _asked(self, ask: Ask) -> _Asked:
+        template = self._templates[ask.kind]
+        about = f"{ask.kind}: {_told(ask.principle)}"
+        return _Asked(
+            ask.prompt,
+            (Candidate("answer", ask.answer),),
+            "rubric",
+            about,
+            ask.critique,
+            sample=ask.sample,
+            shown=show(template, ask),
+            writing=ask.kind,
+            template=template,
+        )
+
+
+def _told(principle: Principle) -> str:
+    return "\n".join((principle.text, principle.critique, principle.revision))

@@ -1,0 +1,1 @@
+"""Principles in a file, and how well an answer keeps them."""

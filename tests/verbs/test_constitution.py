@@ -1,0 +1,302 @@
+"""`keel constitution`: prices before calls, what is left behind, kills, and every mistake told before anything is paid."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keel.cli import main
+from keel.core.config import load
+from keel.core.errors import ConfigError, DataError
+from keel.data.config import DataConfig
+from keel.data.dataset import load as load_data
+from keel.feedback.db import Store
+from keel.feedback.interchange import read_files
+from keel.types import Demonstration, Pair
+from keel.verbs.constitution.measure import errors
+from keel.verbs.constitution.plan import plan_constitution
+from keel.verbs.constitution.recipe import ConstitutionRecipe
+from keel.verbs.constitution.run import run_constitution
+from keel.verbs.shared.tasks import read_tasks
+
+pytest.importorskip("httpx")
+HERE = Path(__file__).parent
+for folder in ("critique", "judges"):
+    sys.path.insert(0, str(HERE.parent / folder))
+
+from asking import Server, completion  # noqa: E402
+from served import Knowing  # noqa: E402
+from writers import banned, constitution  # noqa: E402
+
+PRINCIPLES = """
+language: {language}
+bands: [high, low]
+principles:
+  - {{name: no_red, text: It does not say red., band: high, weight: 2}}
+  - name: short
+    text: It is short.
+    band: low
+    scorer: {{type: rule, rules: {{length: {{bands: [{{low: 1, high: 4, score: 1}}], otherwise: 0.2}}}}}}
+"""
+ROWS = [
+    {"prompt": "Which tent?", "answers": ["the red tent", "the blue tent", "the blue tent is over there"], "id": "q1"},
+    {"prompt": "Which rope?", "answers": ["a red rope", "a rope"], "id": "q2"},
+    {"prompt": "Which map?", "answers": ["a map", "that map"], "id": "q3"},
+    {"prompt": "Nobody answered this", "id": "q4"},
+]
+
+
+@pytest.fixture
+def served() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+def recipe_file(tmp_path: Path, url: str, language: str = "en", **more: Any) -> Path:
+    (tmp_path / "principles.yaml").write_text(PRINCIPLES.format(language=language), encoding="utf-8")
+    far = {"type": "endpoint", "url": url, "model": "m", "journal": str(tmp_path / "calls.sqlite"), "concurrency": 2, "attempts": 1}
+    far |= {"price": {"read": 1000.0, "written": 1000.0}, "max_tokens": 64}
+    if language == "zh":
+        far["templates"] = {"rubric": "rubric_zh"}
+    (tmp_path / "judges.yaml").write_text(json.dumps({"judges": {"far": far, "fake": {"type": "scripted"}}}), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS), encoding="utf-8")
+    use = {"path": str(tmp_path / "principles.yaml"), "judges": str(tmp_path / "judges.yaml"), "judge": "far", "override": "far"}
+    recipe: dict[str, Any] = {"data": {"path": str(tmp_path / "rows.jsonl")}, "source": "data", "constitution": use}
+    recipe |= {"revise": {"critic": "far", "reviser": "far", "revisions": 1, "rounds": 2}, "run_dir": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**recipe, **more}), encoding="utf-8")
+    return tmp_path / "recipe.yaml"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_calls_and_price_before_the_first(served: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["constitution", str(recipe_file(tmp_path, served.url)), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out.splitlines()[-1])["plan"]
+    assert (plan["prompts"], plan["answers"], plan["revised"]) == (4, 7, 3)
+    calls = {name: c["calls"] for name, c in plan["calls"].items()}
+    assert calls == {"judge far": 7 + 3 * 2, "critiques by far": 3 * 2, "revisions by far": 3 * 2}
+    assert plan["price"] == pytest.approx(sum(c["price"] for c in plan["calls"].values()))
+    assert plan["price"] > (13 * 1 + 6 * 64 + 6 * 64) * 1e-3
+    assert served.bodies == []
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "calls.sqlite").exists()
+
+
+def test_what_is_left_behind(served: Server, tmp_path: Path) -> None:
+    served.reply = knowing = Knowing()
+    path = recipe_file(tmp_path, served.url, audit={"store": f"sqlite:///{tmp_path / 'f.db'}", "campaign": "look"})
+    summary = run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")
+    run = tmp_path / "run"
+    assert (summary["prompts"], summary["answers"]) == (3, 7)
+    assert knowing.kinds == {"score": 7 + 2, "critique": 2, "revision": 2}  # the map is good: nothing is asked about it
+    assert summary["calls"] == 13
+    assert summary["cost"] == pytest.approx((9 * 101 + 2 * 120 + 2 * 110) / 1e3)
+
+    answers = {a["text"]: a for a in lines(run / "answers.jsonl")}
+    assert answers["the red tent"]["broken"] == ["no_red"]
+    assert answers["the blue tent is over there"]["broken"] == ["short"]
+    assert answers["a map"]["score"] == pytest.approx(1.0, abs=0.01)
+    table = summary["principles"]["no_red"]
+    assert {k: table[k] for k in ("band", "aspect", "weight")} == {"band": "high", "aspect": "content", "weight": 2.0}
+    assert (table["answers"], table["broken"]) == (7, 2)
+
+    demonstrations = load_data(DataConfig(path=str(run / "demonstrations.jsonl")))
+    assert all(isinstance(r, Demonstration) for r in demonstrations.records)
+    assert sorted(r.completion[0].text for r in demonstrations.records) == ["a green rope", "a map", "the green tent"]  # type: ignore[union-attr]
+    pairs = load_data(DataConfig(path=str(run / "pairs.jsonl")))
+    assert all(isinstance(r, Pair) and r.margin > 0.1 for r in pairs.records)
+    made = {(r.chosen[0].text, r.rejected[0].text) for r in pairs.records}  # type: ignore[union-attr]
+    assert made == {("the blue tent", "the red tent"), ("the blue tent", "the blue tent is over there"), ("a rope", "a red rope")}
+    (pair,) = [r for r in lines(run / "revision_pairs.jsonl") if r["prompt_id"] == pairs.records[-1].prompt.prompt_id]  # type: ignore[union-attr]
+    (step,) = pair["origin"]["steps"]
+    assert (step["principle"], step["severity"], step["outcome"], step["text"]) == ("no_red", 4, "revised", "a green rope")
+    assert summary["revised"]["edit"] == pytest.approx((1 / 3 + 1 / 3) / 2)
+    assert summary["conflicts"] == [{"won": "no_red", "lost": "short", "by": "band", "count": 1}]
+
+    tasks = read_tasks(run / "audit.jsonl")
+    assert len(tasks) == 1
+    with Store(f"sqlite:///{tmp_path / 'f.db'}") as store:
+        assert [c.name for c in store.campaigns()] == ["look"]
+    with Store(f"sqlite:///{tmp_path / 'judged.db'}") as store:
+        assert read_files(store, [run / "judgements.jsonl"])["judgement"] == 18  # each of 9 answers: a call, and the verdict
+    rated = {t["task"]["candidates"][0]["candidate_id"] for t in lines(run / "judgements.jsonl") if "task" in t}
+    assert rated >= {a["candidate_id"] for a in answers.values()}  # a judgement leads to its answer
+    left = {r["reason"] for r in lines(run / "left_out.jsonl")}
+    assert left == {"holds no answer"}
+    page = (run / "constitution.html").read_text(encoding="utf-8")
+    assert "the green tent" in page
+    assert "no_red over short" in page
+
+    before = len(served.bodies)
+    assert run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")["pairs"] == 3  # finished: nothing is asked
+    run_constitution(load(ConstitutionRecipe, path), tmp_path / "other")  # all of it is in the journal
+    assert len(served.bodies) == before
+    for name in ("answers", "pairs", "revision_pairs", "demonstrations", "history", "audit"):
+        assert (tmp_path / "other" / f"{name}.jsonl").read_bytes() == (run / f"{name}.jsonl").read_bytes()
+
+
+def test_chinese_is_asked_in_chinese(served: Server, tmp_path: Path) -> None:
+    served.reply = knowing = Knowing()
+    summary = run_constitution(load(ConstitutionRecipe, recipe_file(tmp_path, served.url, "zh")), tmp_path / "run")
+    assert summary["demonstrations"] == 3
+    assert knowing.kinds["critique"] == 2
+    assert all("原则" in b["messages"][1]["content"] or "这一点是" in b["messages"][1]["content"] for b in served.bodies)
+
+
+def test_a_server_that_fails_makes_no_low_scores(served: Server, tmp_path: Path) -> None:
+    served.reply = lambda body: (500, {}, {"error": "down"})
+    path = recipe_file(tmp_path, served.url)
+    with pytest.raises(DataError, match="no answer got a score"):
+        run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")
+    served.reply = Knowing()
+    assert run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")["pairs"] == 3  # and goes on when it is back
+
+
+def test_critics_that_say_nonsense_are_counted(served: Server, tmp_path: Path) -> None:
+    knowing = Knowing()
+    served.reply = lambda body: (200, {}, completion("It violates the principle.")) if "response_format" in body else knowing(body)
+    summary = run_constitution(load(ConstitutionRecipe, recipe_file(tmp_path, served.url)), tmp_path / "run")
+    assert summary["revised"]["outcomes"] == {"the critic failed": 2}
+    assert summary["revised"]["failed_replies"] == {"reply": 2}
+    assert summary["revision_pairs"] == 0
+    assert summary["demonstrations"] == 1
+    assert summary["pairs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"source": "model"}, "model: needed"),
+        ({"model": "tiny:llama"}, "model would have no effect"),
+        ({"samples": 3}, "no effect with source=data"),
+        ({"revise": {"critic": "rules", "reviser": "far"}}, "rules know nothing of no_red"),
+        ({"revise": {"critic": "far", "reviser": "rules"}}, "rules cannot write"),
+        ({"revise": {"critic": "fake", "reviser": "far"}}, "cannot write critiques"),
+        ({"revise": {"critic": "far", "reviser": "nobody"}}, "there is no judge 'nobody'"),
+        ({"revise": {"critic": "far", "reviser": "far", "temperature": 0}}, "same revision again"),
+        ({"measure": {"labels": False}}, "no effect with measure.answers=0"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_paid(served: Server, tmp_path: Path, more: dict[str, Any], told: str) -> None:
+    path = recipe_file(tmp_path, served.url, **more)
+    with pytest.raises(ConfigError, match=told):
+        run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")
+    assert served.bodies == []
+
+
+def test_a_judge_without_a_report_may_not_label(served: Server, tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, served.url)
+    with pytest.raises(ConfigError, match="may not be a labeller: it has no report"):
+        run_constitution(load(ConstitutionRecipe, path, ["constitution.override=''"]), tmp_path / "run")
+
+
+def test_how_often_a_critic_is_wrong_by_hand() -> None:
+    from keel.critique.rlaif import Answer
+    from keel.rewards.constitution.scoring import Scorer
+    from keel.types import Candidate, Message, Prompt
+
+    scorer = Scorer(constitution(banned("no_red", "red")))
+    prompts = [Prompt(str(i), (Message("user", str(i)),)) for i in range(5)]
+    texts = ["red", "red", "tent", "tent", "tent"]
+    answers = [Answer(p, Candidate("c", t), s) for p, t, s in zip(prompts, texts, scorer.score(list(zip(prompts, texts))), strict=True)]
+    cases = [(a, scorer.constitution.principles[0]) for a in answers]
+    found = errors(cases, [True, False, False, True, None])["all"]
+    assert (found["cases"], found["without_verdict"], found["broken"], found["said_broken"]) == (5, 1, 2, 2)
+    assert (found["missed"], found["false_alarms"]) == (1, 1)
+    assert found["wrong"]["mean"] == 0.5
+    assert found["wrong"]["n"] == 4
+    assert found["always_the_same"] == 0.5
+    assert found["balanced"] == 0.5
+    nothing = errors(cases, [None] * 5)["all"]
+    assert (nothing["wrong"], nothing["balanced"], nothing["without_verdict"]) == (None, None, 5)
+
+
+@pytest.mark.stages
+def test_killed_and_started_again_pays_nothing_twice(served: Server, tmp_path: Path) -> None:
+    """The server answers so many calls, holds the next ones, and the process is killed; then it is started again."""
+    path = recipe_file(tmp_path, served.url)
+    enough, gone = threading.Event(), threading.Event()
+    knowing = Knowing()
+
+    def reply(body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+        found = knowing(body)
+        if knowing.paid.total() > 9:  # scores are done, critiques have begun
+            enough.set()
+            gone.wait(120)
+        return found
+
+    served.reply = reply
+    command = [sys.executable, "-m", "keel.cli", "constitution", str(path)]
+    job = subprocess.Popen(command)
+    assert enough.wait(300)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    gone.set()
+    subprocess.run(command, check=True)
+    twice = sum(n > 1 for n in knowing.paid.values())
+    assert twice <= 2  # in flight when it died: `concurrency`
+    assert len(knowing.paid) == 13
+    total = knowing.paid.total()
+    subprocess.run(command, check=True)
+    assert knowing.paid.total() == total
+    assert len(lines(tmp_path / "run" / "pairs.jsonl")) == 3
+
+
+@pytest.mark.stages
+def test_the_tiny_recipe(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model answers, criticises and revises itself; pairs train it; the evaluation is scored by the principles."""
+    monkeypatch.chdir(root)
+    assert main(["run", "recipes/tiny_constitution.yaml", f"run_dir={tmp_path / 'run'}"]) == 0
+    stage = json.loads((tmp_path / "run" / "stages" / "constitution" / "summary.json").read_text())
+    assert stage["answers"] == 32
+    assert stage["pairs"] > 0
+    assert stage["audit"] >= 1
+    assert set(stage["critics"]) == {"model, in words", "model, by one label"}
+    whole = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {"constitution", "prefer", "evaluate"} == set(whole["stages"])
+
+
+@pytest.mark.stages
+def test_the_recipe_with_a_server(served: Server, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model here answers, the server does all else; the price told before is not passed."""
+    monkeypatch.chdir(root)
+    served.reply = knowing = Knowing("e")
+    far = {"type": "endpoint", "url": served.url, "model": "m", "journal": str(tmp_path / "calls.sqlite"), "attempts": 1, "budget": 900.0}
+    far |= {"price": {"read": 1000.0, "written": 1000.0}, "max_tokens": 64}
+    (tmp_path / "judges.yaml").write_text(json.dumps({"judges": {"server": far}}), encoding="utf-8")
+    small = ["model=tiny:llama?seed=1", "data.limit=2", "samples=2", "sampling.max_tokens=8", "revise.rounds=1", "settings={threads: 1}"]
+    given = [*small, f"constitution.judges={tmp_path / 'judges.yaml'}", f"run_dir={tmp_path / 'run'}"]
+    path = root / "recipes" / "server_constitution.yaml"
+    assert main(["constitution", str(path), *given, "--dry-run"]) == 0
+    assert served.bodies == []
+    plan = plan_constitution(load(ConstitutionRecipe, path, given))
+    assert main(["constitution", str(path), *given]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["calls"] == knowing.paid.total() <= sum(c["calls"] for c in plan["calls"].values())
+    assert 0 < summary["cost"] <= plan["price"]
+    assert summary["override"] is True
+
+
+@pytest.mark.stages
+def test_principles_as_reward_in_rl(tmp_path: Path, root: Path, proofs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each principle stands in the metrics of a step, beside what the bands did."""
+    monkeypatch.chdir(root)
+    reward = "rewards=[{type: constitution, name: kept, path: recipes/tiny/principles.yaml}]"
+    short = ["samples=4", "sampling.max_tokens=6", "loop={steps: 1, batch_size: 4, eval_every: 0, probes: 0, eval_at_start: false}"]
+    given = [reward, *short, "settings={threads: 1}", "model_options.precision=fp32", f"run_dir={tmp_path / 'run'}"]
+    assert main(["rl", "recipes/tiny_grpo.yaml", *given]) == 0
+    row = next(r for r in lines(tmp_path / "run" / "metrics.jsonl") if "rewards/kept/mean" in r)
+    for name in ("no_e", "short", "level", "broken", "flat", "overruled"):
+        assert f"rewards/kept/{name}/mean" in row
+    assert 0.0 <= row["rewards/kept/no_e/mean"] <= 1.0
