@@ -222,6 +222,7 @@ STAGES = {
     "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
     "eval": "compare two models on held-out prompts",
+    "improve": "rounds of generate, judge, train, stopped by a held-out measure",
     "collect": "answers from several sources as tasks for annotators",
 }
 

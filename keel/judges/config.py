@@ -41,6 +41,11 @@ class ScriptedConfig(Section):
     type: Literal["scripted"] = Field(default="scripted", description="A fake with stated biases.")
     family: str = Field(default="", description="The family of models that it favours by `own`.")
     quality: float = Field(default=1.0, description="Log-odds for each unit of difference in `origin.quality` of the answers.")
+    worth: str = Field(
+        default="",
+        pattern=r"^(.+\.py:\w+)?$",
+        description="FILE.py:NAME of fn(prompt, text) -> float, in place of `origin.quality`: the truth that the fake sees.",
+    )
     position: float = Field(default=0.0, description="Log-odds for the answer shown first.")
     length: float = Field(default=0.0, description="Log-odds for each doubling of length, in characters.")
     own: float = Field(default=0.0, description="Log-odds for an answer of its own family (`origin.family`).")

@@ -77,17 +77,20 @@ def lessons(
     """At most one lesson a prompt, in the order of ``judged``, and why the other prompts gave none.
 
     ``sft``: the answer with the highest score, where that is at least ``config.least``. ``prefer``: the highest against the lowest, where
-    they differ by ``config.margin``. Of equal scores the first in the order of samples counts, as best and as worst.
+    they differ by ``config.margin``. An answer that was cut off is no best one unless ``config.cut``. Of equal scores the first in the order of samples counts, as best and as worst.
     """
     found: list[Lesson] = []
     none: dict[str, int] = {}
     for name, answers in judged.items():
         scored = [(a.candidate, a.score) for a in answers if a.score is not None]
+        whole = [(c, s) for c, s in scored if config.cut or c.origin.get("finish_reason") != "length"]
         why = ""
         if not scored:
             why = "no answer has a score"
+        elif not whole:
+            why = "every answer was cut off at sampling.max_tokens"
         else:
-            best, high = max(scored, key=lambda x: x[1])
+            best, high = max(whole, key=lambda x: x[1])
             worst, low = min(scored, key=lambda x: x[1])
             if by == "sft" and high >= config.least - 1e-9:
                 found.append(Lesson(prompts[name], best, None, high, number))

@@ -68,6 +68,11 @@ class SelectConfig(Section):
     margin: float = Field(
         default=0.25, gt=0, le=1, description="train.by=prefer: the best and the worst answer are a pair when their scores differ so far."
     )
+    cut: bool = Field(
+        default=False,
+        description="May an answer that was cut off at sampling.max_tokens be the best? It would teach to end in the middle; it may always be "
+        "the worst.",
+    )
 
 
 class TrainingConfig(Section):
