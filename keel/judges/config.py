@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from keel.core.config import Section, load
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of
 from keel.judges.ask import Kind
 
 
@@ -168,6 +169,17 @@ class JudgesFile(Section):
             case _:
                 return
 
+    def functions(self, name: str) -> Iterator[tuple[str, str]]:
+        """(name of the judge, file) of the functions that ``name`` runs in this process."""
+        match config := self.named(name):
+            case ScriptedConfig(worth=str(worth)) if worth:
+                yield name, file_of(worth)
+            case PanelConfig():
+                for member in config.members:
+                    yield from self.functions(member)
+            case _:
+                return
+
 
 class JudgeUse(Section):
     """A judge at work: which one, and what lets it."""
@@ -189,5 +201,7 @@ class JudgeUse(Section):
             found = load(JudgesFile, Path(self.judges)) if Path(self.judges).is_file() else None
             for name, model in found.models(self.judge) if found is not None else ():
                 yield f"{key}judges.{name}", model, True
+            for name, file in found.functions(self.judge) if found is not None else ():
+                yield f"{key}judges.{name}", file, False
         except ConfigError:
             return

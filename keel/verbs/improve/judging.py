@@ -88,7 +88,9 @@ def round_robin(prompt: Prompt, answers: Sequence[Candidate], start: Candidate |
     return [*with_start, *(Match(prompt, a, b) for a, b in itertools.combinations(answers, 2))]
 
 
-def scored(prompt: Prompt, answers: Sequence[Candidate], start: Candidate | None, asked: Mapping[tuple[str, str], float | None]) -> list[Judged]:
+def scored(
+    prompt: Prompt, answers: Sequence[Candidate], start: Candidate | None, asked: Mapping[tuple[str, str], float | None]
+) -> list[Judged]:
     """The answers with their scores; ``asked`` has the share of the first for (first, second) of ``round_robin``. A score needs verdicts
     in half of an answer's matches: of fewer it would be that of a chance choice of opponents."""
     wins: dict[str, list[float | None]] = {a.candidate_id: [] for a in answers}

@@ -30,9 +30,7 @@ def held_out_answers(course: Course, number: int) -> Answers:
 
 def _measured(course: Course, number: int, groups: Sequence[Group], start: Answers | None) -> Answers:
     recipe = course.recipe
-    texts = {
-        g.prompt.prompt_id: [r.text if bool(v) else None for r, v in zip(g.rollouts, g.valid_G.tolist(), strict=True)] for g in groups
-    }
+    texts = {g.prompt.prompt_id: [r.text if bool(v) else None for r, v in zip(g.rollouts, g.valid_G.tolist(), strict=True)] for g in groups}
     tokens = {g.prompt.prompt_id: [len(r) for r in g.rollouts] for g in groups}
     judged = _against_start(course, course.judge, texts, start, course.folder(number) / f"held_out_{JUDGEMENTS}", number)
     scores: dict[str, list[float | None]] = {}

@@ -37,7 +37,10 @@ class ReplayConfig(Section):
     """The best of earlier rounds, learnt again."""
 
     share: float = Field(
-        default=0.2, ge=0, lt=1, description="Share of a round's lessons that are the best of earlier rounds that were not refused; 0 = none."
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of a round's lessons that are the best of earlier rounds that were not refused; 0 = none.",
     )
 
 
@@ -111,11 +114,16 @@ class HeldOutConfig(Section):
 
     prompts: DataConfig | float = Field(default=0.2, description="Held-out prompts: a data section, or the share of `data`'s prompts.")
     rewards: list[RewardConfig] = Field(default=[], description="Gold: the weighted sum of these, of each answer.")
-    judge: JudgeUse | None = Field(default=None, description="Another judge: the share of comparisons won over the starting model's answers.")
+    judge: JudgeUse | None = Field(
+        default=None, description="Another judge: the share of comparisons won over the starting model's answers."
+    )
     people: PeopleUse | None = Field(default=None, description="People: comparisons with the answers of the last good round.")
     sampling: EvalSamplingConfig = Field(default=EvalSamplingConfig(samples=2), description="How held-out answers are drawn.")
     max_lost: float = Field(
-        default=0.1, ge=0, lt=1, description="Largest share of held-out answers without a measure; beyond it the run stops, nothing accepted."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Largest share of held-out answers without a measure; beyond it the run stops, nothing accepted.",
     )
     draws: int = Field(default=DRAWS, ge=100, description="Bootstrap resamples of prompts behind an interval.")
     level: float = Field(default=LEVEL, gt=0, lt=1, description="Level of the intervals.")
@@ -161,7 +169,9 @@ class ImproveRecipe(ModelRecipe):
         "last round.",
     )
     patience: int = Field(
-        default=2, ge=0, description="Rounds in a row without a gain that is clear of its interval, after which the run has converged; 0 = never."
+        default=2,
+        ge=0,
+        description="Rounds in a row without a gain that is clear of its interval, after which the run has converged; 0 = never.",
     )
     unguarded: str = Field(
         default="",

@@ -34,6 +34,8 @@ from keel.verbs.shared.answers import sample_answers, sampled_candidates
 from keel.verbs.shared.parts import run_parts
 
 log = logging.getLogger("keel")
+
+
 def start_answers(course: Course) -> dict[str, Candidate]:
     """The starting model's answer to each training prompt, by which success is measured in all rounds."""
     path = course.folder(0) / ANSWERS
@@ -52,7 +54,9 @@ def answers_of(course: Course, number: int, ids: Sequence[str], at: int) -> tupl
         wanted = [(recipe.sampling.temperature, recipe.samples - hot)]
         wanted += [(recipe.explore.temperature, hot)] if hot else []
         found, left = _sampled(course, at, ids, wanted, f"round {number}")
-        write_rows(path, [{"prompt_id": i, "answers": [candidate_row(c) for c in found.get(i, [])], "left_out": left.get(i, {})} for i in ids])
+        write_rows(
+            path, [{"prompt_id": i, "answers": [candidate_row(c) for c in found.get(i, [])], "left_out": left.get(i, {})} for i in ids]
+        )
     rows = read_rows(path)
     left_out = sum(sum(r["left_out"].values()) for r in rows)
     return {r["prompt_id"]: [candidate_from(c, "answers") for c in r["answers"]] for r in rows}, hot * len(ids), left_out
@@ -115,7 +119,9 @@ def asked_of(judge: Judge, matches: Sequence[Match], what: str) -> Asked:
     return ask(judge, matches)
 
 
-def lessons_of(course: Course, number: int, judged: Mapping[str, Sequence[Judged]], pool: Sequence[Lesson]) -> tuple[int, int, dict[str, int]]:
+def lessons_of(
+    course: Course, number: int, judged: Mapping[str, Sequence[Judged]], pool: Sequence[Lesson]
+) -> tuple[int, int, dict[str, int]]:
     """Write what the round learns; (new lessons, replayed ones, why prompts gave none)."""
     recipe, path = course.recipe, course.folder(number)
     prompts = {i: course.train[i][0] for i in judged}

@@ -77,7 +77,9 @@ def _course(session: Session, recipe: ImproveRecipe, path: Path, account: Accoun
     }
     if recipe.difficulty.prompts >= len(sides["train"]):
         n = len(sides["train"])
-        raise ConfigError(f"difficulty.prompts is {recipe.difficulty.prompts} of {n} prompts: nothing would be chosen", "set it lower, or 0")
+        raise ConfigError(
+            f"difficulty.prompts is {recipe.difficulty.prompts} of {n} prompts: nothing would be chosen", "set it lower, or 0"
+        )
     course = Course(recipe, path, judge, measuring, sides["train"], sides["held_out"], loaded.model.media)
     del loaded, renderer
     record_sampling(session, course.model(0)[0])
@@ -101,7 +103,9 @@ class _Run:
         self.session.run.cut_metrics(self.state.round if self.rows else -1)
         bus.emit("run_started", self.state.round, total_steps=self.recipe.rounds)
         if not self.recipe.held_out.by:
-            text = f"nothing but judge {self.course.judge.name}, which the model learns from, measures it: what it is wrong about rises unseen"
+            text = (
+                f"nothing but judge {self.course.judge.name}, which the model learns from, measures it: what it is wrong about rises unseen"
+            )
             bus.emit("warning", self.state.round, text)
         if not self.recipe.gate:
             bus.emit("warning", self.state.round, "gate=false: no round is refused, whatever is measured")
@@ -262,7 +266,12 @@ def _name(number: int) -> str:
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
     """What of a round is a curve."""
     found: dict[str, float] = {}
-    for name, key in (("held_out/score", "score"), ("held_out/change", "change"), ("held_out/judge", "judge"), ("held_out/tokens", "tokens")):
+    for name, key in (
+        ("held_out/score", "score"),
+        ("held_out/change", "change"),
+        ("held_out/judge", "judge"),
+        ("held_out/tokens", "tokens"),
+    ):
         if row.get(key) is not None:
             found |= {name: row[key]["mean"], f"{name}_low": row[key]["low"], f"{name}_high": row[key]["high"]}
     return found | {f"round/{k}": float(row[k]) for k in ("success", "lessons", "replayed", "prompts") if row.get(k) is not None}
