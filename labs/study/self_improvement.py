@@ -2,7 +2,7 @@
 
     python -m labs.study.self_improvement --out FOLDER --json FILE
 
-Three arms on each seed, all from one start model: an honest judge with the gate, the planted judge with the gate, the planted judge without.
+Three arms on each seed, all from one start model: an honest judge with the gate, the planted judge with the gate, and without it.
 Recipe: recipes/self_improve.yaml, whose gold is a function that no judge's training data hold.
 """
 
