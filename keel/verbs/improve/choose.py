@@ -77,7 +77,8 @@ def lessons(
     """At most one lesson a prompt, in the order of ``judged``, and why the other prompts gave none.
 
     ``sft``: the answer with the highest score, where that is at least ``config.least``. ``prefer``: the highest against the lowest, where
-    they differ by ``config.margin``. An answer that was cut off is no best one unless ``config.cut``. Of equal scores the first in the order of samples counts, as best and as worst.
+    they differ by ``config.margin``. An answer that was cut off is no best one unless ``config.cut``. Of equal scores the first in the
+    order of samples counts, as best and as worst.
     """
     found: list[Lesson] = []
     none: dict[str, int] = {}

@@ -73,8 +73,8 @@ class SelectConfig(Section):
     )
     cut: bool = Field(
         default=False,
-        description="May an answer that was cut off at sampling.max_tokens be the best? It would teach to end in the middle; it may always be "
-        "the worst.",
+        description="May an answer that was cut off at sampling.max_tokens be the best? It would teach to end in the middle; it may be the "
+        "worst in any case.",
     )
 
 
@@ -175,7 +175,7 @@ class ImproveRecipe(ModelRecipe):
     )
     unguarded: str = Field(
         default="",
-        description="Name of the judge, where nothing but it measures the held-out answers too: what it is wrong about then rises unseen. It "
+        description="Name of the judge, where nothing but it measures the held-out answers too: what it is wrong about rises unseen. It "
         "stands in manifest and summary.",
     )
     keep: Literal["good", "all"] = Field(default="good", description="Weights of which rounds stay: the last good and the newest; or all.")

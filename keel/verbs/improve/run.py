@@ -103,9 +103,7 @@ class _Run:
         self.session.run.cut_metrics(self.state.round if self.rows else -1)
         bus.emit("run_started", self.state.round, total_steps=self.recipe.rounds)
         if not self.recipe.held_out.by:
-            text = (
-                f"nothing but judge {self.course.judge.name}, which the model learns from, measures it: what it is wrong about rises unseen"
-            )
+            text = f"nothing but judge {self.course.judge.name} measures what it teaches: what it is wrong about rises unseen"
             bus.emit("warning", self.state.round, text)
         if not self.recipe.gate:
             bus.emit("warning", self.state.round, "gate=false: no round is refused, whatever is measured")
@@ -146,7 +144,7 @@ class _Run:
         """Row 0: the starting model, measured."""
         rounds.start_answers(self.course)
         answers = held_out_answers(self.course, 0)
-        measured = self._measures(answers, None)
+        measured = self._measures(answers, None) | {"judge": None}  # against itself
         return {"round": 0, "verdict": "start", **measured, "successes": {}, "harder_next": self.harder, "state": _row(State())}
 
     def _measures(self, answers: Answers, moved: Interval | None) -> dict[str, Any]:
@@ -175,6 +173,7 @@ class _Run:
             "round": number,
             "from": state.at,
             "prompts": len(ids),
+            "harder": self.harder if d.prompts else None,
             "harder_prompts": hard if d.prompts else None,
             "answers": sum(map(len, answers.values())),
             "explored": explored,
@@ -266,15 +265,10 @@ def _name(number: int) -> str:
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
     """What of a round is a curve."""
     found: dict[str, float] = {}
-    for name, key in (
-        ("held_out/score", "score"),
-        ("held_out/change", "change"),
-        ("held_out/judge", "judge"),
-        ("held_out/tokens", "tokens"),
-    ):
+    for key in ("score", "change", "judge", "tokens"):
         if row.get(key) is not None:
-            found |= {name: row[key]["mean"], f"{name}_low": row[key]["low"], f"{name}_high": row[key]["high"]}
-    return found | {f"round/{k}": float(row[k]) for k in ("success", "lessons", "replayed", "prompts") if row.get(k) is not None}
+            found |= {f"improve/{key}{end}": row[key][name] for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+    return found | {f"improve/{k}": float(row[k]) for k in ("success", "harder", "lessons", "replayed") if row.get(k) is not None}
 
 
 def _told(row: dict[str, Any]) -> str:
