@@ -31,7 +31,7 @@ def improve_view(stage: StageData, note: Note) -> dict[str, Any]:
     for i, row in enumerate(summary["improvement"]):
         name = f"{row['round']}" if row["round"] else "start"
         name += " (kept)" if row["round"] == summary["kept"] else ""
-        told = "refused: worse" if row["round"] in summary["refused"] else _MEANS.get(row["verdict"], row["verdict"])
+        told = "refused: worse" if row["round"] in summary["refused"] else _MEANS[row["verdict"]]
         cells = [_interval(row.get(key), style) for key, style in zip(_CELLS, styles, strict=True)]
         for key, text in zip(_CELLS, cells, strict=True):
             if row.get(key) is not None:

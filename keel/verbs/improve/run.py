@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +233,7 @@ class _Run:
         publish_folder(self.course.path / "final", fill)
 
     def _summary(self, number: int) -> dict[str, Any]:
-        kept: Sequence[str] = [k for k in self.rows[-1] if k not in ("successes", "state", "harder_next")]
-        told = [{k: row[k] for k in row if k in kept or k in ("score", "tokens")} for row in self.rows]
+        told = [{k: v for k, v in row.items() if k not in ("successes", "state", "harder_next")} for row in self.rows]
         costs = [row["cost"] for row in self.rows if row["round"]]
         return {
             "rounds": self.state.round,
