@@ -178,7 +178,9 @@ class ImproveRecipe(ModelRecipe):
         description="Name of the judge, where nothing but it measures the held-out answers too: what it is wrong about rises unseen. It "
         "stands in manifest and summary.",
     )
-    keep: Literal["good", "all"] = Field(default="good", description="Weights of which rounds stay: the last good and the newest; or all.")
+    keep: Literal["good", "all"] = Field(
+        default="good", description="Weights of which rounds stay: the last good, the best, the newest; or all."
+    )
     store: str = Field(default="", description="Store of feedback that the judgements also go into, e.g. sqlite:///feedback.db.")
     campaign: str = Field(default="self-improvement", min_length=1, description="Campaign of the judgements.")
 

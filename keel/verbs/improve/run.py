@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from keel.judges.gate import admit
 from keel.runs.durable import publish_folder
 from keel.verbs.improve import choose, rounds
 from keel.verbs.improve.course import Course, read_round, write_round
-from keel.verbs.improve.decide import State, after, outcome, result
+from keel.verbs.improve.decide import State, after, name_of, outcome, result
 from keel.verbs.improve.held_out import Answers, ask_people, change, check_independent
 from keel.verbs.improve.measuring import held_out_answers
 from keel.verbs.improve.recipe import LEAST_HELD_OUT, ImproveRecipe
@@ -32,8 +33,8 @@ log = logging.getLogger("keel")
 
 
 def run_improve(recipe: ImproveRecipe, path: Path, parent: str = "") -> dict[str, Any]:
-    """Leaves ``rounds/NN/`` and ``final/``, the weights of the last good round. Returns the summary: every round's measures and verdict,
-    which round is kept, and why it ended. Raises UserError before anything is sampled where nothing independent measures."""
+    """Leaves ``rounds/NN/`` and ``final/``, the weights of the best round that was not refused. Returns the summary: every round's measures
+    and verdict, which round is kept, and why it ended. Raises UserError before anything is sampled where nothing independent measures."""
     train, held_out = _data(recipe)
     judge = judge_named(recipe.judge.judges, recipe.judge.judge)
     admitted = admit(judge, recipe.judge.report, recipe.judge.override, "a labeller")
@@ -114,7 +115,7 @@ class _Run:
                 return None
             self._add(row)
         number = result(self.state, self.recipe.gate)
-        bus.emit("verdict", self.state.round, f"{self.state.stopped}; final/ is {_name(number)}")
+        bus.emit("verdict", self.state.round, f"{self.state.stopped}; final/ is {name_of(number)}")
         self._save(number)
         return self._summary(number)
 
@@ -161,7 +162,7 @@ class _Run:
         """The next round; None when it was interrupted."""
         course, recipe, state = self.course, self.recipe, self.state
         number, d = state.round + 1, recipe.difficulty
-        log.info("\n== round %d, from %s ==", number, _name(state.at))
+        log.info("\n== round %d, from %s ==", number, name_of(state.at))
         ids, hard = choose.prompts_of_round(list(course.train), self.successes, d.prompts, self.harder, recipe.seed, number)
         answers, explored, left = rounds.answers_of(course, number, ids, state.at)
         judged, counts = rounds.judged_answers(course, number, answers, rounds.start_answers(course))
@@ -206,13 +207,13 @@ class _Run:
         if asked["round"] == 1:
             raise DataError(f"round 1 has no lesson: {why}", "sample hotter, longer or more, or lower select.margin (select.least)")
         state = self.state
-        then = State(asked["round"], state.good, state.at, state.waited, f"converged: round {asked['round']} has no lesson ({why})")
+        then = replace(state, round=asked["round"], stopped=f"converged: round {asked['round']} has no lesson ({why})")
         empty = dict.fromkeys(("score", "change", "judge", "tokens", "lost"))
         return asked | empty | {"verdict": "no lesson", "against": state.good, "state": _row(then)}
 
     def _prune(self) -> None:
         """Weights of rounds that nothing will read again go, unless ``keep`` is all; checkpoints of trainings that are done always."""
-        wanted = {self.state.good, self.state.at}
+        wanted = {self.state.good, self.state.best} | (set() if self.state.stopped and self.recipe.gate else {self.state.at})
         for number in range(1, self.state.round + 1):
             shutil.rmtree(self.course.folder(number) / "train" / "checkpoints", ignore_errors=True)
             if self.recipe.keep == "good" and number not in wanted:
@@ -238,7 +239,7 @@ class _Run:
         return {
             "rounds": self.state.round,
             "kept": number,
-            "kept_name": _name(number),
+            "kept_name": name_of(number),
             "stopped": self.state.stopped,
             "refused": [row["round"] for row in self.rows if row["verdict"] == "worse" and self.recipe.gate],
             "gate": self.recipe.gate,
@@ -254,10 +255,6 @@ class _Run:
 
 def _row(state: State) -> dict[str, Any]:
     return {name: getattr(state, name) for name in State.__slots__}
-
-
-def _name(number: int) -> str:
-    return "the starting model" if number == 0 else f"round {number}"
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
