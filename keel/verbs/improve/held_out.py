@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
 from keel.types import Candidate, Prompt, Task
 from keel.verbs.campaign.recipe import GoldConfig, LabelRecipe
-from keel.verbs.campaign.run import COMPARISONS, run_labels
+from keel.verbs.campaign.run import COMPARISONS, UNWANTED, run_labels
 from keel.verbs.improve.recipe import HeldOutConfig, ImproveRecipe
 from keel.verbs.shared.judges import judge_named
 
@@ -161,6 +162,9 @@ def ask_people(
             i, turn = turned[f"{c.prompt.prompt_id} {c.candidates[0].candidate_id.partition('-')[0]}"]
             share = {"first": 1.0, "second": 0.0, "tie": 0.5}[c.outcome]
             won.setdefault(i, []).append(1.0 - share if turn else share)
+        bad = Counter(r["prompt_id"] for r in read_rows(folder / "people" / UNWANTED))
+        for i, answers in bad.items():  # both called bad: two answers a vote, and neither is ahead
+            won.setdefault(i, []).extend([0.5] * (answers // 2))
     if not won:
         raise RunError("no held-out prompt has an answer of both rounds: people have nothing to compare")
     found = win_rate({i: math.fsum(v) / len(v) for i, v in won.items()}, draws=recipe.held_out.draws, level=recipe.held_out.level)
