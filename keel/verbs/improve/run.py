@@ -102,7 +102,7 @@ class _Run:
         bus = self.session.bus
         self.session.run.cut_metrics(self.state.round if self.rows else -1)
         bus.emit("run_started", self.state.round, total_steps=self.recipe.rounds)
-        if not self.recipe.held_out.by:
+        if self.recipe.unguarded:
             text = f"nothing but judge {self.course.judge.name} measures what it teaches: what it is wrong about rises unseen"
             bus.emit("warning", self.state.round, text)
         if not self.recipe.gate:
@@ -245,7 +245,7 @@ class _Run:
             "gate": self.recipe.gate,
             "judge": self.course.judge.name,
             "measured_by": self.recipe.held_out.by or "the judge that is learnt from",
-            "unguarded": not self.recipe.held_out.by,
+            "unguarded": bool(self.recipe.unguarded),
             "score_start": self.rows[0]["score"],
             "score_kept": self.rows[number]["score"],
             "cost": None if any(c is None for c in costs) else sum(costs),
