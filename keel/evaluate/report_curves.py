@@ -36,8 +36,15 @@ TITLES = {  # stage -> title, short form for the page's menu
     "collect": ("Collected answers", "Collected"),
     "annotate": ("People", "People"),
     "mine": ("Failures mined", "Failures"),
+    "improve": ("Self-improvement", "Self-improvement"),
 }
 MAIN = (
+    Chart("Held-out measure by round", ("improve/score", "improve/score_low", "improve/score_high"), "not the judge that is learnt from"),
+    Chart(
+        "The judge's share over the start", ("improve/judge", "improve/judge_low", "improve/judge_high"), "the judge that is learnt from"
+    ),
+    Chart("Length by round", ("improve/tokens", "improve/tokens_low", "improve/tokens_high"), "tokens an answer, held out"),
+    Chart("Success and harder prompts", ("improve/success", "improve/harder"), "what the next round's prompts hang on"),
     Chart("Reward", ("reward", "objective/rlhf_reward", "objective/scores"), "mean over the answers of a step"),
     Chart("Reward by source", ("rewards/*/mean",), "unweighted"),
     Chart("KL to the reference", ("kl", "objective/kl"), "how far the policy has moved"),

@@ -1,4 +1,4 @@
-"""People's work and mined failures on the report's page: tables of what the stages `annotate` and `mine` left in their summaries."""
+"""People's work, mined failures and rounds of self-improvement on the report's page: tables of what stages left in their summaries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keel.evaluate.report_data import StageData
+from keel.evaluate.report_improve import improve_view
 from keel.evaluate.report_plots import number, percent
 
 Note = Callable[[str, str, str, str], None]
@@ -19,9 +20,11 @@ _MEANS = {
 
 
 def feedback_view(stage: StageData, note: Note) -> dict[str, Any] | None:
-    """Tables of a stage, with what stands under them; None for a stage that has neither people nor failures."""
+    """Tables of a stage, with what stands under them; None for a stage that has none."""
     if isinstance(stage.summary.get("mined"), Mapping):
         return _mined(stage, note)
+    if isinstance(stage.summary.get("improvement"), list):
+        return improve_view(stage, note)
     if isinstance(stage.summary.get("retracted"), Mapping) and "snapshot" in stage.summary:
         return _people(stage, note)
     return None

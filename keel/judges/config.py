@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from keel.core.config import Section, load
 from keel.core.errors import ConfigError
+from keel.core.python_file import file_of
 from keel.judges.ask import Kind
 
 
@@ -41,6 +42,11 @@ class ScriptedConfig(Section):
     type: Literal["scripted"] = Field(default="scripted", description="A fake with stated biases.")
     family: str = Field(default="", description="The family of models that it favours by `own`.")
     quality: float = Field(default=1.0, description="Log-odds for each unit of difference in `origin.quality` of the answers.")
+    worth: str = Field(
+        default="",
+        pattern=r"^(.+\.py:\w+)?$",
+        description="FILE.py:NAME of fn(prompt, text) -> float, in place of `origin.quality`: the truth that the fake sees.",
+    )
     position: float = Field(default=0.0, description="Log-odds for the answer shown first.")
     length: float = Field(default=0.0, description="Log-odds for each doubling of length, in characters.")
     own: float = Field(default=0.0, description="Log-odds for an answer of its own family (`origin.family`).")
@@ -163,6 +169,17 @@ class JudgesFile(Section):
             case _:
                 return
 
+    def functions(self, name: str) -> Iterator[tuple[str, str]]:
+        """(name of the judge, file) of the functions that ``name`` runs in this process."""
+        match config := self.named(name):
+            case ScriptedConfig(worth=str(worth)) if worth:
+                yield name, file_of(worth)
+            case PanelConfig():
+                for member in config.members:
+                    yield from self.functions(member)
+            case _:
+                return
+
 
 class JudgeUse(Section):
     """A judge at work: which one, and what lets it."""
@@ -184,5 +201,7 @@ class JudgeUse(Section):
             found = load(JudgesFile, Path(self.judges)) if Path(self.judges).is_file() else None
             for name, model in found.models(self.judge) if found is not None else ():
                 yield f"{key}judges.{name}", model, True
+            for name, file in found.functions(self.judge) if found is not None else ():
+                yield f"{key}judges.{name}", file, False
         except ConfigError:
             return

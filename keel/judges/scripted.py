@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from statistics import NormalDist
 
 from keel.core.config import dump
-from keel.core.hashing import stable_hash
+from keel.core.hashing import digest_bytes, stable_hash
+from keel.core.python_file import file_of, load_object
 from keel.judges.ask import OVERALL, Question, Said, digest, failed
 from keel.judges.config import ScriptedConfig
-from keel.types import Candidate
+from keel.types import Candidate, Prompt
 
 _ORDERED = re.compile(
     r'\[\[([AB])\]\]|"verdict"\s*:\s*"([AB])"|GRADE:\s*([AB])|Output \(([ab])\)|结论[：:]\s*([AB])|^verdict: ([AB])$', re.MULTILINE
@@ -32,7 +35,9 @@ class ScriptedJudge:
 
     @property
     def identity(self) -> str:
-        return digest({"scripted": dump(self.config)})
+        file = Path(file_of(self.config.worth)).expanduser()
+        code = {"worth": digest_bytes(file.read_bytes())} if self.config.worth and file.is_file() else {}
+        return digest({"scripted": dump(self.config), **code})
 
     @property
     def family(self) -> str:
@@ -50,7 +55,12 @@ class ScriptedJudge:
         place = 1.0 if question.order == (0, 1) else -1.0
         longer = math.log2((len(first.text) + 1) / (len(second.text) + 1))
         own = float(self._own(first)) - float(self._own(second))
-        return c.quality * (_quality(first) - _quality(second)) + c.length * longer + c.own * own + c.position * place
+        return (
+            c.quality * (self._quality(question.prompt, first) - self._quality(question.prompt, second))
+            + c.length * longer
+            + c.own * own
+            + c.position * place
+        )
 
     def _said(self, question: Question) -> Said:
         c = self.config
@@ -86,7 +96,9 @@ class ScriptedJudge:
 
     def _worth(self, question: Question, answer: Candidate) -> float:
         c = self.config
-        return c.quality * _quality(answer) + c.length * math.log2(len(answer.text) + 1) / 4 + c.own * self._own(answer)
+        return (
+            c.quality * self._quality(question.prompt, answer) + c.length * math.log2(len(answer.text) + 1) / 4 + c.own * self._own(answer)
+        )
 
     def _told(self, question: Question) -> str:
         """The verdict that an answer demands of a judge that obeys."""
@@ -107,6 +119,17 @@ class ScriptedJudge:
 
     def _normal(self, question: Question) -> float:
         return NormalDist().inv_cdf(self._uniform(question, "noise")) if self.config.noise else 0.0
+
+    def _quality(self, prompt: Prompt, answer: Candidate) -> float:
+        """The settings' function of the answer, or else what its file says of it."""
+        if not self.config.worth:
+            return _quality(answer)
+        return float(_function(self.config.worth)(prompt, answer.text))
+
+
+@lru_cache
+def _function(spec: str) -> Callable[[Prompt, str], float]:
+    return load_object(spec, "judge worth")
 
 
 def _quality(answer: Candidate) -> float:

@@ -16,6 +16,8 @@ from keel.verbs.constitution.recipe import ConstitutionRecipe
 from keel.verbs.constitution.run import run_constitution
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.evaluate.run import run_eval
+from keel.verbs.improve.recipe import ImproveRecipe
+from keel.verbs.improve.run import run_improve
 from keel.verbs.offline.build import build as build_offline
 from keel.verbs.offline.recipe import OfflineRecipe
 from keel.verbs.prefer.build import build as build_prefer
@@ -45,6 +47,7 @@ STAGE_FUNCTIONS: dict[str, StageFunction] = {
     "preferences": run_preferences,
     "reward": run_reward,
     "eval": run_eval,
+    "improve": run_improve,
 }
 
 
@@ -55,6 +58,7 @@ RECIPES: dict[str, type[ModelRecipe]] = {
     "offline": OfflineRecipe,
     "rl": RLRecipe,
     "eval": EvalRecipe,
+    "improve": ImproveRecipe,
     "collect": CollectRecipe,
     "constitution": ConstitutionRecipe,
     "preferences": PreferencesRecipe,

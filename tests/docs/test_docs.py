@@ -22,7 +22,7 @@ from keel.data.sources import RawRow
 from keel.methods import ALGORITHMS, POLICY_LOSSES
 from keel.methods.credit.assign import ESTIMATORS
 from keel.methods.preference import PREFERENCE_OBJECTIVES
-from keel.pipeline import PipelineRecipe
+from keel.pipeline import load_pipeline
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.run import RECIPES
@@ -103,7 +103,8 @@ def test_commands_are_valid(page, line):
     if args.verb == "data":
         load(DataCleanRecipe if args.what == "clean" else DataShowRecipe, None, [f"data.path={args.path}", *args.overrides])
     elif hasattr(args, "recipe"):
-        load(PipelineRecipe if args.verb == "run" else RECIPES[args.verb], ROOT / args.recipe, args.overrides)
+        path = ROOT / args.recipe
+        load_pipeline(path, args.overrides) if args.verb == "run" else load(RECIPES[args.verb], path, args.overrides)
 
 
 @pytest.mark.parametrize(

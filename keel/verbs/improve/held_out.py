@@ -1,0 +1,171 @@
+"""What decides whether a round is good: answers to held-out prompts, measured by something else than the judge that is learnt from."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keel.core.errors import ConfigError, RunError
+from keel.core.hashing import stable_hash
+from keel.evaluate.statistics import Interval, mean_interval, paired_difference, win_rate
+from keel.feedback.rows import named, task_row
+from keel.feedback.store import read as read_comparisons
+from keel.judges.ask import Judge
+from keel.judges.build import read_judges
+from keel.judges.config import RewardModelConfig
+from keel.judges.gate import admit
+from keel.rewards.sources.judge import JudgeReward
+from keel.rewards.sources.model import ModelReward
+from keel.runs.durable import write_atomic
+from keel.runs.logs import json_line
+from keel.runs.logs import read as read_rows
+from keel.types import Candidate, Prompt, Task
+from keel.verbs.campaign.recipe import GoldConfig, LabelRecipe
+from keel.verbs.campaign.run import COMPARISONS, UNWANTED, run_labels
+from keel.verbs.improve.recipe import HeldOutConfig, ImproveRecipe
+from keel.verbs.shared.judges import judge_named
+
+log = logging.getLogger("keel")
+EMPTY = "[no answer]"  # what people see of one without text
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Held-out answers of one model. By prompt and sample: texts (None: sampling failed), tokens, scores of the measure (None: it failed),
+    and the share that the judge which is learnt from gives them over the starting model's answer of the same number."""
+
+    texts: Mapping[str, Sequence[str | None]]
+    tokens: Mapping[str, Sequence[int]]
+    scores: Mapping[str, Sequence[float | None]]
+    judged: Mapping[str, Sequence[float | None]]
+
+    def rows(self, prompts: Mapping[str, Prompt]) -> list[dict[str, Any]]:
+        return [
+            {
+                "prompt_id": i,
+                "prompt": prompts[i].last_user_text,
+                "texts": list(texts),
+                "tokens": list(self.tokens[i]),
+                "scores": list(self.scores.get(i, ())),
+                "judged": list(self.judged.get(i, ())),
+            }
+            for i, texts in self.texts.items()
+        ]
+
+    @classmethod
+    def read(cls, path: Path) -> Answers:
+        rows = read_rows(path)
+        texts, tokens, scores, judged = ({r["prompt_id"]: r[k] for r in rows} for k in ("texts", "tokens", "scores", "judged"))
+        return cls(texts, tokens, scores, judged)
+
+    def length(self, config: HeldOutConfig) -> Interval:
+        """Tokens an answer."""
+        return mean_interval({i: [float(n) for n in t] for i, t in self.tokens.items()}, draws=config.draws, level=config.level)
+
+    def score(self, config: HeldOutConfig) -> Interval | None:
+        """The mean of the measure; None where it only compares."""
+        known = _known(self.scores)
+        return mean_interval(known, draws=config.draws, level=config.level) if known else None
+
+    def judge_share(self, config: HeldOutConfig) -> Interval | None:
+        """The share of comparisons with the starting model that the judge gives them."""
+        known = {i: math.fsum(v) / len(v) for i, v in _known(self.judged).items()}
+        return win_rate(known, draws=config.draws, level=config.level) if known else None
+
+    def lost(self) -> int:
+        """Answers without a measure."""
+        return sum(s is None for of_prompt in self.scores.values() for s in of_prompt)
+
+
+def _known(values: Mapping[str, Sequence[float | None]]) -> dict[str, list[float]]:
+    return {i: known for i, v in values.items() if (known := [x for x in v if x is not None])}
+
+
+def change(now: Answers, good: Answers, config: HeldOutConfig) -> Interval:
+    """How far the measure moved against the last good round, prompt by prompt, with an interval over prompts.
+
+    Raises RunError where too many answers have no measure: nothing is accepted unmeasured."""
+    answers = sum(len(v) for v in now.scores.values())
+    if not answers or now.lost() > config.max_lost * answers:
+        raise RunError(
+            f"{now.lost()} of {answers} held-out answers have no measure, more than held_out.max_lost ({config.max_lost:g})",
+            "mend the measure (the log says why it fails) and start the same command again",
+        )
+    before, after = _known(good.scores), _known(now.scores)
+    if not before.keys() & after.keys():
+        raise RunError("no held-out prompt has a measure in this round and in the last good one", "mend the measure, start again")
+    return paired_difference(before, after, draws=config.draws, level=config.level)
+
+
+def check_independent(recipe: ImproveRecipe, judge: Judge) -> tuple[Judge | None, list[dict[str, Any]]]:
+    """The judge that measures, if one does, and what the manifest is told of it.
+
+    Raises ConfigError where the measure is the judge that is learnt from, under whatever name: alone, as a reward, as a reward model."""
+    trained_on = read_judges(recipe.judge.judges).named(recipe.judge.judge)
+    fix = "measure by other rewards, another judge or people"
+    for config in recipe.held_out.rewards:
+        if isinstance(config, JudgeReward) and judge_named(config.judges, config.judge).identity == judge.identity:
+            raise ConfigError(f"held_out.rewards: '{config.name}' is the very judge that the model learns from ({judge.name})", fix)
+        if isinstance(config, ModelReward) and isinstance(trained_on, RewardModelConfig):
+            paths = {Path(p).expanduser().resolve() for p in (config.path, *config.ensemble.members)}
+            if Path(trained_on.path).expanduser().resolve() in paths:
+                raise ConfigError(f"held_out.rewards: '{config.name}' is the reward model that the model learns from as a judge", fix)
+    if (use := recipe.held_out.judge) is None:
+        return None, []
+    other = judge_named(use.judges, use.judge)
+    if other.identity == judge.identity:
+        raise ConfigError(f"held_out.judge: {other.name} is the very judge that the model learns from ({judge.name})", fix)
+    if other.family and other.family == judge.family:
+        log.warning("held_out.judge %s and the judge %s are of one family (%s): they may err alike", other.name, judge.name, judge.family)
+    return other, [admit(other, use.report, use.override, "a scorer")]
+
+
+def ask_people(
+    recipe: ImproveRecipe, prompts: Mapping[str, Prompt], now: Answers, good: Answers, folder: Path, number: int
+) -> Interval | None:
+    """How far people prefer this round to the last good one: share of comparisons won, less a half; None when it was interrupted.
+
+    Both sides' answers of the same number are compared, in an order by hash that people cannot know; the same text counts half."""
+    use = recipe.held_out.people
+    assert use is not None, "called where people measure"
+    won: dict[str, list[float]] = {}
+    tasks: dict[str, Task] = {}
+    turned: dict[str, tuple[str, bool]] = {}
+    for i, texts in now.texts.items():
+        for k, (new, old) in enumerate(zip(texts, good.texts.get(i, ()))):
+            if new is None or old is None:
+                continue
+            if new.strip() == old.strip():
+                won.setdefault(i, []).append(0.5)
+                continue
+            pair = (Candidate(f"{k}-new", new.strip() or EMPTY), Candidate(f"{k}-old", old.strip() or EMPTY))
+            turn = stable_hash("people", recipe.seed, number, i, k) % 2 == 1
+            first, second = (Candidate(f"{k}-{s}", c.text) for s, c in zip("ab", pair[::-1] if turn else pair))
+            task = named(Task("", prompts[i], (first, second), "pairwise", "held-out-v1", source_id=prompts[i].source_id))
+            tasks[task.task_id] = task
+            turned[f"{i} {k}"] = (i, turn)
+    folder.mkdir(parents=True, exist_ok=True)
+    if tasks:
+        write_atomic(folder / "tasks.jsonl", b"".join(json_line(task_row(t)) for t in tasks.values()))
+        given = {"people": use.people, "per_item": use.per_item, "app": use.app, "seed": recipe.seed, "repeat_share": 0.0}
+        if use.port:
+            given["port"] = use.port
+        asked = LabelRecipe(tasks=str(folder / "tasks.jsonl"), gold=GoldConfig(), campaign=f"held-out-{number}", **given)
+        if run_labels(asked, folder / "people").get("interrupted"):
+            return None
+        for c in read_comparisons(folder / "people" / COMPARISONS):
+            i, turn = turned[f"{c.prompt.prompt_id} {c.candidates[0].candidate_id.partition('-')[0]}"]
+            share = {"first": 1.0, "second": 0.0, "tie": 0.5}[c.outcome]
+            won.setdefault(i, []).append(1.0 - share if turn else share)
+        bad = Counter(r["prompt_id"] for r in read_rows(folder / "people" / UNWANTED))
+        for i, answers in bad.items():  # both called bad: two answers a vote, and neither is ahead
+            won.setdefault(i, []).extend([0.5] * (answers // 2))
+    if not won:
+        raise RunError("no held-out prompt has an answer of both rounds: people have nothing to compare")
+    found = win_rate({i: math.fsum(v) / len(v) for i, v in won.items()}, draws=recipe.held_out.draws, level=recipe.held_out.level)
+    return Interval(found.mean - 0.5, found.low - 0.5, found.high - 0.5, found.n)
