@@ -33,6 +33,20 @@ def write_atomic(path: Path, data: bytes, disk: Disk = DISK) -> None:
     disk.sync_dir(path.parent)
 
 
+def cut_atomic(path: Path, size: int, disk: Disk = DISK) -> None:
+    """Leave the first ``size`` bytes of a file: at any moment ``path`` is whole or cut. It is another file then, so whoever follows it
+    sees that it was cut, also when it has grown again."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        disk.copy(path, temporary, size)
+        disk.sync_file(temporary)
+        disk.rename(temporary, path)
+    except BaseException:
+        remove_quietly(temporary, disk)
+        raise
+    disk.sync_dir(path.parent)
+
+
 def publish_folder(path: Path, fill: Callable[[Path], None], disk: Disk = DISK) -> None:
     """Let ``fill`` write a folder under a temporary name, sync every file in it, and give it the name ``path``.
 

@@ -73,8 +73,7 @@ def _row(path: Path) -> RunRow:
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    rows = logs.read(path / METRICS)
-    return rows[-1] if rows else {}
+    return logs.last_row(path / METRICS)
 
 
 def numbers_of(summary: Mapping[str, Any] | None, last: Mapping[str, Any]) -> dict[str, float]:
