@@ -13,9 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from keel.core.config import Section, dump
 from keel.core.errors import RunError
 from keel.runs import logs
 from keel.runs.checkpoints import Checkpoints
@@ -23,10 +22,13 @@ from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic
 from keel.runs.environment import differences, environment, flatten, git_state
 from keel.runs.lock import Lock
 
+if TYPE_CHECKING:
+    from keel.core.config import Section
+
 log = logging.getLogger("keel")
 
 SCHEMA = 1
-MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS = (
+MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, COLUMNS = (
     "manifest.json",
     "summary.json",
     "metrics.jsonl",
@@ -34,6 +36,7 @@ MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS = (
     "abandoned.jsonl",
     "samples",
     "checkpoints",
+    "columns",  # a side file of the metrics, which may be deleted
 )
 _OWN = (SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, "final")
 
@@ -72,6 +75,8 @@ class RunDir:
 
         Raises RunError when another process uses it, it cannot be written, or it holds a run of another verb, recipe, data or file.
         """
+        from keel.core.config import dump  # the loader of recipes, which those who read runs have no need of
+
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
-
-from safetensors import torch as safetensors_torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, cast
 
 from keel.runs.disk import DISK, Disk
+
+if TYPE_CHECKING:
+    from torch import Tensor  # those who only read runs start without torch
 
 TEMPORARY = ".tmp-"  # names that start so are leftovers when no process is at work
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the cpu. Raises SafetensorError or OSError."""
+    from safetensors import torch as safetensors_torch
+
     return cast("Any", safetensors_torch).load_file(path)
 
 

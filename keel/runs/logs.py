@@ -65,7 +65,9 @@ def parse(line: bytes) -> Row | None:
 
 def number(value: Any) -> float | None:
     """The number that a value of a row is; None for what is none. Whole numbers beyond the floating ones are infinite."""
-    if isinstance(value, bool) or not (isinstance(value, int | float) or value in _NOT_FINITE):
+    if isinstance(value, str):
+        return float(value) if value in _NOT_FINITE else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         return float(value)
@@ -111,7 +113,10 @@ def lines_backward(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def last_row(path: Path) -> Row:
     """The last row of a file, read from its end; an empty one where there is none."""
-    return next((row for _, line in lines_backward(path) if (row := parse(line)) is not None), {})
+    for _, line in lines_backward(path):
+        if (row := parse(line)) is not None:
+            return row
+    return {}
 
 
 def rows_at_end(path: Path, belongs: Callable[[Row], bool]) -> list[Row]:
