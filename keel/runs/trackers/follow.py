@@ -67,8 +67,8 @@ class Following:
             return Cursor()
 
     def place(self, step: int, returns: Mapping[int, int]) -> None:
-        """The run goes on from ``step``: at its start and after each rollback. ``returns``: the step that each rollback went back to, by its
-        number; the tracker may not have heard of some."""
+        """The run goes on from ``step``: at its start and after each rollback. ``returns``: the step that each rollback went back to, by
+        its number; the tracker may not have heard of some."""
         known, rollback = self.cursor.sent > -2, max(returns, default=0)
         unheard = [back for number, back in returns.items() if number > self.cursor.rollback]
         went_back = bool(unheard) and known
@@ -130,9 +130,8 @@ def _step(row: Mapping[str, Any]) -> int:
 def returns_of(run: Path) -> dict[int, int]:
     """The step that each rollback so far went back to, by its number."""
     found = (row for row in logs.rows_of(run / EVENTS) if row.get("kind") == "emergency" and "undone" not in row)
-    return {
-        row["rollback"]: row["back_to"] for row in found if isinstance(row.get("rollback"), int) and isinstance(row.get("back_to"), int)
-    }
+    told = ((row.get("rollback"), row.get("back_to")) for row in found)
+    return {number: back for number, back in told if isinstance(number, int) and isinstance(back, int)}
 
 
 class TrackerSink:
