@@ -13,6 +13,7 @@ from keel.evaluate.report_data import Row, StageData
 from keel.evaluate.report_feedback import feedback_view
 from keel.evaluate.report_plots import duration, number, percent
 from keel.evaluate.report_series import MOST_APART, Series, series_of, spread
+from keel.evaluate.run_diagnosis import diagnose
 
 Note = Callable[[str, str, str, str], None]  # label, text, file, field
 _MOST_SERIES = 6
@@ -86,6 +87,7 @@ def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
         "charts": charts,
         "others": others,
         "facts": _facts(stage.summary),
+        "symptoms": diagnose(stage.metrics) if stage.manifest.get("verb") == "rl" or stage.name == "rl" else [],
         "told": [{"step": row.get("step"), "text": _told(row)} for row in stage.told],
         "samples": _samples(stage.samples),
         "feedback": feedback_view(stage, note),

@@ -220,13 +220,13 @@ PART = _cause("one part of the reward", _part, 1.6, "one part has {value} times 
               "look at the answers that this part likes best (rollouts/), lower its weight or bound it",
               "docs/rewards.md#a-price-for-gaming")  # fmt: skip
 SPIKE = _cause("a gradient", _spike, 10.0, "the largest gradient is {value} times the usual one",
-               "lower optim.max_grad_norm, " + _LR, "docs/alarms.md#gradient")  # fmt: skip
+               "lower optim.clip_norm, " + _LR, "docs/alarms.md#gradient")  # fmt: skip
 FAILED = _cause("rewards failed", _failed, 0.2, "up to {value} of the answers got no reward",
                 "mend the reward source: the log names the first failure", "docs/alarms.md#reward-failed")  # fmt: skip
 CLIPPED = _cause("steps too large", lambda s: s.last("clip_ratio/region_mean", "policy/clipfrac_avg"), 0.3,
                  "{value} of the tokens are cut off by the clip", _LR, "docs/alarms.md#clip")  # fmt: skip
 NO_SIGNAL = _cause("no signal", lambda s: s.last("frac_reward_zero_std"), 0.5, "in {value} of the groups all rewards are equal",
-                   "prompts of middling difficulty, more answers a prompt, algorithm.refill_rounds", "docs/alarms.md#no-signal")  # fmt: skip
+                   "middling prompts, more answers each, algorithm.credit.refill_rounds", "docs/alarms.md#no-signal")  # fmt: skip
 SMALL = _cause("steps too small", lambda s: _inverse(s.last(*KL)), 1e4, "the policy has not moved: one over its KL is {value}",
                "raise optim.lr three times", "docs/alarms.md#no-signal")  # fmt: skip
 MODALITY = _cause("tokens that hang on the image", _modality, 3.0, "their KL is {value} times that of the others",

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keel.evaluate.run_diagnosis import SYMPTOMS, diagnose
+from keel.evaluate.report import render
+from keel.evaluate.report_data import ReportData, StageData
+from keel.evaluate.run_diagnosis import SYMPTOMS, Seen, diagnose
 from keel.runs.columns import Columns
 
 N = 100
@@ -81,10 +83,18 @@ def test_every_page_is_there() -> None:
     """Each cause points to a section that exists."""
     root = Path(__file__).parents[2]
     sick = run(loss=put(EVEN, 50, math.nan))
-    from keel.evaluate.run_diagnosis import Seen
-
     for _, causes in SYMPTOMS.values():
         for rule in causes:
             file, _, anchor = rule(Seen(sick)).page.partition("#")
             titles = re.findall(r"^#+ (.*)$", (root / file).read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}, (file, anchor)
+
+
+def test_the_report_of_a_sick_run_says_so(tmp_path: Path) -> None:
+    sick = run((0.8, 0.2), completions__mean_length=np.linspace(50, 200, N))
+    stage = StageData("rl", "", sick, manifest={"verb": "rl"})
+    html = render(ReportData("sick", {}, {}, (stage,)))
+    assert "<b>reward up, held-out down</b>" in html
+    assert "1. length: answers are 3.85 times as long as at first" in html
+    well = render(ReportData("well", {}, {}, (StageData("rl", "", run(), manifest={"verb": "rl"}),)))
+    assert "held-out down" not in well
