@@ -206,7 +206,7 @@ def _modality(seen: Seen) -> float:
 
 _LR = "lower optim.lr to a third, or raise the number of answers a step"
 LONGER = _cause("length", lambda s: s.ratio(*LENGTH), 1.5, "answers are {value} times as long as at first",
-                "price length (a `gaming` or `rules` reward, algorithm.overlong), or let judges read answers of equal length",
+                "price length (a `gaming` or `rules` reward, algorithm.credit.overlong), or let judges read answers of equal length",
                 "docs/alarms.md#length")  # fmt: skip
 SHORTER = _cause("length collapse", lambda s: _inverse(s.ratio(*LENGTH)), 2.0, "answers are {value} times shorter than at first",
                  "reward whole answers (min_tokens, a rule on length), lower optim.lr", "docs/alarms.md#length")  # fmt: skip

@@ -131,20 +131,22 @@ def _plain_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A tracker: the module that must be there, how a path is opened, and whether it can drop steps."""
+    """A tracker: the module that must be there, how a path is opened, and whether it can drop steps. ``wanted``: as the
+    settings say."""
 
     module: str
     package: str
+    wanted: Callable[[TrackingConfig], bool]
     open: Callable[[RunDir, TrackingConfig], Open]
     forgets: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
-    "tensorboard": Kind("tensorboard", '"keel-align[tensorboard]"', tensorboard, forgets=True),
-    "wandb": Kind("wandb", '"keel-align[wandb]"', wandb),
-    "mlflow": Kind("mlflow", "mlflow-skinny", mlflow),
-    "trackio": Kind("trackio", "trackio", trackio),
-    "swanlab": Kind("swanlab", "swanlab", swanlab),
+    "tensorboard": Kind("tensorboard", '"keel-align[tensorboard]"', lambda c: c.tensorboard, tensorboard, forgets=True),
+    "wandb": Kind("wandb", '"keel-align[wandb]"', lambda c: c.wandb, wandb),
+    "mlflow": Kind("mlflow", "mlflow-skinny", lambda c: c.mlflow, mlflow),
+    "trackio": Kind("trackio", "trackio", lambda c: c.trackio, trackio),
+    "swanlab": Kind("swanlab", "swanlab", lambda c: c.swanlab, swanlab),
 }
 
 
@@ -152,7 +154,7 @@ def tracker_sinks(run: RunDir, config: TrackingConfig) -> list[TrackerSink]:
     """The trackers that the settings ask for. Raises UserError when one is not installed."""
     made: list[TrackerSink] = []
     for name, kind in KINDS.items():
-        if not getattr(config, name):
+        if not kind.wanted(config):
             continue
         if importlib.util.find_spec(kind.module) is None:
             raise UserError(f"tracking.{name} is on, but {kind.module} is not installed", f"pip install {kind.package}")
