@@ -13,7 +13,22 @@ from pydantic import Field
 from keel.rewards.score import PartsRow, Row, SourceRow, TextReward, TextRow
 from keel.rewards.settings import SegmentedConfig, SourceConfig
 from keel.rewards.sources import constitution, finished, hallucination, judge, model, python, remote
-from keel.rewards.verifiers import choice, code, consistency, contains, exact, gym, ifeval, json_schema, maths, numeric, regex, rules, steps
+from keel.rewards.verifiers import (
+    choice,
+    code,
+    consistency,
+    contains,
+    exact,
+    gaming,
+    gym,
+    ifeval,
+    json_schema,
+    maths,
+    numeric,
+    regex,
+    rules,
+    steps,
+)
 
 ROWS: tuple[Row, ...] = (
     model.ROW,
@@ -33,6 +48,7 @@ ROWS: tuple[Row, ...] = (
     code.ROW,
     steps.ROW,
     finished.ROW,
+    gaming.ROW,
     hallucination.ROW,
     judge.ROW,
     constitution.ROW,

@@ -18,6 +18,15 @@ class CheckpointConfig(Section):
     )
 
 
+class RolloutsConfig(Section):
+    """Answers of RL that are kept whole in `rollouts/`: tokens, log-probabilities, advantages, rewards by part."""
+
+    every: int = Field(
+        default=10, ge=0, description="Keep the best, the worst and a random answer every N steps; evaluations and alarms too. 0: none."
+    )
+    max_mb: float = Field(default=64.0, gt=0, description="Size of the folder, about: where it is reached, every second step goes.")
+
+
 class TrackingConfig(Section):
     """Where metrics go beside `metrics.jsonl`, which is always written."""
 
@@ -27,4 +36,15 @@ class TrackingConfig(Section):
     wandb_mode: Literal["online", "offline"] = Field(
         default="online", description="`offline` writes into the run directory; send it later with `wandb sync`."
     )
+    mlflow: bool = Field(default=False, description="Send metrics to MLflow (`mlflow-skinny` is enough).")
+    mlflow_uri: str = Field(default="", description="Its tracking server; empty: files in `mlruns/` of the run directory.")
+    mlflow_experiment: str = Field(default="keel", description="Experiment that the run appears in.")
+    trackio: bool = Field(default=False, description="Send metrics to Trackio.")
+    trackio_project: str = Field(default="keel", description="Project that the run appears in.")
+    swanlab: bool = Field(default=False, description="Send metrics to SwanLab.")
+    swanlab_project: str = Field(default="keel", description="Project that the run appears in.")
+    swanlab_mode: Literal["cloud", "local", "offline"] = Field(
+        default="cloud", description="`local` and `offline` write into the run directory."
+    )
+    rollouts: RolloutsConfig = Field(default=RolloutsConfig(), description="Answers that are kept whole, for a view by tokens.")
     log_every: int = Field(default=10, ge=1, description="Without a terminal: print a line every N steps.")

@@ -1,11 +1,10 @@
-"""Where events go: the run's own files, the console, TensorBoard, Weights & Biases. All sinks that print write to standard error, so
+"""Where events go: the run's own files, the console, trackers. All sinks that print write to standard error, so
 that standard output is free for results."""
 
 from __future__ import annotations
 
 import datetime
-import importlib
-import importlib.util
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -15,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keel.core.errors import UserError
 from keel.core.events import Event, Sink
-from keel.core.hashing import stable_hash
-from keel.runs import logs
+from keel.runs import columns, logs
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import EVENTS, METRICS, RunDir
+from keel.runs.trackers.kinds import tracker_sinks
+
+log = logging.getLogger("keel")
 
 # What a person wants to see while it runs: label -> the metrics that can stand for it, the first one that is there.
 SHOWN: Mapping[str, tuple[str, ...]] = {
@@ -35,12 +35,8 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 
 def make_sinks(run: RunDir, config: TrackingConfig) -> list[Sink]:
     """The sinks of a run as its settings ask. Raises UserError when a tracker is asked for that is not installed."""
-    sinks: list[Sink] = [JsonlSink(run), ConsoleSink(log_every=config.log_every, label=run.path.name)]
-    if config.tensorboard:
-        sinks.append(TensorBoardSink(run))
-    if config.wandb:
-        sinks.append(WandbSink(run, config.wandb_project, config.wandb_mode))
-    return sinks
+    own: list[Sink] = [JsonlSink(run), ConsoleSink(log_every=config.log_every, label=run.path.name)]
+    return [*own, *tracker_sinks(run, config)]  # the files first: trackers follow them
 
 
 def metrics_of(event: Event) -> dict[str, float]:
@@ -63,6 +59,7 @@ class JsonlSink:
         self._last: dict[str, Any] = {}
         self._offset = 0  # where the last row begins
         self._torn = False  # the row there may be half written
+        self._unsealed = 0  # rows since blocks of columns were made
 
     def handle(self, event: Event) -> None:
         if event.kind in ("step", "eval"):
@@ -88,58 +85,20 @@ class JsonlSink:
             file.truncate()
             file.write(logs.json_line(row))
         self._last, self._torn = row, False
+        self._unsealed += not again
+        if self._unsealed > columns.BLOCK:
+            self._unsealed = 0
+            self._seal()
+
+    def _seal(self) -> None:
+        """Columns are made for readers: where they cannot be written, readers make them again."""
+        try:
+            columns.seal(self._metrics)
+        except OSError as error:
+            log.debug("no columns are kept: %s", error)
 
     def close(self) -> None:
         self._last = {}
-
-
-class TensorBoardSink:
-    """TensorBoard files in ``tensorboard/``. Steps that a resumed run does again replace the earlier ones."""
-
-    def __init__(self, run: RunDir) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise UserError("tracking.tensorboard is on, but tensorboard is not installed", 'pip install "keel-align[tensorboard]"')
-        self._folder = str(run.path / "tensorboard")
-        self._writer: Any = None
-
-    def handle(self, event: Event) -> None:
-        if event.kind not in ("run_started", "step", "eval"):
-            return
-        if self._writer is None:
-            module = importlib.import_module("torch.utils.tensorboard")
-            self._writer = module.SummaryWriter(self._folder, purge_step=event.step + (event.kind == "run_started"))
-        for name, value in metrics_of(event).items():
-            self._writer.add_scalar(name, value, event.step)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-class WandbSink:
-    """Weights & Biases. The run's id comes from its directory, so a resumed run goes on in the same one."""
-
-    def __init__(self, run: RunDir, project: str, mode: str) -> None:
-        if importlib.util.find_spec("wandb") is None:
-            raise UserError("tracking.wandb is on, but wandb is not installed", 'pip install "keel-align[wandb]"')
-        wandb: Any = importlib.import_module("wandb")
-        first_start = run.manifest["starts"][0]["at"]
-        self._run: Any = wandb.init(
-            project=project,
-            name=run.path.name,
-            id=f"{stable_hash(str(run.path.resolve()), first_start):016x}",
-            resume="allow",
-            mode=mode,
-            dir=str(run.path),
-            config=run.manifest["config"],
-        )
-
-    def handle(self, event: Event) -> None:
-        if event.kind in ("step", "eval"):
-            self._run.log(metrics_of(event), step=event.step)
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 class ConsoleSink:

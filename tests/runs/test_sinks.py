@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import io
 import json
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,11 @@ import pytest
 import torch
 
 from keel.core.config import Section
-from keel.core.errors import UserError
 from keel.core.events import MOST_WAITING, Event, EventBus
 from keel.runs import logs, sinks
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import RunDir
-from keel.runs.sinks import ConsoleSink, JsonlSink, TensorBoardSink, WandbSink, make_sinks, short, shown
+from keel.runs.sinks import ConsoleSink, JsonlSink, make_sinks, short, shown
 
 
 @pytest.fixture
@@ -105,70 +101,7 @@ def test_a_line_separator_inside_a_text_does_not_break_a_row(tmp_path: Path) -> 
     assert logs.read(tmp_path / "m.jsonl") == [{"text": row["text"], "lone": "?"}]
 
 
-# -- trackers --------------------------------------------------------------------------------------------------------------------
-
-
-def test_which_sinks_are_made(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [type(s) for s in make_sinks(run, TrackingConfig())] == [JsonlSink, ConsoleSink]
-    fake_wandb(monkeypatch)
-    made = make_sinks(run, TrackingConfig(tensorboard=True, wandb=True))
-    assert [type(s) for s in made] == [JsonlSink, ConsoleSink, TensorBoardSink, WandbSink]
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_tracker_that_is_not_installed(run: RunDir, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=f"tracking.{name} is on, but {name} is not installed") as caught:
-        make_sinks(run, TrackingConfig.model_validate({name: True}))
-    assert caught.value.hint == f'pip install "keel-align[{name}]"'
-
-
-def test_tensorboard_gets_every_number_and_replaces_what_is_done_again(run: RunDir) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for first, last, value in ((0, 4, 1.0), (2, 5, 2.0)):  # stopped at 4, resumed from 2
-        bus = EventBus([TensorBoardSink(run)])
-        bus.emit("run_started", first, total_steps=5)
-        for step in range(first + 1, last + 1):
-            bus.emit("step", step, metrics={"loss": value})
-        bus.close()
-    found = EventAccumulator(str(run.path / "tensorboard"))
-    found.Reload()
-    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
-
-
-def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    calls: list[tuple[str, Any]] = []
-    fake: Any = types.ModuleType("wandb")
-    fake.__spec__ = importlib.util.spec_from_loader("wandb", None)
-
-    class Run:
-        def log(self, metrics: dict[str, float], step: int) -> None:
-            calls.append(("log", (metrics, step)))
-
-        def finish(self) -> None:
-            calls.append(("finish", None))
-
-    def init(**given: Any) -> Run:
-        calls.append(("init", given))
-        return Run()
-
-    fake.init = init
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    return calls
-
-
-def test_wandb_goes_on_in_the_same_run(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_wandb(monkeypatch)
-    for _ in range(2):
-        bus = EventBus([WandbSink(run, "shop", "offline")])
-        bus.emit("step", 3, metrics={"loss": 1.0})
-        bus.close()
-    first, second = (given for name, given in calls if name == "init")
-    assert first == second
-    assert (first["project"], first["mode"], first["resume"], first["dir"]) == ("shop", "offline", "allow", str(run.path))
-    assert [c for c in calls if c[0] != "init"] == [("log", ({"loss": 1.0}, 3)), ("finish", None)] * 2
+# -- sinks that fail --------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_sink_that_fails_does_not_stop_the_others(run: RunDir, caplog: pytest.LogCaptureFixture) -> None:
