@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from keel.evaluate import report_plots as plots
 from keel.evaluate.report_data import Row, StageData
 from keel.evaluate.report_feedback import feedback_view
-from keel.evaluate.report_plots import Series, duration, number, percent
+from keel.evaluate.report_plots import duration, number, percent
+from keel.evaluate.report_series import MOST_APART, Series, series_of, spread
 
 Note = Callable[[str, str, str, str], None]  # label, text, file, field
 _MOST_SERIES = 6
@@ -57,7 +58,8 @@ MAIN = (
 
 def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
     """What the template shows of a stage: main curves, the other metrics, its summary's numbers, warnings and samples."""
-    curves = _curves(stage.metrics)
+    curves = _curves(stage)
+    marks = _marks(stage)
     title, short = TITLES.get(stage.name) or _own_title(stage)
     used: set[str] = set()
     charts = []
@@ -65,13 +67,13 @@ def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
         names = [name for pattern in chart.metrics for name in curves if fnmatchcase(name, pattern)][:_MOST_SERIES]
         if names:
             used |= set(names)
-            charts.append(_card(chart.title, chart.note, [curves[name] for name in names]))
-            last = " · ".join(f"{name} {number(curves[name].y[-1])}" for name in names)
+            charts.append(_card(chart.title, chart.note, [curves[name] for name in names], marks))
+            last = " · ".join(f"{name} {_end(curves[name], -1)}" for name in names)
             note(f"{title}: {chart.title.lower()} (last)", last, stage.file("metrics.jsonl"), ", ".join(names))
     rest = sorted(
         (name for name in curves if name not in used and not _constant(curves[name])), key=lambda name: (name != "grad_norm", name)
     )
-    others = [_card(name, "", [curves[name]]) for name in rest]
+    others = [_card(name, "", [curves[name]], marks) for name in rest]
     if len(charts) % 2 and others:  # two in a row: the gradient norm fills the gap
         charts.append(others.pop(0))
     wall = stage.summary.get("wall_s")
@@ -97,25 +99,35 @@ def _own_title(stage: StageData) -> tuple[str, str]:
     return (f"{known[0]}: {stage.name}", stage.name) if known else (stage.name, stage.name)
 
 
-def _curves(rows: Sequence[Row]) -> dict[str, Series]:
-    """Finite numbers by metric name. ``step`` is the axis; times of the clock are left to the summary."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for i, row in enumerate(rows):
-        step = row.get("step", i + 1)
-        for name, value in row.items():
-            if name == "step" or isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                continue
-            points.setdefault(name, []).append((float(step), float(value)))
-    return {name: Series(name, *map(tuple, zip(*sorted(xy))), dots=name.startswith("eval/")) for name, xy in points.items()}
+def _curves(stage: StageData) -> dict[str, Series]:
+    """Numbers by metric name, with those that an emergency took back. ``step`` is the axis."""
+    curves: dict[str, Series] = {}
+    for name in stage.metrics.names:
+        series = series_of(name, *stage.metrics.points(name), dots=name.startswith("eval/"))
+        lost = [(x, y) for x, y in zip(*(z.tolist() for z in stage.abandoned.points(name)), strict=True) if math.isfinite(y)]
+        worst = sorted(lost, key=lambda point: -abs(point[1]))[:MOST_APART]
+        curves[name] = replace(series, lost=tuple(sorted(worst)))
+    return curves
+
+
+def _marks(stage: StageData) -> list[tuple[float, str]]:
+    """Emergencies, as lines across the pictures."""
+    found = [row for row in stage.told if row.get("kind") == "emergency" and isinstance(row.get("step"), int) and "undone" not in row]
+    kept = spread([float(i) for i in range(len(found))], MOST_APART)
+    return [(float(row["step"]), f"step {row['step']}: {row.get('message', '')}") for i in kept for row in [found[int(i)]]]
 
 
 def _constant(series: Series) -> bool:
-    return len(series.x) < 2 or min(series.y) == max(series.y)
+    return not series.holes and not series.lost and (len(series.x) < 2 or min(series.y) == max(series.y))
 
 
-def _card(title: str, note: str, series: Sequence[Series]) -> dict[str, Any]:
-    legend = [{"name": s.label, "colour": i % 6 + 1, "first": number(s.y[0]), "last": number(s.y[-1])} for i, s in enumerate(series)]
-    return {"title": title, "note": note, "svg": plots.line_chart(title, series), "legend": legend}
+def _end(series: Series, at: int) -> str:
+    return number(series.y[at]) if series.y else "not finite"
+
+
+def _card(title: str, note: str, series: Sequence[Series], marks: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    legend = [{"name": s.label, "colour": i % 6 + 1, "first": _end(s, 0), "last": _end(s, -1)} for i, s in enumerate(series)]
+    return {"title": title, "note": note, "svg": plots.line_chart(title, series, marks=marks), "legend": legend}
 
 
 def _facts(summary: Row) -> list[tuple[str, str]]:

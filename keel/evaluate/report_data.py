@@ -11,6 +11,7 @@ from typing import Any
 
 from keel.core.errors import RunError
 from keel.evaluate.compare import PromptAnswers
+from keel.runs.columns import Columns, load
 
 log = logging.getLogger("keel")
 
@@ -26,7 +27,8 @@ class StageData:
 
     name: str
     folder: str
-    metrics: tuple[Row, ...] = ()  # rows of metrics.jsonl: {"step", metric names ...}
+    metrics: Columns = Columns(())  # of metrics.jsonl
+    abandoned: Columns = Columns(())  # of abandoned.jsonl: what emergencies took back
     summary: Row = field(default_factory=dict[str, Any])
     manifest: Row = field(default_factory=dict[str, Any])
     samples: tuple[Row, ...] = ()  # rows of samples/training.jsonl: {"step", "prompt", "text", "reward", "why"}
@@ -81,12 +83,20 @@ def _stage(name: str, run_dir: Path, folder: Path) -> StageData:
     return StageData(
         name=name,
         folder="" if folder == run_dir else folder.relative_to(run_dir).as_posix(),
-        metrics=_rows(folder / "metrics.jsonl"),
+        metrics=_metrics(folder / "metrics.jsonl"),
+        abandoned=Columns.of_rows(_rows(folder / "abandoned.jsonl")),
         summary=_object(folder / "summary.json"),
         manifest=_object(folder / "manifest.json"),
         samples=_rows(folder / "samples" / "training.jsonl"),
         told=tuple(row for row in _rows(folder / "events.jsonl") if row.get("kind") in _TOLD),
     )
+
+
+def _metrics(path: Path) -> Columns:
+    found = load(path)
+    if found.left_out:
+        log.warning("%s: %d broken lines were left out of the report", path, found.left_out)
+    return found
 
 
 def _object(path: Path) -> dict[str, Any]:

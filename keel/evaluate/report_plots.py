@@ -12,21 +12,12 @@ from itertools import pairwise
 import numpy as np
 from markupsafe import Markup, escape
 
+from keel.evaluate.report_series import Series, thin
+
 WIDTH, HEIGHT = 520.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 12.0, 32.0
-_MAX_POINTS = 400  # a curve of more steps is thinned for the page
 _MAX_HOVER = 120
 _MINUS = "−"
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """A curve: finite values at increasing steps."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    dots: bool = False  # few points: evaluations
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
@@ -130,14 +121,20 @@ def _svg(parts: Sequence[str], title: str, height: float = HEIGHT, width: float 
     return Markup(f"<svg {box}>{''.join(parts)}</svg>")
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> Markup:
-    """Curves over steps. A noisy curve is drawn thin, with its moving mean on top."""
-    shown = [_thin(s) for s in series]
-    all_x, all_y = [x for s in shown for x in s.x], [y for s in shown for y in s.y]
+def line_chart(title: str, series: Sequence[Series], x_label: str = "step", marks: Sequence[tuple[float, str]] = ()) -> Markup:
+    """Curves over steps. A noisy curve is drawn thin, with its moving mean on top. A value that is not finite is a cross at the upper edge;
+    one of a step that was given up, a ring. ``marks``: steps with a line across, and what it says."""
+    shown = [thin(s) for s in series]
+    all_x = [x for s in shown for x in (*s.x, *s.holes, *(x for x, _ in s.lost))]
     x_low, x_high = min(all_x), max(all_x)
-    frame = _Frame(x_low - (x_low == x_high), x_high + (x_low == x_high), *_padded(all_y))
+    low, high = _padded([y for s in shown for y in s.y] or [0.0, 1.0])
+    high = max(high, min(high + 2 * (high - low), max((y for s in shown for _, y in s.lost), default=high)))
+    frame = _Frame(x_low - (x_low == x_high), x_high + (x_low == x_high), low, high)
     x_ticks = [x for x in ticks(frame.x_low, frame.x_high, 6) if x == int(x)] or [x_low]
     parts = frame.axes(x_label, x_ticks, ticks(frame.y_low, frame.y_high))
+    for x, text in marks:
+        place = f'x1="{frame.px(x)}" x2="{frame.px(x)}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"'
+        parts.append(f'<line class="mark" {place}><title>{escape(text)}</title></line>')
     for index, s in enumerate(shown):
         colour = f"var(--c{index % 6 + 1})"
         points = [(frame.px(x), frame.py(y)) for x, y in zip(s.x, s.y)]
@@ -147,8 +144,12 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> M
         noisy = len(points) >= 16 and not s.dots and _turns(s.y) > len(points) // 4
         parts.append(_path(points, colour, "raw" if noisy else "curve"))
         if noisy:
-            parts.append(_path([(frame.px(x), frame.py(y)) for x, y in zip(s.x, smooth(s.y, window))], colour, "curve"))
+            x_mean, y_mean = s.trend or (s.x, s.y)
+            parts.append(_path([(frame.px(x), frame.py(y)) for x, y in zip(x_mean, smooth(y_mean, window))], colour, "curve"))
     parts += _hover_strips(frame, shown, x_label)
+    parts += [
+        part for i, s in enumerate(shown) for part in _apart(frame, s, f"var(--c{i % 6 + 1})", x_label)
+    ]  # above the strips: each says its own
     return _svg(parts, title)
 
 
@@ -158,9 +159,18 @@ def _turns(y: Sequence[float]) -> int:
     return sum(a * b < 0 for a, b in pairwise(moves))
 
 
-def _thin(s: Series) -> Series:
-    stride = math.ceil(len(s.x) / _MAX_POINTS)
-    return s if stride <= 1 else Series(s.label, s.x[::stride], s.y[::stride], s.dots)
+def _apart(frame: _Frame, s: Series, colour: str, x_label: str) -> list[str]:
+    """Crosses of values that are not finite, rings of values that were given up."""
+    parts: list[str] = []
+    for x in s.holes:
+        cross = f"M{frame.px(x) - 3:g} {_TOP - 3} l6 6 m0 -6 l-6 6"
+        text = f"{s.label} is not finite at {x_label} {x:g}"
+        parts.append(f'<path class="hole" d="{cross}" stroke="{colour}"><title>{escape(text)}</title></path>')
+    for x, y in s.lost:
+        text = f"{s.label} {number(y, 4)} at {x_label} {x:g}, given up"
+        ring = f'cx="{frame.px(x)}" cy="{frame.py(min(max(y, frame.y_low), frame.y_high))}" r="2.6"'
+        parts.append(f'<circle class="lost" {ring} stroke="{colour}"><title>{escape(text)}</title></circle>')
+    return parts
 
 
 def _path(points: Sequence[tuple[float, float]], colour: str, kind: str) -> str:

@@ -55,7 +55,7 @@ def _draw(axis: Any, run: Path, metric: str, rows: Sequence[Mapping[str, Any]], 
     left = _points(_rows(run, ABANDONED), metric)
     axis.plot([s for s, _ in left], [v for _, v in left], ".", color=line.get_color(), markersize=4)
     for event in _rows(run, EVENTS):
-        if event.get("kind") == "emergency":
+        if event.get("kind") == "emergency" and "undone" not in event:
             axis.axvline(event["step"], color=line.get_color(), linestyle="--", linewidth=0.7)
     values = sorted(v for _, v in points + left)
     low = values[len(values) // 4] if values else 0.0  # not the lowest: a KL is all but 0 in the first step

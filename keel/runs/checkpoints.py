@@ -18,20 +18,21 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from keel.core.errors import RunError
 from keel.runs.durable import DISK, Disk, publish_folder, read_tensors, recover_folders, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor  # those who only read runs start without torch
 
 log = logging.getLogger("keel")
 
 SCHEMA = 1
 STATE, COMPLETE = "state.json", "complete.json"
-TensorFiles = Mapping[str, Mapping[str, Tensor]]
+TensorFiles: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
 Mark = Literal["latest", "best", "good"]
 MARKS: tuple[Mark, ...] = ("latest", "best", "good")
 
@@ -255,6 +256,8 @@ def _sha256(path: Path) -> str:
 
 def _separate(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as safetensors wants them: on the cpu, contiguous, each with memory of its own (tied weights share theirs)."""
+    import torch
+
     seen: set[int] = set()
     out: dict[str, Tensor] = {}
     for name, tensor in named.items():

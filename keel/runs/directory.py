@@ -9,12 +9,12 @@ import datetime
 import json
 import logging
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from keel.core.config import Section, dump
 from keel.core.errors import RunError
 from keel.runs import logs
 from keel.runs.checkpoints import Checkpoints
@@ -22,10 +22,13 @@ from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic
 from keel.runs.environment import differences, environment, flatten, git_state
 from keel.runs.lock import Lock
 
+if TYPE_CHECKING:
+    from keel.core.config import Section
+
 log = logging.getLogger("keel")
 
 SCHEMA = 1
-MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS = (
+MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, COLUMNS = (
     "manifest.json",
     "summary.json",
     "metrics.jsonl",
@@ -33,18 +36,16 @@ MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS = (
     "abandoned.jsonl",
     "samples",
     "checkpoints",
+    "columns",  # a side file of the metrics, which may be deleted
 )
 _OWN = (SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, "final")
 
 # Settings that may differ in a resumed run, by the end or the middle of their key paths (those of a pipeline's stages are longer).
 OBSERVATIONAL = re.compile(r"(^|\.)(run_dir$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))")  # not what is trained
 EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: told, and the learning rate's schedule is laid out anew
-_HISTORY = frozenset(  # kept when a run goes back
+_HISTORY = frozenset(  # of processes and of the way that a run took: not undone when it goes back
     {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency", "paused"}
 )
-_ALARMS = frozenset(
-    {"warning", "verdict", "resolved", "adjusted", "recovery"}
-)  # kept too, marked: why a run went back must not be lost with the steps that it gave up
 
 
 class RunDir:
@@ -74,6 +75,8 @@ class RunDir:
 
         Raises RunError when another process uses it, it cannot be written, or it holds a run of another verb, recipe, data or file.
         """
+        from keel.core.config import dump  # the loader of recipes, which those who read runs have no need of
+
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -165,19 +168,20 @@ class RunDir:
         DISK.sync_dir(self.path)
 
     def cut_metrics(self, step: int) -> None:
-        """Go back to ``step``: drop metrics, samples and events of later steps, so that each stands once. -1: from the beginning. Alarms of
-        those steps stay in ``events.jsonl`` with ``undone``: the step that the run went back to."""
-        logs.keep_rows(self.path / METRICS, lambda row: _step(row) <= step)
+        """Go back to ``step``: drop metrics, samples and rollouts of later steps, so that each stands once. -1: from the beginning. Events
+        are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the run went back to."""
+        logs.cut_end(self.path / METRICS, lambda row: _step(row) > step)
         logs.change_rows(self.path / EVENTS, lambda row: _after_return(row, step))
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
 
     def give_up(self, step: int, number: int) -> None:
         """Go back to ``step`` for the ``number``-th time: metrics of later steps move to ``abandoned.jsonl``, with the number. Done again
         after a crash it leaves the same."""
-        logs.keep_rows(self.path / ABANDONED, lambda row: row.get("rollback", 0) < number)
-        later = [row for row in logs.read(self.path / METRICS) if _step(row) > step]
+        later = logs.rows_at_end(self.path / METRICS, lambda row: _step(row) > step)
+        again = _step(later[0]) if later else sys.maxsize  # a crash in between may have left the rows of earlier steps there already
+        logs.keep_rows(self.path / ABANDONED, lambda row: row.get("rollback", 0) < number or _step(row) < again)
         logs.append(self.path / ABANDONED, [{"rollback": number, **row} for row in later])
-        logs.keep_rows(self.path / EVENTS, lambda row: row.get("kind") != "emergency" or row.get("rollback", 0) < number)
+        logs.change_rows(self.path / EVENTS, lambda row: _told_before(row, step, number))
         self.cut_metrics(step)
 
     @property
@@ -235,11 +239,16 @@ def _record(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(logs.plain(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _after_return(row: Mapping[str, Any], step: int) -> dict[str, Any] | None:
-    """What becomes of an event when the run goes back to ``step``: it stays, stays with a mark, or goes (None)."""
-    if _step(row) <= step or row.get("kind") in _HISTORY or "undone" in row:
-        return dict(row)
-    return {**row, "undone": step} if row.get("kind") in _ALARMS else None
+def _after_return(row: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """What becomes of an event when the run goes back to ``step``: it stays, with a mark if it is of a later step."""
+    stays = _step(row) <= step or row.get("kind") in _HISTORY or "undone" in row
+    return dict(row) if stays else {**row, "undone": step}
+
+
+def _told_before(row: Mapping[str, Any], step: int, number: int) -> dict[str, Any]:
+    """An emergency that a crash cut short is told again: the first telling is marked."""
+    again = row.get("kind") == "emergency" and row.get("rollback", 0) >= number and "undone" not in row
+    return {**row, "undone": step} if again else dict(row)
 
 
 def _step(row: Mapping[str, Any]) -> int:

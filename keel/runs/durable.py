@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
-
-from safetensors import torch as safetensors_torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, cast
 
 from keel.runs.disk import DISK, Disk
+
+if TYPE_CHECKING:
+    from torch import Tensor  # those who only read runs start without torch
 
 TEMPORARY = ".tmp-"  # names that start so are leftovers when no process is at work
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the cpu. Raises SafetensorError or OSError."""
+    from safetensors import torch as safetensors_torch
+
     return cast("Any", safetensors_torch).load_file(path)
 
 
@@ -25,6 +27,20 @@ def write_atomic(path: Path, data: bytes, disk: Disk = DISK) -> None:
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
         disk.write(temporary, data)
+        disk.sync_file(temporary)
+        disk.rename(temporary, path)
+    except BaseException:
+        remove_quietly(temporary, disk)
+        raise
+    disk.sync_dir(path.parent)
+
+
+def cut_atomic(path: Path, size: int, disk: Disk = DISK) -> None:
+    """Leave the first ``size`` bytes of a file: at any moment ``path`` is whole or cut. It is another file then, so whoever follows it
+    sees that it was cut, also when it has grown again."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    try:
+        disk.copy(path, temporary, size)
         disk.sync_file(temporary)
         disk.rename(temporary, path)
     except BaseException:

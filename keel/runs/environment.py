@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from keel.core.version import VERSION
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "datasets", "gguf", "bitsandbytes", "pydantic")
@@ -22,6 +20,8 @@ _FLAGS = _X86_FLAGS | {"asimd", "bf16", "i8mm", "sve", "sve2"}
 
 def environment() -> dict[str, Any]:
     """Python, platform, processor, threads, packages and settings of torch that decide the last bit of a number."""
+    import torch  # here, as those who only read runs start without it
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -34,6 +34,8 @@ def environment() -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What computes: the processor with the instructions that torch takes on it, and the accelerator ("cpu" without one)."""
+    import torch
+
     return {
         "processor": {"model": _processor(), "flags": _flags(), "torch": torch.backends.cpu.get_cpu_capability()},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

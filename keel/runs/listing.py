@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +13,12 @@ from rich.table import Table
 
 from keel.core.errors import RunError
 from keel.runs import logs
-from keel.runs.directory import MANIFEST, METRICS, read_manifest, read_summary
+from keel.runs.directory import CHECKPOINTS, COLUMNS, MANIFEST, METRICS, SAMPLES, read_manifest, read_summary
 from keel.runs.environment import flatten
 from keel.runs.lock import holder
 
 _HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "accuracy", "reward", "eval/loss", "loss")  # the first two that are there
+_INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, "final", "adapter", "critic")  # many files or large ones, and no run among them
 _NOT_COMPARED = ("time/", "mem/", "tokens_per_s")
 
 
@@ -46,9 +48,16 @@ def list_runs(root: Path) -> list[RunRow]:
     """All runs below ``root`` (pipelines and their stages), oldest first. Raises RunError when the folder is not there."""
     if not root.is_dir():
         raise RunError(f"no such folder: {root}", "give the folder that holds your runs: keel runs --root FOLDER")
-    found = sorted(p.parent for p in root.rglob(MANIFEST) if "checkpoints" not in p.parts)
-    rows = [_row(path) for path in found]
+    rows = [_row(path) for path in sorted(_found(root))]
     return sorted(rows, key=lambda row: (row.started, str(row.path)))
+
+
+def _found(root: Path) -> Iterator[Path]:
+    """Folders with a manifest. What a run keeps in folders of its own is not looked through."""
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if name not in _INSIDE]
+        if MANIFEST in files:
+            yield Path(folder)
 
 
 def _row(path: Path) -> RunRow:
@@ -73,8 +82,7 @@ def _row(path: Path) -> RunRow:
 
 
 def _last_row(path: Path) -> dict[str, Any]:
-    rows = logs.read(path / METRICS)
-    return rows[-1] if rows else {}
+    return logs.last_row(path / METRICS)
 
 
 def numbers_of(summary: Mapping[str, Any] | None, last: Mapping[str, Any]) -> dict[str, float]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from keel.runs.durable import write_atomic
+from keel.runs.durable import cut_atomic, write_atomic
 
 Row = dict[str, Any]
+CHUNK = 1 << 16  # bytes that are read at once from the end of a file
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 def plain(value: Any) -> Any:
@@ -52,19 +54,93 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         raise
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a file; nothing when it is not there. A line that is no JSON object (torn by a crash) is left out."""
+def parse(line: bytes) -> Row | None:
+    """The row of a line; None for one that is no JSON object (torn by a crash)."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Row", row) if isinstance(row, dict) else None
+
+
+def number(value: Any) -> float | None:
+    """The number that a value of a row is; None for what is none. Whole numbers beyond the floating ones are infinite."""
+    if isinstance(value, str):
+        return float(value) if value in _NOT_FINITE else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a file, one after the other; none when it is not there. A line that is no JSON object is left out."""
     if not path.is_file():
-        return []
-    rows: list[Row] = []
-    for line in path.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(cast("Row", row))
-    return rows
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if (row := parse(line)) is not None:
+                yield row
+
+
+def read(path: Path) -> list[Row]:
+    """All rows of a file, as ``rows_of`` gives them."""
+    return list(rows_of(path))
+
+
+def lines_backward(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(where it begins, the line with its newline), the last line first. Reads no more of the file than is asked for."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.seek(0, os.SEEK_END)
+        held = b""  # of a line whose beginning is not read yet
+        while start > 0:
+            size = min(CHUNK, start)
+            start -= size
+            file.seek(start)
+            held = file.read(size) + held
+            end = len(held)
+            while end > 0 and (cut := held.rfind(b"\n", 0, end - 1)) >= 0:
+                yield start + cut + 1, held[cut + 1 : end]
+                end = cut + 1
+            held = held[:end]
+        if held:
+            yield 0, held
+
+
+def last_row(path: Path) -> Row:
+    """The last row of a file, read from its end; an empty one where there is none."""
+    for _, line in lines_backward(path):
+        if (row := parse(line)) is not None:
+            return row
+    return {}
+
+
+def rows_at_end(path: Path, belongs: Callable[[Row], bool]) -> list[Row]:
+    """The rows behind the last one that does not belong, in their order. Read from the end."""
+    found: list[Row] = []
+    for _, line in lines_backward(path):
+        row = parse(line)
+        if row is not None and not belongs(row):
+            break
+        found += [row] if row is not None else []
+    return found[::-1]
+
+
+def cut_end(path: Path, goes: Callable[[Row], bool]) -> None:
+    """Take the rows off the end that ``goes`` names, and torn lines with them, up to the last row that stays. Atomic, and the rows that
+    stay are not read; untouched where nothing goes."""
+    end = 0
+    for start, line in lines_backward(path):
+        row = parse(line)
+        if row is not None and line.endswith(b"\n") and not goes(row):
+            end = start + len(line)
+            break
+    if path.is_file() and end < path.stat().st_size:
+        cut_atomic(path, end)
 
 
 def keep_rows(path: Path, keep: Callable[[Row], bool]) -> None:

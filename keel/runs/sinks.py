@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import importlib.util
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from keel.core.errors import UserError
 from keel.core.events import Event, Sink
 from keel.core.hashing import stable_hash
-from keel.runs import logs
+from keel.runs import columns, logs
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import EVENTS, METRICS, RunDir
+
+log = logging.getLogger("keel")
 
 # What a person wants to see while it runs: label -> the metrics that can stand for it, the first one that is there.
 SHOWN: Mapping[str, tuple[str, ...]] = {
@@ -63,6 +66,7 @@ class JsonlSink:
         self._last: dict[str, Any] = {}
         self._offset = 0  # where the last row begins
         self._torn = False  # the row there may be half written
+        self._unsealed = 0  # rows since blocks of columns were made
 
     def handle(self, event: Event) -> None:
         if event.kind in ("step", "eval"):
@@ -88,6 +92,17 @@ class JsonlSink:
             file.truncate()
             file.write(logs.json_line(row))
         self._last, self._torn = row, False
+        self._unsealed += not again
+        if self._unsealed > columns.BLOCK:
+            self._unsealed = 0
+            self._seal()
+
+    def _seal(self) -> None:
+        """Columns are made for readers: where they cannot be written, readers make them again."""
+        try:
+            columns.seal(self._metrics)
+        except OSError as error:
+            log.debug("no columns are kept: %s", error)
 
     def close(self) -> None:
         self._last = {}

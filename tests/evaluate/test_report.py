@@ -7,13 +7,15 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keel.core.errors import RunError
 from keel.evaluate import report_plots as plots
 from keel.evaluate.compare import Answer, PromptAnswers
 from keel.evaluate.report import collect, flatten, render, write_report
-from keel.evaluate.report_plots import Series
+from keel.evaluate.report_series import Series, series_of
+from keel.runs.columns import Columns
 
 VOID = {"meta", "input", "br", "line", "circle", "rect", "path", "link", "img"}
 
@@ -109,7 +111,7 @@ def test_answers_and_names_are_escaped(fake_run: Path):
     row = PromptAnswers("p", evil, (answer,), (answer,), "en", evil)
     stage = dataclasses.replace(
         data.stages[0],
-        metrics=({"step": 1, "loss": 1.0, evil: 1.0}, {"step": 2, "loss": 2.0, evil: 2.0}),
+        metrics=Columns.of_rows(({"step": 1, "loss": 1.0, evil: 1.0}, {"step": 2, "loss": 2.0, evil: 2.0})),
         samples=({"step": 1, "prompt": evil, "text": evil, "raw": evil},),
         told=({"kind": "warning", "step": 1, "message": evil},),
     )
@@ -201,6 +203,37 @@ def test_charts_take_degenerate_data():
 def test_long_curves_are_thinned():
     steps = tuple(float(i) for i in range(20_000))
     assert len(plots.line_chart("long", [Series("loss", steps, tuple((-1.0) ** i for i in range(20_000)))])) < 60_000
+
+
+def test_one_spike_and_one_nan_in_a_long_run_are_in_the_picture():
+    """The spike's height and the NaN's place; the moving mean is of all values, not of the extremes."""
+    y = np.where(np.arange(100_000) % 10 == 0, 1.0, 0.0)
+    y[34_567], y[70_001] = 40.0, np.nan
+    curve = series_of("kl", np.arange(1, 100_001), y)
+    assert max(zip(curve.y, curve.x)) == (40.0, 34_568.0)
+    assert curve.holes == (70_002.0,)
+    assert (curve.x[0], curve.x[-1]) == (1.0, 100_000.0)
+    assert curve.trend is not None and np.median(curve.trend[1]) == pytest.approx(0.1)
+    svg = plots.line_chart("KL", [curve])
+    assert "kl is not finite at step 70002" in svg
+    assert ">40<" in svg, "the axis goes up to the spike"
+    assert len(svg) < 60_000
+    assert "nan" not in svg
+    Page(svg)
+
+
+def test_what_an_emergency_took_back_is_in_the_picture(fake_run: Path):
+    folder = fake_run / "stages/rl"
+    (folder / "abandoned.jsonl").write_text('{"rollback": 1, "step": 5, "reward": -777.0}\n')
+    told = {"kind": "emergency", "step": 6, "message": "the reward fell. Back to step 4", "back_to": 4}
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps(told) + "\n" + json.dumps({**told, "undone": 4, "message": "told twice"}) + "\n")
+    html = render(collect(fake_run))
+    card = html[html.index('aria-label="Reward"') :]
+    svg = card[: card.index("</svg>")]
+    assert "reward −777 at step 5, given up" in svg
+    assert "step 6: the reward fell. Back to step 4" in svg
+    assert "told twice" not in svg
 
 
 def test_flatten_reaches_every_leaf():

@@ -79,7 +79,7 @@ def harness(path: Path, trainer: Any, every: int = 2, for_steps: int = 2, **emer
 
 
 def emergencies(rows: Rows, path: Path) -> list[dict[str, Any]]:
-    return [row for row in rows(path / "events.jsonl") if row["kind"] == "emergency"]
+    return [row for row in rows(path / "events.jsonl") if row["kind"] == "emergency" and "undone" not in row]
 
 
 def test_back_to_the_last_good_checkpoint_with_smaller_steps(tmp_path: Path, rows: Rows) -> None:
@@ -280,3 +280,21 @@ def test_a_resumed_run_goes_on_with_what_the_emergency_left(
     assert again == untimed
     assert (tmp_path / "run" / "final" / "model.safetensors").read_bytes() == (saved / "final" / "model.safetensors").read_bytes()
     assert len(emergencies(rows, tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("at", ["give_up", "_save", "step"])
+def test_no_event_is_ever_lost(tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Every event that was told is in the file in the end, under the number and id that it had."""
+    told: list[tuple[str, int, int, str]] = []
+    emit = EventBus.emit
+
+    def spy(bus: EventBus, kind: str, step: int, message: str = "", **data: Any) -> Any:
+        event = emit(bus, kind, step, message, **data)
+        told.extend([(kind, step, event.number, event.id)] if event.number else [])
+        return event
+
+    monkeypatch.setattr(EventBus, "emit", spy)
+    test_a_kill_in_or_after_an_emergency_changes_nothing(tmp_path, rows, monkeypatch, at)
+    every = [row for d in ("undisturbed", "run") for row in rows(tmp_path / d / "events.jsonl")]
+    found = [(row["kind"], row["step"], row["number"], row["id"]) for row in every]
+    assert found == told

@@ -41,6 +41,10 @@ class RecordingDisk(Disk):
         super().write(path, data)
         self.ops.append(Op("write", path, content=data))
 
+    def copy(self, source: Path, target: Path, size: int) -> None:
+        super().copy(source, target, size)
+        self.ops.append(Op("write", target, content=target.read_bytes()))
+
     def write_tensors(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         super().write_tensors(path, tensors, metadata)
         self.ops.append(Op("write", path, content=path.read_bytes()))
