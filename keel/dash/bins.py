@@ -13,7 +13,27 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 _KINDS = ("NaN", "Infinity", "-Infinity")
 # Student's t for a 95 % interval by degrees of freedom, to 3 digits
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+_T95 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +74,7 @@ def grid(steps: Sequence[Floats], low: float, high: float, pixels: int) -> Grid:
         if len(every) <= 2 * pixels:
             return Grid(every)
     width = max((high - low) / pixels, 1e-12)
-    return Grid(low + width * (np.arange(pixels) + 0.5), (low, width))
+    return Grid(low + width * (np.arange(pixels, dtype=np.float64) + 0.5), (low, width))
 
 
 def binned(steps: ArrayLike, values: ArrayLike, on: Grid, low: float, high: float) -> Binned:

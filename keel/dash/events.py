@@ -10,8 +10,8 @@ from keel.dash.tail import Tail
 from keel.runs import logs
 
 KINDS = frozenset(
-    "warning verdict resolved emergency adjusted recovery paused resumed interrupted phase stage_started stage_finished run_started "
-    "run_finished self_test".split()
+    {"warning", "verdict", "resolved", "emergency", "adjusted", "recovery", "paused", "resumed", "interrupted", "phase", "self_test"}
+    | {"stage_started", "stage_finished", "run_started", "run_finished"}
 )
 ALARMS = frozenset({"warning", "verdict", "emergency"})
 _MOST = 4000  # kept; the earliest ordinary ones go first, and are counted

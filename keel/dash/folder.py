@@ -35,7 +35,7 @@ class Run:
         self.metrics, self.abandoned = Metrics(path / METRICS), Metrics(path / ABANDONED)
         self.events, self.samples = Events(path / EVENTS), Samples(path / SAMPLES / "training.jsonl")
         self.preview: Metrics | None = None
-        self.lock = threading.Lock()
+        self.lock, self._events_lock, self._samples_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._row: tuple[object, dict[str, Any]] = (None, {})
 
     def read(self) -> tuple[Metrics, float]:
@@ -60,8 +60,12 @@ class Run:
             return self.metrics.advance(0.1)
 
     def look(self) -> Events:
-        with self.lock:
+        with self._events_lock:
             return self.events.refresh()
+
+    def answers(self) -> Samples:
+        with self._samples_lock:
+            return self.samples.refresh()
 
     def row(self) -> dict[str, Any]:
         """The run in the list."""
@@ -116,9 +120,11 @@ def _left(events: Events) -> str:
 
 def group_of(manifest: Mapping[str, Any]) -> str:
     """The same for runs that differ in nothing but the seed and what is not trained."""
-    config = {k: v for k, v in flatten(manifest.get("config") or {}).items() if not OBSERVATIONAL.search(k) and k.rpartition(".")[2] != "seed"}
+    config = {
+        k: v for k, v in flatten(manifest.get("config") or {}).items() if not OBSERVATIONAL.search(k) and k.rpartition(".")[2] != "seed"
+    }
     data = manifest.get("data") or {}
-    return f"{stable_hash(manifest.get('verb'), json.dumps([config, data], sort_keys=True, default=str)):x}" if config else ""
+    return f"{stable_hash(str(manifest.get('verb')), json.dumps([config, data], sort_keys=True, default=str)):x}" if config else ""
 
 
 class Folder:
