@@ -31,6 +31,10 @@ class Events:
         self.left_out = 0  # that are no longer kept
         self.total_steps: int | None = None
 
+    @property
+    def cursor(self) -> int:
+        return self._tail.cursor
+
     def refresh(self) -> Events:
         """Read what is new."""
         while True:

@@ -54,6 +54,11 @@ class Run:
             self.preview = Metrics.preview(self.path / METRICS)
         return self.preview, min(0.999, self.metrics.share)
 
+    @property
+    def cursor(self) -> str:
+        """Bytes of metrics and events that the answers so far stand for."""
+        return f"{self.metrics.cursor if self.preview is None else self.metrics.size}.{self.events.cursor}"
+
     def read_on(self) -> bool:
         """A piece of what is left; true when there is nothing more."""
         with self.lock:

@@ -92,6 +92,10 @@ class Metrics:
         return self._tail.cursor
 
     @property
+    def size(self) -> int:
+        return self._tail.size
+
+    @property
     def share(self) -> float:
         """How much of the file is read, 0 to 1."""
         return 1.0 if self._tail.behind == 0 else self._tail.cursor / max(1, self._tail.size)

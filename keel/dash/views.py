@@ -28,7 +28,7 @@ def overview(runs: Sequence[Run]) -> dict[str, Any]:
     shown, fans, rest = charts.chosen(names, len(runs) > 1)
     ends = bins.window([m.steps.values for m, _ in read.values()] + [run.abandoned.steps.values for run in runs])  # type: ignore[misc]
     return {
-        "runs": [run.row() | {"read": round(read[run.name][1], 3), "cursor": read[run.name][0].cursor} for run in runs],
+        "runs": [run.row() | {"read": round(read[run.name][1], 3), "cursor": run.cursor} for run in runs],
         "charts": [{"key": key, "metrics": metrics} for key, metrics in shown],
         "fans": fans,
         "rest": rest,
