@@ -15,6 +15,7 @@ class Chart:
 
     key: str
     metrics: tuple[str, ...]
+    but: tuple[str, ...] = ()  # metrics that a pattern would take too
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,11 @@ class Fan:
 
 
 MAIN = (
-    Chart("reward", ("reward", "eval/reward", "objective/rlhf_reward", "objective/scores")),
-    Chart("kl", ("kl", "objective/kl_per_token", "objective/kl", "kl_point")),
-    Chart("kl_kinds", ("kl/*", "kl_*_tokens")),
+    Chart("reward", ("reward", "eval/reward")),
+    Chart("kl", ("kl", "objective/kl_per_token")),
+    Chart("kl_kinds", ("kl/*",), but=("kl/max",)),
+    Chart("kl_max", ("kl/max",)),
+    Chart("kl_answer", ("objective/kl", "kl_point")),
     Chart("length", ("completions/mean_length", "eval/completions/mean_length", "length")),
     Chart("entropy", ("entropy", "objective/entropy", "policy/entropy_avg", "entropy/*")),
     Chart("loss", ("loss", "eval/loss", "loss/policy_avg", "loss/value_avg")),
@@ -58,7 +61,7 @@ def chosen(names: Sequence[str], several: bool) -> tuple[list[tuple[str, list[st
     charts: list[tuple[str, list[str]]] = []
     for chart in MAIN:
         found = list(dict.fromkeys(n for pattern in chart.metrics for n in names if fnmatchcase(n, pattern)))
-        found = [n for n in found if n not in used]
+        found = [n for n in found if n not in used and n not in chart.but]
         if several:
             charts += [(chart.key if i == 0 else "", [n]) for i, n in enumerate(found[:2])]
             used |= set(found[:2])

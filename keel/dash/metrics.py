@@ -10,38 +10,43 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.dash.tail import CHUNK, Tail
+from keel.dash.tail import Tail
 from keel.runs import columns, logs
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 PREVIEW = 400  # rows that stand for a long file until it is read
-_FIRST = 256  # numbers that a column has room for at first
+_FIRST, _PIECE = 256, 4096  # numbers that a column has room for at first, and those that each further piece has
+_READ = 1 << 18  # bytes that are read at a time
 
 
 class Grown:
-    """An array that grows at its end. What was handed out stays as it is."""
+    """An array that grows at its end, in pieces: nothing is copied when it grows, so that little memory is lost."""
 
     def __init__(self, kind: type[np.generic]) -> None:
-        self._array, self.n = np.empty(_FIRST, kind), 0
+        self._pieces: list[NDArray[np.generic]] = [np.empty(_FIRST, kind)]
+        self.n, self._room = 0, _FIRST
 
     def add(self, values_K: NDArray[np.generic]) -> None:
-        end = self.n + len(values_K)
-        if end > len(self._array):
-            larger = np.empty(max(end, len(self._array) * 9 // 8 + _FIRST), self._array.dtype)
-            larger[: self.n] = self._array[: self.n]
-            self._array = larger
-        self._array[self.n : end] = values_K
-        self.n = end
+        done = 0
+        while done < len(values_K):
+            if self.n == self._room:
+                self._pieces.append(np.empty(_PIECE, self._pieces[0].dtype))
+                self._room += _PIECE
+            last = self._pieces[-1]
+            start = len(last) - (self._room - self.n)
+            took = min(self._room - self.n, len(values_K) - done)
+            last[start : start + took] = values_K[done : done + took]
+            self.n, done = self.n + took, done + took
 
     @property
     def values(self) -> NDArray[np.generic]:
-        n = self.n  # first: the array may be replaced by a longer one meanwhile, never by a shorter
-        return self._array[:n]
+        n = self.n  # first: pieces may be added meanwhile, never taken away
+        return np.concatenate(self._pieces)[:n] if len(self._pieces) > 1 else self._pieces[0][:n]
 
     @property
     def nbytes(self) -> int:
-        return self._array.nbytes
+        return self._room * self._pieces[0].itemsize
 
 
 class Column:
@@ -136,7 +141,7 @@ class Metrics:
         return True
 
     def _parsed(self) -> bool:
-        lines = self._tail.lines(CHUNK)
+        lines = self._tail.lines(_READ)
         if self._tail.again:
             self._clear()
             self.generation += 1

@@ -84,10 +84,11 @@ export class Chart {
       const pair = (low, high, alpha, width) => {
         if (!bands || !curve[low]) return;
         const edge = { stroke: `${ink}80`, width };
-        pairs.push({ series: [put(curve[high], edge), put(curve[low], edge)], fill: ink + alpha });
+        const ends = [put(curve[high], edge), put(curve[low], edge)];
+        if (alpha) pairs.push({ series: ends, fill: ink + alpha });
       };
-      pair("low", "high", "2e", this.spec.fan || curve.n ? 0.5 : 1);
-      pair("inner_low", "inner_high", "4d", 0);
+      pair("low", "high", curve.n ? "" : "2e", this.spec.fan ? 0.5 : 1); // of pooled seeds lines: their interval may be wider
+      pair("inner_low", "inner_high", "40", 0);
       if (smooth && !curve.low) put(curve.mean, { stroke: `${ink}55`, width: 1 });
       const few = curve.mean.reduce((n, v) => n + (v !== null), 0) <= 40;
       const points = few ? { show: true, size: 5, stroke: ink, fill: ink } : { show: false };
@@ -122,6 +123,7 @@ export class Chart {
     return {
       width: Math.max(120, this.place.clientWidth),
       height: HEIGHT,
+      padding: [10, 12, 0, 0],
       legend: { show: false },
       cursor: {
         sync: { key: "steps", setSeries: false },

@@ -46,6 +46,7 @@ export function drawMarks(u, chart) {
   for (const curve of chart.lost) {
     ctx.strokeStyle = chart.colourOf(curve);
     ctx.lineWidth = 1.2 * scale;
+    path(u, curve.points.filter((p) => typeof p[1] === "number"), scale);
     for (const [step, low, high] of curve.points) {
       if (typeof low !== "number") {
         sign(u, chart, step, low);
@@ -57,6 +58,21 @@ export function drawMarks(u, chart) {
     }
   }
   for (const [step, kind] of chart.holes) sign(u, chart, step, kind);
+  ctx.restore();
+}
+
+/** What was taken back hangs together: a thin line through it, a new one where steps begin anew. */
+function path(u, points, scale) {
+  const { ctx } = u;
+  ctx.save();
+  ctx.setLineDash([2 * scale, 2 * scale]);
+  ctx.beginPath();
+  points.forEach(([step, , high], i) => {
+    const [x, y] = [u.valToPos(step, "x", true), u.valToPos(high, "y", true)];
+    if (i && step > points[i - 1][0]) ctx.lineTo(x, y);
+    else ctx.moveTo(x, y);
+  });
+  ctx.stroke();
   ctx.restore();
 }
 
