@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -31,6 +32,7 @@ from keel.site.shared import jinja, static_files
 
 HERE = Path(__file__).parent
 _JINJA = jinja(HERE)
+THREADS = 8  # that read files for pages; each one more costs memory
 _OPEN = ("/static/", "/favicon.ico")  # what has no word of any run in it
 
 
@@ -266,6 +268,7 @@ def make_app(settings: DashSettings) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         reader = threading.Thread(target=_read_on, args=(folder, stopping), daemon=True)
         reader.start()
         yield
