@@ -253,6 +253,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given
+    if hasattr(args, "names"):  # of `keel feedback`: they may stand after an option too
+        args.names = [*args.names, *(a for a in rest if not a.startswith("-"))]
+        rest = [a for a in rest if a.startswith("-")]
     unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")

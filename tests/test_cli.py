@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from keel import __version__
-from keel.cli import main
+from keel.cli import main, parse
 from keel.commands import STAGES
 
 
@@ -123,3 +123,13 @@ def test_numbers_that_are_none_are_valid_json(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr("keel.verbs.run.run_verb", lambda *_, **__: {"loss": float("nan")})
     assert main(["sft", "recipes/tiny_sft.yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"loss": "NaN"}
+
+
+@pytest.mark.parametrize(
+    "words", ["import a.jsonl b.jsonl --store s.db", "import --store s.db a.jsonl b.jsonl", "import a.jsonl --store s.db b.jsonl"]
+)
+def test_names_stand_before_or_after_options(words: str) -> None:
+    args = parse(["feedback", *words.split()])
+    assert (args.what, args.names, args.store) == ("import", ["a.jsonl", "b.jsonl"], "s.db")
+    with pytest.raises(SystemExit):
+        parse(["feedback", *words.split(), "--nothing"])

@@ -3,8 +3,10 @@
     python -m labs.bench.annotate paced --people 200 --seconds 60      # each a vote a second
     python -m labs.bench.annotate saturated --people 200 --seconds 15  # as fast as answers come
     python -m labs.bench.annotate killed --people 24 --kills 8         # kill -9 while they work; the same events are sent again
+    python -m labs.bench.annotate importing --people 50 --megabytes 30 # a file of tasks comes in and all goes out, each vote a second
 
 All have sessions, send the CSRF header and get gold and repeats mixed in. Afterwards the store is held against what was acknowledged.
+``--store URL`` takes another database than a new SQLite file, an empty one of PostgreSQL for instance.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,95 +31,12 @@ from sqlalchemy import insert
 from keel.feedback import assign, people, schema
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
+from keel.feedback.rows import task_row
 from keel.types import Candidate, Choice, Message, Prompt, Task
-from keel.web.kit import csrf_of
+from labs.bench.annotators import Line, Load, person
 
-_AHEAD = 5  # items a page keeps
-
-
-@dataclass
-class Load:
-    """What people saw. Seconds by call; events that were acknowledged; refusals and lost connections."""
-
-    votes: list[float] = field(default_factory=list[float])
-    items: list[float] = field(default_factory=list[float])
-    acknowledged: list[str] = field(default_factory=list[str])
-    refused: Counter[str] = field(default_factory=Counter[str])
-    resent: int = 0
-    server_cpu: float = 0.0  # seconds of the processor that the server used, its start included
-
-
-class Line:
-    """One connection that is kept open: HTTP/1.1 by hand, so that the clients cost little of the shared processor."""
-
-    def __init__(self, port: int, token: str) -> None:
-        self.port, self.cookie = port, f"keel-{port}={token}"
-        self.csrf = csrf_of(token)
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and body. Raises OSError or EOFError when the connection is lost."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
-        reader, writer = self._streams
-        content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\ncookie: {self.cookie}\r\nx-csrf: {self.csrf}\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-        try:
-            writer.write(head.encode() + content)
-            status = int((await reader.readuntil(b"\r\n")).split()[1])
-            fields = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            size = int(fields.split("content-length:")[1].split("\r\n")[0])
-            return status, json.loads(await reader.readexactly(size))
-        except (OSError, EOFError, IndexError, ValueError):
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-        self._streams = None
-
-
-async def person(name: str, line: Line, load: Load, end: float, pause: float, again: bool) -> None:
-    """Votes until ``end``. ``again``: a lost connection is no error, the same event is sent until it is answered."""
-    draw, queue, sent = random.Random(name), list[dict[str, Any]](), 0
-    due = time.perf_counter() + pause * draw.random()
-    while time.perf_counter() < end:
-        if pause:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            due += pause
-        if len(queue) < 2:
-            given = await _timed(line, load, load.items, again, end, "GET", f"/api/campaigns/bench/items?n={_AHEAD}")
-            held = {x["handle"] for x in queue}
-            queue += [x for x in (given or {"items": []})["items"] if x["handle"] not in held]
-            if not queue:
-                return
-        item, sent = queue.pop(0), sent + 1
-        said = {"type": "choice", "chosen": draw.choice(["first", "second", "tie"])}
-        event = {"event_id": f"{name}-{item['handle']}", "handle": item["handle"], "answer": said, "strength": 0.5, "active_ms": 900}
-        if await _timed(line, load, load.votes, again, end + 30.0, "POST", "/api/judgements", event) is not None:
-            load.acknowledged.append(event["event_id"])
-    line.close()
-
-
-async def _timed(line: Line, load: Load, into: list[float], again: bool, end: float, *call: Any) -> Any:
-    while True:
-        began = time.perf_counter()
-        try:
-            status, body = await line.call(*call)
-        except (OSError, EOFError, ValueError, IndexError) as error:
-            if not again or time.perf_counter() > end:
-                load.refused[type(error).__name__] += 1
-                return None
-            load.resent += 1
-            await asyncio.sleep(0.05)
-            continue
-        into.append(time.perf_counter() - began)
-        if status != 200:
-            load.refused[f"{status} {body['error']['code']}"] += 1
-            return None
-        return body
+PACED = 1.0  # seconds between two votes of a person
+_MODES = ("paced", "saturated", "killed", "importing")
 
 
 def fill(store: Store, names: Sequence[str], items: int) -> dict[str, str]:
@@ -143,6 +62,17 @@ def _task(name: str, expected: Choice | None = None) -> Task:
     prompt = Prompt(f"p-{name}", (Message("user", f"Which answer is better? {name}"),))
     pair = (Candidate("a", f"One answer of usual length, number {name}. " * 6), Candidate("b", f"Another answer, number {name}. " * 6))
     return Task(f"t-{name}", prompt, pair, "pairwise", "pairwise-v1", expected=expected)
+
+
+def write_tasks(path: Path, megabytes: float) -> int:
+    """A file of that size of new tasks of the campaign, in the form that `keel feedback import` reads; returns how many."""
+    count, size = 0, 0
+    with path.open("w", encoding="utf-8") as file:
+        while size < megabytes * 1e6:
+            row = task_row(replace(_task(f"new-{count}"), campaign="bench"))
+            size += file.write(json.dumps({"task": row, "role": "work", "priority": 0.0}) + "\n")
+            count += 1
+    return count
 
 
 def start(store: str, port: int = 0) -> tuple[subprocess.Popen[str], int, float]:
@@ -173,19 +103,36 @@ async def _killing(store: str, process: subprocess.Popen[str], port: int, kills:
     return process
 
 
-async def run(mode: str, store: str, tokens: dict[str, str], seconds: float, kills: int) -> tuple[Load, float, float]:
+async def _moving(store: str, folder: Path, megabytes: float, load: Load) -> None:
+    """While people vote, other processes bring a file of tasks in and write everything out."""
+    tasks, out = folder / "tasks.jsonl", folder / "out.jsonl"
+    await asyncio.to_thread(write_tasks, tasks, megabytes)
+    for what, more in (("import", [str(tasks)]), ("export", ["--campaign", "bench", "--out", str(out)])):
+        command = [sys.executable, "-m", "keel.cli", "feedback", what, "--store", store, *more]
+        began = time.perf_counter()
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        load.moved[f"{what}_s"] = round(time.perf_counter() - began, 1)
+        if done.returncode:
+            raise RuntimeError(f"keel feedback {what}: {done.stderr.strip()[-500:]}")
+
+
+async def run(
+    mode: str, store: str, folder: Path, tokens: dict[str, str], seconds: float, kills: int, megabytes: float
+) -> tuple[Load, float, float]:
     """Load, seconds of it, seconds of the server's start."""
     process, port, started = await asyncio.to_thread(start, store)
     load, began = Load(), time.perf_counter()
-    pause = 1.0 if mode == "paced" else 0.0
+    pause, timed = 0.0 if mode in ("saturated", "killed") else PACED, mode in ("paced", "saturated")
     try:
-        end = began + (seconds if mode != "killed" else 1e9)
+        end = began + (seconds if timed else 1e9)
         work = [asyncio.create_task(person(n, Line(port, t), load, end, pause, mode == "killed")) for n, t in tokens.items()]
         if mode == "killed":
             process = await _killing(store, process, port, kills, load)
-            for task in work:
-                task.cancel()
-        await asyncio.gather(*work, return_exceptions=mode == "killed")
+        elif mode == "importing":
+            await _moving(store, folder, megabytes, load)
+        for task in work if not timed else ():
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=not timed)
         took, load.server_cpu = time.perf_counter() - began, _cpu(process.pid)
     finally:
         process.terminate()
@@ -216,15 +163,17 @@ def check(store: Store, load: Load) -> dict[str, int]:
     }
 
 
-def measure(mode: str, number: int, seconds: float, kills: int, items: int) -> dict[str, Any]:
-    """Fill a store in a new folder, load its server, look at what came of it."""
+def measure(
+    mode: str, number: int, seconds: float = 0.0, kills: int = 0, items: int = 8000, *, megabytes: float = 30.0, url: str = ""
+) -> dict[str, Any]:
+    """Fill a store (of a new folder, or an empty one at ``url``), load its server, look at what came of it."""
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "bench.db")
+        path = url or str(Path(folder) / "bench.db")
         with Store(path) as store:
             tokens = fill(store, [f"person-{i:04d}" for i in range(number)], items)
-        load, took, started = asyncio.run(run(mode, path, tokens, seconds, kills))
+        load, took, started = asyncio.run(run(mode, path, Path(folder), tokens, seconds, kills, megabytes))
         with Store(path) as store:
-            held = check(store, load)
+            held = check(store, load) | {"tasks": len(store.task_ids("bench"))}
     found = {
         "mode": mode,
         "people": number,
@@ -236,6 +185,7 @@ def measure(mode: str, number: int, seconds: float, kills: int, items: int) -> d
     found |= {f"vote_p{q}_ms": _percentile(load.votes, q) for q in (50, 95, 99)}
     found |= {f"items_p{q}_ms": _percentile(load.items, q) for q in (50, 99)}
     found["server_cpu_s"] = round(load.server_cpu, 2)
+    found |= {"megabytes": megabytes, **load.moved} if mode == "importing" else {}
     return found | {"resent": load.resent, "kills": kills if mode == "killed" else 0, **held}
 
 
@@ -247,13 +197,16 @@ def _percentile(seconds: Sequence[float], q: int) -> float:
 def main() -> None:
     """One measurement, as a line of JSON."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("mode", choices=["paced", "saturated", "killed"])
+    top.add_argument("mode", choices=_MODES)
     top.add_argument("--people", type=int, default=200)
     top.add_argument("--seconds", type=float, default=60.0)
     top.add_argument("--kills", type=int, default=8)
     top.add_argument("--items", type=int, default=8000)
+    top.add_argument("--megabytes", type=float, default=30.0)
+    top.add_argument("--store", default="", metavar="URL")
     args = top.parse_args()
-    print(json.dumps(measure(args.mode, args.people, args.seconds, args.kills, args.items)))
+    more = {"megabytes": args.megabytes, "url": args.store}
+    print(json.dumps(measure(args.mode, args.people, args.seconds, args.kills, args.items, **more)))
 
 
 if __name__ == "__main__":

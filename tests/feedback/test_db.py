@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy import select, text
 
 from keel.core.errors import ConfigError, DataError
-from keel.feedback import migrate, schema, sql
+from keel.feedback import db, migrate, schema, sql
 from keel.feedback.campaigns import Campaign, CampaignSettings, ConflictError, settings_from
 from keel.feedback.db import NoLeaseError, RowError, Store
 from keel.feedback.steps import STEPS
@@ -365,3 +365,21 @@ def test_an_invitation_is_used_as_often_as_it_says(store: Store, clock: Clock) -
     for bad in (("", "password 1"), ("x", "short"), (" x", "password 1")):
         with pytest.raises(ConfigError):
             store.add_account(*bad)
+
+
+def test_other_processes_write_between_the_parts_of_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vote waits for one part, never for the whole import."""
+    url, seen = f"sqlite:///{tmp_path}/f.db", list[int]()
+    with Store(url) as store, Store(url) as other:
+        store.add_campaign(Campaign("c", 1, "pairwise", "v1"))
+
+        def look(held: float) -> None:
+            assert held > 0
+            other.add_annotator(Annotator(f"a{len(seen)}", "person"))
+            seen.append(other.progress("c")["items"])
+
+        monkeypatch.setattr(db, "_give_way", look)
+        pair = (Candidate("a", "one"), Candidate("b", "two"))
+        store.add_tasks("c", [Task(f"t{i}", Prompt(f"p{i}", text="?"), pair, "pairwise", "v1") for i in range(2 * db._PART + 1)])
+        assert seen == [db._PART, 2 * db._PART]
+        assert store.progress("c")["items"] == 2 * db._PART + 1

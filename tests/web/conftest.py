@@ -26,7 +26,13 @@ Make = Callable[..., Site]
 
 
 @pytest.fixture
-def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+def make_url(tmp_path: Path) -> Callable[[int], str]:
+    """The URL of the n-th empty database of a test."""
+    return lambda n: f"sqlite:///{tmp_path}/a{n}.db"
+
+
+@pytest.fixture
+def make_site(tmp_path: Path, make_url: Callable[[int], str]) -> Iterator[Make]:
     """``make_site(tasks, gold=, training=, ...)``: a site with the campaign ``shop``. The clock of the limits stands still."""
     opened: list[Store] = []
 
@@ -34,7 +40,7 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]
         known = {role: more.pop(role, ()) for role in ("gold", "training", "qualification")}
         judging = {k: more.pop(k) for k in ("disagreement", "right_at", "scale", "pass_mark") if k in more}
         web = {k: more.pop(k) for k in ("host", "public_url", "runs") if k in more}
-        store = Store(f"sqlite:///{tmp_path}/a{len(opened)}.db", **{k: more.pop(k) for k in ("clock",) if k in more})
+        store = Store(make_url(len(opened)), **{k: more.pop(k) for k in ("clock",) if k in more})
         opened.append(store)
         given = [make_task(i) for i in range(tasks)] if isinstance(tasks, int) else list(tasks)
         kind = given[0].kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -269,6 +271,51 @@ def test_late_votes_are_kept_and_told(make_site: Any) -> None:
     handle = ann.items()["items"][0]["handle"]
     now[0] += 61
     assert ann.vote(handle).json() == {"stored": True, "late": True}
+
+
+def test_a_lease_ends_and_the_item_goes_to_another_person(make_site: Any) -> None:
+    """Who comes late is kept and told so; nobody counts twice, and there are never more votes than wanted."""
+    now = [1.7e9]
+    site = make_site(1, wanted=1, clock=lambda: now[0], lease_seconds=60.0)
+    ann, bob = site.person(), site.person("bob")
+    (mine,) = ann.items()["items"]
+    assert bob.items()["items"] == []
+    now[0] += 61.0
+    (his,) = bob.items()["items"]
+    assert his["prompt"] == mine["prompt"]
+    assert bob.vote(his["handle"]).json() == {"stored": True, "late": False}
+    assert ann.vote(mine["handle"]).json() == {"stored": True, "late": True}
+    assert site.store.progress("shop")["votes"] == 1
+    assert len(site.store.judgements("shop")) == 2
+
+
+def test_people_at_once_get_each_item_as_often_as_wanted(make_site: Any) -> None:
+    """Twelve items, each wanted from two of five people, who work at the same time and send everything twice."""
+    site = make_site(12, wanted=2)
+    people = [site.person(f"p{i}") for i in range(5)]
+    trouble: list[str] = []
+
+    def work(person: Person) -> None:
+        for _ in range(100):
+            given = person.get("/api/campaigns/shop/items?n=2")
+            if given.status_code != 200 or not given.json()["items"]:
+                trouble.extend([given.text] if given.status_code != 200 else [])
+                return
+            for item in given.json()["items"]:
+                event = person.event(item["handle"])
+                answers = [person.post("/api/judgements", event) for _ in range(2)]
+                trouble.extend(a.text for a in answers if a.status_code != 200)
+
+    threads = [threading.Thread(target=work, args=(person,)) for person in people]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert trouble == []
+    votes = site.store.judgements("shop")
+    assert set(Counter((v.task_id, v.by) for v in votes).values()) == {1}
+    assert Counter(v.task_id for v in votes) == dict.fromkeys(site.store.task_ids("shop"), 2)
+    assert site.store.progress("shop")["done"] == 12
 
 
 def test_the_guideline_by_its_version(make_site: Any) -> None:

@@ -1,8 +1,9 @@
-"""kill -9 of the server while people work: what was acknowledged is stored, once."""
+"""The server while people work, kill -9 and other processes that write: what was acknowledged is stored, once."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -23,5 +24,26 @@ def test_killed_three_times_under_load_nothing_is_lost_or_doubled() -> None:
 def test_people_at_work_are_answered() -> None:
     # A thread: where a browser is open in this process, its event loop is too.
     found = ThreadPoolExecutor(1).submit(measure, "saturated", number=8, seconds=1.0, kills=0, items=400).result()
+    assert found["acknowledged"] > 0
+    assert (found["lost"], found["doubled"], found["refused"], found["counts_differ"]) == (0, 0, {}, 0)
+
+
+def _imported(number: int, items: int, megabytes: float) -> dict[str, Any]:
+    # A thread: where a browser is open in this process, its event loop is too.
+    return ThreadPoolExecutor(1).submit(measure, "importing", number, items=items, megabytes=megabytes).result()
+
+
+@pytest.mark.stages
+def test_tasks_come_in_and_everything_goes_out_while_people_vote() -> None:
+    """Other processes write and read the same database: nobody is refused, nothing is lost, all tasks arrive."""
+    found = _imported(number=6, items=400, megabytes=0.3)
+    assert found["acknowledged"] > 0
+    assert found["tasks"] > 400 + 100 + 200
+    assert (found["lost"], found["doubled"], found["refused"], found["counts_differ"]) == (0, 0, {}, 0)
+
+
+@pytest.mark.slow
+def test_thirty_megabytes_come_in_while_fifty_people_vote() -> None:
+    found = _imported(number=50, items=8000, megabytes=30.0)
     assert found["acknowledged"] > 0
     assert (found["lost"], found["doubled"], found["refused"], found["counts_differ"]) == (0, 0, {}, 0)

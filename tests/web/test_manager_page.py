@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_texts import CORPUS
 from web_tools import PASSWORD, make_task
 
 from keel.feedback.db import Campaign, Store
-from keel.types import Choice
+from keel.types import Candidate, Choice, Prompt, Task
 from labs.bench.annotate import start
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<img src=x onerror=document.title='pwned'>"
+OTHER = {"first": "second", "second": "first"}
 pytestmark = pytest.mark.stages
 
 
@@ -81,4 +83,37 @@ def test_the_page_follows_the_votes(page: Any, site: tuple[Store, str]) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.click("[data-language=zh]")
     page.wait_for_selector("text=标注员")
+    assert problems == []
+
+
+def test_hostile_texts_of_models_and_people_stay_text(page: Any, site: tuple[Store, str]) -> None:
+    """What stands in disputes and cycles was written by strangers."""
+    store, base = site
+    texts = list(CORPUS.values())
+    for i, text in enumerate(texts):
+        pair = (Candidate("a", text), Candidate("b", f"{i} {text}"))
+        store.add_tasks("shop", [Task(f"h{i}", Prompt(f"h{i}", text=text), pair, "pairwise", "pairwise-v1")])
+    sides = {HOSTILE: "first", "bob": "second"}
+    for name, side in sides.items():
+        for n, item in enumerate(store.next_items(name, "shop", 8 + len(texts))):
+            place = side if item.display_order[0] == 0 else OTHER[side]
+            store.answer(name, item.handle, f"{side}-{item.handle}", Choice(place), reason=texts[n % len(texts)])  # type: ignore[arg-type]
+    token = store.sign_in("boss", PASSWORD)
+    port = base.rsplit(":", 1)[1]
+    page.context.add_cookies([{"name": f"keel-{port}", "value": token, "url": base}])
+    problems, asked = list[str](), list[str]()
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.on("request", lambda r: asked.append(r.url))
+    page.goto(f"{base}/manage/shop")
+    page.wait_for_selector("#disputes details", timeout=120_000)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    assert page.evaluate("window.hacked ?? null") is None
+    inside = page.evaluate("[...document.querySelectorAll('#disputes *, #cycles *')].map((e) => e.localName)")
+    assert not {"script", "img", "svg", "iframe", "object", "embed", "form", "input", "style", "base", "math"} & set(inside)
+    assert page.evaluate("[...document.querySelectorAll('#disputes a[href], #cycles a[href]')].length") == 0
+    shown = page.locator("#disputes").text_content()
+    assert CORPUS["handler"] in shown
+    assert CORPUS["clobber"] in shown
+    assert all(url.startswith(base) for url in asked)
     assert problems == []
