@@ -111,6 +111,10 @@ class EventBus:
         self._deliveries = [_Delivery(sink) for sink in sinks]
         self._run, self._number = run, last
 
+    def add(self, sink: Sink) -> None:
+        """One more, which takes what happens from now on."""
+        self._deliveries.append(_Delivery(sink))
+
     def emit(self, kind: str, step: int, message: str = "", **data: Any) -> Event:
         number = 0 if kind == "step" else self._number + 1
         self._number = max(self._number, number)

@@ -27,8 +27,8 @@ class StageData:
 
     name: str
     folder: str
-    metrics: Columns = Columns(())  # of metrics.jsonl
-    abandoned: Columns = Columns(())  # of abandoned.jsonl: what emergencies took back
+    metrics: Columns = field(default_factory=Columns)  # of metrics.jsonl
+    abandoned: Columns = field(default_factory=Columns)  # of abandoned.jsonl: what emergencies took back
     summary: Row = field(default_factory=dict[str, Any])
     manifest: Row = field(default_factory=dict[str, Any])
     samples: tuple[Row, ...] = ()  # rows of samples/training.jsonl: {"step", "prompt", "text", "reward", "why"}

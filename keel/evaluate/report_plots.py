@@ -147,9 +147,8 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step", mark
             x_mean, y_mean = s.trend or (s.x, s.y)
             parts.append(_path([(frame.px(x), frame.py(y)) for x, y in zip(x_mean, smooth(y_mean, window))], colour, "curve"))
     parts += _hover_strips(frame, shown, x_label)
-    parts += [
-        part for i, s in enumerate(shown) for part in _apart(frame, s, f"var(--c{i % 6 + 1})", x_label)
-    ]  # above the strips: each says its own
+    for i, s in enumerate(shown):  # above the strips: each says its own
+        parts += _apart(frame, s, f"var(--c{i % 6 + 1})", x_label)
     return _svg(parts, title)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,8 +47,8 @@ def _thinned(s: Series, x: np.ndarray, y: np.ndarray) -> Series:
         return replace(s, x=tuple(x.tolist()), y=tuple(y.tolist()))
     edges = np.linspace(0, len(x), BUCKETS + 1).astype(np.int64)
     kept = {0, len(x) - 1}
-    for start, end in zip(edges[:-1], edges[1:]):
-        kept |= {int(start + y[start:end].argmin()), int(start + y[start:end].argmax())}
+    for start, end in pairwise(edges.tolist()):
+        kept |= {start + int(y[start:end].argmin()), start + int(y[start:end].argmax())}
     at = np.array(sorted(kept))
     sizes = np.diff(edges)
     trend = tuple(tuple((np.add.reduceat(z, edges[:-1]) / sizes).tolist()) for z in (x, y))

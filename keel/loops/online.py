@@ -20,6 +20,7 @@ from keel.loops.config import ExplorationConfig, GroundingConfig, LoopConfig
 from keel.loops.control import Coefficients, phase_at
 from keel.loops.grounding import told_apart
 from keel.loops.harness import TensorFiles
+from keel.loops.keeping import Keeper
 from keel.loops.offline import total_steps
 from keel.loops.reference import MovingReference
 from keel.methods import Algorithm, credit, group_metrics, rollout_units
@@ -150,6 +151,7 @@ class OnlineTrainer:
         self.composer: Composer | None = None  # how rewards become one, where that changes in the course of a run
         self.masked: Twin | None = None  # what tells tokens apart that hang on what is masked, and how
         self.grounding = GroundingConfig()
+        self.keeper: Keeper | None = None  # who keeps answers for people
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -174,6 +176,8 @@ class OnlineTrainer:
         metrics |= {**credited.metrics, **complexity(sampled), **self.coefficients.metrics(step)}
         metrics["time/measures_s"] = time.perf_counter() - counted
         old_kl = None
+        if self.keeper is not None:
+            self.keeper.take(step + 1, sampled, units, credited.units)
         if credited.units:
             updated, old_kl = self._update(credited.units, step, algorithm)
             metrics |= updated

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from keel.loops.config import LoopConfig
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, collect, means, minibatches, publish
 from keel.loops.pairing import Pairing
-from keel.methods.credit.assign import CreditRule
+from keel.methods.credit.assign import CreditRule, rollout_units
 from keel.methods.credit.measures import group_metrics, kl_metrics
 from keel.methods.objectives.common import edges_of, measured
 from keel.methods.objectives.mixture import DirectObjective
@@ -72,6 +72,8 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         metrics["time/reward_s"] += time.perf_counter() - started
         started = time.perf_counter()
         metrics |= {**phase, **group_metrics(made.groups), **made.metrics, **pair_metrics(made.groups, made.units)}
+        if self.keeper is not None:
+            self.keeper.take(step + 1, sampled, rollout_units(sampled))
         if trainable(made.units, self.plan.objective):
             referred = self.plan.refer(made.units)
             if self.plan.objective.needs_reference and not self.params.cut:

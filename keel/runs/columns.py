@@ -1,8 +1,9 @@
 """The metrics of a run as columns: a side file that spares reading ``metrics.jsonl``, which alone is the record.
 
-``columns/`` of a run directory holds blocks of `BLOCK` rows, each with the bytes of ``metrics.jsonl`` that it stands for and their checksum.
-A block is never changed. What does not fit what stands in ``metrics.jsonl`` now (the run went back, the file was put back from elsewhere) is
-not used and made anew, so the folder may be deleted at any time. The last rows are never in a block: the run may still add to them.
+``columns/`` of a run directory holds blocks of `BLOCK` rows, each with the bytes of ``metrics.jsonl`` that it stands for and their
+checksum. A block is never changed. What does not fit what stands in ``metrics.jsonl`` now (the run went back, the file was put back from
+elsewhere) is not used and made anew, so the folder may be deleted at any time. The last rows are never in a block: the run may still add
+to them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of ``metrics.jsonl`` as columns. ``first``: rows before it; ``start`` and ``end``: its bytes in the file, ``crc``: the checksum of
-    these."""
+    """Rows of ``metrics.jsonl`` as columns. ``first``: rows before it; ``start`` and ``end``: its bytes in the file, ``crc``: their
+    checksum."""
 
     first: int
     start: int
@@ -55,7 +56,7 @@ class Block:
 class Columns:
     """All metrics of a run. A row without a step has its number (from 1) as step."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] = ()
 
     @classmethod
     def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> Columns:
@@ -87,7 +88,7 @@ def load(path: Path) -> Columns:
     """The columns of a run's ``metrics.jsonl``, whole and as it is now; empty where it is not there. Blocks that are missing are made, and
     kept where the folder can be written to. Safe beside a run that writes: a row that it adds meanwhile is there or is not."""
     if not path.is_file():
-        return Columns(())
+        return Columns()
     blocks: list[Block] = []
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -252,7 +253,7 @@ def _read(stored: Path) -> Block | None:
 
 def _of_payload(header: Mapping[str, Any], payload: bytes) -> Block:
     rows: int = header["rows"]
-    arrays = iter(_split(payload, [n for name, k in header["columns"] for n in ([k] if k == rows else [k, k])], rows))
+    arrays = iter(_split(payload, [n for _, k in header["columns"] for n in ([k] if k == rows else [k, k])], rows))
     steps_R = next(arrays)
     every = np.arange(rows)
     columns: dict[str, Column] = {}

@@ -18,6 +18,15 @@ class CheckpointConfig(Section):
     )
 
 
+class RolloutsConfig(Section):
+    """Answers of RL that are kept whole in `rollouts/`: tokens, log-probabilities, advantages, rewards by part."""
+
+    every: int = Field(
+        default=10, ge=0, description="Keep the best, the worst and a random answer every N steps; evaluations and alarms too. 0: none."
+    )
+    max_mb: float = Field(default=64.0, gt=0, description="Size of the folder, about: where it is reached, every second step goes.")
+
+
 class TrackingConfig(Section):
     """Where metrics go beside `metrics.jsonl`, which is always written."""
 
@@ -27,4 +36,5 @@ class TrackingConfig(Section):
     wandb_mode: Literal["online", "offline"] = Field(
         default="online", description="`offline` writes into the run directory; send it later with `wandb sync`."
     )
+    rollouts: RolloutsConfig = Field(default=RolloutsConfig(), description="Answers that are kept whole, for a view by tokens.")
     log_every: int = Field(default=10, ge=1, description="Without a terminal: print a line every N steps.")

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from keel.core.errors import RunError
-from keel.runs import logs
+from keel.runs import logs, rollouts
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic
 from keel.runs.environment import differences, environment, flatten, git_state
@@ -173,6 +173,7 @@ class RunDir:
         logs.cut_end(self.path / METRICS, lambda row: _step(row) > step)
         logs.change_rows(self.path / EVENTS, lambda row: _after_return(row, step))
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
+        rollouts.cut(self.path, step)
 
     def give_up(self, step: int, number: int) -> None:
         """Go back to ``step`` for the ``number``-th time: metrics of later steps move to ``abandoned.jsonl``, with the number. Done again
@@ -182,6 +183,7 @@ class RunDir:
         logs.keep_rows(self.path / ABANDONED, lambda row: row.get("rollback", 0) < number or _step(row) < again)
         logs.append(self.path / ABANDONED, [{"rollback": number, **row} for row in later])
         logs.change_rows(self.path / EVENTS, lambda row: _told_before(row, step, number))
+        rollouts.give_up(self.path, step, number)
         self.cut_metrics(step)
 
     @property

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from keel.core.errors import RunError
-from keel.runs import logs
+from keel.runs import logs, rollouts
 from keel.runs.directory import CHECKPOINTS, COLUMNS, MANIFEST, METRICS, SAMPLES, read_manifest, read_summary
 from keel.runs.environment import flatten
 from keel.runs.lock import holder
 
 _HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "accuracy", "reward", "eval/loss", "loss")  # the first two that are there
-INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, "final", "adapter", "critic")  # many files or large ones, and no run among them
+INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, "final", "adapter", "critic")  # many files or large ones, and no run among them
 _NOT_COMPARED = ("time/", "mem/", "tokens_per_s")
 
 

@@ -1,4 +1,4 @@
-"""What it costs to read a long run: a run directory is made up, then `keel runs` and `keel report` look at it, each in a process of its own.
+"""What it costs to read a long run: a run directory is made up, then `keel runs` and `keel report` look at it, each in a new process.
 
     python -m labs.bench.record --steps 100000 --metrics 66
 
@@ -48,8 +48,8 @@ class Cost:
 
 
 def make_run(run: Path, steps: int, metrics: int, sealed: bool = True) -> int:
-    """A run of ``steps`` steps with ``metrics`` metrics each, a twentieth of them at evaluations only, one every 50 steps. Returns the bytes
-    of ``metrics.jsonl``. ``sealed``: with its side file of columns, as a run leaves it."""
+    """A run of ``steps`` steps with ``metrics`` metrics each, a twentieth of them at evaluations only, one every 50 steps. Returns the
+    bytes of ``metrics.jsonl``. ``sealed``: with its side file of columns, as a run leaves it."""
     run.mkdir(parents=True)
     at_evaluations = max(1, metrics // 20)
     names = [*NAMES, *(f"part/{i}/mean" for i in range(metrics))][: metrics - at_evaluations]

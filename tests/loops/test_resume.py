@@ -92,6 +92,8 @@ def test_a_disturbed_run_ends_bit_for_bit_like_an_undisturbed_one(
     for weights in sorted(undisturbed.glob("*/*.safetensors")):
         other = run / weights.relative_to(undisturbed)
         assert other.read_bytes() == weights.read_bytes(), f"{other} differs"
+    kept, expected = ({p.name: p.read_bytes() for p in sorted((d / "rollouts").glob("*"))} for d in (run, undisturbed))
+    assert kept == expected, "answers that are kept whole"
     kinds = [(row["kind"], row["step"]) for row in rows(run / "events.jsonl")]
     assert ("resumed", 3) in kinds
     assert ("interrupted", 3) in kinds

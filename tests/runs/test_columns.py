@@ -35,10 +35,13 @@ def plainly(path: Path) -> tuple[int, dict[str, list[tuple[float, float]]]]:
 def same(found: Columns, path: Path) -> None:
     n, expected = plainly(path)
     assert len(found) == n
-    assert list(found.names) == list(expected)
+    assert sorted(found.names) == sorted(expected)
     for name, points in expected.items():
         steps, values = found.points(name)
         np.testing.assert_array_equal(np.stack([steps, values], 1), np.array(points))  # NaN equals NaN here
+
+
+WHAT = ("add", "add", "add", "grow", "tear", "back", "load", "seal", "delete", "spoil", "save", "put back", "no step")
 
 
 def row(chance: random.Random, step: int) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def row(chance: random.Random, step: int) -> dict[str, Any]:
     return {"step": step, **{name: chance.choice(values) for name in names}}
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_columns_are_the_rows_after_any_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Rows come, the last one grows, lines are torn, the run goes back and writes others of the same length, the file is put back, readers
     and the writer make blocks, blocks are deleted, cut and changed: after each, columns and rows are the same."""
@@ -55,10 +58,8 @@ def test_columns_are_the_rows_after_any_history(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(columns, "BLOCK", chance.choice([1, 2, 5]))
     path, step = tmp_path / "metrics.jsonl", 0
     saved = b""
-    for _ in range(60):
-        what = chance.choice(
-            ["add", "add", "add", "grow", "tear", "back", "load", "seal", "delete", "spoil", "save", "put back", "no step"]
-        )
+    for _ in range(40):
+        what = chance.choice(WHAT)
         blocks = sorted((tmp_path / COLUMNS).glob("*.block"))
         content = path.read_bytes() if path.exists() else b""
         if what == "add":
@@ -124,7 +125,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_run_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(columns, "BLOCK", 2)

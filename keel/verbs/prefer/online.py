@@ -28,6 +28,7 @@ from keel.verbs.prefer.preference_source import by_judge, by_rewards
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.judges import record_judges
+from keel.verbs.shared.keeping import keeper_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode_sides
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
@@ -52,7 +53,9 @@ class OnlineParts(SampledParts):
     def trainer(self) -> OnlinePreferenceTrainer:
         """The loop over these parts, one round at a time."""
         loop, seed = self.training.loop, self.training.seed
-        return OnlinePreferenceTrainer(self.actors, self.plan, self.prompts["train"], self.params, loop, seed, self.evaluators)
+        trainer = OnlinePreferenceTrainer(self.actors, self.plan, self.prompts["train"], self.params, loop, seed, self.evaluators)
+        trainer.keeper = self.keeper
+        return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
         """The checks of the policy on pairs of its own answers and on the largest batch; the reward models read what they score."""
@@ -94,6 +97,7 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         return referred(objective, units, recipe.seed, reference.logprobs if reference is not None else policy.logprobs)
 
     measuring = actors_of(policy, sampler, better.evaluate, reference)
+    keeper = keeper_of(session, renderer, measuring)
     return OnlineParts(
         loaded=loaded,
         policy=policy,
@@ -117,7 +121,9 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
             session.run,
             recipe.loop.probes,
             measures=lambda units: looking(loaded.model, units),
+            keeper=keeper,
         ),
+        keeper=keeper,
         starts_at_reference=objective.needs_reference and other is None,
         twins=renderer.twins,
         summary={

@@ -30,6 +30,7 @@ from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.judges import record_judges
+from keel.verbs.shared.keeping import keeper_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
@@ -96,6 +97,7 @@ class RLParts(SampledParts):
     def trainer(self) -> OnlineTrainer:
         prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
         trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
+        trainer.keeper = self.keeper
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         return trainer
@@ -143,6 +145,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None, askers if askers.each else None)
     critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
+    keeper = keeper_of(session, renderer, parts.actors)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
     return replace(
         parts,
@@ -164,7 +167,9 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
             recipe.loop.probes,
             algorithm.taught,
             lambda units: looking(loaded.model, units),
+            keeper,
         ),
+        keeper=keeper,
         summary={"algorithm": algorithm.name, "prompts": len(prompts["train"]), "samples": recipe.samples, "data": account.summary()},
     )
 

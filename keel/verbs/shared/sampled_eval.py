@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from keel.core.hashing import stable_hash
+from keel.loops.keeping import Keeper
 from keel.loops.offline import Measures
 from keel.loops.online import Actors, sample_groups
 from keel.methods import group_metrics, rollout_units
@@ -46,10 +47,11 @@ def evaluators_of(
     probes: int,
     taught: bool = False,
     measures: Measures | None = None,
+    keeper: Keeper | None = None,
 ) -> dict[str, RolloutEvaluator]:
     """One evaluator a side, by its name. ``taught``: the actors' reference is a teacher, and the distance to it is measured. ``measures``:
-    what else is told of the answers."""
-    asked = params, sampling, renderer, run, probes, taught, measures
+    what else is told of the answers. ``keeper``: who keeps those that people look at whole."""
+    asked = params, sampling, renderer, run, probes, taught, measures, keeper
     return {side: RolloutEvaluator(side, actors, found, *asked) for side, found in sides.items()}
 
 
@@ -70,12 +72,16 @@ class RolloutEvaluator:
     probes: int
     taught: bool = False
     measures: Measures | None = None
+    keeper: Keeper | None = None
 
     def __call__(self, step: int) -> Mapping[str, float]:
         if not self.prompts:
             return {}
         groups = self.actors.reward(measured_answers(self.actors.sampler, self.prompts, self.params, self.sampling))
-        self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in self._picked(groups, step).items()])
+        shown = self._picked(groups, step)
+        self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in shown.items()])
+        if self.keeper is not None:
+            self.keeper.measured(step, groups, {(k, 0): why for k, why in shown.items()}, rollout_units(groups))
         more = self.measures(rollout_units(groups)) if self.measures is not None else {}
         return {f"{self.side}/{name}": value for name, value in {**group_metrics(groups), **self._distance(groups), **more}.items()}
 

@@ -10,6 +10,7 @@ from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
 from keel.loops.harness import TrainResult
+from keel.loops.keeping import Keeper
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
 from keel.loops.pairing import PairByJudge
 from keel.methods import rollout_units
@@ -45,6 +46,7 @@ class SampledParts:
     composer: Composer | None = None  # how they become one
     judge: RunRewards | PairByJudge | None = None  # who knows what failed
     evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
+    keeper: Keeper | None = None  # of answers, for people
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/reward", mode="max"))
     twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
