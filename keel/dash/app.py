@@ -194,7 +194,7 @@ def _worst(request: Request) -> Any:
 
 
 def _tokens(request: Request) -> Any:
-    return tokens.view(_runs(request)[0], request.query_params.get("id", ""))
+    return tokens.view(_runs(request)[0], request.query_params.get("file", ""))
 
 
 def _search(request: Request) -> Any:
