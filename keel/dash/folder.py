@@ -99,9 +99,15 @@ class Run:
             "parent": str(manifest.get("parent") or ""),
             "seed": manifest.get("seed"),
             "group": group_of(manifest),
-            "numbers": [[name, number_text(value)] for name, value in headline(numbers_of(summary, last))],
+            "numbers": [[name, number_text(value)] for name, value in headline(_results(summary, last))],
             "alarms": dict(events.counts),
         }
+
+
+def _results(summary: Mapping[str, Any] | None, last: Mapping[str, Any]) -> dict[str, float]:
+    """Final numbers; those of the last evaluation under their own names."""
+    numbers = numbers_of(summary, last)
+    return {**numbers, **{k.removeprefix("last_eval."): v for k, v in numbers.items() if k.startswith("last_eval.")}}
 
 
 def number_text(value: float) -> float | str:
