@@ -249,7 +249,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     return page(request, "message.html", error.status_code, message=body["error"]["message"], hint=body["error"]["todo"])
 
 
-def make_app(settings: DashSettings) -> ASGIApp:
+def make_app(settings: DashSettings) -> Starlette:
     """The app over a folder of runs. ``app.state`` of the inner one has the folder and the event that ends its streams."""
     calls: Sequence[tuple[str, Callable[[Request], Any]]] = (
         ("list", _list), ("view", _overview), ("curves", _curves), ("events", _events), ("compare", _compare), ("about", _about),

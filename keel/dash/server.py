@@ -60,12 +60,12 @@ def serve(settings: DashSettings, listening: socket.socket) -> None:
         timeout_keep_alive=75,
         limit_concurrency=500,
     )
-    server = _Server(config, app.state.stopping)  # type: ignore[attr-defined]
+    server = _Server(config, app.state.stopping)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # what uvicorn raises again after its own end must not end us at once
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
-    app.state.stopping.set()  # type: ignore[attr-defined]
+    app.state.stopping.set()
 
 
 class _Server(uvicorn.Server):

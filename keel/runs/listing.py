@@ -17,7 +17,8 @@ from keel.runs.directory import CHECKPOINTS, COLUMNS, MANIFEST, METRICS, SAMPLES
 from keel.runs.environment import flatten
 from keel.runs.lock import holder
 
-_HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "eval/reward", "accuracy", "reward", "eval/loss", "loss")  # the first two that are there
+# the first two that are there
+_HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "eval/reward", "accuracy", "reward", "eval/loss", "loss")
 INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, "final", "adapter", "critic")  # many files or large ones, and no run among them
 _NOT_COMPARED = ("time/", "mem/", "tokens_per_s")
 
