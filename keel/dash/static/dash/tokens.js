@@ -64,7 +64,7 @@ function shown(one, signal) {
   const spans = one.pieces.map((piece, i) => {
     const span = h("span", { class: `token${one.sampled[i] ? "" : " outside"}`, "data-token": i }, piece);
     const value = values[i];
-    if (typeof value === "number") span.style.backgroundColor = `color-mix(in srgb, var(${value < 0 ? "--c4" : "--c1"}) ${Math.round((70 * Math.abs(value)) / most)}%, transparent)`;
+    if (typeof value === "number") span.style.backgroundColor = `color-mix(in srgb, var(${value < 0 ? "--c4" : "--c1"}) ${Math.round((45 * Math.abs(value)) / most)}%, transparent)`;
     else if (value !== null && value !== undefined) span.classList.add("hole");
     return span;
   });
