@@ -51,3 +51,11 @@ def test_a_comparison_keeps_its_own_numbers_and_no_metrics_give_none() -> None:
 def test_a_run_that_never_recovered_says_so_at_the_top() -> None:
     page = render(_data(ROWS, {"never_recovered": "the run never recovered: <lr> is low", "peak_mb": 1.0}))
     assert 0 < page.index("&lt;lr&gt; is low") < page.index("Peak memory")
+
+
+def test_metrics_that_say_the_same_are_one_line() -> None:
+    """Without a price of the KL the reward, its score and the reward with the KL are one number."""
+    rows = [{"step": i, "reward": float(i), "objective/scores": float(i), "objective/rlhf_reward": i / 2} for i in range(1, 4)]
+    page = render(_data(rows))
+    assert "objective/rlhf_reward" in page
+    assert "objective/scores" not in page
