@@ -51,6 +51,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     _add_models(add)
     _add_annotate(add)
+    _add_dash(add)
     _add_feedback(add)
     _add_judge(add)
     _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
@@ -180,6 +181,14 @@ def _add_annotate(add: Add) -> None:
     sub.add_argument("--public-url", default="", metavar="URL", help="how people reach the server through one with https before it")
     sub.add_argument("--no-browser", action="store_true", help="open no browser")
     sub.add_argument("--root", default="runs", metavar="DIR", help="folder of training runs, for the page of lineage")
+
+
+def _add_dash(add: Add) -> None:
+    sub = add("dash", "look at runs in the browser, while they go and afterwards", commands.dash)
+    sub.add_argument("folder", nargs="?", default="runs", help="folder that holds the runs")
+    sub.add_argument("--host", default="127.0.0.1", help="where to listen; elsewhere than here a token is asked for")
+    sub.add_argument("--port", type=_count, default=8767, help="0 = one that is free")
+    sub.add_argument("--no-browser", action="store_true", help="open no browser")
 
 
 def _add_judge(add: Add) -> None:

@@ -200,6 +200,12 @@ def annotate(args: argparse.Namespace) -> Summary:
     return run_annotate(args.store, args.campaign, args.tasks, overrides=args.overrides, **where)
 
 
+def dash(args: argparse.Namespace) -> Summary:
+    from keel.dash.server import run_dash
+
+    return run_dash(args.folder, args.host, args.port, browser=not args.no_browser)
+
+
 def merge(args: argparse.Namespace) -> Summary:
     from keel.verbs.merge import run_merge
 

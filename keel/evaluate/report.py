@@ -19,6 +19,7 @@ from keel.evaluate.report_curves import stage_view
 from keel.evaluate.report_data import ReportData, Row, collect
 from keel.evaluate.report_made_up import made_up_view
 from keel.evaluate.report_plots import duration, number, percent
+from keel.evaluate.report_result import result_tile, warning_tile
 from keel.evaluate.report_samples import answers_view
 
 __all__ = ["ReportData", "collect", "write_report"]
@@ -108,7 +109,7 @@ def _view(data: ReportData) -> dict[str, Any]:
         "about": _about(data),
         "headline": headline,
         "rates": _rates(ledger, headline),
-        "tiles": _tiles(ledger),
+        "tiles": _tiles(data, ledger),
         "made_up": made_up_view(data.summary.get("hallucination"), ledger.note),
         "timeline": _timeline(data, ledger),
         "stages": [stage_view(stage, ledger.note) for stage in data.stages],
@@ -202,8 +203,10 @@ _VALUES = (
 )
 
 
-def _tiles(ledger: Ledger) -> list[dict[str, Any]]:
-    tiles: list[dict[str, Any]] = []
+def _tiles(data: ReportData, ledger: Ledger) -> list[dict[str, Any]]:
+    """What came out of the run first, what it cost last."""
+    first = (result_tile(data, ledger.note), warning_tile(data.summary))
+    tiles: list[dict[str, Any]] = [tile for tile in first if tile is not None]
     for label, before, after, note in _CHANGES:
         old, new = ledger.number(f"{label} before", before), ledger.number(f"{label} after", after)
         if old is None or new is None:

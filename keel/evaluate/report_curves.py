@@ -49,7 +49,8 @@ MAIN = (
     Chart("Success and harder prompts", ("improve/success", "improve/harder"), "what the next round's prompts hang on"),
     Chart("Reward", ("reward", "objective/rlhf_reward", "objective/scores"), "mean over the answers of a step"),
     Chart("Reward by source", ("rewards/*/mean",), "unweighted"),
-    Chart("KL to the reference", ("kl", "objective/kl"), "how far the policy has moved"),
+    Chart("KL to the reference", ("kl",), "nats per token: how far the policy has moved"),
+    Chart("KL of whole answers", ("objective/kl",), "nats per answer"),
     Chart("Length of answers", ("completions/mean_length",), "tokens"),
     Chart("Entropy", ("entropy", "objective/entropy", "policy/entropy_avg"), "a fall to zero means that answers no longer vary"),
     Chart("Loss", ("loss", "eval/loss", "loss/policy_avg", "loss/value_avg"), ""),
@@ -72,9 +73,10 @@ def stage_view(stage: StageData, note: Note) -> dict[str, Any]:
     used: set[str] = set()
     charts = []
     for chart in MAIN:
-        names = [name for pattern in chart.metrics for name in curves if fnmatchcase(name, pattern)][:_MOST_SERIES]
+        found = [name for pattern in chart.metrics for name in curves if fnmatchcase(name, pattern)][:_MOST_SERIES]
+        names = [name for i, name in enumerate(found) if not any(_same(curves[name], curves[earlier]) for earlier in found[:i])]
         if names:
-            used |= set(names)
+            used |= set(found)
             charts.append(_card(chart.title, chart.note, [curves[name] for name in names], marks))
             last = " · ".join(f"{name} {_end(curves[name], -1)}" for name in names)
             note(f"{title}: {chart.title.lower()} (last)", last, stage.file("metrics.jsonl"), ", ".join(names))
@@ -124,6 +126,11 @@ def _marks(stage: StageData) -> list[tuple[float, str]]:
     found = [row for row in stage.told if row.get("kind") == "emergency" and isinstance(row.get("step"), int) and "undone" not in row]
     kept = spread([float(i) for i in range(len(found))], MOST_APART)
     return [(float(row["step"]), f"step {row['step']}: {row.get('message', '')}") for i in kept for row in [found[int(i)]]]
+
+
+def _same(a: Series, b: Series) -> bool:
+    """Do two metrics say the same? One would hide the other."""
+    return replace(a, label="") == replace(b, label="")
 
 
 def _constant(series: Series) -> bool:

@@ -114,6 +114,29 @@ def seal(path: Path) -> None:
         _write(path, block)
 
 
+def stored(path: Path, first: int, start: int) -> Block | None:
+    """The block that is kept for the rows of ``path`` from byte ``start`` on, ``first`` rows being before it; None where there is none that
+    stands for what is in the file. For who reads a long file piece by piece and writes nothing."""
+    block = _read(_folder(path) / _name(start))
+    if block is None or (block.first, block.start) != (first, start):
+        return None
+    try:
+        with path.open("rb") as file:
+            return block if _stands_for(block, file, os.fstat(file.fileno()).st_size) else None
+    except OSError:
+        return None
+
+
+def has_block(path: Path, start: int) -> bool:
+    """Is a block kept that begins there?"""
+    return (_folder(path) / _name(start)).is_file()
+
+
+def block_of(rows: Sequence[Mapping[str, Any]], first: int) -> Block:
+    """Rows as columns, ``first`` rows being before them."""
+    return _block(rows, first, 0, 0, 0, 0)
+
+
 def _behind(blocks: Sequence[Block]) -> tuple[int, int]:
     """(rows, bytes) up to the end of these blocks."""
     return (blocks[-1].first + len(blocks[-1].steps_R), blocks[-1].end) if blocks else (0, 0)
@@ -176,6 +199,10 @@ def _folder(path: Path) -> Path:
     return path.with_name(COLUMNS)
 
 
+def _name(start: int) -> str:
+    return f"{start:015d}.block"
+
+
 def _stored(path: Path) -> list[Path]:
     return sorted(_folder(path).glob("*.block"))
 
@@ -205,7 +232,7 @@ def _write(path: Path, block: Block) -> None:
     temporary = folder / f".tmp-{os.getpid()}-{block.start}"
     try:
         temporary.write_bytes(_MAGIC + zlib.crc32(content).to_bytes(8, "little") + content)
-        temporary.replace(folder / f"{block.start:015d}.block")
+        temporary.replace(folder / _name(block.start))
     finally:
         temporary.unlink(missing_ok=True)
 

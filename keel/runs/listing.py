@@ -17,8 +17,9 @@ from keel.runs.directory import CHECKPOINTS, COLUMNS, MANIFEST, METRICS, SAMPLES
 from keel.runs.environment import flatten
 from keel.runs.lock import holder
 
-_HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "accuracy", "reward", "eval/loss", "loss")  # the first two that are there
-_INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, "final", "adapter", "critic")  # many files or large ones, and no run among them
+# the first two that are there
+_HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "eval/reward", "accuracy", "reward", "eval/loss", "loss")
+INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, "final", "adapter", "critic")  # many files or large ones, and no run among them
 _NOT_COMPARED = ("time/", "mem/", "tokens_per_s")
 
 
@@ -55,7 +56,7 @@ def list_runs(root: Path) -> list[RunRow]:
 def _found(root: Path) -> Iterator[Path]:
     """Folders with a manifest. What a run keeps in folders of its own is not looked through."""
     for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if name not in _INSIDE]
+        inner[:] = [name for name in inner if name not in INSIDE]
         if MANIFEST in files:
             yield Path(folder)
 
@@ -68,7 +69,6 @@ def _row(path: Path) -> RunRow:
     last = _last_row(path)
     status = "finished" if summary is not None else "running" if holder(path) is not None else "stopped"
     numbers = numbers_of(summary, last)
-    headline = [(name, numbers[name]) for name in _HEADLINE if name in numbers][:2]
     starts: list[dict[str, Any]] = manifest.get("starts", [])
     return RunRow(
         path=path,
@@ -77,8 +77,13 @@ def _row(path: Path) -> RunRow:
         step=int(last.get("step", 0)),
         started=str(starts[0]["at"]) if starts else "",
         parent=str(manifest.get("parent") or ""),
-        numbers=dict(headline),
+        numbers=dict(headline(numbers)),
     )
+
+
+def headline(numbers: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The result in one or two numbers, with their names."""
+    return [(name, numbers[name]) for name in _HEADLINE if name in numbers][:2]
 
 
 def _last_row(path: Path) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
-from starlette.staticfiles import StaticFiles
 
 from keel.core.version import VERSION
 from keel.feedback.db import Store
+from keel.site.guard import Guard
+from keel.site.shared import static_files
 from keel.web import annotate, lineage, manage, pages, people
 from keel.web.board import Board
 from keel.web.errors import answer_errors
-from keel.web.guard import Guard
 from keel.web.kit import Kit
 from keel.web.settings import WebSettings
 
@@ -27,6 +27,6 @@ def make_app(store: Store, settings: WebSettings) -> FastAPI:
     answer_errors(app)
     for part in (annotate, people, manage, lineage, pages):  # what is asked most stands first: routes are tried in order
         app.include_router(part.router)
-    app.mount("/static", StaticFiles(directory=pages.HERE / "static"), "static")
+    app.mount("/static", static_files(pages.HERE), "static")
     app.add_middleware(Guard, settings=settings)
     return app

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import mimetypes
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from keel.core.errors import DataError
+from keel.site.languages import LANGUAGES, language_of, remember
+from keel.site.shared import HERE as COMMON
+from keel.site.shared import jinja
 from keel.web import members
 from keel.web.apidoc import operations
 from keel.web.kit import CallerDep, Kit, KitDep, MaybeDep, WebError, knock, off
-from keel.web.lang import COOKIE, LANGUAGES, catalogue, chosen, language_of
+from keel.web.lang import catalogue
 
 HERE = Path(__file__).parent
-mimetypes.add_type("text/javascript", ".js")  # some machines say text/plain, which nosniff forbids
-mimetypes.add_type("text/javascript", ".mjs")
 router = APIRouter(include_in_schema=False)
-_JINJA = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+_JINJA = jinja(HERE)
 
 
 def render(request: Request, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
@@ -30,8 +29,7 @@ def render(request: Request, template: str, status: int = 200, /, **values: Any)
     texts = catalogue(language)
     page = _JINJA.get_template(template).render(t=texts, lang=language, languages=LANGUAGES, path=request.url.path, **values)
     response = HTMLResponse(page, status)
-    if request.query_params.get("lang") and chosen(request):
-        response.set_cookie(COOKIE, language, 366 * 86400, samesite="lax", httponly=True)
+    remember(request, response, language)
     return response
 
 
@@ -104,7 +102,7 @@ async def api(request: Request) -> Response:
 
 @router.get("/favicon.ico")
 async def icon() -> Response:
-    return FileResponse(HERE / "static" / "site" / "icon.svg", media_type="image/svg+xml")
+    return FileResponse(COMMON / "static" / "site" / "icon.svg", media_type="image/svg+xml")
 
 
 @router.get("/media/{digest}")

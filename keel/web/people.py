@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from keel.feedback.db import Account
+from keel.site.languages import language_of
 from keel.web import members
 from keel.web.bodies import JoinIn, LoginIn
 from keel.web.kit import CallerDep, Kit, KitDep, MaybeDep, WebError, address, check_header, csrf_of, knock, off
-from keel.web.lang import language_of
 from keel.web.protocol import page_of
 
 router = APIRouter(tags=["people"])

@@ -11,27 +11,12 @@ from collections.abc import Callable
 import anyio.to_thread
 import uvicorn
 
-from keel.core.errors import ConfigError
 from keel.feedback.db import Store
 from keel.web.app import make_app
 from keel.web.cores import one_core
 from keel.web.settings import WebSettings
 
 READERS = 8  # threads for slow jobs: as many as the store keeps connections for; more would open and close one a call
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes one that is free. Raises ConfigError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((host, port))
-        made.listen(2048)
-    except (OSError, OverflowError) as error:
-        made.close()
-        raise ConfigError(f"--host {host} --port {port}: {error}", "choose another port; 0 takes one that is free") from None
-    return made
 
 
 def serve(store: Store, settings: WebSettings, listening: socket.socket) -> None:

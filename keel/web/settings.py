@@ -7,8 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keel.core.errors import ConfigError
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from keel.site.listening import address_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +57,4 @@ class WebSettings:
     @property
     def base(self) -> str:
         """What links begin with."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url.rstrip("/") or f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else host}:{self.port}"
+        return self.public_url.rstrip("/") or address_of(self.host, self.port)

@@ -32,7 +32,8 @@ _SERVER = """
 import sys
 from pathlib import Path
 from keel.feedback.db import Store
-from keel.web.server import listen, serve
+from keel.site.listening import listen
+from keel.web.server import serve
 from keel.web.settings import WebSettings
 listening = listen("127.0.0.1", 0)
 port = listening.getsockname()[1]

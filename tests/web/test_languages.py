@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import keel.web.pages
-from keel.web.lang import LANGUAGES, catalogue
+from keel.site.languages import LANGUAGES
+from keel.web.lang import catalogue
 
 HERE = Path(keel.web.pages.__file__).parent
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from web_tools import ADDRESS, FIRST, PASSWORD, PIXEL, with_picture
 
 from keel.feedback import schema
-from keel.web.guard import Guard
+from keel.site.guard import Guard
 from keel.web.settings import Limits, WebSettings
 
 PAGES = ("/login", "/annotate", "/api", "/manage", "/manage/shop", "/static/site/site.css", "/nothing", "/api/me", "/api/openapi.json")

@@ -15,7 +15,7 @@ from web_tools import PASSWORD, make_task
 from keel.core.errors import ConfigError
 from keel.feedback.db import Store
 from keel.feedback.rows import task_row
-from keel.web.server import listen
+from keel.site.listening import listen
 from keel.web.settings import WebSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,11 +11,12 @@ from typing import Any
 from keel.core.config import load
 from keel.feedback.db import Store
 from keel.feedback.sql import make_url
+from keel.site.listening import LOOPBACK, listen
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.annotate.tasks import Imported, choose_campaign, prepare
 from keel.web.media import Media
-from keel.web.server import listen, serve
-from keel.web.settings import LOOPBACK, WebSettings
+from keel.web.server import serve
+from keel.web.settings import WebSettings
 
 _DAY = 86400.0
 

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from keel.feedback.db import Store
-from keel.web.server import listen, serve
+from keel.site.listening import listen
+from keel.web.server import serve
 from keel.web.settings import WebSettings
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[3] / "keel" / "web" / "static" / "vendored"
+WEB = Path(__file__).parents[3] / "keel" / "web"
+FOLDER = Path(__file__).parents[3] / "keel" / "site" / "static" / "vendored"
 
 
 def test_every_file_is_listed_with_its_hash_and_licence() -> None:
@@ -30,6 +31,6 @@ def test_nothing_points_to_files_that_are_not_there() -> None:
 
 def test_the_page_asks_for_all_its_modules_at_once() -> None:
     """A module that is found only when another was read costs a round trip: all are named in the page."""
-    template = (FOLDER.parents[1] / "templates" / "annotate.html").read_text(encoding="utf-8")
-    modules = {path.name for path in (FOLDER.parent / "annotate").glob("*.js")} - {"worker.js"}
+    template = (WEB / "templates" / "annotate.html").read_text(encoding="utf-8")
+    modules = {path.name for path in (WEB / "static" / "annotate").glob("*.js")} - {"worker.js"}
     assert all(f'"/static/annotate/{name}"' in template for name in modules)

@@ -7,12 +7,12 @@ import ipaddress
 import json
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from keel.web.settings import LOOPBACK, WebSettings
+from keel.site.listening import LOOPBACK
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; font-src 'self'; "
@@ -32,7 +32,30 @@ _FRESH = (*_KEPT, (b"cache-control", b"no-store"))
 _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-def allowed_names(settings: WebSettings) -> frozenset[str]:
+class Bounds(Protocol):
+    """What a body may be: bytes, and seconds until it is there."""
+
+    @property
+    def body_bytes(self) -> int: ...
+
+    @property
+    def body_seconds(self) -> float: ...
+
+
+class Door(Protocol):
+    """How a server is reached. ``public_url``: by what address from outside; empty where there is none."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def public_url(self) -> str: ...
+
+    @property
+    def limits(self) -> Bounds: ...
+
+
+def allowed_names(settings: Door) -> frozenset[str]:
     """The host names that the server answers to. A page of a stranger that makes its own name point here (DNS rebinding) has another."""
     names = {*LOOPBACK, urlsplit(settings.public_url).hostname or ""} - {""}
     return frozenset(names if settings.host in LOOPBACK else names | {settings.host.lower(), socket.gethostname().lower()})
@@ -69,7 +92,7 @@ def is_allowed(header: str, names: frozenset[str], loopback: bool) -> bool:
 class Guard:
     """ASGI: refuses wrong hosts, foreign origins and large bodies; adds the headers of safety to every response."""
 
-    def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: Door) -> None:
         self.app, self.limits = app, settings.limits
         self._names, self._loopback = allowed_names(settings), settings.host in LOOPBACK
 
@@ -79,7 +102,9 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         safe = _safe(send, str(scope["path"]))
         if not is_allowed(headers.get("host", ""), self._names, self._loopback):
-            return await _refuse(safe, 421, "host", "this server is not known by that name", "use the address that keel annotate printed")
+            return await _refuse(
+                safe, 421, "host", "this server is not known by that name", "use the address that was printed at its start"
+            )
         if scope["method"] in _CHANGES:
             origin = headers.get("origin", "")
             if origin and place_of(origin) != headers.get("host", "").lower():
