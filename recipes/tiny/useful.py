@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keel.types import Prompt
 
-MATTER = frozenset("happy help thank send answer money order parcel".split())
+MATTER = frozenset(["happy", "help", "thank", "send", "answer", "money", "order", "parcel"])
 ENOUGH = 10  # words
 
 
