@@ -155,7 +155,7 @@ def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:
 def as_override(key: str, value: Any) -> str:
     """``key=value`` of a value that JSON can hold, in one line that `parse_yaml` reads back as it was, however long it is. Text goes in
     ASCII: raw, YAML takes some characters for ends of lines."""
-    return f"{key}={json.dumps(value, default=str)}"
+    return f"{key}={json.dumps(value, default=str)}".replace("\x7f", "\\u007f")
 
 
 def value_text(value: Any) -> str:

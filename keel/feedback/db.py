@@ -43,7 +43,7 @@ __all__ = ["Account", "Campaign", "ConflictError", "Item", "NoLeaseError", "Rece
 
 T = TypeVar("T")
 _CACHED = 5000  # tasks kept in memory: they never change
-_PART = 50  # rows a transaction of an import writes, so that votes get in between
+_PART = 200  # rows a transaction of an import writes, so that votes get in between
 
 
 @dataclass(frozen=True, slots=True)

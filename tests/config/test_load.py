@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, model_validator
 
-from keel.core.config import Section, dump, load, parse_yaml
+from keel.core.config import Section, as_override, dump, load, parse_yaml
 from keel.core.errors import ConfigError
 
 
@@ -313,3 +314,32 @@ def test_a_section_among_other_types_tells_its_own_problem() -> None:
     with pytest.raises(ConfigError, match="place: expected"):
         load(Either, None, ["place=[1]"])
     assert load(Either, None, ["place={kind: b, needs: x}"]).place == Checked(kind="b", needs="x")
+
+
+ODD = "\x00\x7f\x85\u2028\ufeff\U0001f642\ud7ffé\n\t\"'\\#{}[],:&*!|>%@` <-1eE.~"
+
+
+def _anything(draw: random.Random, depth: int) -> object:
+    text = "".join(draw.choice(ODD) for _ in range(draw.randint(0, 60)))
+    kind = draw.randint(0, 6 if depth else 4)
+    if kind < 5:
+        return (
+            text,
+            draw.choice(["no", "null", "1e5", "~", "<<", "2026-01-01"]),
+            draw.randint(-(10**20), 10**20),
+            draw.random() ** 40,
+            None,
+        )[kind]
+    inner = [_anything(draw, depth - 1) for _ in range(draw.randint(0, 4))]
+    return inner if kind == 5 else {f"{i}{text[:20]}": x for i, x in enumerate(inner)}
+
+
+def test_values_of_programs_arrive_as_they_are() -> None:
+    """In one line, however long, with whatever characters: those beyond 16 bits, ends of lines, quotes, words that YAML knows."""
+    draw = random.Random(0)
+    for _ in range(300):
+        value = _anything(draw, 3)
+        key, _, text = as_override("a.b", value).partition("=")
+        assert key == "a.b"
+        assert text.isprintable()
+        assert parse_yaml(text) == value
