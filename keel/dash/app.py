@@ -263,6 +263,8 @@ def make_app(settings: DashSettings) -> Starlette:
         *(Route(f"/api/{name}", _json(work)) for name, work in calls),
         Mount("/static", static_files(HERE), name="static"),
     ]
+    for name in ("runs.html", "view.html"):
+        _JINJA.get_template(name)  # compiled before the first page is asked for
     stopping = threading.Event()
     folder = Folder(settings.root)
 

@@ -14,9 +14,9 @@ from typing import Any
 from keel.core.errors import RunError
 from keel.core.hashing import stable_hash
 from keel.dash.events import Events
-from keel.dash.metrics import Metrics
+from keel.dash.metrics import PREVIEW, Metrics
 from keel.dash.samples import Samples
-from keel.runs import logs
+from keel.runs import columns, logs
 from keel.runs.directory import ABANDONED, EVENTS, MANIFEST, METRICS, OBSERVATIONAL, SAMPLES, SUMMARY, read_manifest, read_summary
 from keel.runs.environment import flatten
 from keel.runs.listing import INSIDE, headline, numbers_of
@@ -24,7 +24,8 @@ from keel.runs.lock import holder
 
 FRESH = 1.0  # seconds for which the list of folders is believed
 HELD = 160 << 20  # bytes of columns that are held, of all runs together; those not asked for longest go first
-AT_ONCE = 0.2  # seconds that a page waits for a long file; then it gets a preview, and the rest comes
+AT_ONCE = 0.2  # seconds that a page waits for long files; then it gets previews, and the rest comes
+MANY, SMALL = 8, 1 << 18  # runs together of which no file without columns above so many bytes is read at once
 
 
 class Run:
@@ -35,24 +36,32 @@ class Run:
         self.metrics, self.abandoned = Metrics(path / METRICS), Metrics(path / ABANDONED)
         self.events, self.samples = Events(path / EVENTS), Samples(path / SAMPLES / "training.jsonl")
         self.preview: Metrics | None = None
+        self._whole = False  # was everything read when the file was last looked at?
         self.lock, self._events_lock, self._samples_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._row: tuple[object, dict[str, Any]] = (None, {})
 
-    def read(self) -> tuple[Metrics, float]:
+    def read(self, together: int = 1) -> tuple[Metrics, float]:
         """The metrics as far as they can be had now, and how much of the file they stand for; 1 is all. A long file that is not read yet
-        gives a preview."""
-        if self.lock.acquire(timeout=AT_ONCE):
+        gives a preview. ``together``: so many runs are asked for at a time, and share the time."""
+        if not self._later(together) and self.lock.acquire(timeout=AT_ONCE / together):
             try:
-                whole = self.metrics.advance(AT_ONCE)
+                self._whole = self.metrics.advance(AT_ONCE / together)
                 self.abandoned.advance()
             finally:
                 self.lock.release()
-            if whole:
+            if self._whole:
                 self.preview = None
                 return self.metrics, 1.0
         if self.preview is None:
-            self.preview = Metrics.preview(self.path / METRICS)
+            self.preview = Metrics.preview(self.path / METRICS, max(40, PREVIEW // together))
         return self.preview, min(0.999, self.metrics.share)
+
+    def _later(self, together: int) -> bool:
+        """Is the file left to the reader in the background: already, or because many are asked for and this one takes its time?"""
+        if self.preview is not None:
+            return not self._whole
+        path = self.path / METRICS
+        return together > MANY and self.metrics.cursor == 0 and _stamp(path)[1] > SMALL and not columns.has_block(path, 0)
 
     @property
     def cursor(self) -> str:
@@ -62,7 +71,8 @@ class Run:
     def read_on(self) -> bool:
         """A piece of what is left; true when there is nothing more."""
         with self.lock:
-            return self.metrics.advance(0.1)
+            self._whole = self.metrics.advance(0.1)
+            return self._whole
 
     def look(self) -> Events:
         with self._events_lock:
@@ -71,6 +81,10 @@ class Run:
     def answers(self) -> Samples:
         with self._samples_lock:
             return self.samples.refresh()
+
+    def forget(self) -> None:
+        """Let the columns go; they are read again when somebody asks."""
+        self.metrics, self.preview, self._whole = Metrics(self.path / METRICS), None, False
 
     def row(self) -> dict[str, Any]:
         """The run in the list."""
@@ -183,7 +197,7 @@ class Folder:
                 return
             run = self._runs.get(name)
             if run is not None and held.get(name, 0) > 1 << 20:
-                run.metrics, run.preview = Metrics(run.path / METRICS), None
+                run.forget()
             held.pop(name, None)
             del self._asked[name]
 

@@ -103,7 +103,7 @@ class Metrics:
     @property
     def share(self) -> float:
         """How much of the file is read, 0 to 1."""
-        return 1.0 if self._tail.behind == 0 else self._tail.cursor / max(1, self._tail.size)
+        return self._tail.cursor / max(1, self._tail.size) if self._tail.behind or not self._tail.size else 1.0
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ class Limits:
     body_bytes: int = 1000
     body_seconds: float = 5.0
     streams: int = 64  # pages that are kept up to date at a time
-    runs: int = 24  # in one view
+    runs: int = 60  # in one view
     charts: int = 30  # in one call
 
 

@@ -23,7 +23,7 @@ MOST_EVENTS = 600
 
 def overview(runs: Sequence[Run]) -> dict[str, Any]:
     """What a view of these runs has: rows, pictures, all metrics, first and last step."""
-    read = {run.name: run.read() for run in runs}
+    read = {run.name: run.read(len(runs)) for run in runs}
     names = list(dict.fromkeys(n for metrics, _ in read.values() for n in metrics.names))
     shown, fans, rest = charts.chosen(names, len(runs) > 1)
     ends = bins.window([m.steps.values for m, _ in read.values()] + [run.abandoned.steps.values for run in runs])  # type: ignore[misc]
@@ -40,7 +40,7 @@ def overview(runs: Sequence[Run]) -> dict[str, Any]:
 
 def curves(runs: Sequence[Run], asked: Sequence[Any], low: float | None, high: float | None, pixels: int, pool: bool) -> dict[str, Any]:
     """Pictures for the metrics named in ``asked`` (a list of names, or the key of a distribution), between two steps."""
-    read = {run.name: run.read() for run in runs}
+    read = {run.name: run.read(len(runs)) for run in runs}
     made = [_picture(runs, read, one, low, high, pixels, pool) for one in asked]
     return {"charts": made, "read": {name: round(share, 3) for name, (_, share) in read.items()}}
 

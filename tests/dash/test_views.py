@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from dash_tools import answer, make_run, steps, tell
 
+from keel.dash import views
 from keel.dash.folder import Folder, group_of
 from keel.runs.lock import Lock
 from keel.runs.rollouts import KeptRollout, Rollouts
@@ -141,6 +142,14 @@ def test_samples_over_time_and_the_worst(root: Path, client: Client) -> None:
     assert (len(bad["answers"][1]["text"]), bad["answers"][1]["text_length"]) == (20_000, 30_000)
 
 
+def test_failed_answers_are_the_worst_wherever_they_stand(root: Path, client: Client) -> None:
+    run = make_run(root / "r", steps(1))
+    rewards = [0.5, None, 0.1, "NaN", 0.9, None, -3.0, 0.2]
+    answer(run, *({"step": i, "prompt": f"p{i % 3}", "text": "t", "reward": reward} for i, reward in enumerate(rewards)))
+    (found,) = _get(client(), "/api/worst", r="r")["runs"]
+    assert [a["step"] for a in found["answers"]] == [5, 3, 1, 6, 2, 7, 0, 4]  # the latest of equal ones first
+
+
 def test_search_finds_runs_settings_metrics_and_samples(root: Path, client: Client) -> None:
     run = make_run(root / "first", steps(1, entropy=1.0), lr=0.25)
     answer(run, {"step": 1, "prompt": "Say Rain", "text": "das REGNET 下雨", "reward": 1.0})
@@ -199,3 +208,23 @@ def test_only_so_much_is_held_in_memory(root: Path, monkeypatch: Any) -> None:
             pass
     held = [run.metrics.nbytes for run in folder.runs()]
     assert sum(size > 1 << 19 for size in held) <= 2
+
+
+def test_many_long_runs_come_as_previews_and_are_read_in_the_background(root: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("keel.dash.folder.MANY", 1)
+    monkeypatch.setattr("keel.dash.folder.SMALL", 1000)
+    for name in "ab":
+        make_run(root / name, steps(3000))
+    folder = Folder(root)
+    runs = [run for name in "ab" if (run := folder.get(name)) is not None]
+    shown = views.overview(runs)
+    assert all(row["read"] < 1 for row in shown["runs"])
+    assert shown["high"] == 3000
+    assert list(folder.unread()) == runs
+    for run in runs:
+        while not run.read_on():
+            pass
+        run.preview = None
+    assert list(folder.unread()) == []
+    assert all(row["read"] == 1 for row in views.overview(runs)["runs"])
+    assert len(runs[0].metrics) == 3000
