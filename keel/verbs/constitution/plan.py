@@ -11,8 +11,9 @@ from keel.critique.config import RULES
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.judges.ask import Judge, Question
+from keel.judges.budget import most_tokens
 from keel.judges.build import read_judges
-from keel.judges.config import EndpointConfig
+from keel.judges.config import AskedConfig, EndpointConfig
 from keel.rewards.constitution.config import Constitution, JudgeScorer
 from keel.types import Candidate, Prompt
 from keel.verbs.constitution.answers import Answered, from_data
@@ -37,11 +38,12 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
     judge = _endpoint_judge(recipe, found)
     revised = first_answers(answers, recipe.revise.answers)
     rounds = recipe.revise.rounds
-    longer = "x" * max(len(blank), recipe.revise.max_tokens * _CHARACTERS_A_TOKEN)
+    critique, revision = ("x" * (_longest(recipe, name) * _CHARACTERS_A_TOKEN) for name in (recipe.revise.critic, recipe.revise.reviser))
+    drafts = [(p, max(c.text, revision, key=lambda t: most_tokens([t], 0))) for p, c in revised]  # an answer on its way is the first one or a revision
     calls: dict[str, tuple[int, float | None]] = {}
     times = rounds * recipe.revise.revisions
     asked = [(q, 1) for p, c in answers for q in _questions(found, p, c.text)]
-    asked += [(q, times) for p, _ in revised for q in _questions(found, p, longer)]
+    asked += [(q, times) for p, _ in revised for q in _questions(found, p, revision)]
     samples = recipe.constitution.samples
     if asked:
         each = [None if judge is None else judge.price([q]) for q, _ in asked]  # one by one: calls that look alike now will not be alike
@@ -52,20 +54,19 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
         ("revision", recipe.revise.reviser, recipe.revise.revisions),
     )
     for kind, name, n in writing:
-        one = [_ask(kind, found, p, longer) for p, _ in revised]
+        one = [_ask(kind, found, p, text, critique) for p, text in drafts]
         if one:
             price = _price(recipe, found, kind, name, one)
             calls[f"{kind}s by {name or 'model'}"] = (len(one) * rounds * n, None if price is None else price * rounds * n)
     if recipe.measure.answers:
-        known = [(p, x) for p, _ in answers[: recipe.measure.answers] for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)]
-        price = _price(recipe, found, "critique", recipe.measure.critic, [Ask("critique", p, blank, x) for p, x in known])
-        calls[f"critiques by {recipe.measure.critic or 'model'}, measured"] = (len(known), price)
+        calls[f"critiques by {recipe.measure.critic or 'model'}, measured"] = _measured(recipe, found, answers)
     return {
         "prompts": len(prompts),
         "answers": len(answers),
         "revised": len(revised),
         "calls": {name: {"calls": n, "price": price} for name, (n, price) in calls.items()},
         "price": _sum([price for _, price in calls.values()]),
+        "idle": found.idle(prompts),
     }
 
 
@@ -73,6 +74,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The same for people."""
     lines = [f"{plan['prompts']} prompts, {plan['answers']} answers, {plan['revised']} of them revised"]
     lines += [f"{name}: at most {c['calls']} calls, price at most {money(c['price'])}" for name, c in plan["calls"].items()]
+    if plan["idle"]:
+        lines.append(f"principles that apply to no prompt, by its domain or language: {', '.join(plan['idle'])}")
     return [*lines, f"price at most {money(plan['price'])} in all; rules, verifiers and models of this machine cost nothing"]
 
 
@@ -92,10 +95,31 @@ def _questions(found: Constitution, prompt: Prompt, text: str) -> list[Question]
     return [Question(shown, (Candidate("answer", text),), "rubric", p.text) for p in asked] if shown is not None else []
 
 
-def _ask(kind: Writing, found: Constitution, prompt: Prompt, text: str) -> Ask:
+def _ask(kind: Writing, found: Constitution, prompt: Prompt, text: str, critique: str) -> Ask:
     """The longest call for this prompt."""
     longest = max(found.of(prompt) or found.principles, key=lambda p: len(p.text + p.critique + p.revision))
-    return Ask(kind, found.shown(prompt) or prompt, text, longest, text if kind == "revision" else "")
+    return Ask(kind, found.shown(prompt) or prompt, text, longest, critique if kind == "revision" else "")
+
+
+def _longest(recipe: ConstitutionRecipe, name: str) -> int:
+    """Tokens of the longest text that this critic or reviser writes."""
+    if name == RULES:
+        return recipe.revise.max_tokens
+    config = read_judges(recipe.constitution.judges).named(name) if name else None
+    return config.max_tokens if isinstance(config, AskedConfig) else recipe.revise.max_tokens
+
+
+def _measured(recipe: ConstitutionRecipe, found: Constitution, answers: Answered) -> tuple[int, float | None]:
+    """Calls and price at most of the critic that is measured. Which answers are drawn hangs on their texts: those that cost most count."""
+    n, name = recipe.measure.answers, recipe.measure.critic
+    each = [
+        [Ask("critique", found.shown(p) or p, c.text, x) for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)] for p, c in answers
+    ]
+    prices = [_price(recipe, found, "critique", name, asks) for asks in each]
+    calls = sum(sorted((len(asks) for asks in each), reverse=True)[:n])
+    if any(p is None for p in prices):
+        return calls, None
+    return calls, _sum(sorted((p for p in prices if p is not None), reverse=True)[:n])
 
 
 def _endpoint_judge(recipe: ConstitutionRecipe, found: Constitution) -> Judge | None:
