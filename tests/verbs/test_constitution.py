@@ -107,6 +107,17 @@ def test_the_price_holds_for_answers_longer_than_a_model_would_write(served: Ser
     assert plan["idle"] == []
 
 
+def test_a_panel_that_loads_a_model_still_tells_what_its_servers_cost(served: Server, tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, served.url)
+    alone = plan_constitution(load(ConstitutionRecipe, path))["calls"]["judge far"]
+    file = tmp_path / "judges.yaml"
+    judges = json.loads(file.read_text(encoding="utf-8"))
+    judges["judges"] |= {"here": {"type": "local", "model": "nowhere"}, "both": {"type": "panel", "members": ["far", "here"]}}
+    file.write_text(json.dumps(judges), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('"judge": "far", "override": "far"', '"judge": "both", "override": "both"'))
+    assert plan_constitution(load(ConstitutionRecipe, path))["calls"]["judge both"] == alone
+
+
 def test_the_longest_revision_is_that_of_whoever_writes_it(served: Server, tmp_path: Path) -> None:
     """A server writes up to its own max_tokens, not up to ``revise.max_tokens``: the next round's critic reads that."""
 

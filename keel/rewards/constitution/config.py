@@ -86,7 +86,9 @@ class Principle(Section):
     weight: float = Field(default=1.0, ge=0, description="Exponent or factor; 0 = as if it were not there.")
     band: str = Field(default="", description="Its priority band, one of `bands`; empty = the lowest.")
     aspect: Literal["content", "style", "compliance"] = Field(default="content", description="What a critique of it looks at.")
-    domains: list[str] = Field(default=[], description="Only for prompts of these domains (the column `domain_column`: one or a list, in any case); empty = all.")
+    domains: list[str] = Field(
+        default=[], description="Only for prompts of these domains (the column `domain_column`: one or a list, in any case); empty = all."
+    )
     languages: list[str] = Field(default=[], description="Only for prompts in these languages (en, zh ...; zh holds zh-CN); empty = all.")
     least: float = Field(default=0.5, gt=0, le=1, description="Below this p the principle is broken.")
     scorer: Scorer = Field(default=JudgeScorer(), description="Who says how well it is kept: rule, verifier or judge.")
