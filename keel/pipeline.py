@@ -225,7 +225,7 @@ def _run_once(recipe: PipelineRecipe, root: Path) -> dict[str, Any]:
 def _show_prices(recipe: PipelineRecipe) -> None:
     """What the stages that call somebody will pay at most. Of one whose data a stage before it makes nothing is known yet."""
     for name, stage in recipe.stages.items():
-        if recipe.stages.VERBS[name] != "constitution":
+        if recipe.stages.VERBS[name] not in ("constitution", "improve"):
             continue
         print(f"# {name}:")
         if any(path.startswith("@") for path in stage.data.paths):  # type: ignore[attr-defined]

@@ -12,9 +12,12 @@ from keel.judges.ask import Question
 from keel.judges.config import EndpointConfig
 from keel.judges.endpoint import EndpointJudge, Ready
 from keel.judges.journal import key_of
+from keel.judges.parse import UnreadableError
 from keel.judges.templates import Written
 from keel.rewards.constitution.config import Principle
 from keel.types import Candidate
+
+_CUT = frozenset({"length", "content_filter"})  # the server's reasons for a reply without its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class _Caller(EndpointJudge):
 
     def _read(self, ready: Ready, reply: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(ready.question, _Asked)
+        if (finish := reply.get("finish", "")) in _CUT:  # half an answer reads like a whole one
+            raise UnreadableError(f"reply: it has no end ({finish}; max_tokens is {self.config.max_tokens})")
         check(ready.question.writing, reply["text"], ready.question.shown.mark)
         return {"scores": {}}
 

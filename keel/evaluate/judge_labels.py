@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keel.core.errors import DataError
 from keel.core.hashing import stable_hash
 from keel.evaluate.judge_measures import majority
 from keel.judges.ask import Question
-from keel.types import Candidate, Comparison, Pair, Prompt
+from keel.judges.templates import holds_image
+from keel.types import Candidate, Comparison, Message, Pair, Prompt
 from keel.types.identity import answer_key
 
 log = logging.getLogger("keel")
@@ -79,10 +80,18 @@ def reference_of(prompt: Prompt, column: str) -> str:
 
 
 def _candidates(pair: Pair) -> tuple[Candidate, Candidate]:
-    """Named by their texts alone: what one row chooses and another rejects is the same answer."""
-    chosen, rejected = ("\n\n".join(m.text for m in turns if m.role == "assistant") for turns in (pair.chosen, pair.rejected))
-    names = [f"{stable_hash(text):016x}" for text in (chosen, rejected)]
-    return Candidate(names[0], chosen), Candidate(names[1] + ("-2" if chosen == rejected else ""), rejected)
+    """Named by their content alone: what one row chooses and another rejects is the same answer."""
+    chosen, rejected = (_candidate(turns) for turns in (pair.chosen, pair.rejected))
+    same = chosen.candidate_id == rejected.candidate_id
+    return chosen, replace(rejected, candidate_id=rejected.candidate_id + "-2") if same else rejected
+
+
+def _candidate(turns: tuple[Message, ...]) -> Candidate:
+    """An answer by its content; with its turns where it holds an image, of which its text says nothing."""
+    text = "\n\n".join(m.text for m in turns if m.role == "assistant")
+    if holds_image(turns):
+        return Candidate(f"{stable_hash(text, answer_key(turns)):016x}", text, turns=turns)
+    return Candidate(f"{stable_hash(text):016x}", text)
 
 
 def _key(candidate: Candidate) -> str:

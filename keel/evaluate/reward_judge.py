@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from keel.judges.ask import OVERALL, Question, Said, digest, failed
 from keel.judges.config import RewardModelConfig
+from keel.judges.templates import holds_image
 from keel.rewards.score import Score
 from keel.rewards.text import TextScorer
 
@@ -33,9 +34,11 @@ class RewardModelJudge:
         return 0.0
 
     def ask(self, questions: Sequence[Question]) -> list[Said]:
-        items = [(q.prompt, a.text) for q in questions for a in q.answers]
+        shown = [q for q in questions if not any(holds_image(a.turns) for a in q.answers)]
+        items = [(q.prompt, a.text) for q in shown for a in q.answers]
         scores = iter(self.scorer.judge(items)) if items else iter(())
-        return [self._said(q, [next(scores) for _ in q.answers]) for q in questions]
+        said = {id(q): self._said(q, [next(scores) for _ in q.answers]) for q in shown}
+        return [said.get(id(q)) or failed("images: an answer holds some, and its text alone is no answer") for q in questions]
 
     def _said(self, question: Question, scores: Sequence[Score]) -> Said:
         lost = next((s for s in scores if not math.isfinite(s)), None)

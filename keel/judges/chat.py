@@ -20,19 +20,21 @@ class CallError(Exception):
 
 
 def reply_of(response: Any) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """Text, log-probabilities of the first token, and tokens of a chat completion. Raises CallError for another shape: it was paid."""
+    """Text, log-probabilities of the first token, how it ended, and tokens of a chat completion. Raises CallError for another shape: it was paid."""
     try:
         found = response.json()
         choice = found["choices"][0]
         text = choice["message"]["content"]
         first = (((choice.get("logprobs") or {}).get("content")) or [None])[0]
         top = None if first is None else _top(first)
+        finish = str(choice.get("finish_reason") or "")
         usage = found.get("usage") or {}
         tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise CallError(f"call: the reply is not of the chat protocol: {type(error).__name__} {error}", paid=True) from None
     counted = all(isinstance(t, int) and not isinstance(t, bool) and 0 <= t < _MOST_COUNTED for t in tokens)
-    return {"text": text if isinstance(text, str) else "", "top": top}, cast("tuple[int, int]", tokens) if counted else None
+    reply = {"text": text if isinstance(text, str) else "", "top": top, "finish": finish}
+    return reply, cast("tuple[int, int]", tokens) if counted else None
 
 
 def _top(first: dict[str, Any]) -> dict[str, float]:

@@ -51,7 +51,8 @@ class Call:
 
 
 class Journal:
-    """A journal; any thread may call. The file is made by the first paid call: asking for a price leaves nothing behind.
+    """A journal; any thread may call. The file is made by the first paid call: asking for a price leaves nothing behind. What another
+    process paid after this object was made counts here too, also where the file did not exist then.
 
     Raises RunError whenever the file cannot be used.
     """
@@ -88,8 +89,16 @@ class Journal:
             self._db = db
         return self._db
 
+    def _there(self) -> sqlite3.Connection | None:
+        """The file, as soon as anybody has made it."""
+        return self._open() if self._db is not None or self.path.exists() else None
+
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        return self._do(lambda: [] if self._db is None else self._db.execute(query, values).fetchall())
+        def found() -> list[Any]:
+            db = self._there()
+            return [] if db is None else db.execute(query, values).fetchall()
+
+        return self._do(found)
 
     def get(self, key: str) -> Call | None:
         """The newest answer that was paid for under this key."""
@@ -108,8 +117,8 @@ class Journal:
         """The cost of all calls in the file, whoever made them; unknown ones at their highest, where that is known."""
 
         def add_new() -> float:
-            if self._db is not None:
-                rows = self._db.execute("SELECT number, coalesce(cost, most, 0) FROM calls WHERE number > ?", (self._summed,)).fetchall()
+            if (db := self._there()) is not None:
+                rows = db.execute("SELECT number, coalesce(cost, most, 0) FROM calls WHERE number > ?", (self._summed,)).fetchall()
                 self._summed = max((number for number, _ in rows), default=self._summed)
                 self._sum += sum(cost for _, cost in rows)
             return self._sum

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from keel.core.config import Section, dump, load
 from keel.core.errors import ConfigError, DataError
 from keel.judges.ask import Kind, Question, digest
-from keel.types import ImagePart
+from keel.types import ImagePart, Message
 
 Mode = Literal["label", "json"]
 _FILL = re.compile(r"\{(prompt|answers|reference|criterion|reply|labels|scale)\}")
@@ -130,8 +130,11 @@ def write(template: Template, question: Question, mode: Mode, controls: Sequence
     if not reply:
         raise ConfigError(f"a {template.kind} template without reply_label has no reply of one label", "take mode: json")
     prompt = question.prompt
-    if any(not isinstance(m.content, str) and any(isinstance(p, ImagePart) for p in m.content) for m in prompt.messages):
-        raise DataError(f"prompt {prompt.prompt_id} ({prompt.source_id}) holds images, and judges read text alone", "leave such rows out")
+    if holds_image(prompt.messages) or any(holds_image(a.turns) for a in question.answers):
+        what = (
+            f"prompt {prompt.prompt_id} ({prompt.source_id})" if holds_image(prompt.messages) else f"an answer to prompt {prompt.prompt_id}"
+        )
+        raise DataError(f"{what} holds images, and judges read text alone", "leave such rows out")
     asked = prompt.text if prompt.text is not None else "\n\n".join(f"{m.role}: {m.text}" for m in prompt.messages)
     texts = [broken(text, controls) for text in (asked, *question.shown, question.reference)]
     mark, labels, words = mark_of(texts), template.labels(len(question.answers)), template.words
@@ -153,6 +156,11 @@ def write(template: Template, question: Question, mode: Mode, controls: Sequence
     return Written(
         tuple((role, _fill(text, filled).strip()) for role, text in (("system", template.system), ("user", template.user))), labels
     )
+
+
+def holds_image(turns: Sequence[Message]) -> bool:
+    """Does any of the turns hold an image?"""
+    return any(isinstance(p, ImagePart) for m in turns if not isinstance(m.content, str) for p in m.content)
 
 
 def broken(text: str, controls: Sequence[str] = ()) -> str:

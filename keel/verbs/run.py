@@ -11,11 +11,14 @@ from keel.core.config import load, read_recipe
 from keel.core.errors import ConfigError
 from keel.verbs.collect.recipe import CollectRecipe
 from keel.verbs.collect.run import run_collect
-from keel.verbs.constitution.plan import plan_constitution, plan_lines
+from keel.verbs.constitution.plan import plan_constitution
+from keel.verbs.constitution.plan import plan_lines as constitution_lines
 from keel.verbs.constitution.recipe import ConstitutionRecipe
 from keel.verbs.constitution.run import run_constitution
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.evaluate.run import run_eval
+from keel.verbs.improve.plan import plan_improve
+from keel.verbs.improve.plan import plan_lines as improve_lines
 from keel.verbs.improve.recipe import ImproveRecipe
 from keel.verbs.improve.run import run_improve
 from keel.verbs.offline.build import build as build_offline
@@ -84,8 +87,13 @@ def run_verb(verb: str, recipe_path: Path, overrides: Sequence[str], *, dry_run:
 
 def show_price(recipe: object) -> dict[str, Any]:
     """Print what a stage will pay at most, before its first call; {} for one that pays nobody."""
-    if not isinstance(recipe, ConstitutionRecipe):
+    if isinstance(recipe, ConstitutionRecipe):
+        plan = plan_constitution(recipe)
+        lines = constitution_lines(plan)
+    elif isinstance(recipe, ImproveRecipe):
+        plan = plan_improve(recipe)
+        lines = improve_lines(plan)
+    else:
         return {}
-    plan = plan_constitution(recipe)
-    print("\n".join(f"# {line}" for line in plan_lines(plan)))
+    print("\n".join(f"# {line}" for line in lines))
     return {"plan": plan}

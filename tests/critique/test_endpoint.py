@@ -64,6 +64,21 @@ def test_what_is_no_critique_is_never_kept(server: Server, tmp_path: Path, reply
     assert critique_of(found.text).violates
 
 
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_half_a_revision_is_none(server: Server, tmp_path: Path, finish: str) -> None:
+    def cut(body: object) -> tuple[int, dict[str, str], object]:
+        reply = completion("a green tent with")
+        reply["choices"][0]["finish_reason"] = finish
+        return 200, {}, reply
+
+    server.reply = cut
+    (lost,) = writer(server, tmp_path).write([ask("revision")])
+    assert lost.error.startswith(f"reply: it has no end ({finish}; max_tokens is 50")
+    assert lost.cost == pytest.approx(1.01)  # paid all the same
+    server.reply = Knowing()
+    assert writer(server, tmp_path).write([ask("revision")])[0].text == "a green tent"
+
+
 def test_a_budget_ends_it(server: Server, tmp_path: Path) -> None:
     server.reply = Knowing()
     found = writer(server, tmp_path, budget=2.0, concurrency=1).write([ask(answer=f"a red tent {i}") for i in range(5)])

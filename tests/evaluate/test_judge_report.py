@@ -17,14 +17,17 @@ from keel.evaluate import judge_batteries
 from keel.evaluate.judge_labels import Labelled, labelled
 from keel.evaluate.judge_measures import JudgedPair, Measuring, calibration, kappa, majority, measure, price
 from keel.evaluate.judge_report import JudgeReportConfig, headline, judge_report
+from keel.evaluate.reward_judge import RewardModelJudge
 from keel.evaluate.statistics import cluster_totals
 from keel.feedback.agreement import cohen_kappa
 from keel.judges.ask import SIDES, Question, Said, failed
-from keel.judges.config import ScriptedConfig
+from keel.judges.config import RewardModelConfig, ScriptedConfig
 from keel.judges.gate import GateConfig, admit, decide, read_report
 from keel.judges.orders import Verdict, combine, verdicts
 from keel.judges.scripted import ScriptedJudge
-from keel.types import Candidate, Comparison, Message, Pair, Prompt
+from keel.judges.templates import load_template, write
+from keel.rewards.score import Score
+from keel.types import Candidate, Comparison, ImagePart, Message, Pair, Prompt, TextPart
 
 BIASED = {"position": 0.8, "length": 0.4, "own": 0.7, "noise": 1.0, "tie": 0.3, "family": "f", "fails": 0.03, "price": 0.01}
 SOFT = {"hard": False, "quality": 3.0}
@@ -318,6 +321,42 @@ def test_labels_of_people():
         labelled(rows, "f", "none")
     with pytest.raises(DataError, match="no labelled pairs"):
         labelled([prompt], "f")
+
+
+def test_answers_that_differ_in_images_are_two_and_no_judge_drops_the_images():
+    """Of a pair of pictures with the same words a judge of texts has nothing to say: it is told, and no tie."""
+
+    def drawn(name: str) -> tuple[Message, ...]:
+        return (Message("assistant", (TextPart("Here."), ImagePart(f"{name}.png"))),)
+
+    asked = Prompt("p", (Message("user", "Draw it."),))
+    found = labelled([Pair("1", asked, drawn("a"), drawn("b")), Pair("2", asked, drawn("b"), drawn("a"))], "f")
+    assert len(found) == 1  # the same two answers
+    assert len({c.candidate_id for c in found[0].question.answers}) == 2
+    assert all(c.turns for c in found[0].question.answers)
+    with pytest.raises(DataError, match="an answer to prompt p holds images, and judges read text alone"):
+        write(load_template("pairwise_en"), found[0].question, "label")
+    scorer = Scores()
+    reward = RewardModelJudge("r", RewardModelConfig(path="x"), scorer, "w")
+    (said,) = reward.ask([found[0].question])
+    assert said.error.startswith("images: ")
+    (plain,) = labelled([Pair("3", asked, (Message("assistant", "a"),), (Message("assistant", "b"),))], "f")
+    assert not any(c.turns for c in plain.question.answers)
+    lost, kept = reward.ask([found[0].question, plain.question])
+    assert lost.error
+    assert kept.probabilities is not None
+    assert scorer.seen == [c.text for c in plain.question.answers]
+
+
+class Scores:
+    """A reward model that counts letters."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def judge(self, items: Any) -> list[Score]:
+        self.seen += [text for _, text in items]
+        return [Score(float(len(text))) for _, text in items]
 
 
 def test_labels_of_pairs_do_not_put_the_better_one_first():

@@ -74,6 +74,17 @@ def test_two_jobs_share_the_budget_of_one_journal(server: Server, tmp_path: Path
     assert made == [True] * 10 + [False] * 10
 
 
+def test_a_job_that_began_before_there_was_a_journal_sees_what_others_pay(server: Server, tmp_path: Path):
+    """Neither has written yet when both begin; one spends everything."""
+    one, two = (judge(server, tmp_path, budget=2 * 0.00103, concurrency=1) for _ in range(2))
+    assert all(said.made for said in one.ask([question(prompt=str(k)) for k in range(2)]))
+    assert two.journal.spent() == pytest.approx(2 * 0.00103)
+    assert two.journal.counts()["answers"] == 2
+    assert two.ask([question(prompt="0")])[0].cost == 0.0  # it was paid
+    assert two.ask([question(prompt="2")])[0].error.startswith("budget:")
+    assert len(server.bodies) == 2
+
+
 def test_a_reply_without_counted_tokens_spends_the_budget_at_its_highest(server: Server, tmp_path: Path):
     """Its cost is unknown, and a budget that took unknown for nothing would have no end."""
     server.reply = lambda body: (200, {}, completion("A", {"A": 0.0}, usage=None))

@@ -155,6 +155,36 @@ def test_rules_and_verifiers_by_hand(tmp_path: Path) -> None:
     assert scorer.known(scorer.constitution.named("short"))
 
 
+def test_a_principle_of_a_domain_or_a_language_is_found_however_the_column_writes_it() -> None:
+    found = Constitution.model_validate(
+        {
+            "principles": [
+                {"name": "dose", "text": "No dose.", "domains": ["medical"]},
+                {"name": "polite", "text": "Polite.", "languages": ["zh"]},
+                {"name": "all", "text": "True."},
+            ]
+        }
+    )
+
+    def applying(**meta: Any) -> list[str]:
+        return [p.name for p in found.of(prompt("Hello?", **meta))]
+
+    for domain in ("medical", "Medical", " MEDICAL ", ["legal", "medical"]):
+        assert applying(domain=domain) == ["dose", "all"]
+    for told in ("zh", "zh-CN", "ZH_hant"):
+        assert applying(language=told) == ["polite", "all"]
+    assert applying(domain="medicine", language="zhuang") == applying() == ["all"]
+    assert found.idle([prompt(domain="legal"), prompt("你好")]) == ["dose"]
+
+
+def test_two_principles_of_one_text_are_refused() -> None:
+    """The judge's verdict on the first would be taken for what the rule says of the second."""
+    rule = {"type": "rule", "rules": {"length": {"bands": [{"low": 1, "high": 4, "score": 1}], "otherwise": 0.2}}}
+    two = [{"name": "a", "text": "It is short."}, {"name": "b", "text": "It is  short.", "scorer": rule}]
+    with pytest.raises(ValueError, match="a, b have the same text"):
+        Constitution.model_validate({"principles": two})
+
+
 def test_a_verifier_whose_high_score_is_a_fault(tmp_path: Path) -> None:
     loud = "{type: verifier, low: 1, high: 0, verifier: {type: regex, pattern: '!!'}}"
     text = f"principles:\n  - {{name: calm, text: No shouting., scorer: {loud}}}"

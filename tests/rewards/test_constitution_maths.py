@@ -116,3 +116,12 @@ def test_how_sure_an_order_is() -> None:
     assert stability([0.6, 0.7], [0.5, 0.65]) == pytest.approx(3 / 4)
     assert stability([0.5], [0.5]) == 0.5
     assert math.isnan(stability([], [0.5]))
+
+
+def test_agreement_is_with_the_better_answer() -> None:
+    """A product prefers x = 0.3, y = 0.5 (0.15) to x = 0.01, y = 1 (0.01), though differences speak 0.5 to 0.29 for the other one."""
+    rules = [Rule("x"), Rule("y")]
+    better, worse = {"x": 0.3, "y": 0.5}, {"x": 0.01, "y": 1.0}
+    assert total_of(better, rules).score > total_of(worse, rules).score
+    assert agreement(better, worse, rules) == pytest.approx(0.29 / 0.79)
+    assert agreement(worse, better, rules) == pytest.approx(0.5 / 0.79)

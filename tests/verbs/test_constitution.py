@@ -19,7 +19,7 @@ from keel.core.errors import ConfigError, DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback.db import Store
-from keel.feedback.interchange import read_files
+from keel.feedback.own_files import read_files
 from keel.types import Demonstration, Pair
 from keel.verbs.constitution.measure import errors
 from keel.verbs.constitution.plan import plan_constitution
@@ -91,6 +91,51 @@ def test_calls_and_price_before_the_first(served: Server, tmp_path: Path, capsys
     assert served.bodies == []
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "calls.sqlite").exists()
+
+
+def test_the_price_holds_for_answers_longer_than_a_model_would_write(served: Server, tmp_path: Path) -> None:
+    """8,000 signs are 4,000 tokens at most, 4 of the price; and whichever answers the measure draws."""
+    path = recipe_file(tmp_path, served.url, measure={"answers": 1, "critic": "far", "labels": False})
+    rows = [{"prompt": "Which tent?", "answers": ["a tent"]}, {"prompt": "Which rope?", "answers": ["a long rope. " * 600]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    plan = plan_constitution(load(ConstitutionRecipe, path))
+    calls = plan["calls"]
+    assert calls["critiques by far"]["price"] > 2 * 3.9  # two rounds
+    assert calls["revisions by far"]["price"] > 2 * 3.9
+    assert calls["critiques by far, measured"]["calls"] == 1
+    assert calls["critiques by far, measured"]["price"] > 3.9
+    assert plan["idle"] == []
+
+
+def test_a_panel_that_loads_a_model_still_tells_what_its_servers_cost(served: Server, tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, served.url)
+    alone = plan_constitution(load(ConstitutionRecipe, path))["calls"]["judge far"]
+    file = tmp_path / "judges.yaml"
+    judges = json.loads(file.read_text(encoding="utf-8"))
+    judges["judges"] |= {"here": {"type": "local", "model": "nowhere"}, "both": {"type": "panel", "members": ["far", "here"]}}
+    file.write_text(json.dumps(judges), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('"judge": "far", "override": "far"', '"judge": "both", "override": "both"'))
+    assert plan_constitution(load(ConstitutionRecipe, path))["calls"]["judge both"] == alone
+
+
+def test_the_longest_revision_is_that_of_whoever_writes_it(served: Server, tmp_path: Path) -> None:
+    """A server writes up to its own max_tokens, not up to ``revise.max_tokens``: the next round's critic reads that."""
+
+    def price(max_tokens: int) -> float:
+        path = recipe_file(tmp_path, served.url)
+        text = (tmp_path / "judges.yaml").read_text(encoding="utf-8").replace('"max_tokens": 64', f'"max_tokens": {max_tokens}')
+        (tmp_path / "judges.yaml").write_text(text, encoding="utf-8")
+        return plan_constitution(load(ConstitutionRecipe, path))["calls"]["judge far"]["price"]
+
+    assert price(4064) - price(64) == pytest.approx(6 * 8.0, rel=1e-3)  # 6 scores of revisions, each of 16,000 signs more
+
+
+def test_a_principle_that_applies_to_nothing_is_told(served: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe_file(tmp_path, served.url)
+    with (tmp_path / "principles.yaml").open("a", encoding="utf-8") as file:
+        file.write("  - {name: dose, text: It sets no dose., domains: [medical]}\n")
+    assert main(["constitution", str(path), "--dry-run"]) == 0
+    assert "# principles that apply to no prompt, by its domain or language: dose" in capsys.readouterr().out
 
 
 def test_what_is_left_behind(served: Server, tmp_path: Path) -> None:

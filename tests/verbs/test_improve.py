@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from keel.cli import main
 from keel.core.config import load
 from keel.core.errors import ConfigError, RunError
 from keel.evaluate.statistics import Interval
@@ -21,7 +22,7 @@ from keel.types import Candidate, Prompt
 from keel.verbs.improve.choose import Judged, Lesson, explored, harder_after, lessons, prompts_of_round, replayed, success
 from keel.verbs.improve.decide import State, after, outcome, result
 from keel.verbs.improve.held_out import Answers, change, check_independent
-from keel.verbs.improve.judging import Match, ask, keep, round_robin, scored
+from keel.verbs.improve.judging import Match, ask, keep, round_robin, scored, together
 from keel.verbs.improve.recipe import DifficultyConfig, HeldOutConfig, ImproveRecipe, SelectConfig
 from labs.study.self_improvement import table, verdict
 
@@ -168,6 +169,25 @@ def test_a_failing_judge_gives_no_score(tmp_path: Path) -> None:
     assert keep(tmp_path / "j.jsonl", "", "round", [asked]) == 0
 
 
+def test_a_judge_that_is_gone_is_no_judge_without_a_preference() -> None:
+    """Most comparisons without a verdict: the round is not judged, and never "converged: no lesson"."""
+    gone = ScriptedJudge("gone", ScriptedConfig(fails=1.0))
+    matches = [Match(prompt("a"), make_candidate("a", "x", {}), make_candidate("a", f"y {i}", {})) for i in range(4)]
+    with pytest.raises(RunError, match="round 3: 4 of 4 comparisons have no verdict of judge gone \\(first: "):
+        ask(gone, matches).check("round 3")
+    ask(ScriptedJudge("there", ScriptedConfig(length=1.0)), matches).check("round 3")
+    ask(gone, []).check("round 3")
+
+
+def test_calls_of_several_judges_are_counted_together() -> None:
+    matches = [Match(prompt("a"), make_candidate("a", "x", {}), make_candidate("a", f"y {i}", {})) for i in range(4)]
+    one, two = (ask(ScriptedJudge("j", ScriptedConfig(length=1.0, price=p)), matches).counts() for p in (0.5, 0.25))
+    found = together([one, two])
+    assert (found["calls"], found["made"], found["cost"], found["without_verdict"]) == (16, 16, pytest.approx(8 * 0.75), 0)
+    assert together([one, {**two, "cost": None}])["cost"] is None
+    assert together([]) == {}
+
+
 def test_a_scripted_judge_sees_the_worth_that_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     judges = load(JudgesFile, Path("recipes/tiny/judges.yaml"))
@@ -236,6 +256,8 @@ def test_the_change_is_paired_by_prompt_and_unmeasured_answers_stop_the_run() ->
     assert now.length(config).mean == 3.5
     with pytest.raises(RunError, match="2 of 4 held-out answers have no measure"):
         change(answers([3.0, None], [6.0, None]), good, config)
+    with pytest.raises(RunError, match="2 of 4 held-out answers have no measure"):  # of the one prompt left any gain would be clear
+        change(good, answers([1.0, 1.0], [None, None]), config)
 
 
 # ------------------------------------------------------------------------------------------------------------- what is refused
@@ -290,6 +312,28 @@ def test_the_judge_that_is_learnt_from_may_not_measure_under_another_name(tmp_pa
     assert told[0]["override"]
 
 
+def test_a_panel_or_a_constitution_with_the_judge_in_it_may_not_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One voice of two is still its voice: what it is wrong about would rise, and the measure with it."""
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / "judges.yaml"
+    others = "  other: {type: scripted, length: -1.0}\n  two: {type: panel, members: [other, honest], quorum: 1}\n"
+    others += "  pair: {type: panel, members: [other, two], quorum: 1}\n"
+    file.write_text(Path("recipes/tiny/judges.yaml").read_text(encoding="utf-8") + others, encoding="utf-8")
+    judges = load(JudgesFile, file)
+    principles = tmp_path / "principles.yaml"
+    principles.write_text("principles:\n  - {name: kind, text: It is kind.}\n", encoding="utf-8")
+    constitution = f"{{type: constitution, name: gold, path: {principles}, judges: {file}, judge: NAME, override: NAME}}"
+    for name in ("two", "pair"):
+        with pytest.raises(ConfigError, match=f"{name} shares a voice with the judge that the model learns from \\(honest\\)"):
+            check_independent(recipe(f"held_out.judge={{judges: {file}, judge: {name}, override: {name}}}"), make_judge("honest", judges))
+    given = [f"{key}={{judges: {file}, judge: {name}, override: {name}}}" for key, name in (("judge", "two"), ("held_out.judge", "honest"))]
+    with pytest.raises(ConfigError, match="honest shares a voice"):  # the panel is learnt from, its member measures
+        check_independent(recipe(*given), make_judge("two", judges))
+    with pytest.raises(ConfigError, match="'gold' is the very judge"):
+        check_independent(recipe(f"held_out.rewards=[{constitution.replace('NAME', 'honest')}]"), make_judge("honest", judges))
+    check_independent(recipe(f"held_out.rewards=[{constitution.replace('NAME', 'other')}]"), make_judge("honest", judges))
+
+
 def test_a_reward_model_may_not_measure_what_it_judges(tmp_path: Path) -> None:
     file = tmp_path / "judges.yaml"
     file.write_text("judges:\n  model: {type: reward_model, path: some/folder}\n", encoding="utf-8")
@@ -299,6 +343,51 @@ def test_a_reward_model_may_not_measure_what_it_judges(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="'gold' is the reward model that the model learns from as a judge"):
         check_independent(given, ScriptedJudge("model", ScriptedConfig()))
+
+
+# ------------------------------------------------------------------------------------------------------------- the price
+
+
+def test_calls_and_price_are_told_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12 + 10 prompts. A round: 4 prompts, 3 answers each: 3 pairs and 3 against the start, both orders: 12 calls a prompt. Held out: 2
+    answers a prompt against the start's, both orders, by the judge and by the measure."""
+    monkeypatch.chdir(ROOT)
+    for name, n in (("train", 12), ("out", 10)):
+        rows = [json.dumps({"prompt": f"{name} {i}?"}) for i in range(n)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    judges = "judges:\n  a: {type: scripted, length: 1.0, price: 0.5}\n  b: {type: scripted, length: -1.0, price: 0.25}\n"
+    judges += "  some: {type: local, model: nowhere}\n  panel: {type: panel, members: [a, some], quorum: 1}\n"
+    (tmp_path / "judges.yaml").write_text(judges, encoding="utf-8")
+
+    def plan(judge: str, *more: str) -> dict[str, Any]:
+        given = [f"data={{path: {tmp_path}/train.jsonl}}", f"judge={{judges: {tmp_path}/judges.yaml, judge: {judge}, override: {judge}}}"]
+        given += [
+            "model=tiny:llama",
+            "samples=3",
+            "rounds=2",
+            "difficulty.prompts=4",
+            f"held_out.prompts={{path: {tmp_path}/out.jsonl}}",
+            *more,
+        ]
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("{}", encoding="utf-8")
+        assert main(["improve", str(recipe), *given, "--dry-run", "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["plan"]
+
+    found = plan("a", f"held_out.judge={{judges: {tmp_path}/judges.yaml, judge: b, override: b}}")
+    assert (found["rounds"], found["prompts"], found["prompts_a_round"], found["held_out"]) == (2, 12, 4, 10)
+    assert found["calls"] == {
+        "judge a": {"calls": 2 * 4 * 12, "price": 2 * 4 * 12 * 0.5},
+        "judge a, held-out answers": {"calls": 2 * 10 * 4, "price": 2 * 10 * 4 * 0.5},
+        "judge b, held-out answers": {"calls": 2 * 10 * 4, "price": 2 * 10 * 4 * 0.25},
+    }
+    assert found["price"] == 48 + 40 + 20
+    reward = f"{{type: judge, name: gold, judges: {tmp_path}/judges.yaml, judge: b, override: b}}"
+    found = plan("panel", f"held_out.rewards=[{reward}]")  # of a panel whoever loads a model costs nothing, and no model is loaded
+    assert found["calls"]["judge panel"] == {"calls": 96, "price": 48.0}
+    assert found["calls"]["reward gold by judge b"] == {"calls": 3 * 10 * 2, "price": 15.0}  # the start is measured too
 
 
 # ------------------------------------------------------------------------------------------------------------- the drill's verdict

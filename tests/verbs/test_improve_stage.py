@@ -9,17 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keel.core.config import load
-from keel.core.errors import ConfigError, DataError
+from keel.core.errors import ConfigError, DataError, RunError
 from keel.evaluate.statistics import Interval
 from keel.feedback.db import Store
 from keel.runs.logs import read as read_rows
-from keel.verbs.improve import course, judging, rounds, run
+from keel.verbs.improve import course, judging, measuring, rounds, run
 from keel.verbs.improve.recipe import ImproveRecipe
 from keel.verbs.improve.run import run_improve
 
@@ -187,6 +188,32 @@ def test_people_measure_blind_through_the_server(tmp_path: Path) -> None:
     assert found["improvement"][1]["score"] is None  # people compare, they give no score
     tasks = read_rows(tmp_path / "run" / "rounds" / "01" / "tasks.jsonl")
     assert all(set(c) == {"candidate_id", "text", "origin"} and not c["origin"] for t in tasks for c in t["candidates"])
+
+
+def test_a_measure_and_a_judge_that_failed_are_asked_again_once_they_are_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not measured is not kept: neither does the gate stand on one prompt, nor does the same command fail for ever."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("judges:\n  honest: {type: scripted, fails: 1.0}\n", encoding="utf-8")
+    measure, judge = measuring.apply_rewards, run.judge_named
+    given = recipe("rounds=1")
+    out = tmp_path / "run"
+
+    def nothing(groups: Any, rewards: Any) -> Any:
+        return [replace(g, valid_G=g.valid_G & (i == 0)) for i, g in enumerate(measure(groups, rewards))]
+
+    monkeypatch.setattr(measuring, "apply_rewards", nothing)
+    with pytest.raises(RunError, match="22 of 24 held-out answers have no measure"):
+        run_improve(given, out)
+    monkeypatch.setattr(measuring, "apply_rewards", measure)
+    monkeypatch.setattr(run, "judge_named", lambda file, name: judge(str(broken), name))
+    with pytest.raises(RunError, match="round 1: .* comparisons have no verdict of judge honest"):
+        run_improve(given, out)
+    monkeypatch.setattr(run, "judge_named", judge)
+    summary = run_improve(given, out)
+    first = summary["improvement"][1]
+    assert first["held_out_asked"]["calls"] > 0
+    assert summary["cost"] == 0.0
+    assert run_improve(given, tmp_path / "whole")["score_kept"] == summary["score_kept"]
 
 
 def test_too_few_held_out_prompts_and_a_choice_that_is_none_are_refused(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -85,8 +86,10 @@ class Principle(Section):
     weight: float = Field(default=1.0, ge=0, description="Exponent or factor; 0 = as if it were not there.")
     band: str = Field(default="", description="Its priority band, one of `bands`; empty = the lowest.")
     aspect: Literal["content", "style", "compliance"] = Field(default="content", description="What a critique of it looks at.")
-    domains: list[str] = Field(default=[], description="Only for prompts of these domains (the column `domain_column`); empty = all.")
-    languages: list[str] = Field(default=[], description="Only for prompts in these languages (en, zh ...); empty = all.")
+    domains: list[str] = Field(
+        default=[], description="Only for prompts of these domains (the column `domain_column`: one or a list, in any case); empty = all."
+    )
+    languages: list[str] = Field(default=[], description="Only for prompts in these languages (en, zh ...; zh holds zh-CN); empty = all.")
     least: float = Field(default=0.5, gt=0, le=1, description="Below this p the principle is broken.")
     scorer: Scorer = Field(default=JudgeScorer(), description="Who says how well it is kept: rule, verifier or judge.")
     critique: str = Field(default="", description="What a critic is asked about it; empty = the template's request.")
@@ -121,6 +124,10 @@ class Constitution(Section):
         twice = [name for name, n in Counter(p.name for p in self.principles).items() if n > 1]
         if twice:
             raise ConfigError(f"principles: {', '.join(twice)} stands twice", "give each its own name")
+        alike = [text for text, n in Counter(p.text for p in self.principles).items() if n > 1]
+        if alike:
+            both = ", ".join(p.name for p in self.principles if p.text == alike[0])
+            raise ConfigError(f"principles: {both} have the same text, so a judge's verdict on one would be that on the other", "keep one")
         if len(set(self.bands)) < len(self.bands):
             raise ConfigError("bands: each stands once")
         lost = [p for p in self.principles if p.band and p.band not in self.bands]
@@ -152,13 +159,20 @@ class Constitution(Section):
 
     def of(self, prompt: Prompt) -> list[Principle]:
         """Those that apply to a prompt, without those of weight 0."""
-        domain, said = prompt.meta.get(self.domain_column), prompt.last_user_text or prompt.text or ""
-        spoken = str(prompt.meta.get("language") or language(said))
+        domains, said = _plain_names(prompt.meta.get(self.domain_column)), prompt.last_user_text or prompt.text or ""
+        spoken = _main_tag(str(prompt.meta.get("language") or language(said)))
         return [
             p
             for p in self.principles
-            if p.weight > 0 and (not p.domains or domain in p.domains) and (not p.languages or spoken in p.languages)
+            if p.weight > 0
+            and (not p.domains or domains & _plain_names(p.domains))
+            and (not p.languages or spoken in map(_main_tag, p.languages))
         ]
+
+    def idle(self, prompts: Iterable[Prompt]) -> list[str]:
+        """Names of the principles with a weight that apply to none of the prompts: they decide nothing."""
+        used = {p.name for prompt in prompts for p in self.of(prompt)}
+        return [p.name for p in self.principles if p.weight > 0 and p.name not in used]
 
     def shown(self, prompt: Prompt) -> Prompt | None:
         """The prompt as whoever reads text alone is shown it, each image as its description; None where there is none."""
@@ -206,6 +220,17 @@ def read_constitution(name: str) -> Constitution:
         if not path.is_file():
             raise ConfigError(f"no constitution {name!r}", f"ours are {', '.join(shipped())}; yours is a file NAME.yaml or NAME.json")
         return load(Constitution, path)
+
+
+def _plain_names(value: Any) -> set[str]:
+    """The domains that a column, or a principle, names: one or a list, in any case."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    return {v.strip().casefold() for v in values if isinstance(v, str)}
+
+
+def _main_tag(tag: str) -> str:
+    """``zh`` of ``zh-CN`` and ``ZH_hans``."""
+    return re.split("[-_]", tag.strip(), maxsplit=1)[0].casefold()
 
 
 _FOLDER = resources.files("keel.rewards.constitution") / "files"

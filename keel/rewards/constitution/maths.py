@@ -116,14 +116,16 @@ def conflicts(
 
 
 def agreement(a: Mapping[str, float], b: Mapping[str, float], rules: Sequence[Rule]) -> float:
-    """Share of the weighted differences of the deciding principles that point to the better answer, 0.5 where nothing differs.
+    """Share of the weighted differences of the deciding principles that speak for ``a``, the better answer; 0.5 where nothing differs.
+
+    Below 0.5 most of them speak against it: a product may prefer whoever has no very low factor.
 
     Only the deciding band is asked: that use speaks for the unsafe answer makes it no less sure that the safe one is better.
     """
     here = deciding(a, b, rules)
     up = math.fsum(r.weight * max(0.0, a[r.name] - b[r.name]) for r in here)
     down = math.fsum(r.weight * max(0.0, b[r.name] - a[r.name]) for r in here)
-    return 0.5 if up + down == 0 else max(up, down) / (up + down)
+    return 0.5 if up + down == 0 else up / (up + down)
 
 
 def stability(a: Sequence[float], b: Sequence[float]) -> float:

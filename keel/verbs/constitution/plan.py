@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +9,17 @@ from keel.critique.ask import Ask, Writing
 from keel.critique.config import RULES
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
-from keel.judges.ask import Judge, Question
+from keel.judges.ask import Question
+from keel.judges.budget import most_tokens
 from keel.judges.build import read_judges
-from keel.judges.config import EndpointConfig
+from keel.judges.config import AskedConfig, EndpointConfig
 from keel.rewards.constitution.config import Constitution, JudgeScorer
 from keel.types import Candidate, Prompt
 from keel.verbs.constitution.answers import Answered, from_data
 from keel.verbs.constitution.recipe import ConstitutionRecipe
 from keel.verbs.constitution.writers import writer_of
-from keel.verbs.shared.judges import judge_named
+from keel.verbs.shared.pricing import CHARACTERS_A_TOKEN, paid_judges, price_of, total
 from keel.verbs.shared.progress import money
-
-_CHARACTERS_A_TOKEN = 4  # of an answer that nobody wrote yet: high, so that its price is not told too low
 
 
 def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -> dict[str, Any]:
@@ -29,43 +27,45 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
     data = data or load_data(recipe.data, recipe.seed)
     found = recipe.constitution.read()
     prompts = data.prompts()
-    blank = "x" * (recipe.sampling.max_tokens * _CHARACTERS_A_TOKEN)
+    blank = "x" * (recipe.sampling.max_tokens * CHARACTERS_A_TOKEN)
     if recipe.source == "data":
         answers, _ = from_data(data)
     else:
         answers: Answered = [(p, Candidate(f"{i}", blank)) for p in prompts for i in range(recipe.samples)]
-    judge = _endpoint_judge(recipe, found)
+    judges = paid_judges(recipe.constitution.judges, recipe.constitution.judge) if found.judged else []
     revised = first_answers(answers, recipe.revise.answers)
     rounds = recipe.revise.rounds
-    longer = "x" * max(len(blank), recipe.revise.max_tokens * _CHARACTERS_A_TOKEN)
+    critique, revision = ("x" * (_longest(recipe, name) * CHARACTERS_A_TOKEN) for name in (recipe.revise.critic, recipe.revise.reviser))
+    drafts = [
+        (p, max(c.text, revision, key=lambda t: most_tokens([t], 0))) for p, c in revised
+    ]  # an answer on its way is the first one or a revision
     calls: dict[str, tuple[int, float | None]] = {}
     times = rounds * recipe.revise.revisions
     asked = [(q, 1) for p, c in answers for q in _questions(found, p, c.text)]
-    asked += [(q, times) for p, _ in revised for q in _questions(found, p, longer)]
+    asked += [(q, times) for p, _ in revised for q in _questions(found, p, revision)]
     samples = recipe.constitution.samples
     if asked:
-        each = [None if judge is None else judge.price([q]) for q, _ in asked]  # one by one: calls that look alike now will not be alike
-        price = 0.0 if judge is None else _sum([None if x is None else x * n * samples for x, (_, n) in zip(each, asked, strict=True)])
+        each = [price_of(judges, [q]) for q, _ in asked]  # one by one: calls that look alike now will not be alike
+        price = total([None if x is None else x * n * samples for x, (_, n) in zip(each, asked, strict=True)])
         calls[f"judge {recipe.constitution.judge}"] = (sum(n for _, n in asked) * samples, price)
     writing: tuple[tuple[Writing, str, int], ...] = (
         ("critique", recipe.revise.critic, 1),
         ("revision", recipe.revise.reviser, recipe.revise.revisions),
     )
     for kind, name, n in writing:
-        one = [_ask(kind, found, p, longer) for p, _ in revised]
+        one = [_ask(kind, found, p, text, critique) for p, text in drafts]
         if one:
             price = _price(recipe, found, kind, name, one)
             calls[f"{kind}s by {name or 'model'}"] = (len(one) * rounds * n, None if price is None else price * rounds * n)
     if recipe.measure.answers:
-        known = [(p, x) for p, _ in answers[: recipe.measure.answers] for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)]
-        price = _price(recipe, found, "critique", recipe.measure.critic, [Ask("critique", p, blank, x) for p, x in known])
-        calls[f"critiques by {recipe.measure.critic or 'model'}, measured"] = (len(known), price)
+        calls[f"critiques by {recipe.measure.critic or 'model'}, measured"] = _measured(recipe, found, answers)
     return {
         "prompts": len(prompts),
         "answers": len(answers),
         "revised": len(revised),
         "calls": {name: {"calls": n, "price": price} for name, (n, price) in calls.items()},
-        "price": _sum([price for _, price in calls.values()]),
+        "price": total([price for _, price in calls.values()]),
+        "idle": found.idle(prompts),
     }
 
 
@@ -73,6 +73,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The same for people."""
     lines = [f"{plan['prompts']} prompts, {plan['answers']} answers, {plan['revised']} of them revised"]
     lines += [f"{name}: at most {c['calls']} calls, price at most {money(c['price'])}" for name, c in plan["calls"].items()]
+    if plan["idle"]:
+        lines.append(f"principles that apply to no prompt, by its domain or language: {', '.join(plan['idle'])}")
     return [*lines, f"price at most {money(plan['price'])} in all; rules, verifiers and models of this machine cost nothing"]
 
 
@@ -92,19 +94,31 @@ def _questions(found: Constitution, prompt: Prompt, text: str) -> list[Question]
     return [Question(shown, (Candidate("answer", text),), "rubric", p.text) for p in asked] if shown is not None else []
 
 
-def _ask(kind: Writing, found: Constitution, prompt: Prompt, text: str) -> Ask:
+def _ask(kind: Writing, found: Constitution, prompt: Prompt, text: str, critique: str) -> Ask:
     """The longest call for this prompt."""
     longest = max(found.of(prompt) or found.principles, key=lambda p: len(p.text + p.critique + p.revision))
-    return Ask(kind, found.shown(prompt) or prompt, text, longest, text if kind == "revision" else "")
+    return Ask(kind, found.shown(prompt) or prompt, text, longest, critique if kind == "revision" else "")
 
 
-def _endpoint_judge(recipe: ConstitutionRecipe, found: Constitution) -> Judge | None:
-    """The judge, where asking it costs money or needs no model."""
-    if not found.judged:
-        return None
-    judges = read_judges(recipe.constitution.judges)
-    loads = any(True for _ in judges.models(recipe.constitution.judge))
-    return None if loads else judge_named(recipe.constitution.judges, recipe.constitution.judge)
+def _longest(recipe: ConstitutionRecipe, name: str) -> int:
+    """Tokens of the longest text that this critic or reviser writes."""
+    if name == RULES:
+        return recipe.revise.max_tokens
+    config = read_judges(recipe.constitution.judges).named(name) if name else None
+    return config.max_tokens if isinstance(config, AskedConfig) else recipe.revise.max_tokens
+
+
+def _measured(recipe: ConstitutionRecipe, found: Constitution, answers: Answered) -> tuple[int, float | None]:
+    """Calls and price at most of the critic that is measured. Which answers are drawn hangs on their texts: those that cost most count."""
+    n, name = recipe.measure.answers, recipe.measure.critic
+    each = [
+        [Ask("critique", found.shown(p) or p, c.text, x) for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)] for p, c in answers
+    ]
+    prices = [_price(recipe, found, "critique", name, asks) for asks in each]
+    calls = sum(sorted((len(asks) for asks in each), reverse=True)[:n])
+    if any(p is None for p in prices):
+        return calls, None
+    return calls, total(sorted((p for p in prices if p is not None), reverse=True)[:n])
 
 
 def _price(recipe: ConstitutionRecipe, found: Constitution, kind: Writing, name: str, asks: Sequence[Ask]) -> float | None:
@@ -112,9 +126,4 @@ def _price(recipe: ConstitutionRecipe, found: Constitution, kind: Writing, name:
     if name in ("", RULES) or not isinstance(read_judges(recipe.constitution.judges).named(name), EndpointConfig):
         return 0.0
     writer = writer_of(recipe, name, kind, found)
-    return _sum([writer.price([a]) for a in asks])
-
-
-def _sum(prices: Sequence[float | None]) -> float | None:
-    """None where one of them is unknown."""
-    return None if any(p is None for p in prices) else math.fsum(p for p in prices if p is not None)
+    return total([writer.price([a]) for a in asks])

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from keel.feedback.rows import named, task_row
 from keel.feedback.store import read as read_comparisons
 from keel.judges.ask import Judge
 from keel.judges.build import read_judges
-from keel.judges.config import RewardModelConfig
 from keel.judges.gate import admit
+from keel.judges.panel import PanelJudge
+from keel.rewards.sources.constitution import ConstitutionReward
 from keel.rewards.sources.judge import JudgeReward
 from keel.rewards.sources.model import ModelReward
 from keel.runs.durable import write_atomic
@@ -43,9 +44,11 @@ class Answers:
     tokens: Mapping[str, Sequence[int]]
     scores: Mapping[str, Sequence[float | None]]
     judged: Mapping[str, Sequence[float | None]]
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])  # calls of judges, as ``Asked.counts``
 
     def rows(self, prompts: Mapping[str, Prompt]) -> list[dict[str, Any]]:
-        return [
+        head: list[dict[str, Any]] = [{"asked": dict(self.asked)}] if self.asked else []
+        return head + [
             {
                 "prompt_id": i,
                 "prompt": prompts[i].last_user_text,
@@ -59,9 +62,11 @@ class Answers:
 
     @classmethod
     def read(cls, path: Path) -> Answers:
-        rows = read_rows(path)
+        whole = read_rows(path)
+        rows = [r for r in whole if "prompt_id" in r]
+        asked = next((r["asked"] for r in whole if "asked" in r), {})
         texts, tokens, scores, judged = ({r["prompt_id"]: r[k] for r in rows} for k in ("texts", "tokens", "scores", "judged"))
-        return cls(texts, tokens, scores, judged)
+        return cls(texts, tokens, scores, judged, asked)
 
     def length(self, config: HeldOutConfig) -> Interval:
         """Tokens an answer."""
@@ -86,40 +91,66 @@ def _known(values: Mapping[str, Sequence[float | None]]) -> dict[str, list[float
     return {i: known for i, v in values.items() if (known := [x for x in v if x is not None])}
 
 
+def check_measured(found: Answers, config: HeldOutConfig) -> None:
+    """Raises RunError where more than ``max_lost`` of the answers have no measure."""
+    answers = sum(len(v) for v in found.scores.values())
+    if not answers or found.lost() > config.max_lost * answers:
+        raise RunError(
+            f"{found.lost()} of {answers} held-out answers have no measure, more than held_out.max_lost ({config.max_lost:g})",
+            "mend the measure (the log says why it fails) and start the same command again",
+        )
+
+
 def change(now: Answers, good: Answers, config: HeldOutConfig) -> Interval:
     """How far the measure moved against the last good round, prompt by prompt, with an interval over prompts.
 
     Raises RunError where too many answers have no measure: nothing is accepted unmeasured."""
-    answers = sum(len(v) for v in now.scores.values())
-    if not answers or now.lost() > config.max_lost * answers:
-        raise RunError(
-            f"{now.lost()} of {answers} held-out answers have no measure, more than held_out.max_lost ({config.max_lost:g})",
-            "mend the measure (the log says why it fails) and start the same command again",
-        )
+    check_measured(now, config)
+    check_measured(good, config)
     before, after = _known(good.scores), _known(now.scores)
     if not before.keys() & after.keys():
         raise RunError("no held-out prompt has a measure in this round and in the last good one", "mend the measure, start again")
     return paired_difference(before, after, draws=config.draws, level=config.level)
 
 
+def _place(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _voices(judge: Judge) -> set[str]:
+    """Identities of a judge and, of a panel, of all its members."""
+    members = judge.members if isinstance(judge, PanelJudge) else ()
+    return {judge.identity}.union(*map(_voices, members))
+
+
 def check_independent(recipe: ImproveRecipe, judge: Judge) -> tuple[Judge | None, list[dict[str, Any]]]:
     """The judge that measures, if one does, and what the manifest is told of it.
 
-    Raises ConfigError where the measure is the judge that is learnt from, under whatever name: alone, as a reward, as a reward model."""
-    trained_on = read_judges(recipe.judge.judges).named(recipe.judge.judge)
+    Raises ConfigError where the measure is the judge that is learnt from, under whatever name: alone, as a reward, as a constitution's
+    judge, as a reward model, as a member of a panel on either side."""
+    trained_on, learnt = {_place(p) for _, p in read_judges(recipe.judge.judges).models(recipe.judge.judge)}, _voices(judge)
     fix = "measure by other rewards, another judge or people"
+
+    def same(other: Judge) -> str:
+        """How far ``other`` is the judge that is learnt from; "" = it is another one."""
+        if other.identity == judge.identity:
+            return "is the very judge that the model learns from"
+        return "shares a voice with the judge that the model learns from" if _voices(other) & learnt else ""
+
     for config in recipe.held_out.rewards:
-        if isinstance(config, JudgeReward) and judge_named(config.judges, config.judge).identity == judge.identity:
-            raise ConfigError(f"held_out.rewards: '{config.name}' is the very judge that the model learns from ({judge.name})", fix)
-        if isinstance(config, ModelReward) and isinstance(trained_on, RewardModelConfig):
-            paths = {Path(p).expanduser().resolve() for p in (config.path, *config.ensemble.members)}
-            if Path(trained_on.path).expanduser().resolve() in paths:
-                raise ConfigError(f"held_out.rewards: '{config.name}' is the reward model that the model learns from as a judge", fix)
+        if (
+            isinstance(config, JudgeReward | ConstitutionReward)
+            and config.judge
+            and (why := same(judge_named(config.judges, config.judge)))
+        ):
+            raise ConfigError(f"held_out.rewards: '{config.name}' {why} ({judge.name})", fix)
+        if isinstance(config, ModelReward) and trained_on & {_place(p) for p in (config.path, *config.ensemble.members)}:
+            raise ConfigError(f"held_out.rewards: '{config.name}' is the reward model that the model learns from as a judge", fix)
     if (use := recipe.held_out.judge) is None:
         return None, []
     other = judge_named(use.judges, use.judge)
-    if other.identity == judge.identity:
-        raise ConfigError(f"held_out.judge: {other.name} is the very judge that the model learns from ({judge.name})", fix)
+    if why := same(other):
+        raise ConfigError(f"held_out.judge: {other.name} {why} ({judge.name})", fix)
     if other.family and other.family == judge.family:
         log.warning("held_out.judge %s and the judge %s are of one family (%s): they may err alike", other.name, judge.name, judge.family)
     return other, [admit(other, use.report, use.override, "a scorer")]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from keel.core.errors import RunError
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import annotator_row, judgement_row, named, task_row, utc
@@ -23,6 +25,7 @@ from keel.types import Candidate, Judgement, Prompt, Task
 from keel.verbs.improve.choose import Judged
 
 PROTOCOL = "pairwise-v1"
+MOST_LOST = 0.5  # of a round's comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,17 @@ class Asked:
     def shares(self) -> list[float | None]:
         return [0.5 if v is None else None if v.mean.error else (1.0 + v.mean.lead) / 2.0 for v in self.verdicts]
 
+    def check(self, what: str) -> None:
+        """Raises RunError where most comparisons have no verdict: a judge that is gone, or has no budget left, is no judge without a
+        preference, and what the few others say is no fair sample."""
+        lost = [v.mean.error for v in self.verdicts if v is not None and v.mean.error]
+        asked = sum(v is not None for v in self.verdicts)
+        if len(lost) > MOST_LOST * asked:
+            raise RunError(
+                f"{what}: {len(lost)} of {asked} comparisons have no verdict of judge {self.judge.name} (first: {lost[0][:200]})",
+                "mend the judge (its server, its budget) and start the same command again",
+            )
+
     def counts(self) -> dict[str, Any]:
         """Calls, their cost (None: unknown) and failures, for the summary."""
         said = [s for v in self.verdicts if v is not None for _, s in v.calls]
@@ -64,6 +78,21 @@ class Asked:
             "without_verdict": sum(bool(v.mean.error) for v in asked),
             "failures": failures(asked),
         }
+
+
+def together(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of several ``Asked.counts``; {} of none."""
+    if not each:
+        return {}
+    costs = [c["cost"] for c in each]
+    kinds: Counter[str] = Counter()
+    for c in each:
+        kinds.update(c["failures"])
+    return {
+        **{name: sum(c[name] for c in each) for name in ("calls", "made", "without_verdict")},
+        "cost": None if any(c is None for c in costs) else math.fsum(costs),
+        "failures": dict(kinds),
+    }
 
 
 def questions(matches: Sequence[Match]) -> list[Question]:

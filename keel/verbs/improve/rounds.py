@@ -96,6 +96,7 @@ def judged_answers(
     if not path.is_file():
         matches = [m for i, found in answers.items() for m in round_robin(prompts[i], found, start.get(i))]
         asked = asked_of(course.judge, matches, f"round {number}")
+        asked.check(f"round {number}")  # before anything is kept: started again, it is asked again
         shares: defaultdict[str, dict[tuple[str, str], float | None]] = defaultdict(dict)
         for m, share in zip(asked.matches, asked.shares, strict=True):
             shares[m.prompt.prompt_id][m.first.candidate_id, m.second.candidate_id] = share

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import ConfigError, DataError
-from keel.data.config import DataConfig
-from keel.data.dataset import Dataset
-from keel.data.dataset import load as load_data
 from keel.evaluate.statistics import Interval
 from keel.judges.gate import admit
 from keel.runs.durable import publish_folder
@@ -23,7 +20,9 @@ from keel.verbs.improve.course import Course, read_round, write_round
 from keel.verbs.improve.decide import State, after, name_of, outcome, result
 from keel.verbs.improve.held_out import Answers, ask_people, change, check_independent
 from keel.verbs.improve.measuring import held_out_answers
-from keel.verbs.improve.recipe import LEAST_HELD_OUT, ImproveRecipe
+from keel.verbs.improve.plan import plan_improve, plan_lines
+from keel.verbs.improve.recipe import ImproveRecipe
+from keel.verbs.improve.sides import sides_of
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.judges import judge_named, record_judges
 from keel.verbs.shared.prompts import encode
@@ -35,10 +34,12 @@ log = logging.getLogger("keel")
 def run_improve(recipe: ImproveRecipe, path: Path, parent: str = "") -> dict[str, Any]:
     """Leaves ``rounds/NN/`` and ``final/``, the weights of the best round that was not refused. Returns the summary: every round's measures
     and verdict, which round is kept, and why it ended. Raises UserError before anything is sampled where nothing independent measures."""
-    train, held_out = _data(recipe)
+    train, held_out = sides = sides_of(recipe)
     judge = judge_named(recipe.judge.judges, recipe.judge.judge)
     admitted = admit(judge, recipe.judge.report, recipe.judge.override, "a labeller")
     measuring, others = check_independent(recipe, judge)
+    for line in plan_lines(plan_improve(recipe, sides)):
+        log.info("%s", line)
     read = {train.source: train.fingerprint, held_out.source: held_out.fingerprint}
     with open_session("improve", recipe, path, read, parent) as session:
         if (done := session.finished()) is not None:
@@ -50,22 +51,6 @@ def run_improve(recipe: ImproveRecipe, path: Path, parent: str = "") -> dict[str
         if found is None:
             return {"run_dir": str(path), "verb": "improve", "interrupted": True}
         return session.finish({**found, "data": account.summary(), "override": bool(admitted["override"])})
-
-
-def _data(recipe: ImproveRecipe) -> tuple[Dataset, Dataset]:
-    """Prompts to train on and held-out ones; no prompt is on both sides."""
-    whole, out = load_data(recipe.data, recipe.seed), recipe.held_out.prompts
-    if isinstance(out, DataConfig):
-        held_out = load_data(out, recipe.seed)
-        train = whole.without_prompts(held_out)
-    else:
-        train, held_out = whole.split_by_prompt(out, recipe.seed)
-    n = len(held_out.prompts())
-    if n < LEAST_HELD_OUT:
-        raise ConfigError(
-            f"held_out: {n} prompts cannot tell one round from another, {LEAST_HELD_OUT} are the least", "hold out more (held_out.prompts)"
-        )
-    return train, held_out
 
 
 def _course(session: Session, recipe: ImproveRecipe, path: Path, account: Account, judge: Any, measuring: Any) -> Course:
@@ -156,6 +141,7 @@ class _Run:
             "judge": None if share is None else share.to_json(),
             "tokens": answers.length(config).to_json(),
             "lost": answers.lost(),
+            "held_out_asked": dict(answers.asked),
         }
 
     def _round(self) -> dict[str, Any] | None:
@@ -208,7 +194,7 @@ class _Run:
             raise DataError(f"round 1 has no lesson: {why}", "sample hotter, longer or more, or lower select.margin (select.least)")
         state = self.state
         then = replace(state, round=asked["round"], stopped=f"converged: round {asked['round']} has no lesson ({why})")
-        empty = dict.fromkeys(("score", "change", "judge", "tokens", "lost"))
+        empty = dict.fromkeys(("score", "change", "judge", "tokens", "lost", "held_out_asked"))
         return asked | empty | {"verdict": "no lesson", "against": state.good, "state": _row(then)}
 
     def _prune(self) -> None:
@@ -236,6 +222,7 @@ class _Run:
     def _summary(self, number: int) -> dict[str, Any]:
         told = [{k: v for k, v in row.items() if k not in ("successes", "state", "harder_next")} for row in self.rows]
         costs = [row["cost"] for row in self.rows if row["round"]]
+        costs += [row["held_out_asked"]["cost"] for row in self.rows if row.get("held_out_asked")]
         return {
             "rounds": self.state.round,
             "kept": number,
