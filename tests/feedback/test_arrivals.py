@@ -60,6 +60,71 @@ def test_a_grown_export_adds_what_is_new(tmp_path: Path) -> None:
             bring(store, "crowd_csv", grown, "other")
 
 
+def batch_of(path: Path, *votes: tuple[str, str, str, str]) -> Path:
+    """A batch of Mechanical Turk: assignment, worker, answer, seconds at work. Its votes have ids."""
+    rows = [f"h,{a},{w},Ask,yes,no,{said},{seconds}" for a, w, said, seconds in votes]
+    head = "HITId,AssignmentId,WorkerId,Input.prompt,Input.answer1,Input.answer2,Answer.better,WorkTimeInSeconds"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _outcomes(store: Store) -> dict[str, str]:
+    return {c.annotator_id.partition(":")[2]: c.outcome for c in of_store(store, "c").comparisons}
+
+
+def test_a_vote_that_was_changed_elsewhere_is_a_correction(tmp_path: Path) -> None:
+    one, two = ("1", "ann", "left", "7"), ("2", "bob", "left", "7")
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "mturk", batch_of(tmp_path / "monday.csv", one, two), "c")
+        changed = batch_of(tmp_path / "tuesday.csv", ("1", "ann", "right", "7"), two)
+        found = bring(store, "mturk", changed, "c")
+        assert (found.counts["judgement"], found.left_out) == (1, ())
+        assert _outcomes(store) == {"ann": "second", "bob": "first"}
+        assert (store.progress("c")["votes"], store.campaign("c").wanted) == (2, 2), "counted once"
+        first, _, correction = store.judgements("c")
+        assert (correction.replaces, correction.purpose, correction.repeat) == (first.event_id, "work", 0)
+        assert sum(bring(store, "mturk", changed, "c").counts.values()) == 0, "the same file again changes nothing"
+        third = bring(store, "mturk", batch_of(tmp_path / "wednesday.csv", ("1", "ann", "tie", "7"), two), "c")
+        assert (third.counts["judgement"], _outcomes(store)["ann"]) == (1, "tie")
+        assert store.judgements("c")[-1].replaces == correction.event_id, "of the one that stands"
+
+
+def test_what_is_beside_a_vote_stays_and_is_told(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "mturk", batch_of(tmp_path / "a.csv", ("1", "ann", "left", "7")), "c")
+        found = bring(store, "mturk", batch_of(tmp_path / "b.csv", ("1", "ann", "left", "9")), "c")
+        assert (found.counts["judgement"], [x.reason for x in found.left_out]) == (
+            0,
+            ["is there with another time at work or other columns beside it; what is stored stays"],
+        )
+        assert store.judgements("c")[0].active_ms == 7000
+
+
+def test_a_repeat_that_was_changed_stays_a_repeat(tmp_path: Path) -> None:
+    one, again = ("1", "ann", "left", "7"), ("2", "ann", "left", "7")
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "mturk", batch_of(tmp_path / "a.csv", one, again), "c")
+        assert bring(store, "mturk", batch_of(tmp_path / "b.csv", one, ("2", "ann", "right", "7")), "c").counts["judgement"] == 1
+        last = store.judgements("c")[-1]
+        assert (last.purpose, last.repeat, _outcomes(store)) == ("repeat", 1, {"ann": "first"})
+
+
+def test_a_vote_that_was_changed_back_is_not_lost_in_silence(tmp_path: Path) -> None:
+    """Without a time nobody knows which file is the older one: what stands stays, and that is told."""
+    left, right = ("1", "ann", "left", "7"), ("1", "ann", "right", "7")
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        for name, vote in (("a", left), ("b", right)):
+            bring(store, "mturk", batch_of(tmp_path / f"{name}.csv", vote), "c")
+        found = bring(store, "mturk", batch_of(tmp_path / "c.csv", left), "c")
+        assert (found.counts["judgement"], _outcomes(store)) == (0, {"ann": "second"})
+        assert ["says what was corrected since" in x.reason for x in found.left_out] == [True]
+        head = "HITId,AssignmentId,WorkerId,SubmitTime,Input.prompt,Input.answer1,Input.answer2,Answer.better,WorkTimeInSeconds"
+        later = tmp_path / "d.csv"
+        later.write_text(f"{head}\nh,1,ann,2026-11-30T10:00:00Z,Ask,yes,no,left,7\n")
+        assert bring(store, "mturk", later, "c").counts["judgement"] == 1, "a later time says that it is a correction"
+        assert _outcomes(store) == {"ann": "first"}
+
+
 PAIR = (Candidate("a", "one"), Candidate("b", "two"))
 QUESTION = Prompt("p", (Message("user", "?"),), source_id="f:1")
 TASK = named(Task("", QUESTION, PAIR, "pairwise", "pairwise-v1"))

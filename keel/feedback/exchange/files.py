@@ -14,7 +14,7 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.data.left_out import LeftOut
-from keel.feedback.exchange.imported import NO_TIME, Imported
+from keel.feedback.exchange.imported import NO_TIME, Imported, digest
 from keel.types.judgements import Judgement, TakenBack, Task
 from keel.types.records import Candidate, ImagePart, Message, Prompt
 
@@ -81,6 +81,18 @@ def apart(imported: Imported, formats: Container[str]) -> Imported:
 
     people = tuple(replace(a, annotator_id=new[a.annotator_id]) for a in imported.annotators)
     return replace(imported, annotators=people, judgements=tuple(map(moved, imported.judgements)))
+
+
+def told_apart(imported: Imported) -> Imported:
+    """The records with a source id for each item: other tools take one id for one item, and a prompt whose answers were asked about in
+    several pairs has one source id for all of them. The first item keeps it; others get ``#`` and a hash. So do items without any."""
+    keys = [(t.source_id, t.prompt.prompt_id, *sorted(c.candidate_id for c in t.candidates)) for t in imported.tasks]
+    names: dict[tuple[str, ...], str] = {}
+    free = {t.source_id for t in imported.tasks} - {""}
+    for key in dict.fromkeys(keys):
+        names[key] = key[0] if key[0] in free else f"{key[0]}#{digest(*key)}".removeprefix("#")
+        free.discard(key[0])
+    return replace(imported, tasks=tuple(replace(t, source_id=names[key]) for t, key in zip(imported.tasks, keys)))
 
 
 def at(judgement: Judgement) -> str:
