@@ -73,6 +73,7 @@ def write(name: str, imported: Imported, path: str | Path, *, or_nothing: bool =
     form, where = named(name), Path(path).expanduser()
     if name != keel_jsonl.NAME:
         imported = files.apart(imported, FORMATS)
+        imported = imported if form is FORMATS[label_studio.NAME] else files.alone(imported)
         imported = imported if form.by_prompt else files.told_apart(imported)
     if or_nothing:
         with tempfile.TemporaryDirectory() as folder:
