@@ -15,6 +15,7 @@ from keel.feedback.campaigns import Campaign, ConflictError
 from keel.feedback.db import Store
 from keel.feedback.exchange import files, table
 from keel.feedback.foreign import bring, take
+from keel.feedback.interchange import write_campaign
 from keel.feedback.own_files import read_files
 from keel.feedback.rows import named, task_row
 from keel.feedback.views import of_store
@@ -159,6 +160,35 @@ def test_what_keel_writes_keel_reads(tmp_path: Path) -> None:
         new = read_files(other, [tmp_path / "out.jsonl"])
         assert (new["campaign"], new["task"], new["judgement"], new["annotator"]) == (1, 1, 2, 2)
         assert len(of_store(other, "c").comparisons) == 2
+
+
+def test_a_campaign_that_is_written_and_read_says_the_same(tmp_path: Path) -> None:
+    """Retracted and corrected in either order; older guidelines come along."""
+    with Store(f"sqlite:///{tmp_path}/f.db") as store, Store(f"sqlite:///{tmp_path}/g.db") as other:
+        task = named(replace(TASK, guideline="g1"))
+        for version in ("g1", "g2", "unused"):
+            store.add_guideline(version, f"Text of {version}")
+        store.add_campaign(Campaign("c", 3, "pairwise", "pairwise-v1", guideline="g2"))
+        store.add_tasks("c", [task])
+        for n, name in enumerate(("ann", "bob", "eve")):
+            store.add_annotator(Annotator(name, "person"))
+            (item,) = store.next_items(name, "c")
+            store.answer(name, item.handle, f"{name}-1", Choice("first"))
+            if n == 0:
+                store.retract(event_id="ann-1", why="a slip")
+            if n < 2:
+                store.answer(name, item.handle, f"{name}-2", Choice("second"), replaces=f"{name}-1")
+        store.retract(event_id="bob-1", why="was corrected already: his other vote stays")
+        write_campaign(store, "c", tmp_path / "out.jsonl")
+        read_files(other, [tmp_path / "out.jsonl"])
+        found = [of_store(s, "c") for s in (store, other)]
+        assert [c.record_id for c in found[0].comparisons] == ["bob-2", "eve-1"]
+        assert found[0] == found[1]
+        assert store.progress("c") == other.progress("c") | {"leases": store.progress("c")["leases"]}
+        assert (other.guideline("g1")[0], other.guideline("g2")[0]) == ("Text of g1", "Text of g2")
+        with pytest.raises(DataError, match="unused"):
+            other.guideline("unused")
+        assert not any(read_files(other, [tmp_path / "out.jsonl"]).values()), "nothing is new the second time"
 
 
 def test_exports_say_the_same_of_surplus_and_of_whom_they_leave_out(tmp_path: Path) -> None:
