@@ -59,9 +59,10 @@ def ensure(store: Store, name: str, kind: Any, protocol: str, judgements: Sequen
 def fresh(store: Store, campaign: str, judgements: Sequence[Judgement]) -> tuple[list[Judgement], list[LeftOut]]:
     """Of what a file holds, the judgements that the campaign has not.
 
-    A vote that was changed there since is a correction of the one that stands. A person's further answer to a task is a repeat, numbered
-    after those that are stored. Where a vote differs in less than what was said (its time at work, columns beside it) what is stored
-    stays, and it is named.
+    A vote that was changed there since is a correction of the one that stands. One that says again what was corrected here is a correction
+    where its time is later than that of the one that stands; else the file may be an older one, and it is named. A person's further answer
+    to a task is a repeat, numbered after those that are stored. Where a vote differs in less than what was said (its time at work, columns
+    beside it) what is stored stays, and it is named.
     """
     there = store.judgements(campaign)
     known, later = {j.event_id: j for j in there}, {j.replaces: j for j in there if j.replaces}
@@ -77,10 +78,12 @@ def fresh(store: Store, campaign: str, judgements: Sequence[Judgement]) -> tuple
         line = [known[j.event_id]]
         while line[-1].event_id in later:
             line.append(later[line[-1].event_id])
-        if all(_said(x) != _said(j) for x in line):
-            last = line[-1]
+        last = line[-1]
+        if _said(last) != _said(j) and (j.at > last.at or all(_said(x) != _said(j) for x in line)):
             event = digest([last.event_id, *_said(j)])
             new.append(replace(j, event_id=event, replaces=last.event_id, purpose=last.purpose, repeat=last.repeat))
+        elif _said(last) != _said(j):
+            left.append(LeftOut(j.event_id, j.source_id, f"says what was corrected since: an older file, or changed back; {_STORED}"))
         elif all(_beside(x) != _beside(j) for x in line):
             left.append(LeftOut(j.event_id, j.source_id, f"is there with another time at work or other columns beside it; {_STORED}"))
     return new, left

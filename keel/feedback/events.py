@@ -79,6 +79,8 @@ def submit(
     late = judgement.late or (leased and lease.state != "done" and (lease.state == "expired" or lease.until <= now))
     key = {"task": judgement.task_id, "annotator": judgement.by, "purpose": judgement.purpose, "repeat": judgement.repeat}
     before = run(c, _STANDING, **key).one_or_none()
+    if leased and before is not None and before.retracted == _BY_THEMSELVES and not judgement.replaces:
+        judgement = replace(judgement, replaces=before.event_id)  # the page that shows the item again need not know the event
     _check_place(judgement, before)
     kept = replace(judgement, late=late)
     seq = (run(c, _LAST).scalar() or 0) + 1

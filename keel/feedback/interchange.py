@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from keel.feedback.db import Store
 from keel.feedback.exchange.files import write_text
 from keel.feedback.own_rows import KINDS
 from keel.feedback.rows import annotator_row, digest, judgement_row, named, task_row, utc
-from keel.feedback.views import check_known
-from keel.types import Annotator, Choice, Comparison, Judgement, Task
+from keel.feedback.views import Standing, check_known
+from keel.types import Annotator, Choice, Comparison, Judgement, TakenBack, Task
 
 
 def put_comparisons(store: Store, campaign: str, comparisons: Sequence[Comparison], annotators: Sequence[Annotator]) -> int:
@@ -71,23 +71,41 @@ def _lines(store: Store, name: str, without: frozenset[str]) -> Iterator[tuple[s
     campaign = store.campaign(name)
     t = schema.task
     kept = [j for j in store.judgements(name) if j.by not in without]
-    by, events = {j.by for j in kept}, {j.event_id for j in kept}
-    if campaign.guideline:
-        text, weights = store.guideline(campaign.guideline)
-        yield "guideline", {"guideline": {"version": campaign.guideline, "text": text, "weights": weights}}
+    by, events, standing = {j.by for j in kept}, {j.event_id for j in kept}, store.standing(name)
+    query = select(t.c.task_id, t.c.role, t.c.urgency).where(t.c.campaign == name).order_by(t.c.position)
+    placed = store.read(lambda c: c.execute(query).all())
+    tasks = store.tasks([r.task_id for r in placed])
+    followed = dict.fromkeys([campaign.guideline, *(x.guideline for x in (*tasks, *kept))])  # answers under an older version need its text
+    known = store.read(lambda c: set(c.execute(select(schema.guideline.c.version)).scalars()))
+    for version in (v for v in followed if v in known):
+        text, weights = store.guideline(version)
+        yield "guideline", {"guideline": {"version": version, "text": text, "weights": weights}}
     yield "campaign", {"campaign": asdict(campaign)}
     for annotator in store.annotators():
         if annotator.annotator_id in by:
             yield "annotator", {"annotator": annotator_row(annotator)}
-    query = select(t.c.task_id, t.c.role, t.c.urgency).where(t.c.campaign == name).order_by(t.c.position)
-    placed = store.read(lambda c: c.execute(query).all())
-    for row, task in zip(placed, store.tasks([r.task_id for r in placed]), strict=True):
+    for row, task in zip(placed, tasks, strict=True):
         yield "task", {"task": task_row(task), "role": row.role, "priority": -row.urgency}
     for judgement in kept:
         yield "judgement", {"judgement": judgement_row(judgement)}
     for row in retractions(store):
         if row["annotator"] in by or row["event_id"] in events:
             yield "retraction", {"retraction": row}
+            if (stands := _corrected_since(row["event_id"], kept, standing)) is not None:
+                yield "retraction", {"retraction": {**row, "event_id": stands}}
+
+
+def _corrected_since(event: str, judgements: Sequence[Judgement], standing: Mapping[str, Standing]) -> str | None:
+    """The correction that took a retracted event's place and is as little heard. Whoever reads the judgements first and the retractions
+    afterwards would find nothing to take back at the event itself."""
+    later = {j.replaces: j for j in judgements if j.replaces}
+    last = None
+    while event in later:
+        last = later[event]
+        event = last.event_id
+    if last is None or isinstance(last.answer, TakenBack) or not standing[event].retracted:
+        return None
+    return event
 
 
 def _task(c: Comparison, campaign: str) -> Task:

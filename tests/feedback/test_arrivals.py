@@ -15,6 +15,7 @@ from keel.feedback.campaigns import Campaign, ConflictError
 from keel.feedback.db import Store
 from keel.feedback.exchange import files, table
 from keel.feedback.foreign import bring, take
+from keel.feedback.interchange import write_campaign
 from keel.feedback.own_files import read_files
 from keel.feedback.rows import named, task_row
 from keel.feedback.views import of_store
@@ -60,6 +61,71 @@ def test_a_grown_export_adds_what_is_new(tmp_path: Path) -> None:
             bring(store, "crowd_csv", grown, "other")
 
 
+def batch_of(path: Path, *votes: tuple[str, str, str, str]) -> Path:
+    """A batch of Mechanical Turk: assignment, worker, answer, seconds at work. Its votes have ids."""
+    rows = [f"h,{a},{w},Ask,yes,no,{said},{seconds}" for a, w, said, seconds in votes]
+    head = "HITId,AssignmentId,WorkerId,Input.prompt,Input.answer1,Input.answer2,Answer.better,WorkTimeInSeconds"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def _outcomes(store: Store) -> dict[str, str]:
+    return {c.annotator_id.partition(":")[2]: c.outcome for c in of_store(store, "c").comparisons}
+
+
+def test_a_vote_that_was_changed_elsewhere_is_a_correction(tmp_path: Path) -> None:
+    one, two = ("1", "ann", "left", "7"), ("2", "bob", "left", "7")
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "mturk", batch_of(tmp_path / "monday.csv", one, two), "c")
+        changed = batch_of(tmp_path / "tuesday.csv", ("1", "ann", "right", "7"), two)
+        found = bring(store, "mturk", changed, "c")
+        assert (found.counts["judgement"], found.left_out) == (1, ())
+        assert _outcomes(store) == {"ann": "second", "bob": "first"}
+        assert (store.progress("c")["votes"], store.campaign("c").wanted) == (2, 2), "counted once"
+        first, _, correction = store.judgements("c")
+        assert (correction.replaces, correction.purpose, correction.repeat) == (first.event_id, "work", 0)
+        assert sum(bring(store, "mturk", changed, "c").counts.values()) == 0, "the same file again changes nothing"
+        third = bring(store, "mturk", batch_of(tmp_path / "wednesday.csv", ("1", "ann", "tie", "7"), two), "c")
+        assert (third.counts["judgement"], _outcomes(store)["ann"]) == (1, "tie")
+        assert store.judgements("c")[-1].replaces == correction.event_id, "of the one that stands"
+
+
+def test_what_is_beside_a_vote_stays_and_is_told(tmp_path: Path) -> None:
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "mturk", batch_of(tmp_path / "a.csv", ("1", "ann", "left", "7")), "c")
+        found = bring(store, "mturk", batch_of(tmp_path / "b.csv", ("1", "ann", "left", "9")), "c")
+        assert (found.counts["judgement"], [x.reason for x in found.left_out]) == (
+            0,
+            ["is there with another time at work or other columns beside it; what is stored stays"],
+        )
+        assert store.judgements("c")[0].active_ms == 7000
+
+
+def test_a_repeat_that_was_changed_stays_a_repeat(tmp_path: Path) -> None:
+    one, again = ("1", "ann", "left", "7"), ("2", "ann", "left", "7")
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        bring(store, "mturk", batch_of(tmp_path / "a.csv", one, again), "c")
+        assert bring(store, "mturk", batch_of(tmp_path / "b.csv", one, ("2", "ann", "right", "7")), "c").counts["judgement"] == 1
+        last = store.judgements("c")[-1]
+        assert (last.purpose, last.repeat, _outcomes(store)) == ("repeat", 1, {"ann": "first"})
+
+
+def test_a_vote_that_was_changed_back_is_not_lost_in_silence(tmp_path: Path) -> None:
+    """Without a time nobody knows which file is the older one: what stands stays, and that is told."""
+    left, right = ("1", "ann", "left", "7"), ("1", "ann", "right", "7")
+    with Store(f"sqlite:///{tmp_path}/f.db") as store:
+        for name, vote in (("a", left), ("b", right)):
+            bring(store, "mturk", batch_of(tmp_path / f"{name}.csv", vote), "c")
+        found = bring(store, "mturk", batch_of(tmp_path / "c.csv", left), "c")
+        assert (found.counts["judgement"], _outcomes(store)) == (0, {"ann": "second"})
+        assert ["says what was corrected since" in x.reason for x in found.left_out] == [True]
+        head = "HITId,AssignmentId,WorkerId,SubmitTime,Input.prompt,Input.answer1,Input.answer2,Answer.better,WorkTimeInSeconds"
+        later = tmp_path / "d.csv"
+        later.write_text(f"{head}\nh,1,ann,2026-11-30T10:00:00Z,Ask,yes,no,left,7\n")
+        assert bring(store, "mturk", later, "c").counts["judgement"] == 1, "a later time says that it is a correction"
+        assert _outcomes(store) == {"ann": "first"}
+
+
 PAIR = (Candidate("a", "one"), Candidate("b", "two"))
 QUESTION = Prompt("p", (Message("user", "?"),), source_id="f:1")
 TASK = named(Task("", QUESTION, PAIR, "pairwise", "pairwise-v1"))
@@ -94,6 +160,35 @@ def test_what_keel_writes_keel_reads(tmp_path: Path) -> None:
         new = read_files(other, [tmp_path / "out.jsonl"])
         assert (new["campaign"], new["task"], new["judgement"], new["annotator"]) == (1, 1, 2, 2)
         assert len(of_store(other, "c").comparisons) == 2
+
+
+def test_a_campaign_that_is_written_and_read_says_the_same(tmp_path: Path) -> None:
+    """Retracted and corrected in either order; older guidelines come along."""
+    with Store(f"sqlite:///{tmp_path}/f.db") as store, Store(f"sqlite:///{tmp_path}/g.db") as other:
+        task = named(replace(TASK, guideline="g1"))
+        for version in ("g1", "g2", "unused"):
+            store.add_guideline(version, f"Text of {version}")
+        store.add_campaign(Campaign("c", 3, "pairwise", "pairwise-v1", guideline="g2"))
+        store.add_tasks("c", [task])
+        for n, name in enumerate(("ann", "bob", "eve")):
+            store.add_annotator(Annotator(name, "person"))
+            (item,) = store.next_items(name, "c")
+            store.answer(name, item.handle, f"{name}-1", Choice("first"))
+            if n == 0:
+                store.retract(event_id="ann-1", why="a slip")
+            if n < 2:
+                store.answer(name, item.handle, f"{name}-2", Choice("second"), replaces=f"{name}-1")
+        store.retract(event_id="bob-1", why="was corrected already: his other vote stays")
+        write_campaign(store, "c", tmp_path / "out.jsonl")
+        read_files(other, [tmp_path / "out.jsonl"])
+        found = [of_store(s, "c") for s in (store, other)]
+        assert [c.record_id for c in found[0].comparisons] == ["bob-2", "eve-1"]
+        assert found[0] == found[1]
+        assert store.progress("c") == other.progress("c") | {"leases": store.progress("c")["leases"]}
+        assert (other.guideline("g1")[0], other.guideline("g2")[0]) == ("Text of g1", "Text of g2")
+        with pytest.raises(DataError, match="unused"):
+            other.guideline("unused")
+        assert not any(read_files(other, [tmp_path / "out.jsonl"]).values()), "nothing is new the second time"
 
 
 def test_exports_say_the_same_of_surplus_and_of_whom_they_leave_out(tmp_path: Path) -> None:

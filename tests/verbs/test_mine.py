@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from keel.core.config import load
 from keel.core.errors import ConfigError
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback.candidates import make_candidate
-from keel.types import Candidate, Pair, Prompt
+from keel.types import Candidate, Encoded, Group, Pair, Prompt, Rollout
 from keel.verbs.mine.reasons import PRIORITY, Judged, capped, features, length_residuals, pairs_of, turned, unsure_above, with_reasons
 from keel.verbs.mine.recipe import MineConfig, MineRecipe
-from keel.verbs.mine.run import run_mine
+from keel.verbs.mine.run import _judged, run_mine
 from keel.verbs.run import run_verb
 from keel.verbs.shared.tasks import read_tasks
 
@@ -48,6 +49,28 @@ def test_each_reason_by_hand() -> None:
     assert found == [{"unsure": 0.6}, {"rule:rules": 0.3}, {"hack:repetition": pytest.approx(6 / 7)}, {}]
     own = with_reasons(answers, config, lambda prompt, text: {"mine": 2.0} if "Resoling" in text else {})
     assert own[3].reasons == {"hack:mine": 2.0}
+
+
+def _group(scores: tuple[float, ...], **parts: tuple[float, ...]) -> Group:
+    """Answers to one prompt with the reward model's scores and other parts."""
+    none = torch.zeros(3)
+    rollouts = tuple(Rollout("a", 0, i, none.long(), none.bool(), none, none.long(), "stop", TEXTS[i]) for i in range(len(scores)))
+    all_parts = {name: torch.tensor(values) for name, values in {"rm": scores, **parts}.items()}
+    asked = Prompt("a", text="Question a?")
+    return Group(asked, Encoded(none.long()), rollouts, torch.tensor(scores), all_parts, torch.ones(len(scores), dtype=torch.bool))
+
+
+def test_a_rule_may_limit_the_reward_model_itself() -> None:
+    group = _group((0.5, -1.5), finished=(1.0, 0.0), **{"rm/epistemic": (0.1, 0.2)})
+    for rules, found in (
+        ("rules={rm: -1, finished: 0.5}", {"rule:rm": -1.5, "rule:finished": 0.0}),
+        ("rules={finished: 0.5}", {"rule:finished": 0.0}),
+    ):
+        config = load(MineConfig, None, [rules, "unsure=0"])
+        answers, lost = _judged(group, "rm", "policy", "rm" in config.rules)
+        assert ([a.reasons for a in with_reasons(answers, config)], lost) == ([{}, found], [])
+        assert [(a.score, a.spread) for a in answers] == [(0.5, pytest.approx(0.1)), (-1.5, pytest.approx(0.2))]
+        assert all(set(a.parts) == set(config.rules) for a in answers)
 
 
 def test_the_share_that_is_unsure() -> None:

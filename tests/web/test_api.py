@@ -123,6 +123,12 @@ def test_an_answer_is_taken_back_with_nothing_in_its_place(make_site: Any) -> No
     again = {**ann.event(item["handle"]), "event_id": "ev-once-again", "replaces": "ev-taken-back"}
     assert ann.post("/api/judgements", again).json()["stored"]
     assert site.store.progress("shop")["votes"] == 1
+    ann.post("/api/undo", {"event_id": "ev-back-twice", "replaces": "ev-once-again", "take_back": True})
+    anew = {**ann.event(item["handle"]), "event_id": "ev-answered-anew"}  # a page that was loaded anew does not know the event
+    for _ in range(2):
+        assert ann.post("/api/judgements", anew).json() == {"stored": True, "late": False}
+    assert site.store.judgements("shop")[-1].replaces == "ev-back-twice"
+    assert ann.post("/api/judgements", {**anew, "event_id": "ev-another"}).status_code == 409, "an answer stands"
     assert ann.post("/api/undo", {**back, "answer": {"type": "choice", "chosen": "tie"}}).status_code == 400
 
 

@@ -161,12 +161,11 @@ def write(imported: Imported, path: Path) -> tuple[LeftOut, ...]:
         elif judgement.by in people:
             _respond(record["responses"], values, judgement)
         else:
-            for question, value in values.items():
-                record["suggestions"][question] = {
-                    "value": value,
-                    "score": judgement.meta.get("score"),
-                    "agent": files.foreign(judgement.by),
-                }
+            agent = {"score": judgement.meta.get("score"), "agent": files.foreign(judgement.by)}
+            if taken := [q for q in values if q in record["suggestions"]]:
+                left.append(LeftOut(judgement.event_id, judgement.source_id, f"suggestions.{taken[0]}: one judge's is there already"))
+                continue
+            record["suggestions"] |= {question: {"value": value, **agent} for question, value in values.items()}
     files.write_json(path, list(records.values()))
     return tuple(left)
 

@@ -181,16 +181,16 @@ def _written(task: Task, judgement: Judgement, worker: str) -> dict[str, Any]:
     answer, shown = judgement.answer, judgement.display_order
     if isinstance(answer, Choice):
         left, right = (task.candidates[k] for k in shown)
-        row |= {"left": left.text, "right": right.text}
+        row |= {"left": files.spoken(left), "right": files.spoken(right)}
         row |= {f"model_{side}": c.origin["model"] for side, c in (("left", left), ("right", right)) if c.origin.get("model")}
         sides = {"first": "left" if shown == (0, 1) else "right", "second": "right" if shown == (0, 1) else "left"}
         row["label"] = sides.get(answer.chosen, word_of(answer))
     elif isinstance(answer, Ranks):
         names = [f"answer{k + 1}" for k in range(len(task.candidates))]
-        row |= {n: c.text for n, c in zip(names, task.candidates)}
+        row |= {n: files.spoken(c) for n, c in zip(names, task.candidates)}
         row["ranking"] = order_text(answer, names)
     elif isinstance(answer, Scores):
-        row |= {} if task.candidates[0].origin.get("named_only") else {"text": task.candidates[0].text}
+        row |= {} if task.candidates[0].origin.get("named_only") else {"text": files.spoken(task.candidates[0])}
         row |= _scores(answer.scores)
     row |= {"time": at} if (at := files.at(judgement)) else {}
     row |= {} if judgement.active_ms is None else {"active_ms": judgement.active_ms}

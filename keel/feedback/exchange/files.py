@@ -14,8 +14,8 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.data.left_out import LeftOut
-from keel.feedback.exchange.imported import NO_TIME, Imported
-from keel.types.judgements import Judgement, TakenBack, Task
+from keel.feedback.exchange.imported import NO_TIME, Imported, digest
+from keel.types.judgements import Judgement, Scores, TakenBack, Task
 from keel.types.records import Candidate, ImagePart, Message, Prompt
 
 _OURS = "keel"
@@ -83,6 +83,37 @@ def apart(imported: Imported, formats: Container[str]) -> Imported:
     return replace(imported, annotators=people, judgements=tuple(map(moved, imported.judgements)))
 
 
+def alone(imported: Imported) -> Imported:
+    """The records with a task for each answer that a rating is about, ``id/answerK``, as readers make them: a score in a row of several
+    answers would be read as that of the first, or as a choice."""
+    several = {t.task_id: t for t in imported.tasks if t.kind == "rating" and len(t.candidates) > 1}
+    made: dict[tuple[str, int], Task] = {}
+    judgements: list[Judgement] = []
+    for j in imported.judgements:
+        task, answer = several.get(j.task_id), j.answer
+        if task is not None and isinstance(answer, Scores):
+            k, place = answer.candidate, f"{task.source_id}/answer{answer.candidate + 1}"
+            single = replace(task, task_id=f"{task.task_id}/{k}", candidates=(task.candidates[k],), source_id=place, expected=None)
+            made[task.task_id, k] = single
+            j = replace(j, task_id=single.task_id, answer=replace(answer, candidate=0), display_order=(0,))
+        judgements.append(j)
+    asked = {name for name, _ in made}
+    tasks = [t for t in imported.tasks if t.task_id not in asked]
+    return replace(imported, tasks=(*tasks, *made.values()), judgements=tuple(judgements))
+
+
+def told_apart(imported: Imported) -> Imported:
+    """The records with a source id for each item: other tools take one id for one item, and a prompt whose answers were asked about in
+    several pairs has one source id for all of them. The first item keeps it; others get ``#`` and a hash. So do items without any."""
+    keys = [(t.source_id, t.prompt.prompt_id, *sorted(c.candidate_id for c in t.candidates)) for t in imported.tasks]
+    names: dict[tuple[str, ...], str] = {}
+    free = {t.source_id for t in imported.tasks} - {""}
+    for key in dict.fromkeys(keys):
+        names[key] = key[0] if key[0] in free else f"{key[0]}#{digest(*key)}".removeprefix("#")
+        free.discard(key[0])
+    return replace(imported, tasks=tuple(replace(t, source_id=names[key]) for t, key in zip(imported.tasks, keys)))
+
+
 def at(judgement: Judgement) -> str:
     """When it was given; "" where that is not known."""
     return "" if judgement.at == NO_TIME else judgement.at
@@ -95,17 +126,36 @@ def scheme_of(task: Task, default: str) -> str:
 
 
 def said(prompt: Prompt) -> Any:
-    """What a prompt says, without its images: text, or turns where there are several."""
+    """What a prompt says, without the images that `images_of` names: text, or turns where there are several."""
     if prompt.text is not None:
         return prompt.text
+    if not _in_front(prompt):
+        return [turn(m) for m in prompt.messages]
     if len(prompt.messages) == 1 and prompt.messages[0].role == "user" and not prompt.messages[0].extra:
         return prompt.messages[0].text
     return [{"role": m.role, "content": m.text, **m.extra} for m in prompt.messages]
 
 
 def images_of(prompt: Prompt) -> list[str]:
-    """Sources of a prompt's images, in order."""
+    """Sources of a prompt's images, in order, where they stand in front of its last question, as readers of a column of images put them;
+    elsewhere they stay in the turns."""
+    if not _in_front(prompt):
+        return []
     return [p.source for m in prompt.messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
+
+
+def _in_front(prompt: Prompt) -> bool:
+    last = max((i for i, m in enumerate(prompt.messages) if m.role == "user"), default=0)
+    with_images = [i for i, m in enumerate(prompt.messages) if not isinstance(m.content, str) and _pictures(m.content)]
+    if not with_images:
+        return True
+    content = prompt.messages[last].content
+    kinds = [isinstance(p, ImagePart) for p in content if not isinstance(p, str)]
+    return with_images == [last] and kinds == sorted(kinds, reverse=True) and kinds.count(False) < 2
+
+
+def _pictures(content: Sequence[Any]) -> bool:
+    return any(isinstance(p, ImagePart) for p in content)
 
 
 def spoken(candidate: Candidate) -> Any:

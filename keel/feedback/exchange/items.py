@@ -5,6 +5,7 @@ Tools let everybody name the columns; these are the names that are understood. A
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _SINGLE = ("response", "answer", "generation", "completion", "output", "reply", 
 _NUMBERED = re.compile(
     r"(?i)^(answer|response|completion|output|candidate|option|generation|summary|reply|text|model_response|item)[ _-]?([1-9]|10|[a-h])$"
 )
+_PICTURE = re.compile(r"(?i)\.(png|jpe?g|gif|webp|bmp|tiff?)$")
 _TEXTS = ("body", "text", "html", "content", "response", "title")  # of an object that is an answer
 _MODELS = (("model_a", "model_b"), ("model_left", "model_right"), ("left_model", "right_model"), ("model1", "model2"))
 
@@ -90,6 +92,7 @@ def item_of(values: Mapping[str, Any], folder: str = "", source_id: str = "", na
 
 def make_prompt(said: Any, images: Any, folder: str, source_id: str) -> Prompt:
     """A prompt from text or turns, with images in front of its last question."""
+    said, images = listed(said), listed(images)
     entries = images if isinstance(images, list) else [images] if images else []
     pictures = tuple(ImagePart(_place(str(e), folder)) for e in entries)
     text, messages = None, ()
@@ -107,9 +110,25 @@ def make_prompt(said: Any, images: Any, folder: str, source_id: str) -> Prompt:
     return Prompt(prompt_key(tuple(map(by_bytes, messages)), text), messages, text, source_id=source_id)
 
 
+def listed(value: Any) -> Any:
+    """Turns or sources of images that a table's cell has as JSON, as the list that they are; anything else as it is."""
+    if not isinstance(value, str) or value[:1] != "[":
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    turns = isinstance(found, list) and bool(found) and all(isinstance(x, dict) and {"role", "content"} <= set(x) for x in found)
+    return found if turns or (isinstance(found, list) and len(found) > 1 and all(_is_image(x) for x in found)) else value
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, str) and (value.startswith("data:image/") or _PICTURE.search(value) is not None)
+
+
 def make_answer(prompt_id: str, said: Any, origin: Mapping[str, Any], earlier: Sequence[Candidate], name: str) -> Candidate:
     """An answer from text or turns; ``earlier`` ones of the same text get other ids. Raises FieldError for what is neither."""
-    turns: tuple[Message, ...] = ()
+    turns, said = (), listed(said)
     if isinstance(said, list):
         turns = as_messages(name, said)
         said = "\n\n".join(m.text for m in turns if m.role == "assistant")
@@ -162,7 +181,7 @@ def _entry(column: str, k: int, entry: Any, models: Sequence[Any]) -> Found:
     origin: dict[str, Any] = {"model": str(models[k])} if k < len(models) and models[k] else {}
     if not isinstance(entry, Mapping):
         return column, f"{column}.{k}", entry, origin
-    key = next((t for t in _TEXTS if isinstance(entry.get(t), str) and entry[t].strip()), None)
+    key = next((t for t in _TEXTS if isinstance(x := entry.get(t), list) or (isinstance(x, str) and x.strip())), None)
     if key is None:
         raise FieldError(f"{column}.{k}", f"holds no text (it has: {', '.join(map(str, entry))})")
     origin |= {name: value for name, value in entry.items() if name not in (key, "id") and value not in (None, "")}

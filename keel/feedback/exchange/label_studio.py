@@ -225,7 +225,7 @@ def _entry(task: Task, votes: Sequence[tuple[Task, Judgement]], judges: set[str]
         data["images"] = pictures
     names = [f"answer{k + 1}" for k in range(len(task.candidates))]
     if any(c.origin for c in task.candidates):
-        data["items"] = [{"id": n, "body": c.text, **c.origin} for n, c in zip(names, task.candidates)]
+        data["items"] = [{"id": n, "body": files.spoken(c), **c.origin} for n, c in zip(names, task.candidates)]
     else:
         data |= {n: files.spoken(c) for n, c in zip(names, task.candidates)}
     by_event: dict[tuple[str, str, str], list[tuple[Task, Judgement]]] = {}
@@ -241,7 +241,7 @@ def _entry(task: Task, votes: Sequence[tuple[Task, Judgement]], judges: set[str]
 def _annotation_row(group: Sequence[tuple[Task, Judgement]], names: Sequence[str], judge: bool) -> dict[str, Any]:
     first = group[0][1]
     row: dict[str, Any] = {"result": [r for task, j in group for r in _result(task, j, names)]}
-    own = not first.source_id.endswith(f"/{files.foreign(first.by)}")
+    own = first.source_id != "" and not first.source_id.endswith(f"/{files.foreign(first.by)}")
     row |= {"id": first.source_id.removeprefix("prediction ")} if own else {}
     row |= {"created_at": at} if (at := files.at(first)) else {}
     if first.reason:

@@ -111,7 +111,7 @@ def _written(task: Task, judgement: Judgement) -> dict[str, Any]:
         row["Input.prompt"] = said
     if pictures := files.images_of(task.prompt):
         row["Input.image"] = pictures[0] if len(pictures) == 1 else pictures
-    row |= {f"Input.{n}": c.text for n, c in zip(_names(task), task.candidates)}
+    row |= {f"Input.{n}": files.spoken(c) for n, c in zip(_names(task), task.candidates)}
     if len(task.candidates) == 2 and all(c.origin.get("model") for c in task.candidates):
         row |= {f"Input.model_{s}": c.origin["model"] for s, c in zip("ab", task.candidates)}
     return row | ({"Answer.reason": judgement.reason} if judgement.reason else {})

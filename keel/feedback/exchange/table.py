@@ -23,7 +23,8 @@ _LOOK = 20  # rows that are looked at to tell a format
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """``fits`` tells a row of the format from others; None where it is a folder, which ``fits_folder`` tells."""
+    """``fits`` tells a row of the format from others; None where it is a folder, which ``fits_folder`` tells. ``by_prompt``: the
+    format's ids are those of prompts, which several pairs of answers share."""
 
     name: str
     about: str
@@ -31,6 +32,7 @@ class Format:
     write: Callable[[Imported, Path], tuple[LeftOut, ...]]
     fits: Callable[[Mapping[str, Any]], bool] | None = None
     fits_folder: Callable[[Path], bool] | None = None
+    by_prompt: bool = False
 
 
 # The first that fits wins: formats with more particular columns stand before those with common ones.
@@ -38,8 +40,8 @@ _ROWS = (
     Format("keel", "Keel's own rows: tasks, judgements, annotators (JSONL)", keel_jsonl.read, keel_jsonl.write, keel_jsonl.fits),
     Format("label_studio", "Label Studio's JSON export", label_studio.read, label_studio.write, label_studio.fits),
     Format("argilla", "Argilla's records (JSON)", argilla.read, argilla.write, argilla.fits),
-    Format("distilabel", "distilabel's ratings of generations", distilabel.read, distilabel.write, distilabel.fits),
-    Format("lmarena", "battles of LMArena, MT-bench's judgements", lmarena.read, lmarena.write, lmarena.fits),
+    Format("distilabel", "distilabel's ratings of generations", distilabel.read, distilabel.write, distilabel.fits, by_prompt=True),
+    Format("lmarena", "battles of LMArena, MT-bench's judgements", lmarena.read, lmarena.write, lmarena.fits, by_prompt=True),
     Format("mturk", "Mechanical Turk's batch results (CSV)", mturk.read, mturk.write, mturk.fits),
     Format("prolific", "Prolific's submissions, or answers with PROLIFIC_PID (CSV)", prolific.read, prolific.write, prolific.fits),
     Format(
@@ -69,7 +71,10 @@ def write(name: str, imported: Imported, path: str | Path, *, or_nothing: bool =
     """Write records as another tool reads them. Returns what the format has no place for, each by name. Raises DataError where that is
     all of them, with ``or_nothing``: then nothing is written, and what was there stays."""
     form, where = named(name), Path(path).expanduser()
-    imported = imported if name == keel_jsonl.NAME else files.apart(imported, FORMATS)
+    if name != keel_jsonl.NAME:
+        imported = files.apart(imported, FORMATS)
+        imported = imported if form is FORMATS[label_studio.NAME] else files.alone(imported)
+        imported = imported if form.by_prompt else files.told_apart(imported)
     if or_nothing:
         with tempfile.TemporaryDirectory() as folder:
             left = form.write(imported, Path(folder) / where.name)

@@ -9,7 +9,7 @@ from typing import Any
 from browser_tools import ready, saved, task, vote
 
 from keel.feedback.answers import from_display
-from keel.types import Choice, Ranks
+from keel.types import Choice, Ranks, TakenBack
 
 
 def test_undo_is_a_new_event_that_names_the_old(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
@@ -140,3 +140,56 @@ def test_the_guideline_with_its_weights(site: Callable[..., Any], visit: Callabl
     page.keyboard.press("g")
     page.locator("dialog.drawer strong").wait_for()
     page.context.set_offline(False)
+
+
+def test_an_answer_is_taken_back_for_good_and_the_item_comes_again(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
+    where = site([task(i) for i in range(3)])
+    page = visit(where)
+    first = ready(page)
+    second = vote(page, "1")
+    page.keyboard.press("z")  # nothing is shown again: the key means nothing
+    page.keyboard.press("u")
+    assert ready(page, second) == first
+    button = page.get_by_role("button", name="Take it back: no answer of yours stands")
+    assert button.locator("kbd").inner_text().lower() == "z"
+    assert page.locator(".count").inner_text() == "1 answered"
+    page.keyboard.press("z")
+    assert ready(page, first) == second
+    assert page.locator("#toast").inner_text().startswith("Taken back")
+    assert page.locator("#correcting").is_hidden()
+    saved(page)
+    assert page.locator(".count").inner_text() == "0 answered"
+    said, back = where.votes()
+    assert (back.replaces, type(back.answer), where.store.progress("shop")["votes"]) == (said.event_id, TakenBack, 0)
+    page.reload()  # the page forgets what it knew: the item is as open as any other
+    seen = {ready(page)}
+    for _ in range(2):
+        seen.add(vote(page, "2"))
+    page.keyboard.press("7")
+    page.wait_for_selector(".empty.done")
+    saved(page)
+    assert first in seen
+    assert where.store.progress("shop")["votes"] == 3
+    assert [v.replaces for v in where.votes() if v.task_id == said.task_id] == ["", said.event_id, back.event_id]
+
+
+def test_an_answer_is_taken_back_offline_in_chinese_by_the_button(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
+    where = site([task(i) for i in range(2)], page={"language": "zh"})
+    page = visit(where)
+    page.context.set_offline(True)
+    second = vote(page, "1")
+    page.keyboard.press("7")
+    page.wait_for_selector(".empty.offline")
+    page.keyboard.press("u")
+    assert ready(page) == second
+    page.get_by_role("button", name="撤回回答").click()
+    page.wait_for_selector(".empty.offline")
+    assert "1" in page.locator(".count").inner_text()
+    page.context.set_offline(False)
+    assert ready(page) == second, "it comes again once the server knows"
+    saved(page)
+    assert (where.store.progress("shop")["votes"], len(where.votes())) == (1, 3)
+    page.keyboard.press("4")
+    page.wait_for_selector(".empty.done")
+    saved(page)
+    assert where.store.progress("shop")["votes"] == 2

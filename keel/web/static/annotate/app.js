@@ -66,6 +66,7 @@ class App {
     this.chrome = new Chrome(this.keys, {
       undo: () => this.work?.undo(),
       keepOld: () => this.work?.keepOld(),
+      takeBack: () => this.work?.takeBack(),
       guideline: () => this.guideline(),
       help: () => showKeys(this.keys, this.#asked()),
       refused: () => showRefused(this.outbox),
@@ -137,7 +138,8 @@ class App {
     for (const name of ["change", "shown"]) work.addEventListener(name, () => this.#update());
     work.addEventListener("shown", () => work.current.drawn.keys !== this.keys.version && chrome.caps());
     outbox.addEventListener("change", () => this.#sent());
-    work.addEventListener("answered", () => this.since++);
+    work.addEventListener("answered", ({ detail }) => (this.since += detail.first ? 1 : 0));
+    work.addEventListener("takenback", () => this.since--);
     work.addEventListener("feedback", ({ detail }) => showFeedback(detail, () => detail.blocking && work.goOn()));
     outbox.addEventListener("refused", () => chrome.announce("vote_refused"));
     outbox.addEventListener("signedout", ({ detail }) => this.#signedOut(detail));
@@ -152,7 +154,7 @@ class App {
   async #fetch(campaign, disputed, n) {
     const { protocol, items, ...rest } = await (disputed ? this.api.adjudications(campaign, n) : this.api.items(campaign, n));
     this.last = rest;
-    this.since = this.outbox.counts.waiting;
+    this.since = this.outbox.counts.answers;
     this.protocol = protocol;
     return { ...protocol, ...rest, items };
   }
@@ -180,7 +182,7 @@ class App {
   /** The actions that have a key on this page, in the order of the table. */
   #asked() {
     const known = this.work?.current?.component.actions() ?? {};
-    const always = ["reason", "undo", "guideline", "help"];
+    const always = ["reason", "undo", "take_back", "guideline", "help"];
     return ACTIONS.filter((name) => name in known || always.includes(name) || (name.startsWith("zoom") && this.work?.current?.panes.any));
   }
 

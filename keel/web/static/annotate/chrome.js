@@ -12,7 +12,7 @@ export class Chrome {
   #toast = 0;
   #shown = "";
 
-  /** `does`: {undo, guideline, help, refused, look, keepOld} are called for buttons. */
+  /** `does`: {undo, guideline, help, refused, look, keepOld, takeBack} are called for buttons. */
   constructor(keys, does) {
     Object.assign(this, { keys, does });
     const button = (name, act) =>
@@ -106,11 +106,18 @@ export class Chrome {
     const element = document.getElementById("correcting");
     if (on === !element.hidden) return;
     element.hidden = !on;
-    element.replaceChildren(
-      ...(on
-        ? [h("span", { say: "correcting" }), h("button", { type: "button", class: "small", say: "keep_old", onclick: this.does.keepOld })]
-        : []),
-    );
+    element.replaceChildren(...(on ? this.#choices() : []));
+  }
+
+  /** What can be done with an answer that is shown again, beside giving another. */
+  #choices() {
+    const key = h("kbd", { "data-action": "take_back", "aria-hidden": "true", text: cap(this.keys.keyFor("take_back")) });
+    const back = { type: "button", class: "small take-back", sayLabel: "take_back_label", onclick: this.does.takeBack };
+    return [
+      h("span", { say: "correcting" }),
+      h("button", { type: "button", class: "small", say: "keep_old", onclick: this.does.keepOld }),
+      h("button", back, h("span", { say: "take_back" }), key),
+    ];
   }
 
   async #switchLanguage() {

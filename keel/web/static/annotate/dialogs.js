@@ -143,6 +143,7 @@ function explained(what) {
 
 /** An answer in words. Places are those on the screen. */
 export function words(answer) {
+  if (!answer) return h("span", { say: "take_back" }); // an event that takes an answer back has none
   if (answer.type === "ranks") return h("span", { text: answer.buckets.map((bucket) => bucket.map(letter).join(" = ")).join(" > ") });
   if (answer.type === "scores")
     return h(

@@ -20,6 +20,7 @@ export const DEFAULTS = Object.freeze({
   send: "Enter",
   reason: "r",
   undo: "u",
+  take_back: "z",
   guideline: "g",
   help: "?",
   zoom_in: "+",

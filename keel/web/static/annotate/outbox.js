@@ -6,6 +6,9 @@ import { locked } from "./tabs.js";
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30000;
 
+/** How many answers more an event makes: a correction none, one that takes an answer back one less. */
+const more = (body) => (body.take_back ? -1 : body.replaces ? 0 : 1);
+
 /** 128 random bits as a UUID; `crypto.randomUUID` exists on https and loopback alone. */
 export function newId() {
   if (crypto.randomUUID) return crypto.randomUUID();
@@ -41,7 +44,7 @@ export class Outbox extends EventTarget {
     addEventListener("online", () => this.kick());
     document.addEventListener("visibilitychange", () => !document.hidden && this.kick());
     addEventListener("beforeunload", (event) => this.#atRisk && event.preventDefault());
-    this.counts = { waiting: 0, refused: 0 };
+    this.counts = { waiting: 0, refused: 0, answers: 0 }; // answers: how many more there are when what waits is sent
   }
 
   /** Send what an earlier page left. */
@@ -59,6 +62,7 @@ export class Outbox extends EventTarget {
   async add(path, body) {
     this.#writing++;
     this.counts.waiting++;
+    this.counts.answers += more(body);
     await this.#keep({ user: this.user, path, body, state: "waiting", at: new Date().toISOString() });
     this.#writing--;
     this.#changed();
@@ -168,7 +172,8 @@ export class Outbox extends EventTarget {
   async #changed(tell = true) {
     const rows = await this.rows();
     const count = (state) => rows.filter((row) => row.state === state).length;
-    this.counts = { waiting: count("waiting"), refused: count("refused") };
+    const answers = rows.reduce((sum, row) => sum + (row.state === "waiting" ? more(row.body) : 0), 0);
+    this.counts = { waiting: count("waiting"), refused: count("refused"), answers };
     if (tell) this.tabs.send("outbox");
     this.#tell("change");
   }

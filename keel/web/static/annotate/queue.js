@@ -20,6 +20,7 @@ export class Queue extends EventTarget {
     super();
     Object.assign(this, { fetch, prepare, outbox, tabs, disk, user, place, ahead });
     tabs.listen("answered", (handle) => this.#answered(handle, false));
+    tabs.listen("reopened", (handle) => this.#gone.delete(handle));
   }
 
   /** How many items to keep ready. */
@@ -45,6 +46,12 @@ export class Queue extends EventTarget {
 
   answered(handle) {
     this.#answered(handle, true);
+  }
+
+  /** The answer is taken back: the server gives the item again, to whichever tab asks first. */
+  reopened(handle) {
+    this.#gone.delete(handle);
+    this.tabs.send("reopened", handle);
   }
 
   /** Have `ahead` items ready. Calls while it is being done are one more round: what the server said may be old by then. */

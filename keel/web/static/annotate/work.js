@@ -14,7 +14,7 @@ export class Work extends EventTarget {
   #pressed = 0; // when the last key or button was pressed
   current = null;
 
-  /** Events: "shown", "answered", "change", "feedback" (detail {item, answer, feedback}), "undone". */
+  /** Events: "shown", "answered" (detail {first: not a correction}), "takenback", "change", "feedback" (detail {item, answer, feedback}), "undone". */
   constructor({ stage, queue, outbox, clock, gate, redraw, announce }) {
     super();
     Object.assign(this, { stage, queue, outbox, clock, gate, redraw, announce });
@@ -34,7 +34,7 @@ export class Work extends EventTarget {
 
   /** What keys can do now. */
   actions() {
-    const undo = this.canUndo ? { undo: () => this.undo() } : {};
+    const undo = this.canUndo ? { undo: () => this.undo() } : this.correcting ? { take_back: () => this.takeBack() } : {};
     if (!this.current) return undo;
     const { component, panes, reason } = this.current;
     const free = { ...panes.actions(), ...undo, ...(reason ? { reason: () => reason.focus() } : {}) };
@@ -83,7 +83,7 @@ export class Work extends EventTarget {
       this.next(began);
     }
     this.outbox.add("/api/judgements", event);
-    this.#tell("answered", past);
+    this.#tell("answered", { first: !old });
     if (training) this.#tell("change");
   }
 
@@ -131,6 +131,20 @@ export class Work extends EventTarget {
     this.#correcting = null;
     this.current = null;
     this.next();
+  }
+
+  /** The answer that is shown again is taken back with nothing in its place: the item is open, and comes again after those that are ready. */
+  takeBack() {
+    const old = this.#correcting;
+    if (!old) return;
+    const handle = old.item.handle;
+    this.#correcting = null;
+    this.current = null;
+    this.queue.reopened(handle);
+    this.outbox.add("/api/undo", { event_id: newId(), handle, replaces: old.event_id, take_back: true });
+    this.#tell("takenback");
+    this.next();
+    this.announce("taken_back");
   }
 
   /** The person has read what a training item teaches. */
