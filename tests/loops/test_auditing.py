@@ -111,5 +111,9 @@ def test_a_run_writes_tasks_that_do_not_change_it(tmp_path: Path) -> None:
     assert summary["audit"]["tasks"] == len(tasks) > 4
     rewards = [[row["reward"] for row in logs.read(tmp_path / name / "metrics.jsonl") if "reward" in row] for name in ("plain", "audited")]
     assert rewards[0] == rewards[1]
+    pause = 'settings.watch.rules=[{name: leave, expr: "completions/mean_length > 0", for: 3, act: pause}]'
+    assert run_verb("rl", recipe, [f"run_dir={tmp_path / 'left'}", *few, audit, pause])["interrupted"]
+    assert run_verb("rl", recipe, [f"run_dir={tmp_path / 'left'}", *few, audit])["audit"] == summary["audit"]
+    assert audits.rows(tmp_path / "left") == audits.rows(tmp_path / "audited")
     assert "audit" not in plain
     assert not (tmp_path / "plain" / "audit").exists()
