@@ -28,7 +28,7 @@ Add = Callable[[str, str, Callable[[argparse.Namespace], commands.Summary | None
 
 def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The command line. Overrides are `key.path=value`, values are YAML. ``given``: its words, where they are known; the table of rewards
-    is read only for the help of `keel score`."""
+    is read only for the help of `keel score`, the laboratory only for its own verbs."""
     top = argparse.ArgumentParser(prog="keel", description="Align language models with what people prefer.")
     top.add_argument("--version", action="store_true", help="print the version")
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
@@ -59,7 +59,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in commands.LABS.items():
         sub = verbs.add_parser(name, help=help_text)
-        lab = commands.lab(name)
+        lab = commands.lab(name) if not given or name in given else None
         sub.set_defaults(action=lab.run if lab is not None else commands.no_lab)
         if lab is not None:
             lab.add_arguments(sub)

@@ -219,6 +219,9 @@ DEAR = _cause("KL too dear", lambda s: _inverse(s.last(*KL)) if s.last("kl_coef"
 PART = _cause("one part of the reward", _part, 1.6, "one part has {value} times its share of the change",
               "look at the answers that this part likes best (rollouts/), lower its weight or bound it",
               "docs/rewards.md#a-price-for-gaming")  # fmt: skip
+TEMPLATE = _cause("a template", lambda s: s.last("completions/refrain_ratio"), 0.5, "{value} of the answers share a sentence",
+                  "look at it (rollouts/), price it (a `gaming` or `rules` reward), add a bonus for variety",
+                  "docs/rewards.md#a-bonus-for-variety")  # fmt: skip
 SPIKE = _cause("a gradient", _spike, 10.0, "the largest gradient is {value} times the usual one",
                "lower optim.clip_norm, " + _LR, "docs/alarms.md#gradient")  # fmt: skip
 FAILED = _cause("rewards failed", _failed, 0.2, "up to {value} of the answers got no reward",
@@ -233,7 +236,7 @@ MODALITY = _cause("tokens that hang on the image", _modality, 3.0, "their KL is 
                   "price them apart (algorithm.kl.grounded)", "docs/vision.md#measures-by-modality")  # fmt: skip
 
 SYMPTOMS: Mapping[str, tuple[Callable[[Seen], str], Sequence[Rule]]] = {
-    "reward up, held-out down": (_gap, (LONGER, SHORTER, NARROW, PART, CHEAP)),
+    "reward up, held-out down": (_gap, (LONGER, SHORTER, NARROW, TEMPLATE, PART, CHEAP)),
     "sudden drop": (_drop, (SPIKE, FAILED, CHEAP, SHORTER)),
     "oscillation": (_swings, (CLIPPED, SPIKE, CHEAP)),
     "stagnation": (_flat, (NO_SIGNAL, SMALL, DEAR, FAILED, NARROW)),

@@ -16,6 +16,7 @@ from torch import Tensor
 from keel.core.hashing import permutation
 from keel.data.batching import units_for_step
 from keel.learner.inference import EXTREMES
+from keel.loops.auditing import Auditor, refrain_metrics
 from keel.loops.config import ExplorationConfig, GroundingConfig, LoopConfig
 from keel.loops.control import Coefficients, phase_at
 from keel.loops.grounding import told_apart
@@ -152,6 +153,7 @@ class OnlineTrainer:
         self.masked: Twin | None = None  # what tells tokens apart that hang on what is masked, and how
         self.grounding = GroundingConfig()
         self.keeper: Keeper | None = None  # who keeps answers for people
+        self.auditor: Auditor | None = None  # who asks people about the reward
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -173,7 +175,7 @@ class OnlineTrainer:
         credited = credit(groups, units, algorithm)
         counted = time.perf_counter()
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **support_metrics(sampled)}
-        metrics |= {**credited.metrics, **complexity(sampled), **self.coefficients.metrics(step)}
+        metrics |= {**credited.metrics, **complexity(sampled), **self._looked_at(step + 1, sampled), **self.coefficients.metrics(step)}
         metrics["time/measures_s"] = time.perf_counter() - counted
         old_kl = None
         if self.keeper is not None:
@@ -186,6 +188,10 @@ class OnlineTrainer:
             self.actors.reference.follow(step + 1)
         metrics["time/train_s"] = time.perf_counter() - started
         return metrics
+
+    def _looked_at(self, step: int, sampled: Sequence[Group]) -> dict[str, float]:
+        """What the texts of step ``step`` (from 1) show together, and what was asked of people about them."""
+        return refrain_metrics(sampled) | (self.auditor.take(step, sampled) if self.auditor is not None else {})
 
     def _enter_phase(self, step: int) -> dict[str, float]:
         """Set what the step's phase sets; its number as a metric."""

@@ -72,6 +72,7 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         metrics["time/reward_s"] += time.perf_counter() - started
         started = time.perf_counter()
         metrics |= {**phase, **group_metrics(made.groups), **made.metrics, **pair_metrics(made.groups, made.units)}
+        metrics |= self._looked_at(step + 1, made.groups)
         if self.keeper is not None:
             self.keeper.take(step + 1, sampled, rollout_units(sampled))
         if trainable(made.units, self.plan.objective):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from keel.rewards.score import PartsRow, Row, SourceRow, TextReward, TextRow
 from keel.rewards.settings import SegmentedConfig, SourceConfig
-from keel.rewards.sources import constitution, finished, hallucination, judge, model, python, remote
+from keel.rewards.sources import constitution, diversity, finished, hallucination, judge, model, python, remote
 from keel.rewards.verifiers import (
     choice,
     code,
@@ -49,6 +49,7 @@ ROWS: tuple[Row, ...] = (
     steps.ROW,
     finished.ROW,
     gaming.ROW,
+    diversity.ROW,
     hallucination.ROW,
     judge.ROW,
     constitution.ROW,

@@ -27,6 +27,18 @@ class RolloutsConfig(Section):
     max_mb: float = Field(default=64.0, gt=0, description="Size of the folder, about: where it is reached, every second step goes.")
 
 
+class AuditConfig(Section):
+    """Answers of RL that become tasks for people or judges in `audit/`: does whoever looks agree with the reward?"""
+
+    every: int = Field(default=0, ge=0, description="Write tasks every N steps; 0: none.")
+    top: int = Field(default=4, ge=0, description="Highest rewarded answers, one a prompt.")
+    flagged: int = Field(
+        default=4, ge=0, description="Answers that look made for the reward (docs/rewards.md), the highest rewarded first."
+    )
+    random: int = Field(default=4, ge=0, description="Answers at random, to compare with.")
+    protocol: str = Field(default="pairwise-v1", min_length=1, description="Protocol of the tasks.")
+
+
 class TrackingConfig(Section):
     """Where metrics go beside `metrics.jsonl`, which is always written."""
 
@@ -47,4 +59,5 @@ class TrackingConfig(Section):
         default="cloud", description="`local` and `offline` write into the run directory."
     )
     rollouts: RolloutsConfig = Field(default=RolloutsConfig(), description="Answers that are kept whole, for a view by tokens.")
+    audit: AuditConfig = Field(default=AuditConfig(), description="Answers that become tasks for people, to audit the reward.")
     log_every: int = Field(default=10, ge=1, description="Without a terminal: print a line every N steps.")

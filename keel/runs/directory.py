@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from keel.core.errors import RunError
-from keel.runs import logs, rollouts
+from keel.runs import audits, logs, rollouts
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic
 from keel.runs.environment import differences, environment, flatten, git_state
@@ -168,12 +168,14 @@ class RunDir:
         DISK.sync_dir(self.path)
 
     def cut_metrics(self, step: int) -> None:
-        """Go back to ``step``: drop metrics, samples and rollouts of later steps, so that each stands once. -1: from the beginning. Events
-        are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the run went back to."""
+        """Go back to ``step``: drop metrics, samples, rollouts and audits of later steps, so that each stands once. -1: from the
+        beginning. Events are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the run went back
+        to."""
         logs.cut_end(self.path / METRICS, lambda row: _step(row) > step)
         logs.change_rows(self.path / EVENTS, lambda row: _after_return(row, step))
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
         rollouts.cut(self.path, step)
+        audits.cut(self.path, step)
 
     def give_up(self, step: int, number: int) -> None:
         """Go back to ``step`` for the ``number``-th time: metrics of later steps move to ``abandoned.jsonl``, with the number. Done again
@@ -184,6 +186,7 @@ class RunDir:
         logs.append(self.path / ABANDONED, [{"rollback": number, **row} for row in later])
         logs.change_rows(self.path / EVENTS, lambda row: _told_before(row, step, number))
         rollouts.give_up(self.path, step, number)
+        audits.give_up(self.path, step, number)
         self.cut_metrics(step)
 
     @property

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from keel.core.errors import RunError
-from keel.runs import logs, rollouts
+from keel.runs import audits, logs, rollouts
 from keel.runs.directory import CHECKPOINTS, COLUMNS, MANIFEST, METRICS, SAMPLES, read_manifest, read_summary
 from keel.runs.environment import flatten
 from keel.runs.lock import holder
 
 # the first two that are there
 _HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "eval/reward", "accuracy", "reward", "eval/loss", "loss")
-INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, "final", "adapter", "critic")  # many files or large ones, and no run among them
+# many files or large ones, and no run among them
+INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, audits.FOLDER, "final", "adapter", "critic")
 _NOT_COMPARED = ("time/", "mem/", "tokens_per_s")
 
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from keel.core.hashing import stable_hash
 from keel.runs import logs
 from keel.runs.durable import write_atomic
 
@@ -134,6 +133,8 @@ class Rollouts:
         return bool(self.every) and step % self.every == 0 and self._keeps(step)
 
     def _keeps(self, step: int) -> bool:
+        from keel.core.hashing import stable_hash  # loads numpy, which those who only list runs have no need of
+
         return step == 0 or stable_hash("kept step", step) % 2**self._level == 0
 
     def write(self, kind: Kind, step: int, rows: Iterable[KeptRollout]) -> None:

@@ -58,6 +58,7 @@ CASES = [
     ("reward up, held-out down", "length collapse", run((0.8, 0.2), completions__mean_length=np.linspace(50, 3, N))),
     ("reward up, held-out down", "entropy", run((0.8, 0.2), entropy=np.linspace(2.0, 0.05, N))),
     ("reward up, held-out down", "one part of the reward", run((0.8, 0.2), rewards__a__mean=RISE, rewards__b__mean=NOISE)),
+    ("reward up, held-out down", "a template", run((0.8, 0.2), completions__refrain_ratio=np.linspace(0.0, 0.9, N))),
     ("reward up, held-out down", "KL too cheap", run((0.8, 0.2), kl=np.linspace(0.1, 4.0, N))),
     ("sudden drop", "a gradient", run(reward=FALLS, grad_norm=put(HEALTHY["grad_norm"], 59, 80.0))),
     ("sudden drop", "rewards failed", run(reward=FALLS, completions__failed_ratio=put(0 * EVEN, 60, 0.9))),

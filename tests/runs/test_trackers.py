@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import random
 import sys
 import threading
@@ -21,7 +22,7 @@ from keel.runs import logs
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import RunDir
 from keel.runs.sinks import ConsoleSink, JsonlSink, make_sinks
-from keel.runs.trackers.follow import Following, TrackerSink, returns_of
+from keel.runs.trackers.follow import Following, Tracker, TrackerSink, returns_of
 from keel.runs.trackers.kinds import KINDS, id_of, name_of
 
 
@@ -250,6 +251,20 @@ def test_after_a_rollback_another_run_holds_the_whole_path(run: RunDir, monkeypa
     assert last.startswith("run (after rollback 1)")
     assert [what for of, what in calls if of == last] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), "finish"]
     assert {given["project"] for given in begun} == {"keel"}
+
+
+def test_what_a_tracker_does_not_take_is_counted(run: RunDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    calls = fake(monkeypatch, "swanlab")
+    path = tracker_of("swanlab", run)
+    path.log(1, {"loss": 1.0, "kl": math.nan, "grad_norm": math.inf})
+    path.log(2, {"loss": 2.0, "kl": math.nan})
+    path.close()
+    assert [what for kind, what in calls if kind != "init"] == [(1, 1.0), (2, 2.0), "finish"]
+    assert "takes no NaN and no infinity: 3 values left out (kl 2, grad_norm 1)" in caplog.text
+
+
+def tracker_of(name: str, run: RunDir) -> Tracker:
+    return KINDS[name].open(run, TrackingConfig())(0, -1)
 
 
 def test_wandb_goes_on_in_the_same_run(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -213,6 +214,21 @@ def test_a_replay_of_a_run_with_its_own_rules_and_with_others(live: tuple[RunDir
     summary = run_watch(str(tmp_path / "log.jsonl"), "", "", Console(file=text))
     assert summary["alarms"] == []
     assert "no rule spoke" in text.getvalue()
+
+
+def test_a_replay_names_what_ails_the_run(tmp_path: Path):
+    """Another trainer's log: the reward does not move, and nine groups in ten have one reward."""
+    rows = [{"step": i, "reward": 0.3 + 0.01 * (i % 2), "frac_reward_zero_std": 0.9} for i in range(1, 61)]
+    log, text = tmp_path / "log.jsonl", io.StringIO()
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = run_watch(str(log), "", str(tmp_path / "found.json"), Console(file=text, width=300))
+    (symptom,) = summary["symptoms"]
+    assert (symptom["name"], [cause["name"] for cause in symptom["causes"]]) == ("stagnation", ["no signal"])
+    assert "stagnation: the reward is where it was after 60 steps" in text.getvalue()
+    assert "  1. no signal: " in text.getvalue()
+    assert json.loads((tmp_path / "found.json").read_text())["symptoms"][0]["causes"][0]["limit"] > 0
+    log.write_text("".join(json.dumps({"step": i, "loss": math.nan}) + "\n" for i in range(1, 61)))
+    assert run_watch(str(log), "", "", Console(file=text))["symptoms"] == [], "without a reward it is not taken for RL"
 
 
 def test_a_row_is_taken_apart_as_the_run_made_it():

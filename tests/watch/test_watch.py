@@ -77,7 +77,7 @@ def test_each_default_limit_is_where_it_is_said_to_be(metric: str, fine: float, 
 def test_every_default_rule_on_one_metric_has_its_limit_above():
     read = {rule.name: parse(rule.condition).names for rule in resolve(WatchConfig())}
     assert sorted(name for names in read.values() if len(names) == 1 for name in names) == sorted(metric for metric, *_ in LIMITS)
-    assert {name for name, names in read.items() if len(names) > 1} == {"collapse", "runaway-held-out", "runaway-entropy"}
+    assert {name for name, names in read.items() if len(names) > 1} == {"collapse", "held-out-gap", "runaway-held-out", "runaway-entropy"}
 
 
 def test_a_rule_that_acts_alarms_from_its_first_step_on_and_no_longer_than_it_holds():
@@ -159,6 +159,7 @@ def beyond(rule: Rule) -> list[dict[str, float]]:
 
 BEYOND = {
     "collapse": [{"reward": 1.0 if step < 20 else 0.0, "reward_std": 0.1} for step in range(100)],
+    "held-out-gap": [{"reward": 0.1 * step, "eval/reward": -0.1 * step} for step in range(100)],
     "runaway-held-out": [{"kl": 9.0, "eval/reward": 0.5} for _ in range(100)],
     "runaway-entropy": [{"kl": 9.0 if step > 9 else 0.0, "entropy": 0.01, "reward": 0.1} for step in range(100)],
 }

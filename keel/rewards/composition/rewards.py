@@ -48,7 +48,7 @@ def apply_rewards(
     check_names(rewards)
     for reward in rewards:
         getattr(reward.source, "placed", {}).clear()
-    said = [_scores(reward, groups, reward.on_failure or on_failure) for reward in rewards]
+    said = _said(groups, rewards, on_failure)
     result: list[Group] = []
     for i, group in enumerate(groups):
         parts = {reward.name: found.scores[i] for reward, found in zip(rewards, said, strict=True)}
@@ -70,6 +70,20 @@ def apply_rewards(
     return tuple(result)
 
 
+def _said(groups: Sequence[Group], rewards: Sequence[Reward], on_failure: OnFailure) -> list[_Said]:
+    """What each source says. Those that look at another's scores (``among``) are asked after it, with its scores in the groups' parts."""
+    found: dict[str, _Said] = {}
+    for reward in sorted(rewards, key=_among):  # "" first
+        read = found.get(_among(reward))
+        seen = groups if read is None else [replace(g, parts={_among(reward): s}) for g, s in zip(groups, read.scores, strict=True)]
+        found[reward.name] = _scores(reward, seen, reward.on_failure or on_failure)
+    return [found[reward.name] for reward in rewards]
+
+
+def _among(reward: Reward) -> str:
+    return getattr(reward.source, "among", "")
+
+
 def _moved(group: Group, rewards: Sequence[Reward], parts: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """What is due at each token rather than at the end, by the rewards' own weights; () where no source scores parts of an answer."""
     by_token = [r for r in rewards if hasattr(r.source, "placed")]
@@ -87,10 +101,18 @@ def _moved(group: Group, rewards: Sequence[Reward], parts: Mapping[str, Tensor])
 
 
 def check_names(rewards: Sequence[Reward]) -> None:
-    """Raise UserError when two rewards share a name: one part would hide the other."""
+    """Raise UserError when two rewards share a name: one part would hide the other; and when one looks at the scores of a reward that is
+    not there, or that looks at others itself."""
     double = [name for name, n in Counter(r.name for r in rewards).items() if n > 1]
     if double:
         raise UserError(f"several rewards are named {', '.join(map(repr, double))}", "give each its own name")
+    for reward in rewards:
+        plain = [r.name for r in rewards if not _among(r)]
+        if (wanted := _among(reward)) and wanted not in plain:
+            raise UserError(
+                f"reward {reward.name!r}: among={wanted!r} is no reward that it could look at",
+                f"name one of: {', '.join(plain)}" if plain else "add the reward that says which answers are good",
+            )
 
 
 @dataclass(frozen=True, slots=True)

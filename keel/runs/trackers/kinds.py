@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from keel.core.hashing import stable_hash
 from keel.runs.config import TrackingConfig
 from keel.runs.directory import RunDir
 from keel.runs.trackers.follow import Following, Open, Tracker, TrackerSink
+
+log = logging.getLogger("keel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ def trackio(run: RunDir, config: TrackingConfig) -> Open:
 
 
 def swanlab(run: RunDir, config: TrackingConfig) -> Open:
-    """SwanLab. It takes no value for a step that it has, so a rollback begins another experiment."""
+    """SwanLab. It takes no value for a step that it has, so a rollback begins another experiment; and none that is not finite: those are
+    counted, and told when the path ends."""
 
     def begin(rollback: int, sent: int) -> Tracker:
         module: Any = importlib.import_module("swanlab")
@@ -116,10 +121,20 @@ def swanlab(run: RunDir, config: TrackingConfig) -> Open:
         again = {"id": id_of(run, rollback), "resume": "allow"} if config.swanlab_mode == "cloud" else {}
         opened: Any = module.init(**given, **again, experiment_name=name_of(run, rollback), config=run.manifest["config"])
 
+        left_out: Counter[str] = Counter()
+
         def send(step: int, metrics: Mapping[str, float]) -> None:
             opened.log({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
+            left_out.update(name for name, value in metrics.items() if not math.isfinite(value))
 
-        return Path(send, opened.finish)
+        def end() -> None:
+            opened.finish()
+            if left_out:
+                which = ", ".join(f"{name} {n}" for name, n in left_out.most_common())
+                log.warning("tracker swanlab takes no NaN and no infinity: %d values left out (%s)", left_out.total(), which)
+                left_out.clear()
+
+        return Path(send, end)
 
     return begin
 

@@ -30,7 +30,7 @@ from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.judges import record_judges
-from keel.verbs.shared.keeping import keeper_of
+from keel.verbs.shared.keeping import auditor_of, keeper_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
@@ -97,7 +97,7 @@ class RLParts(SampledParts):
     def trainer(self) -> OnlineTrainer:
         prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
         trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
-        trainer.keeper = self.keeper
+        trainer.keeper, trainer.auditor = self.keeper, self.auditor
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         return trainer
@@ -170,6 +170,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
             keeper,
         ),
         keeper=keeper,
+        auditor=auditor_of(session),
         summary={"algorithm": algorithm.name, "prompts": len(prompts["train"]), "samples": recipe.samples, "data": account.summary()},
     )
 

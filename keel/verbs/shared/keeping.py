@@ -1,9 +1,10 @@
-"""Who keeps a run's answers for people to look at."""
+"""Who keeps a run's answers for people to look at, and who asks them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from keel.loops.auditing import Auditor
 from keel.loops.keeping import Keeper
 from keel.loops.online import Actors
 from keel.render.renderer import Renderer
@@ -24,3 +25,9 @@ def keeper_of(session: Session, renderer: Renderer, actors: Actors) -> Keeper | 
     keeper = Keeper(store, pieces, actors.policy.logprobs, actors.reference_logprobs)
     session.bus.add(keeper)
     return keeper
+
+
+def auditor_of(session: Session) -> Auditor | None:
+    """As `settings.tracking.audit` asks; None where nobody is asked."""
+    config = session.recipe.settings.tracking.audit
+    return Auditor(session.run.path, config, session.recipe.seed) if config.every else None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
+from keel.loops.auditing import Auditor
 from keel.loops.harness import TrainResult
 from keel.loops.keeping import Keeper
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
@@ -47,6 +48,7 @@ class SampledParts:
     judge: RunRewards | PairByJudge | None = None  # who knows what failed
     evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
     keeper: Keeper | None = None  # of answers, for people
+    auditor: Auditor | None = None  # of the reward, by people
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/reward", mode="max"))
     twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
@@ -87,4 +89,5 @@ class SampledParts:
         if self.critic is not None:
             self.critic.save(session.run.path / "critic", self.loaded.tokenizer, self.loaded.processor)
         composed = {"composition": self.composer.summary()} if self.composer is not None else {}
-        return {**self.summary, **refused_answers(self.rewards), **composed, **self.told()}
+        audited = self.auditor.summary() if self.auditor is not None else {}
+        return {**self.summary, **refused_answers(self.rewards), **composed, **audited, **self.told()}

@@ -18,6 +18,8 @@ from keel.core.config import checked
 from keel.core.errors import ConfigError, DataError, UserError
 from keel.core.events import Event
 from keel.core.hashing import stable_hash
+from keel.evaluate.run_diagnosis import Symptom, diagnose
+from keel.runs.columns import Columns
 from keel.runs.directory import ABANDONED, read_manifest
 from keel.runs.durable import write_atomic
 from keel.runs.environment import flatten
@@ -55,13 +57,39 @@ def run_watch(run: str, rules: str = "", json_file: str = "", console: Console |
     first, last = log.rows[0][0], log.rows[-1][0]
     out.print(f"{log.path}: {log.form}, {result.steps} rows, steps {first} to {last}", markup=False, highlight=False, soft_wrap=True)
     _print(result, out)
+    symptoms = symptoms_of(path, log.rows)
+    _print_symptoms(symptoms, out)
     if log.left_out:
         out.print(f"{log.left_out} lines were left out: no row, or no step or number in them", highlight=False)
     if abandoned:
         out.print(f"{abandoned} steps that emergencies took back are not looked at ({ABANDONED})", highlight=False)
-    summary = {**_summary(run, result), "form": log.form, "left_out": log.left_out, "abandoned": abandoned}
+    summary = {
+        **_summary(run, result),
+        "symptoms": [s.to_json() for s in symptoms],
+        "form": log.form,
+        "left_out": log.left_out,
+        "abandoned": abandoned,
+    }
     _write(json_file, summary)
     return summary
+
+
+def symptoms_of(run: Path, rows: Sequence[tuple[int, Mapping[str, float]]]) -> list[Symptom]:
+    """What ails a run of RL, by its metrics; nothing for runs of Keel that are none. Another trainer's log is taken for one of RL where it
+    has a reward."""
+    manifest = read_manifest(run) if run.is_dir() else None
+    of_rl = manifest.get("verb") == "rl" if manifest is not None else any("reward" in metrics for _, metrics in rows)
+    return diagnose(Columns.of_rows({"step": step, **metrics} for step, metrics in rows)) if of_rl else []
+
+
+def _print_symptoms(symptoms: Sequence[Symptom], console: Console) -> None:
+    for symptom in symptoms:
+        console.print(f"{symptom.name}: {symptom.evidence}", markup=False, highlight=False, soft_wrap=True, style="bold")
+        for place, cause in enumerate(symptom.causes, 1):
+            told = f"  {place}. {cause.name}: {cause.evidence}. {cause.remedy} ({cause.page})"
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
+        if not symptom.causes:
+            console.print("  no cause that these metrics would show", highlight=False)
 
 
 def _summary(run: str, result: Replayed) -> dict[str, Any]:
