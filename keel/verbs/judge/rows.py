@@ -106,4 +106,4 @@ def _records(path: str) -> list[Found]:
 
 def _of_turns(turns: Sequence[Message], i: int) -> Candidate:
     text = "\n\n".join(m.text for m in turns if m.role == "assistant")
-    return Candidate(f"{i}-{digest(text)[:12]}", text)
+    return Candidate(f"{i}-{digest(text)[:12]}", text, turns=tuple(turns) if holds_image(turns) else ())
