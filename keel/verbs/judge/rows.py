@@ -13,6 +13,7 @@ from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.evaluate.judge_labels import labelled
 from keel.feedback.rows import digest, named
+from keel.judges.templates import holds_image
 from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
 
 log = logging.getLogger("keel")
