@@ -20,7 +20,8 @@ class CallError(Exception):
 
 
 def reply_of(response: Any) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """Text, log-probabilities of the first token, how it ended, and tokens of a chat completion. Raises CallError for another shape: it was paid."""
+    """Text, log-probabilities of the first token, how it ended, and tokens of a chat completion. Raises CallError for another shape: it
+    was paid."""
     try:
         found = response.json()
         choice = found["choices"][0]

@@ -206,7 +206,7 @@ def test_a_measure_and_a_judge_that_failed_are_asked_again_once_they_are_mended(
         run_improve(given, out)
     monkeypatch.setattr(measuring, "apply_rewards", measure)
     monkeypatch.setattr(run, "judge_named", lambda file, name: judge(str(broken), name))
-    with pytest.raises(RunError, match="round 1: .* comparisons have no verdict of judge honest"):
+    with pytest.raises(RunError, match=r"round 1: .* comparisons have no verdict of judge honest"):
         run_improve(given, out)
     monkeypatch.setattr(run, "judge_named", judge)
     summary = run_improve(given, out)

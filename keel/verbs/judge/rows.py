@@ -13,6 +13,7 @@ from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.evaluate.judge_labels import labelled
 from keel.feedback.rows import digest, named
+from keel.judges.templates import holds_image
 from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
 
 log = logging.getLogger("keel")
@@ -106,4 +107,4 @@ def _records(path: str) -> list[Found]:
 
 def _of_turns(turns: Sequence[Message], i: int) -> Candidate:
     text = "\n\n".join(m.text for m in turns if m.role == "assistant")
-    return Candidate(f"{i}-{digest(text)[:12]}", text)
+    return Candidate(f"{i}-{digest(text)[:12]}", text, turns=tuple(turns) if holds_image(turns) else ())
