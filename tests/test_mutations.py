@@ -61,7 +61,9 @@ SAME = {  # broken in the text only: what is computed is the same
     "combine number: 0.0 in torch.where(group.valid_G, parts_KG, 0.0)",  # what failed is not on the front whatever stands there
     "composer number: 0.0 in torch.where(valid_G, parts[name], 0.0)",  # any number that is finite: what failed is 0 in the end
     "aggregate number: 1.0 in votes.total() / len(votes) if votes else 1.0",  # without votes there is no pair to weigh
-    "agreement compare-NotEq: ids == sorted(ids)",  # all votes the other way round agree as much
+    "agreement compare-NotEq: answer_id(c.candidates[0]) == item[1]",  # all votes the other way round agree as much
+    "agreement number: 1 in item[1]",  # the same
+    "agreement number: 0 in c.candidates[0]",  # the same
 }
 
 

@@ -67,11 +67,13 @@ def view(
     gone, lost, kept = frozenset(without), Counter[str](), list[Judgement]()
     counted = counting(judgements, standing, gone)
     for j in judgements:
-        reason = "repeat" if j.purpose == "work" and j.repeat else j.purpose if j.purpose != purpose else ""
+        further = j.purpose == "work" and bool(j.repeat)
+        criterion = further and isinstance(j.answer, Scores)  # a judge's rating on another criterion is no repeat, nor one person more
+        reason = "repeat" if further and not criterion else j.purpose if j.purpose != purpose else ""
         reason = reason or why_not(j, standing, gone)
         if not reason and isinstance(j.answer, Choice) and j.answer.chosen == "cannot":
             reason = "cannot"
-        if not reason and purpose == "work" and j.event_id not in counted and not surplus:
+        if not reason and purpose == "work" and j.event_id not in counted and not surplus and not criterion:
             reason = "surplus"
         if reason:
             lost[reason] += 1

@@ -47,7 +47,7 @@ def judgements(task: Task, judge: Judge, verdict: Verdict, at: str) -> list[Judg
         calls = [j.event_id for j in found]
         meta = {"mean_of": calls} | _meta(verdict.mean, judge) | {"tokens": _sum([s.tokens for _, s in verdict.calls])}
         about = sorted({tuple(_about(q)) for q, _ in verdict.calls})
-        number = 0 if about == [("", "")] else _group(about)
+        number = _group(about) if any(criterion for criterion, _ in about) else 0  # with another reference it is the same vote, made again
         found.append(_judgement(task, by, verdict.mean, verdict.question.order, "work", [about, calls], number, at, meta))
     return found
 

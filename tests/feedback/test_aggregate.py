@@ -34,6 +34,17 @@ def test_the_second_candidate_can_win() -> None:
     assert (pair.chosen[0].text, pair.label) == ("two", pytest.approx(2 / 3))
 
 
+def test_records_may_hold_an_item_in_either_order() -> None:
+    """Two votes for "one" and one for "two", in records of both orders: each is counted on the side that it means."""
+    cast = votes("1", (A, B)) + votes("21", (B, A))
+    (pair,) = aggregate(cast)
+    assert (pair.chosen[0].text, pair.label) == ("one", pytest.approx(2 / 3))
+    assert counts(cast, (pair,)) == {"for": 2, "against": 1, "tie": 0, "left_out": 0}
+    even = votes("12", (B, A))
+    assert left_out(even, ())
+    assert not left_out(even, aggregate(even, AggregateConfig(ties="keep")))
+
+
 def test_smoothing_by_hand() -> None:
     (pair,) = aggregate(votes("111"), AggregateConfig(smoothing=1.0))
     assert pair.label == pytest.approx(4 / 5)

@@ -131,7 +131,7 @@ def test_another_run_on_the_same_answers_loses_nothing(tmp_path: Path, judges: s
         judged(pairs, f"samples={samples}", judge="noisy")
     with Store(url) as store:
         said = store.judgements("s")
-        view = of_store(store, "s", surplus=True)
+        view = of_store(store, "s")
         assert sorted(name for x in view.ratings for name in x.scores) == ["task"] * 3 + ["truth"] * 3
         assert len(said) == 12
         said = store.judgements("p")

@@ -45,6 +45,16 @@ def rewarded(texts: Sequence[str], failed: Sequence[int] = (), enough: float = 1
     return apply_rewards([group(texts, failed)], rewards)[0]
 
 
+def test_thoughts_earn_nothing() -> None:
+    """The same answers behind thoughts that share no word,."""
+    thoughts = ["one red apple", "two blue pears", "three green plums", "four white figs"]
+    plain = rewarded(BASE)
+    behind = rewarded([f"<think>{t}</think>{a}" for t, a in zip(thoughts, BASE, strict=True)])
+    assert torch.equal(plain.parts["varied"], behind.parts["varied"])
+    same = rewarded([f"<think>{t}</think>it is seven" for t in thoughts])
+    assert same.parts["varied"].tolist() == [0.0] * 4
+
+
 def test_by_hand() -> None:
     """Good are three: {it, is, seven} twice, {the, answer, seven}: 1/3 of the words in common. So (0 + 2/3)/2, the same, (2/3 + 2/3)/2."""
     found = rewarded(BASE)

@@ -97,8 +97,16 @@ def test_every_kind_of_reward_is_tested_or_said_to_read_everything() -> None:
     kinds = {t for c in RewardConfig.__origin__.__args__ for t in TypeAdapter(c).json_schema()["properties"]["type"].get("enum", [None])}  # type: ignore[attr-defined]
     kinds |= {TypeAdapter(c).json_schema()["properties"]["type"].get("const") for c in RewardConfig.__origin__.__args__}  # type: ignore[attr-defined]
     reads_everything = {"steps", "python", "model", "remote", "finished", "hallucination", "consistency"}
-    tested_elsewhere = {"judge"}  # test_judge_reward.py
-    assert kinds - {None} == {*META, "rules", "contains", "reasoning_gym"} | reads_everything | tested_elsewhere
+    tested_elsewhere = {"judge", "constitution", "diversity"}  # test_judge_reward.py, test_constitution.py, test_diversity.py
+    assert kinds - {None} == {*META, "rules", "contains", "reasoning_gym", "gaming"} | reads_everything | tested_elsewhere
+
+
+def test_a_price_for_gaming_is_asked_of_the_answer_alone(prompt: Callable) -> None:
+    judge = text_reward(TypeAdapter(RewardConfig).validate_python({"type": "gaming", "name": "g"}))
+    asked, again = prompt(), "the same words stand here again and again. " * 30
+    assert judge(asked, again) < 0.0
+    assert judge(asked, f"<think>{again}</think>It is four.") == 0.0
+    assert judge(asked, f"<think>x</think>{again}") == judge(asked, again)
 
 
 def test_parts_are_those_of_the_answer(prompt: Callable) -> None:

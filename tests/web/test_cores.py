@@ -48,7 +48,7 @@ def test_a_thread_may_use_all_again() -> None:
 
 
 def test_a_crowd_does_not_ask_in_step(make_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = make_site(30)
+    site = make_site(60)
     ann = site.person()
     assert len(ann.items()["items"]) == 5
     monkeypatch.setattr(annotate, "MANY", 1)

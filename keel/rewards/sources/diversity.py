@@ -11,6 +11,7 @@ from pydantic import Field
 
 from keel.data.text import distinct
 from keel.data.variety import differences, known_words
+from keel.rewards.reading.thoughts import answer_of
 from keel.rewards.score import SourceRow
 from keel.rewards.settings import SourceConfig
 from keel.types import Group
@@ -35,7 +36,7 @@ class DiversityReward(SourceConfig):
 class DiversitySource:
     """A ``types.RewardSource`` that is asked after the reward ``among``, whose scores it reads in the groups' ``parts``. ``details`` of the
     groups scored last, over all valid answers whether good or not: ``difference`` of each from the others of its group, and ``distinct``,
-    the group's different pairs of words over all pairs."""
+    the group's different pairs of words over all pairs. Thoughts before an answer are not read."""
 
     name: str
     among: str
@@ -47,7 +48,7 @@ class DiversitySource:
         """float32 [G] for each group, in [0, 1]."""
         import torch
 
-        texts = [[r.text if ok else "" for r, ok in zip(g.rollouts, g.valid_G.tolist(), strict=True)] for g in groups]
+        texts = [[(answer_of(r.text) or "") if ok else "" for r, ok in zip(g.rollouts, g.valid_G.tolist(), strict=True)] for g in groups]
         known = known_words((g.prompt.last_user_text for g in groups), (t for of_group in texts for t in of_group))
         self.details.update({name: [torch.full((len(g.rollouts),), math.nan) for g in groups] for name in ("difference", "distinct")})
         scores: list[Tensor] = []

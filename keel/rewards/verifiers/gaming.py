@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from keel.data.gaming import LIMITS, gaming
-from keel.rewards.score import Score, TextReward, TextRow
+from keel.rewards.score import Score, TextReward, TextRow, of_answers
 from keel.rewards.settings import SourceConfig
 from keel.types import Prompt
 
@@ -32,6 +32,7 @@ class GamingReward(SourceConfig):
         return value
 
 
+@of_answers
 def priced(config: GamingReward) -> TextReward:
     """Minus the greatest share that is at its limit or above; 0 where none is. In [-1, 0]."""
 
