@@ -31,6 +31,21 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "kl/answer": ("kl_point", "objective/kl"),
     "tok/s": ("tokens_per_s",),
 }
+LINE = 6  # numbers that a line of the terminal holds
+EVALUATED = tuple(
+    f"eval/{name}"
+    for name in (
+        "loss",
+        "mean_token_accuracy",
+        "accuracy",
+        "rewards/accuracies",
+        "rewards/margins",
+        "reward",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "completions/failed_ratio",
+    )
+)
 
 
 def make_sinks(run: RunDir, config: TrackingConfig) -> list[Sink]:
@@ -118,8 +133,7 @@ class ConsoleSink:
         elif event.kind == "step":
             self._step(event)
         elif event.kind == "eval":
-            numbers = "  ".join(f"{name} {short(value)}" for name, value in metrics_of(event).items() if not name.startswith("time/"))
-            self._say(f"evaluation at step {event.step}: {numbers}")
+            self._say(f"evaluation at step {event.step}: {evaluated(metrics_of(event))}")
         elif event.kind in ("stage_started", "stage_finished", "resumed", "interrupted", "phase") and event.message:
             self._say(event.message)
         elif event.kind in ("warning", "verdict", "emergency", "adjusted", "recovery", "resolved", "paused") and event.message:
@@ -187,6 +201,19 @@ def shown(metrics: Mapping[str, float]) -> str:
         if name
     }
     return "  ".join(f"{label} {short(value)}" for label, value in found.items())
+
+
+def evaluated(metrics: Mapping[str, float]) -> str:
+    """The numbers of an evaluation that a person wants to see, in one line that says how many more the file has."""
+    numbers = {name: value for name, value in metrics.items() if not name.startswith("time/")}
+    wanted = (
+        numbers
+        if len(numbers) <= LINE
+        else {name: numbers[name] for name in EVALUATED if name in numbers} or dict(list(numbers.items())[:LINE])
+    )
+    said = "  ".join(f"{name} {short(value)}" for name, value in wanted.items())
+    more = len(numbers) - len(wanted)
+    return f"{said}  ({more} more in metrics.jsonl)" if more else said
 
 
 def short(value: float) -> str:

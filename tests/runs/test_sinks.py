@@ -261,6 +261,14 @@ def test_plain_lines_without_a_terminal() -> None:
     assert lines[4:] == ["evaluation at step 7: eval/loss 0.5", "warning: [bold]grad_norm[/bold] 131"]
 
 
+def test_an_evaluation_is_one_short_line_that_counts_what_it_leaves_out() -> None:
+    spread = {f"eval/rewards/part_{i}/mean": 0.1 for i in range(9)}
+    known = {"eval/reward": 0.25, "eval/completions/mean_length": 12.0, "time/eval_s": 3.0}
+    assert sinks.evaluated(spread | known) == "eval/reward 0.25  eval/completions/mean_length 12  (9 more in metrics.jsonl)"
+    assert sinks.evaluated(spread).endswith("part_5/mean 0.1  (3 more in metrics.jsonl)")  # none known by name: the first ones
+    assert sinks.evaluated(dict(list(spread.items())[:6])).count("part_") == 6
+
+
 def test_a_bar_on_a_terminal() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
