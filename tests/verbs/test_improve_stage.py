@@ -115,6 +115,7 @@ def test_a_run_that_is_stopped_after_each_of_its_files_takes_the_same_course(tmp
         assert {j.event_id for j in store.judgements("self-improvement")} == one["events"]  # each once, none lost
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_training_leaves_no_trace(root: Path, tmp_path: Path) -> None:
     run_improve(recipe(), tmp_path / "whole")
     recipe_file = tmp_path / "improve.yaml"

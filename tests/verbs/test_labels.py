@@ -131,7 +131,8 @@ def test_a_killed_stage_goes_on_and_asks_nothing_twice(tasks: Path, tmp_path: Pa
         assert max(asked_once.values()) == 1
 
 
-def test_the_same_seed_gives_the_same_votes(tasks: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_votes(tmp_path: Path) -> None:
+    tasks = write(tmp_path / "tasks.jsonl", 10)
     runs = [
         run_labels(recipe(tasks, "people.count=4", "campaign=same", f"seed={seed}"), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))
     ]

@@ -79,6 +79,7 @@ def answers(learner: LocalLearner, units: tuple[Unit, ...]) -> torch.Tensor:
     return torch.stack([torch.stack([branch_T.sum() for branch_T in row]) for row in learner.logprobs(units)])
 
 
+@pytest.mark.slow
 def test_mdpo_hangs_on_the_picture_more_than_dpo(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another scene's picture the lead of the preferred answer moves by more, and that answer becomes less likely; and unlike under
     DPO it has become likelier than it was."""

@@ -126,6 +126,7 @@ def test_keels_side(verb: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.stages
+@pytest.mark.slow
 def test_the_command_alone(tmp_path: Path, proofs: None, capsys: pytest.CaptureFixture[str]) -> None:
     flags = "--models demo --verbs dpo --against none --depth 12 --group 2 --completion 4 --words 3 --threads 1"
     assert main(["bench", "vlm", *flags.split(), "--json", str(tmp_path / "out.json")]) == 0
