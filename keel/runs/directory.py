@@ -105,7 +105,8 @@ class RunDir:
     @classmethod
     def _start(cls, path: Path, lock: Lock, wanted: dict[str, Any], argv: list[str]) -> RunDir:
         now = logs.plain({"git": git_state(), **environment()})
-        start = {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "argv": argv}
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        start = {"at": at, "argv": argv, "folder": str(Path.cwd())}  # where relative paths of the recipe begin
         before = read_manifest(path)
         if before is None:
             stray = [name for name in _OWN if (path / name).exists()]

@@ -246,6 +246,28 @@ def test_lineage_finds_a_snapshot_in_a_list_of_paths() -> None:
     assert lineage.following([run], {"abc"}) == [run]
 
 
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_lineage_reads_relative_paths_as_the_run_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_a_link: bool) -> None:
+    """Asked from another folder, and through links in the names of runs or in what they read."""
+    work, here = tmp_path / "work", tmp_path / "here"
+    manifests: dict[str, dict[str, Any]] = {
+        "runs/reward": {"verb": "reward", "data": {"votes": "abc"}},
+        "runs/rl": {"verb": "rl", "config": {"rewards": [{"model": "newest/final" if through_a_link else "runs/reward/final"}]}},
+        "runs/eval": {"verb": "eval", "parent": "runs/rl"},
+        "runs/other": {"verb": "sft", "config": {"model": str(here / "runs" / "reward")}},
+    }
+    for name, manifest in manifests.items():
+        (work / name).mkdir(parents=True)
+        (work / name / "manifest.json").write_text(json.dumps(manifest | {"starts": [{"at": "then", "folder": str(work)}]}))
+    here.mkdir()
+    (work / "newest").symlink_to(work / "runs" / "reward")
+    (tmp_path / "linked").symlink_to(work / "runs")
+    monkeypatch.chdir(here)
+    found = lineage.runs_below(tmp_path / "linked" if through_a_link else work / "runs")
+    assert {r.path.name for r in lineage.following(found, {"abc"})} == {"reward", "rl", "eval"}
+    assert [r.path.name for r in lineage.ancestors(found, work / "runs" / "eval")] == ["eval", "rl", "reward"]
+
+
 def test_two_tools_with_one_id_are_two_people(tmp_path: Path) -> None:
     with Store(f"sqlite:///{tmp_path}/f.db") as store:
         judged(store, "argilla:7", "label_studio:7", "argilla:a b", "argilla:a_b", "team:x", wanted=5)
