@@ -21,7 +21,7 @@ from keel.feedback.exchange.answers import REASONS, Said, add, form, spans_said,
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported
 from keel.feedback.exchange.items import Item, item_of
-from keel.feedback.exchange.said import number_of, plain_word, ranks_of, span_of
+from keel.feedback.exchange.said import number_of, plain_word, span_of
 from keel.types.judgements import Choice, Judgement, Ranks, Scores, Spans, Task
 
 NAME = "argilla"
@@ -102,7 +102,7 @@ def _form(answers: Mapping[str, Any], item: Item, gather: Gather, source_id: str
             elif isinstance(value, list) and value and all(isinstance(v, dict) and "rank" in v for v in value):
                 said.append(Said(question, "ranking", _ranked(question, value, item)))
             elif isinstance(value, list) and len(item.candidates) > 1:
-                said.append(Said(question, "ranking", ranks_of(question, [[v] for v in value], item.names)))
+                said.append(Said(question, "ranking", item.ranks(question, [[v] for v in value])))
             else:
                 rest[question] = value
     more, reason = form(rest, item, gather, source_id, place)
@@ -122,7 +122,7 @@ def _ranked(question: str, value: list[Any], item: Item) -> Ranks:
     if None in ranks:
         raise FieldError(question, "every value needs a rank")
     order = sorted({r for r in ranks if r is not None})
-    return ranks_of(question, [[v["value"] for v, r in zip(value, ranks) if r == rank] for rank in order], item.names)
+    return item.ranks(question, [[v["value"] for v, r in zip(value, ranks) if r == rank] for rank in order])
 
 
 def _suggestion(question: str, value: Any, item: Item, gather: Gather, source_id: str, place: str, meta: Mapping[str, Any]) -> None:
