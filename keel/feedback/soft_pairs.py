@@ -19,7 +19,7 @@ from keel.feedback.reliability.calibrate import fit, guarded
 from keel.feedback.reliability.dawid_skene import dawid_skene
 from keel.feedback.reliability.mace import mace
 from keel.feedback.reliability.majority import vote_counts
-from keel.feedback.reliability.votes import CLASSES, Floats, Votes, from_comparisons
+from keel.feedback.reliability.votes import CLASSES, Floats, Votes, from_comparisons, without_repeats
 from keel.types import Comparison, Pair
 from keel.types.identity import AnswerId, ItemId, answer_id, item_of
 
@@ -117,8 +117,10 @@ def aggregated(
     gold: Mapping[int, int] | None = None,
 ) -> SoftPairs:
     """Pairs by ``config.method``; ``gold`` (task's number -> class's number) fits temperature and mix where the method is a model of
-    annotators. Without gold it is mixed with the vote share (`guarded`). An annotator's repeats are left out."""
-    votes = from_comparisons(comparisons).first_votes()
+    annotators. Without gold it is mixed with the vote share (`guarded`). An annotator's repeats are left out of all: labels, margins,
+    weights, what counts as overturned."""
+    comparisons, _ = without_repeats(comparisons)
+    votes = from_comparisons(comparisons)
     soft_TK = probabilities(votes, config, reliability, gold)
     hard = config.label == "majority" or config.method == "majority"
     return soft_pairs(comparisons, soft_TK, ties=config.ties, hard=hard, weight=config.weight)
