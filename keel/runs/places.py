@@ -16,8 +16,8 @@ def folders(manifest: Mapping[str, Any]) -> tuple[Path, ...]:
     """The folders that a run was started in, each once; the current one where its record does not say."""
     starts = manifest.get("starts")
     entries = cast("list[Any]", starts) if isinstance(starts, list) else []
-    said = [str(cast("dict[str, Any]", e)["folder"]) for e in entries if isinstance(e, dict) and e.get("folder")]
-    return tuple(map(Path, dict.fromkeys(said))) or (Path.cwd(),)
+    said = [cast("dict[str, Any]", entry).get("folder") for entry in entries if isinstance(entry, dict)]
+    return tuple(map(Path, dict.fromkeys(str(folder) for folder in said if folder))) or (Path.cwd(),)
 
 
 def places(manifest: Mapping[str, Any], name: str) -> frozenset[Path]:

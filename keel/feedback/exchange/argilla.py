@@ -34,23 +34,16 @@ def fits(values: Mapping[str, Any]) -> bool:
 def read(path: Path, content: bytes | None = None) -> Imported:
     """Responses become judgements by people, suggestions by a judge named after their agent. Each question is one of its own:
     ``imported:argilla:QUESTION``. Discarded and unfinished responses are left out by name."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    seen: dict[str, Any] = {}
-    for row in source.rows:
-        with gather.reading(row.values.get("id"), row.place):
-            _record(row, gather, seen)
-    return gather.done()
+    return gather.read(read_plain(path, content), lambda row: row.values.get("id"), lambda row: _record(row, gather))
 
 
-def _record(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
+def _record(row: RawRow, gather: Gather) -> None:
     fields = row.values.get("fields")
     if not isinstance(fields, dict):
         raise FieldError("fields", "must be an object")
     source_id = str(row.values.get("id") or row.values.get("_server_id") or f"row {row.line}")
-    if seen.setdefault(source_id, fields) != fields:
-        raise FieldError("id", f"{source_id} stands twice with different fields; the first is taken")
+    gather.once(source_id, fields, "fields")
     item = item_of(fields, row.folder, source_id)
     metadata, suggestions = (row.values.get(k) or {} for k in ("metadata", "suggestions"))
     if not isinstance(metadata, dict) or not isinstance(suggestions, dict):

@@ -40,7 +40,9 @@ _ANSWER = "score."
 def _is_taken(name: str) -> bool:
     """Has a table of votes a meaning for this column, beside those of an item?"""
     low = name.lower()
-    return not is_column(name) and (low in _MEANT or low.startswith(_ANSWER) or plain_word(name) in REASONS or _WIDE.match(name) is not None)
+    return not is_column(name) and (
+        low in _MEANT or low.startswith(_ANSWER) or plain_word(name) in REASONS or _WIDE.match(name) is not None
+    )
 
 
 def fits(values: Mapping[str, Any]) -> bool:
@@ -213,7 +215,11 @@ def _written(task: Task, judgement: Judgement, worker: str) -> dict[str, Any]:
         row |= _scores(answer.scores)
     row |= {"time": at} if (at := files.at(judgement)) else {}
     row |= {} if judgement.active_ms is None else {"active_ms": judgement.active_ms}
-    return row | ({"reason": judgement.reason} if judgement.reason else {}) | columns_of(judgement.meta, lambda k: is_column(k) or _is_taken(k))
+    return (
+        row
+        | ({"reason": judgement.reason} if judgement.reason else {})
+        | columns_of(judgement.meta, lambda k: is_column(k) or _is_taken(k))
+    )
 
 
 def _scores(scores: Mapping[str, float]) -> dict[str, Any]:

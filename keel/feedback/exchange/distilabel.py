@@ -34,14 +34,12 @@ def fits(values: Mapping[str, Any]) -> bool:
 
 def read(path: Path, content: bytes | None = None) -> Imported:
     """Each rating is a judgement of one answer by the judge ``model_name``, the dimension ``rating``; rationales are its reasons."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    for row in source.rows:
-        source_id = str(row.values.get("id") or short(row.file, row.line))
-        with gather.reading(source_id, row.place):
-            _row(row, gather, source_id)
-    return gather.done()
+    return gather.read(read_plain(path, content), _name, lambda row: _row(row, gather, _name(row)))
+
+
+def _name(row: RawRow) -> str:
+    return str(row.values.get("id") or short(row.file, row.line))
 
 
 def _row(row: RawRow, gather: Gather, source_id: str) -> None:

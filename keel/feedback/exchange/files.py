@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from keel.core.errors import DataError
 from keel.data.left_out import LeftOut
 from keel.feedback.exchange.imported import NO_TIME, Imported, digest
+from keel.runs.durable import write_atomic
 from keel.types.judgements import Judgement, Scores, TakenBack, Task
 from keel.types.records import Candidate, ImagePart, Message, Prompt
 
@@ -23,14 +23,14 @@ _OURS = "keel"
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader sees the old content or the new one. Raises DataError where it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomic(path, content)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}", "give a file in a folder that you may write to") from None
 

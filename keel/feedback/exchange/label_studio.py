@@ -39,23 +39,16 @@ def read(path: Path, content: bytes | None = None) -> Imported:
     """Annotations become judgements by people, predictions judgements by a judge named after ``model_version``. A cancelled (skipped)
     annotation is left out by name; one marked ``ground_truth`` is the task's known answer and a judgement of purpose ``adjudication``.
     Each control of the labelling configuration is a question of its own: ``imported:label_studio:CONTROL``."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    seen: dict[str, Any] = {}
-    for row in source.rows:
-        with gather.reading(row.values.get("id"), row.place):
-            _task(row, gather, seen)
-    return gather.done()
+    return gather.read(read_plain(path, content), lambda row: row.values.get("id"), lambda row: _task(row, gather))
 
 
-def _task(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
+def _task(row: RawRow, gather: Gather) -> None:
     data = row.values.get("data")
     if not isinstance(data, dict):
         raise FieldError("data", "must be an object")
     source_id = str(row.values["id"]) if row.values.get("id") is not None else f"row {row.line}"
-    if seen.setdefault(source_id, data) != data:
-        raise FieldError("id", f"{source_id} stands twice with different data; the first is taken")
+    gather.once(source_id, data, "data")
     annotations = _list("annotations", row.values.get("annotations", row.values.get("completions")))
     predictions = _list("predictions", row.values.get("predictions"))
     item = item_of(data, row.folder, source_id, _compared(annotations, data))

@@ -54,15 +54,13 @@ def read(path: Path, content: bytes | None = None) -> Imported:
     """Each battle is a vote on two answers; the models stand in their origins. A battle of several turns compares whole conversations,
     MT-bench's first turn only what was judged. Who voted is ``judge``, ``judge_hash`` or the evaluation's session; where none is told,
     every vote has an annotator of its own. ``judge`` values that name a model (``gpt4_pair``) are judges."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    for row in source.rows:
-        name = row.values.get("question_id", row.values.get("id"))
-        source_id = str(name) if name is not None else short(row.file, row.line)
-        with gather.reading(source_id, row.place):
-            _battle(row, gather, source_id)
-    return gather.done()
+    return gather.read(read_plain(path, content), _name, lambda row: _battle(row, gather, _name(row)))
+
+
+def _name(row: RawRow) -> str:
+    name = row.values.get("question_id", row.values.get("id"))
+    return str(name) if name is not None else short(row.file, row.line)
 
 
 def _battle(row: RawRow, gather: Gather, source_id: str) -> None:

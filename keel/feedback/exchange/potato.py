@@ -223,7 +223,10 @@ def _no_place(judgement: Judgement | None, people: set[str]) -> str:
 
 
 def _item_row(task: Task) -> dict[str, Any]:
-    row: dict[str, Any] = {**columns_of(task.meta, lambda k: is_column(k) or _is_id(k)), **({"prompt": said} if (said := files.said(task.prompt)) else {})}
+    row: dict[str, Any] = {
+        **columns_of(task.meta, lambda k: is_column(k) or _is_id(k)),
+        **({"prompt": said} if (said := files.said(task.prompt)) else {}),
+    }
     if pictures := files.images_of(task.prompt):
         row["images"] = pictures
     if any(c.origin for c in task.candidates):

@@ -32,7 +32,14 @@ from keel.types import (
 
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 PEOPLE = (Annotator("ann", "person"), Annotator("bob", "person"), Annotator("j1", "judge", "x"), Annotator("j2", "judge", "y"))
-FILES = {"potato": "project", "label_studio": "o.json", "argilla": "o.json", "keel": "o.jsonl", "lmarena": "o.jsonl", "distilabel": "o.jsonl"}
+FILES = {
+    "potato": "project",
+    "label_studio": "o.json",
+    "argilla": "o.json",
+    "keel": "o.jsonl",
+    "lmarena": "o.jsonl",
+    "distilabel": "o.jsonl",
+}
 COUNTS = {"pairwise": 2, "ranking": 3, "rating": 2, "spans": 1}
 
 
@@ -217,7 +224,8 @@ def test_a_label_that_may_be_a_word_or_a_text_is_left_out_by_name(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("word", "better"), [("left", 0), ("right", 1), ("A", 0), ("b", 1), ("1", 0), ("2", 1), ("model_b", 1), ("answer 1", 0), ("B>A", 1), ("A,B", 0)]
+    ("word", "better"),
+    [("left", 0), ("right", 1), ("A", 0), ("b", 1), ("1", 0), ("2", 1), ("model_b", 1), ("answer 1", 0), ("B>A", 1), ("A,B", 0)],
 )
 @pytest.mark.parametrize("column", ["worker,label", "annotator1", "worker,score.left,score.right"])
 def test_a_word_speaks_of_the_answers_as_they_stood(tmp_path: Path, column: str, word: str, better: int) -> None:
