@@ -43,8 +43,11 @@ def content(judgement: Judgement) -> str:
 
 
 def _same(one: Judgement, other: Judgement) -> bool:
-    """Do two judgements say the same, wherever they came from?"""
+    """Do two judgements say the same, wherever they came from? What a judge's call cost is not part of it: the same reply out of the
+    journal is free."""
     a, b = ({k: v for k, v in judgement_row(j).items() if k not in _PLACES} for j in (one, other))
+    if all("identity" in row["meta"] for row in (a, b)):
+        a, b = (row | {"meta": {k: v for k, v in row["meta"].items() if k != "cost"}} for row in (a, b))
     return digest(a) == digest(b)
 
 

@@ -88,10 +88,12 @@ def _lines(store: Store, name: str, without: frozenset[str]) -> Iterator[tuple[s
         yield "task", {"task": task_row(task), "role": row.role, "priority": -row.urgency}
     for judgement in kept:
         yield "judgement", {"judgement": judgement_row(judgement)}
-    for row in retractions(store):
+    taken = retractions(store)
+    told = {row["event_id"] for row in taken}
+    for row in taken:
         if row["annotator"] in by or row["event_id"] in events:
             yield "retraction", {"retraction": row}
-            if (stands := _corrected_since(row["event_id"], kept, standing)) is not None:
+            if (stands := _corrected_since(row["event_id"], kept, standing)) is not None and stands not in told:
                 yield "retraction", {"retraction": {**row, "event_id": stands}}
 
 

@@ -104,13 +104,11 @@ def alone(imported: Imported) -> Imported:
 
 def told_apart(imported: Imported) -> Imported:
     """The records with a source id for each item: other tools take one id for one item, and a prompt whose answers were asked about in
-    several pairs has one source id for all of them. The first item keeps it; others get ``#`` and a hash. So do items without any."""
+    several pairs has one source id for all of them. Where several items have one id each gets ``#`` and a hash of what it asks, so that an
+    item's id does not hang on the order of the others. An item without any has the hash alone."""
     keys = [(t.source_id, t.prompt.prompt_id, *sorted(c.candidate_id for c in t.candidates)) for t in imported.tasks]
-    names: dict[tuple[str, ...], str] = {}
-    free = {t.source_id for t in imported.tasks} - {""}
-    for key in dict.fromkeys(keys):
-        names[key] = key[0] if key[0] in free else f"{key[0]}#{digest(*key)}".removeprefix("#")
-        free.discard(key[0])
+    sharing = Counter(key[0] for key in dict.fromkeys(keys))
+    names = {key: key[0] if key[0] and sharing[key[0]] == 1 else f"{key[0]}#{digest(*key)}".removeprefix("#") for key in keys}
     return replace(imported, tasks=tuple(replace(t, source_id=names[key]) for t, key in zip(imported.tasks, keys)))
 
 

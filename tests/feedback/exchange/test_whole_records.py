@@ -149,7 +149,12 @@ def test_items_that_share_a_source_id_have_ids_of_their_own(tmp_path: Path, name
     table.write(name, found, tmp_path / "o.json" if name in ("label_studio", "argilla") else (tmp_path / "o.csv"))
     back = table.read(name, tmp_path / ("o.json" if name in ("label_studio", "argilla") else "o.csv"))
     assert len({t.source_id for t in back.tasks}) == len(back.tasks) == len(found.tasks)
-    assert {t.source_id for t in found.tasks} < {t.source_id for t in back.tasks}, "the first keeps its own"
+    assert {t.source_id.partition("#")[0] for t in back.tasks} == {t.source_id for t in found.tasks}
+    turned = replace(found, tasks=found.tasks[::-1])
+    ids = [{t.task_id: t.source_id for t in files.told_apart(x).tasks} for x in (found, turned)]
+    assert ids[0] == ids[1], "whatever stands first"
+    fewer = replace(found, tasks=found.tasks[:3])  # the third is alone with its id
+    assert [t.source_id for t in files.told_apart(fewer).tasks][2] == found.tasks[2].source_id, "nobody else's id stays what it is"
     more = replace(found, tasks=tuple(replace(t, source_id="") for t in found.tasks))
     assert len({t.source_id for t in files.told_apart(more).tasks} - {""}) == len(found.tasks)
 
