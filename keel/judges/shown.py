@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keel.core.errors import DataError
 from keel.judges.ask import digest
-from keel.render.renderer import Renderer
 from keel.types import Encoded, Message, Prompt
+
+if TYPE_CHECKING:
+    from keel.render.renderer import Renderer  # who uses this has loaded it
 
 
 def tokens_of(renderer: Renderer, messages: Sequence[tuple[str, str]], reserve: int) -> Encoded:

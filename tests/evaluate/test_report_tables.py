@@ -11,6 +11,8 @@ from keel.evaluate.report import write_report
 from keel.evaluate.report_data import ReportData, StageData
 from keel.runs.columns import Columns
 
+pytestmark = pytest.mark.stages  # browsers run with the stages
+
 BROKEN = """() => {
   const found = [];
   for (const table of document.querySelectorAll("table")) {

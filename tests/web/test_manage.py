@@ -223,7 +223,7 @@ def test_exports_are_all_of_it_and_can_be_read(make_site: Any) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="shop-judgements.jsonl"'
     read = tuple(judgement_from(json.loads(line)) for line in answer.text.splitlines())
     assert read == site.store.judgements("shop")
-    tasks = [task_from(json.loads(line)) for line in boss.get("/api/manage/shop/export?what=tasks").text.splitlines()]
+    tasks = [task_from(json.loads(line)["task"]) for line in boss.get("/api/manage/shop/export?what=tasks").text.splitlines()]
     assert tasks == site.store.tasks([t.task_id for t in tasks])
     assert len(tasks) == 7
     people = [annotator_from(json.loads(line)) for line in boss.get("/api/manage/shop/export?what=annotators").text.splitlines()]
