@@ -146,4 +146,4 @@ def _show(run: RunDir, candidates: Mapping[str, Sequence[Candidate]], prompts: M
         for i in shown
         for c in candidates[i]
     ]
-    run.write_sample(0, rows)
+    run.write_sample(0, rows, "candidates")
