@@ -20,18 +20,19 @@ def aggregate(
     config: AggregateConfig | None = None,
     reliability: Mapping[str, float] | None = None,
     unknown: float | None = None,
+    gold: Mapping[int, int] | None = None,
 ) -> tuple[Pair, ...]:
     """One pair for each two candidates (by their ids) that were compared, however many votes there are. A person has one vote on them: the
     first in the order of ``comparisons``, whatever they said when they were asked again.
 
     Soft label: (votes for the chosen + half the ties + s) / (votes + 2 s), s = ``smoothing``; ``majority`` rounds it to 1. The margin is
     the mean strength of the votes for the chosen. ``reliability`` weighs votes by annotator, ``unknown`` those of annotators that are not
-    in it. Other methods than ``votes`` and ``majority`` are those of `soft_pairs`. Raises DataError when protocols are mixed, or an
-    annotator is not known and ``unknown`` is not given.
+    in it. Other methods than ``votes`` and ``majority`` are those of `soft_pairs`; ``gold`` is `aggregated`'s. Raises DataError when
+    protocols are mixed, or an annotator is not known and ``unknown`` is not given.
     """
     config = config or AggregateConfig()
     if config.method not in ("votes", "majority"):
-        return aggregated(comparisons, config, reliability).pairs
+        return aggregated(comparisons, config, reliability, gold).pairs
     config = config.model_copy(update={"label": "majority"}) if config.method == "majority" else config
     first, _ = without_repeats(comparisons)
     found = tallies(first, reliability, unknown)
