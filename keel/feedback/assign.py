@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, bindparam, case, exists, func, insert, 
 from keel.core.hashing import permutation, stable_hash
 from keel.feedback import schema
 from keel.feedback.campaigns import Campaign, campaign_of, get_campaign, is_right, unknown_campaign
-from keel.feedback.sql import run, run_many
+from keel.feedback.sql import Step, run, run_all
 from keel.types import Purpose
 
 _START = (-1e300, -1)  # before every place in a campaign
@@ -127,7 +127,7 @@ def _renewed(c: Connection, annotator: str, campaign: str, n: int, until: float)
     who = {"annotator": annotator, "campaign": campaign}
     leases = [lease_of(r) for r in run(c, _MINE, **who, state="open", n=n)]
     back = [lease_of(r) for r in run(c, _RECLAIM, **who, n=n - len(leases))] if len(leases) < n else []
-    run_many(c, _RENEW, [{"of": lease.handle, "until_then": until} for lease in (*leases, *back)])
+    run_all(c, [(_RENEW, {"of": lease.handle, "until_then": until}) for lease in (*leases, *back)])
     for lease in back:
         if lease.purpose == "work":
             shift(c, lease.task_id, leased=1)
@@ -183,9 +183,14 @@ _NOW = select(_t.c.open, _t.c.campaign).where(_t.c.task_id == bindparam("id"))
 def shift(c: Connection, task_id: str, done: int = 0, leased: int = 0) -> None:
     """Change the counts of an item and whether it is open; people look again from the beginning when it opens."""
     was = run(c, _NOW, id=task_id).one() if done + leased < 0 else None
-    run(c, _SHIFT, id=task_id, more_done=done, more_leased=leased)
+    run_all(c, [shifting(task_id, done, leased)])
     if was is not None and not was.open and run(c, _NOW, id=task_id).one().open:
         c.execute(update(schema.campaign).where(schema.campaign.c.name == was.campaign).values(changed=schema.campaign.c.changed + 1))
+
+
+def shifting(task_id: str, done: int, leased: int) -> Step:
+    """`shift` as a step of `run_all`, where the item cannot open by it: ``done + leased`` is not below 0."""
+    return _SHIFT, {"id": task_id, "more_done": done, "more_leased": leased}
 
 
 _RETRACTED = select(schema.retraction.c.seq).where(schema.retraction.c.annotator == bindparam("annotator")).limit(1)
@@ -245,10 +250,10 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
             plain.append(lease)
         leases.append(lease)
         slot += 1
-    run_many(c, _INSERT, [_row(lease) for lease in plain])
-    run_many(c, _SHIFT, [{"id": lease.task_id, "more_done": 0, "more_leased": 1} for lease in plain])
-    key = {"of_campaign": campaign.name, "of_annotator": who}
-    run(c, _GO_ON, **key, given=slot, seen=member.changed, cursor_urgency=urgency, cursor_position=position)
+    go_on = {"given": slot, "seen": member.changed, "cursor_urgency": urgency, "cursor_position": position}
+    steps: list[Step] = [(_GO_ON, {"of_campaign": campaign.name, "of_annotator": who, **go_on})]
+    steps += [(_INSERT, _row(lease)) for lease in plain] + [shifting(lease.task_id, 0, 1) for lease in plain]
+    run_all(c, steps)
     return leases
 
 

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 from keel.core.errors import DataError
 from keel.feedback import schema
 from keel.feedback.answers import answer_from, disagreement, likeness
-from keel.feedback.assign import Lease, give, shift
+from keel.feedback.assign import Lease, give, shift, shifting
 from keel.feedback.campaigns import ConflictError, get_campaign
 from keel.feedback.rows import digest, dumps, judgement_from, judgement_row
-from keel.feedback.sql import run
+from keel.feedback.sql import Step, run, run_all
 from keel.types import Answer, Judgement, TakenBack, Task
 
 _BY_THEMSELVES = 2  # ``head.retracted`` of an answer that its annotator took back
@@ -92,19 +92,21 @@ def submit(c: Connection, judgement: Judgement, task: Task, now: float, secret: 
     _check_place(judgement, here)
     kept, seq = replace(judgement, late=late) if late else judgement, (here.last or 0) + 1
     more = {"campaign": task.campaign, "digest": said, "body": dumps(judgement_row(kept)), "replaces": kept.replaces}
-    run(c, _ADD, event_id=kept.event_id, seq=seq, **key, **more, late=int(late), at=now)
+    steps: list[Step] = [(_ADD, {"event_id": kept.event_id, "seq": seq, **key, **more, "late": int(late), "at": now})]
     if isinstance(kept.answer, TakenBack):
+        run_all(c, steps)
         _take_back(c, kept, task, lease, now, leased)
         return _receipt(c, kept, task, late)
+    if lease.state != "done":
+        steps.append((_DONE, {"of": lease.handle}))
     votes = here.done
     if here.standing_event_id is None or taken_back:
-        votes += _stands(c, kept, key, seq, lease, here)
+        votes += _stands(c, steps, kept, key, seq, lease, here)
     else:
+        run_all(c, steps)
         c.execute(update(_h).where(_h.c.event_id == here.standing_event_id).values(event_id=kept.event_id))
         if kept.purpose == "work" and lease.state == "open":
             shift(c, kept.task_id, leased=-1)
-    if lease.state != "done":
-        run(c, _DONE, of=lease.handle)
     if kept.purpose == "work" and (here.dispute or votes >= here.wanted):
         settle(c, kept.task_id)
     elif kept.purpose == "adjudication":
@@ -116,17 +118,22 @@ def _stored(c: Connection, event_id: str) -> Judgement:
     return judgement_from(json.loads(run(c, _BODY, event_id=event_id).scalar_one()))
 
 
-def _stands(c: Connection, judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, here: Any) -> int:
-    """A person's first answer stands, or the first after they took one back. A vote counts while there is room, and then its lease no
-    longer does; a person's second answer to an item never counts, whatever it says that it is for. Returns 1 when it counts, else 0."""
+def _stands(c: Connection, steps: list[Step], judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, here: Any) -> int:
+    """After ``steps``: a person's first answer stands, or the first after they took one back. A vote counts while there is room, and then
+    its lease no longer does; a person's second answer to an item never counts, whatever it says that it is for. Returns 1 when it counts,
+    else 0."""
     counts = int(judgement.purpose == "work" and judgement.repeat == 0 and here.done < here.wanted and here.gone is None)
     said = {"event_id": judgement.event_id, "seq": seq, "counted": counts, "retracted": int(here.gone is not None)}
+    freed = int(lease.state == "open") if judgement.purpose == "work" else 0
+    if here.standing_event_id is None:
+        steps = [*steps, (_ADD_HEAD, {**key, **said})]
+    if counts >= freed and judgement.purpose == "work":
+        steps = [*steps, shifting(judgement.task_id, counts, -freed)]
+    run_all(c, steps)
     if here.standing_event_id is not None:
         c.execute(update(_h).where(*(_h.c[name] == value for name, value in key.items())).values(**said))
-    else:
-        run(c, _ADD_HEAD, **key, **said)
-    if judgement.purpose == "work":
-        shift(c, judgement.task_id, done=counts, leased=-1 if lease.state == "open" else 0)
+    if counts < freed:
+        shift(c, judgement.task_id, leased=-freed)
     return counts
 
 

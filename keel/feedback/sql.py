@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,17 +124,23 @@ def run(connection: Connection, statement: Any, **values: Any) -> Rows:
         raise DBAPIError.instance(made.text, None, error, _errors(connection), dialect=connection.dialect) from error
 
 
-def run_many(connection: Connection, statement: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """`run` once for each row, of a statement that gives none back. One round trip where the driver can."""
-    if not rows:
-        return
-    made = _made(connection, statement)
-    full = [{**made.known, **row} for row in rows]
-    given = full if made.order is None else [[row[name] for name in made.order] for row in full]
+Step = tuple[Any, dict[str, Any]]
+
+
+def run_all(connection: Connection, steps: Sequence[Step]) -> None:
+    """`run` for several statements that give no rows back, in their order: (statement, parameters). One round trip where the driver can."""
+    with contextlib.nullcontext() if is_sqlite(connection) or len(steps) < 2 else _pipeline(connection):
+        for statement, values in steps:
+            run(connection, statement, **values)
+
+
+@contextlib.contextmanager
+def _pipeline(connection: Connection) -> Iterator[None]:
     try:
-        driver_of(connection).cursor().executemany(made.text, given)
-    except _errors(connection) as error:
-        raise DBAPIError.instance(made.text, None, error, _errors(connection), dialect=connection.dialect) from error
+        with driver_of(connection).pipeline():
+            yield
+    except _errors(connection) as error:  # of a statement that was sent before
+        raise DBAPIError.instance("pipeline", None, error, _errors(connection), dialect=connection.dialect) from error
 
 
 def driver_of(connection: Connection) -> Any:
