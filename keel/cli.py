@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -278,8 +279,42 @@ def _disk_trouble(error: OSError) -> UserError:
     )
 
 
+READER_GONE = 128 + 13  # as shells say of a program that SIGPIPE ended
+
+
+def _reader_is_gone() -> bool:
+    """Did whoever read the standard output end (`keel runs | head`)? Then nothing more is written there, nor tried at exit."""
+    try:
+        out = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file: a notebook, a test
+        return False
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        gone = True
+    else:  # what is not buffered was tried already
+        look = select.poll() if hasattr(select, "poll") else None
+        if look is not None:
+            look.register(out, 0)  # errors alone
+        gone = look is not None and any(event & select.POLLERR for _, event in look.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return gone
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted (resumable)."""
+    """Run one command. Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted (resumable), 141 nobody
+    reads the output any more."""
+    try:
+        code = _main(argv)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # another pipe
+        return READER_GONE
+    return READER_GONE if _reader_is_gone() and not code else code
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = parse(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("keel").setLevel(logging.INFO)

@@ -46,7 +46,7 @@ from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.rl.recipe import RLRecipe
-from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, StageFunction, run_directory, show_price
+from keel.verbs.run import RECIPES, STAGE_FUNCTIONS, STARTED, StageFunction, run_directory, show_price
 from keel.verbs.scenes import ScenesRecipe, make_scenes
 from keel.verbs.sft.recipe import SFTRecipe
 from keel.verbs.shared.recipes import Settings
@@ -142,9 +142,10 @@ class PipelineRecipe(Section):
 def load_pipeline(recipe_path: Path, overrides: Sequence[str]) -> PipelineRecipe:
     """The pipeline of a recipe file with its overrides. Raises ConfigError."""
     written = read_recipe(recipe_path)
-    if "data" in written and "stages" not in written:
+    if "stages" not in written and ("data" in written or any(written.keys() <= r.model_fields.keys() for r in RECIPES.values() if written)):
         raise ConfigError(
-            f"{recipe_path} is the recipe of one stage, not of a pipeline", "start it with keel sft, reward, prefer, offline or rl"
+            f"{recipe_path} is the recipe of one stage, not of a pipeline",
+            f"start it with keel VERB {recipe_path}: VERB is one of {', '.join(STARTED)}",
         )
     stages = _stages_of(written.get("stages"))
     if stages is None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from keel.cli import main
+from keel.commands import STAGES
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 
@@ -300,7 +301,8 @@ def test_rl_without_a_reward_and_with_one_that_counts_for_nothing(refused: Refus
 
 def test_a_recipe_of_another_verb(refused: Refused) -> None:
     assert "keel run recipes/quickstart.yaml" in refused("sft", recipe="recipes/quickstart.yaml")
-    assert "start it with keel sft" in refused("run", recipe="recipes/tiny_sft.yaml")
+    text = refused("run", recipe="recipes/tiny_sft.yaml")
+    assert f"keel VERB recipes/tiny_sft.yaml: VERB is one of {', '.join(STAGES)}" in text, "every verb that starts a recipe"
 
 
 def test_a_recipe_nested_too_deep(refused: Refused, tmp_path: Path) -> None:

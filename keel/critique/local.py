@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from keel.core.errors import DataError
 from keel.critique.ask import Ask, Writing, Wrote, check
-from keel.critique.templates import Shown, WritingTemplate, show
+from keel.critique.templates import WritingTemplate, show
 from keel.judges.ask import digest
 from keel.judges.parse import UnreadableError
+from keel.judges.shown import controls_of, tokens_of
 from keel.render.renderer import Renderer
-from keel.types import Encoded, Message, Prompt, Sampler, SampleRequest, SamplingParams
+from keel.types import Sampler, SampleRequest, SamplingParams
 
 
 class LocalWriter:
@@ -33,8 +34,7 @@ class LocalWriter:
             stop_tokens=renderer.stop_tokens,
             banned_tokens=renderer.banned_tokens,
         )
-        special = {t.content for t in renderer.tokenizer.added_tokens_decoder.values()} | set(renderer.tokenizer.all_special_tokens)
-        self._controls = tuple(sorted(special, key=len, reverse=True))
+        self._controls = controls_of(renderer.tokenizer)
 
     def price(self, asks: Sequence[Ask]) -> float | None:
         return 0.0
@@ -49,7 +49,7 @@ class LocalWriter:
                 requests[name][0].append(i)
                 continue
             try:
-                encoded = self._encoded(one)
+                encoded = tokens_of(self._renderer, one.messages, self._params.max_tokens)
             except DataError as error:
                 found[i] = Wrote(error=f"call: {error.message}")
                 continue
@@ -61,17 +61,6 @@ class LocalWriter:
             for i in places:
                 found[i] = Wrote(rollout.text, _fault(asks[i].kind, rollout.text, shown[i].mark, rollout.finish_reason), tokens=tokens)
         return [found.get(i, Wrote(error="call: no reply")) for i in range(len(asks))]
-
-    def _encoded(self, shown: Shown) -> Encoded:
-        """Raises DataError for what the model cannot be shown."""
-        whole = "\n\n".join(text for _, text in shown.messages)
-        name, reserve = digest(list(shown.messages)), self._params.max_tokens
-        if self._renderer.template is None:
-            return self._renderer.prompt(Prompt(name, text=whole + "\n"), reserve)
-        try:
-            return self._renderer.prompt(Prompt(name, tuple(Message(role, text) for role, text in shown.messages)), reserve)
-        except DataError:  # some templates know no system turn
-            return self._renderer.prompt(Prompt(name, (Message("user", whole),)), reserve)
 
 
 def _fault(kind: Writing, text: str, mark: str, finish: str) -> str:

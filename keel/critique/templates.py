@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from keel.core.config import Section, dump, load
+from keel.core.config import Section, dump
 from keel.core.errors import ConfigError
 from keel.critique.ask import Ask, Writing
 from keel.judges.ask import digest
-from keel.judges.templates import broken, mark_of
+from keel.judges.templates import asked, between, broken, mark_of, template_of
 
 _FILL = re.compile(r"\{(prompt|answer|principle|request|critique)\}")
 _NEEDED: dict[str, set[str]] = {"critique": {"prompt", "answer", "principle", "request"}}
@@ -58,27 +56,19 @@ class Shown:
 
 def load_template(name: str) -> WritingTemplate:
     """One of ours by its name, or a user's by its file. Raises ConfigError with the place of what is wrong in it."""
-    if name.endswith((".yaml", ".yml")):
-        return load(WritingTemplate, Path(name).expanduser())
-    folder = resources.files("keel.critique") / "prompts"
-    with resources.as_file(folder / f"{name}.yaml") as path:
-        if not path.is_file():
-            ours = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-            raise ConfigError(f"no template {name!r}", f"ours are {', '.join(ours)}; yours is a file NAME.yaml")
-        return load(WritingTemplate, path)
+    return template_of(WritingTemplate, "keel.critique", name)
 
 
 def show(template: WritingTemplate, ask: Ask, controls: Sequence[str] = ()) -> Shown:
     """The messages of one call. ``controls``: special tokens of the writer's own tokenizer, broken where a text has them."""
     if template.kind != ask.kind:
         raise ConfigError(f"a template for a {template.kind} cannot ask for a {ask.kind}", "name one of that kind")
-    prompt = ask.prompt
-    said = prompt.text if prompt.text is not None else "\n\n".join(f"{m.role}: {m.text}" for m in prompt.messages)
-    texts = {name: broken(text, controls) for name, text in (("prompt", said), ("answer", ask.answer), ("critique", ask.critique))}
+    shown = {"prompt": asked(ask.prompt), "answer": ask.answer, "critique": ask.critique}
+    texts = {name: broken(text, controls) for name, text in shown.items()}
     mark, words = mark_of(list(texts.values())), template.words
 
     def block(name: str) -> str:
-        return f"[{words['begin']} {words[name]} | {mark}]\n{texts[name]}\n[{words['end']} {words[name]} | {mark}]"
+        return between(words["begin"], words["end"], words[name], mark, texts[name])
 
     own = ask.principle.critique if ask.kind == "critique" else ask.principle.revision
     filled = {name: block(name) for name in texts} | {"principle": ask.principle.text, "request": own or template.request}

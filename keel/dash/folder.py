@@ -21,6 +21,7 @@ from keel.runs.directory import ABANDONED, EVENTS, MANIFEST, METRICS, OBSERVATIO
 from keel.runs.environment import flatten
 from keel.runs.listing import INSIDE, headline, numbers_of
 from keel.runs.lock import holder
+from keel.runs.places import places
 
 FRESH = 1.0  # seconds for which the list of folders is believed
 HELD = 160 << 20  # bytes of columns that are held, of all runs together; those not asked for longest go first
@@ -39,6 +40,7 @@ class Run:
         self._whole = False  # was everything read when the file was last looked at?
         self.lock, self._events_lock, self._samples_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._row: tuple[object, dict[str, Any]] = (None, {})
+        self._parents: frozenset[Path] = frozenset()
 
     def read(self, together: int = 1) -> tuple[Metrics, float]:
         """The metrics as far as they can be had now, and how much of the file they stand for; 1 is all. A long file that is not read yet
@@ -94,12 +96,18 @@ class Run:
             self._row = (at, self._made(holds))
         return self._row[1]
 
+    def parents(self) -> frozenset[Path]:
+        """Where the run that it follows may lie."""
+        self.row()
+        return self._parents
+
     def _made(self, holds: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"id": self.name, "verb": "?", "state": "broken", "step": 0, "numbers": [], "alarms": {}}
         try:
             manifest, summary = read_manifest(self.path) or {}, read_summary(self.path)
         except RunError as error:
             return row | {"why": error.message}
+        self._parents = places(manifest, str(manifest.get("parent") or ""))
         last = logs.last_row(self.path / METRICS)
         events = self.look()
         step = last.get("step")

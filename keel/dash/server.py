@@ -1,26 +1,24 @@
-"""Runs the dashboard: one process, one event loop, until Ctrl-C."""
+"""Runs the dashboard."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import signal
 import socket
 import threading
 import webbrowser
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from keel.core.errors import ConfigError, RunError
 from keel.dash.app import make_app
 from keel.dash.settings import DashSettings
+from keel.site import serving
 from keel.site.listening import LOOPBACK, listen
 
 TOKEN = "KEEL_DASH_TOKEN"  # the variable with a token that stays the same from start to start
 SHORTEST = 16
+MOST, GRACE = 500, 2
 
 
 def run_dash(folder: str = "runs", host: str = "127.0.0.1", port: int = 8767, browser: bool = True) -> dict[str, Any]:
@@ -50,29 +48,4 @@ def run_dash(folder: str = "runs", host: str = "127.0.0.1", port: int = 8767, br
 def serve(settings: DashSettings, listening: socket.socket) -> None:
     """Answer until SIGINT or SIGTERM."""
     app = make_app(settings)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-        timeout_keep_alive=75,
-        limit_concurrency=500,
-    )
-    server = _Server(config, app.state.stopping)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what uvicorn raises again after its own end must not end us at once
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
-    app.state.stopping.set()
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-
-    def handle_exit(self, sig: int, frame: object) -> None:  # type: ignore[override]
-        self._stopping.set()  # streams end themselves
-        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+    serving.serve(app, listening, app.state.stopping.set, most=MOST, grace=GRACE)

@@ -17,6 +17,7 @@ from keel.dash.metrics import Metrics
 from keel.runs import listing, logs
 from keel.runs.directory import CHECKPOINTS, read_manifest, read_summary
 from keel.runs.environment import flatten
+from keel.runs.places import places
 
 MOST_EVENTS = 600
 
@@ -163,15 +164,14 @@ def about(run: Run, folder: Folder) -> dict[str, Any]:
         manifest, summary = read_manifest(run.path) or {}, read_summary(run.path)
     except RunError as error:
         return {"why": error.message}
-    own = {str(run.path), str(run.path.resolve()), run.name}
     rows = {other.name: other.row() for other in folder.runs()}
+    own, known = run.path.resolve(), {other.path.resolve(): other.name for other in folder.runs()}
     parent = str(manifest.get("parent") or "")
-    known = {str(other.path.resolve()): other.name for other in folder.runs()}
     return {
         "row": run.row(),
         "parent": parent,
-        "parent_id": known.get(str(Path(parent.split(" ")[0]).resolve()), "") if parent else "",
-        "children": [name for name, row in rows.items() if row.get("parent", "").split(" ")[0] in own],
+        "parent_id": next((known[place] for place in sorted(places(manifest, parent)) if place in known), ""),
+        "children": [other.name for other in folder.runs() if own in other.parents()],
         "stages": [name for name in rows if name.startswith(f"{run.name}/stages/") or (run.name == "." and name.startswith("stages/"))],
         "data": [[name, str(mark)[:16]] for name, mark in (manifest.get("data") or {}).items()],
         "pinned": [[name, str(mark)[:16]] for name, mark in (manifest.get("pinned") or {}).items()],

@@ -105,15 +105,21 @@ def tallies(comparisons: Sequence[Comparison], reliability: Mapping[str, float] 
     Each vote counts by its annotator's ``reliability`` (1 without); an annotator who is not in it counts ``unknown``. Raises DataError
     when several protocols are mixed, or an annotator's reliability is not known and there is no ``unknown``.
     """
-    protocols = sorted({c.protocol for c in comparisons})
-    if len(protocols) > 1:
-        raise DataError(
-            f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; convert one at a time"
-        )
+    groups = by_item(comparisons)
+    return [_tally(prompt_id, first, votes, reliability, unknown) for (prompt_id, (first, _), _), votes in groups.items()]
+
+
+def by_item(comparisons: Iterable[Comparison]) -> dict[ItemId, list[Comparison]]:
+    """The votes on each two candidates, in the order in which these appear. Raises DataError when several protocols are mixed."""
     groups: dict[ItemId, list[Comparison]] = defaultdict(list)
     for c in comparisons:
         groups[item_of(c)].append(c)
-    return [_tally(prompt_id, first, votes, reliability, unknown) for (prompt_id, (first, _), _), votes in groups.items()]
+    protocols = sorted({c.protocol for votes in groups.values() for c in votes})
+    if len(protocols) > 1:
+        raise DataError(
+            f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; take one at a time"
+        )
+    return groups
 
 
 def _tally(

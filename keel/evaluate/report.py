@@ -4,7 +4,6 @@ ends with a table of where each came from."""
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from keel.evaluate.report_made_up import made_up_view
 from keel.evaluate.report_plots import duration, number, percent
 from keel.evaluate.report_result import result_tile, warning_tile
 from keel.evaluate.report_samples import answers_view
+from keel.runs.durable import write_atomic
 
 __all__ = ["ReportData", "collect", "write_report"]
 
@@ -83,9 +83,7 @@ def write_report(path: Path, data: ReportData) -> Path:
     """Write the report as one HTML file and return its path. The file is replaced as a whole, never left half-written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(render(data), encoding="utf-8")
-    os.replace(part, path)
+    write_atomic(path, render(data).encode())
     return path
 
 

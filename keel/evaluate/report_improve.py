@@ -46,6 +46,30 @@ def improve_view(stage: StageData, note: Note) -> dict[str, Any]:
     return {"title": "Rounds", "head": HEAD, "rows": rows, "under": under, "examples": []}
 
 
+def improve_tile(stage: StageData, note: Note) -> dict[str, Any]:
+    """The held-out measure of what is kept, beside that of the start. Where the measure only compares: by how much the kept round is better
+    than the one that it was held against."""
+    summary, file, kept = stage.summary, stage.file("summary.json"), stage.summary["kept"]
+    start, score = summary.get("score_start"), summary.get("score_kept")
+    said: dict[str, Any] = {"label": "Held-out measure", "before": None, "delta": None}
+    about = f"{summary['kept_name']} is kept, measured by {summary['measured_by']}"
+    if score is None:
+        row = summary["improvement"][kept]
+        change = row.get("change")
+        if change is None:
+            return said | {"after": "–", "note": about}
+        note("Change of the kept round", _signed(change["mean"]), file, f"improvement.{kept}.change")
+        against = "the start" if row["against"] == 0 else f"round {row['against']}"
+        text = f"{about}; over {against}, {_signed(change['low'])} to {_signed(change['high'])}"
+        return said | {"label": "Held-out change", "after": _signed(change["mean"]), "note": text}
+    note("Held-out measure of what is kept", number(score["mean"]), file, "score_kept.mean")
+    said |= {"after": number(score["mean"]), "note": f"{about}; {number(score['low'])} to {number(score['high'])} over prompts"}
+    if kept and start is not None:
+        note("Held-out measure of the start", number(start["mean"]), file, "score_start.mean")
+        said |= {"before": number(start["mean"]), "delta": _signed(score["mean"] - start["mean"])}
+    return said
+
+
 def _interval(x: Mapping[str, Any] | None, style: Callable[[float], str]) -> str:
     return "–" if x is None else f"{style(x['mean'])} ({style(x['low'])} – {style(x['high'])})"
 

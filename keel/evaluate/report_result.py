@@ -8,6 +8,7 @@ from typing import Any
 
 from keel.evaluate.report_curves import Note
 from keel.evaluate.report_data import ReportData, StageData
+from keel.evaluate.report_improve import improve_tile
 from keel.evaluate.report_plots import number
 
 _RESULTS = (  # the first that the last stage has
@@ -27,6 +28,8 @@ def result_tile(data: ReportData, note: Note) -> dict[str, Any] | None:
     if {"win_rate", "reward_after"} & data.summary.keys() or not data.stages:
         return None
     stage = data.stages[-1]
+    if isinstance(stage.summary.get("improvement"), list):
+        return improve_tile(stage, note)
     for name, label, about in _RESULTS:
         steps, values = stage.metrics.points(name)
         found = [(int(s), float(v)) for s, v in zip(steps, values)]

@@ -43,7 +43,11 @@ class Accounts:
 
     def account_of(self, token: str) -> Account | None:
         """Whose session a token opens."""
-        return self.read(lambda c: people.account_of(c, token, self.clock()))
+        return self.read(self.finding(token))
+
+    def finding(self, token: str) -> Callable[[Connection], Account | None]:
+        """`account_of` as a job for ``read_async``."""
+        return lambda c: people.account_of(c, token, self.clock())
 
     def account(self, name: str) -> Account | None:
         return self.read(lambda c: people.get_account(c, name))

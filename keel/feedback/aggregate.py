@@ -9,6 +9,7 @@ from dataclasses import replace
 from keel.data.conversion import Tally, pair_name, tallies
 from keel.data.left_out import LeftOut
 from keel.feedback.config import AggregateConfig
+from keel.feedback.reliability.votes import without_repeats
 from keel.feedback.soft_pairs import aggregated
 from keel.types import Comparison, Pair
 from keel.types.identity import ItemId, answer_id, answer_key, item_of
@@ -19,35 +20,42 @@ def aggregate(
     config: AggregateConfig | None = None,
     reliability: Mapping[str, float] | None = None,
     unknown: float | None = None,
+    gold: Mapping[int, int] | None = None,
 ) -> tuple[Pair, ...]:
-    """One pair for each two candidates (by their ids) that were compared, however many votes there are.
+    """One pair for each two candidates (by their ids) that were compared, however many votes there are. A person has one vote on them: the
+    first in the order of ``comparisons``, whatever they said when they were asked again.
 
     Soft label: (votes for the chosen + half the ties + s) / (votes + 2 s), s = ``smoothing``; ``majority`` rounds it to 1. The margin is
     the mean strength of the votes for the chosen. ``reliability`` weighs votes by annotator, ``unknown`` those of annotators that are not
-    in it. Other methods than ``votes`` and ``majority`` are those of `soft_pairs`. Raises DataError when protocols are mixed, or an
-    annotator is not known and ``unknown`` is not given.
+    in it. Other methods than ``votes`` and ``majority`` are those of `soft_pairs`; ``gold`` is `aggregated`'s. Raises DataError when
+    protocols are mixed, or an annotator is not known and ``unknown`` is not given.
     """
     config = config or AggregateConfig()
     if config.method not in ("votes", "majority"):
-        return aggregated(comparisons, config, reliability).pairs
+        return aggregated(comparisons, config, reliability, gold).pairs
     config = config.model_copy(update={"label": "majority"}) if config.method == "majority" else config
-    found = tallies(comparisons, reliability, unknown)
-    return tuple(_pair(t, config, len(found), len(comparisons)) for t in found if t.share != 0.5 or config.ties == "keep")
+    first, _ = without_repeats(comparisons)
+    found = tallies(first, reliability, unknown)
+    return tuple(_pair(t, config, len(found), len(first)) for t in found if t.share != 0.5 or config.ties == "keep")
 
 
 def left_out(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> tuple[LeftOut, ...]:
-    """The votes that made none of ``pairs``: those of two answers whose votes are even, with ``ties=drop``. Each by name."""
+    """The votes that are in none of ``pairs``: those of two answers whose votes are even, with ``ties=drop``, and repeats. Each by name."""
     made = {way_of(p) for p in pairs}
-    reason = "the votes on its two answers are even (preferences.aggregate.ties=keep keeps them as a tie)"
-    return tuple(LeftOut(c.record_id, c.source_id or c.prompt.source_id, reason) for c in comparisons if not made.intersection(_ways(c)))
+    first, repeats = without_repeats(comparisons)
+    even = "the votes on its two answers are even (preferences.aggregate.ties=keep keeps them as a tie)"
+    lost = [(c, even) for c in first if not made.intersection(_ways(c))]
+    lost += [(c, f"a further vote of {c.annotator_id} on its two answers: a person has one") for c in repeats]
+    return tuple(LeftOut(c.record_id, c.source_id or c.prompt.source_id, reason) for c, reason in lost)
 
 
 def counts(comparisons: Sequence[Comparison], pairs: Sequence[Pair]) -> dict[str, int]:
     """What became of the votes: those ``for`` the chosen answer of their pair, ``against`` it (a soft label has their share, a majority
-    loses them), called a ``tie``, and ``left_out`` with pairs that are even."""
+    loses them), called a ``tie``, and ``left_out`` as `left_out` names them."""
     made = {way_of(p) for p in pairs}
-    found = Counter({"for": 0, "against": 0, "tie": 0, "left_out": 0})
-    for c in comparisons:
+    first, repeats = without_repeats(comparisons)
+    found = Counter({"for": 0, "against": 0, "tie": 0, "left_out": len(repeats)})
+    for c in first:
         better = next((side for side, way in zip(("first", "second"), _ways(c)) if way in made), None)
         if better is None:
             found["left_out"] += 1

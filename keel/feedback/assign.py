@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, case, exists, func, insert, select, tuple_, update
 
 from keel.core.hashing import permutation, stable_hash
 from keel.feedback import schema
-from keel.feedback.campaigns import Campaign, get_campaign, is_right
-from keel.feedback.sql import run
+from keel.feedback.campaigns import Campaign, campaign_of, get_campaign, is_right, unknown_campaign
+from keel.feedback.sql import Step, run, run_all
 from keel.types import Purpose
 
 _START = (-1e300, -1)  # before every place in a campaign
@@ -96,27 +96,42 @@ DISPUTED = (
 )
 
 
-def grant(c: Connection, annotator: str, campaign: str, n: int, now: float, secret: bytes) -> tuple[Lease, ...]:
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a person was given, and where they stand. ``state``: training, qualification, passed or failed."""
+
+    leases: tuple[Lease, ...]
+    campaign: Campaign
+    state: str
+    answered: int
+
+
+def grant(c: Connection, annotator: str, campaign: str, n: int, now: float, secret: bytes) -> Granted:
     """At most ``n`` open leases of the person: those that were open first, then those that had ended and still may come back, then new
     ones. A paused campaign gives none, nor does anybody get one whose judgements were retracted, or who failed the qualification."""
-    found = get_campaign(c, campaign)
     sweep(c, now)
-    if found.paused or n < 1 or is_retracted(c, annotator):
-        return ()
-    until, who = now + found.lease_seconds, {"annotator": annotator, "campaign": campaign}
+    entry = _entry(c, annotator, campaign)
+    found, state, leases = campaign_of(entry), entry.state or "training", list[Lease]()
+    if not (found.paused or n < 1 or entry.gone is not None):
+        until = now + found.lease_seconds
+        leases = _renewed(c, annotator, campaign, n, until)
+        if len(leases) < n:
+            member = _advance(c, found, annotator, entry)
+            leases += _new(c, found, member, n - len(leases), until, secret)
+            state = member.state
+    return Granted(tuple(leases), found, state, run(c, _ANSWERED, annotator=annotator, campaign=campaign).scalar_one())
+
+
+def _renewed(c: Connection, annotator: str, campaign: str, n: int, until: float) -> list[Lease]:
+    """What the person has open, or had before and may have again. Asking shows that they are there: these leases begin anew."""
+    who = {"annotator": annotator, "campaign": campaign}
     leases = [lease_of(r) for r in run(c, _MINE, **who, state="open", n=n)]
     back = [lease_of(r) for r in run(c, _RECLAIM, **who, n=n - len(leases))] if len(leases) < n else []
-    for lease in (*leases, *back):  # asking again shows that the person is there: open leases begin anew
-        run(c, _RENEW, of=lease.handle, until_then=until)
+    run_all(c, [(_RENEW, {"of": lease.handle, "until_then": until}) for lease in (*leases, *back)])
     for lease in back:
         if lease.purpose == "work":
             shift(c, lease.task_id, leased=1)
-    leases = sorted((*leases, *back), key=lambda lease: lease.slot)
-    if len(leases) < n:
-        leases += _new(c, found, annotator, n - len(leases), until, secret)
-    return tuple(
-        Lease(x.handle, x.task_id, annotator, campaign, x.purpose, x.repeat, x.slot, x.display_order, "open", until) for x in leases
-    )
+    return [replace(lease, state="open", until=until) for lease in sorted((*leases, *back), key=lambda lease: lease.slot)]
 
 
 def grant_adjudication(c: Connection, annotator: str, campaign: str, n: int, now: float, secret: bytes) -> tuple[Lease, ...]:
@@ -168,9 +183,14 @@ _NOW = select(_t.c.open, _t.c.campaign).where(_t.c.task_id == bindparam("id"))
 def shift(c: Connection, task_id: str, done: int = 0, leased: int = 0) -> None:
     """Change the counts of an item and whether it is open; people look again from the beginning when it opens."""
     was = run(c, _NOW, id=task_id).one() if done + leased < 0 else None
-    run(c, _SHIFT, id=task_id, more_done=done, more_leased=leased)
+    run_all(c, [shifting(task_id, done, leased)])
     if was is not None and not was.open and run(c, _NOW, id=task_id).one().open:
         c.execute(update(schema.campaign).where(schema.campaign.c.name == was.campaign).values(changed=schema.campaign.c.changed + 1))
+
+
+def shifting(task_id: str, done: int, leased: int) -> Step:
+    """`shift` as a step of `run_all`, where the item cannot open by it: ``done + leased`` is not below 0."""
+    return _SHIFT, {"id": task_id, "more_done": done, "more_leased": leased}
 
 
 _RETRACTED = select(schema.retraction.c.seq).where(schema.retraction.c.annotator == bindparam("annotator")).limit(1)
@@ -186,20 +206,14 @@ def shown_order(campaign: Campaign, annotator: str, task_id: str, count: int) ->
     return tuple(permutation(count, "display", campaign.seed, annotator, task_id))
 
 
-def so_far(c: Connection, annotator: str, campaign: str) -> tuple[str, int]:
-    """The person's state as it is written, and how many items of the campaign they have answered."""
-    who = {"annotator": annotator, "campaign": campaign}
-    row = run(c, _MEMBER, **who).one_or_none()
-    return "training" if row is None else row.state, run(c, _ANSWERED, **who).scalar_one()
-
-
 def member_state(c: Connection, annotator: str, campaign: str) -> str:
     """``training``, ``qualification``, ``passed`` or ``failed``, and what follows now that some items are answered."""
-    return _advance(c, get_campaign(c, campaign), annotator).state
+    entry = _entry(c, annotator, campaign)
+    return _advance(c, campaign_of(entry), annotator, entry).state
 
 
-def _new(c: Connection, campaign: Campaign, annotator: str, n: int, until: float, secret: bytes) -> list[Lease]:
-    member = _advance(c, campaign, annotator)
+def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
+    annotator = member.annotator
     if member.state in ("training", "qualification"):
         purpose = "training" if member.state == "training" else "gold"
         asked = {"campaign": campaign.name, "role": member.state, "annotator": annotator, "purpose": purpose, "n": n}
@@ -215,9 +229,8 @@ def _new(c: Connection, campaign: Campaign, annotator: str, n: int, until: float
 
 def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
     """Work with gold and repeats in it. There is none of these without work: who has done all gets nothing more."""
-    who, slot, leases = member.annotator, member.given, list[Lease]()
-    changed = run(c, _CHANGED, name=campaign.name).scalar_one()
-    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == changed else _START
+    who, slot, leases, plain = member.annotator, member.given, list[Lease](), list[Lease]()
+    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == member.changed else _START
     asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", "urgency": urgency, "position": position, "n": n}
     work = list(run(c, NEXT, **asked))
     while work and len(leases) < n:
@@ -226,19 +239,21 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
         again = not known and campaign.gold_share <= drawn < campaign.gold_share + campaign.repeat_share
         past = _draw_past(c, campaign, who, slot) if again else None
         if known:
-            task_id, purpose, repeat, order = known[0], "gold", 0, shown_order(campaign, who, *known)
+            lease = give(c, campaign, who, known[0], "gold", 0, slot, shown_order(campaign, who, *known), until, secret)
         elif past:
-            task_id, purpose, repeat, order = past[0], "repeat", 1, past[1][::-1]  # shown the other way round
+            lease = give(c, campaign, who, past[0], "repeat", 1, slot, past[1][::-1], until, secret)  # shown the other way round
         else:
             row = work.pop(0)
             urgency, position = row.urgency, row.position
-            task_id, purpose, repeat = row.task_id, "work", 0
-            order = shown_order(campaign, who, task_id, len(json.loads(row.candidates)))
-            shift(c, task_id, leased=1)
-        leases.append(give(c, campaign, who, task_id, purpose, repeat, slot, order, until, secret))
+            order = shown_order(campaign, who, row.task_id, len(json.loads(row.candidates)))
+            lease = make_lease(campaign, who, row.task_id, "work", 0, slot, order, until, secret)
+            plain.append(lease)
+        leases.append(lease)
         slot += 1
-    key = {"of_campaign": campaign.name, "of_annotator": who}
-    run(c, _GO_ON, **key, given=slot, seen=changed, cursor_urgency=urgency, cursor_position=position)
+    go_on = {"given": slot, "seen": member.changed, "cursor_urgency": urgency, "cursor_position": position}
+    steps: list[Step] = [(_GO_ON, {"of_campaign": campaign.name, "of_annotator": who, **go_on})]
+    steps += [(_INSERT, _row(lease)) for lease in plain] + [shifting(lease.task_id, 0, 1) for lease in plain]
+    run_all(c, steps)
     return leases
 
 
@@ -260,8 +275,7 @@ def _drawn(rows: Sequence[Any], what: str, campaign: Campaign, annotator: str, s
     return rows[stable_hash(what, campaign.seed, annotator, slot) % len(rows)] if rows else None
 
 
-def give(
-    c: Connection,
+def make_lease(
     campaign: Campaign,
     annotator: str,
     task_id: str,
@@ -273,16 +287,32 @@ def give(
     secret: bytes,
     state: str = "open",
 ) -> Lease:
+    """A lease under the name that its page will use: only who has the database's key can tell which item it is."""
     key = "\0".join((task_id, annotator, purpose, str(repeat))).encode("utf-8", "surrogatepass")
     handle = hashlib.blake2b(key, key=secret, digest_size=16).hexdigest()
-    lease = Lease(handle, task_id, annotator, campaign.name, purpose, repeat, slot, tuple(order), state, until)
-    row = {"task": task_id, "annotator": annotator, "purpose": purpose, "repeat": repeat, "campaign": campaign.name, "handle": handle}
-    run(c, _INSERT, **row, slot=slot, display_order=json.dumps(list(order)), state=state, until=until)
+    return Lease(handle, task_id, annotator, campaign.name, purpose, repeat, slot, tuple(order), state, until)
+
+
+def give(c: Connection, *given: Any, state: str = "open") -> Lease:
+    """`make_lease`, stored."""
+    lease = make_lease(*given, state=state)
+    run(c, _INSERT, **_row(lease))
     return lease
 
 
+def _row(lease: Lease) -> dict[str, Any]:
+    row = {name: getattr(lease, name) for name in ("annotator", "campaign", "handle", "purpose", "repeat", "slot", "state", "until")}
+    return row | {"task": lease.task_id, "display_order": json.dumps(list(lease.display_order))}
+
+
 _m = schema.member
-_MEMBER = select(_m).where(_m.c.campaign == bindparam("campaign"), _m.c.annotator == bindparam("annotator"))
+_k, _r = schema.campaign, schema.retraction
+_GONE = select(func.min(_r.c.seq)).where(_r.c.annotator == bindparam("annotator"))
+_ENTRY = (  # a campaign, the person in it, and whether all of theirs was taken back
+    select(_k, *_m.c, _GONE.scalar_subquery().label("gone"))
+    .outerjoin_from(_k, _m, and_(_m.c.campaign == _k.c.name, _m.c.annotator == bindparam("annotator")))
+    .where(_k.c.name == bindparam("campaign"))
+)
 _GO_ON = (
     update(_m)
     .where(_m.c.campaign == bindparam("of_campaign"), _m.c.annotator == bindparam("of_annotator"))
@@ -293,18 +323,24 @@ _ANSWERED = (
     .select_from(_l)
     .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "done")
 )
-_CHANGED = select(schema.campaign.c.changed).where(schema.campaign.c.name == bindparam("name"))
 _INSERT = insert(_l)
 
 
-def _advance(c: Connection, campaign: Campaign, annotator: str) -> Any:
-    """The person's row in the campaign, made when missing, its state brought up to what has been answered."""
-    key = {"campaign": campaign.name, "annotator": annotator}
-    row = run(c, _MEMBER, **key).one_or_none()
+def _entry(c: Connection, annotator: str, campaign: str) -> Any:
+    """The row of a campaign with that of the person in it, which may be missing. Raises DataError when there is no such campaign."""
+    row = run(c, _ENTRY, annotator=annotator, campaign=campaign).one_or_none()
     if row is None:
+        raise unknown_campaign(campaign)
+    return row
+
+
+def _advance(c: Connection, campaign: Campaign, annotator: str, row: Any) -> Any:
+    """The person's `_entry` in the campaign, made when missing, its state brought up to what has been answered."""
+    key = {"campaign": campaign.name, "annotator": annotator}
+    if row.state is None:
         fresh = {"state": "training", "given": 0, "seen": -1, "cursor_urgency": _START[0], "cursor_position": _START[1]}
         c.execute(insert(_m), key | fresh)
-        row = run(c, _MEMBER, **key).one()
+        row = run(c, _ENTRY, **key).one()
     while row.state in ("training", "qualification"):
         role = row.state
         wanted = c.execute(select(func.count()).where(_t.c.campaign == campaign.name, _t.c.role == role, _t.c.open == 1)).scalar_one()
@@ -318,7 +354,7 @@ def _advance(c: Connection, campaign: Campaign, annotator: str) -> Any:
         if role == "qualification" and wanted and _share_right(c, campaign, annotator, answered) < campaign.settings.pass_mark:
             state = "failed"
         _remember(c, row, state=state)
-        row = run(c, _MEMBER, **key).one()
+        row = run(c, _ENTRY, **key).one()
     return row
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
@@ -82,7 +83,7 @@ def add_campaign(c: Connection, campaign: Campaign, now: float) -> None:
     if before is None:
         row = {**asdict(campaign), "paused": int(campaign.paused), "settings": dumps(_settings(campaign)), "changed": 0, "at": now}
         c.execute(insert(schema.campaign), row)
-    elif replace(_campaign(before), paused=campaign.paused) != campaign:
+    elif replace(campaign_of(before), paused=campaign.paused) != campaign:
         raise ConflictError(f"campaign {campaign.name} is there with other settings", "choose another name, or use update_campaign")
 
 
@@ -108,12 +109,17 @@ def get_campaign(c: Connection, name: str) -> Campaign:
     """Raises DataError when there is none of that name."""
     row = run(c, _CAMPAIGN, name=name).one_or_none()
     if row is None:
-        raise DataError(f"campaign {name!r} is not in the store", "add_campaign makes one")
-    return _campaign(row)
+        raise unknown_campaign(name)
+    return campaign_of(row)
+
+
+def unknown_campaign(name: str) -> DataError:
+    """What is raised for a campaign that is not there."""
+    return DataError(f"campaign {name!r} is not in the store", "add_campaign makes one")
 
 
 def campaigns(c: Connection) -> tuple[Campaign, ...]:
-    return tuple(_campaign(row) for row in c.execute(select(schema.campaign).order_by(schema.campaign.c.name)))
+    return tuple(campaign_of(row) for row in c.execute(select(schema.campaign).order_by(schema.campaign.c.name)))
 
 
 def add_guideline(c: Connection, version: str, text: str, weights: Mapping[str, float], now: float) -> None:
@@ -272,9 +278,18 @@ def _once(c: Connection, table: Any, key: str, row: Mapping[str, Any], now: floa
         raise ConflictError(f"{table.name} {row[key]!r} is there with other content", "choose another name: what is there is not changed")
 
 
-def _campaign(row: Any) -> Campaign:
-    found = {f.name: getattr(row, f.name) for f in fields(Campaign)}
-    return Campaign(**{**found, "paused": bool(row.paused), "settings": settings_from(json.loads(row.settings))})
+def campaign_of(row: Any) -> Campaign:
+    """The campaign of a row that has its columns."""
+    found = {name: getattr(row, name) for name in _FIELDS}
+    return Campaign(**{**found, "paused": bool(row.paused), "settings": _read_settings(row.settings)})
+
+
+_FIELDS = tuple(f.name for f in fields(Campaign))
+
+
+@lru_cache(maxsize=256)
+def _read_settings(text: str) -> CampaignSettings:
+    return settings_from(json.loads(text))
 
 
 def _settings(campaign: Campaign) -> dict[str, Any]:

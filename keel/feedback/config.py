@@ -67,6 +67,19 @@ class PreferencesConfig(Section):
     campaign: str = Field(default="simulated", min_length=1, description="Campaign of the store that they belong to; made when missing.")
     annotators: AnnotatorsConfig = Field(default=AnnotatorsConfig(), description="The simulated annotators.")
     aggregate: AggregateConfig = Field(default=AggregateConfig(), description="From votes to training pairs.")
+    gold: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the pairs whose better answer is known (by the utility, without taste and noise). `dawid_skene` and `mace` "
+        "are fitted on them: how sure labels are, and how much of them is the vote share. 20 at least, else all of it is.",
+    )
+
+    @model_validator(mode="after")
+    def _gold_is_read(self) -> PreferencesConfig:
+        if self.gold and self.aggregate.method not in ("dawid_skene", "mace"):
+            raise ValueError(f"gold would have no effect: aggregate.method is {self.aggregate.method}, and nothing of it is fitted")
+        return self
 
     @model_validator(mode="after")
     def _samples_reach(self) -> PreferencesConfig:

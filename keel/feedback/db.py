@@ -14,6 +14,7 @@ thread may call any method. Errors: `ConflictError` (409: another answer is ther
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -36,12 +37,13 @@ from keel.feedback.people import Account
 from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from, utc
 from keel.feedback.texts import message_row
 from keel.feedback.views import Standing
-from keel.feedback.writer import Writer
+from keel.feedback.writer import Worker
 from keel.types import Annotator, Answer, Candidate, Judgement, Prompt, Purpose, TakenBack, Task
 
 __all__ = ["Account", "Campaign", "ConflictError", "Item", "NoLeaseError", "Receipt", "RowError", "Store"]
 
 T = TypeVar("T")
+Job = Callable[[Connection], T]
 _CACHED = 5000  # tasks kept in memory: they never change
 _PART = 200  # rows a transaction of an import writes, so that votes get in between
 
@@ -75,6 +77,7 @@ class Given:
     items: tuple[Item, ...]
     state: str
     answered: int
+    campaign: Campaign
 
 
 def blind(task: Task) -> Task:
@@ -95,11 +98,12 @@ class Store(Accounts):
         with self._writes.begin() as c:
             migrate.migrate(c)
             self._secret = _secret(c)
-        self.writer = Writer(self._writes)
+        self.writer, self.reader = Worker(self._writes, "keel-feedback-writer"), Worker(self._reads, "keel-feedback-reader")
 
     def close(self) -> None:
         """Write what waits, then let go of the database."""
         self.writer.close()
+        self.reader.close()
         self._writes.dispose()
         self._reads.dispose()
 
@@ -114,6 +118,14 @@ class Store(Accounts):
     def write(self, job: Callable[[Connection], T]) -> Future[T]:
         """A job for the writer: all of it is stored or nothing; the future is done after the commit."""
         return self.writer.put(job)
+
+    def write_async(self, job: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """`write` for the running event loop: cheaper than a future of a thread, of which each wakes the loop by itself."""
+        return self.writer.put_async(job)
+
+    def read_async(self, job: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """`read` for the running event loop, together with what others ask for at that moment. For short jobs."""
+        return self.reader.put_async(job)
 
     def read(self, job: Callable[[Connection], T]) -> T:
         """A job on a reader's connection; it sees what was committed when it began."""
@@ -191,20 +203,22 @@ class Store(Accounts):
 
     def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
         """At most ``n`` items: those that the person has open first, then new ones. Asking again renews the leases."""
-        return self.given_soon(annotator, campaign, n).result().items
+        return self.write(self.giving(annotator, campaign, n)).result().items
 
-    def given_soon(self, annotator: str, campaign: str, n: int = 1) -> Future[Given]:
-        """`next_items` and where the person stands, as a future.
+    def giving(self, annotator: str, campaign: str, n: int, first: Callable[[Connection], None] | None = None) -> Job[Given]:
+        """`next_items` and where the person stands, as a job for `write` or `write_async`; ``first`` is done before, and may refuse.
 
         All of it is read where it is written, in one transaction: readers on threads of their own would stand in the way of the votes.
         """
 
         def job(c: Connection) -> Given:
-            leases = assign.grant(c, annotator, campaign, n, self.clock(), self._secret)
-            tasks = self._tasks_of([lease.task_id for lease in leases], lambda missing: campaigns.load_tasks(c, missing))
-            return Given(leases, _items(leases, tasks), *assign.so_far(c, annotator, campaign))
+            if first is not None:
+                first(c)
+            given = assign.grant(c, annotator, campaign, n, self.clock(), self._secret)
+            tasks = self._tasks_of([lease.task_id for lease in given.leases], lambda missing: campaigns.load_tasks(c, missing))
+            return Given(given.leases, _items(given.leases, tasks), given.state, given.answered, given.campaign)
 
-        return self.write(job)
+        return job
 
     def next_adjudications(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
         """Items whose votes disagree, for a person whose account has the role adjudicator or manager. Raises NoLeaseError for others."""
@@ -227,37 +241,45 @@ class Store(Accounts):
     # --------------------------------------------------------------------------------------------------- what is said
 
     def answer(self, annotator: str, handle: str, event_id: str, answer: Answer, **more: Any) -> Receipt:
-        """The answer to an item: `answer_soon`, waited for."""
+        """The answer to an item: `answering`, done and waited for."""
         return self.answer_soon(annotator, handle, event_id, answer, **more).result()
 
-    def answer_soon(
+    def answer_soon(self, annotator: str, handle: str, event_id: str, answer: Answer, **more: Any) -> Future[Receipt]:
+        """`answer` as a future."""
+        return self.write(self.answering(annotator, handle, event_id, answer, **more))
+
+    def answering(
         self,
         annotator: str,
         handle: str,
         event_id: str,
         answer: Answer,
         *,
+        lease: Lease | None = None,
         active_ms: int | None = None,
         reason: str = "",
         replaces: str = "",
         meta: Mapping[str, Any] | None = None,
-    ) -> Future[Receipt]:
-        """``answer`` names places on the screen; the server's clock says when. ``event_id`` is made by the client, once an answer: sent
-        twice, stored once. ``replaces`` is the event that this one corrects.
+    ) -> Job[Receipt]:
+        """The answer to an item, as a job for `write` or `write_async`. ``answer`` names places on the screen; the server's clock says
+        when.
 
-        The future raises NoLeaseError when the handle is not this person's, RowError for an impossible answer, ConflictError.
+        ``event_id`` is made by the client, once an answer: sent twice, stored once. ``replaces`` is the event that this one corrects.
+        ``lease`` saves looking it up where it is known that the handle is this person's.
+
+        The job raises NoLeaseError when the handle is not this person's, RowError for an impossible answer, ConflictError.
         """
         more = {"active_ms": active_ms, "reason": reason, "replaces": replaces, "meta": dict(meta or {})}
         dumps(more)  # refuses what JSON does not hold, before anything waits
 
         def job(c: Connection) -> Receipt:
-            lease = _by_handle(c, annotator, handle)
-            task = self._tasks.get(lease.task_id) or campaigns.load_tasks(c, [lease.task_id])[lease.task_id]
-            judgement = _judgement(lease, task, event_id, answer, utc(self.clock()), more)
+            found = lease or _by_handle(c, annotator, handle)
+            task = self._tasks.get(found.task_id) or campaigns.load_tasks(c, [found.task_id])[found.task_id]
+            judgement = _judgement(found, task, event_id, answer, utc(self.clock()), more)
             check_judgement(judgement, task)
-            return events.submit(c, judgement, task, self.clock(), self._secret, lease=lease)
+            return events.submit(c, judgement, task, self.clock(), self._secret)
 
-        return self.write(job)
+        return job
 
     def submit(self, judgement: Judgement) -> Receipt:
         """Store the judgement of an item that was given out. Places are those of the task."""

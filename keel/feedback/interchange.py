@@ -20,7 +20,7 @@ from keel.feedback.arrivals import ensure, fresh
 from keel.feedback.db import Store
 from keel.feedback.exchange.files import write_text
 from keel.feedback.own_rows import KINDS
-from keel.feedback.rows import annotator_row, digest, judgement_row, named, task_row, utc
+from keel.feedback.rows import annotator_row, digest, judgement_row, named, task_line, utc
 from keel.feedback.views import Standing, check_known
 from keel.types import Annotator, Choice, Comparison, Judgement, TakenBack, Task
 
@@ -85,13 +85,15 @@ def _lines(store: Store, name: str, without: frozenset[str]) -> Iterator[tuple[s
         if annotator.annotator_id in by:
             yield "annotator", {"annotator": annotator_row(annotator)}
     for row, task in zip(placed, tasks, strict=True):
-        yield "task", {"task": task_row(task), "role": row.role, "priority": -row.urgency}
+        yield "task", task_line(task, row.role, -row.urgency)
     for judgement in kept:
         yield "judgement", {"judgement": judgement_row(judgement)}
-    for row in retractions(store):
+    taken = retractions(store)
+    told = {row["event_id"] for row in taken}
+    for row in taken:
         if row["annotator"] in by or row["event_id"] in events:
             yield "retraction", {"retraction": row}
-            if (stands := _corrected_since(row["event_id"], kept, standing)) is not None:
+            if (stands := _corrected_since(row["event_id"], kept, standing)) is not None and stands not in told:
                 yield "retraction", {"retraction": {**row, "event_id": stands}}
 
 

@@ -1,7 +1,7 @@
 """From a judgement to a win rate, and back: which pairs, snapshots, runs, checkpoints and evaluations saw what.
 
 Runs say themselves what they read: the manifest has the fingerprint of each data set (a snapshot's is its id), the run that it follows,
-and paths in its settings. A run that reads what an affected one made is affected.
+and paths in its settings, which begin in the folder that the run was started in. A run that reads what an affected one made is affected.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from keel.data.conversion import pair_name
 from keel.feedback import schema
 from keel.feedback.db import Store
 from keel.feedback.snapshots import SCHEME, Snapshot, snapshots
+from keel.runs.places import places
 
 _AND = " + "  # between the data sets of a list of paths
 _EVALUATIONS = ("eval", "eval_reward", "eval_hallucination")
@@ -34,7 +36,7 @@ class Affected:
     evaluations: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """A run directory and what its manifest says."""
 
@@ -52,6 +54,21 @@ class Run:
         found = {str(self.manifest.get("parent") or ""), *map(str, self.manifest.get("data", {}))}
         found |= {part for name in found for part in name.split(_AND)}
         return frozenset(found | set(_texts(self.manifest.get("config"))))
+
+    def saw(self, other: Run) -> bool:
+        """May it have read what lies in the folder of another run? Names are taken as the run took them."""
+        return other.place in self._seen
+
+    @cached_property
+    def place(self) -> Path:
+        """Where it lies, links followed."""
+        return self.path.resolve()
+
+    @cached_property
+    def _seen(self) -> frozenset[Path]:
+        """Where its names point, and every folder above."""
+        named = frozenset[Path]().union(*(places(self.manifest, name) for name in self.names()))
+        return named.union(*(p.parents for p in named))
 
 
 def runs_below(root: Path) -> list[Run]:
@@ -86,19 +103,20 @@ def affected(store: Store, events: Sequence[str], root: Path) -> Affected:
 def following(runs: Sequence[Run], fingerprints: set[str]) -> list[Run]:
     """The runs that read one of these, and all that read what those made, however far."""
     hit = {r.path: r for r in runs if r.read & fingerprints}
-    while more := [r for r in runs if r.path not in hit and any(_inside(name, path) for name in r.names() for path in hit)]:
+    while more := [r for r in runs if r.path not in hit and any(map(r.saw, hit.values()))]:
         hit |= {r.path: r for r in more}
     return [r for r in runs if r.path in hit]
 
 
 def ancestors(runs: Sequence[Run], path: Path) -> list[Run]:
     """The run in a folder and all that it came from, nearest first. Raises DataError when there is no run."""
-    start = next((r for r in runs if r.path.resolve() == path.resolve() or r.path.resolve() in path.resolve().parents), None)
+    asked = path.resolve()
+    start = next((r for r in runs if r.place == asked or r.place in asked.parents), None)
     if start is None:
         raise DataError(f"{path}: no run lies there", "give a run directory, or an id of an event, a snapshot or a task")
     found = [start]
     for run in found:
-        found += [r for r in runs if r not in found and any(_inside(name, r.path) for name in run.names())]
+        found += [r for r in runs if r not in found and run.saw(r)]
     return found
 
 
@@ -128,14 +146,6 @@ def pairs_of(store: Store, events: Sequence[str]) -> tuple[str, ...]:
             names[pair_name(task.prompt.prompt_id, one, two)] = None
             names[pair_name(task.prompt.prompt_id, two, one)] = None
     return tuple(names)
-
-
-def _inside(name: str, path: Path) -> bool:
-    """Does a text name this folder or something in it?"""
-    if not name or len(name) > 1024 or "\n" in name or "\0" in name:
-        return False
-    whole, folder = Path(name).absolute(), path.absolute()
-    return whole == folder or folder in whole.parents
 
 
 def _texts(value: Any) -> list[str]:

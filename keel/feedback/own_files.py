@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import select
+
 from keel.core.errors import DataError, UserError
+from keel.feedback import schema
 from keel.feedback import store as files
 from keel.feedback.arrivals import campaign_name, ensure
 from keel.feedback.campaigns import ROLES, Campaign, load_tasks, settings_from
@@ -149,11 +152,23 @@ def _put(store: Store, path: Path, found: _File) -> dict[str, int]:
     if found.judgements:
         new["judgement"] += _at(path, found.judgements[0][0], lambda: store.record([j for _, j in found.judgements]), True)
     taken = {(r["annotator"], r["event_id"]) for r in retractions(store)}
+    corrected = {j.event_id: j.replaces for _, j in found.judgements if j.replaces}
     for line, row in found.retractions:
-        if (row["annotator"], row["event_id"]) not in taken:
+        if (row["annotator"], row["event_id"]) not in taken and not _follows(store, row["event_id"], corrected, taken):
             _at(path, line, lambda row=row: store.retract(**{k: row[k] for k in ("annotator", "event_id", "why", "who")}))
             new["retraction"] += 1
     return dict(new)
+
+
+def _follows(store: Store, event: str, corrected: Mapping[str, str], taken: set[tuple[str, str]]) -> bool:
+    """Is an event unheard already, because it corrects one that was taken back here? A file names both, for those who had neither."""
+    before = event
+    while (before := corrected.get(before, "")) and ("", before) not in taken:
+        pass
+    return (
+        bool(before)
+        and store.read(lambda c: c.execute(select(schema.head.c.retracted).where(schema.head.c.event_id == event)).scalar()) == 1
+    )
 
 
 def _place(store: Store, found: _File, described: set[str]) -> int:

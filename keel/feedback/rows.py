@@ -70,6 +70,11 @@ def task_from(row: Any) -> Task:
     return task if task.task_id else named(task)
 
 
+def task_line(task: Task, role: str, priority: float) -> dict[str, Any]:
+    """A task with what a campaign has beside it: whether it is work, and when it is its turn."""
+    return {"task": task_row(task), "role": role, "priority": priority + 0.0}  # never -0.0
+
+
 def named(task: Task) -> Task:
     """The task with the id that follows from its content."""
     return replace(task, task_id=digest(task_content(task)))

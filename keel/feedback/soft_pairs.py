@@ -6,22 +6,21 @@ says 1.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from keel.core.errors import DataError
+from keel.data.conversion import by_item, pair_name
 from keel.feedback.config import AggregateConfig
 from keel.feedback.reliability.calibrate import fit, guarded
 from keel.feedback.reliability.dawid_skene import dawid_skene
 from keel.feedback.reliability.mace import mace
 from keel.feedback.reliability.majority import vote_counts
-from keel.feedback.reliability.votes import CLASSES, Floats, Votes, from_comparisons
+from keel.feedback.reliability.votes import CLASSES, Floats, Votes, from_comparisons, without_repeats
 from keel.types import Comparison, Pair
-from keel.types.identity import AnswerId, ItemId, answer_id, item_of
+from keel.types.identity import AnswerId, ItemId, answer_id
 
 NEAR, SURE = 0.1, 0.95
 EVEN = 1e-9
@@ -52,14 +51,7 @@ def soft_pairs(
     """One pair a task. ``soft_TK`` are probabilities of `CLASSES` for the tasks of ``from_comparisons(comparisons)``, in their order;
     label = P(chosen) + P(tie) / 2. ``hard`` rounds the label to 1 (a kept even one is a tie). The margin is the mean strength of the votes
     for the chosen answer. Raises DataError for mixed protocols, ValueError for rows that do not sum to 1."""
-    protocols = sorted({c.protocol for c in comparisons})
-    if len(protocols) > 1:
-        raise DataError(
-            f"comparisons of several protocols are mixed: {', '.join(protocols)}", "labels mean different things; take one at a time"
-        )
-    groups: dict[ItemId, list[Comparison]] = defaultdict(list)
-    for c in comparisons:
-        groups[item_of(c)].append(c)
+    groups = by_item(comparisons)
     if soft_TK.shape != (len(groups), len(CLASSES)) or not np.allclose(soft_TK.sum(1), 1.0):
         raise ValueError(f"{len(groups)} tasks need a row each of {len(CLASSES)} probabilities, not {soft_TK.shape}")
     mean_votes = len(comparisons) / len(groups) if groups else 1.0
@@ -94,7 +86,7 @@ def _pair(key: ItemId, votes: Sequence[Comparison], one: float, tie: float, hard
     if hard:
         label, tie = (1.0, 0.0) if label > 0.5 else (0.5, 1.0)
     pair = Pair(
-        record_id=f"{key[0]}:{winner[0]}>{loser[0]}",
+        record_id=pair_name(key[0], winner[0], loser[0]),
         prompt=votes[0].prompt,
         chosen=answers[winner].messages,
         rejected=answers[loser].messages,
@@ -117,8 +109,10 @@ def aggregated(
     gold: Mapping[int, int] | None = None,
 ) -> SoftPairs:
     """Pairs by ``config.method``; ``gold`` (task's number -> class's number) fits temperature and mix where the method is a model of
-    annotators. Without gold it is mixed with the vote share (`guarded`). An annotator's repeats are left out."""
-    votes = from_comparisons(comparisons).first_votes()
+    annotators. Without gold it is mixed with the vote share (`guarded`). An annotator's repeats are left out of all: labels, margins,
+    weights, what counts as overturned."""
+    comparisons, _ = without_repeats(comparisons)
+    votes = from_comparisons(comparisons)
     soft_TK = probabilities(votes, config, reliability, gold)
     hard = config.label == "majority" or config.method == "majority"
     return soft_pairs(comparisons, soft_TK, ties=config.ties, hard=hard, weight=config.weight)

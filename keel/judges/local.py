@@ -13,6 +13,7 @@ from keel.judges import read
 from keel.judges.ask import Question, Said, digest, failed
 from keel.judges.config import LocalConfig
 from keel.judges.parse import UnreadableError
+from keel.judges.shown import controls_of, tokens_of
 from keel.judges.templates import Template, Written, load_template, write
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
@@ -23,7 +24,7 @@ from keel.render.config import RenderConfig
 from keel.render.limits import context_length
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
-from keel.types import Branch, Encoded, Message, Prompt, Sampler, SampleRequest, SamplingParams, Unit
+from keel.types import Branch, Encoded, Sampler, SampleRequest, SamplingParams, Unit
 
 
 class LocalJudge:
@@ -35,8 +36,7 @@ class LocalJudge:
         self._sampler = sampler or LocalSampler(loaded.model, renderer.decode)
         self._templates: dict[str, Template] = {}
         self._digest = loaded.model.digest()
-        special = {t.content for t in renderer.tokenizer.added_tokens_decoder.values()} | set(renderer.tokenizer.all_special_tokens)
-        self._controls = tuple(sorted(special, key=len, reverse=True))
+        self._controls = controls_of(renderer.tokenizer)
 
     @property
     def identity(self) -> str:
@@ -69,7 +69,7 @@ class LocalJudge:
             written = write(template, question, mode, self._controls)
             reserve = 1 if mode == "label" else self.config.max_tokens
             try:
-                encoded = self._encoded(written, reserve)
+                encoded = tokens_of(self.renderer, written.messages, reserve)
             except DataError as error:
                 found[i] = failed(f"call: {error.message}")
                 continue
@@ -109,17 +109,6 @@ class LocalJudge:
         if kind not in self._templates:
             self._templates[kind] = load_template(self.config.templates.of(kind))  # type: ignore[arg-type]
         return self._templates[kind]
-
-    def _encoded(self, written: Written, reserve: int) -> Encoded:
-        """Raises DataError for what the model cannot be shown: too long, or a template that refuses it."""
-        whole = "\n\n".join(text for _, text in written.messages)
-        name = digest(list(written.messages))
-        if self.renderer.template is None:
-            return self.renderer.prompt(Prompt(name, text=whole + "\n"), reserve)
-        try:
-            return self.renderer.prompt(Prompt(name, tuple(Message(role, text) for role, text in written.messages)), reserve)
-        except DataError:  # some templates know no system turn
-            return self.renderer.prompt(Prompt(name, (Message("user", whole),)), reserve)
 
     def _unit(self, i: int, encoded: Encoded, labels: Sequence[str]) -> Unit:
         ids = [tuple(self.renderer.codec.encode(label)) for label in labels]

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from keel.core.config import Section, dump, load
 from keel.core.errors import ConfigError, DataError
 from keel.judges.ask import Kind, Question, digest
-from keel.types import ImagePart, Message
+from keel.types import ImagePart, Message, Prompt
 
 Mode = Literal["label", "json"]
 _FILL = re.compile(r"\{(prompt|answers|reference|criterion|reply|labels|scale)\}")
@@ -29,6 +29,7 @@ _CONTROL = re.compile(
     r"<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<(?:bos|eos|unk|pad)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?think>",
     re.IGNORECASE,
 )
+SectionT = TypeVar("SectionT", bound=Section)
 _BREAK = "\u200b"  # shows nothing and makes two tokens of one marker
 
 
@@ -103,17 +104,22 @@ class Written:
 
 def load_template(name: str) -> Template:
     """One of ours by its name, or a user's by its file. Raises ConfigError with the place of what is wrong in it."""
+    return template_of(Template, "keel.judges", name)
+
+
+def template_of(kind: type[SectionT], room: str, name: str) -> SectionT:
+    """A template of a kind: one that comes with a room, by its name, or a user's, by its file. Raises ConfigError."""
     if name.endswith((".yaml", ".yml")):
-        return load(Template, Path(name).expanduser())
-    with resources.as_file(resources.files("keel.judges") / "prompts" / f"{name}.yaml") as path:
+        return load(kind, Path(name).expanduser())
+    with resources.as_file(resources.files(room) / "prompts" / f"{name}.yaml") as path:
         if not path.is_file():
-            raise ConfigError(f"no template {name!r}", f"ours are {', '.join(template_names())}; yours is a file NAME.yaml")
-        return load(Template, path)
+            raise ConfigError(f"no template {name!r}", f"ours are {', '.join(template_names(room))}; yours is a file NAME.yaml")
+        return load(kind, path)
 
 
-def template_names() -> list[str]:
+def template_names(room: str = "keel.judges") -> list[str]:
     """The templates that come with Keel."""
-    return sorted(f.name.removesuffix(".yaml") for f in (resources.files("keel.judges") / "prompts").iterdir() if f.name.endswith(".yaml"))
+    return sorted(f.name.removesuffix(".yaml") for f in (resources.files(room) / "prompts").iterdir() if f.name.endswith(".yaml"))
 
 
 def write(template: Template, question: Question, mode: Mode, controls: Sequence[str] = ()) -> Written:
@@ -135,14 +141,13 @@ def write(template: Template, question: Question, mode: Mode, controls: Sequence
             f"prompt {prompt.prompt_id} ({prompt.source_id})" if holds_image(prompt.messages) else f"an answer to prompt {prompt.prompt_id}"
         )
         raise DataError(f"{what} holds images, and judges read text alone", "leave such rows out")
-    asked = prompt.text if prompt.text is not None else "\n\n".join(f"{m.role}: {m.text}" for m in prompt.messages)
-    texts = [broken(text, controls) for text in (asked, *question.shown, question.reference)]
+    texts = [broken(text, controls) for text in (asked(prompt), *question.shown, question.reference)]
     mark, labels, words = mark_of(texts), template.labels(len(question.answers)), template.words
     single = len(question.answers) == 1
     names = [words.answer if single else f"{words.answer} {letter}" for letter in ascii_uppercase[: len(question.answers)]]
 
     def block(name: str, text: str) -> str:
-        return f"[{words.begin} {name} | {mark}]\n{text}\n[{words.end} {name} | {mark}]"
+        return between(words.begin, words.end, name, mark, text)
 
     filled = {
         "prompt": block(words.prompt, texts[0]),
@@ -156,6 +161,16 @@ def write(template: Template, question: Question, mode: Mode, controls: Sequence
     return Written(
         tuple((role, _fill(text, filled).strip()) for role, text in (("system", template.system), ("user", template.user))), labels
     )
+
+
+def asked(prompt: Prompt) -> str:
+    """A prompt as one text, with the roles of its turns where it has turns."""
+    return prompt.text if prompt.text is not None else "\n\n".join(f"{m.role}: {m.text}" for m in prompt.messages)
+
+
+def between(begin: str, end: str, name: str, mark: str, text: str) -> str:
+    """A text between two lines that no text can hold (`mark_of`)."""
+    return f"[{begin} {name} | {mark}]\n{text}\n[{end} {name} | {mark}]"
 
 
 def holds_image(turns: Sequence[Message]) -> bool:

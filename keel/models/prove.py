@@ -29,6 +29,7 @@ from keel.kernels import attention, logit_transform, logprobs, positions, tiles
 from keel.kernels.attention import PackedPlan
 from keel.kernels.logprobs import Head, token_logprobs
 from keel.kernels.positions import packed_positions
+from keel.runs.durable import write_atomic
 from keel.runs.environment import machine
 from keel.types import Encoded, Layout
 
@@ -262,8 +263,6 @@ def _write_file(key: str, error: float | None) -> None:
     try:
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({**_read_file(), key: error}))
-        temporary.replace(path)
+        write_atomic(path, json.dumps({**_read_file(), key: error}).encode(), sync=False)
     except (OSError, RuntimeError):
         log.debug("the verdict of a proof could not be written to the cache folder")

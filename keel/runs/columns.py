@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from keel.runs import logs
 from keel.runs.directory import COLUMNS
+from keel.runs.durable import write_atomic
 
 BLOCK = 1024  # rows
 _PLAIN = {float}
@@ -229,12 +230,7 @@ def _write(path: Path, block: Block) -> None:
     place = {"first": block.first, "start": block.start, "end": block.end, "crc": block.crc}
     header = json.dumps({**place, "left_out": block.left_out, "rows": rows, "columns": shape}).encode()
     content = len(header).to_bytes(8, "little") + header + payload
-    temporary = folder / f".tmp-{os.getpid()}-{block.start}"
-    try:
-        temporary.write_bytes(_MAGIC + zlib.crc32(content).to_bytes(8, "little") + content)
-        temporary.replace(folder / _name(block.start))
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(folder / _name(block.start), _MAGIC + zlib.crc32(content).to_bytes(8, "little") + content, sync=False)
 
 
 def _read(stored: Path) -> Block | None:

@@ -105,7 +105,8 @@ class RunDir:
     @classmethod
     def _start(cls, path: Path, lock: Lock, wanted: dict[str, Any], argv: list[str]) -> RunDir:
         now = logs.plain({"git": git_state(), **environment()})
-        start = {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "argv": argv}
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        start = {"at": at, "argv": argv, "folder": str(Path.cwd())}  # where relative paths of the recipe begin
         before = read_manifest(path)
         if before is None:
             stray = [name for name in _OWN if (path / name).exists()]
@@ -198,9 +199,13 @@ class RunDir:
         """The number of the last event in ``events.jsonl``; 0 where there is none."""
         return max((row["number"] for row in logs.read(self.path / EVENTS) if isinstance(row.get("number"), int)), default=0)
 
-    def write_sample(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to ``samples/training.jsonl``; each gets the step."""
-        logs.append(self.path / SAMPLES / "training.jsonl", [{"step": step, **row} for row in rows])
+    def write_sample(self, step: int, rows: Sequence[Mapping[str, Any]], part: str = "") -> None:
+        """Add rows to ``samples/training.jsonl``; each gets the step. Those of a ``part``, which they name, take the place of the ones
+        that a process left which was ended before it could say that the part is done."""
+        file = self.path / SAMPLES / "training.jsonl"
+        if part:
+            logs.keep_rows(file, lambda row: (row.get("step"), row.get("part")) != (step, part))
+        logs.append(file, [{"step": step, **({"part": part} if part else {}), **row} for row in rows])
 
     def samples(self) -> list[dict[str, Any]]:
         """What :meth:`write_sample` wrote."""

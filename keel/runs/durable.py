@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,31 +23,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return cast("Any", safetensors_torch).load_file(path)
 
 
-def write_atomic(path: Path, data: bytes, disk: Disk = DISK) -> None:
-    """Write a small file: at any moment, also after a power cut, ``path`` holds all of the old or all of the new content."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    try:
-        disk.write(temporary, data)
-        disk.sync_file(temporary)
-        disk.rename(temporary, path)
-    except BaseException:
-        remove_quietly(temporary, disk)
-        raise
-    disk.sync_dir(path.parent)
+def write_atomic(path: Path, data: bytes, disk: Disk = DISK, *, sync: bool = True) -> None:
+    """Write a small file: at any moment, also after a power cut, ``path`` holds all of the old or all of the new content, whoever else
+    writes it at the same time. Without ``sync`` a power cut may leave neither: for what can be made again."""
+    _replace(path, lambda temporary: disk.write(temporary, data), disk, sync)
 
 
 def cut_atomic(path: Path, size: int, disk: Disk = DISK) -> None:
     """Leave the first ``size`` bytes of a file: at any moment ``path`` is whole or cut. It is another file then, so whoever follows it
     sees that it was cut, also when it has grown again."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    _replace(path, lambda temporary: disk.copy(path, temporary, size), disk, True)
+
+
+def _replace(path: Path, fill: Callable[[Path], None], disk: Disk, sync: bool) -> None:
+    """Let ``fill`` write a file under a name that no other process or thread uses, and give it the name ``path``."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{threading.get_ident()}")
     try:
-        disk.copy(path, temporary, size)
-        disk.sync_file(temporary)
+        fill(temporary)
+        if sync:
+            disk.sync_file(temporary)
         disk.rename(temporary, path)
     except BaseException:
         remove_quietly(temporary, disk)
         raise
-    disk.sync_dir(path.parent)
+    if sync:
+        disk.sync_dir(path.parent)
 
 
 def publish_folder(path: Path, fill: Callable[[Path], None], disk: Disk = DISK) -> None:

@@ -18,7 +18,7 @@ from keel.runs.environment import flatten
 from keel.runs.lock import holder
 
 # the first two that are there
-_HEADLINE = ("win_rate.mean", "reward_after", "eval/accuracy", "eval/reward", "accuracy", "reward", "eval/loss", "loss")
+_HEADLINE = ("win_rate.mean", "score_kept.mean", "reward_after", "eval/accuracy", "eval/reward", "accuracy", "reward", "eval/loss", "loss")
 # many files or large ones, and no run among them
 INSIDE = (CHECKPOINTS, SAMPLES, COLUMNS, rollouts.FOLDER, audits.FOLDER, "final", "adapter", "critic")
 _NOT_COMPARED = ("time/", "mem/", "tokens_per_s")

@@ -85,8 +85,17 @@ class JsonlSink:
             row = {"kind": event.kind, "step": event.step, "at": at, **named, "message": event.message, **event.data}
             logs.append(self._events, [row])
 
+    def _take_up(self) -> None:
+        """The last row of a run that goes on: a test after the last step belongs to it, in whichever process it is made."""
+        for start, line in logs.lines_backward(self._metrics):
+            if line.endswith(b"\n") and (row := logs.parse(line)) is not None:
+                self._last, self._offset = row, start
+            return
+
     def _write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a row, or put the numbers into the last one when it is of the same step."""
+        if not self._last and not self._torn:
+            self._take_up()
         row: dict[str, Any] = {"step": step, **metrics}
         size = self._metrics.stat().st_size if self._metrics.exists() else 0
         grows_last = self._last.get("step") == step and (self._torn or size == self._offset + len(logs.json_line(self._last)))

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ HEADERS: Mapping[str, str] = {
 }
 _KEPT = tuple((name.encode(), value.encode()) for name, value in HEADERS.items())
 _FRESH = (*_KEPT, (b"cache-control", b"no-store"))
+_READ = frozenset({b"host", b"origin", b"content-length"})
 _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -94,20 +96,21 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Door) -> None:
         self.app, self.limits = app, settings.limits
-        self._names, self._loopback = allowed_names(settings), settings.host in LOOPBACK
+        names, loopback = allowed_names(settings), settings.host in LOOPBACK
+        self._is_allowed = lru_cache(maxsize=256)(lambda header: is_allowed(header, names, loopback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
         safe = _safe(send, str(scope["path"]))
-        if not is_allowed(headers.get("host", ""), self._names, self._loopback):
+        if not self._is_allowed(headers.get(b"host", "")):
             return await _refuse(
                 safe, 421, "host", "this server is not known by that name", "use the address that was printed at its start"
             )
         if scope["method"] in _CHANGES:
-            origin = headers.get("origin", "")
-            if origin and place_of(origin) != headers.get("host", "").lower():
+            origin = headers.get(b"origin", "")
+            if origin and place_of(origin) != headers.get(b"host", "").lower():
                 return await _refuse(safe, 403, "origin", "another site asked for this", "open the server's own page")
             try:
                 async with asyncio.timeout(self.limits.body_seconds):
@@ -120,9 +123,9 @@ class Guard:
         await self.app(scope, receive, safe)
 
 
-async def _body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes | None:
+async def _body(headers: Mapping[bytes, str], receive: Receive, limit: int) -> bytes | None:
     """All of the body; None when it is too large, whatever its Content-Length says."""
-    said = headers.get("content-length", "").lstrip("0")
+    said = headers.get(b"content-length", "").lstrip("0")
     if said.isdecimal() and (len(said) > 18 or int(said) > limit):
         return None
     parts, size, more = list[bytes](), 0, True

@@ -66,6 +66,7 @@ RECIPES: dict[str, type[ModelRecipe]] = {
     "constitution": ConstitutionRecipe,
     "preferences": PreferencesRecipe,
 }
+STARTED = tuple(verb for verb in RECIPES if verb != "preferences")  # by a command of their own; the other one in a pipeline alone
 
 
 def run_directory(wanted: str, recipe_path: Path) -> Path:

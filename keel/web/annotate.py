@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection, and_, select
 
@@ -16,41 +15,28 @@ from keel.core.errors import UserError
 from keel.feedback import schema
 from keel.feedback.answers import answer_from, answer_row, from_display
 from keel.feedback.assign import lease_of
-from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Given, Item, NoLeaseError, Receipt
 from keel.feedback.rows import RowError, judgement_from
 from keel.types import Answer, Choice
 from keel.web.blind import names_itself
 from keel.web.bodies import BatchIn, JudgementIn, UndoIn
 from keel.web.errors import refusal
-from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, calling, off
+from keel.web.kit import Caller, CallerDep, Kit, KitDep, WebError, off
 from keel.web.media import images_of
 from keel.web.members import check_member, completion, has_earned
-from keel.web.protocol import check_protocol, page_of
+from keel.web.protocol import check_protocol
 
 router = APIRouter(tags=["annotator"])
 MANY, SPREAD = 20, 3  # from so many people on, at most 2 items fewer than asked, by chance: who began together does not ask again together
+ITEMS = 5  # given out unless another number is asked for
 Number = Annotated[int, Query(ge=1)]  # of items that are asked for: with none asked for, "nothing is left" would mean nothing
 UNDO = 20  # of a person's last events, so many may be corrected
 
 
 @router.get("/api/campaigns/{campaign}/items")
-async def items(campaign: str, request: Request, n: Number = 5) -> JSONResponse:
+async def items(campaign: str, caller: CallerDep, kit: KitDep, n: Number = ITEMS) -> JSONResponse:
     """At most ``n`` items: those that the person has open first. ``end`` is there when nothing is left for them."""
-    caller, kit = await calling(request)
-    annotator, count = caller.account.annotator, min(n, kit.settings.limits.items)
-    if not kit.is_member(caller.account, campaign):
-        await off(check_member, kit.store, caller.account, campaign)
-        kit.let_in(caller.account, campaign)
-    if kit.people >= MANY and count > SPREAD:
-        count -= random.randrange(SPREAD)
-    given = await asyncio.wrap_future(kit.store.given_soon(annotator, campaign, count))
-    kit.remember(given.leases)
-    at_hand = given.items and kit.knows(campaign) and all(map(kit.media.knows, pictures(given.items)))
-    told = _told(kit, campaign, given) if at_hand else await off(_told, kit, campaign, given)
-    if not given.items and not told["paused"]:
-        told |= await off(_ended, kit, annotator, campaign)
-    return JSONResponse(told)  # as it is: looking through it again takes longer than making it
+    return JSONResponse(await give_items(kit, caller, campaign, n))  # as it is: looking through it again takes longer than making it
 
 
 @router.get("/api/campaigns/{campaign}/adjudications")
@@ -60,13 +46,12 @@ async def adjudications(campaign: str, caller: CallerDep, kit: KitDep, n: Number
     count = min(n, kit.settings.limits.items)
     given = await off(kit.store.next_adjudications, caller.account.annotator, campaign, count)
     shown = await off(lambda: [show(kit, item) for item in given])
-    return {"campaign": campaign, "state": "passed", "paused": found.paused, "items": shown, "protocol": protocol_row(found)}
+    return {"campaign": campaign, "state": "passed", "paused": found.paused, "items": shown, "protocol": kit.keep(found).protocol}
 
 
 @router.post("/api/judgements")
-async def judge(body: JudgementIn, request: Request) -> JSONResponse:
+async def judge(body: JudgementIn, caller: CallerDep, kit: KitDep) -> JSONResponse:
     """Store one answer. The same event again is answered alike; the same event with another answer is 409."""
-    caller, kit = await calling(request)
     return JSONResponse(await store_one(kit, caller, body))
 
 
@@ -109,25 +94,39 @@ async def guideline(version: str, caller: CallerDep, kit: KitDep) -> dict[str, A
     return {"version": version, "text": text, "weights": weights}
 
 
+async def give_items(kit: Kit, caller: Caller, campaign: str, n: int) -> dict[str, Any]:
+    """Items for the caller, as the page is told. Raises UserError, NoLeaseError."""
+    annotator, count = caller.account.annotator, min(n, kit.settings.limits.items)
+    if kit.people >= MANY and count > SPREAD:
+        count -= random.randrange(SPREAD)
+    job = kit.store.giving(annotator, campaign, count, lambda c: check_member(c, caller.account, campaign))
+    given = await kit.store.write_async(job)
+    kit.remember(given.leases)
+    at_hand = all(map(kit.media.knows, pictures(given.items)))
+    told = _told(kit, given) if at_hand else await off(_told, kit, given)
+    if not given.items and not told["paused"]:
+        told |= await off(_ended, kit, annotator, campaign)
+    return told
+
+
 async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, Any]:
     """Store an answer of the caller; what the page is told. Raises UserError, ConflictError, NoLeaseError."""
     annotator = caller.account.annotator
     answer = _answer(body)
 
-    def start() -> Any:
+    def prepared() -> Any:
         lease = kit.lease(annotator, body.handle)
-        task = kit.store.task(lease.task_id)
-        page = page_of(kit.campaign(lease.campaign))
+        task, page = kit.store.task(lease.task_id), kit.campaign(lease.campaign).page
         check_protocol(answer, page)
         if page.reason == "required" and not body.reason.strip():
             raise RowError("reason", "is missing: this campaign asks for one")
         unmasked = any(names_itself(c.text) for c in task.candidates)
         more: Mapping[str, Any] = {"blind": False} if unmasked else {}
         said = {"active_ms": body.active_ms, "reason": body.reason, "replaces": body.replaces, "meta": more}
-        return kit.store.answer_soon(annotator, body.handle, body.event_id, answer, **said), lease, task
+        return kit.store.answering(annotator, body.handle, body.event_id, answer, lease=lease, **said), lease, task
 
-    future, lease, task = start() if kit.at_hand(annotator, body.handle) else await off(start)
-    receipt: Receipt = await asyncio.wrap_future(future)
+    job, lease, task = prepared() if kit.at_hand(annotator, body.handle) else await off(prepared)
+    receipt: Receipt = await kit.store.write_async(job)
     told: dict[str, Any] = {"stored": True, "late": receipt.late}
     if receipt.reveal is not None:
         told["feedback"] = {
@@ -141,11 +140,6 @@ async def store_one(kit: Kit, caller: Caller, body: JudgementIn) -> dict[str, An
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     """Where each candidate stands on the screen."""
     return tuple(order.index(i) for i in range(len(order)))
-
-
-def protocol_row(campaign: Campaign) -> dict[str, Any]:
-    """What the page needs to know of a campaign."""
-    return {"kind": campaign.kind, "name": campaign.protocol, "guideline": campaign.guideline, **page_of(campaign).public()}
 
 
 def show(kit: Kit, item: Item) -> dict[str, Any]:
@@ -188,12 +182,11 @@ def _answer(body: JudgementIn) -> Answer:
     return Choice(answer.chosen, body.strength)
 
 
-def _told(kit: Kit, campaign: str, given: Given) -> dict[str, Any]:
-    """What the page is told of what was given out. Without any it is told whether the campaign is paused, asked anew."""
-    found = kit.campaign(campaign) if given.items else kit.store.campaign(campaign)
-    shown = [show(kit, item) for item in given.items]
-    told: dict[str, Any] = {"campaign": campaign, "state": given.state, "paused": found.paused and not given.items, "items": shown}
-    return told | {"protocol": protocol_row(found), "answered": given.answered}
+def _told(kit: Kit, given: Given) -> dict[str, Any]:
+    """What the page is told of what was given out, and whether the campaign is paused when nothing was."""
+    found, shown = given.campaign, [show(kit, item) for item in given.items]
+    told: dict[str, Any] = {"campaign": found.name, "state": given.state, "paused": found.paused and not given.items, "items": shown}
+    return told | {"protocol": kit.keep(found).protocol, "answered": given.answered}
 
 
 def _ended(kit: Kit, annotator: str, campaign: str) -> dict[str, Any]:

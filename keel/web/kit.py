@@ -21,6 +21,7 @@ from keel.feedback.assign import Lease, lease_of
 from keel.feedback.db import Account, Campaign, NoLeaseError, Store
 from keel.web.buckets import Buckets
 from keel.web.media import Media
+from keel.web.protocol import Page, page_of, protocol_row
 from keel.web.settings import WebSettings
 
 T = TypeVar("T")
@@ -44,15 +45,22 @@ class WebError(HTTPException):
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """A campaign as it was told last, with what its pages ask. ``until``: how long that is believed."""
+
+    campaign: Campaign
+    page: Page
+    protocol: dict[str, Any]  # `protocol_row`
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who is signed in, and with which session."""
 
     account: Account
     token: str
-
-    @property
-    def csrf(self) -> str:
-        return csrf_of(self.token)
+    csrf: str  # `csrf_of` the token
 
 
 def csrf_of(token: str) -> str:
@@ -75,8 +83,7 @@ class Kit:
         self.streams = 0
         self._sessions: OrderedDict[str, tuple[Caller | None, float]] = OrderedDict()
         self._leases: OrderedDict[tuple[str, str], Lease] = OrderedDict()
-        self._campaigns: dict[str, tuple[Campaign, float]] = {}
-        self._members: dict[tuple[str, str], float] = {}
+        self._campaigns: dict[str, Known] = {}
 
     async def caller(self, token: str) -> Caller | None:
         """Whose session it is; the database is asked at most every `FRESH` seconds."""
@@ -85,8 +92,8 @@ class Kit:
         known = self._sessions.get(token)
         if known is not None and known[1] > self.clock():
             return known[0]
-        account = await run_in_threadpool(self.store.account_of, token)
-        found = None if account is None else Caller(account, token)
+        account = await self.store.read_async(self.store.finding(token))
+        found = None if account is None else Caller(account, token, csrf_of(token))
         if found is None:
             self._sessions.pop(token, None)  # guesses are not remembered
             return None
@@ -127,24 +134,22 @@ class Kit:
     def knows(self, campaign: str) -> bool:
         """Can `campaign` answer without asking the database?"""
         known = self._campaigns.get(campaign)
-        return known is not None and known[1] > self.clock()
+        return known is not None and known.until > self.clock()
 
-    def is_member(self, account: Account, campaign: str) -> bool:
-        """Was this pair let in a moment ago?"""
-        return self._members.get((account.annotator, campaign), -1.0) > self.clock()
-
-    def let_in(self, account: Account, campaign: str) -> None:
-        """The database said that the person belongs to the campaign: believed for `SETTINGS` seconds."""
-        if len(self._members) > _SESSIONS:
-            self._members.clear()
-        self._members[account.annotator, campaign] = self.clock() + SETTINGS
-
-    def campaign(self, name: str) -> Campaign:
+    def campaign(self, name: str) -> Known:
         """A campaign as it was at most `SETTINGS` seconds ago: for what its page asks, not for whether it is paused."""
-        known = self._campaigns.get(name)
-        if known is None or known[1] <= self.clock():
-            known = self._campaigns[name] = (self.store.campaign(name), self.clock() + SETTINGS)
-        return known[0]
+        return self._campaigns[name] if self.knows(name) else self.keep(self.store.campaign(name))
+
+    def keep(self, campaign: Campaign) -> Known:
+        """What the database just told of a campaign. Raises ConfigError for wrong settings of its page."""
+        known = self._campaigns.get(campaign.name)
+        if known is not None and known.campaign == campaign:
+            page, protocol = known.page, known.protocol
+        else:
+            page = page_of(campaign)
+            protocol = protocol_row(campaign, page)
+        known = self._campaigns[campaign.name] = Known(campaign, page, protocol, self.clock() + SETTINGS)
+        return known
 
     def forget_sessions(self) -> None:
         """After a session ended: the database is asked again."""
@@ -195,12 +200,6 @@ async def signed_in(request: Request, kit: KitDep) -> Caller:
     if request.method not in ("GET", "HEAD"):
         check_header(request, caller)
     return caller
-
-
-async def calling(request: Request) -> tuple[Caller, Kit]:
-    """`signed_in` for the two calls that come with every vote: as a dependency it takes as long as the vote itself."""
-    kit: Kit = request.app.state.kit
-    return await signed_in(request, kit), kit
 
 
 async def manager(caller: Annotated[Caller, Depends(signed_in)]) -> Caller:

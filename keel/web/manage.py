@@ -16,7 +16,7 @@ from keel.core.errors import ConfigError
 from keel.feedback import schema
 from keel.feedback.db import Store
 from keel.feedback.people import ACCOUNT_ROLES
-from keel.feedback.rows import annotator_row, dumps, task_row
+from keel.feedback.rows import annotator_row, dumps, task_line
 from keel.web.board import Board
 from keel.web.bodies import AccessIn, InviteIn, PauseIn, RetractIn
 from keel.web.kit import Caller, Kit, KitDep, ManagerDep, WebError, off
@@ -156,12 +156,18 @@ def _judgements(store: Store, campaign: str) -> Iterator[str]:
 def _tasks(store: Store, campaign: str) -> Iterator[str]:
     t, after = schema.task, -1
     while True:
-        part = select(t.c.task_id, t.c.position).where(t.c.campaign == campaign, t.c.position > after).order_by(t.c.position).limit(_PART)
+        part = (
+            select(t.c.task_id, t.c.position, t.c.role, t.c.urgency)
+            .where(t.c.campaign == campaign, t.c.position > after)
+            .order_by(t.c.position)
+            .limit(_PART)
+        )
         rows = store.read(lambda c, part=part: c.execute(part).all())
         if not rows:
             return
         after = rows[-1].position
-        yield "".join(f"{dumps(task_row(task))}\n" for task in store.tasks([r.task_id for r in rows]))
+        tasks = store.tasks([r.task_id for r in rows])
+        yield "".join(f"{dumps(task_line(task, r.role, -r.urgency))}\n" for task, r in zip(tasks, rows, strict=True))
 
 
 def _annotators(store: Store, campaign: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from keel.core.errors import DataError
 from keel.feedback.db import Store
+from keel.feedback.exchange import files
 from keel.types import Candidate, ImagePart, Message, Task
 
 log = logging.getLogger("keel")
@@ -47,10 +47,7 @@ class Media:
         mime, digest = _mime(content, where), _sha256(content)
         target = self._place(digest, mime)
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-            part.write_bytes(content)
-            os.replace(part, target)
+            files.write_bytes(target, content)
         self.store.add_media(digest, str(target), mime)
         return digest
 

@@ -111,6 +111,7 @@ def open_session(store: Store, account: Account, seconds: float) -> str:
 
 _m = schema.member
 _MINE = select(_m.c.campaign).where(_m.c.annotator == bindparam("annotator")).order_by(_m.c.campaign)
+_IN = select(_m.c.state).where(_m.c.annotator == bindparam("annotator"), _m.c.campaign == bindparam("campaign"))
 
 
 def member_campaigns(store: Store, account: Account) -> tuple[str, ...]:
@@ -120,9 +121,9 @@ def member_campaigns(store: Store, account: Account) -> tuple[str, ...]:
     return store.read(lambda c: tuple(row.campaign for row in run(c, _MINE, annotator=account.annotator)))
 
 
-def check_member(store: Store, account: Account, campaign: str) -> None:
-    """Raises NoLeaseError for a campaign that the person was not invited to."""
-    if account.role == "annotator" and campaign not in member_campaigns(store, account):
+def check_member(c: Connection, account: Account, campaign: str) -> None:
+    """Raises NoLeaseError for a campaign that the person was not invited to. Managers and adjudicators need no invitation."""
+    if account.role == "annotator" and run(c, _IN, annotator=account.annotator, campaign=campaign).first() is None:
         raise NoLeaseError("you were not invited to this campaign", "ask for an invitation")
 
 

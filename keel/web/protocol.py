@@ -55,6 +55,11 @@ def page_of(campaign: Campaign) -> Page:
     return page
 
 
+def protocol_row(campaign: Campaign, page: Page) -> dict[str, Any]:
+    """What the page needs to know of a campaign."""
+    return {"kind": campaign.kind, "name": campaign.protocol, "guideline": campaign.guideline, **page.public()}
+
+
 def _wrong(page: Page) -> list[str]:
     checks = {
         f"reason must be one of {', '.join(REASONS)}": page.reason in REASONS,

@@ -121,7 +121,7 @@ async def run(
 ) -> tuple[Load, float, float]:
     """Load, seconds of it, seconds of the server's start."""
     process, port, started = await asyncio.to_thread(start, store)
-    load, began = Load(), time.perf_counter()
+    load, began, used, own = Load(), time.perf_counter(), _cpu(process.pid), time.process_time()
     pause, timed = 0.0 if mode in ("saturated", "killed") else PACED, mode in ("paced", "saturated")
     try:
         end = began + (seconds if timed else 1e9)
@@ -133,7 +133,8 @@ async def run(
         for task in work if not timed else ():
             task.cancel()
         await asyncio.gather(*work, return_exceptions=not timed)
-        took, load.server_cpu = time.perf_counter() - began, _cpu(process.pid)
+        took, load.people_cpu = time.perf_counter() - began, time.process_time() - own
+        load.server_cpu = _cpu(process.pid) - (0.0 if mode == "killed" else used)
     finally:
         process.terminate()
         process.wait(30)
@@ -184,7 +185,8 @@ def measure(
     found |= {"acknowledged": len(load.acknowledged), "votes_per_s": round(len(load.votes) / took, 1), "refused": dict(load.refused)}
     found |= {f"vote_p{q}_ms": _percentile(load.votes, q) for q in (50, 95, 99)}
     found |= {f"items_p{q}_ms": _percentile(load.items, q) for q in (50, 99)}
-    found["server_cpu_s"] = round(load.server_cpu, 2)
+    found |= {"server_cpu_s": round(load.server_cpu, 2), "people_cpu_s": round(load.people_cpu, 2)}
+    found |= {f"{who}_cpu_ms_a_vote": round(1000.0 * s / max(1, len(load.votes)), 3) for who, s in load.cpu.items()}
     found |= {"megabytes": megabytes, **load.moved} if mode == "importing" else {}
     return found | {"resent": load.resent, "kills": kills if mode == "killed" else 0, **held}
 

@@ -25,7 +25,13 @@ class Load:
     refused: Counter[str] = field(default_factory=Counter[str])
     resent: int = 0
     moved: dict[str, float] = field(default_factory=dict[str, float])  # seconds that the import and the export took
-    server_cpu: float = 0.0  # seconds of the processor that the server used, its start included
+    server_cpu: float = 0.0  # seconds of the processor that the server used for them
+    people_cpu: float = 0.0  # seconds of the processor that the people themselves used
+
+    @property
+    def cpu(self) -> dict[str, float]:
+        """Both, by who used them."""
+        return {"server": self.server_cpu, "people": self.people_cpu}
 
 
 class Line:

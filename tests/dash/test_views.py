@@ -190,10 +190,16 @@ def test_checkpoints_and_lineage(root: Path, client: Client) -> None:
     child = make_run(root / "child", steps(1))
     manifest = json.loads((child / "manifest.json").read_text())
     (child / "manifest.json").write_text(json.dumps({**manifest, "parent": f"{run.resolve()} 2026-01-02T03:04:05+00:00"}))
+    other = make_run(root / "other child", steps(1))
+    relative = {**manifest, "parent": "base", "starts": [{"at": "2026-01-02T03:04:05+00:00", "folder": str(root)}]}
+    (other / "manifest.json").write_text(json.dumps(relative))
+    grandchild = {**relative, "parent": "other child"}
+    (make_run(root / "last", steps(1)) / "manifest.json").write_text(json.dumps(grandchild))
     found = _get(client(), "/api/about", r="base")
     assert [(c["step"], c["bytes"], c["marks"], c["whole"]) for c in found["checkpoints"]] == [(2, 2, [], False), (10, 12, ["best"], True)]
-    assert found["children"] == ["child"]
-    assert _get(client(), "/api/about", r="child")["parent_id"] == "base"
+    assert sorted(found["children"]) == ["child", "other child"], "also of runs that were started elsewhere"
+    assert _get(client(), "/api/about", r="child")["parent_id"] == _get(client(), "/api/about", r="other child")["parent_id"] == "base"
+    assert _get(client(), "/api/about", r="last")["parent_id"] == "other child", "a name with a space"
 
 
 def test_only_so_much_is_held_in_memory(root: Path, monkeypatch: Any) -> None:

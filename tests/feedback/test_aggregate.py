@@ -12,11 +12,13 @@ from keel.types import Candidate, Comparison, Message, Prompt
 A, B, C = Candidate("a", "one"), Candidate("b", "two"), Candidate("c", "三")
 
 
-def votes(outcomes: str, pair: tuple[Candidate, Candidate] = (A, B), prompt_id: str = "p", strength: float = 0.5) -> list[Comparison]:
+def votes(
+    outcomes: str, pair: tuple[Candidate, Candidate] = (A, B), prompt_id: str = "p", strength: float = 0.5, by: str = "ann"
+) -> list[Comparison]:
     """``"112="`` = two votes for the first, one for the second, a tie."""
     prompt, name = Prompt(prompt_id, (Message("user", prompt_id),)), {"1": "first", "2": "second", "=": "tie"}
     return [
-        Comparison(f"{prompt_id}{pair[1].candidate_id}{i}", prompt, pair, name[o], strength, f"ann{i}", "pairwise-v1", (0, 1))
+        Comparison(f"{prompt_id}{pair[1].candidate_id}{i}", prompt, pair, name[o], strength, f"{by}{i}", "pairwise-v1", (0, 1))
         for i, o in enumerate(outcomes)
     ]
 
@@ -36,7 +38,7 @@ def test_the_second_candidate_can_win() -> None:
 
 def test_records_may_hold_an_item_in_either_order() -> None:
     """Two votes for "one" and one for "two", in records of both orders: each is counted on the side that it means."""
-    cast = votes("1", (A, B)) + votes("21", (B, A))
+    cast = votes("1", (A, B)) + votes("21", (B, A), by="bob")
     (pair,) = aggregate(cast)
     assert (pair.chosen[0].text, pair.label) == ("one", pytest.approx(2 / 3))
     assert counts(cast, (pair,)) == {"for": 2, "against": 1, "tie": 0, "left_out": 0}

@@ -15,9 +15,9 @@ from keel.feedback.campaigns import Campaign, ConflictError
 from keel.feedback.db import Store
 from keel.feedback.exchange import files, table
 from keel.feedback.foreign import bring, take
-from keel.feedback.interchange import write_campaign
+from keel.feedback.interchange import retractions, write_campaign
 from keel.feedback.own_files import read_files
-from keel.feedback.rows import named, task_row
+from keel.feedback.rows import annotator_row, judgement_row, named, task_row
 from keel.feedback.views import of_store
 from keel.types import Annotator, Candidate, Choice, Judgement, Message, Prompt, TakenBack, Task
 from keel.verbs.feedback.run import run_export
@@ -189,6 +189,34 @@ def test_a_campaign_that_is_written_and_read_says_the_same(tmp_path: Path) -> No
         with pytest.raises(DataError, match="unused"):
             other.guideline("unused")
         assert not any(read_files(other, [tmp_path / "out.jsonl"]).values()), "nothing is new the second time"
+        before = retractions(store)
+        assert not any(read_files(store, [tmp_path / "out.jsonl"]).values()), "nor where it came from"
+        assert retractions(store) == before
+        write_campaign(other, "c", tmp_path / "again.jsonl")
+        assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
+        store.retract(event_id="bob-2", why="this one too")
+        write_campaign(store, "c", tmp_path / "later.jsonl")
+        assert read_files(other, [tmp_path / "later.jsonl"])["retraction"] == 1, "a retraction of the correction itself arrives"
+        assert [c.record_id for c in of_store(other, "c").comparisons] == ["eve-1"]
+
+
+def test_a_judge_file_that_was_made_again_is_no_conflict(tmp_path: Path) -> None:
+    """Calls out of the journal are free and the clock went on; another answer under the same id is a conflict all the same."""
+    judge, meta = Annotator("j@1", "judge", "i"), {"tokens": [10, 1], "identity": "i"}
+
+    def file(name: str, at: str, cost: float | None, chosen: str = "first") -> Path:
+        call = Judgement("e", TASK.task_id, "j@1", "work", Choice(chosen), (0, 1), "pairwise-v1", at, meta={**meta, "cost": cost})  # type: ignore[arg-type]
+        campaign = {"campaign": {"name": "c", "wanted": 1, "kind": "pairwise", "protocol": "pairwise-v1"}}
+        rows = [campaign, {"annotator": annotator_row(judge)}, {"task": task_row(TASK)}, {"judgement": judgement_row(call)}]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    paid, free = file("paid.jsonl", "2026-11-29T12:00:00Z", 0.25), file("free.jsonl", "2026-11-29T13:00:00Z", 0.0)
+    for n, order in enumerate([(paid, free), (free, paid)]):
+        with Store(f"sqlite:///{tmp_path}/{n}.db") as store:
+            assert [read_files(store, [path])["judgement"] for path in order] == [1, 0]
+            with pytest.raises(DataError, match="other content"):
+                read_files(store, [file("other.jsonl", "2026-11-29T12:00:00Z", 0.25, "second")])
 
 
 def test_exports_say_the_same_of_surplus_and_of_whom_they_leave_out(tmp_path: Path) -> None:
@@ -244,6 +272,28 @@ def test_lineage_finds_a_snapshot_in_a_list_of_paths() -> None:
     config = {"data": {"path": ["store:sqlite:///f.db#abc/unpaired", "more.jsonl"]}}
     run = lineage.Run(Path("r"), {"verb": "reward", "data": {"a + b": "together"}, "config": config})
     assert lineage.following([run], {"abc"}) == [run]
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_lineage_reads_relative_paths_as_the_run_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_a_link: bool) -> None:
+    """Asked from another folder, and through links in the names of runs or in what they read."""
+    work, here = tmp_path / "work", tmp_path / "here"
+    manifests: dict[str, dict[str, Any]] = {
+        "runs/reward": {"verb": "reward", "data": {"votes": "abc"}},
+        "runs/rl": {"verb": "rl", "config": {"rewards": [{"model": "newest/final" if through_a_link else "runs/reward/final"}]}},
+        "runs/eval": {"verb": "eval", "parent": "runs/rl"},
+        "runs/other": {"verb": "sft", "config": {"model": str(here / "runs" / "reward")}},
+    }
+    for name, manifest in manifests.items():
+        (work / name).mkdir(parents=True)
+        (work / name / "manifest.json").write_text(json.dumps(manifest | {"starts": [{"at": "then", "folder": str(work)}]}))
+    here.mkdir()
+    (work / "newest").symlink_to(work / "runs" / "reward")
+    (tmp_path / "linked").symlink_to(work / "runs")
+    monkeypatch.chdir(here)
+    found = lineage.runs_below(tmp_path / "linked" if through_a_link else work / "runs")
+    assert {r.path.name for r in lineage.following(found, {"abc"})} == {"reward", "rl", "eval"}
+    assert [r.path.name for r in lineage.ancestors(found, work / "runs" / "eval")] == ["eval", "rl", "reward"]
 
 
 def test_two_tools_with_one_id_are_two_people(tmp_path: Path) -> None:

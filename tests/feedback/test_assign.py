@@ -427,9 +427,9 @@ def test_each_item_gets_exactly_n_different_people_whatever_happens(store: Store
 QUERIES = [
     *(
         (assign, name)
-        for name in ("NEXT", "POOL", "PAST", "EXPIRED", "DISPUTED", "_MINE", "_RECLAIM", "_SHIFT", "_NOW", "_RETRACTED", "_MEMBER")
+        for name in ("NEXT", "POOL", "PAST", "EXPIRED", "DISPUTED", "_MINE", "_RECLAIM", "_SHIFT", "_NOW", "_RETRACTED", "_ENTRY")
     ),
-    *((events, name) for name in ("_KNOWN", "_LEASE", "_STANDING", "_LAST", "_DONE", "_ROOM")),
+    *((events, name) for name in ("HERE", "_BODY", "_DONE", "_ROOM")),
     (db, "_HANDLE"),
 ]
 

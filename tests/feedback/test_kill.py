@@ -57,6 +57,8 @@ def test_killed_eight_times_under_load_nothing_is_lost_or_doubled(tmp_path: Path
         check(url, acknowledged)
     last = run_until(url, None)
     assert last[-1] == "done"
+    everything = acknowledged + last[:-1]
+    assert len(everything) == len(set(everything)), "what was answered is served to nobody again"
     found = check(url, acknowledged + last[:-1])
     assert found == {f"t{i}": WANTED for i in range(TASKS)}
 

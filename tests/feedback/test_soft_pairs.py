@@ -124,6 +124,28 @@ def test_gold_says_how_sure_to_be() -> None:
     assert with_gold.mean_label > without.mean_label  # the model is right about all of them
 
 
+def test_a_persons_repeats_count_nothing() -> None:
+    """Asked again, whatever they say, in whichever order the answers stand: labels, margins and weights are those of first votes."""
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        cast = [c for i in range(12) for c in votes(f"t{i}", {f"a{j}": "12="[rng.integers(3)] for j in range(1 + i % 4)}, strength=0.2)]
+        again = [
+            replace(c, record_id=f"{c.record_id}:{n}", candidates=c.candidates[::-1], outcome=NAMES["12="[rng.integers(3)]], strength=1.0)  # type: ignore[arg-type]
+            for c in cast
+            for n in range(rng.integers(3))
+        ]
+        together = cast + [again[i] for i in rng.permutation(len(again))]
+        for method in METHODS:
+            for weight in ("equal", "votes"):
+                config = AggregateConfig(method=method, weight=weight, ties="keep")  # type: ignore[arg-type]
+                assert aggregate(together, config) == aggregate(cast, config)
+                assert aggregated(together, config) == aggregated(cast, config)
+                lost = {x.record_id: x.reason for x in left_out(together, aggregate(together, config))}
+                assert lost.keys() == {c.record_id for c in again}
+                assert all("a further vote of" in reason for reason in lost.values())
+                assert sum(counts(together, aggregate(together, config)).values()) == len(together)
+
+
 def test_no_vote_vanishes_without_a_name() -> None:
     cast = crowd_of_comparisons() + votes("even", {"u": "1", "v": "2"})
     for method in METHODS:

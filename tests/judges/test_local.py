@@ -14,6 +14,7 @@ from keel.core.errors import ConfigError
 from keel.judges.ask import Question
 from keel.judges.config import LocalConfig
 from keel.judges.local import LocalJudge, load_local
+from keel.judges.shown import tokens_of
 from keel.judges.templates import load_template, write
 from keel.types import Candidate, Message, Prompt, Rollout, SampleRequest
 
@@ -28,7 +29,7 @@ def test_the_distribution_is_that_of_the_model(judge: LocalJudge):
     q = question()
     said = judge.ask([q])[0]
     written = write(load_template("pairwise_en"), q, "label", judge._controls)
-    encoded = judge._encoded(written, 1)
+    encoded = tokens_of(judge.renderer, written.messages, 1)
     plain = copy.deepcopy(judge._inference.model.module)
     plain.set_attn_implementation("eager")
     with torch.no_grad():

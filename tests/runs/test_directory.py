@@ -17,6 +17,7 @@ from keel.core.errors import RunError
 from keel.runs import environment
 from keel.runs.directory import RunDir, read_manifest, read_summary
 from keel.runs.lock import holder
+from keel.runs.places import places
 
 
 class Tracking(Section):
@@ -70,6 +71,25 @@ def test_the_manifest_says_what_the_numbers_depend_on(tmp_path: Path) -> None:
     assert manifest["processor"]["model"]
     assert {"python", "platform", "device", "git", "starts"} <= manifest.keys()
     assert manifest["starts"][0]["argv"] == ["keel", "sft"]
+    assert manifest["starts"][0]["folder"] == str(Path.cwd()), "where relative paths of the recipe begin"
+
+
+def test_names_in_a_record_begin_where_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for folder in ("one", "two"):
+        monkeypatch.chdir(tmp_path / folder)
+        start(tmp_path / "run").close()
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest is not None
+    (tmp_path / "two" / "link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert places(manifest, "runs/a b") == {tmp_path / "one" / "runs" / "a b", tmp_path / "two" / "runs" / "a b"}
+    assert places(manifest, "link/final") == {tmp_path / "one" / "link" / "final", tmp_path / "elsewhere" / "final"}
+    assert places(manifest, f"{tmp_path}/x 2026-01-02T03:04:05+00:00") == {tmp_path / "x"}, "an identity"
+    assert places({"starts": [{"at": "then"}]}, "x") == {tmp_path / "x"}, "a record that does not say"
+    for name in ("", "two\nlines", "a\0b", "\ud800", "x" * 2000):
+        assert places(manifest, name) in (frozenset(), {tmp_path / "one" / name, tmp_path / "two" / name}), repr(name)[:20]
 
 
 def test_the_code_is_named_by_its_commit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,20 @@ def test_a_published_folder_is_put_back_after_a_crash(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         publish_folder(old, lambda f: (f / "a").write_text("new") and None, Dies())
     assert (old / "a").read_text() == "old", "an error in between puts it back at once"
+
+
+def test_writers_of_one_file_at_once_harm_nobody(tmp_path: Path) -> None:
+    """Each writes under a name of its own: no error, a whole content at any moment, and nothing is left over."""
+    contents = [bytes([65 + n]) * (1000 + n) for n in range(8)]
+    seen: list[bytes] = []
+
+    def work(content: bytes) -> None:
+        for i in range(15):
+            write_atomic(tmp_path / "shared.json", content, sync=i % 5 == 0)
+            seen.append((tmp_path / "shared.json").read_bytes())
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        for done in [pool.submit(work, content) for content in contents]:
+            done.result()
+    assert set(seen) <= set(contents)
+    assert [p.name for p in tmp_path.iterdir()] == ["shared.json"]

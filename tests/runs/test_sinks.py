@@ -74,6 +74,24 @@ def test_one_object_a_step_with_its_evaluation(run: RunDir) -> None:
     ]
 
 
+@pytest.mark.parametrize("killed", ["before the test", "after it", "in a row"])
+def test_a_test_after_the_last_step_is_in_that_step_s_row_also_after_a_restart(run: RunDir, killed: str) -> None:
+    first = EventBus([JsonlSink(run)])
+    first.emit("step", 1, metrics={"loss": 2.0, "kl": float("nan")})
+    first.emit("step", 2, metrics={"loss": float("inf")})
+    if killed == "after it":
+        first.emit("eval", 2, metrics={"test/reward": 0.5})
+    if killed == "in a row":
+        with (run.path / "metrics.jsonl").open("ab") as file:
+            file.write(b'{"step": 3, "lo')
+    run.cut_metrics(2)
+    again = EventBus([JsonlSink(run)])
+    again.emit("eval", 2, metrics={"test/reward": 0.5})
+    again.emit("step", 3, metrics={"loss": 1.0})
+    whole = [{"step": 1, "loss": 2.0, "kl": "NaN"}, {"step": 2, "loss": "Infinity", "test/reward": 0.5}, {"step": 3, "loss": 1.0}]
+    assert rows(run.path / "metrics.jsonl") == whole
+
+
 def test_an_open_sink_goes_on_after_the_file_was_cut(run: RunDir) -> None:
     bus = EventBus([JsonlSink(run)])
     for step in (1, 2, 3):

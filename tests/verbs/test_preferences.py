@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keel.core.errors import ConfigError
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback import store
-from keel.feedback.reliability.calibrate import guarded
+from keel.feedback.aggregate import aggregate
+from keel.feedback.config import AggregateConfig
+from keel.feedback.reliability.calibrate import fit, guarded
 from keel.feedback.reliability.dawid_skene import dawid_skene
 from keel.feedback.reliability.mace import mace
 from keel.feedback.reliability.majority import vote_share
@@ -22,7 +25,9 @@ from keel.feedback.soft_pairs import reliability_weights
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
+from keel.simulate import gold
 from keel.types import Comparison, Pair
+from keel.types.identity import item_of
 from keel.verbs.run import run_verb
 from keel.verbs.shared.session import renderer_of
 
@@ -125,4 +130,42 @@ def test_the_method_decides_the_labels_in_the_file(method: str, folder: Path, pr
     assert [p.label for p in pairs] == pytest.approx(expected)
     assert len(cast) > len(pairs) > 0
     labels = np.array([p.label for p in pairs])
-    assert summary["labels"] == {"near_half": (labels < 0.6).sum(), "sure": (labels >= 0.95).sum(), "mean": pytest.approx(labels.mean())}
+    counts = {"near_half": (labels < 0.6).sum(), "sure": (labels >= 0.95).sum(), "gold": 0}
+    assert summary["labels"] == counts | {"mean": pytest.approx(labels.mean())}
+
+
+def test_gold_says_how_sure_labels_are_and_an_attempt_that_was_killed_leaves_nothing_twice(
+    folder: Path, proofs: None, tmp_path: Path
+) -> None:
+    write(folder / "prompts.jsonl", *({"prompt": f"Say something nice about {x}."} for x in "abcdefghijklmnop"))
+    settings = ("preferences.aggregate.method=dawid_skene", "preferences.gold=0.9", "preferences.annotators.noise=0.5")
+    summary = run(folder, tmp_path / "run", *settings)
+    cast = store.read(tmp_path / "run" / "comparisons.jsonl")
+    truth = {}
+    for number, item in enumerate(dict.fromkeys(map(item_of, cast))):
+        c = next(c for c in cast if item_of(c) == item)
+        worth = {x.candidate_id: sum(gold.worth(c.prompt, x.text).values()) for x in c.candidates}
+        if (gap := worth[item[1][0]] - worth[item[2][0]]) != 0:
+            truth[number] = 0 if gap > 0 else 1
+    assert 20 <= summary["labels"]["gold"] <= len(truth), "about nine tenths of those with a better answer"
+    votes = from_comparisons(cast)
+    posterior, share = dawid_skene(votes).posterior_TK, vote_share(votes)
+    assert summary["labels"]["gold"] < len(votes.tasks)
+    pairs = load_data(DataConfig(path=summary["file"])).of(Pair)
+    possible = [fit(posterior, share, truth).apply(posterior, share), share]  # fitted on all of it: the grid has no finer steps
+    labels = [np.maximum(s[:, 0] + s[:, 2] / 2, s[:, 1] + s[:, 2] / 2) for s in possible]
+    own = sorted(p.label for p in pairs)
+    assert any(np.allclose(own, sorted(x[abs(x - 0.5) > 1e-9])) for x in labels)
+    plain = aggregate(cast, AggregateConfig(method="dawid_skene"))
+    assert not np.allclose(own, sorted(p.label for p in plain)[: len(own)]), "without gold they are others"
+
+    kept = (tmp_path / "run" / "samples" / "training.jsonl").read_text()
+    (tmp_path / "run" / "summary.json").unlink()
+    assert run(folder, tmp_path / "run", *settings)["labels"] == summary["labels"]
+    assert (tmp_path / "run" / "samples" / "training.jsonl").read_text() == kept
+
+
+def test_gold_that_nothing_reads_is_refused(folder: Path, tmp_path: Path) -> None:
+    write(folder / "prompts.jsonl", {"prompt": "Say something."})
+    with pytest.raises(ConfigError, match=r"gold would have no effect: aggregate\.method is votes"):
+        run(folder, tmp_path / "run", "preferences.gold=0.1")

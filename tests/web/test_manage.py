@@ -76,8 +76,12 @@ def test_cycles_are_found(make_site: Any) -> None:
     assert sorted(cycle["texts"]) == ["Answer a", "Answer b", "Answer c"]
 
 
-def test_names_of_models_are_masked_in_reports(make_site: Any) -> None:
-    task = Task("t", Prompt("p", text="Q?"), (Candidate("a", "I am ChatGPT."), Candidate("b", "No.")), "pairwise", "pairwise-v1")
+@pytest.mark.parametrize("place", [0, 1])
+def test_names_of_models_are_masked_in_reports(make_site: Any, place: int) -> None:
+    """On either side: a check that looks at one of them twice is a check of one."""
+    texts = ["No.", "No."]
+    texts[place] = "I am ChatGPT."
+    task = Task("t", Prompt("p", text="Q?"), (Candidate("a", texts[0]), Candidate("b", texts[1])), "pairwise", "pairwise-v1")
     site = make_site([task])
     for name, chosen in (("ann", "tie"), ("bob", "both_bad")):
         one = site.person(name)
@@ -85,7 +89,8 @@ def test_names_of_models_are_masked_in_reports(make_site: Any) -> None:
     found = measures(site.store, "shop")
     assert found["not_blind"] == 2
     assert "ChatGPT" not in json.dumps(found)
-    assert found["disputes"][0]["texts"][1] == "No."
+    assert found["disputes"][0]["texts"][1 - place] == "No."
+    assert found["disputes"][0]["texts"][place] != "No."
 
 
 @pytest.mark.parametrize("kind", ["ranking", "rating", "spans"])
@@ -223,7 +228,7 @@ def test_exports_are_all_of_it_and_can_be_read(make_site: Any) -> None:
     assert answer.headers["content-disposition"] == 'attachment; filename="shop-judgements.jsonl"'
     read = tuple(judgement_from(json.loads(line)) for line in answer.text.splitlines())
     assert read == site.store.judgements("shop")
-    tasks = [task_from(json.loads(line)) for line in boss.get("/api/manage/shop/export?what=tasks").text.splitlines()]
+    tasks = [task_from(json.loads(line)["task"]) for line in boss.get("/api/manage/shop/export?what=tasks").text.splitlines()]
     assert tasks == site.store.tasks([t.task_id for t in tasks])
     assert len(tasks) == 7
     people = [annotator_from(json.loads(line)) for line in boss.get("/api/manage/shop/export?what=annotators").text.splitlines()]

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from web_tools import PIXEL, make_task, with_picture
 
 from keel.core.config import load
 from keel.core.errors import ConfigError, DataError
+from keel.feedback import schema
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import task_row
@@ -22,6 +24,7 @@ from keel.types import Choice, ImagePart
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.annotate.run import media_folder
 from keel.verbs.annotate.tasks import Imported, choose_campaign, prepare
+from keel.verbs.shared.tasks import read_tasks as tasks_of_stage
 from keel.web.media import Media, mime_of, sources_of
 from keel.web.protocol import page_of
 
@@ -70,13 +73,21 @@ def test_the_file_that_collect_writes(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_file_that_the_manager_exports(store: Store, tmp_path: Path, make_site: Any) -> None:
-    """Its lines begin with the name of the campaign, which makes them no lines of campaigns."""
-    boss = make_site(3, gold=[make_task(7, expected=Choice("first"))]).person("boss", "manager")
-    text = boss.get("/api/manage/shop/export?what=tasks").text
-    assert text.startswith('{"campaign":')
-    path = _write(tmp_path / "t.jsonl", text.splitlines())
-    assert _take(store, path) == Imported({"work": 3, "gold": 1}, 0)
-    assert _take(store, path) == Imported({}, 4)
+    """Roles and priorities that stand in the store alone come along, and so they do through a stage's reading of tasks."""
+    site = make_site(3, gold=[make_task(7, expected=Choice("first"))])
+    site.store.add_tasks("shop", [make_task(8, expected=Choice("first"))], role="training")
+    site.store.add_tasks("shop", [make_task(9, expected=Choice("first"))], role="work", priority=2.0)
+    boss = site.person("boss", "manager")
+    path = _write(tmp_path / "t.jsonl", boss.get("/api/manage/shop/export?what=tasks").text.splitlines())
+    assert _take(store, path) == Imported({"work": 4, "gold": 1, "training": 1}, 0)
+    assert _take(store, path) == Imported({}, 6)
+    asked = [select(schema.task.c[name]).order_by(schema.task.c.task_id) for name in ("task_id", "role", "urgency")]
+    for query in asked:
+        there, here = (s.read(lambda c, query=query: c.execute(query).scalars().all()) for s in (site.store, store))
+        assert there == here
+    assert [t.meta.get("role") for t in tasks_of_stage(path)] == [None, None, None, None, "training", "work"]
+    with pytest.raises(DataError, match=r"u\.jsonl:1: role must be one of"):
+        _take(store, _write(tmp_path / "u.jsonl", [{"task": task_row(make_task(10)), "role": "king"}]))
 
 
 def test_a_task_that_stands_twice_is_taken_once_and_told(store: Store, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from keel.data.errors import FieldError
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.items import Item
-from keel.feedback.exchange.said import number_of, plain_word, ranks_of
+from keel.feedback.exchange.said import WRITTEN, number_of, plain_word
 from keel.types.judgements import Answer, Choice, Ranks, Scores, Span, Spans, Task, TaskKind
 
 REASONS = frozenset(
@@ -97,7 +97,7 @@ def rank_order(name: str, value: Any, item: Item) -> Ranks:
     if not isinstance(value, list):
         value = [bucket.split("=") for bucket in str(value).replace(">", ",").split(",")]
     buckets = [entry if isinstance(entry, list) else [entry] for entry in value]
-    return ranks_of(name, [[e.strip() if isinstance(e, str) else e for e in b] for b in buckets], item.names)
+    return item.ranks(name, [[e.strip() if isinstance(e, str) else e for e in b] for b in buckets])
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _parsed(value: Any) -> Any:
 
 def word_of(choice: Choice) -> str:
     """How a choice is written into forms."""
-    return {"first": "left", "second": "right", "tie": "tie", "both_bad": "both bad", "cannot": "cannot"}[choice.chosen]
+    return WRITTEN[choice.chosen]
 
 
 def order_text(ranks: Ranks, names: Sequence[str]) -> str:

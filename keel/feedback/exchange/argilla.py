@@ -21,7 +21,7 @@ from keel.feedback.exchange.answers import REASONS, Said, add, form, spans_said,
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported
 from keel.feedback.exchange.items import Item, item_of
-from keel.feedback.exchange.said import number_of, plain_word, ranks_of, span_of
+from keel.feedback.exchange.said import number_of, plain_word, span_of
 from keel.types.judgements import Choice, Judgement, Ranks, Scores, Spans, Task
 
 NAME = "argilla"
@@ -34,23 +34,16 @@ def fits(values: Mapping[str, Any]) -> bool:
 def read(path: Path, content: bytes | None = None) -> Imported:
     """Responses become judgements by people, suggestions by a judge named after their agent. Each question is one of its own:
     ``imported:argilla:QUESTION``. Discarded and unfinished responses are left out by name."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    seen: dict[str, Any] = {}
-    for row in source.rows:
-        with gather.reading(row.values.get("id"), row.place):
-            _record(row, gather, seen)
-    return gather.done()
+    return gather.read(read_plain(path, content), lambda row: row.values.get("id"), lambda row: _record(row, gather))
 
 
-def _record(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
+def _record(row: RawRow, gather: Gather) -> None:
     fields = row.values.get("fields")
     if not isinstance(fields, dict):
         raise FieldError("fields", "must be an object")
     source_id = str(row.values.get("id") or row.values.get("_server_id") or f"row {row.line}")
-    if seen.setdefault(source_id, fields) != fields:
-        raise FieldError("id", f"{source_id} stands twice with different fields; the first is taken")
+    gather.once(source_id, fields, "fields")
     item = item_of(fields, row.folder, source_id)
     metadata, suggestions = (row.values.get(k) or {} for k in ("metadata", "suggestions"))
     if not isinstance(metadata, dict) or not isinstance(suggestions, dict):
@@ -102,7 +95,7 @@ def _form(answers: Mapping[str, Any], item: Item, gather: Gather, source_id: str
             elif isinstance(value, list) and value and all(isinstance(v, dict) and "rank" in v for v in value):
                 said.append(Said(question, "ranking", _ranked(question, value, item)))
             elif isinstance(value, list) and len(item.candidates) > 1:
-                said.append(Said(question, "ranking", ranks_of(question, [[v] for v in value], item.names)))
+                said.append(Said(question, "ranking", item.ranks(question, [[v] for v in value])))
             else:
                 rest[question] = value
     more, reason = form(rest, item, gather, source_id, place)
@@ -122,7 +115,7 @@ def _ranked(question: str, value: list[Any], item: Item) -> Ranks:
     if None in ranks:
         raise FieldError(question, "every value needs a rank")
     order = sorted({r for r in ranks if r is not None})
-    return ranks_of(question, [[v["value"] for v, r in zip(value, ranks) if r == rank] for rank in order], item.names)
+    return item.ranks(question, [[v["value"] for v, r in zip(value, ranks) if r == rank] for rank in order])
 
 
 def _suggestion(question: str, value: Any, item: Item, gather: Gather, source_id: str, place: str, meta: Mapping[str, Any]) -> None:

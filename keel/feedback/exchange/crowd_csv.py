@@ -19,11 +19,12 @@ from keel.data.rows import RawRow
 from keel.data.sources import Source, read_plain
 from keel.feedback.exchange import files
 from keel.feedback.exchange.answers import REASONS, Said, add, form, order_text, word_of
+from keel.feedback.exchange.beside import columns_of, meta_of
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported, digest
-from keel.feedback.exchange.items import IMAGES, PROMPTS, Item, item_of, make_prompt
+from keel.feedback.exchange.items import IMAGES, PROMPTS, Item, is_column, item_of, make_prompt
 from keel.feedback.exchange.said import number_of, plain_word, utc
-from keel.types.judgements import Choice, Judgement, Ranks, Scores, Task
+from keel.types.judgements import Choice, Chosen, Judgement, Ranks, Scores, Task
 from keel.types.records import Candidate
 
 NAME = "crowd_csv"
@@ -32,6 +33,16 @@ _TASKS = ("task", "task_id", "item", "item_id", "id", "question_id", "example_id
 _LABELS = ("label", "winner", "choice", "preference", "vote", "rating", "score", "ranking", "rank_order")
 _TIMES = ("time", "timestamp", "at", "created_at", "submitted_at", "submit_time")
 _WIDE = re.compile(r"(?i)^(?:annotator|rater|worker|judge)[ _-]?(\d+)$")
+_MEANT = frozenset((*_WORKERS, *_TASKS, *_LABELS, *_TIMES, "active_ms"))
+_ANSWER = "score."
+
+
+def _is_taken(name: str) -> bool:
+    """Has a table of votes a meaning for this column, beside those of an item?"""
+    low = name.lower()
+    return not is_column(name) and (
+        low in _MEANT or low.startswith(_ANSWER) or plain_word(name) in REASONS or _WIDE.match(name) is not None
+    )
 
 
 def fits(values: Mapping[str, Any]) -> bool:
@@ -67,7 +78,7 @@ def _split(row: RawRow, worker: str) -> tuple[dict[str, Any], dict[str, Any], di
     by = worker or next((known[w] for w in _WORKERS if w in known), "")
     at = next((known[t] for t in _TIMES if t in known), "")
     task = next((known[t] for t in _TASKS if t in known), "")
-    answer = {k: v for k, v in row.values.items() if k.lower() in _LABELS or k.lower().startswith("score.") or plain_word(k) in REASONS}
+    answer = {k: v for k, v in row.values.items() if k.lower() in _LABELS or k.lower().startswith(_ANSWER) or plain_word(k) in REASONS}
     skip = {by, at, task, *answer, "active_ms"}
     return {k: v for k, v in row.values.items() if k not in skip}, answer, {"by": by, "at": at, "task": task}
 
@@ -79,9 +90,9 @@ def _row(row: RawRow, gather: Gather, name: str, worker: str) -> None:
     by = gather.annotator(row.values.get(place["by"]))
     if not any(v is not None for k, v in answer.items() if plain_word(k) not in REASONS):
         raise FieldError("label", "is empty: nothing was answered")
-    item, order = _item(columns, row, name)
+    shown, item, order = _items(columns, row, name)
     source_id = item.prompt.source_id
-    said, reason = form({k.removeprefix("score."): v for k, v in answer.items()}, item, gather, source_id, row.place)
+    said, reason = form({k.removeprefix("score."): v for k, v in answer.items()}, shown, gather, source_id, row.place)
     milliseconds = number_of(row.values.get("active_ms"))
     vote = Vote(
         "",
@@ -95,14 +106,14 @@ def _row(row: RawRow, gather: Gather, name: str, worker: str) -> None:
         meta=dict(item.rest),
     )
     for one in said:
-        add(gather, item, source_id, _canonical(one), vote, {})
+        add(gather, item, source_id, _canonical(one, order), vote, {})
 
 
 def _wide(row: RawRow, gather: Gather, name: str, wide: list[str]) -> None:
     """One column an annotator: numbers are 0 (tie), 1, 2."""
     columns, _, place = _split(row, "-")
     taken = {*wide, *((place["task"],) if place["task"] else ())}
-    item, order = _item({k: v for k, v in columns.items() if k not in taken}, row, name)
+    shown, item, order = _items({k: v for k, v in columns.items() if k not in taken}, row, name)
     source_id = item.prompt.source_id
     for column in wide:
         value = row.values[column]
@@ -110,39 +121,49 @@ def _wide(row: RawRow, gather: Gather, name: str, wide: list[str]) -> None:
             if value is None:
                 raise FieldError(column, "is empty: this annotator has not answered")
             number = number_of(value)
-            choice = item.choice(value)
+            choice = shown.choice(value, by_text=number is None)
             if choice is None and (number is None or len(item.candidates) != 1):
                 raise FieldError(column, f"{str(value)[:40]!r} says nothing of these {len(item.candidates)} answers that is understood")
             said = Said("label", "pairwise", choice) if choice else Said("rating", "rating", Scores(0, {"label": number or 0.0}), 0)
             vote = Vote("", gather.annotator(column), Choice("cannot"), place=row.place, display_order=order, meta=dict(item.rest))
-            add(gather, item, source_id, said, vote, {})
+            add(gather, item, source_id, _canonical(said, order), vote, {})
 
 
-def _item(columns: Mapping[str, Any], row: RawRow, name: str) -> tuple[Item, tuple[int, ...]]:
-    """The item of a row in canonical order, and which answer stood where. An item that is only named has its name as its answer."""
+def _items(columns: Mapping[str, Any], row: RawRow, name: str) -> tuple[Item, Item, tuple[int, ...]]:
+    """The item of a row as it stands there, the same in canonical order, and which of its answers stood where. ``A`` or ``2`` speak of the
+    first, names and texts hold for both. An item that is only named has its name as its answer."""
     try:
         item = item_of(columns, row.folder, name)
     except FieldError as error:
         if error.field != "answers" or not name:
             raise
         asked = next((columns[k] for k in columns if k.lower() in PROMPTS), None)
-        shown = next((columns[k] for k in columns if k.lower() in IMAGES), None)
-        prompt = make_prompt(asked, shown, row.folder, name)
+        pictures = next((columns[k] for k in columns if k.lower() in IMAGES), None)
+        prompt = make_prompt(asked, pictures, row.folder, name)
         rest = {k: v for k, v in columns.items() if k.lower() not in (*PROMPTS, *IMAGES) and v is not None}
         answer = Candidate(digest("candidate", prompt.prompt_id, name), name, {"named_only": True})
-        return Item(prompt, (answer,), (("label",),), rest), (0,)
+        item = Item(prompt, (answer,), (("label",),), meta_of(meta_of(rest, is_column), _is_taken))
+        return item, item, (0,)
+    item = replace(item, rest=meta_of(item.rest, _is_taken))
     if not name:
         item = replace(item, prompt=replace(item.prompt, source_id=_pair_id(item)))
     if [own[0] for own in item.names] != ["left", "right"]:
-        return item, tuple(range(len(item.candidates)))
+        return item, item, tuple(range(len(item.candidates)))
     first = sorted((0, 1), key=lambda k: item.candidates[k].candidate_id)
     turned = replace(item, candidates=tuple(item.candidates[k] for k in first), names=tuple(item.names[k] for k in first))
-    return turned, (first.index(0), first.index(1))
+    return item, turned, (first.index(0), first.index(1))
 
 
-def _canonical(said: Said) -> Said:
-    """Choices were read by the answers' names, which moved with them: they refer to the canonical order already."""
-    return replace(said, scheme="label") if said.kind == "pairwise" else said
+def _canonical(said: Said, order: tuple[int, ...]) -> Said:
+    """What was said of the answers as they stood, of the canonical ones. ``order``: which of these stood where."""
+    only, answer = None if said.only is None else order[said.only], said.answer
+    if isinstance(answer, Choice):
+        sides: tuple[Chosen, Chosen] = ("first", "second")
+        chosen = sides[order[sides.index(answer.chosen)]] if answer.chosen in sides else answer.chosen
+        return replace(said, scheme="label", answer=replace(answer, chosen=chosen))
+    if isinstance(answer, Ranks):
+        return replace(said, answer=Ranks(tuple(tuple(order[k] for k in bucket) for bucket in answer.buckets)))
+    return replace(said, only=only)
 
 
 def _pair_id(item: Item) -> str:
@@ -194,7 +215,11 @@ def _written(task: Task, judgement: Judgement, worker: str) -> dict[str, Any]:
         row |= _scores(answer.scores)
     row |= {"time": at} if (at := files.at(judgement)) else {}
     row |= {} if judgement.active_ms is None else {"active_ms": judgement.active_ms}
-    return row | ({"reason": judgement.reason} if judgement.reason else {}) | dict(judgement.meta)
+    return (
+        row
+        | ({"reason": judgement.reason} if judgement.reason else {})
+        | columns_of(judgement.meta, lambda k: is_column(k) or _is_taken(k))
+    )
 
 
 def _scores(scores: Mapping[str, float]) -> dict[str, Any]:

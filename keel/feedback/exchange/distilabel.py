@@ -16,14 +16,16 @@ from keel.data.rows import RawRow
 from keel.data.sources import read_plain
 from keel.feedback.exchange import files
 from keel.feedback.exchange.answers import add, scores_said
+from keel.feedback.exchange.beside import columns_of, meta_of
 from keel.feedback.exchange.gather import Gather, Vote, short
 from keel.feedback.exchange.imported import Imported
-from keel.feedback.exchange.items import item_of
+from keel.feedback.exchange.items import is_column, item_of
 from keel.feedback.exchange.said import number_of
 from keel.types.judgements import Choice, Judgement, Scores, Task
 
 NAME = "distilabel"
-_OURS = ("ratings", "rationales", "rationales-for-ratings", "model_name", "generation_models", "models")
+_OURS = ("id", "ratings", "rationales", "rationales-for-ratings", "model_name")
+_is_ours = frozenset(_OURS).__contains__
 
 
 def fits(values: Mapping[str, Any]) -> bool:
@@ -32,14 +34,12 @@ def fits(values: Mapping[str, Any]) -> bool:
 
 def read(path: Path, content: bytes | None = None) -> Imported:
     """Each rating is a judgement of one answer by the judge ``model_name``, the dimension ``rating``; rationales are its reasons."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    for row in source.rows:
-        source_id = str(row.values.get("id") or short(row.file, row.line))
-        with gather.reading(source_id, row.place):
-            _row(row, gather, source_id)
-    return gather.done()
+    return gather.read(read_plain(path, content), _name, lambda row: _row(row, gather, _name(row)))
+
+
+def _name(row: RawRow) -> str:
+    return str(row.values.get("id") or short(row.file, row.line))
 
 
 def _row(row: RawRow, gather: Gather, source_id: str) -> None:
@@ -49,12 +49,12 @@ def _row(row: RawRow, gather: Gather, source_id: str) -> None:
         raise FieldError("ratings", "generations and ratings must be lists")
     if len(generations) != len(ratings):
         raise FieldError("ratings", f"{len(ratings)} ratings for {len(generations)} generations")
-    item = item_of({k: v for k, v in values.items() if k not in ("id", *_OURS[:4])}, row.folder, source_id)
+    item = item_of({k: v for k, v in values.items() if k not in _OURS}, row.folder, source_id)
     judge = str(values.get("model_name") or "judge")
     by = gather.annotator(judge, "judge", identity=judge)
     reasons = values.get("rationales-for-ratings") or values.get("rationales")
     reasons = reasons if isinstance(reasons, list) else []
-    meta = {k: v for k, v in item.rest.items() if k not in _OURS}
+    meta = meta_of(item.rest, _is_ours)
     for k, rating in enumerate(ratings):
         number = number_of(rating)
         if number is None:
@@ -86,7 +86,8 @@ def write(imported: Imported, path: Path) -> tuple[LeftOut, ...]:
 
 def _written(task: Task, judgement: Judgement, answer: Scores) -> dict[str, Any]:
     candidate = task.candidates[answer.candidate]
-    row: dict[str, Any] = {"id": task.source_id, "instruction": files.said(task.prompt), **task.meta}
+    row: dict[str, Any] = {"id": task.source_id, "instruction": files.said(task.prompt)}
+    row |= columns_of(task.meta, lambda k: is_column(k) or _is_ours(k))
     if pictures := files.images_of(task.prompt):
         row["images"] = pictures
     row |= {"generations": [files.spoken(candidate)], "ratings": [answer.scores["rating"]], "rationales": [judgement.reason or None]}

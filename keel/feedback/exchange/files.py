@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from keel.core.errors import DataError
 from keel.data.left_out import LeftOut
 from keel.feedback.exchange.imported import NO_TIME, Imported, digest
+from keel.runs.durable import write_atomic
 from keel.types.judgements import Judgement, Scores, TakenBack, Task
 from keel.types.records import Candidate, ImagePart, Message, Prompt
 
@@ -23,14 +23,14 @@ _OURS = "keel"
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader sees the old content or the new one. Raises DataError where it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomic(path, content)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}", "give a file in a folder that you may write to") from None
 
@@ -104,13 +104,11 @@ def alone(imported: Imported) -> Imported:
 
 def told_apart(imported: Imported) -> Imported:
     """The records with a source id for each item: other tools take one id for one item, and a prompt whose answers were asked about in
-    several pairs has one source id for all of them. The first item keeps it; others get ``#`` and a hash. So do items without any."""
+    several pairs has one source id for all of them. Where several items have one id each gets ``#`` and a hash of what it asks, so that an
+    item's id does not hang on the order of the others. An item without any has the hash alone."""
     keys = [(t.source_id, t.prompt.prompt_id, *sorted(c.candidate_id for c in t.candidates)) for t in imported.tasks]
-    names: dict[tuple[str, ...], str] = {}
-    free = {t.source_id for t in imported.tasks} - {""}
-    for key in dict.fromkeys(keys):
-        names[key] = key[0] if key[0] in free else f"{key[0]}#{digest(*key)}".removeprefix("#")
-        free.discard(key[0])
+    sharing = Counter(key[0] for key in dict.fromkeys(keys))
+    names = {key: key[0] if key[0] and sharing[key[0]] == 1 else f"{key[0]}#{digest(*key)}".removeprefix("#") for key in keys}
     return replace(imported, tasks=tuple(replace(t, source_id=names[key]) for t, key in zip(imported.tasks, keys)))
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from keel.data.errors import FieldError
 from keel.data.left_out import LeftOut
-from keel.data.rows import BadRow
+from keel.data.rows import BadRow, RawRow
+from keel.data.sources import Source
 from keel.feedback.exchange.imported import NO_TIME, Imported, digest
 from keel.feedback.texts import by_bytes
 from keel.types.judgements import Annotator, Answer, Judgement, Purpose, Task, TaskKind
@@ -44,6 +45,7 @@ class Gather:
         self._annotators: dict[str, Annotator] = {}
         self._votes: list[Vote] = []
         self._left: list[LeftOut] = []
+        self._seen: dict[str, Any] = {}
 
     @contextlib.contextmanager
     def reading(self, record_id: Any, place: str) -> Iterator[None]:
@@ -60,6 +62,19 @@ class Gather:
         """Rows that could not even be read."""
         for row in rows:
             self.leave_out("", f"{row.file}:{row.line}", row.field, row.reason)
+
+    def read(self, source: Source, name_of: Callable[[RawRow], Any], record: Callable[[RawRow], None]) -> Imported:
+        """The records of a file's rows: ``record`` notes what is in a row, which ``name_of`` names where it cannot be read."""
+        self.bad_rows(source.bad)
+        for row in source.rows:
+            with self.reading(name_of(row), row.place):
+                record(row)
+        return self.done()
+
+    def once(self, source_id: str, content: Any, what: str) -> None:
+        """Raises FieldError where the id stood for other content before."""
+        if self._seen.setdefault(source_id, content) != content:
+            raise FieldError("id", f"{source_id} stands twice with different {what}; the first is taken")
 
     def protocol(self, scheme: str = "") -> str:
         return f"imported:{self.name}" + (f":{scheme}" if scheme else "")

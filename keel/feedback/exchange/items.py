@@ -15,10 +15,11 @@ from typing import Any
 from keel.data.errors import FieldError
 from keel.data.fields import prompt_key
 from keel.data.turns import as_messages
+from keel.feedback.exchange.beside import meta_of
 from keel.feedback.exchange.imported import digest
-from keel.feedback.exchange.said import choice_of, plain_word
+from keel.feedback.exchange.said import choice_of, plain_word, ranks_of
 from keel.feedback.texts import by_bytes
-from keel.types.judgements import Choice
+from keel.types.judgements import Choice, Ranks
 from keel.types.records import Candidate, ImagePart, Message, Prompt, TextPart
 
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "user_input")
@@ -30,12 +31,20 @@ _NUMBERED = re.compile(
 )
 _PICTURE = re.compile(r"(?i)\.(png|jpe?g|gif|webp|bmp|tiff?)$")
 _TEXTS = ("body", "text", "html", "content", "response", "title")  # of an object that is an answer
+_SIDES = ("left", "right")
 _MODELS = (("model_a", "model_b"), ("model_left", "model_right"), ("left_model", "right_model"), ("model1", "model2"))
+_LISTED_MODELS = ("models", "generation_models")
+_MEANT = frozenset((*PROMPTS, *IMAGES, *_LISTS, *_SINGLE, *_SIDES, *(k for pair in _MODELS for k in pair), *_LISTED_MODELS))
+
+
+def is_column(name: str) -> bool:
+    """Is this the name of a column that an item is read from?"""
+    return name.lower() in _MEANT or _NUMBERED.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """``names[k]``: what answer k is called in the file. ``rest``: columns that were not used."""
+    """``names[k]``: what answer k is called in the file, beside its text. ``rest``: columns that were not used."""
 
     prompt: Prompt
     candidates: tuple[Candidate, ...]
@@ -44,9 +53,10 @@ class Item:
 
     def place_of(self, name: str) -> int | None:
         """The answer that a question's or column's name is about: its own name, or one that ends in the answer's; the only one there is."""
-        for k, own in enumerate(self.names):
-            if any(plain_word(name) == plain_word(n) for n in own if n):
-                return k
+        for called in (self.names, [(text,) for text in self.texts]):
+            for k, own in enumerate(called):
+                if any(plain_word(name) == plain_word(n) for n in own if n):
+                    return k
         if len(self.candidates) == 1:
             return 0
         hits = [k for k, own in enumerate(self.names) if any(n and plain_word(name).endswith(plain_word(n)) for n in own)]
@@ -62,9 +72,18 @@ class Item:
         bare = re.sub(r"[ _-]?([1-9]|10|(?<=[ _-])[a-h])$", "", name)
         return bare or name
 
-    def choice(self, value: Any) -> Choice | None:
-        """Which of the two answers a word means; None where there are not two, or it means nothing."""
-        return choice_of(value, self.names) if len(self.candidates) == 2 else None
+    def choice(self, value: Any, by_text: bool = True) -> Choice | None:
+        """Which of the two answers a word means; None where there are not two, or it means nothing. ``by_text``: may it be the winner's
+        text? Raises FieldError where it means one answer as a word and another as a text."""
+        return choice_of(value, self.names, self.texts if by_text else ()) if len(self.candidates) == 2 else None
+
+    def ranks(self, name: str, order: Sequence[Sequence[Any]]) -> Ranks:
+        """Ranks from buckets of names, best first. Raises FieldError for a name that is no answer's, twice there, or missing."""
+        return ranks_of(name, order, self.names, self.texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(c.text for c in self.candidates)
 
 
 def item_of(values: Mapping[str, Any], folder: str = "", source_id: str = "", names: Sequence[str] = ()) -> Item:
@@ -76,6 +95,7 @@ def item_of(values: Mapping[str, Any], folder: str = "", source_id: str = "", na
     used = {c for c in (asked, shown) if c}
     answers = _named(values, names) if names else _answers(values, used)
     used |= {column for column, _, _, _ in answers}
+    used |= {n for n in _LISTED_MODELS if used & set(map(known.get, _LISTS)) and isinstance(values.get(n), list)}
     prompt = make_prompt(values.get(asked) if asked else None, values.get(shown) if shown else None, folder, source_id)
     models = next(([values[k] for k in pair] for pair in _MODELS if all(values.get(k) for k in pair)), None)
     if models is not None and len(answers) == 2:
@@ -86,8 +106,9 @@ def item_of(values: Mapping[str, Any], folder: str = "", source_id: str = "", na
         if models is not None and len(answers) == 2:
             origin = {"model": str(models[k]), **origin}
         candidates.append(make_answer(prompt.prompt_id, text, origin, candidates, f"{column}.{k}" if column != name else column))
-        called.append((name, *(str(origin[x]) for x in ("model",) if x in origin), candidates[-1].text))
-    return Item(prompt, tuple(candidates), tuple(called), {k: v for k, v in values.items() if k not in used and v is not None})
+        called.append((name, *(str(origin[x]) for x in ("model",) if x in origin)))
+    rest = {k: v for k, v in values.items() if k not in used and v is not None}
+    return Item(prompt, tuple(candidates), tuple(called), meta_of(rest, is_column))
 
 
 def make_prompt(said: Any, images: Any, folder: str, source_id: str) -> Prompt:
@@ -159,11 +180,11 @@ def _answers(values: Mapping[str, Any], used: set[str]) -> list[Found]:
     for name in _LISTS:
         column = known.get(name)
         if column is not None and isinstance(values[column], list) and values[column]:
-            models = values.get("models") or values.get("generation_models")
+            models = next((values[n] for n in _LISTED_MODELS if values.get(n)), None)
             models = models if isinstance(models, list) else []
             return [_entry(column, k, e, models) for k, e in enumerate(values[column])]
-    if "left" in known and "right" in known:
-        return [(known[k], k, values[known[k]], {}) for k in ("left", "right")]
+    if all(side in known for side in _SIDES):
+        return [(known[k], k, values[known[k]], {}) for k in _SIDES]
     groups: dict[str, list[tuple[str, str]]] = {}
     for column in known.values():
         if match := _NUMBERED.match(column):

@@ -19,11 +19,12 @@ from keel.data.left_out import LeftOut
 from keel.data.rows import RawRow
 from keel.data.sources import read_plain
 from keel.feedback.exchange import files
-from keel.feedback.exchange.answers import Said, add, scores_said, spans_said
+from keel.feedback.exchange.answers import Said, add, scores_said, spans_said, word_of
+from keel.feedback.exchange.beside import columns_of
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported
-from keel.feedback.exchange.items import Item, item_of
-from keel.feedback.exchange.said import number_of, ranks_of, span_in_utf16, span_of, utc
+from keel.feedback.exchange.items import Item, is_column, item_of
+from keel.feedback.exchange.said import number_of, span_in_utf16, span_of, utc
 from keel.types.judgements import Choice, Judgement, Ranks, Scores, Span, Spans, Task
 
 NAME = "label_studio"
@@ -38,23 +39,16 @@ def read(path: Path, content: bytes | None = None) -> Imported:
     """Annotations become judgements by people, predictions judgements by a judge named after ``model_version``. A cancelled (skipped)
     annotation is left out by name; one marked ``ground_truth`` is the task's known answer and a judgement of purpose ``adjudication``.
     Each control of the labelling configuration is a question of its own: ``imported:label_studio:CONTROL``."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    seen: dict[str, Any] = {}
-    for row in source.rows:
-        with gather.reading(row.values.get("id"), row.place):
-            _task(row, gather, seen)
-    return gather.done()
+    return gather.read(read_plain(path, content), lambda row: row.values.get("id"), lambda row: _task(row, gather))
 
 
-def _task(row: RawRow, gather: Gather, seen: dict[str, Any]) -> None:
+def _task(row: RawRow, gather: Gather) -> None:
     data = row.values.get("data")
     if not isinstance(data, dict):
         raise FieldError("data", "must be an object")
     source_id = str(row.values["id"]) if row.values.get("id") is not None else f"row {row.line}"
-    if seen.setdefault(source_id, data) != data:
-        raise FieldError("id", f"{source_id} stands twice with different data; the first is taken")
+    gather.once(source_id, data, "data")
     annotations = _list("annotations", row.values.get("annotations", row.values.get("completions")))
     predictions = _list("predictions", row.values.get("predictions"))
     item = item_of(data, row.folder, source_id, _compared(annotations, data))
@@ -156,7 +150,7 @@ def _judged(name: str, kind: str, value: Mapping[str, Any], item: Item) -> Said:
         if len(choices) != 1:
             raise FieldError(name, f"{len(choices)} choices where one is needed")
         chosen = choices[0]
-    choice = item.choice(chosen)
+    choice = item.choice(chosen, by_text=kind == "choices")
     if choice is None:
         raise FieldError(name, f"{str(chosen)[:40]!r} is no choice between {len(item.candidates)} answers")
     return Said(name, "pairwise", choice)
@@ -166,16 +160,16 @@ def _ranker(value: Any, item: Item) -> Ranks:
     """A list ranks its names. Buckets rank where their names do (``1``, ``rank 2``); ``_`` alone is the list in its new order; other
     buckets are categories."""
     if isinstance(value, list):
-        return ranks_of("ranker", [[v] for v in value], item.names)
+        return item.ranks("ranker", [[v] for v in value])
     if not isinstance(value, dict) or not all(isinstance(v, list) for v in value.values()):
         raise FieldError("ranker", "must be a list or buckets of lists")
     filled = {k: v for k, v in value.items() if v}
     if list(filled) == ["_"]:
-        return ranks_of("ranker", [[v] for v in filled["_"]], item.names)
+        return item.ranks("ranker", [[v] for v in filled["_"]])
     order = {k: re.search(r"\d+", k) for k in filled}
     if not filled or not all(order.values()):
         raise FieldError("ranker", f"its buckets ({', '.join(value)}) are categories, no ranks: name them rank_1, rank_2 ...")
-    return ranks_of("ranker", [filled[k] for k in sorted(filled, key=lambda k: int(order[k][0]))], item.names)  # type: ignore[index]
+    return item.ranks("ranker", [filled[k] for k in sorted(filled, key=lambda k: int(order[k][0]))])  # type: ignore[index]
 
 
 def _score(name: str, result: Mapping[str, Any], value: Any, item: Item, scores: dict[int, dict[str, float]]) -> None:
@@ -219,7 +213,7 @@ def write(imported: Imported, path: Path) -> tuple[LeftOut, ...]:
 
 
 def _entry(task: Task, votes: Sequence[tuple[Task, Judgement]], judges: set[str]) -> dict[str, Any]:
-    data: dict[str, Any] = {**task.meta, **({"prompt": said} if (said := files.said(task.prompt)) else {})}
+    data: dict[str, Any] = {**columns_of(task.meta, is_column), **({"prompt": said} if (said := files.said(task.prompt)) else {})}
     pictures = files.images_of(task.prompt)
     if pictures:
         data["images"] = pictures
@@ -258,9 +252,8 @@ def _result(task: Task, judgement: Judgement, names: Sequence[str]) -> list[dict
     head = {"from_name": scheme, "to_name": ",".join(names)}
     if isinstance(answer, Choice):
         if answer.chosen in ("first", "second"):
-            return [{**head, "type": "pairwise", "value": {"selected": "left" if answer.chosen == "first" else "right"}}]
-        words = {"tie": "tie", "both_bad": "both bad", "cannot": "cannot"}
-        return [{**head, "type": "choices", "value": {"choices": [words[answer.chosen]]}}]
+            return [{**head, "type": "pairwise", "value": {"selected": word_of(answer)}}]
+        return [{**head, "type": "choices", "value": {"choices": [word_of(answer)]}}]
     if isinstance(answer, Ranks):
         buckets = {f"rank_{i}": [names[k] for k in bucket] for i, bucket in enumerate(answer.buckets, start=1)}
         return [{**head, "type": "ranker", "value": {"ranker": buckets}}]

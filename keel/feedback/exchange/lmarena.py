@@ -21,6 +21,7 @@ from keel.data.rows import RawRow
 from keel.data.sources import read_plain
 from keel.data.turns import as_messages
 from keel.feedback.exchange import files
+from keel.feedback.exchange.beside import columns_of, meta_of
 from keel.feedback.exchange.gather import Gather, Vote, short
 from keel.feedback.exchange.imported import Imported
 from keel.feedback.exchange.items import make_answer
@@ -42,6 +43,7 @@ _USED = (
     *("tstamp", "timestamp", "prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"),
     *("full_conversation", "evaluation_session_id", "evaluation_order"),
 )
+_is_taken = frozenset(_USED).difference(["turn"]).__contains__  # which turn was judged is kept beside the task
 
 
 def fits(values: Mapping[str, Any]) -> bool:
@@ -52,15 +54,13 @@ def read(path: Path, content: bytes | None = None) -> Imported:
     """Each battle is a vote on two answers; the models stand in their origins. A battle of several turns compares whole conversations,
     MT-bench's first turn only what was judged. Who voted is ``judge``, ``judge_hash`` or the evaluation's session; where none is told,
     every vote has an annotator of its own. ``judge`` values that name a model (``gpt4_pair``) are judges."""
-    source = read_plain(path, content)
     gather = Gather(NAME, str(path))
-    gather.bad_rows(source.bad)
-    for row in source.rows:
-        name = row.values.get("question_id", row.values.get("id"))
-        source_id = str(name) if name is not None else short(row.file, row.line)
-        with gather.reading(source_id, row.place):
-            _battle(row, gather, source_id)
-    return gather.done()
+    return gather.read(read_plain(path, content), _name, lambda row: _battle(row, gather, _name(row)))
+
+
+def _name(row: RawRow) -> str:
+    name = row.values.get("question_id", row.values.get("id"))
+    return str(name) if name is not None else short(row.file, row.line)
 
 
 def _battle(row: RawRow, gather: Gather, source_id: str) -> None:
@@ -84,7 +84,7 @@ def _battle(row: RawRow, gather: Gather, source_id: str) -> None:
             raise FieldError(f"conversation_{side}", "has no answer after the question")
         origin = {"model": str(values[f"model_{side}"])} if values.get(f"model_{side}") else {}
         candidates.append(make_answer(prompt.prompt_id, [files.turn(m) for m in rest], origin, candidates, f"conversation_{side}"))
-    meta = {k: v for k, v in values.items() if k not in _USED and v is not None}
+    meta = meta_of({k: v for k, v in values.items() if k not in _USED and v is not None}, _is_taken)
     if judged is not None:
         meta["turn"] = int(judged)
     task = gather.task(source_id, prompt, candidates, "pairwise", "", meta)
@@ -179,7 +179,7 @@ def _row(task: Task, judgement: Judgement, answer: Choice) -> dict[str, Any]:
     whole = [[*asked, *(files.turn(m) for m in c.messages)] for c in task.candidates]
     row: dict[str, Any] = {"question_id": task.source_id, **{f"model_{s}": c.origin["model"] for s, c in zip("ab", task.candidates)}}
     words = {"first": "model_a", "second": "model_b", "tie": "tie", "both_bad": "tie (bothbad)"}
-    row |= {"winner": words[answer.chosen], "conversation_a": whole[0], "conversation_b": whole[1], **task.meta}
+    row |= {"winner": words[answer.chosen], "conversation_a": whole[0], "conversation_b": whole[1], **columns_of(task.meta, _is_taken)}
     by = files.foreign(judgement.by)
     if by.startswith("session "):
         row["evaluation_session_id"] = by.removeprefix("session ")

@@ -17,13 +17,15 @@ from keel.data.rows import RawRow
 from keel.data.sources import read_plain
 from keel.feedback.exchange import files
 from keel.feedback.exchange.answers import add, form, order_text, word_of
+from keel.feedback.exchange.beside import columns_of
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported
-from keel.feedback.exchange.items import item_of
+from keel.feedback.exchange.items import is_column, item_of
 from keel.feedback.exchange.said import number_of, utc
 from keel.types.judgements import Choice, Judgement, Ranks, Scores, Task
 
 NAME = "mturk"
+_BESIDE = ("HITTypeId", "Title")
 _HEAD = ("HITId", "HITTypeId", "Title", "AssignmentId", "WorkerId", "AssignmentStatus", "AcceptTime", "SubmitTime", "WorkTimeInSeconds")
 
 
@@ -71,7 +73,7 @@ def _assignment(row: RawRow, gather: Gather) -> None:
         active_ms=None if seconds is None else round(1000 * seconds),
         reason=reason,
     )
-    meta = {**item.rest, **{k: values[k] for k in ("HITTypeId", "Title") if values.get(k) is not None}}
+    meta = {**item.rest, **{k: values[k] for k in _BESIDE if values.get(k) is not None}}
     for one in said:
         add(gather, item, source_id, one, vote, meta)
 
@@ -106,7 +108,7 @@ def _written(task: Task, judgement: Judgement) -> dict[str, Any]:
     row: dict[str, Any] = {"HITId": task.source_id, "AssignmentId": _assignment_id(judgement), "WorkerId": files.foreign(judgement.by)}
     row |= {"AssignmentStatus": "Submitted"} | ({"SubmitTime": at} if (at := files.at(judgement)) else {})
     row |= {} if judgement.active_ms is None else {"WorkTimeInSeconds": judgement.active_ms / 1000}
-    row |= {(k if k in _HEAD else f"Input.{k}"): v for k, v in task.meta.items()}
+    row |= {(k if k in _BESIDE else f"Input.{k}"): v for k, v in columns_of(task.meta, is_column).items()}
     if said := files.said(task.prompt):
         row["Input.prompt"] = said
     if pictures := files.images_of(task.prompt):

@@ -22,9 +22,10 @@ from keel.data.rows import RawRow
 from keel.data.sources import read_plain
 from keel.feedback.exchange import files
 from keel.feedback.exchange.answers import Said, add, form, rank_order, spans_said
+from keel.feedback.exchange.beside import columns_of, meta_of
 from keel.feedback.exchange.gather import Gather, Vote
 from keel.feedback.exchange.imported import Imported, digest
-from keel.feedback.exchange.items import Item, item_of
+from keel.feedback.exchange.items import Item, is_column, item_of
 from keel.feedback.exchange.said import number_of, span_of
 from keel.types.judgements import Choice, Judgement, Ranks, Scores, Spans, Task
 
@@ -32,6 +33,7 @@ NAME = "potato"
 STATE = "user_state.json"
 _LONGEST = 60  # characters of a folder's name
 _IDS = ("id", "instance_id", "item_id")
+_is_id = frozenset(_IDS).__contains__
 _SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 
 
@@ -92,6 +94,7 @@ def _state(file: Path, items: Mapping[str, RawRow], gather: Gather) -> list[str]
                     raise FieldError(name, "is no item of the files in this folder: its texts are not known")
                 row = items[name]
                 item = item_of({k: v for k, v in row.values.items() if k not in _IDS}, row.folder, name)
+                item = replace(item, rest=meta_of(item.rest, _is_id))
                 _instance(name, item, by, (labels.get(name), spans.get(name)), gather, place)
     return names
 
@@ -130,7 +133,7 @@ def _by_schema(labels: Any) -> dict[str, dict[str, Any]]:
 
 def _schema(schema: str, value: Mapping[str, Any], item: Item, rest: dict[str, Any]) -> tuple[Said | None, dict[str, Any]]:
     if value.get("selection") is not None:
-        choice = item.choice(value["selection"])
+        choice = item.choice(value["selection"], by_text=False)
         if choice is None:
             raise FieldError(schema, f"{str(value['selection'])[:40]!r} is no choice between {len(item.candidates)} answers")
         return Said(schema, "pairwise", choice), {}
@@ -220,7 +223,10 @@ def _no_place(judgement: Judgement | None, people: set[str]) -> str:
 
 
 def _item_row(task: Task) -> dict[str, Any]:
-    row: dict[str, Any] = {**task.meta, **({"prompt": said} if (said := files.said(task.prompt)) else {})}
+    row: dict[str, Any] = {
+        **columns_of(task.meta, lambda k: is_column(k) or _is_id(k)),
+        **({"prompt": said} if (said := files.said(task.prompt)) else {}),
+    }
     if pictures := files.images_of(task.prompt):
         row["images"] = pictures
     if any(c.origin for c in task.candidates):

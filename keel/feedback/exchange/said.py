@@ -23,6 +23,7 @@ _WORDS: dict[str, Chosen] = {
     **dict.fromkeys(_BAD.split(), "both_bad"),
     **dict.fromkeys(_CANNOT.split(), "cannot"),
 }
+WRITTEN: dict[Chosen, str] = {"first": "left", "second": "right", "tie": "tie", "both_bad": "both bad", "cannot": "cannot"}
 _ZONES = {"UTC": 0, "GMT": 0, "PST": -8, "PDT": -7, "MST": -7, "MDT": -6, "CST": -6, "CDT": -5, "EST": -5, "EDT": -4}
 _LETTERS = re.compile(r"[\s_\-'’.]+")
 
@@ -32,25 +33,45 @@ def plain_word(text: Any) -> str:
     return _LETTERS.sub("", str(text)).casefold()
 
 
-def choice_of(value: Any, names: Sequence[Sequence[str]] = ()) -> Choice | None:
+def choice_of(value: Any, names: Sequence[Sequence[str]] = (), texts: Sequence[str] = ()) -> Choice | None:
     """The choice that a word stands for; None for a word that is none. ``names``: what each of the two candidates is called in the file
-    (its column, its model, its text), which count before the usual words."""
+    (its column, its model), which count before the usual words; ``texts``: what each says, where a label may repeat the winner's.
+
+    Words that forms are written with (``WRITTEN``) are never taken for an answer's text. Raises FieldError for another usual word that is
+    the text of another answer than the one it means: ``2`` where the first answer says 2.
+    """
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, float):
         value = int(value) if value.is_integer() else value
+    if (named := _one_of(value, names)) is not None:
+        return Choice("first" if named == 0 else "second")
+    word = _WORDS.get(plain_word(value))
+    text = _one_of(value, [(t,) for t in texts])
+    if text is None or (word is not None and plain_word(value) in map(plain_word, WRITTEN.values())):
+        return None if word is None else Choice(word)
+    said: Chosen = "first" if text == 0 else "second"
+    if word not in (None, said):
+        raise FieldError("label", f"{str(value)[:40]!r} is the text of the {said} answer and also a word for {word!r}: which is not known")
+    return Choice(said)
+
+
+def _one_of(value: Any, names: Sequence[Sequence[str]]) -> int | None:
+    """Whose name this is; None where it is nobody's or several have it."""
+    hits = _called(value, names)
+    return hits[0] if len(hits) == 1 else None
+
+
+def _called(value: Any, names: Sequence[Sequence[str]]) -> list[int]:
+    """Those who are called so: to the letter, else without case and spaces."""
     hits = [i for i, own in enumerate(names) if any(str(value).strip() == str(n).strip() for n in own if n)]
-    if not hits:
-        hits = [i for i, own in enumerate(names) if plain_word(value) in {plain_word(n) for n in own if n}]
-    if len(hits) == 1:
-        return Choice("first" if hits[0] == 0 else "second")
-    chosen = _WORDS.get(plain_word(value))
-    return None if chosen is None else Choice(chosen)
+    return hits or [i for i, own in enumerate(names) if plain_word(value) in {plain_word(n) for n in own if n}]
 
 
-def ranks_of(name: str, order: Sequence[Sequence[Any]], names: Sequence[Sequence[str]]) -> Ranks:
-    """Ranks from buckets of names, best first. Raises FieldError for a name that is no candidate's, twice there, or missing."""
-    buckets = tuple(tuple(_place(name, entry, names) for entry in bucket) for bucket in order if bucket)
+def ranks_of(name: str, order: Sequence[Sequence[Any]], names: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> Ranks:
+    """Ranks from buckets of names, best first; ``names`` and ``texts`` as for `choice_of`. Raises FieldError for a name that is no
+    candidate's, twice there, or missing."""
+    buckets = tuple(tuple(_place(name, entry, names, texts) for entry in bucket) for bucket in order if bucket)
     places = [p for bucket in buckets for p in bucket]
     twice = next((p for i, p in enumerate(places) if p in places[:i]), None)
     if twice is not None:
@@ -61,9 +82,8 @@ def ranks_of(name: str, order: Sequence[Sequence[Any]], names: Sequence[Sequence
     return Ranks(buckets)
 
 
-def _place(name: str, entry: Any, names: Sequence[Sequence[str]]) -> int:
-    exact = [i for i, own in enumerate(names) if str(entry) in own]
-    found = exact or [i for i, own in enumerate(names) if plain_word(entry) in {plain_word(n) for n in own if n}]
+def _place(name: str, entry: Any, names: Sequence[Sequence[str]], texts: Sequence[str]) -> int:
+    found = _called(entry, names) or _called(entry, [(t,) for t in texts])
     if not found and plain_word(entry) in "abcdefgh" and len(plain_word(entry)) == 1:
         found = [i for i in ("abcdefgh".index(plain_word(entry)),) if i < len(names)]
     if len(found) != 1:

@@ -1,8 +1,8 @@
 """Posteriors that mean what they say: a model's confidence is tempered and mixed with the vote share as gold tasks advise.
 
 Models of annotators take votes as independent given the truth. Votes on a hard task are wrong together, so posteriors are too sure
-(docs/feedback_quality.md has numbers), and a soft label that is too sure teaches a reward model noise. Where no gold is known the soft
-label is the smoothed vote share, which has no such fault.
+(docs/feedback_quality.md has numbers), and a soft label that is too sure teaches a reward model noise. Where there is too little gold to
+fit anything the soft label is the smoothed vote share, which has no such fault; where there is none it is a fixed mix of both (`guarded`).
 """
 
 from __future__ import annotations

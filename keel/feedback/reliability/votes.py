@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keel.core.errors import DataError
-from keel.types.identity import answer_id, item_of
+from keel.types.identity import ItemId, answer_id, item_of
 from keel.types.judgements import Choice, Judgement
 from keel.types.records import Comparison
 
@@ -131,6 +131,18 @@ def from_comparisons(comparisons: Iterable[Comparison]) -> Votes:
         rows.append((task, c.annotator_id, label, math.nan, math.nan, side, seen[task, c.annotator_id]))
         seen[task, c.annotator_id] += 1
     return _from_rows(rows, CLASSES, {})
+
+
+def without_repeats(comparisons: Iterable[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
+    """Each annotator's first vote on two candidates, and the repeats, as `from_comparisons` tells them apart."""
+    seen: set[tuple[ItemId, str]] = set()
+    first: list[Comparison] = []
+    repeats: list[Comparison] = []
+    for c in comparisons:
+        key = (item_of(c), c.annotator_id)
+        (repeats if key in seen else first).append(c)
+        seen.add(key)
+    return first, repeats
 
 
 def from_judgements(

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from keel.core.errors import ConfigError, DataError
-from keel.feedback.campaigns import ROLES, Campaign, load_tasks
+from keel.feedback.campaigns import ROLES, Campaign, Role, load_tasks
 from keel.feedback.db import RowError, Store
 from keel.feedback.own_rows import body_of, kind_of
 from keel.feedback.rows import digest, task_from, task_row
+from keel.feedback.texts import optional
 from keel.types import Task
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.web.media import Media
@@ -32,16 +33,27 @@ class Imported:
     twice: int = 0
 
 
-def role_of(task: Task) -> str:
-    """``meta.role``, else gold for a task with an expected answer, else work. Raises RowError for an unknown role."""
-    role = task.meta.get("role", "work" if task.expected is None else "gold")
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A line of a file of tasks: FILE:LINE, the task, and what stands beside it."""
+
+    where: str
+    task: Task
+    role: Role
+    priority: float = 0.0
+
+
+def role_of(task: Task, beside: str = "") -> Role:
+    """What stands ``beside`` the task, else ``meta.role``, else gold for a task with an expected answer, else work. Raises RowError for an
+    unknown role."""
+    role = beside or task.meta.get("role", "work" if task.expected is None else "gold")
     if role not in ROLES:
-        raise RowError("meta.role", f"must be one of {', '.join(ROLES)}, is {role!r}")
-    return role
+        raise RowError("role" if beside else "meta.role", f"must be one of {', '.join(ROLES)}, is {role!r}")
+    return cast("Role", role)
 
 
-def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
-    """(FILE:LINE, task) of a file of Task rows, JSONL. Raises DataError naming file, line and field."""
+def read_tasks(path: Path) -> Iterator[Asked]:
+    """The tasks of a file of Task rows, JSONL, bare or as lines of Keel's own feedback. Raises DataError naming file, line and field."""
     try:
         lines = path.open(encoding="utf-8")
     except OSError as error:
@@ -50,8 +62,8 @@ def read_tasks(path: Path) -> Iterator[tuple[str, Task]]:
         try:
             for number, line in enumerate(lines, 1):
                 where = f"{path}:{number}"
-                if line.strip() and (task := _task(where, _row(where, line))) is not None:
-                    yield where, task
+                if line.strip() and (asked := _asked(where, _row(where, line))) is not None:
+                    yield asked
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: is no UTF-8: {error}", "save the file as UTF-8") from None
 
@@ -132,17 +144,18 @@ def check_file(store: Store, media: Media, name: str, path: Path, there: Campaig
     """All that can be wrong with a file of tasks, before anything of it is stored; returns its first task. ``there``: the campaign, when
     the store has it. Raises DataError naming file and line."""
     first: Task | None = None
-    places, part = dict[str, tuple[str, str]](), list[tuple[str, Task]]()
-    for where, task in read_tasks(path):
+    places, part = dict[str, tuple[str, str]](), list[Asked]()
+    for asked in read_tasks(path):
+        where, task = asked.where, asked.task
         first = first or task
-        _check(where, task, first, there)
-        said = digest(task_row(replace(task, source_id="")))
+        _check(asked, first, there)
+        said = digest([task_row(replace(task, source_id="")), asked.role])
         before = places.setdefault(task.task_id, (where, said))
         if before[1] != said:
             raise DataError(
                 f"{where}: task {task.task_id} stands at {before[0]} with other content", "give one of them another id, or none"
             )
-        part.append((where, task))
+        part.append(asked)
         if len(part) == _PART:
             _check_known(store, media, name, path.parent, part)
             part.clear()
@@ -152,10 +165,10 @@ def check_file(store: Store, media: Media, name: str, path: Path, there: Campaig
     return first
 
 
-def _check_known(store: Store, media: Media, name: str, base: Path, part: Sequence[tuple[str, Task]]) -> None:
+def _check_known(store: Store, media: Media, name: str, base: Path, part: Sequence[Asked]) -> None:
     """Tasks that are there must be the same ones; the pictures of the others must be pictures."""
     known = _known(store, part)
-    for where, task in part:
+    for where, task in ((a.where, a.task) for a in part):
         stored = known.get(task.task_id)
         if stored is None:
             media.check(task, base, where)
@@ -174,24 +187,23 @@ def _same(media: Media, base: Path, given: Task, stored: Task) -> bool:
 
 
 def _take_in(store: Store, media: Media, name: str, path: Path) -> Imported:
-    added, there, twice, seen, part = Counter[str](), 0, 0, set[str](), list[tuple[str, Task]]()
+    added, there, twice, seen, part = Counter[str](), 0, 0, set[str](), list[Asked]()
 
     def flush() -> int:
         known = _known(store, part)
-        new = [(where, t) for where, t in part if t.task_id not in known]
-        for role in ROLES:
-            mine = [media.take_in(t, path.parent, where) for where, t in new if role_of(t) == role]
-            if mine:
-                store.add_tasks(name, mine, role)  # type: ignore[arg-type]
-                added[role] += len(mine)
+        new = [a for a in part if a.task.task_id not in known]
+        for first in {(a.role, a.priority): a for a in sorted(new, key=lambda a: ROLES.index(a.role))}.values():
+            mine = [media.take_in(a.task, path.parent, a.where) for a in new if (a.role, a.priority) == (first.role, first.priority)]
+            store.add_tasks(name, mine, first.role, first.priority)
+            added[first.role] += len(mine)
         return len(part) - len(new)
 
-    for where, task in read_tasks(path):
-        if task.task_id in seen:
+    for asked in read_tasks(path):
+        if asked.task.task_id in seen:
             twice += 1
             continue
-        seen.add(task.task_id)
-        part.append((where, task))
+        seen.add(asked.task.task_id)
+        part.append(asked)
         if len(part) == _PART:
             there += flush()
             part.clear()
@@ -199,13 +211,13 @@ def _take_in(store: Store, media: Media, name: str, path: Path) -> Imported:
     return Imported(dict(added), there, twice)
 
 
-def _known(store: Store, part: Sequence[tuple[str, Task]]) -> dict[str, Task]:
-    ids = [t.task_id for _, t in part]
+def _known(store: Store, part: Sequence[Asked]) -> dict[str, Task]:
+    ids = [a.task.task_id for a in part]
     return store.read(lambda c: load_tasks(c, ids))
 
 
-def _check(where: str, task: Task, first: Task, there: Campaign | None) -> None:
-    role = role_of(task)
+def _check(asked: Asked, first: Task, there: Campaign | None) -> None:
+    where, task, role = asked.where, asked.task, asked.role
     if role != "work" and task.expected is None:
         raise DataError(f"{where}: expected is missing: a task for {role} needs its known answer")
     if (task.kind, task.protocol) != (first.kind, first.protocol):
@@ -223,13 +235,16 @@ def _row(where: str, line: str) -> Any:
         raise DataError(f"{where}: is no JSON: {error.msg}", "one task a line, as JSON") from None
 
 
-def _task(where: str, row: Any) -> Task | None:
-    """The task of a row; None for the other rows of a file that Keel wrote for stores (its campaign, annotators, judgements)."""
+def _asked(where: str, row: Any) -> Asked | None:
+    """The task of a row, and what stands beside it; None for the other rows of a file that Keel wrote for stores (its campaign, annotators,
+    judgements)."""
     try:
         if (kind := kind_of(row)) not in ("", "task"):
             return None
-        task = task_from(body_of(row, "task") if kind else row)
-        role_of(task)
+        body = body_of(row, "task") if kind else row
+        task, beside = task_from(body), row if body is not row else {}
+        role = role_of(task, optional(beside, "role", str, ""))
+        priority = float(optional(beside, "priority", (int, float), 0.0))
     except RowError as error:
         raise DataError(f"{where}: {error.message}", error.hint) from None
-    return task if task.source_id else replace(task, source_id=where)
+    return Asked(where, task if task.source_id else replace(task, source_id=where), role, priority)

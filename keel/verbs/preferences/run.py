@@ -16,6 +16,7 @@ from keel.data.left_out import LeftOut
 from keel.feedback.aggregate import aggregate, counts, left_out
 from keel.feedback.agreement import agreement
 from keel.feedback.candidates import choose_pairs, samples_by_temperature, select
+from keel.feedback.reliability.votes import CLASSES
 from keel.feedback.soft_pairs import doubt
 from keel.feedback.store import append, pair_row
 from keel.render.renderer import Renderer
@@ -26,6 +27,7 @@ from keel.runs.logs import json_line
 from keel.simulate import gold
 from keel.simulate.annotators import Worth, annotate, make_annotators
 from keel.types import Annotator, Candidate, Comparison, Encoded, Prompt, Rollout
+from keel.types.identity import answer_id, item_of
 from keel.verbs.preferences.recipe import PreferencesRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.answers import sample_answers, sampled_candidates
@@ -62,7 +64,8 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
         (path / COMPARISONS).unlink(missing_ok=True)  # an interrupted attempt: everything is drawn again, exactly
         append(path / COMPARISONS, comparisons)
         stored = _store(recipe, comparisons)
-        pairs = aggregate(comparisons, recipe.preferences.aggregate)
+        known = _known(recipe, comparisons)
+        pairs = aggregate(comparisons, recipe.preferences.aggregate, gold=known)
         account.leave_out("votes", left_out(comparisons, pairs))
         write_atomic(path / PAIRS, b"".join(json_line(pair_row(p)) for p in pairs))
         _show(session.run, candidates, prompts)
@@ -82,7 +85,7 @@ def run_preferences(recipe: PreferencesRecipe, path: Path, parent: str = "") -> 
                 "votes": counts(comparisons, pairs),
                 "agreement": agreed,
                 "pairs": len(pairs),
-                "labels": {"near_half": near_half, "sure": sure, "mean": mean_label if pairs else None},
+                "labels": {"near_half": near_half, "sure": sure, "mean": mean_label if pairs else None, "gold": len(known)},
                 "file": str(path / PAIRS),
                 "data": account.summary(),
             }
@@ -111,15 +114,32 @@ def _alone(prompts: Mapping[str, tuple[Prompt, Encoded]], candidates: Mapping[st
 
 def _compare(recipe: PreferencesRecipe, prompts: Mapping[str, Prompt], candidates: Mapping[str, Sequence[Candidate]]) -> tuple[Any, ...]:
     config = recipe.preferences
-    utility = config.annotators.utility
-    worth: Worth = load_object(utility, "preferences.annotators.utility") if utility else gold.worth
-    annotators = make_annotators(config.annotators, stable_hash("annotators", recipe.seed), worth)
+    annotators = make_annotators(config.annotators, stable_hash("annotators", recipe.seed), _worth(recipe))
     items = [
         (prompts[i], first, second)
         for i in prompts
         for first, second in choose_pairs(candidates.get(i, ()), config.pairs, "pairs", recipe.seed, i)
     ]
     return annotate(items, annotators, config.annotators.per_item, recipe.seed)
+
+
+def _worth(recipe: PreferencesRecipe) -> Worth:
+    utility = recipe.preferences.annotators.utility
+    return load_object(utility, "preferences.annotators.utility") if utility else gold.worth
+
+
+def _known(recipe: PreferencesRecipe, comparisons: Sequence[Comparison]) -> dict[int, int]:
+    """The right class of the pairs that are gold, by their number among those that were compared. Answers of equal worth are none."""
+    share, worth = recipe.preferences.gold, _worth(recipe)
+    first = {item_of(c): c for c in reversed(comparisons)}
+    found: dict[int, int] = {}
+    for number, item in enumerate(dict.fromkeys(map(item_of, comparisons))):
+        prompt_id, (one, _), (two, _) = item
+        if stable_hash("gold", recipe.seed, prompt_id, one, two) < share * 2.0**64:
+            value = {answer_id(c): sum(worth(first[item].prompt, c.text).values()) for c in first[item].candidates}
+            gap = value[item[1]] - value[item[2]]
+            found |= {number: CLASSES.index("first" if gap > 0 else "second")} if gap else {}
+    return found
 
 
 def _store(recipe: PreferencesRecipe, comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -146,4 +166,4 @@ def _show(run: RunDir, candidates: Mapping[str, Sequence[Candidate]], prompts: M
         for i in shown
         for c in candidates[i]
     ]
-    run.write_sample(0, rows)
+    run.write_sample(0, rows, "candidates")

@@ -79,7 +79,8 @@ class RolloutEvaluator:
             return {}
         groups = self.actors.reward(measured_answers(self.actors.sampler, self.prompts, self.params, self.sampling))
         shown = self._picked(groups, step)
-        self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in shown.items()])
+        part = self.side if self.side == "test" else ""  # evaluations are cut with their steps, the test comes after the last checkpoint
+        self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in shown.items()], part)
         if self.keeper is not None:
             self.keeper.measured(step, groups, {(k, 0): why for k, why in shown.items()}, rollout_units(groups))
         more = self.measures(rollout_units(groups)) if self.measures is not None else {}

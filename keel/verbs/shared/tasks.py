@@ -9,14 +9,14 @@ from typing import Any
 from keel.core.errors import DataError
 from keel.feedback.own_rows import body_of, read_lines
 from keel.feedback.rows import task_from
-from keel.feedback.texts import RowError
+from keel.feedback.texts import RowError, optional
 from keel.types import Task
 
 
 def read_tasks(path: Path) -> tuple[Task, ...]:
     """The tasks of a file: rows of tasks, or lines of Keel's own feedback. Raises DataError naming file, line and field, and for tasks
     that are not pairs of one protocol."""
-    tasks = tuple(_task(f"{path}:{line}", body_of(row, kind)) for line, kind, row in read_lines(path) if kind == "task")
+    tasks = tuple(_task(f"{path}:{line}", row, body_of(row, kind)) for line, kind, row in read_lines(path) if kind == "task")
     if not tasks:
         raise DataError(f"{path}: holds no task")
     first = tasks[0]
@@ -27,8 +27,11 @@ def read_tasks(path: Path) -> tuple[Task, ...]:
     return tuple(replace(t, campaign="") for t in {t.task_id: t for t in tasks}.values())
 
 
-def _task(where: str, row: Any) -> Task:
+def _task(where: str, row: Any, body: Any) -> Task:
+    """The task of a row, with the role that stands beside it in its ``meta``, where the row's own words do not say it."""
     try:
-        return task_from(row)
+        task, role = task_from(body), optional(row, "role", str, "") if body is not row else ""
+        own = task.meta.get("role", "work" if task.expected is None else "gold")
+        return replace(task, meta={**task.meta, "role": role}) if role and role != own else task
     except RowError as error:
         raise DataError(f"{where}: {error.message}", error.hint) from None

@@ -55,6 +55,29 @@ def test_it_stays_text(site: Callable[..., Any], visit: Callable[..., Any], name
     assert len(where.votes()) == 1
 
 
+@pytest.mark.parametrize("kind", ["ranking", "rating"])
+def test_it_stays_text_where_several_are_shown_or_one_is_rated(site: Callable[..., Any], visit: Callable[..., Any], kind: str) -> None:
+    """The same texts on the other kinds of pages."""
+    short = [text for text in CORPUS.values() if len(text) < 1000]
+    shown = [[*short[i : i + 4], "fine"] for i in range(0, len(short), 4)] if kind == "ranking" else [[text] for text in short]
+    where = site([task(i, kind, texts=tuple(texts), prompt=Prompt(f"p{i}", text=texts[0])) for i, texts in enumerate(shown)])
+    page = visit(where, item=False)
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url))
+    page.reload()
+    handle = ""
+    for _ in shown:
+        handle = ready(page, handle)
+        assert page.evaluate("() => window.hacked") is None
+        tags = page.evaluate("() => [...document.querySelectorAll('.text *')].map(e => e.localName)")
+        assert not {"script", "img", "svg", "iframe", "object", "embed", "form", "input", "style", "base"} & set(tags)
+        page.keyboard.press("x")
+    page.wait_for_selector(".empty.done")
+    saved(page)
+    assert len(where.votes()) == len(shown)
+    assert all(url.startswith(where.url) for url in asked)
+
+
 def test_marks_that_turn_the_direction_are_seen(site: Callable[..., Any], visit: Callable[..., Any]) -> None:
     where = site([task(0, texts=(CORPUS["bidi"], "fine"))])
     page = visit(where)

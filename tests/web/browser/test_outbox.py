@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from browser_tools import enter, kept, ready, saved, task, vote
+from sqlalchemy import select
 
+from keel.feedback import schema
 from keel.feedback.answers import from_display
 from keel.types import Choice
 
@@ -48,6 +50,9 @@ def test_twenty_votes_offline_with_a_reload_in_the_middle(site: Callable[..., An
         "x": "cannot",
     }
     assert [from_display(v.answer, v.display_order).chosen for v in votes] == [scale[k] for k in keys]
+    le = schema.lease
+    of = dict(where.store.read(lambda c: c.execute(select(le.c.handle, le.c.task)).all()))
+    assert [v.task_id for v in votes] == [of[handle] for handle in given], "each to the item that was on the screen, in that order"
 
 
 COUNT_ITEMS = """n => new Promise(done => {
