@@ -150,10 +150,20 @@ class JudgesFile(Section):
     judges: dict[str, JudgeConfig] = Field(min_length=1, description="Judges by name.")
 
     def named(self, name: str) -> AnyJudge:
-        """Raises ConfigError for a name that is not there."""
-        if name not in self.judges:
-            raise ConfigError(f"there is no judge {name!r}", f"the file has {', '.join(sorted(self.judges))}")
+        """Raises ConfigError for a name that is not there, and for a panel with a member that is not there, or that is a panel around
+        itself: whoever asks for the members of what this returns comes to an end."""
+        self._check(name, ())
         return self.judges[name]
+
+    def _check(self, name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise ConfigError(f"judge {name}: a panel cannot be its own member ({' > '.join((*above, name))})", "name other members")
+        if name not in self.judges:
+            what = f"judge {above[-1]}: no judge {name!r}" if above else f"there is no judge {name!r}"
+            raise ConfigError(what, f"the file has {', '.join(sorted(self.judges))}")
+        config = self.judges[name]
+        for member in config.members if isinstance(config, PanelConfig) else ():
+            self._check(member, (*above, name))
 
     def models(self, name: str) -> Iterator[tuple[str, str]]:
         """(name of the judge, model folder) of all that ``name`` loads in this process."""
