@@ -81,6 +81,17 @@ class EndpointConfig(AskedConfig):
         default="logprobs",
         description="logprobs = from the distribution of one label token; label = a sampled label; json = an object (and all rankings).",
     )
+    images: bool = Field(
+        default=False,
+        description="Does the model see images? They are sent as content parts, where they stand; false = rows with images are refused by "
+        "name before the first call.",
+    )
+    image_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens that an image is charged at most, for prices told before and for calls whose tokens nobody counted; empty = "
+        "unknown. A budget needs it where images=true.",
+    )
     concurrency: int = Field(default=8, ge=1, le=128, description="Calls in flight at once.")
     per_minute: float | None = Field(default=None, gt=0, description="Calls begun in a minute at most; empty = as many as go.")
     attempts: int = Field(default=4, ge=1, le=20, description="How often a call is sent that finds the server full, gone or late.")
@@ -98,6 +109,10 @@ class EndpointConfig(AskedConfig):
     def _budget_has_a_price(self) -> EndpointConfig:
         if self.budget is not None and (self.price.read is None or self.price.written is None):
             raise ConfigError("budget: a budget cannot be kept where the price is unknown", "give price.read and price.written")
+        if self.budget is not None and self.images and self.image_tokens is None:
+            raise ConfigError("budget: it cannot be kept where nobody knows what an image may cost", "give image_tokens")
+        if self.image_tokens is not None and not self.images:
+            raise ConfigError("image_tokens would have no effect with images=false", "leave it out, or set images=true")
         return self
 
 

@@ -19,7 +19,7 @@ from keel.evaluate.judge_labels import reference_of
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import annotator_row, judgement_row, task_row, utc
-from keel.judges.ask import Judge, Question, Said, failed
+from keel.judges.ask import Judge, Question, Said, check_images, failed
 from keel.judges.build import read_judges
 from keel.judges.config import EndpointConfig, LocalConfig
 from keel.judges.gate import admit
@@ -42,6 +42,7 @@ def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -
     recipe = _recipe(target, overrides)
     judge = judge_named(recipe.judges, recipe.judge)
     tasks = tasks_of(recipe.data, recipe.campaign)
+    check_images(judge, ((t.prompt, t.candidates) for t in tasks))
     asked = [(task, questions_of(task, recipe)) for task in tasks]
     flat = [q for _, of_task in asked for q in of_task]
     calls = [c for q in flat for c in calls_of(q, recipe.samples)]
