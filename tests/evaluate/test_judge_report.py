@@ -373,7 +373,7 @@ def test_answers_that_differ_in_images_are_two_and_no_judge_drops_the_images():
     assert len(found) == 1  # the same two answers
     assert len({c.candidate_id for c in found[0].question.answers}) == 2
     assert all(c.turns for c in found[0].question.answers)
-    with pytest.raises(DataError, match="an answer to prompt p holds images, and judges read text alone"):
+    with pytest.raises(DataError, match="an answer to prompt p holds images, and this judge reads text alone"):
         write(load_template("pairwise_en"), found[0].question, "label")
     scorer = Scores()
     reward = RewardModelJudge("r", RewardModelConfig(path="x"), scorer, "w")

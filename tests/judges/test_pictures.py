@@ -15,6 +15,7 @@ from far import PRICE, judge
 from PIL import Image
 
 from keel.cli import main
+from keel.core.config import checked
 from keel.core.errors import ConfigError, DataError
 from keel.judges.ask import Question, check_images
 from keel.judges.config import EndpointConfig, LocalConfig, ScriptedConfig
@@ -110,9 +111,9 @@ def test_what_an_image_costs_is_known_or_unknown(tmp_path: Path) -> None:
     assert unknown.price([asked(path)]) is None
     settings: dict[str, Any] = {"url": "http://far/v1", "model": "m", "price": PRICE}
     with pytest.raises(ConfigError, match="nobody knows what an image may cost"):
-        EndpointConfig(**settings, images=True, budget=1.0)
+        checked(EndpointConfig, settings | {"images": True, "budget": 1.0})
     with pytest.raises(ConfigError, match="image_tokens would have no effect"):
-        EndpointConfig(**settings, image_tokens=5)
+        checked(EndpointConfig, settings | {"image_tokens": 5})
 
 
 def test_an_image_that_is_none_is_a_failure_and_no_call(server: Server, tmp_path: Path) -> None:

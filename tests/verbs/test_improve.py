@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from keel.cli import main
 from keel.core.config import load
-from keel.core.errors import ConfigError, RunError
+from keel.core.errors import ConfigError, DataError, RunError
 from keel.evaluate.statistics import Interval
 from keel.feedback.candidates import make_candidate
 from keel.judges.build import make_judge
@@ -24,6 +25,7 @@ from keel.verbs.improve.decide import State, after, outcome, result
 from keel.verbs.improve.held_out import Answers, change, check_independent
 from keel.verbs.improve.judging import Match, ask, keep, round_robin, scored, together
 from keel.verbs.improve.recipe import DifficultyConfig, HeldOutConfig, ImproveRecipe, SelectConfig
+from keel.verbs.improve.run import run_improve
 from labs.study.self_improvement import table, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,40 @@ def said(name: str, text: str, score: float | None, beats: float | None = None, 
 
 def lesson(name: str, text: str, worth: float, number: int = 1) -> Lesson:
     return Lesson(prompt(name), make_candidate(name, text, {}), None, worth, number)
+
+
+def pictured(tmp_path: Path) -> str:
+    """Forty questions about a picture."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"prompt": f"What is in picture {k}?", "images": ["a.png"]} for k in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    far = {"type": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m", "journal": str(tmp_path / "calls.sqlite")}
+    judges = {"sees": {"type": "scripted"}, "blind": far, "both": {"type": "panel", "members": ["sees", "blind"], "quorum": 1}}
+    (tmp_path / "judges.yaml").write_text(json.dumps({"judges": judges}), encoding="utf-8")
+    (tmp_path / "c.yaml").write_text("principles: [{name: kind, text: It is kind.}]", encoding="utf-8")
+    return str(tmp_path / "judges.yaml")
+
+
+@pytest.mark.parametrize("where", ["judge", "panel", "held_out.judge", "held_out.reward", "held_out.constitution"])
+def test_pictures_and_a_judge_that_does_not_see_them_fail_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """By name, before a model is loaded or anybody is asked."""
+    pytest.importorskip("httpx")
+    judges = pictured(tmp_path)
+
+    def use(name: str) -> str:
+        return f"judges: {judges}, judge: {name}, override: {name}"
+
+    learnt = {"judge": "blind", "panel": "both"}.get(where, "sees")
+    measured = {
+        "held_out.judge": f"held_out.judge={{{use('blind')}}}",
+        "held_out.reward": f"held_out.rewards=[{{type: judge, name: r, {use('blind')}}}]",
+        "held_out.constitution": f"held_out.rewards=[{{type: constitution, name: r, path: {tmp_path / 'c.yaml'}, {use('blind')}}}]",
+    }.get(where, f"held_out.rewards=[{GOLD}]")
+    given = ["model=tiny:llama", f"data={{path: {tmp_path / 'rows.jsonl'}}}", f"judge={{{use(learnt)}}}", "held_out.prompts=0.3", measured]
+    monkeypatch.setattr("keel.verbs.improve.run.load", lambda *_: pytest.fail("a model is loaded"))
+    with pytest.raises(DataError, match=r"reads text alone, and \d+ rows hold images: .*rows.jsonl:\d+"):
+        run_improve(load(ImproveRecipe, None, given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def by(mean: float, low: float, high: float) -> Interval:
