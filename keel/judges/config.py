@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from keel.core.config import Section, load
+from keel.core.config import Section, dump, load
 from keel.core.errors import ConfigError
 from keel.core.python_file import file_of
 from keel.judges.ask import Kind
@@ -72,6 +72,14 @@ class AskedConfig(Section):
 
 class EndpointConfig(AskedConfig):
     """A model behind OpenAI's chat protocol."""
+
+    # how it is asked, how fast and for how much: none of it decides what it says
+    MEANS: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("key_env", "concurrency", "per_minute", "attempts", "timeout_s", "longest_pause_s"),
+            *("price", "budget", "journal", "image_tokens"),
+        }
+    )
 
     type: Literal["endpoint"] = Field(default="endpoint", description="A server of OpenAI's chat protocol.")
     url: str = Field(pattern=r"^https?://\S+$", description="Address up to and with /v1, e.g. http://127.0.0.1:8000/v1.")
@@ -204,6 +212,16 @@ class JudgesFile(Section):
                     yield from self.functions(member)
             case _:
                 return
+
+
+def deciding_of(path: Path) -> dict[str, Any]:
+    """What a file of judges says of what they say: a run that goes on must find that as it was, and may find more money, another server's
+    key, or more patience. Raises ConfigError for a file that cannot be read."""
+    judges = load(JudgesFile, path).judges
+    return {
+        name: {k: v for k, v in dump(j).items() if not (isinstance(j, EndpointConfig) and k in j.MEANS)}
+        for name, j in sorted(judges.items())
+    }
 
 
 class JudgeUse(Section):

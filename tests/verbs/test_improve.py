@@ -17,7 +17,7 @@ from keel.core.errors import ConfigError, DataError, RunError
 from keel.evaluate.statistics import Interval
 from keel.feedback.candidates import make_candidate
 from keel.judges.build import make_judge
-from keel.judges.config import JudgesFile, ScriptedConfig
+from keel.judges.config import EndpointConfig, JudgesFile, ScriptedConfig
 from keel.judges.scripted import ScriptedJudge
 from keel.types import Candidate, Prompt
 from keel.verbs.improve.choose import Judged, Lesson, explored, harder_after, lessons, prompts_of_round, replayed, success
@@ -26,6 +26,7 @@ from keel.verbs.improve.held_out import Answers, change, check_independent
 from keel.verbs.improve.judging import Match, ask, keep, round_robin, scored, together
 from keel.verbs.improve.recipe import DifficultyConfig, HeldOutConfig, ImproveRecipe, SelectConfig
 from keel.verbs.improve.run import run_improve
+from keel.verbs.shared.inputs import inputs_of
 from labs.study.self_improvement import table, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,26 @@ def test_pictures_and_a_judge_that_does_not_see_them_fail_at_the_start(tmp_path:
     with pytest.raises(DataError, match=r"reads text alone, and \d+ rows hold images: .*rows.jsonl:\d+"):
         run_improve(load(ImproveRecipe, None, given), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_judges_is_what_the_judges_say(tmp_path: Path) -> None:
+    """More money, more patience, another journal: the same run. Another model, template or member: another one."""
+    path = tmp_path / "judges.yaml"
+    far = {"type": "endpoint", "url": "http://far/v1", "model": "m", "price": {"read": 1.0, "written": 1.0}}
+
+    def read(**changed: Any) -> str:
+        path.write_text(json.dumps({"judges": {"far": far | changed, "b": {"type": "scripted"}}}), encoding="utf-8")
+        given = ["model=tiny:llama", "data={path: x.jsonl}", f"judge={{judges: {path}, judge: far, override: far}}", "unguarded=far"]
+        (found,) = (v for k, v in inputs_of(load(ImproveRecipe, None, given)).items() if k.startswith("judge.judges"))
+        return found
+
+    means = {"budget": 5.0, "journal": "j", "concurrency": 2, "per_minute": 9.0, "attempts": 1, "timeout_s": 2.0, "longest_pause_s": 1.0}
+    means |= {"key_env": "KEY", "price": {"read": 2.0, "written": 3.0}}
+    assert set(means) | {"image_tokens"} == EndpointConfig.MEANS
+    assert all(read() == read(**{name: value}) for name, value in means.items())
+    assert read(images=True) == read(images=True, image_tokens=7)
+    others = [{"model": "n"}, {"url": "http://near/v1"}, {"verdict": "json"}, {"images": True}, {"templates": {"pairwise": "pairwise_zh"}}]
+    assert len({read(), *(read(**change) for change in others)}) == 1 + len(others)
 
 
 def by(mean: float, low: float, high: float) -> Interval:
