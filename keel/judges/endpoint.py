@@ -229,8 +229,8 @@ class EndpointJudge:
         images = len(ready.written.images)
         if images and self.config.image_tokens is None:
             return None
-        read, written = most_tokens(ready.written.texts, ready.parameters["max_tokens"])
-        return cost_of(self.config.price, (read + images * (self.config.image_tokens or 0), written))
+        shown, written = most_tokens(ready.written.texts, ready.parameters["max_tokens"])
+        return cost_of(self.config.price, (shown + images * (self.config.image_tokens or 0), written))
 
     async def _post(self, client: Any, ready: Ready, bill: Bill) -> tuple[dict[str, Any], tuple[int, int] | None]:
         """The reply and its tokens. Raises CallError after the last attempt, at once for a refusal that will not change, and before the
