@@ -17,7 +17,7 @@ _FIELDS = {"violates", "severity", "critique"}
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One call: ``answer`` to ``prompt`` (text alone) is held against one principle, or changed for it."""
+    """One call: ``answer`` to ``prompt`` is held against one principle, or changed for it."""
 
     kind: Writing
     prompt: Prompt
@@ -52,6 +52,11 @@ class Writer(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def sees_images(self) -> bool:
+        """Is it shown the images of prompts?"""
+        ...
 
     def price(self, asks: Sequence[Ask]) -> float | None:
         """What the calls will cost at most, before any is made; None = unknown."""

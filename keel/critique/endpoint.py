@@ -40,10 +40,9 @@ class _Caller(EndpointJudge):
         parameters: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.config.max_tokens}
         if question.writing == "critique":
             parameters["response_format"] = {"type": "json_object"}
-        messages = [{"role": role, "content": text} for role, text in question.shown.messages]
-        key = key_of(self.config.url, self.config.model, question.template.hash, parameters, question)
-        body = {"model": self.config.model, "messages": messages, **parameters}
-        return Ready(question, self._templates["rubric"], Written(question.shown.messages, ()), body, key)
+        seen = {"images": True} if self.sees_images and question.holds_image else {}  # to others a word stands in their place
+        key = key_of(self.config.url, self.config.model, question.template.hash, parameters | seen, question)
+        return Ready(question, self._templates["rubric"], Written(question.shown.messages, ()), parameters, key)
 
     def _read(self, ready: Ready, reply: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(ready.question, _Asked)
@@ -60,6 +59,10 @@ class EndpointWriter:
         self.name, self._templates = name, templates
         self._caller = _Caller(name, config)
         self._caller.temperature = temperature
+
+    @property
+    def sees_images(self) -> bool:
+        return self._caller.sees_images
 
     def price(self, asks: Sequence[Ask]) -> float | None:
         return self._caller.price([self._asked(a) for a in asks])
@@ -78,7 +81,7 @@ class EndpointWriter:
             about,
             ask.critique,
             sample=ask.sample,
-            shown=show(template, ask),
+            shown=show(template, ask, sees=self.sees_images),
             writing=ask.kind,
             template=template,
         )

@@ -9,7 +9,7 @@ from keel.critique.ask import Ask, Writing, Wrote, check
 from keel.critique.templates import WritingTemplate, show
 from keel.judges.ask import digest
 from keel.judges.parse import UnreadableError
-from keel.judges.shown import controls_of, tokens_of
+from keel.judges.showing import controls_of, encoded, name_of, sees_images
 from keel.render.renderer import Renderer
 from keel.types import Sampler, SampleRequest, SamplingParams
 
@@ -36,31 +36,36 @@ class LocalWriter:
         )
         self._controls = controls_of(renderer.tokenizer)
 
+    @property
+    def sees_images(self) -> bool:
+        return sees_images(self._renderer)
+
     def price(self, asks: Sequence[Ask]) -> float | None:
         return 0.0
 
     def write(self, asks: Sequence[Ask]) -> list[Wrote]:
         found: dict[int, Wrote] = {}
-        shown = [show(self._templates[a.kind], a, self._controls) for a in asks]
+        shown = [show(self._templates[a.kind], a, self._controls, self.sees_images) for a in asks]
         requests: dict[str, tuple[list[int], SampleRequest]] = {}
         for i, (ask, one) in enumerate(zip(asks, shown, strict=True)):
-            name = digest([ask.kind, list(one.messages), ask.sample])
+            name = digest([ask.kind, name_of(one.messages), ask.sample])
             if name in requests:  # the same call twice is made once
                 requests[name][0].append(i)
                 continue
             try:
-                encoded = tokens_of(self._renderer, one.messages, self._params.max_tokens)
+                prompt = encoded(self._renderer, one.messages, self._params.max_tokens)
             except DataError as error:
-                found[i] = Wrote(error=f"call: {error.message}")
+                found[i] = Wrote(error=f"call: {error.message}", made=False)
                 continue
-            requests[name] = [i], SampleRequest(name, encoded, 1, self._params, self._seed, first_sample=ask.sample)
+            requests[name] = [i], SampleRequest(name, prompt, 1, self._params, self._seed, first_sample=ask.sample)
         self._sampler.submit([request for _, request in requests.values()])
         for rollout in self._sampler.collect() if requests else ():
             places, request = requests[rollout.prompt_id]
             tokens = (len(request.prompt), len(rollout))
             for i in places:
-                found[i] = Wrote(rollout.text, _fault(asks[i].kind, rollout.text, shown[i].mark, rollout.finish_reason), tokens=tokens)
-        return [found.get(i, Wrote(error="call: no reply")) for i in range(len(asks))]
+                fault = _fault(asks[i].kind, rollout.text, shown[i].mark, rollout.finish_reason)
+                found[i] = Wrote(rollout.text, fault, tokens=tokens, made=i == places[0])
+        return [found.get(i, Wrote(error="call: no reply", made=False)) for i in range(len(asks))]
 
 
 def _fault(kind: Writing, text: str, mark: str, finish: str) -> str:

@@ -92,7 +92,7 @@ def revise(
 def _round(
     k: int, asked: Sequence[tuple[Draft, str]], scorer: Scorer, critic: Writer, reviser: Writer, config: ReviseConfig, told: Told
 ) -> None:
-    asks = [Ask("critique", _shown(scorer, d.prompt), d.text, scorer.constitution.named(name)) for d, name in asked]
+    asks = [Ask("critique", shown_to(critic, scorer, d.prompt), d.text, scorer.constitution.named(name)) for d, name in asked]
     wrote = written(critic, asks, told(f"round {k}: critiques", len(asks)))
     open_: list[tuple[Draft, Step, Ask]] = []
     for (draft, name), ask, reply in zip(asked, asks, wrote, strict=True):
@@ -108,7 +108,9 @@ def _round(
             _stay(draft, replace(step, outcome="too slight"))
         else:
             open_.append((draft, step, replace(ask, kind="revision", critique=said.text)))
-    revisions = [replace(ask, sample=n) for _, _, ask in open_ for n in range(config.revisions)]
+    revisions = [
+        replace(ask, prompt=shown_to(reviser, scorer, draft.prompt), sample=n) for draft, _, ask in open_ for n in range(config.revisions)
+    ]
     replies = iter(written(reviser, revisions, told(f"round {k}: revisions", len(revisions))) if revisions else [])
     each = [[next(replies) for _ in range(config.revisions)] for _ in open_]
     texts = [_texts(draft, of_one) for (draft, _, _), of_one in zip(open_, each, strict=True)]
@@ -168,9 +170,9 @@ def _texts(draft: Draft, replies: Sequence[Wrote]) -> list[str]:
     return [text for text in found if text != draft.text.strip()]
 
 
-def _shown(scorer: Scorer, prompt: Prompt) -> Prompt:
-    """What critics see: images by their description, or a line that says that there is one."""
-    return scorer.constitution.shown(prompt) or prompt
+def shown_to(writer: Writer, scorer: Scorer, prompt: Prompt) -> Prompt:
+    """What a writer is shown: images themselves where it sees them, else their description, or a word that says that there is one."""
+    return scorer.constitution.shown(prompt, writer.sees_images) or prompt
 
 
 def _silent(what: str, calls: int) -> Callable[[Sequence[Any]], None]:

@@ -42,13 +42,14 @@ class ScoredPair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """All pairs of answers, counted: ``kept`` + ``unsure`` + ``close`` + ``surplus`` are all pairs of different scored answers."""
+    """All pairs of different scored answers, counted: they are ``kept`` + ``unsure`` + ``close`` + ``surplus`` + ``cut``."""
 
     kept: tuple[ScoredPair, ...]
     unsure: tuple[ScoredPair, ...]
     close: int
     surplus: int  # beyond `per_prompt`
-    conflicts: Mapping[tuple[str, str, str], int]  # (won, lost, by) over all pairs that are apart
+    cut: int  # the better answer was cut off
+    conflicts: Mapping[tuple[str, str, str], int]  # (won, lost, by) over all pairs that are apart, without ``cut``
     overruled: int
 
 
@@ -64,8 +65,14 @@ def pair_of(one: Answer, two: Answer, how: str, floor: float, apart: float) -> S
     return ScoredPair(chosen, rejected, a.score - b.score, sure, torn, overruled)
 
 
-def compare(answers: Sequence[Answer], config: PairsConfig, how: str = "product", floor: float = 0.0) -> Compared:
-    """Pairs of each prompt's answers. Answers without a score take no part; the same text twice is one answer."""
+def cut_off(answer: Answer) -> bool:
+    """Did sampling end it, and not the model?"""
+    return answer.candidate.origin.get("finish_reason") == "length"
+
+
+def compare(answers: Sequence[Answer], config: PairsConfig, how: str = "product", floor: float = 0.0, cut_may_win: bool = True) -> Compared:
+    """Pairs of each prompt's answers. Answers without a score take no part; the same text twice is one answer. ``cut_may_win``: may an
+    answer that was cut off be the better one? It would teach to end in the middle."""
     by_prompt: dict[str, dict[str, Answer]] = {}
     for answer in answers:
         if not answer.scored.error:
@@ -73,18 +80,20 @@ def compare(answers: Sequence[Answer], config: PairsConfig, how: str = "product"
     kept: list[ScoredPair] = []
     unsure: list[ScoredPair] = []
     torn: Counter[tuple[str, str, str]] = Counter()
-    close = surplus = overruled = 0
+    close = surplus = cut = overruled = 0
     for own in by_prompt.values():
         found = [pair_of(a, b, how, floor, config.apart) for a, b in itertools.combinations(own.values(), 2)]
         far = [p for p in found if p.gap > config.gap]
         close += len(found) - len(far)
-        torn.update((c.won, c.lost, c.by) for p in far for c in p.conflicts)
-        overruled += sum(p.overruled for p in far)
-        sure = sorted((p for p in far if p.confidence >= config.confidence), key=lambda p: (-p.gap, stable_hash("pair", p.name)))
-        unsure += [p for p in far if p.confidence < config.confidence]
+        whole = [p for p in far if cut_may_win or not cut_off(p.chosen)]
+        cut += len(far) - len(whole)
+        torn.update((c.won, c.lost, c.by) for p in whole for c in p.conflicts)
+        overruled += sum(p.overruled for p in whole)
+        sure = sorted((p for p in whole if p.confidence >= config.confidence), key=lambda p: (-p.gap, stable_hash("pair", p.name)))
+        unsure += [p for p in whole if p.confidence < config.confidence]
         kept += sure[: config.per_prompt]
         surplus += max(0, len(sure) - config.per_prompt)
-    return Compared(tuple(kept), tuple(unsure), close, surplus, dict(torn), overruled)
+    return Compared(tuple(kept), tuple(unsure), close, surplus, cut, dict(torn), overruled)
 
 
 def for_people(found: Compared, config: AuditConfig, seed: int) -> list[tuple[ScoredPair, str]]:

@@ -17,6 +17,10 @@ class RuleCritic:
     scorer: Scorer
     name: str = "rules"
 
+    @property
+    def sees_images(self) -> bool:
+        return False
+
     def price(self, asks: Sequence[Ask]) -> float | None:
         return 0.0
 
@@ -25,10 +29,10 @@ class RuleCritic:
 
     def _one(self, ask: Ask) -> Wrote:
         if ask.kind != "critique" or not self.scorer.known(ask.principle):
-            return Wrote(error="rules: no rule scores this principle")
+            return Wrote(error="rules: no rule scores this principle", made=False)
         p, why, error = self.scorer.by_rule(ask.principle, [(ask.prompt, ask.answer)])[0]
         if error or p != p:
-            return Wrote(error=f"rules: {error or 'no score'}")
+            return Wrote(error=f"rules: {error or 'no score'}", made=False)
         severity = LEAST + round((MOST - LEAST) * (1 - p))
         says = {"violates": p < ask.principle.least, "severity": severity, "critique": why or ask.principle.text}
         return Wrote(json.dumps(says, ensure_ascii=False), made=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,12 @@ from keel.core.config import Section, dump
 from keel.core.errors import ConfigError
 from keel.critique.ask import Ask, Writing
 from keel.judges.ask import digest
-from keel.judges.templates import asked, between, broken, mark_of, template_of
+from keel.judges.pictures import Content, Part, content_of, each_text, said, texts_of
+from keel.judges.templates import broken, fill, mark_of, template_of
+from keel.types import ImagePart, TextPart
 
 _FILL = re.compile(r"\{(prompt|answer|principle|request|critique)\}")
+_IMAGE = defaultdict(lambda: "image", zh="图像")  # by the template's language
 _NEEDED: dict[str, set[str]] = {"critique": {"prompt", "answer", "principle", "request"}}
 _NEEDED["revision"] = _NEEDED["critique"] | {"critique"}
 
@@ -50,7 +54,7 @@ class WritingTemplate(Section):
 class Shown:
     """(role, content) of each message, and the mark that no text has."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[tuple[str, Content], ...]
     mark: str
 
 
@@ -59,18 +63,25 @@ def load_template(name: str) -> WritingTemplate:
     return template_of(WritingTemplate, "keel.critique", name)
 
 
-def show(template: WritingTemplate, ask: Ask, controls: Sequence[str] = ()) -> Shown:
-    """The messages of one call. ``controls``: special tokens of the writer's own tokenizer, broken where a text has them."""
+def show(template: WritingTemplate, ask: Ask, controls: Sequence[str] = (), sees: bool = False) -> Shown:
+    """The messages of one call. ``controls``: special tokens of the writer's own tokenizer, broken where a text has them. ``sees``: is the
+    writer shown images? To one that is not, a word says where an image stands."""
     if template.kind != ask.kind:
         raise ConfigError(f"a template for a {template.kind} cannot ask for a {ask.kind}", "name one of that kind")
-    shown = {"prompt": asked(ask.prompt), "answer": ask.answer, "critique": ask.critique}
-    texts = {name: broken(text, controls) for name, text in shown.items()}
-    mark, words = mark_of(list(texts.values())), template.words
+    prompt = ask.prompt
+    asked = (TextPart(prompt.text),) if prompt.text is not None else said(prompt.messages)
+    if not sees:
+        asked = tuple(TextPart(f"[{_IMAGE[template.language]}]") if isinstance(p, ImagePart) else p for p in asked)
+    plain = {"prompt": asked, "answer": (TextPart(ask.answer),), "critique": (TextPart(ask.critique),)}
+    texts = {name: each_text(parts, lambda text: broken(text, controls)) for name, parts in plain.items()}
+    mark, words = mark_of([t for parts in texts.values() for t in texts_of(parts)]), template.words
 
-    def block(name: str) -> str:
-        return between(words["begin"], words["end"], words[name], mark, texts[name])
+    def block(name: str) -> list[Part]:
+        begin, end = (f"[{words[side]} {words[name]} | {mark}]" for side in ("begin", "end"))
+        return [TextPart(f"{begin}\n"), *texts[name], TextPart(f"\n{end}")]
 
     own = ask.principle.critique if ask.kind == "critique" else ask.principle.revision
-    filled = {name: block(name) for name in texts} | {"principle": ask.principle.text, "request": own or template.request}
+    filled: dict[str, Sequence[Part]] = {name: block(name) for name in texts}
+    filled |= {"principle": (TextPart(ask.principle.text),), "request": (TextPart(own or template.request),)}
     sides = (("system", template.system), ("user", template.user))
-    return Shown(tuple((role, _FILL.sub(lambda m: filled[m[1]], text).strip()) for role, text in sides), mark)
+    return Shown(tuple((role, content_of(fill(_FILL, text, filled))) for role, text in sides), mark)

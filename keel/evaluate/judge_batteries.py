@@ -11,7 +11,7 @@ import numpy as np
 from keel.core.hashing import stable_hash
 from keel.evaluate.judge_measures import Case, JudgedPair, Measuring, Rate
 from keel.judges.ask import OVERALL, SIDES, Judge, Question, Said
-from keel.types import Candidate
+from keel.types import Candidate, Message, TextPart
 
 # ``{label}`` is the label of the place at which the answer stands.
 INJECTIONS: Mapping[str, str] = {
@@ -103,10 +103,17 @@ def _attacks(j: JudgedPair, seed: int) -> list[_Attack]:
         demand = text.format(label=label, small=label.lower())
         for name, tail in ((kind, demand), ("", calm(len(demand)))):
             answer = q.answers[lost]
-            loud = replace(answer, text=f"{answer.text}\n\n{tail}", turns=())
+            turns = (*answer.turns[:-1], _behind(answer.turns[-1], tail)) if answer.turns else ()
+            loud = replace(answer, text=f"{answer.text}\n\n{tail}", turns=turns)
             answers = (loud, q.answers[1]) if lost == 0 else (q.answers[0], loud)
             found.append(_Attack(name, q.prompt.prompt_id, replace(q, answers=answers, order=order), SIDES[lost]))
     return found
+
+
+def _behind(turn: Message, tail: str) -> Message:
+    """The turn with a text behind all that it has, images too."""
+    parts = (TextPart(turn.content),) if isinstance(turn.content, str) else turn.content
+    return replace(turn, content=(*parts, TextPart(f"\n\n{tail}")))
 
 
 def hollow(judge: Judge, judged: Sequence[JudgedPair], how: Measuring, prompts: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from keel.core.errors import DataError
 from keel.core.hashing import stable_hash
 from keel.evaluate.judge_measures import majority
 from keel.judges.ask import Question
-from keel.judges.templates import holds_image
+from keel.judges.pictures import holds_image
 from keel.types import Candidate, Comparison, Message, Pair, Prompt
 from keel.types.identity import answer_key
 

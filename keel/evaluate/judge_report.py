@@ -16,6 +16,7 @@ from keel.judges import gate
 from keel.judges.ask import Judge
 from keel.judges.gate import GateConfig
 from keel.judges.orders import Told, verdicts
+from keel.judges.record import first_failures
 
 log = logging.getLogger("keel")
 
@@ -74,6 +75,7 @@ def measured(judge: Judge, judged: Sequence[JudgedPair], config: JudgeReportConf
         "measures": rates,
         "calibration": None if lost else judge_measures.calibration(judged, how, config.bins),
         "failures_by_kind": judge_measures.failures_by_kind(judged),
+        "first_failures": first_failures(s for j in judged for _, s in j.verdict.calls),
         "price": judge_measures.price(judged),
         "injected": None,
         "hollow": None,
@@ -91,6 +93,7 @@ def headline(report: dict[str, Any]) -> list[str]:
         if (battery := report[name]) is not None:
             keys = [k for k in ("all", "control", "excess") if k in battery]
             lines += judge_measures.summary({f"{name} ({k})": battery[k] for k in keys})
+    lines += [f"failed {n}x: {report['first_failures'][kind][:300]}" for kind, n in report["failures_by_kind"].items()]
     p = report["price"]
     cost = "unknown" if p["cost"] is None else f"{p['cost']:.4g}"
     lines.append(f"price: {cost} for {p['made']} calls made of {p['calls']}")

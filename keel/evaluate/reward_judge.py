@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from keel.judges.ask import OVERALL, Question, Said, digest, failed
 from keel.judges.config import RewardModelConfig
-from keel.judges.templates import holds_image
+from keel.judges.pictures import holds_image
 from keel.rewards.score import Score
 from keel.rewards.text import TextScorer
 
@@ -21,6 +21,7 @@ class RewardModelJudge:
     config: RewardModelConfig
     scorer: TextScorer
     weights: str
+    sees_images: bool = False  # in prompts; answers are scored by their text
 
     @property
     def identity(self) -> str:
@@ -38,7 +39,7 @@ class RewardModelJudge:
         items = [(q.prompt, a.text) for q in shown for a in q.answers]
         scores = iter(self.scorer.judge(items)) if items else iter(())
         said = {id(q): self._said(q, [next(scores) for _ in q.answers]) for q in shown}
-        return [said.get(id(q)) or failed("images: an answer holds some, and its text alone is no answer") for q in questions]
+        return [said.get(id(q)) or failed("images: an answer holds some, and its text alone is no answer", made=False) for q in questions]
 
     def _said(self, question: Question, scores: Sequence[Score]) -> Said:
         lost = next((s for s in scores if not math.isfinite(s)), None)

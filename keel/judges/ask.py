@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from keel.core.errors import DataError
-from keel.types import Candidate, Prompt
+from keel.judges.pictures import holds_image, known_by
+from keel.types import Candidate, Message, Prompt
 
 Kind = Literal["pairwise", "pointwise", "ranking", "rubric"]
 SIDES = ("first", "second", "tie")
@@ -50,21 +51,29 @@ class Question:
         return tuple(self.answers[i].text for i in self.order)
 
     @property
+    def holds_image(self) -> bool:
+        """Does the prompt or an answer hold an image?"""
+        return holds_image(self.prompt.messages) or any(holds_image(a.turns) for a in self.answers)
+
+    @property
     def swapped(self) -> Question:
         """The same question with the answers shown in the reverse order."""
         return replace(self, order=self.order[::-1])
 
     def content(self) -> dict[str, Any]:
-        """What the question is about, as JSON, whatever order and sample: prompt, texts, criterion, reference."""
-        said = [[m.role, repr(m.content)] for m in self.prompt.messages]
-        texts = [a.text for a in self.answers]
+        """What the question is about, as JSON, whatever order and sample: prompt, answers, criterion, reference. Images by their bytes."""
         return {
-            "prompt": said or self.prompt.text,
-            "answers": texts,
+            "prompt": _content(self.prompt.messages) or self.prompt.text,
+            "answers": [_content(a.turns) or a.text for a in self.answers],
             "kind": self.kind,
             "criterion": self.criterion,
             "reference": self.reference,
         }
+
+
+def _content(turns: Sequence[Message]) -> list[list[Any]]:
+    calls = [m.extra.get("tool_calls") for m in turns]
+    return [[m.role, repr(known_by(m.content)), *([c] if c else [])] for m, c in zip(turns, calls, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,11 @@ class Judge(Protocol):
         """The family of its model ("" = none): answers of the same one are watched for favour."""
         ...
 
+    @property
+    def sees_images(self) -> bool:
+        """Is it shown images? One that reads text alone refuses them (`check_images`)."""
+        ...
+
     def price(self, questions: Sequence[Question]) -> float | None:
         """What the questions will cost at most, before any is asked; None = unknown."""
         ...
@@ -136,6 +150,19 @@ class Judge(Protocol):
     def ask(self, questions: Sequence[Question]) -> list[Said]:
         """One answer to each question, in order; failures are answers too."""
         ...
+
+
+def check_images(judge: Judge, rows: Iterable[tuple[Prompt, Sequence[Candidate]]], hint: str = "") -> None:
+    """Raises DataError, before anything is asked, where rows hold images and the judge reads text alone: each is named."""
+    if judge.sees_images:
+        return
+    lost = [p.source_id or p.prompt_id for p, answers in rows if holds_image(p.messages) or any(holds_image(a.turns) for a in answers)]
+    if lost:
+        named = ", ".join(dict.fromkeys(lost[:5])) + (", ..." if len(lost) > 5 else "")
+        raise DataError(
+            f"judge {judge.name} reads text alone, and {len(lost)} rows hold images: {named}",
+            hint or "leave them out, or take a judge that sees images (type endpoint with images: true, or a local vision-language model)",
+        )
 
 
 def digest(value: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from keel.core.config import load
 from keel.core.errors import ConfigError
 from keel.judges.ask import Judge
-from keel.judges.config import AnyJudge, EndpointConfig, JudgesFile, LocalConfig, PanelConfig, RewardModelConfig, ScriptedConfig
+from keel.judges.config import EndpointConfig, JudgesFile, LocalConfig, PanelConfig, RewardModelConfig, ScriptedConfig
 from keel.judges.panel import PanelJudge
 from keel.judges.scripted import ScriptedJudge
 
@@ -24,13 +24,7 @@ def read_judges(path: str) -> JudgesFile:
 
 def make_judge(name: str, judges: JudgesFile, reward_model: RewardModelJudge | None = None) -> Judge:
     """The judge of that name, with whatever it needs loaded. Raises UserError."""
-    return _made(name, judges.named(name), judges.judges, reward_model, ())
-
-
-def _made(
-    name: str, config: AnyJudge, others: Mapping[str, AnyJudge], reward_model: RewardModelJudge | None, above: tuple[str, ...]
-) -> Judge:
-    match config:
+    match config := judges.named(name):
         case ScriptedConfig():
             return ScriptedJudge(name, config)
         case EndpointConfig():
@@ -46,12 +40,7 @@ def _made(
                 raise ConfigError(f"judge {name}: a reward model cannot judge here", "name the reward model itself as the reward")
             return reward_model(name, config)
         case PanelConfig():
-            lost = [m for m in config.members if m not in others]
-            if lost or name in above:
-                raise ConfigError(
-                    f"judge {name}: " + (f"no judge {lost[0]!r}" if lost else "a panel cannot be its own member"), "name other members"
-                )
-            members = [_made(m, others[m], others, reward_model, (*above, name)) for m in config.members]
+            members = [make_judge(m, judges, reward_model) for m in config.members]
             if len({m.identity for m in members}) < len(members):
                 raise ConfigError(f"judge {name}: two members are the same judge", "its voice would count twice")
             return PanelJudge(name, tuple(members), config.quorum, config.family)

@@ -33,7 +33,9 @@ def reply_of(response: Any) -> tuple[dict[str, Any], tuple[int, int] | None]:
         tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise CallError(f"call: the reply is not of the chat protocol: {type(error).__name__} {error}", paid=True) from None
-    counted = all(isinstance(t, int) and not isinstance(t, bool) and 0 <= t < _MOST_COUNTED for t in tokens)
+    # nobody reads a prompt of no token, or writes a text of none: who says so has not counted
+    least = (1, 1 if text else 0)
+    counted = all(isinstance(t, int) and not isinstance(t, bool) and n <= t < _MOST_COUNTED for t, n in zip(tokens, least, strict=True))
     reply = {"text": text if isinstance(text, str) else "", "top": top, "finish": finish}
     return reply, cast("tuple[int, int]", tokens) if counted else None
 

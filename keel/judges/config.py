@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from keel.core.config import Section, load
+from keel.core.config import Section, dump, load
 from keel.core.errors import ConfigError
 from keel.core.python_file import file_of
 from keel.judges.ask import Kind
@@ -73,6 +73,14 @@ class AskedConfig(Section):
 class EndpointConfig(AskedConfig):
     """A model behind OpenAI's chat protocol."""
 
+    # how it is asked, how fast and for how much: none of it decides what it says
+    MEANS: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("key_env", "concurrency", "per_minute", "attempts", "timeout_s", "longest_pause_s"),
+            *("price", "budget", "journal", "image_tokens"),
+        }
+    )
+
     type: Literal["endpoint"] = Field(default="endpoint", description="A server of OpenAI's chat protocol.")
     url: str = Field(pattern=r"^https?://\S+$", description="Address up to and with /v1, e.g. http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="Name of the model that the server is asked for.")
@@ -80,6 +88,17 @@ class EndpointConfig(AskedConfig):
     verdict: Literal["logprobs", "label", "json"] = Field(
         default="logprobs",
         description="logprobs = from the distribution of one label token; label = a sampled label; json = an object (and all rankings).",
+    )
+    images: bool = Field(
+        default=False,
+        description="Does the model see images? They are sent as content parts, where they stand; false = rows with images are refused by "
+        "name before the first call.",
+    )
+    image_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        description="Tokens that an image is charged at most, for prices told before and for calls whose tokens nobody counted; empty = "
+        "unknown. A budget needs it where images=true.",
     )
     concurrency: int = Field(default=8, ge=1, le=128, description="Calls in flight at once.")
     per_minute: float | None = Field(default=None, gt=0, description="Calls begun in a minute at most; empty = as many as go.")
@@ -98,6 +117,10 @@ class EndpointConfig(AskedConfig):
     def _budget_has_a_price(self) -> EndpointConfig:
         if self.budget is not None and (self.price.read is None or self.price.written is None):
             raise ConfigError("budget: a budget cannot be kept where the price is unknown", "give price.read and price.written")
+        if self.budget is not None and self.images and self.image_tokens is None:
+            raise ConfigError("budget: it cannot be kept where nobody knows what an image may cost", "give image_tokens")
+        if self.image_tokens is not None and not self.images:
+            raise ConfigError("image_tokens would have no effect with images=false", "leave it out, or set images=true")
         return self
 
 
@@ -150,10 +173,20 @@ class JudgesFile(Section):
     judges: dict[str, JudgeConfig] = Field(min_length=1, description="Judges by name.")
 
     def named(self, name: str) -> AnyJudge:
-        """Raises ConfigError for a name that is not there."""
-        if name not in self.judges:
-            raise ConfigError(f"there is no judge {name!r}", f"the file has {', '.join(sorted(self.judges))}")
+        """Raises ConfigError for a name that is not there, and for a panel with a member that is not there, or that is a panel around
+        itself: whoever asks for the members of what this returns comes to an end."""
+        self._check(name, ())
         return self.judges[name]
+
+    def _check(self, name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise ConfigError(f"judge {name}: a panel cannot be its own member ({' > '.join((*above, name))})", "name other members")
+        if name not in self.judges:
+            what = f"judge {above[-1]}: no judge {name!r}" if above else f"there is no judge {name!r}"
+            raise ConfigError(what, f"the file has {', '.join(sorted(self.judges))}")
+        config = self.judges[name]
+        for member in config.members if isinstance(config, PanelConfig) else ():
+            self._check(member, (*above, name))
 
     def models(self, name: str) -> Iterator[tuple[str, str]]:
         """(name of the judge, model folder) of all that ``name`` loads in this process."""
@@ -179,6 +212,16 @@ class JudgesFile(Section):
                     yield from self.functions(member)
             case _:
                 return
+
+
+def deciding_of(path: Path) -> dict[str, Any]:
+    """What a file of judges says of what they say: a run that goes on must find that as it was, and may find more money, another server's
+    key, or more patience. Raises ConfigError for a file that cannot be read."""
+    judges = load(JudgesFile, path).judges
+    return {
+        name: {k: v for k, v in dump(j).items() if not (isinstance(j, EndpointConfig) and k in j.MEANS)}
+        for name, j in sorted(judges.items())
+    }
 
 
 class JudgeUse(Section):

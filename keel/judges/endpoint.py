@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from keel.core.errors import ConfigError, UserError
+from keel.core.errors import ConfigError, DataError, UserError
 from keel.judges import read
 from keel.judges.ask import Question, Said, digest, failed
 from keel.judges.budget import Budget, cost_of, most_tokens
@@ -21,6 +21,7 @@ from keel.judges.chat import CallError, asked_pause, reply_of
 from keel.judges.config import EndpointConfig
 from keel.judges.journal import Call, Journal, key_of
 from keel.judges.parse import UnreadableError, distribution
+from keel.judges.pictures import sent
 from keel.judges.templates import Template, Written, load_template, write
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 529})
@@ -31,13 +32,19 @@ _TOP = 20  # log-probabilities that the protocol gives at most
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A call before it is made."""
+    """A call before it is made. Its images are read when it is sent: all of a job's would fill the memory."""
 
     question: Question
     template: Template
     written: Written
-    body: dict[str, Any]
+    parameters: dict[str, Any]
     key: str
+
+    def body(self, model: str) -> bytes:
+        """What is sent. Raises RefusedError (a DataError) for an image that cannot be read."""
+        messages = [{"role": role, "content": sent(content)} for role, content in self.written.messages]
+        whole = {"model": model, "messages": messages, **self.parameters}
+        return json.dumps(whole).encode()  # ASCII: half a surrogate pair in a text breaks nothing
 
 
 @dataclass(slots=True)
@@ -81,11 +88,16 @@ class EndpointJudge:
         c = self.config
         templates = {kind: t.hash for kind, t in self._templates.items()}
         parameters = {kind: self._parameters(kind) for kind in self._templates}
-        return digest({"url": c.url, "model": c.model, "templates": templates, "parameters": parameters})
+        images = {"images": True} if c.images else {}
+        return digest({"url": c.url, "model": c.model, "templates": templates, "parameters": parameters, **images})
 
     @property
     def family(self) -> str:
         return self.config.family
+
+    @property
+    def sees_images(self) -> bool:
+        return self.config.images
 
     def price(self, questions: Sequence[Question]) -> float | None:
         """What is not in the journal, every reply at its longest, each call answered at once."""
@@ -119,15 +131,14 @@ class EndpointJudge:
 
     def _ready(self, question: Question) -> Ready:
         template = self._templates[question.kind]
-        written = write(template, question, "json" if self._mode(question.kind) == "json" else "label")
+        written = write(template, question, "json" if self._mode(question.kind) == "json" else "label", sees=self.sees_images)
         if self._mode(question.kind) == "logprobs" and len(written.labels) > _TOP:
             raise ConfigError(
                 f"a scale of {len(written.labels)} steps has more labels than the {_TOP} tokens that servers tell", "verdict=json"
             )
         parameters = self._parameters(question.kind)
-        body = {"model": self.config.model, "messages": [{"role": r, "content": c} for r, c in written.messages], **parameters}
         key = key_of(self.config.url, self.config.model, template.hash, parameters, question)
-        return Ready(question, template, written, body, key)
+        return Ready(question, template, written, parameters, key)
 
     async def _all(self, ready: Sequence[Ready]) -> list[Said]:
         gate = asyncio.Semaphore(self.config.concurrency)
@@ -214,14 +225,21 @@ class EndpointJudge:
                 return read.of_json(ready.template, ready.question, reply["text"])
 
     def _most(self, ready: Ready) -> float | None:
-        """What a call costs at most."""
-        return cost_of(self.config.price, most_tokens((text for _, text in ready.written.messages), ready.body["max_tokens"]))
+        """What a call costs at most; None = unknown, also where nobody said what an image may come to."""
+        images = len(ready.written.images)
+        if images and self.config.image_tokens is None:
+            return None
+        shown, written = most_tokens(ready.written.texts, ready.parameters["max_tokens"])
+        return cost_of(self.config.price, (shown + images * (self.config.image_tokens or 0), written))
 
     async def _post(self, client: Any, ready: Ready, bill: Bill) -> tuple[dict[str, Any], tuple[int, int] | None]:
         """The reply and its tokens. Raises CallError after the last attempt, at once for a refusal that will not change, and before the
         attempt that there is no money for. Attempts that may be charged are put down, and on the bill."""
         url, headers = f"{self.config.url.rstrip('/')}/chat/completions", {"Idempotency-Key": ready.key, "Content-Type": "application/json"}
-        body = json.dumps(ready.body).encode()  # ASCII: half a surrogate pair in a text breaks nothing
+        try:
+            body = await asyncio.to_thread(ready.body, self.config.model) if ready.written.images else ready.body(self.config.model)
+        except DataError as error:
+            raise CallError(f"images: {error.message}") from None
         why, wait = "", 0.0
         for attempt in range(self.config.attempts):
             await self._afford(why)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from keel.core.config import Section
+from keel.core.config import Section, checked
 from keel.core.errors import ConfigError
 from keel.judges.ask import Judge
 
@@ -146,9 +146,18 @@ def read_report(path: str) -> dict[str, Any]:
         found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no report of a judge: {error}", "keel judge report --json FILE writes one") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("gate"), dict):
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not _whole(found):
         raise ConfigError(f"{path}: no report of a judge, or of another version", "write it again with keel judge report")
     return found
+
+
+def _whole(found: Mapping[str, Any]) -> bool:
+    """Has it all that the gate reads?"""
+    parts = [found.get(name) for name in ("judge", "gate", "measures", "settings")]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(found["judge"].get("identity"), str):
+        return False
+    checks = found["gate"].get("checks")
+    return isinstance(checks, list) and all(isinstance(c, dict) and set(Check.__slots__) <= set(c) for c in checks)
 
 
 def _refusal(judge: Judge, report: str) -> tuple[str, dict[str, Any]]:
@@ -156,14 +165,30 @@ def _refusal(judge: Judge, report: str) -> tuple[str, dict[str, Any]]:
     if not report:
         return "it has no report", {}
     found = read_report(report)
-    told = {"report": report, "checks": found["gate"]["checks"]}
+    written = found["gate"]["checks"]
+    told = {"report": report, "checks": written}
     if found["judge"]["identity"] != judge.identity:
         return f"the report {report} is of another judge or of other settings of it", told
-    lost = [c for c in found["gate"]["checks"] if not c["passed"]]
+    checks = _checks_of(found, report)
+    unasked = [c.name for c in checks if c.name not in {c["name"] for c in written}]
+    if unasked:
+        why = f"the report {report} is of an older gate, which did not check {', '.join(unasked)}; write it again with keel judge report"
+        return why, told
+    lost = [c.to_json() for c in checks if not c.passed]
+    lost += [c for c in written if not c["passed"] and c["name"] not in {c["name"] for c in lost}]
     if not lost:
         return "", told
     values = ", ".join(f"{c['name']} {_shown(c['value'])} (limit {c['limit']:g})" for c in lost)
     return f"its report fails: {values}", told
+
+
+def _checks_of(found: Mapping[str, Any], report: str) -> list[Check]:
+    """The lines that today's gate has for the report's numbers, under the limits that the report was made with. Raises ConfigError."""
+    try:
+        return decide(found, checked(GateConfig, found["settings"]["gate"]))
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        why = f"{report}: no report of a judge that today's gate can read ({type(error).__name__}: {error})"
+        raise ConfigError(why, "write it again with keel judge report") from None
 
 
 def _shown(value: float | None) -> str:

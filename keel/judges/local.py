@@ -13,7 +13,7 @@ from keel.judges import read
 from keel.judges.ask import Question, Said, digest, failed
 from keel.judges.config import LocalConfig
 from keel.judges.parse import UnreadableError
-from keel.judges.shown import controls_of, tokens_of
+from keel.judges.showing import controls_of, encoded, sees_images
 from keel.judges.templates import Template, Written, load_template, write
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
@@ -56,6 +56,10 @@ class LocalJudge:
     def family(self) -> str:
         return self.config.family
 
+    @property
+    def sees_images(self) -> bool:
+        return sees_images(self.renderer)
+
     def price(self, questions: Sequence[Question]) -> float | None:
         return 0.0
 
@@ -66,24 +70,24 @@ class LocalJudge:
         for i, question in enumerate(questions):
             template = self._template(question.kind)
             mode = "label" if template.reply_label else "json"
-            written = write(template, question, mode, self._controls)
+            written = write(template, question, mode, self._controls, self.sees_images)
             reserve = 1 if mode == "label" else self.config.max_tokens
             try:
-                encoded = tokens_of(self.renderer, written.messages, reserve)
+                prompt = encoded(self.renderer, written.messages, reserve)
             except DataError as error:
-                found[i] = failed(f"call: {error.message}")
+                found[i] = failed(f"call: {error.message}", made=False)
                 continue
             if mode == "label":
-                labelled.append((i, written, self._unit(i, encoded, written.labels)))
+                labelled.append((i, written, self._unit(i, prompt, written.labels)))
             else:
-                drawn.append((i, self._request(i, question, encoded)))
+                drawn.append((i, self._request(i, question, prompt)))
         for (i, written, unit), row in zip(
             labelled, self._inference.logprobs([u for _, _, u in labelled]) if labelled else [], strict=True
         ):
             found[i] = self._of_labels(questions[i], written, unit, [float(b[0]) for b in row])
         if drawn:
             self._draw(questions, drawn, found)
-        return [said if said is not None else failed("call: no reply") for said in found]
+        return [said if said is not None else failed("call: no reply", made=False) for said in found]
 
     def _of_labels(self, question: Question, written: Written, unit: Unit, logprobs: Sequence[float]) -> Said:
         p_K = torch.softmax(torch.tensor(logprobs, dtype=torch.float64), 0).tolist()  # only labels may be said: the rest is masked
@@ -110,16 +114,16 @@ class LocalJudge:
             self._templates[kind] = load_template(self.config.templates.of(kind))  # type: ignore[arg-type]
         return self._templates[kind]
 
-    def _unit(self, i: int, encoded: Encoded, labels: Sequence[str]) -> Unit:
+    def _unit(self, i: int, prompt: Encoded, labels: Sequence[str]) -> Unit:
         ids = [tuple(self.renderer.codec.encode(label)) for label in labels]
         if any(len(x) != 1 for x in ids) or len(set(ids)) < len(ids):
             raise ConfigError(
                 f"judge {self.name}: this tokenizer has no token of its own for each of {', '.join(labels)}", "take another model"
             )
         branches = tuple(Branch(torch.tensor(x, dtype=torch.int64), torch.ones(1, dtype=torch.bool)) for x in ids)
-        return Unit(f"judge-{i}", encoded, branches)
+        return Unit(f"judge-{i}", prompt, branches)
 
-    def _request(self, i: int, question: Question, encoded: Encoded) -> SampleRequest:
+    def _request(self, i: int, question: Question, prompt: Encoded) -> SampleRequest:
         params = SamplingParams(
             max_tokens=self.config.max_tokens,
             temperature=self.config.temperature,
@@ -127,7 +131,7 @@ class LocalJudge:
             banned_tokens=self.renderer.banned_tokens,
         )
         name = digest([question.content(), list(question.order), question.sample, i])
-        return SampleRequest(name, encoded, 1, params, self.config.seed, first_sample=question.sample)
+        return SampleRequest(name, prompt, 1, params, self.config.seed, first_sample=question.sample)
 
 
 def load_local(name: str, config: LocalConfig) -> LocalJudge:

@@ -27,6 +27,10 @@ class PanelJudge:
     def family(self) -> str:
         return self.own_family
 
+    @property
+    def sees_images(self) -> bool:
+        return all(m.sees_images for m in self.members)
+
     def price(self, questions: Sequence[Question]) -> float | None:
         prices = [m.price(questions) for m in self.members]
         return None if any(p is None for p in prices) else math.fsum(p for p in prices if p is not None)

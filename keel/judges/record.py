@@ -11,7 +11,7 @@ share a place in a store only if one of them is the other one made again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keel.core.hashing import stable_hash
@@ -55,6 +55,15 @@ def judgements(task: Task, judge: Judge, verdict: Verdict, at: str) -> list[Judg
 def failures(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """Failed calls by kind: what stands before the colon of their errors."""
     return dict(sorted(Counter(said.error.partition(":")[0] for v in verdicts for _, said in v.calls if said.error).items()))
+
+
+def first_failures(calls: Iterable[Said]) -> dict[str, str]:
+    """The first error of each kind, whole: what somebody who mends it must read."""
+    found: dict[str, str] = {}
+    for said in calls:
+        if said.error:
+            found.setdefault(said.error.partition(":")[0], said.error)
+    return dict(sorted(found.items()))
 
 
 def answer_of(said: Said) -> Answer:

@@ -43,6 +43,10 @@ class ScriptedJudge:
     def family(self) -> str:
         return self.config.family
 
+    @property
+    def sees_images(self) -> bool:
+        return True  # they trouble nobody who reads no word either; what it says hangs on their bytes, as on all that it is asked
+
     def price(self, questions: Sequence[Question]) -> float | None:
         return self.config.price * len(questions)
 

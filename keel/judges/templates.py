@@ -21,15 +21,16 @@ from pydantic import Field, model_validator
 from keel.core.config import Section, dump, load
 from keel.core.errors import ConfigError, DataError
 from keel.judges.ask import Kind, Question, digest
-from keel.types import ImagePart, Message, Prompt
+from keel.judges.pictures import Content, Part, content_of, each_text, holds_image, images_of, said, texts_of
+from keel.types import ImagePart, TextPart
 
+SectionT = TypeVar("SectionT", bound=Section)
 Mode = Literal["label", "json"]
 _FILL = re.compile(r"\{(prompt|answers|reference|criterion|reply|labels|scale)\}")
 _CONTROL = re.compile(
     r"<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<(?:bos|eos|unk|pad)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?think>",
     re.IGNORECASE,
 )
-SectionT = TypeVar("SectionT", bound=Section)
 _BREAK = "\u200b"  # shows nothing and makes two tokens of one marker
 
 
@@ -98,8 +99,18 @@ class Template(Section):
 class Written:
     """A question as a judge is shown it: (role, content) of each message, and the labels that a verdict may have."""
 
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[tuple[str, Content], ...]
     labels: tuple[str, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """All that is written, images left out."""
+        return [text for _, content in self.messages for text in texts_of(content)]
+
+    @property
+    def images(self) -> list[ImagePart]:
+        """The images in the order in which they are shown."""
+        return [part for _, content in self.messages for part in images_of(content)]
 
 
 def load_template(name: str) -> Template:
@@ -122,8 +133,9 @@ def template_names(room: str = "keel.judges") -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in (resources.files(room) / "prompts").iterdir() if f.name.endswith(".yaml"))
 
 
-def write(template: Template, question: Question, mode: Mode, controls: Sequence[str] = ()) -> Written:
+def write(template: Template, question: Question, mode: Mode, controls: Sequence[str] = (), sees: bool = False) -> Written:
     """The messages that ask ``question``. ``controls``: special tokens of the judge's own tokenizer, broken where a text has them.
+    ``sees``: is the judge shown images, where they stand in the turns? One that is not raises DataError for them.
 
     Raises ConfigError for a template of another kind, without this form of reply, or for a reference that it needs or does not show.
     """
@@ -136,46 +148,33 @@ def write(template: Template, question: Question, mode: Mode, controls: Sequence
     if not reply:
         raise ConfigError(f"a {template.kind} template without reply_label has no reply of one label", "take mode: json")
     prompt = question.prompt
-    if holds_image(prompt.messages) or any(holds_image(a.turns) for a in question.answers):
+    if question.holds_image and not sees:
         what = (
             f"prompt {prompt.prompt_id} ({prompt.source_id})" if holds_image(prompt.messages) else f"an answer to prompt {prompt.prompt_id}"
         )
-        raise DataError(f"{what} holds images, and judges read text alone", "leave such rows out")
-    texts = [broken(text, controls) for text in (asked(prompt), *question.shown, question.reference)]
-    mark, labels, words = mark_of(texts), template.labels(len(question.answers)), template.words
-    single = len(question.answers) == 1
-    names = [words.answer if single else f"{words.answer} {letter}" for letter in ascii_uppercase[: len(question.answers)]]
+        raise DataError(f"{what} holds images, and this judge reads text alone", "leave such rows out")
+    answers = [question.answers[i] for i in question.order]
+    asked = (TextPart(prompt.text),) if prompt.text is not None else said(prompt.messages)
+    each = [asked, *(said(a.turns) or (TextPart(a.text),) for a in answers), (TextPart(question.reference),)]
+    shown = [each_text(parts, lambda text: broken(text, controls)) for parts in each]
+    mark, labels, words = mark_of([t for parts in shown for t in texts_of(parts)]), template.labels(len(answers)), template.words
+    names = [words.answer if len(answers) == 1 else f"{words.answer} {letter}" for letter in ascii_uppercase[: len(answers)]]
 
-    def block(name: str, text: str) -> str:
-        return between(words.begin, words.end, name, mark, text)
+    def block(name: str, parts: Sequence[Part]) -> list[Part]:
+        return [TextPart(f"[{words.begin} {name} | {mark}]\n"), *parts, TextPart(f"\n[{words.end} {name} | {mark}]")]
 
-    filled = {
-        "prompt": block(words.prompt, texts[0]),
-        "answers": "\n\n".join(block(name, text) for name, text in zip(names, texts[1:-1], strict=True)),
-        "reference": block(words.reference, texts[-1]),
-        "criterion": template.criteria.get(question.criterion, question.criterion),
-        "labels": _meanings(template, labels, names),
-        "scale": f"{template.low} - {template.high}",
+    blocks = [block(name, parts) for name, parts in zip(names, shown[1:-1], strict=True)]
+    filled: dict[str, Sequence[Part]] = {
+        "prompt": block(words.prompt, shown[0]),
+        "answers": [part for k, one in enumerate(blocks) for part in (*([TextPart("\n\n")] if k else ()), *one)],
+        "reference": block(words.reference, shown[-1]),
+        "criterion": (TextPart(template.criteria.get(question.criterion, question.criterion)),),
+        "labels": (TextPart(_meanings(template, labels, names)),),
+        "scale": (TextPart(f"{template.low} - {template.high}"),),
     }
-    filled["reply"] = _fill(reply, filled)
-    return Written(
-        tuple((role, _fill(text, filled).strip()) for role, text in (("system", template.system), ("user", template.user))), labels
-    )
-
-
-def asked(prompt: Prompt) -> str:
-    """A prompt as one text, with the roles of its turns where it has turns."""
-    return prompt.text if prompt.text is not None else "\n\n".join(f"{m.role}: {m.text}" for m in prompt.messages)
-
-
-def between(begin: str, end: str, name: str, mark: str, text: str) -> str:
-    """A text between two lines that no text can hold (`mark_of`)."""
-    return f"[{begin} {name} | {mark}]\n{text}\n[{end} {name} | {mark}]"
-
-
-def holds_image(turns: Sequence[Message]) -> bool:
-    """Does any of the turns hold an image?"""
-    return any(isinstance(p, ImagePart) for m in turns if not isinstance(m.content, str) for p in m.content)
+    filled["reply"] = fill(_FILL, reply, filled)
+    sides = (("system", template.system), ("user", template.user))
+    return Written(tuple((role, content_of(fill(_FILL, text, filled))) for role, text in sides), labels)
 
 
 def broken(text: str, controls: Sequence[str] = ()) -> str:
@@ -201,5 +200,11 @@ def _meanings(template: Template, labels: Sequence[str], names: Sequence[str]) -
     return ", ".join(f"{label} = {name}" for label, name in zip(labels, [*names, template.tie], strict=False))
 
 
-def _fill(text: str, filled: Mapping[str, str]) -> str:
-    return _FILL.sub(lambda m: filled.get(m[1], m[0]), text)
+def fill(pattern: re.Pattern[str], text: str, filled: Mapping[str, Sequence[Part]]) -> list[Part]:
+    """A template's text with the parts in the places of their names, in one pass: nothing that is filled in is filled again."""
+    found: list[Part] = []
+    end = 0
+    for place in pattern.finditer(text):
+        found += [TextPart(text[end : place.start()]), *filled.get(place[1], (TextPart(place[0]),))]
+        end = place.end()
+    return [*found, TextPart(text[end:])]

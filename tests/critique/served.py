@@ -22,7 +22,9 @@ class Knowing:
 
     def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
         self.paid[json.dumps(body, sort_keys=True)] += 1
-        answer = _ANSWER.findall(body["messages"][1]["content"])[0]
+        asked = body["messages"][1]["content"]
+        asked = asked if isinstance(asked, str) else "".join(part.get("text", "") for part in asked)
+        answer = _ANSWER.findall(asked)[0]
         broken = self.word in answer
         if body["max_tokens"] == 1:
             self.kinds["score"] += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from writers import asked
 
@@ -32,6 +34,22 @@ def test_pairs_by_hand() -> None:
     assert found.overruled == 0
     few = compare([good, handy, idle, same], PairsConfig(per_prompt=2))
     assert (len(few.kept), few.surplus) == (2, 3)
+
+
+def test_an_answer_that_was_cut_off_teaches_no_pair_by_winning() -> None:
+    """It may be the worse one; every pair that it would win is counted."""
+    good, idle, poor = (answer(text, 1, useful) for text, useful in (("good", 1), ("idle", 0.6), ("poor", 0.2)))
+    half = replace(good, candidate=replace(good.candidate, origin={"finish_reason": "length"}))
+    for answers, cut, kept in (
+        ([half, idle, poor], 2, [("idle", "poor")]),
+        ([good, idle, replace(poor, candidate=replace(poor.candidate, origin={"finish_reason": "length"}))], 0, None),
+        ([good, idle, replace(poor, candidate=replace(poor.candidate, origin={"finish_reason": "stop"}))], 0, None),
+    ):
+        found = compare(answers, PairsConfig(per_prompt=9), cut_may_win=False)
+        assert found.cut == cut
+        assert len(found.kept) + len(found.unsure) + found.close + found.surplus + found.cut == 3
+        assert kept is None or [(p.chosen.candidate.text, p.rejected.candidate.text) for p in found.kept] == kept
+    assert compare([half, idle, poor], PairsConfig(per_prompt=9)).cut == 0
 
 
 def test_the_bands_have_their_way_and_say_so() -> None:

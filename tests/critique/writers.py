@@ -38,6 +38,8 @@ class Scripted:
     name: str = "scripted"
     heard: list[Ask] = field(default_factory=list)
 
+    sees_images: bool = False
+
     def price(self, asks: Sequence[Ask]) -> float | None:
         return 0.25 * len(asks)
 

@@ -1,13 +1,16 @@
-"""A run directory made of fixed numbers: what a pipeline leaves behind, without any training."""
+"""A run directory made of fixed numbers: what a pipeline leaves behind, without training. Helpers here can be imported by name."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def wobble(i: int, salt: int = 0) -> float:

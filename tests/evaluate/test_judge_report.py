@@ -295,6 +295,45 @@ def test_who_may_and_who_may_not(tmp_path: Path):
         read_report(str(tmp_path / "no.json"))
 
 
+def test_a_report_of_another_gate_lets_nobody_through(tmp_path: Path):
+    """No check at all is no passed check, and what today's gate asks for must stand in the report, whoever wrote it."""
+    judge = ScriptedJudge("good", ScriptedConfig(hard=False, quality=2.0))
+    whole = judge_report(judge, world(120, 7), JudgeReportConfig(**FAST), "x")
+    names = [c["name"] for c in whole["gate"]["checks"]]
+
+    def admitted(**changed: Any) -> dict[str, Any]:
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps(whole | changed), encoding="utf-8")
+        return admit(judge, str(path), "", "a reward")
+
+    def checks(*without: str, **more: Any) -> dict[str, Any]:
+        return {"passed": True, "checks": [c | more for c in whole["gate"]["checks"] if c["name"] not in without]}
+
+    assert admitted()["passed"]
+    with pytest.raises(ConfigError, match=f"older gate, which did not check {', '.join(names)}"):
+        admitted(gate=checks(*names))
+    for name in names:
+        with pytest.raises(ConfigError, match=f"may not be a reward: .* older gate, which did not check {name}"):
+            admitted(gate=checks(name))
+    for broken in ({"passed": True}, {"passed": True, "checks": "all"}, {"checks": [3]}, {"checks": [{"name": "x"}]}):
+        with pytest.raises(ConfigError, match="no report of a judge"):
+            admitted(gate=broken)
+    for lost in ({"judge": {}}, {"measures": None}, {"settings": {"gate": {"hollow": "no"}}}, {"settings": {}}):
+        with pytest.raises(ConfigError, match="no report of a judge"):
+            admitted(**lost)
+    # a line that says "passed" beside a value that does not
+    turned = whole["measures"] | {"order_flip": whole["measures"]["order_flip"] | {"mean": 0.9}}
+    with pytest.raises(ConfigError, match=r"its report fails: order_flip 0\.9 \(limit 0\.2\)"):
+        admitted(measures=turned)
+    with pytest.raises(ConfigError, match="its report fails"):
+        admitted(gate=checks(passed=False))
+    path = tmp_path / "empty.json"
+    path.write_text(json.dumps(whole | {"gate": {"passed": True, "checks": []}}), encoding="utf-8")
+    told = admit(judge, str(path), "good", "a reward")  # by name all the same, and the manifest says why
+    assert (told["passed"], told["override"]) == (False, True)
+    assert "older gate" in told["refused_for"]
+
+
 def test_the_control_is_as_long_and_calm():
     assert len(judge_batteries.calm(500)) == 500
     assert not any(word in judge_batteries.calm(2000).lower() for word in ("verdict", "label", "judge", "grade", "[["))
@@ -334,7 +373,7 @@ def test_answers_that_differ_in_images_are_two_and_no_judge_drops_the_images():
     assert len(found) == 1  # the same two answers
     assert len({c.candidate_id for c in found[0].question.answers}) == 2
     assert all(c.turns for c in found[0].question.answers)
-    with pytest.raises(DataError, match="an answer to prompt p holds images, and judges read text alone"):
+    with pytest.raises(DataError, match="an answer to prompt p holds images, and this judge reads text alone"):
         write(load_template("pairwise_en"), found[0].question, "label")
     scorer = Scores()
     reward = RewardModelJudge("r", RewardModelConfig(path="x"), scorer, "w")

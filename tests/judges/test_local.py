@@ -14,7 +14,7 @@ from keel.core.errors import ConfigError
 from keel.judges.ask import Question
 from keel.judges.config import LocalConfig
 from keel.judges.local import LocalJudge, load_local
-from keel.judges.shown import tokens_of
+from keel.judges.showing import encoded
 from keel.judges.templates import load_template, write
 from keel.types import Candidate, Message, Prompt, Rollout, SampleRequest
 
@@ -29,16 +29,16 @@ def test_the_distribution_is_that_of_the_model(judge: LocalJudge):
     q = question()
     said = judge.ask([q])[0]
     written = write(load_template("pairwise_en"), q, "label", judge._controls)
-    encoded = tokens_of(judge.renderer, written.messages, 1)
+    shown = encoded(judge.renderer, written.messages, 1)
     plain = copy.deepcopy(judge._inference.model.module)
     plain.set_attn_implementation("eager")
     with torch.no_grad():
-        logits = plain(encoded.tokens_T[None]).logits[0, -1].double()
+        logits = plain(shown.tokens_T[None]).logits[0, -1].double()
     ids = [judge.renderer.codec.encode(label)[0] for label in written.labels]
     wanted = torch.softmax(logits[ids], 0).tolist()
     assert [said.probabilities[side] for side in ("first", "second", "tie")] == pytest.approx(wanted, abs=1e-5)
     assert said.cost == 0.0
-    assert said.tokens == (len(encoded), 1)
+    assert said.tokens == (len(shown), 1)
 
 
 def test_the_swapped_order_is_another_question(judge: LocalJudge):

@@ -12,13 +12,15 @@ import pytest
 from asking import question, single
 
 import keel.judges
+from keel.cli import main
 from keel.core.errors import ConfigError
 from keel.judges.ask import Question, Said, failed, side_of
 from keel.judges.build import make_judge, read_judges
-from keel.judges.config import ScriptedConfig
+from keel.judges.config import JudgeUse, ScriptedConfig
 from keel.judges.orders import calls_of, combine, mean, verdicts
 from keel.judges.panel import PanelJudge
 from keel.judges.scripted import ScriptedJudge
+from keel.rewards.constitution.use import scale_of
 from keel.types import Candidate, Message, Prompt
 
 
@@ -163,6 +165,39 @@ def test_judges_of_a_file(tmp_path):
     path.write_text("judges: {a: {type: endpoint, url: 'http://x/v1', model: m, budget: 1}}", encoding="utf-8")
     with pytest.raises(ConfigError, match="price is unknown"):
         read_judges(str(path))
+
+
+@pytest.mark.parametrize("name", ["alone", "one", "two", "above"])
+def test_a_panel_is_nowhere_its_own_member(tmp_path, name):
+    """Directly, through another, and through one that only leads there: whoever walks a panel says so, in words and not by its stack."""
+    path = tmp_path / "judges.yaml"
+    path.write_text(
+        "judges:\n  a: {type: scripted}\n  alone: {type: panel, members: [alone, a], quorum: 1}\n"
+        "  one: {type: panel, members: [a, two], quorum: 1}\n  two: {type: panel, members: [one, a], quorum: 1}\n"
+        "  above: {type: panel, members: [one], quorum: 1}\n",
+        encoding="utf-8",
+    )
+    judges, data, report = read_judges(str(path)), tmp_path / "rows.jsonl", tmp_path / "r.json"
+    walks = (
+        lambda: make_judge(name, judges),
+        lambda: list(judges.models(name)),
+        lambda: list(judges.functions(name)),
+        lambda: scale_of(name, judges),
+    )
+    for walk in walks:
+        with pytest.raises(ConfigError, match=r"own member \(.* > .*\)"):
+            walk()
+    assert make_judge("a", judges).name == "a", "the others of the file may work"
+    list(JudgeUse(judges=str(path), judge=name).judge_files(""))  # what cannot be read is told of when it is used
+    data.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n', encoding="utf-8")
+    (tmp_path / "p.yaml").write_text("principles: [{name: kind, text: It is kind.}]", encoding="utf-8")
+    use = ["--judges", str(path), "--judge", name]
+    for command in (
+        ["judge", str(data), *use, "--out", str(tmp_path / "out.jsonl")],
+        ["judge", "report", "--labels", str(data), *use, "--json", str(report)],
+        ["score", str(data), "--reward", f"constitution:{tmp_path / 'p.yaml'}", f"judges={path}", f"judge={name}"],
+    ):
+        assert main(command) == 2
 
 
 def test_no_torch_where_no_model_is_needed():

@@ -60,6 +60,8 @@ class Oracle:
     family: str = ""
     asked: list[Question] = field(default_factory=list)
 
+    sees_images: bool = False
+
     def price(self, questions: Sequence[Question]) -> float | None:
         return 0.5 * len(questions)
 
@@ -303,7 +305,7 @@ def test_the_judge_passes_the_gate_or_is_named(tmp_path: Path) -> None:
     assert found.admitted["override"] is True
     assert found.scorer.scale == (1.0, 10.0)
     (tmp_path / "c.yaml").write_text(SHORT, encoding="utf-8")
-    with pytest.raises(ConfigError, match="judge would have no effect"):
+    with pytest.raises(ConfigError, match="judge, judges would have no effect"):
         of_settings(load(ConstitutionReward, None, [*base, "judge=far"]), None)
 
 

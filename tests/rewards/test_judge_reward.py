@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from keel.core.errors import ConfigError
+from keel.evaluate.judge_labels import labelled
+from keel.evaluate.judge_report import JudgeReportConfig, judge_report
 from keel.judges.build import make_judge, read_judges
 from keel.rewards.build import build_rewards
 from keel.rewards.sources.judge import JudgeReward, JudgeSource
+from keel.types import Message, Pair, Prompt
 
 JUDGES = """judges:
   plain: {type: scripted}
@@ -75,9 +78,11 @@ def test_the_gate_stands_before_it(tmp_path: Path, judges: str):
     with pytest.raises(ConfigError, match="reward 'j': judge plain may not be a reward: it has no report"):
         source(judges, override="")
     judge = make_judge("plain", read_judges(judges))
-    report = {"schema": 1, "judge": {"identity": judge.identity}, "gate": {"passed": True, "checks": [{"name": "x", "passed": True}]}}
+    good, bad = (" ".join(f"word{i}" for i in range(30)), "word")
+    pairs = [Pair(str(k), Prompt(str(k), text=f"q{k}"), (Message("assistant", good),), (Message("assistant", bad),)) for k in range(60)]
+    settings = JudgeReportConfig(draws=100, injected_pairs=5, hollow_prompts=5)
     path = tmp_path / "r.json"
-    path.write_text(json.dumps(report), encoding="utf-8")
+    path.write_text(json.dumps(judge_report(judge, labelled(pairs, "f"), settings, "f")), encoding="utf-8")
     assert source(judges, override="", report=str(path)).admitted["passed"] is True
     assert source(judges).admitted["override"] is True
     assert [f.key for f in source(judges, report=str(path)).config.files()] == ["judges", "report"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from keel.cli import main
 from keel.core.config import load
@@ -20,7 +21,9 @@ from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.feedback.db import Store
 from keel.feedback.own_files import read_files
+from keel.rewards.constitution.config import read_constitution
 from keel.types import Demonstration, Pair
+from keel.verbs.constitution.answers import from_data
 from keel.verbs.constitution.measure import errors
 from keel.verbs.constitution.plan import plan_constitution
 from keel.verbs.constitution.recipe import ConstitutionRecipe
@@ -240,6 +243,147 @@ def test_mistakes_are_told_before_anything_is_paid(served: Server, tmp_path: Pat
     assert served.bodies == []
 
 
+RULED = {"path": "checkable"}
+FAR = {"critic": "far", "reviser": "far"}
+UNREAD = [
+    ({"revise": {"answers": 0, "rounds": 2}}, "revise.rounds would have no effect: with revise.answers=0"),
+    ({"revise": {"answers": 0, "critic": "far"}}, "revise.critic would have no effect"),
+    ({"revise": {"answers": 0, "temperature": 0.1, "gain": 0.5}}, "revise.gain .*; revise.temperature would have no effect"),
+    ({"revise": {"answers": 0, "max_tokens": 32}}, "revise.max_tokens would have no effect: `model` writes nothing"),
+    ({"revise": {"answers": 0, "critique_template": "critique_zh"}}, "critique_template would have no effect: nobody writes a critique"),
+    ({"revise": {**FAR, "max_tokens": 32}}, "revise.max_tokens would have no effect: `model` writes nothing"),
+    ({"revise": {**FAR, "critic": "rules", "critique_template": "critique_zh"}, "constitution": RULED}, "nobody writes a critique"),
+    ({"revise": {**FAR, "revisions": 1, "slack": 0.2}}, "revise.slack would have no effect: one revision"),
+    ({"audit": {"campaign": "look"}}, "audit.campaign would have no effect: tasks go into no store"),
+    ({"audit": {"people": 3}}, "audit.people would have no effect: tasks go into no store"),
+    ({"audit": {"share": 0, "store": "sqlite:///f.db"}}, "audit.store would have no effect: nobody is asked"),
+    ({"audit": {"share": 0, "protocol": "x"}}, "audit.protocol would have no effect: nobody is asked"),
+    ({"cut": "keep"}, "cut would have no effect: with source=data"),
+    ({"sampler": {"max_rows": 3}}, "sampler would have no effect: with source=data"),
+    ({"constitution": RULED | {"judge": "far"}}, "judge would have no effect: no principle is scored by a judge"),
+    ({"constitution": RULED | {"override": "far", "report": "r.json"}}, "override, report would have no effect"),
+    ({"constitution": RULED | {"samples": 2}}, "samples would have no effect"),
+    ({"constitution": RULED | {"judges": "j.yaml"}, "revise": {"answers": 0}}, "judges would have no effect: .*nobody of that file writes"),
+]
+
+
+@pytest.mark.parametrize(("more", "told"), UNREAD)
+def test_a_setting_that_nothing_reads_is_refused(served: Server, tmp_path: Path, more: dict[str, Any], told: str) -> None:
+    path = recipe_file(tmp_path, served.url, **more)
+    with pytest.raises(ConfigError, match=told):
+        plan_constitution(load(ConstitutionRecipe, path))
+    with pytest.raises(ConfigError, match=told):
+        run_constitution(load(ConstitutionRecipe, path), tmp_path / "run")
+    assert served.bodies == []
+
+
+def test_settings_that_somebody_reads_are_taken(served: Server, tmp_path: Path) -> None:
+    """The same ones where they mean something."""
+    judges = str(tmp_path / "judges.yaml")
+    measured = {"answers": 1, "critic": "far", "labels": False}
+    for more in (
+        {"revise": {"answers": 0, "critique_template": "critique_en"}, "measure": measured},
+        {"revise": {"answers": 0, "max_tokens": 32}, "measure": {"answers": 1}, "model": "tiny:llama"},
+        {"constitution": RULED | {"judges": judges}, "revise": {**FAR, "critic": "rules"}},
+        {"constitution": RULED | {"judges": judges}, "revise": {"answers": 0}, "measure": measured},
+        {"audit": {"campaign": "look", "people": 2, "store": f"sqlite:///{tmp_path / 'f.db'}"}},
+    ):
+        plan_constitution(load(ConstitutionRecipe, recipe_file(tmp_path, served.url, **more)))
+
+
+MORE_THAN_TEXT = [
+    ([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}], "of several turns"),
+    ([{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "image", "image": "a.png"}]}], "with images"),
+    ([{"role": "assistant", "content": "a", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}], "with tool_calls"),
+    ([{"role": "assistant", "content": "a", "reasoning_content": "hm"}], "with reasoning_content"),
+]
+
+
+def test_answers_that_are_more_than_a_text_are_left_out_by_name(tmp_path: Path) -> None:
+    """None is cut down to the part that can be scored."""
+    whole = [{"role": "assistant", "content": "a whole answer"}]
+    rows = [{"prompt": [{"role": "user", "content": f"q{k}"}], "completion": turns} for k, (turns, _) in enumerate(MORE_THAN_TEXT)]
+    rows.append({"prompt": [{"role": "user", "content": "q"}], "completion": whole})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    found, lost = from_data(load_data(DataConfig(path=str(tmp_path / "rows.jsonl"))), read_constitution("checkable"))
+    assert [c.text for _, c in found] == ["a whole answer"]
+    assert [x.reason for x in lost] == [f"an answer {why}" for _, why in MORE_THAN_TEXT]
+    assert all(x.source_id.endswith(f":{k}") for k, x in enumerate(lost, 1))
+    rows = [{"prompt": "q", "answers": ["a", "", 3, "b"]}, {"prompt": "r"}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    found, lost = from_data(load_data(DataConfig(path=str(tmp_path / "own.jsonl"))), read_constitution("checkable"))
+    assert [c.text for _, c in found] == ["a", "b"]
+    assert [x.reason for x in lost] == ["an empty answer", "an answer that is no text", "holds no answer"]
+    (tmp_path / "none.jsonl").write_text(json.dumps({"prompt": "q", "answers": [" "]}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no row holds an answer that can be scored \(1x an empty answer\)"):
+        from_data(load_data(DataConfig(path=str(tmp_path / "none.jsonl"))), read_constitution("checkable"))
+
+
+def test_one_question_in_two_domains_is_two_prompts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each keeps the principles of its domain; a column that decides nothing splits nothing, and is told of."""
+    rows = [
+        {"prompt": "How much?", "answers": ["two"], "domain": "medical", "from": "x"},
+        {"prompt": "How much?", "answers": ["three"], "domain": "medical", "from": "y"},
+        {"prompt": "how  much", "answers": ["two"], "domain": "legal", "from": "x"},
+        {"prompt": "How much?", "answers": ["two"], "from": "x"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    principles = "principles: [{name: dose, text: No dose., domains: [medical]}, {name: law, text: No law., domains: [legal]}]"
+    (tmp_path / "c.yaml").write_text(principles, encoding="utf-8")
+    constitution_ = read_constitution(str(tmp_path / "c.yaml"))
+    with caplog.at_level("INFO", "keel"):
+        found, lost = from_data(load_data(DataConfig(path=str(tmp_path / "rows.jsonl"))), constitution_)
+    assert not lost
+    assert [[p.name for p in constitution_.of(prompt)] for prompt, _ in found] == [["dose"], ["dose"], ["law"], []]
+    ids = [prompt.prompt_id for prompt, _ in found]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert "column from differs in 1 rows" in caplog.text
+
+
+def test_a_later_round_repeats_no_judgement(served: Server, tmp_path: Path) -> None:
+    """A revision that comes back to a text that was scored before is that answer, and stands once."""
+    knowing = Knowing()
+
+    def reply(body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+        status, headers, found = knowing(body)
+        if "response_format" not in body and body["max_tokens"] > 1:  # a revision: the same text in every round
+            found = completion("the blue tent", usage=(100, 10))
+        return status, headers, found
+
+    served.reply = reply
+    run_constitution(load(ConstitutionRecipe, recipe_file(tmp_path, served.url)), tmp_path / "run")
+    rows = lines(tmp_path / "run" / "judgements.jsonl")
+    events = [r["judgement"]["event_id"] for r in rows if "judgement" in r]
+    tasks = [r["task"]["task_id"] for r in rows if "task" in r]
+    assert len(events) == len(set(events)) == 2 * len(tasks)
+    assert len(tasks) == len(set(tasks)) == 7 + 1  # of the rope a blue tent
+
+
+def test_a_judge_that_reads_text_alone_refuses_pictures_at_the_start(served: Server, tmp_path: Path) -> None:
+    """Before any call, by name; a column that describes them, or a judge that sees them, will do."""
+    path = recipe_file(tmp_path, served.url, revise={"critic": "far", "reviser": "far", "revisions": 1, "rounds": 1})
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    rows = [{"prompt": "What is it?", "images": ["a.png"], "answers": ["a red tent"], "caption": "A blue tent."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
+    served.reply = Knowing()
+    with pytest.raises(DataError, match=r"judge far reads text alone, and 1 rows hold images: .*rows.jsonl:1"):
+        run_constitution(load(ConstitutionRecipe, path), tmp_path / "no")
+    assert served.bodies == []
+    principles = (tmp_path / "principles.yaml").read_text(encoding="utf-8")
+    (tmp_path / "principles.yaml").write_text("image_text: caption\n" + principles, encoding="utf-8")
+    assert run_constitution(load(ConstitutionRecipe, path), tmp_path / "told")["revision_pairs"] == 1
+    assert all("[image: A blue tent.]" in json.dumps(b) and "data:image" not in json.dumps(b) for b in served.bodies)
+    (tmp_path / "principles.yaml").write_text(principles, encoding="utf-8")
+    text = (tmp_path / "judges.yaml").read_text(encoding="utf-8").replace('"type": "endpoint"', '"type": "endpoint", "images": true')
+    (tmp_path / "judges.yaml").write_text(text, encoding="utf-8")
+    served.bodies.clear()
+    served.reply = shown = Knowing()
+    assert run_constitution(load(ConstitutionRecipe, path), tmp_path / "seen")["revision_pairs"] == 1
+    assert shown.kinds == {"score": 2, "critique": 1, "revision": 1}
+    assert all("data:image/png" in json.dumps(b) for b in served.bodies)
+
+
 def test_a_judge_without_a_report_may_not_label(served: Server, tmp_path: Path) -> None:
     path = recipe_file(tmp_path, served.url)
     with pytest.raises(ConfigError, match="may not be a labeller: it has no report"):
@@ -313,6 +457,45 @@ def test_the_tiny_recipe(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.stages
+@pytest.mark.parametrize("cut", ["drop", "worse", "keep"])
+def test_answers_that_were_cut_off(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, cut: str) -> None:
+    """A model that never ends within four tokens: all of its answers are halves, and no half is learnt from unless somebody says so."""
+    monkeypatch.chdir(root)
+    recipe = {
+        "model": "tiny:llama?seed=1",
+        "data": {"path": "recipes/quickstart/prompts_train.jsonl", "limit": 3},
+        "samples": 3,
+        "cut": cut,
+        "sampling": {"max_tokens": 4},
+        "constitution": {"path": "recipes/tiny/principles.yaml"},
+        "revise": {"critic": "rules", "rounds": 1, "revisions": 1, "max_tokens": 8, "keep": False},
+        "pairs": {"gap": 0.001},
+        "settings": {"threads": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    config, out = load(ConstitutionRecipe, tmp_path / "recipe.yaml"), tmp_path / "run"
+    if cut == "drop":
+        with pytest.raises(DataError, match=r"no answer to score \(9x cut off at sampling.max_tokens\)") as told:
+            run_constitution(config, out)
+        assert "cut=worse or keep" in str(told.value)
+        assert {r["reason"] for r in lines(out / "left_out.jsonl")} == {"cut off at sampling.max_tokens"}
+        return
+    summary = run_constitution(config, out)
+    assert summary["cut_off"] == {"how": cut, "answers": 9}
+    assert summary["answers"] == 9
+    halves = {(a["prompt_id"], a["text"]) for a in lines(out / "answers.jsonl")}
+    learnt = {(r["prompt_id"], r["completion"][0]["content"]) for r in lines(out / "demonstrations.jsonl")}
+    better = {(r["prompt_id"], r["chosen"][0]["content"]) for r in lines(out / "pairs.jsonl")}
+    if cut == "worse":
+        assert not halves & (learnt | better)
+        assert summary["compared"]["the better one cut off"] > 0
+        assert summary["left_out"]["no demonstration"] == 3 - len(learnt)
+    else:
+        assert halves & better
+    assert "cut off at sampling.max_tokens" in (out / "constitution.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.stages
 def test_the_recipe_with_a_server(served: Server, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model here answers, the server does all else; the price told before is not passed."""
     monkeypatch.chdir(root)
@@ -320,7 +503,15 @@ def test_the_recipe_with_a_server(served: Server, tmp_path: Path, root: Path, mo
     far = {"type": "endpoint", "url": served.url, "model": "m", "journal": str(tmp_path / "calls.sqlite"), "attempts": 1, "budget": 900.0}
     far |= {"price": {"read": 1000.0, "written": 1000.0}, "max_tokens": 64}
     (tmp_path / "judges.yaml").write_text(json.dumps({"judges": {"server": far}}), encoding="utf-8")
-    small = ["model=tiny:llama?seed=1", "data.limit=2", "samples=2", "sampling.max_tokens=8", "revise.rounds=1", "settings={threads: 1}"]
+    small = [
+        "model=tiny:llama?seed=1",
+        "data.limit=2",
+        "samples=2",
+        "cut=keep",
+        "sampling.max_tokens=8",
+        "revise.rounds=1",
+        "settings={threads: 1}",
+    ]
     given = [*small, f"constitution.judges={tmp_path / 'judges.yaml'}", f"run_dir={tmp_path / 'run'}"]
     path = root / "recipes" / "server_constitution.yaml"
     assert main(["constitution", str(path), *given, "--dry-run"]) == 0

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from keel.cli import main
 from keel.core.config import load
-from keel.core.errors import ConfigError, RunError
+from keel.core.errors import ConfigError, DataError, RunError
 from keel.evaluate.statistics import Interval
 from keel.feedback.candidates import make_candidate
 from keel.judges.build import make_judge
-from keel.judges.config import JudgesFile, ScriptedConfig
+from keel.judges.config import EndpointConfig, JudgesFile, ScriptedConfig
 from keel.judges.scripted import ScriptedJudge
 from keel.types import Candidate, Prompt
 from keel.verbs.improve.choose import Judged, Lesson, explored, harder_after, lessons, prompts_of_round, replayed, success
@@ -24,6 +25,8 @@ from keel.verbs.improve.decide import State, after, outcome, result
 from keel.verbs.improve.held_out import Answers, change, check_independent
 from keel.verbs.improve.judging import Match, ask, keep, round_robin, scored, together
 from keel.verbs.improve.recipe import DifficultyConfig, HeldOutConfig, ImproveRecipe, SelectConfig
+from keel.verbs.improve.run import run_improve
+from keel.verbs.shared.inputs import inputs_of
 from labs.study.self_improvement import table, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +48,60 @@ def said(name: str, text: str, score: float | None, beats: float | None = None, 
 
 def lesson(name: str, text: str, worth: float, number: int = 1) -> Lesson:
     return Lesson(prompt(name), make_candidate(name, text, {}), None, worth, number)
+
+
+def pictured(tmp_path: Path) -> str:
+    """Forty questions about a picture."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"prompt": f"What is in picture {k}?", "images": ["a.png"]} for k in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    far = {"type": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m", "journal": str(tmp_path / "calls.sqlite")}
+    judges = {"sees": {"type": "scripted"}, "blind": far, "both": {"type": "panel", "members": ["sees", "blind"], "quorum": 1}}
+    (tmp_path / "judges.yaml").write_text(json.dumps({"judges": judges}), encoding="utf-8")
+    (tmp_path / "c.yaml").write_text("principles: [{name: kind, text: It is kind.}]", encoding="utf-8")
+    return str(tmp_path / "judges.yaml")
+
+
+@pytest.mark.parametrize("where", ["judge", "panel", "held_out.judge", "held_out.reward", "held_out.constitution"])
+def test_pictures_and_a_judge_that_does_not_see_them_fail_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """By name, before a model is loaded or anybody is asked."""
+    pytest.importorskip("httpx")
+    judges = pictured(tmp_path)
+
+    def use(name: str) -> str:
+        return f"judges: {judges}, judge: {name}, override: {name}"
+
+    learnt = {"judge": "blind", "panel": "both"}.get(where, "sees")
+    measured = {
+        "held_out.judge": f"held_out.judge={{{use('blind')}}}",
+        "held_out.reward": f"held_out.rewards=[{{type: judge, name: r, {use('blind')}}}]",
+        "held_out.constitution": f"held_out.rewards=[{{type: constitution, name: r, path: {tmp_path / 'c.yaml'}, {use('blind')}}}]",
+    }.get(where, f"held_out.rewards=[{GOLD}]")
+    given = ["model=tiny:llama", f"data={{path: {tmp_path / 'rows.jsonl'}}}", f"judge={{{use(learnt)}}}", "held_out.prompts=0.3", measured]
+    monkeypatch.setattr("keel.verbs.improve.run.load", lambda *_: pytest.fail("a model is loaded"))
+    with pytest.raises(DataError, match=r"reads text alone, and \d+ rows hold images: .*rows.jsonl:\d+"):
+        run_improve(load(ImproveRecipe, None, given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_judges_is_what_the_judges_say(tmp_path: Path) -> None:
+    """More money, more patience, another journal: the same run. Another model, template or member: another one."""
+    path = tmp_path / "judges.yaml"
+    far = {"type": "endpoint", "url": "http://far/v1", "model": "m", "price": {"read": 1.0, "written": 1.0}}
+
+    def read(**changed: Any) -> str:
+        path.write_text(json.dumps({"judges": {"far": far | changed, "b": {"type": "scripted"}}}), encoding="utf-8")
+        given = ["model=tiny:llama", "data={path: x.jsonl}", f"judge={{judges: {path}, judge: far, override: far}}", "unguarded=far"]
+        (found,) = (v for k, v in inputs_of(load(ImproveRecipe, None, given)).items() if k.startswith("judge.judges"))
+        return found
+
+    means = {"budget": 5.0, "journal": "j", "concurrency": 2, "per_minute": 9.0, "attempts": 1, "timeout_s": 2.0, "longest_pause_s": 1.0}
+    means |= {"key_env": "KEY", "price": {"read": 2.0, "written": 3.0}}
+    assert set(means) | {"image_tokens"} == EndpointConfig.MEANS
+    assert all(read() == read(**{name: value}) for name, value in means.items())
+    assert read(images=True) == read(images=True, image_tokens=7)
+    others = [{"model": "n"}, {"url": "http://near/v1"}, {"verdict": "json"}, {"images": True}, {"templates": {"pairwise": "pairwise_zh"}}]
+    assert len({read(), *(read(**change) for change in others)}) == 1 + len(others)
 
 
 def by(mean: float, low: float, high: float) -> Interval:

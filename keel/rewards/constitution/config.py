@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, field_validator, model_validator
 
-from keel.core.config import Section, load
+from keel.core.config import Section, dump, load
 from keel.core.errors import ConfigError
+from keel.data.identity import TRUTHS
 from keel.data.text import language
 from keel.rewards.constitution.maths import How, Rule
 from keel.rewards.settings import SourceConfig
@@ -110,7 +111,7 @@ class Constitution(Section):
     )
     domain_column: str = Field(default="domain", min_length=1, description="Extra column of the prompts that names their domain.")
     image_text: str = Field(
-        default="", description="Extra column of the prompts that describes their images, for judges and critics, which read text alone."
+        default="", description="Extra column of the prompts that describes their images, for judges and critics that read text alone."
     )
     how: How = Field(
         default="product",
@@ -174,9 +175,16 @@ class Constitution(Section):
         used = {p.name for prompt in prompts for p in self.of(prompt)}
         return [p.name for p in self.principles if p.weight > 0 and p.name not in used]
 
-    def shown(self, prompt: Prompt) -> Prompt | None:
-        """The prompt as whoever reads text alone is shown it, each image as its description; None where there is none."""
-        if not any(isinstance(part, ImagePart) for m in prompt.messages if not isinstance(m.content, str) for part in m.content):
+    def columns(self) -> set[str]:
+        """Columns of a prompt that may decide what applies to it, how it is scored, or what a right answer is."""
+        verifiers = [p.scorer.verifier for p in self.principles if isinstance(p.scorer, VerifierScorer)]
+        named = {value.partition(".")[0] for v in verifiers for value in dump(v).values() if isinstance(value, str)}
+        return {self.domain_column, "language", *TRUTHS, *named} | ({self.image_text} if self.image_text else set())
+
+    def shown(self, prompt: Prompt, sees: bool = False) -> Prompt | None:
+        """The prompt as a judge or critic is shown it: as it is where it sees images, else each image as its description; None where there
+        is none."""
+        if sees or not any(isinstance(part, ImagePart) for m in prompt.messages if not isinstance(m.content, str) for part in m.content):
             return prompt
         told = prompt.meta.get(self.image_text) if self.image_text else None
         if not isinstance(told, str) or not told.strip():

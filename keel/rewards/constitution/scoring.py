@@ -51,16 +51,31 @@ def unit(value: float, low: float, high: float) -> float:
 class Scorer:
     """Principles with whoever scores each. Raises UserError for rule files, verifiers and judges that cannot be used."""
 
-    def __init__(self, constitution: Constitution, judge: Judge | None = None, scale: tuple[float, float] = (1.0, 5.0), samples: int = 1):
-        self.constitution, self.judge, self.scale, self.samples = constitution, judge, scale, samples
+    def __init__(
+        self,
+        constitution: Constitution,
+        judge: Judge | None = None,
+        scale: tuple[float, float] = (1.0, 5.0),
+        samples: int = 1,
+        keep: bool = False,
+    ) -> None:
+        """``keep``: shall ``heard`` grow by what the judge says? In RL nobody would ever empty it."""
+        self.constitution, self.judge, self.scale, self.samples, self.keep = constitution, judge, scale, samples, keep
         if constitution.judged and judge is None:
             raise ConfigError("a principle is scored by a judge, and there is none", "name a judge")
-        self.heard: list[tuple[Prompt, str, Verdict]] = []  # (prompt, answer, what the judge said of one principle), as they came
+        self._heard: dict[tuple[str, str, str], tuple[Prompt, str, Verdict]] = {}
         self._texts = {p.name: source for p in constitution.principles if p.weight > 0 and (source := _text_source(p)) is not None}
+
+    @property
+    def heard(self) -> list[tuple[Prompt, str, Verdict]]:
+        """(prompt, answer, what the judge said of one principle), each once: an answer that is scored again in a later round is the same
+        answer, and of what failed before the later verdict stands."""
+        return list(self._heard.values())
 
     def questions(self, prompt: Prompt, text: str) -> list[Question]:
         """What the judge is asked about one answer: one question a principle."""
-        answer, shown = Candidate("answer", answer_of(text) or ""), self.constitution.shown(prompt)
+        sees = self.judge is not None and self.judge.sees_images
+        answer, shown = Candidate("answer", answer_of(text) or ""), self.constitution.shown(prompt, sees)
         asked = [p for p in self.constitution.of(prompt) if isinstance(p.scorer, JudgeScorer)]
         return [Question(shown, (answer,), "rubric", p.text) for p in asked] if shown is not None else []
 
@@ -92,9 +107,16 @@ class Scorer:
             by_rule |= {(i, name): found for i, found in zip(places, self.by_rule(principle, [items[i] for i in places]), strict=True)}
         asked = [(i, q) for i, (prompt, text) in enumerate(items) for q in self.questions(prompt, text)]
         said = verdicts(self.judge, [q for _, q in asked], self.samples, told) if asked and self.judge is not None else []
-        self.heard += [(*items[i], verdict) for (i, _), verdict in zip(asked, said, strict=True)]
+        if self.keep:
+            self._remember([(*items[i], verdict) for (i, _), verdict in zip(asked, said, strict=True)])
         judged: dict[tuple[int, str], Verdict] = {(i, q.criterion): v for (i, q), v in zip(asked, said, strict=True)}
         return [self._one(i, applying[i], by_rule, judged) for i in range(len(items))]
+
+    def _remember(self, said: Sequence[tuple[Prompt, str, Verdict]]) -> None:
+        for prompt, text, verdict in said:
+            key = (prompt.prompt_id, text.strip(), verdict.question.criterion)
+            if key not in self._heard or self._heard[key][2].mean.error:
+                self._heard[key] = (prompt, text, verdict)
 
     def _one(
         self,
@@ -141,10 +163,10 @@ class Scorer:
         return unit((said.scores or {})[principle.text], *self.scale)
 
 
-def make_scorer(constitution: Constitution, judge: Judge | None, judges: JudgesFile | None, samples: int) -> Scorer:
+def make_scorer(constitution: Constitution, judge: Judge | None, judges: JudgesFile | None, samples: int, keep: bool = False) -> Scorer:
     """A scorer whose judge is one of a file of judges, on that judge's scale."""
     scale = (1.0, 5.0) if judge is None or judges is None else scale_of(judge.name, judges)
-    return Scorer(constitution, judge, scale, samples)
+    return Scorer(constitution, judge, scale, samples, keep)
 
 
 def _failed(error: str, cost: float | None = 0.0, made: int = 0) -> Scored:

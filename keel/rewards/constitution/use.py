@@ -31,7 +31,8 @@ class ConstitutionUse(Section):
     """Principles, and who says how well they are kept."""
 
     path: str = Field(
-        min_length=1, description="File of principles (YAML or JSON), or one of ours: safe_accurate_useful, vlm, both also as NAME_zh."
+        min_length=1,
+        description="File of principles (YAML or JSON), or one of ours: safe_accurate_useful, vlm, checkable, each also as NAME_zh.",
     )
     judges: str = Field(default=JudgesFile.SAMPLE, description="File of judges.")
     judge: str = Field(default="", description="Name of the judge in it; needed where a principle has the scorer `judge`.")
@@ -53,21 +54,25 @@ class ConstitutionUse(Section):
             use = JudgeUse(judges=self.judges, judge=self.judge, report=self.report)
             yield from use.judge_files("")
 
-    def read(self) -> Constitution:
-        """The principles, held against the judge. Raises ConfigError."""
+    def read(self, writes: bool = False) -> Constitution:
+        """The principles, held against the judge. ``writes``: does somebody of the file of judges criticise or revise? Raises
+        ConfigError."""
         found = read_constitution(self.path)
         if found.judged and not self.judge:
             first = next(p.name for p in found.principles if p.scorer.type == "judge" and p.weight > 0)
             raise ConfigError(f"{self.path}: principle {first} is scored by a judge, and none is named", "judge: NAME of judges")
-        given = [name for name in ("judge", "report", "override") if getattr(self, name)]
-        if not found.judged and (given or self.samples > 1):
-            raise ConfigError(f"{given[0] if given else 'samples'} would have no effect: no principle is scored by a judge", "leave it out")
+        given = sorted(self.changed & {"judge", "report", "override", "samples"} | (self.changed & {"judges"} if not writes else set()))
+        if not found.judged and given:
+            more = ", and nobody of that file writes" if given == ["judges"] else ""
+            raise ConfigError(f"{', '.join(given)} would have no effect: no principle is scored by a judge{more}", "leave it out")
         return found
 
-    def admitted(self, make: Callable[[str, str], Judge], what: str) -> tuple[Constitution, Judge | None, dict[str, Any]]:
+    def admitted(
+        self, make: Callable[[str, str], Judge], what: str, writes: bool = False
+    ) -> tuple[Constitution, Judge | None, dict[str, Any]]:
         """The principles, the judge if there is one, and what the manifest is told of it. Raises ConfigError for a judge that may not be
         ``what``."""
-        found = self.read()
+        found = self.read(writes)
         if not found.judged:
             return found, None, {}
         judge = make(self.judges, self.judge)

@@ -8,7 +8,7 @@ from typing import Any
 
 from keel.core.hashing import stable_hash
 from keel.critique.ask import Ask, Writer, critique_of
-from keel.critique.revise import written
+from keel.critique.revise import shown_to, written
 from keel.critique.rlaif import Answer
 from keel.evaluate.statistics import cluster_bootstrap
 from keel.judges.ask import Judge, Question
@@ -30,17 +30,18 @@ def cases_of(answers: Sequence[Answer], scorer: Scorer, n: int, seed: int) -> li
 
 def by_critic(cases: Sequence[Case], critic: Writer, scorer: Scorer, heard: Heard) -> list[Said]:
     """What the critic's field `violates` says; None where there is no such field."""
-    asks = [Ask("critique", scorer.constitution.shown(a.prompt) or a.prompt, a.candidate.text, p) for a, p in cases]
+    asks = [Ask("critique", shown_to(critic, scorer, a.prompt), a.candidate.text, p) for a, p in cases]
     return [None if w.error else critique_of(w.text).violates for w in written(critic, asks, heard)]
 
 
 def by_labels(cases: Sequence[Case], judge: Judge, scale: tuple[float, float], scorer: Scorer, heard: Heard) -> list[Said]:
     """The same from the probabilities of one label on the scale of a rubric: below the principle's ``least`` is broken."""
-    asked = [Question(scorer.constitution.shown(a.prompt) or a.prompt, (a.candidate,), "rubric", p.text) for a, p in cases]
-    found = verdicts(judge, asked, 1, heard)
+    prompts = [scorer.constitution.shown(a.prompt, judge.sees_images) for a, _ in cases]
+    asked = [Question(shown, (a.candidate,), "rubric", p.text) for shown, (a, p) in zip(prompts, cases, strict=True) if shown is not None]
+    found = iter(verdicts(judge, asked, 1, heard))
+    said = [None if shown is None else next(found).mean for shown in prompts]  # of a prompt whose images it does not see there is none
     return [
-        None if v.mean.error else unit((v.mean.scores or {})[q.criterion], *scale) < p.least
-        for v, q, (_, p) in zip(found, asked, cases, strict=True)
+        None if s is None or s.error else unit((s.scores or {})[p.text], *scale) < p.least for s, (_, p) in zip(said, cases, strict=True)
     ]
 
 

@@ -38,6 +38,8 @@ def page(summary: Mapping[str, Any], drafts: Sequence[Mapping[str, Any]]) -> str
         parts.append(_facts("Revision", {k: revised[k] for k in ("score_before", "score_after", "edit", "severity", "improved", "worse")}))
     for name, found in summary["critics"].items():
         parts.append(_critic(name, found))
+    cut = summary["cut_off"]
+    parts.append(_facts("Answers cut off at sampling.max_tokens", {"answers": cut["answers"], "what was done with them (cut)": cut["how"]}))
     parts.append(_counts("Left out", summary["left_out"]))
     parts += [_draft(d) for d in drafts]
     return "".join([*parts, "</main></body></html>"])

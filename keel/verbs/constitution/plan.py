@@ -25,11 +25,11 @@ from keel.verbs.shared.progress import money
 def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -> dict[str, Any]:
     """Prompts, answers, calls and prices at most, by who is called. Loads no model. Raises UserError."""
     data = data or load_data(recipe.data, recipe.seed)
-    found = recipe.constitution.read()
+    found = recipe.constitution.read(recipe.writes)
     prompts = data.prompts()
     blank = "x" * (recipe.sampling.max_tokens * CHARACTERS_A_TOKEN)
     if recipe.source == "data":
-        answers, _ = from_data(data)
+        answers, _ = from_data(data, found)
     else:
         answers: Answered = [(p, Candidate(f"{i}", blank)) for p in prompts for i in range(recipe.samples)]
     judges = paid_judges(recipe.constitution.judges, recipe.constitution.judge) if found.judged else []
@@ -41,8 +41,9 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
     ]  # an answer on its way is the first one or a revision
     calls: dict[str, tuple[int, float | None]] = {}
     times = rounds * recipe.revise.revisions
-    asked = [(q, 1) for p, c in answers for q in _questions(found, p, c.text)]
-    asked += [(q, times) for p, _ in revised for q in _questions(found, p, revision)]
+    sees = all(judge.sees_images for judge in judges)
+    asked = [(q, 1) for p, c in answers for q in _questions(found, p, c.text, sees)]
+    asked += [(q, times) for p, _ in revised for q in _questions(found, p, revision, sees)]
     samples = recipe.constitution.samples
     if asked:
         each = [price_of(judges, [q]) for q, _ in asked]  # one by one: calls that look alike now will not be alike
@@ -53,7 +54,7 @@ def plan_constitution(recipe: ConstitutionRecipe, data: Dataset | None = None) -
         ("revision", recipe.revise.reviser, recipe.revise.revisions),
     )
     for kind, name, n in writing:
-        one = [_ask(kind, found, p, text, critique) for p, text in drafts]
+        one = [_ask(recipe, kind, found, p, text, critique) for p, text in drafts]
         if one:
             price = _price(recipe, found, kind, name, one)
             calls[f"{kind}s by {name or 'model'}"] = (len(one) * rounds * n, None if price is None else price * rounds * n)
@@ -88,16 +89,23 @@ def first_answers(answers: Answered, n: int) -> Answered:
     return [pair for own in by_prompt.values() for pair in own.values()]
 
 
-def _questions(found: Constitution, prompt: Prompt, text: str) -> list[Question]:
-    shown = found.shown(prompt)
+def _questions(found: Constitution, prompt: Prompt, text: str, sees: bool) -> list[Question]:
+    shown = found.shown(prompt, sees)
     asked = [p for p in found.of(prompt) if isinstance(p.scorer, JudgeScorer)]
     return [Question(shown, (Candidate("answer", text),), "rubric", p.text) for p in asked] if shown is not None else []
 
 
-def _ask(kind: Writing, found: Constitution, prompt: Prompt, text: str, critique: str) -> Ask:
+def _ask(recipe: ConstitutionRecipe, kind: Writing, found: Constitution, prompt: Prompt, text: str, critique: str) -> Ask:
     """The longest call for this prompt."""
     longest = max(found.of(prompt) or found.principles, key=lambda p: len(p.text + p.critique + p.revision))
-    return Ask(kind, found.shown(prompt) or prompt, text, longest, critique if kind == "revision" else "")
+    name = recipe.revise.critic if kind == "critique" else recipe.revise.reviser
+    return Ask(kind, found.shown(prompt, _sees(recipe, name)) or prompt, text, longest, critique if kind == "revision" else "")
+
+
+def _sees(recipe: ConstitutionRecipe, name: str) -> bool:
+    """Is this critic or reviser shown images, as far as that costs anything?"""
+    config = read_judges(recipe.constitution.judges).named(name) if name not in ("", RULES) else None
+    return isinstance(config, EndpointConfig) and config.images
 
 
 def _longest(recipe: ConstitutionRecipe, name: str) -> int:
@@ -112,7 +120,8 @@ def _measured(recipe: ConstitutionRecipe, found: Constitution, answers: Answered
     """Calls and price at most of the critic that is measured. Which answers are drawn hangs on their texts: those that cost most count."""
     n, name = recipe.measure.answers, recipe.measure.critic
     each = [
-        [Ask("critique", found.shown(p) or p, c.text, x) for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)] for p, c in answers
+        [Ask("critique", found.shown(p, _sees(recipe, name)) or p, c.text, x) for x in found.of(p) if not isinstance(x.scorer, JudgeScorer)]
+        for p, c in answers
     ]
     prices = [_price(recipe, found, "critique", name, asks) for asks in each]
     calls = sum(sorted((len(asks) for asks in each), reverse=True)[:n])

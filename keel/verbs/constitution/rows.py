@@ -84,7 +84,7 @@ def judgement_rows(scorer: Scorer, judge: Judge, campaign: str, at: str) -> Iter
     """What the judge said of each answer, principle by principle, as `keel feedback import` reads it."""
     by_answer: dict[tuple[str, str], list[Verdict]] = {}
     for prompt, text, verdict in scorer.heard:
-        by_answer.setdefault((prompt.prompt_id, text), []).append(verdict)
+        by_answer.setdefault((prompt.prompt_id, text.strip()), []).append(verdict)
     names = {p.text: p.name for p in scorer.constitution.principles}
     tasks: list[Task] = []
     rows: list[dict[str, Any]] = []

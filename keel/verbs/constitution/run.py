@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.critique.revise import FAILED, SATISFIED, Draft, revise
-from keel.critique.rlaif import Answer, Compared, compare, for_people
+from keel.critique.rlaif import Answer, compare, cut_off, for_people
+from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
 from keel.feedback.campaigns import Campaign
@@ -25,20 +25,21 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.types import Task
 from keel.verbs.constitution import rows
-from keel.verbs.constitution.answers import Answered, Own, from_data, judge_of, own_model, sampled
+from keel.verbs.constitution.answers import CUT_OFF, Answered, Own, from_data, judge_of, own_model, sampled
 from keel.verbs.constitution.measure import by_critic, by_labels, cases_of, errors
 from keel.verbs.constitution.page import page
 from keel.verbs.constitution.plan import first_answers, plan_constitution, plan_lines
 from keel.verbs.constitution.recipe import ConstitutionRecipe
+from keel.verbs.constitution.summary import PAGE, by_principle, commonest, compared_in, kind, mean, revision, tell
 from keel.verbs.constitution.writers import SELF, check_writers, writer_of
 from keel.verbs.shared.account import Account
-from keel.verbs.shared.judges import judge_named
-from keel.verbs.shared.progress import Phases, money, phases
+from keel.verbs.shared.judges import check_described, judge_named
+from keel.verbs.shared.progress import Phases, phases
 from keel.verbs.shared.session import open_session
 
 log = logging.getLogger("keel")
 ANSWERS, DEMONSTRATIONS, PAIRS, REVISIONS = "answers.jsonl", "demonstrations.jsonl", "pairs.jsonl", "revision_pairs.jsonl"
-HISTORY, AUDIT, JUDGEMENTS, PAGE = "history.jsonl", "audit.jsonl", "judgements.jsonl", "constitution.html"
+HISTORY, AUDIT, JUDGEMENTS = "history.jsonl", "audit.jsonl", "judgements.jsonl"
 _SHOWN = 8
 
 
@@ -47,10 +48,11 @@ def run_constitution(recipe: ConstitutionRecipe, path: Path, parent: str = "") -
     ``history.jsonl``, ``audit.jsonl`` (tasks for people), ``judgements.jsonl`` (where there is a judge), ``constitution.html`` and
     ``left_out.jsonl``. The summary's ``file`` is the folder. Started again after a kill, it pays for no call of a server twice."""
     data = load_data(recipe.data, recipe.seed)
-    found, judge, admitted = recipe.constitution.admitted(judge_named, "a labeller")
+    found, judge, admitted = recipe.constitution.admitted(judge_named, "a labeller", recipe.writes)
     judges = read_judges(recipe.constitution.judges) if judge is not None else None
-    scorer = make_scorer(found, judge, judges, recipe.constitution.samples)
+    scorer = make_scorer(found, judge, judges, recipe.constitution.samples, keep=True)
     check_writers(recipe, scorer)
+    check_described(scorer, data.prompts())
     for line in plan_lines(plan_constitution(recipe, data)):
         log.info("%s", line)
     with open_session("constitution", recipe, path, {data.source: data.fingerprint}, parent) as session:
@@ -59,7 +61,7 @@ def run_constitution(recipe: ConstitutionRecipe, path: Path, parent: str = "") -
         session.run.record(constitution=found.model_dump(mode="json"), **({"judges": [admitted]} if admitted else {}))
         account = Account(path, recipe.settings.max_refused, data=data)
         own = own_model(session, recipe) if recipe.needs_model else None
-        answered = _answers(recipe, own, data, account)
+        answered = _answers(recipe, found, own, data, account)
         with phases() as begin:
             answers = _scored(scorer, answered, begin)
             lost = [LeftOut(a.candidate.candidate_id, a.prompt.source_id, a.scored.error) for a in answers if a.scored.error]
@@ -69,14 +71,18 @@ def run_constitution(recipe: ConstitutionRecipe, path: Path, parent: str = "") -
                 )
             drafts = _revised(recipe, scorer, own, answers, begin)
             critics = _measured(recipe, scorer, own, answers, begin)
-        compared = compare(answers, recipe.pairs, found.how, found.floor)
+        compared = compare(answers, recipe.pairs, found.how, found.floor, recipe.cut != "worse")
         for_tasks = for_people(compared, recipe.audit, recipe.seed)
         tasks = [rows.audit_task(pair, arm, recipe.audit) for pair, arm in for_tasks]
-        taught = [d for d in drafts if d.done == SATISFIED or (not recipe.revise.keep and d.done != FAILED)]
-        lost += [LeftOut(d.prompt.prompt_id, d.prompt.source_id, f"no demonstration: {d.done}") for d in drafts if d not in taught]
+        cut = {(a.prompt.prompt_id, a.candidate.text) for a in answers if cut_off(a)}
+        halves = [d for d in drafts if recipe.cut == "worse" and (d.prompt.prompt_id, d.text) in cut]
+        taught = [d for d in drafts if d not in halves and (d.done == SATISFIED or (not recipe.revise.keep and d.done != FAILED))]
+        why = [(d, "it was cut off" if d in halves else d.done) for d in drafts if d not in taught]
+        lost += [LeftOut(d.prompt.prompt_id, d.prompt.source_id, f"no demonstration: {done}") for d, done in why]
         lost += [LeftOut(p.name, p.chosen.prompt.source_id, f"low confidence {p.confidence:.2f}") for p in compared.unsure]
         account.leave_out("constitution", lost)
         better = [d for d in drafts if d.improved]
+        dropped = sum(x.reason == CUT_OFF for x in account.left_of("answers"))
         written: dict[str, Sequence[Mapping[str, Any]]] = {
             ANSWERS: [rows.answer_row(a) for a in answers],
             DEMONSTRATIONS: [rows.demonstration_row(d) for d in taught],
@@ -94,35 +100,39 @@ def run_constitution(recipe: ConstitutionRecipe, path: Path, parent: str = "") -
             "prompts": len({a.prompt.prompt_id for a in answers}),
             "answers": len(answers),
             **{name.removesuffix(".jsonl"): len(lines) for name, lines in written.items() if name not in (ANSWERS, JUDGEMENTS, HISTORY)},
-            "principles": _principles(found, answers),
-            "score": _mean([a.scored.score for a in answers if not a.scored.error]),
-            "compared": _compared(compared),
-            "conflicts": [{"won": w, "lost": x, "by": by, "count": n} for (w, x, by), n in _commonest(compared)],
+            "principles": by_principle(found, answers),
+            "score": mean([a.scored.score for a in answers if not a.scored.error]),
+            "compared": compared_in(compared),
+            "conflicts": [{"won": w, "lost": x, "by": by, "count": n} for (w, x, by), n in commonest(compared)],
             "overruled": compared.overruled,
-            "revised": _revision(drafts, scorer),
+            "revised": revision(drafts, scorer),
             "critics": critics,
             "calls": begin.made,
             "cost": begin.cost,
-            "left_out": dict(Counter(x.reason.partition(":")[0].rstrip("0123456789. ") for x in lost)),
+            "cut_off": {"how": recipe.cut, "answers": sum(map(cut_off, answers)) + dropped},
+            "left_out": dict(Counter(kind(x.reason) for x in (*account.left_of("answers"), *lost))),
             "override": bool(admitted.get("override")),
             "file": str(path),
             "data": account.summary(),
         }
         shown = sorted(written[HISTORY], key=lambda d: -len(d["steps"]))[:_SHOWN]
         write_atomic(path / PAGE, page(summary, shown).encode())
-        _tell(summary, path)
+        tell(summary, path)
         return session.finish(summary)
 
 
-def _answers(recipe: ConstitutionRecipe, own: Own | None, data: Any, account: Account) -> Answered:
+def _answers(recipe: ConstitutionRecipe, constitution: Constitution, own: Own | None, data: Dataset, account: Account) -> Answered:
     if recipe.source == "model":
         assert own is not None, "a recipe that samples has a model"
         found = sampled(own, recipe, data.prompts(), account)
     else:
-        found, lost = from_data(data)
+        found, lost = from_data(data, constitution)
         account.leave_out("answers", lost)
     if not found:
-        raise DataError("there is no answer to score", f"see {account.out / 'left_out.jsonl'}")
+        why = Counter(kind(x.reason) for x in account.left_of("answers"))
+        mend = f"raise sampling.max_tokens ({recipe.sampling.max_tokens}), or cut=worse or keep; " * (CUT_OFF in why)
+        told = ", ".join(f"{n}x {reason}" for reason, n in why.items())
+        raise DataError(f"there is no answer to score ({told})", f"{mend}see {account.out / 'left_out.jsonl'}")
     return found
 
 
@@ -161,56 +171,6 @@ def _measured(recipe: ConstitutionRecipe, scorer: Scorer, own: Own | None, answe
     return found
 
 
-def _principles(found: Constitution, answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
-    """How well each principle is kept by all answers."""
-    table: dict[str, dict[str, Any]] = {}
-    for p in found.principles:
-        values = [a.scored.p[p.name] for a in answers if p.name in a.scored.p]
-        told = {"band": found.band_of(p), "aspect": p.aspect, "weight": p.weight, "answers": len(values), "mean": _mean(values)}
-        table[p.name] = told | {"broken": sum(v < p.least for v in values)}
-    return table
-
-
-def _compared(found: Compared) -> dict[str, int]:
-    told = {"kept": len(found.kept), "low confidence": len(found.unsure)}
-    return told | {"too close": found.close, "beyond pairs.per_prompt": found.surplus}
-
-
-def _commonest(found: Compared) -> list[tuple[tuple[str, str, str], int]]:
-    return sorted(found.conflicts.items(), key=lambda x: (-x[1], x[0]))
-
-
-def _revision(drafts: Sequence[Draft], scorer: Scorer) -> dict[str, Any]:
-    """How the answers ended, what came of the rounds, and what it did to the scores."""
-    scored = [d for d in drafts if d.done != FAILED]
-    if not scored:
-        return {}
-    steps = [s for d in drafts for s in d.steps]
-    taken = [s for s in steps if s.outcome == "revised"]
-    known = [s for s in steps if scorer.known(scorer.constitution.named(s.principle))]
-    torn = Counter((c.won, c.lost, s.outcome == "revised") for s in steps for c in s.conflicts)
-    return {
-        "ended": dict(Counter(d.done for d in drafts)),
-        "outcomes": dict(Counter(s.outcome for s in steps)),
-        "by_principle": {
-            name: dict(Counter(s.outcome for s in steps if s.principle == name)) for name in dict.fromkeys(s.principle for s in steps)
-        },
-        "failed_replies": dict(Counter(f.partition(":")[0] for s in steps for f in s.failed)),
-        "score_before": _mean([d.scored.score for d in scored]),
-        "score_after": _mean([d.now.score for d in scored]),
-        "improved": sum(d.improved for d in scored),
-        "worse": sum(d.now.score < d.scored.score for d in scored),
-        "edit": _mean([s.edit for s in taken if s.edit is not None]),
-        "severity": _mean([float(s.severity) for s in steps if s.severity]),
-        "faults_not_seen": {"known": len(known), "not_seen": sum(s.outcome == "the critic sees no fault" for s in known)},
-        "conflicts": [{"won": w, "lost": x, "taken": t, "count": n} for (w, x, t), n in torn.most_common()],
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
-
-
 def _store(recipe: ConstitutionRecipe, tasks: Sequence[Task]) -> None:
     """The tasks go into a store of feedback, where the settings name one."""
     config = recipe.audit
@@ -222,37 +182,3 @@ def _store(recipe: ConstitutionRecipe, tasks: Sequence[Task]) -> None:
         if all(c.name != config.campaign for c in store.campaigns()):
             store.add_campaign(Campaign(config.campaign, config.people, "pairwise", config.protocol))
         store.add_tasks(config.campaign, tasks)
-
-
-def _tell(summary: Mapping[str, Any], path: Path) -> None:
-    """The outcome in a few lines."""
-    log.info(
-        "%d answers, mean score %s; %d pairs, %d for people",
-        summary["answers"],
-        _number(summary["score"]),
-        summary["pairs"],
-        summary["audit"],
-    )
-    for name, p in summary["principles"].items():
-        log.info("  %-16s broken by %d of %d answers", name, p["broken"], p["answers"])
-    for c in summary["conflicts"][:5]:
-        log.info("  %s over %s %dx, by %s", c["won"] or "neither", c["lost"], c["count"], c["by"])
-    if revised := summary["revised"]:
-        ended = ", ".join(f"{n} {name}" for name, n in revised["ended"].items())
-        text = "revised: %s; score %s -> %s, %d demonstrations, %d pairs"
-        counts = (summary["demonstrations"], summary["revision_pairs"])
-        log.info(text, ended, _number(revised["score_before"]), _number(revised["score_after"]), *counts)
-    for name, found in summary["critics"].items():
-        t = found["all"]
-        wrong = (
-            "no verdict at all"
-            if t["wrong"] is None
-            else "wrong in {:.0%} [{:.0%}, {:.0%}]".format(*(t["wrong"][k] for k in ("mean", "low", "high")))
-        )
-        beside = "" if t["always_the_same"] is None else f"; who always says the same is wrong in {t['always_the_same']:.0%}"
-        log.info("critic %s: %s%s; %d of %d without a verdict", name, wrong, beside, t["without_verdict"], t["cases"])
-    log.info("%d calls made, cost %s; report: %s", summary["calls"], money(summary["cost"]), path / PAGE)
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"

@@ -26,7 +26,7 @@ from keel.evaluate.compare import GOLD_CONTENT, Answer, PromptAnswers, compare
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
-from keel.judges.ask import Judge
+from keel.judges.ask import Judge, check_images
 from keel.judges.gate import admit, read_report
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
@@ -47,7 +47,7 @@ from keel.verbs.evaluate.ensemble import Ensemble
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
-from keel.verbs.shared.judges import judge_named, record_judges
+from keel.verbs.shared.judges import check_seen_by, judge_named, record_judges
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, open_session
@@ -78,6 +78,9 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
         session.bus.emit("run_started", 0, total_steps=3)
         account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
         scorer = _scorer(recipe)  # refused before anything is sampled
+        check_seen_by(recipe.rewards, data.prompts())
+        if scorer is not None:
+            check_images(scorer.judge, ((p, ()) for p in data.prompts()))
         before, renderer_before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
         session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
         after, renderer, ensemble = _side(recipe, recipe.model, data.prompts(), account, "model")

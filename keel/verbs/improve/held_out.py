@@ -12,10 +12,11 @@ from typing import Any
 
 from keel.core.errors import ConfigError, RunError
 from keel.core.hashing import stable_hash
+from keel.data.dataset import Dataset
 from keel.evaluate.statistics import Interval, mean_interval, paired_difference, win_rate
 from keel.feedback.rows import named, task_row
 from keel.feedback.store import read as read_comparisons
-from keel.judges.ask import Judge
+from keel.judges.ask import Judge, check_images
 from keel.judges.build import read_judges
 from keel.judges.gate import admit
 from keel.judges.panel import PanelJudge
@@ -29,7 +30,7 @@ from keel.types import Candidate, Prompt, Task
 from keel.verbs.campaign.recipe import GoldConfig, LabelRecipe
 from keel.verbs.campaign.run import COMPARISONS, UNWANTED, run_labels
 from keel.verbs.improve.recipe import HeldOutConfig, ImproveRecipe
-from keel.verbs.shared.judges import judge_named
+from keel.verbs.shared.judges import check_seen_by, judge_named
 
 log = logging.getLogger("keel")
 EMPTY = "[no answer]"  # what people see of one without text
@@ -154,6 +155,15 @@ def check_independent(recipe: ImproveRecipe, judge: Judge) -> tuple[Judge | None
     if other.family and other.family == judge.family:
         log.warning("held_out.judge %s and the judge %s are of one family (%s): they may err alike", other.name, judge.name, judge.family)
     return other, [admit(other, use.report, use.override, "a scorer")]
+
+
+def check_sides(recipe: ImproveRecipe, sides: Sequence[Dataset], judge: Judge, measuring: Judge | None) -> None:
+    """Raises DataError, before anything is sampled, where prompts hold images that a judge which is asked about them does not see."""
+    held_out = sides[1].prompts()
+    check_images(judge, ((p, ()) for side in sides for p in side.prompts()))
+    if measuring is not None:
+        check_images(measuring, ((p, ()) for p in held_out))
+    check_seen_by(recipe.held_out.rewards, held_out)
 
 
 def ask_people(

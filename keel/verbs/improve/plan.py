@@ -46,7 +46,8 @@ def plan_improve(recipe: ImproveRecipe, sides: tuple[Dataset, Dataset] | None = 
     for reward in recipe.held_out.rewards:
         if isinstance(reward, JudgeReward | ConstitutionReward) and reward.judge:
             judges = paid_judges(reward.judges, reward.judge)
-            each = [_cost(judges, of_prompt) for of_prompt in (_rewarded(reward, p, answers[:k]) for p in held_out)]
+            sees = all(judge.sees_images for judge in judges)
+            each = [_cost(judges, of_prompt) for of_prompt in (_rewarded(reward, p, answers[:k], sees) for p in held_out)]
             calls[f"reward {reward.name} by judge {reward.judge}"].append(_times(_sum(each), recipe.rounds + 1))  # the start too
     found = {name: _sum(costs) for name, costs in calls.items()}
     return {
@@ -76,11 +77,11 @@ def _both_orders(asked: Sequence[Question], samples: int = 1) -> list[Question]:
     return [call for q in asked for call in calls_of(q, samples)]
 
 
-def _rewarded(reward: JudgeReward | ConstitutionReward, prompt: Prompt, answers: Sequence[Candidate]) -> list[Question]:
-    """What a reward asks its judge about the answers to one prompt."""
+def _rewarded(reward: JudgeReward | ConstitutionReward, prompt: Prompt, answers: Sequence[Candidate], sees: bool) -> list[Question]:
+    """What a reward asks its judge, which may see images, about the answers to one prompt."""
     if isinstance(reward, ConstitutionReward):
         found = reward.read()
-        shown, asked = found.shown(prompt), [p for p in found.of(prompt) if isinstance(p.scorer, JudgeScorer)]
+        shown, asked = found.shown(prompt, sees), [p for p in found.of(prompt) if isinstance(p.scorer, JudgeScorer)]
         return (
             [] if shown is None else _both_orders([Question(shown, (a,), "rubric", p.text) for a in answers for p in asked], reward.samples)
         )

@@ -18,7 +18,7 @@ from keel.runs.durable import publish_folder
 from keel.verbs.improve import choose, rounds
 from keel.verbs.improve.course import Course, read_round, write_round
 from keel.verbs.improve.decide import State, after, name_of, outcome, result
-from keel.verbs.improve.held_out import Answers, ask_people, change, check_independent
+from keel.verbs.improve.held_out import Answers, ask_people, change, check_independent, check_sides
 from keel.verbs.improve.measuring import held_out_answers
 from keel.verbs.improve.plan import plan_improve, plan_lines
 from keel.verbs.improve.recipe import ImproveRecipe
@@ -38,6 +38,7 @@ def run_improve(recipe: ImproveRecipe, path: Path, parent: str = "") -> dict[str
     judge = judge_named(recipe.judge.judges, recipe.judge.judge)
     admitted = admit(judge, recipe.judge.report, recipe.judge.override, "a labeller")
     measuring, others = check_independent(recipe, judge)
+    check_sides(recipe, sides, judge, measuring)
     for line in plan_lines(plan_improve(recipe, sides)):
         log.info("%s", line)
     read = {train.source: train.fingerprint, held_out.source: held_out.fingerprint}

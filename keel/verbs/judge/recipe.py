@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.core.config import Section
+from keel.core.errors import ConfigError
 from keel.evaluate.judge_report import JudgeReportConfig
 from keel.judges.config import JudgesFile
 
@@ -30,6 +31,12 @@ class JudgeRecipe(Section):
     override: str = Field(default="", description="Name of a judge that labels without a passed report; stands in the manifest.")
     store: str = Field(default="", description="Store of feedback that the judgements also go into, e.g. sqlite:///feedback.db.")
     campaign: str = Field(default="judged", min_length=1, description="Campaign of the judgements.")
+
+    @model_validator(mode="after")
+    def _is_read(self) -> JudgeRecipe:
+        if self.criteria and self.kind != "rubric":
+            raise ConfigError("criteria would have no effect with kind=auto", "kind=rubric")
+        return self
 
 
 class JudgeReportRecipe(JudgeReportConfig):

@@ -13,6 +13,7 @@ from keel.data.dataset import load as load_data
 from keel.evaluate.judge_labels import labelled
 from keel.evaluate.judge_page import page
 from keel.evaluate.judge_report import JudgeReportConfig, headline, judge_report
+from keel.judges.ask import check_images
 from keel.judges.orders import calls_of
 from keel.runs.durable import write_atomic
 from keel.verbs.judge.recipe import JudgeReportRecipe
@@ -27,6 +28,7 @@ def run_judge_report(labels: str, judge: str, judges: str, json_file: str, html_
     made = judge_named(config.judges, config.judge)
     data = load_data(DataConfig(path=config.labels))
     rows = labelled(data.records, data.source, config.reference)
+    check_images(made, ((x.question.prompt, x.question.answers) for x in rows))
     settings = JudgeReportConfig(**{name: getattr(config, name) for name in JudgeReportConfig.model_fields})
     calls = sum(len(calls_of(x.question, config.samples)) for x in rows)
     with progress(calls, "judging") as told:

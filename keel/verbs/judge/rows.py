@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.hashing import image_digest
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
+from keel.data.errors import FieldError
+from keel.data.fields import place_images
+from keel.data.turns import as_image, as_messages
 from keel.evaluate.judge_labels import labelled
 from keel.feedback.rows import digest, named
-from keel.judges.templates import holds_image
-from keel.types import Candidate, Comparison, Demonstration, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
+from keel.judges.pictures import holds_image
+from keel.types import Candidate, Comparison, Demonstration, ImagePart, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
 
 log = logging.getLogger("keel")
 
@@ -59,19 +63,25 @@ def _own_rows(path: Path) -> list[Found]:
         if not isinstance(answers, list) or not answers:
             raise DataError(f"{path}:{number}: answers must be a list of texts", 'a row is {"prompt": ..., "answers": ["...", "..."]}')
         candidates = tuple(_candidate(a, f"{path}:{number}", i) for i, a in enumerate(answers))
-        meta = {k: v for k, v in row.items() if k not in ("prompt", "answers", "prompt_id")}
-        found.append((_prompt(row, f"{path}:{number}", meta), candidates, _kind(len(candidates))))
+        meta = {k: v for k, v in row.items() if k not in ("prompt", "answers", "prompt_id", "image", "images")}
+        found.append((_prompt(row, f"{path}:{number}", meta, str(path.parent)), candidates, _kind(len(candidates))))
     return found
 
 
-def _prompt(row: dict[str, Any], where: str, meta: dict[str, Any]) -> Prompt:
+def _prompt(row: dict[str, Any], where: str, meta: dict[str, Any], folder: str) -> Prompt:
+    """A prompt as data files write it: a text or turns, images in ``images`` (or ``image``) or inside the turns."""
     said = row.get("prompt")
-    name = str(row.get("prompt_id") or digest(said))
-    if isinstance(said, str) and said:
-        return Prompt(name, (Message("user", said),), source_id=where, meta=meta)
-    if isinstance(said, list) and said and all(isinstance(m, dict) and isinstance(m.get("content"), str) and m.get("role") for m in said):
-        return Prompt(name, tuple(Message(m["role"], m["content"]) for m in said), source_id=where, meta=meta)
-    raise DataError(f"{where}: prompt must be a text or a list of {{role, content}}", "correct the row")
+    if not said or not isinstance(said, str | list):
+        raise DataError(f"{where}: prompt must be a text or a list of {{role, content}}", "correct the row")
+    given = row.get("images", row.get("image"))
+    try:
+        images = [as_image(f"images.{k}", x, folder) for k, x in enumerate(given if isinstance(given, list) else [given]) if x is not None]
+        turns = (Message("user", said),) if isinstance(said, str) else as_messages("prompt", said)
+        messages = place_images(turns, images, folder)
+    except FieldError as error:
+        raise DataError(f"{where}: {error.field}: {error.reason}", "correct the row") from None
+    seen = [image_digest(p.source) for m in messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart)]
+    return Prompt(str(row.get("prompt_id") or digest([said, *seen] if seen else said)), messages, source_id=where, meta=meta)
 
 
 def _candidate(value: Any, where: str, i: int) -> Candidate:

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.config import dump, load, read_recipe
-from keel.core.errors import ConfigError
+from keel.core.errors import ConfigError, RunError
 from keel.core.hashing import digest_bytes
 from keel.core.version import VERSION
 from keel.evaluate.judge_labels import reference_of
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import annotator_row, judgement_row, task_row, utc
-from keel.judges.ask import Judge, Question, Said, failed
+from keel.judges.ask import Judge, Question, Said, check_images, failed
 from keel.judges.build import read_judges
 from keel.judges.config import EndpointConfig, LocalConfig
 from keel.judges.gate import admit
 from keel.judges.orders import Verdict, calls_of, verdicts
-from keel.judges.record import annotator_of, failures, judgements, question_of
+from keel.judges.record import annotator_of, failures, first_failures, judgements, question_of
 from keel.judges.templates import load_template
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -38,10 +38,12 @@ log = logging.getLogger("keel")
 
 
 def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
-    """Judge ``target``: a recipe of this verb, or a file of answers. Raises UserError before anything is asked or written."""
+    """Judge ``target``: a recipe of this verb, or a file of answers. Raises UserError before anything is asked or written, and RunError,
+    behind what is written, where no task has a verdict."""
     recipe = _recipe(target, overrides)
     judge = judge_named(recipe.judges, recipe.judge)
     tasks = tasks_of(recipe.data, recipe.campaign)
+    check_images(judge, ((t.prompt, t.candidates) for t in tasks))
     asked = [(task, questions_of(task, recipe)) for task in tasks]
     flat = [q for _, of_task in asked for q in of_task]
     calls = [c for q in flat for c in calls_of(q, recipe.samples)]
@@ -134,8 +136,11 @@ def _write(recipe: JudgeRecipe, judge: Judge, found: Sequence[tuple[Task, Verdic
     print(
         f"{len(found) - len(lost)} verdicts, {summary['made']} calls made, cost {cost}" + (f"; without a verdict: {shown}" if lost else "")
     )
+    first = first_failures(s for v in kept for _, s in v.calls)
     for kind, n in summary["failures"].items():
-        print(f"failed {n}x: {kind}")
+        print(f"failed {n}x: {first[kind][:300]}")
+    if kept and len(lost) == len(found):
+        raise RunError(f"judge {judge.name} gave no verdict at all", "mend what is told above and start the same command again")
     return summary
 
 

@@ -29,7 +29,7 @@ from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
-from keel.verbs.shared.judges import record_judges
+from keel.verbs.shared.judges import check_seen, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
@@ -140,6 +140,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer), asks=True
     )
     record_judges(session.run, rewards)
+    check_seen([r.source for r in rewards], [p for side in prompts.values() for p, _ in side.values()])
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     askers = askers_of(recipe.rewards, session.run.path)
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None, askers if askers.each else None)

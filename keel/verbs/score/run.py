@@ -26,6 +26,7 @@ from keel.rewards.text import Item, TextScorer
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.verbs.score.rows import check_columns, read_rows
+from keel.verbs.shared.judges import check_seen
 
 log = logging.getLogger("keel")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -50,6 +51,7 @@ def run_score(path: str, reward: str, out: str, overrides: Sequence[str] = (), c
         judge = row.source(config, None)
     else:
         judge = text_source(config)
+    check_seen([judge], [prompt for prompt, _ in items])
     version = identity(config)
     if cache:
         judge = CachedTexts(judge, ScoreCache(Path(cache), version))

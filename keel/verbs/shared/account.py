@@ -53,6 +53,10 @@ class Account:
             if data.bad:
                 log.warning("%s data: %d bad rows set aside, all of them in %s", side, len(data.bad), out / BAD_ROWS)
 
+    def left_of(self, side: str) -> Sequence[LeftOut]:
+        """What was left out of a side so far."""
+        return self.left.get(side, ())
+
     def refuse(self, side: str, refused: Sequence[Refusal]) -> None:
         """Note records that cannot be rendered."""
         if not refused:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keel.core.errors import DataError
+from keel.core.errors import ConfigError, DataError
 from keel.data.sources import package_file
+from keel.judges.ask import digest
+from keel.judges.config import deciding_of
 from keel.rewards.table import RewardConfig
 from keel.runs.fingerprints import file_fingerprint, model_fingerprint
 from keel.verbs.shared.recipes import ModelRecipe, NamedFile
@@ -20,10 +22,20 @@ def inputs_of(recipe: ModelRecipe) -> dict[str, str]:
         try:
             path = package_file(name) if name.startswith("package:") else Path(name).expanduser()
             if path.is_file() or (is_model and path.is_dir()):
-                found[f"{key} ({name})"] = model_fingerprint(path) if is_model else file_fingerprint(path)
+                found[f"{key} ({name})"] = model_fingerprint(path) if is_model else _fingerprint(key, path)
         except (OSError, DataError):
             continue
     return found
+
+
+def _fingerprint(key: str, path: Path) -> str:
+    """Of a file of judges what decides what they say: a budget that is raised, or a server's key, changes no run."""
+    if key.rpartition(".")[2] == "judges":
+        try:
+            return digest(deciding_of(path))[:16]
+        except ConfigError:
+            pass  # told of when it is used
+    return file_fingerprint(path)
 
 
 def reward_files(key: str, rewards: Sequence[RewardConfig]) -> Iterator[NamedFile]:

@@ -15,7 +15,7 @@ CHARACTERS_A_TOKEN = 4  # of an answer that nobody wrote yet: high, so that its 
 def paid_judges(file: str, name: str) -> list[Judge]:
     """The judge of that name, or the members of a panel, without those that load a model: these run here and cost nothing."""
     judges = read_judges(file)
-    return [make_judge(one, judges) for one in _voices(judges, name, ())]
+    return [make_judge(one, judges) for one in _voices(judges, name)]
 
 
 def price_of(judges: Sequence[Judge], questions: Sequence[Question]) -> float | None:
@@ -28,12 +28,12 @@ def total(prices: Sequence[float | None]) -> float | None:
     return None if any(p is None for p in prices) else math.fsum(p for p in prices if p is not None)
 
 
-def _voices(judges: JudgesFile, name: str, above: tuple[str, ...]) -> Iterator[str]:
+def _voices(judges: JudgesFile, name: str) -> Iterator[str]:
     match judges.named(name):
         case LocalConfig() | RewardModelConfig():
             return
-        case PanelConfig(members=members) if name not in above:
+        case PanelConfig(members=members):
             for member in members:
-                yield from _voices(judges, member, (*above, name))
+                yield from _voices(judges, member)
         case _:
             yield name
