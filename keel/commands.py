@@ -48,6 +48,12 @@ def pipeline(args: argparse.Namespace) -> Summary | None:
     return run_pipeline(Path(args.recipe), args.overrides, dry_run=args.dry_run)
 
 
+def tune(args: argparse.Namespace) -> Summary:
+    from keel.tune.run import run_tune
+
+    return run_tune(Path(args.recipe), args.overrides, dry_run=args.dry_run)
+
+
 def doctor(args: argparse.Namespace) -> Summary:
     from keel.doctor import doctor
 
