@@ -86,7 +86,7 @@ class LoopConfig(Section):
     pause_at: int = Field(
         default=0,
         ge=0,
-        description="Evaluate after this step, save and leave; the same command with another number goes on as if nothing had been. 0: never.",
+        description="Evaluate after this step, save and leave; with another number, or none, the run goes on as if nothing had been.",
     )
     probes: int = Field(default=4, ge=0, description="Held-out prompts answered at each evaluation, always the same; none for rewards.")
     best: EarlyStopConfig | None = Field(

@@ -170,9 +170,9 @@ class RunDir:
         DISK.sync_dir(self.path)
 
     def cut_metrics(self, step: int) -> None:
-        """Go back to ``step``: drop metrics, samples, rollouts, audits and evaluations of later steps, so that each stands once. -1: from the
-        beginning. Events are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the run went back
-        to."""
+        """Go back to ``step``: drop metrics, samples, rollouts, audits and evaluations of later steps, so that each stands once.
+        -1: from the beginning. Events are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the
+        run went back to."""
         logs.cut_end(self.path / METRICS, lambda row: _step(row) > step)
         logs.change_rows(self.path / EVENTS, lambda row: _after_return(row, step))
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)

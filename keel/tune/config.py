@@ -28,7 +28,7 @@ class RangeConfig(Section):
     high: float | None = Field(default=None, description="The greatest value.")
     scale: Literal["log", "linear", "whole"] = Field(
         default="log",
-        description="log: equal factors are equally likely; linear: equal differences; whole: whole numbers, by equal factors.",
+        description="log: equal factors are equally likely; linear: equal differences; whole: whole numbers, by factors.",
     )
     values: tuple[Any, ...] = Field(default=(), description="In place of low and high: one of these.")
 
@@ -59,6 +59,15 @@ class RangeConfig(Section):
             raise ValueError("a range of whole numbers begins and ends with whole numbers")
         return self
 
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """The values between which, or among which, is searched."""
+        if self.values:
+            return self.values
+        assert self.low is not None
+        assert self.high is not None
+        return (int(self.low), int(self.high)) if self.scale == "whole" else (self.low, self.high)
+
 
 class TuneConfig(Section):
     """A search for settings: many runs begin, the better part of them goes on, the best is set against the recipe as it stands, on seeds
@@ -67,7 +76,7 @@ class TuneConfig(Section):
     verb: Verb = Field(default="rl", description="The stage that is run.")
     search: dict[str, RangeConfig] = Field(
         default={},
-        description="What is searched, by key path. Empty: optim.lr and, where the algorithm has a KL, algorithm.kl.coef, from a tenth to ten "
+        description="What is searched, by key path. Empty: optim.lr and, where the algorithm has a KL, algorithm.kl.coef: a tenth to ten "
         "times the recipe's.",
     )
     budget: int = Field(default=0, ge=0, description="Optimizer steps of all runs together; 0: 20 times those of the recipe.")
@@ -78,7 +87,7 @@ class TuneConfig(Section):
     )
     measure: str = Field(
         default="",
-        description="What counts: a metric of evaluations on held-out data, `eval/...`. Empty: in RL the reward of weight 0 that stands first "
+        description="What counts: a metric of evaluations on held-out data, `eval/...`. Empty: in RL the first reward of weight 0 "
         "among `rewards` (it trains nothing, so nothing is gamed for it), else eval/reward; elsewhere eval/loss.",
     )
     mode: Literal["min", "max"] | None = Field(default=None, description="Whether less or more of it is better; empty: as its name says.")

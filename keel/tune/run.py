@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from keel.core.config import dump
 from keel.core.errors import RunError
@@ -212,7 +212,7 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     for row in result["trials"]:
         if row["seed"] == result["seed"]:
             last[row["trial"]] = row
-    table = Table("trial", *result["own"], "steps", result["measure"], "kl", "ended")
+    table = Table(*(Column(head, overflow="fold") for head in ("trial", *result["own"], "steps", result["measure"], "kl", "ended")))
     for row in sorted(last.values(), key=lambda r: (-r["steps"], r["trial"])):
         value, kl = logs.number(row["value"]), row["beside"].get("kl", row["beside"].get("objective/kl"))
         cells = (*map(str, row["settings"].values()), str(row["steps"]), _short(value), _short(kl), row["ended"][:60].replace("[", r"\["))

@@ -30,12 +30,12 @@ def value_at(where: RangeConfig, u: float) -> Any:
     """What stands at share ``u``, in [0, 1), of a range."""
     if where.values:
         return where.values[min(int(u * len(where.values)), len(where.values) - 1)]
-    assert where.low is not None and where.high is not None
+    low, high = where.ends
     if where.scale == "linear":
-        return rounded(where.low + u * (where.high - where.low))
+        return rounded(low + u * (high - low))
     if where.scale == "whole":  # each number has its own stretch
-        return min(math.floor(where.low * ((where.high + 1) / where.low) ** u), int(where.high))
-    return rounded(where.low * (where.high / where.low) ** u)
+        return min(math.floor(low * ((high + 1) / low) ** u), high)
+    return rounded(low * (high / low) ** u)
 
 
 def rounded(value: float) -> float:

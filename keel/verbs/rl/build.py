@@ -27,6 +27,7 @@ from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
 from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
+from keel.verbs.rl.resolved import resolved_numbers
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.judges import record_judges
@@ -128,6 +129,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     algorithm = resolve(recipe.algorithm, recipe.samples)
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
+    session.run.record(algorithm=resolved_numbers(algorithm))
     params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     prompts = encode_sides(splits, renderer, account, params.max_tokens)
     sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
