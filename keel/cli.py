@@ -79,7 +79,6 @@ def _add_recipes(add: Add) -> None:
         )
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe (and what calls will cost) and stop")
 
-
     sub = add("tune", "search learning rate, price of the KL or any other setting of a recipe", commands.tune)
     sub.add_argument("recipe", help="a recipe of a stage that trains; its section `tune` says what is searched")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. tune.budget=400; run_dir=DIR goes on in DIR")

@@ -127,8 +127,8 @@ def gaming_detectors(facts: Facts, limits: Limits) -> Found:
     if facts.verb not in RL:
         return NOT_RL
     priced = [str(r["type"]) for r in facts.rewards if r.get("type") in ("gaming", "diversity", "rules")]
-    audit, red = facts.setting("settings.tracking.audit.every") or 0, facts.setting("red_team.every") or 0
-    said = f"rewards: {', '.join(priced) or '-'}; settings.tracking.audit.every = {audit:g}; red_team.every = {red:g}"
+    audit, red = facts.setting("settings.tracking.audit.every") or 0, facts.setting("settings.tracking.red_team.every") or 0
+    said = f"rewards: {', '.join(priced) or '-'}; settings.tracking.audit.every = {audit:g}; settings.tracking.red_team.every = {red:g}"
     return _found(bool(priced or audit or red), said)
 
 
