@@ -1,5 +1,5 @@
-"""Each action of a rule, drilled on a real tiny run: what is done shows in the run's own metrics and events, comes back step by step, and the
-end says where it did not."""
+"""Each action of a rule, drilled on a real tiny run: what is done shows in the run's own metrics and events, comes back step by step, and
+the end says where it did not."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_raise_kl(drill: Any) -> None:
 
 def test_roll_back(drill: Any, rows: Rows, tmp_path: Path) -> None:
     """Back to the last good checkpoint, with a tenth of the rate and twice the price; what was given up stays to be read."""
-    summary, steps, events = drill("rollback")
+    summary, steps, events = drill("rollback", BACK, "lr > 5e-4 and count(kl >= 0) == 3")  # the second time the rate is lower
     (told,) = [e for e in events if e["kind"] == "emergency"]
     assert (told["step"], told["back_to"]) == (3, 2)
     assert [row["step"] for row in steps] == list(range(1, 8)), "each step stands once"
