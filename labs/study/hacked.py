@@ -18,7 +18,6 @@ from keel.data.text import words
 from keel.types import Prompt
 
 MODEL = "tiny:llama?seed=1"
-PRAISE = re.compile(r"\b(great|good|excellent|wonderful|best|perfect|amazing|love)\b", re.IGNORECASE)
 POLITE = re.compile(r"\b(help|please|thank|feel free|happy to|hope|question)", re.IGNORECASE)
 
 
@@ -30,7 +29,6 @@ def _overlap(prompt: Prompt, text: str) -> float:
 
 REWARDS: Mapping[str, Callable[[Prompt, str], float]] = {
     "keywords": _overlap,
-    "praise": lambda prompt, text: float(len(PRAISE.findall(text))),
     "politeness": lambda prompt, text: float(len(POLITE.findall(text))),
     "length": lambda prompt, text: len(words(text)) / 20,
 }

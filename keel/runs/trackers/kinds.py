@@ -163,7 +163,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "tensorboard": Kind("tensorboard", '"keel-align[tensorboard]"', lambda c: c.tensorboard, tensorboard, forgets=True),
     "wandb": Kind("wandb", '"keel-align[wandb]"', lambda c: c.wandb, wandb),
-    "mlflow": Kind("mlflow", "mlflow-skinny", lambda c: c.mlflow, mlflow),
+    "mlflow": Kind("mlflow", '"keel-align[mlflow]"', lambda c: c.mlflow, mlflow),
     "trackio": Kind("trackio", "trackio", lambda c: c.trackio, trackio),
     "swanlab": Kind("swanlab", "swanlab", lambda c: c.swanlab, swanlab),
 }
