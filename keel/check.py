@@ -13,7 +13,7 @@ from rich.table import Table
 from keel.core.config import dump, load, read_recipe
 from keel.core.errors import ConfigError, RunError
 from keel.evaluate.checklists.facts import Facts, facts_of
-from keel.evaluate.checklists.lists import STATUSES, Checked, When, check_items
+from keel.evaluate.checklists.lists import STATUSES, WHENS, Checked, When, check_items
 from keel.evaluate.report_data import collect
 
 Lang = Literal["en", "zh"]
@@ -54,8 +54,9 @@ def run_check(
         found = check_items(facts)
     else:
         found = check_items(facts_of_recipe(path, overrides, verb), ("before",))
-    for when in dict.fromkeys(c.item.when for c in found):
-        _print([c for c in found if c.item.when == when], when, lang, out)
+    for when in WHENS:
+        if of_it := [c for c in found if c.item.when == when]:
+            _print(of_it, when, lang, out)
     counts = Counter(c.status for c in found)
     out.print(", ".join(f"{_SAID[lang][s]} {counts[s]}" for s in STATUSES if counts[s]), markup=False, highlight=False)
     return {"target": target, "counts": dict(counts), "items": [c.to_json() for c in found]}
