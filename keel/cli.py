@@ -80,11 +80,21 @@ def _add_recipes(add: Add) -> None:
         )
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe (and what calls will cost) and stop")
 
+    sub = add("tune", "search learning rate, price of the KL or any other setting of a recipe", commands.tune)
+    sub.add_argument("recipe", help="a recipe of a stage that trains; its section `tune` says what is searched")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. tune.budget=400; run_dir=DIR goes on in DIR")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be run and how many steps it takes, and stop")
+
 
 def _add_looks(add: Add) -> None:
     sub = add("doctor", "prove that this machine and this model compute what they should", commands.doctor)
     sub.add_argument("model", nargs="?", default=commands.DOCTOR_MODEL, help="folder, id, GGUF file or tiny:ARCH")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. seed=1")
+    sub = add("check", "the lists of what to look at before, during and after a training, checked where a program can", commands.check)
+    sub.add_argument("target", metavar="RECIPE_OR_RUN", help="a recipe of a stage, or the directory of a run")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe")
+    sub.add_argument("--verb", dest="verb_of", default="", choices=["rl", "reward", "prefer", "sft", "offline"], help="whose recipe it is")
+    sub.add_argument("--lang", default="en", choices=["en", "zh"], help="language of the items")
     sub = add("data", "look at data, or clean it: keel data show PATH, keel data clean PATH --out FILE", commands.data)
     sub.add_argument("what", choices=["show", "clean"])
     sub.add_argument("path", help="file, folder or data set id")

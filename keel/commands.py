@@ -48,6 +48,18 @@ def pipeline(args: argparse.Namespace) -> Summary | None:
     return run_pipeline(Path(args.recipe), args.overrides, dry_run=args.dry_run)
 
 
+def check(args: argparse.Namespace) -> Summary:
+    from keel.check import run_check
+
+    return run_check(args.target, args.overrides, args.verb_of, args.lang)
+
+
+def tune(args: argparse.Namespace) -> Summary:
+    from keel.tune.run import run_tune
+
+    return run_tune(Path(args.recipe), args.overrides, dry_run=args.dry_run)
+
+
 def doctor(args: argparse.Namespace) -> Summary:
     from keel.doctor import doctor
 

@@ -20,6 +20,7 @@ from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
 from keel.rewards.constitution.config import Constitution
 from keel.serve.config import ServeRewardConfig
+from keel.tune.config import TuneRecipe
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
@@ -63,6 +64,7 @@ _TITLES: Mapping[type[Section], str] = {
     LabelRecipe: "The stage `annotate` of `keel run`",
     MineRecipe: "The stage `mine` of `keel run`",
     AdviseRecipe: "`keel advise DATA`",
+    TuneRecipe: "`keel tune RECIPE`",
 }
 
 
@@ -89,6 +91,7 @@ def reference_markdown() -> str:
         Constitution,
         WritingTemplate,
         AdviseRecipe,
+        TuneRecipe,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}
     told: dict[str, list[FieldDoc]] = {}

@@ -10,30 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keel.evaluate.statistics import student
+
 Floats = NDArray[np.float64]
 _KINDS = ("NaN", "Infinity", "-Infinity")
-# Student's t for a 95 % interval by degrees of freedom, to 3 digits
-_T95 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +111,6 @@ def pooled(curves: Sequence[Binned]) -> Pooled:
     low_B = np.fmin.reduce([c.low_B for c in curves])
     high_B = np.fmax.reduce([c.high_B for c in curves])
     return Pooled(mean_B, low_B, high_B, mean_B - half_B, mean_B + half_B)
-
-
-def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t; within 0.002 beyond 19 degrees of freedom (Cornish and Fisher's expansion of the normal one)."""
-    if freedom < 1:
-        return math.nan
-    if freedom <= len(_T95):
-        return _T95[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def plain(values_B: Floats) -> list[float | None]:

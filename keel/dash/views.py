@@ -14,6 +14,7 @@ from keel.dash import bins, charts
 from keel.dash.bins import Binned, Grid
 from keel.dash.folder import Folder, Run, number_text
 from keel.dash.metrics import Metrics
+from keel.evaluate.statistics import student
 from keel.runs import listing, logs
 from keel.runs.directory import CHECKPOINTS, read_manifest, read_summary
 from keel.runs.environment import flatten
@@ -154,7 +155,7 @@ def _mean(values: Sequence[float | None], members: Sequence[Run], at: Mapping[st
     found = [v for run in members if (v := values[at[run.name]]) is not None and math.isfinite(v)]
     if len(found) < 2:
         return None
-    half = bins.student(len(found) - 1) * float(np.std(found, ddof=1)) / math.sqrt(len(found))
+    half = student(len(found) - 1) * float(np.std(found, ddof=1)) / math.sqrt(len(found))
     return {"mean": float(np.mean(found)), "half": half, "n": len(found)}
 
 

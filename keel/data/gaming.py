@@ -75,11 +75,15 @@ def template(prompt: str, answer: str) -> float:
 
 
 def stuffing(prompt: str, answer: str) -> float:
-    """Share of the answer's words that are one and the same, common words apart; 0 where that is fewer than five times."""
+    """Share of the answer's words that are one and the same, common words and numbers apart (sums repeat them); 0 where that is fewer than
+    five times. Where such words together are half of the answer or more, their whole share."""
     low = words(answer.lower())
-    counts = Counter(w for w in low if w not in _COMMON and any(c.isalnum() for c in w))
-    most = max(counts.values(), default=0)
-    return most / len(low) if most >= 5 and len(low) >= _FEW else 0.0
+    counts = Counter(w for w in low if w not in _COMMON and any(c.isalpha() for c in w))
+    often = [n for n in counts.values() if n >= 5]
+    if not often or len(low) < _FEW:
+        return 0.0
+    together = sum(often) / len(low)
+    return together if together >= 0.5 else max(often) / len(low)
 
 
 def padding(prompt: str, answer: str) -> float:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from keel.evaluate import report_plots as plots
+from keel.evaluate.checklists.view import checklists_view
 from keel.evaluate.compare import GOLD, REWARD_MODEL, PromptAnswers, subsets
 from keel.evaluate.report_curves import stage_view
 from keel.evaluate.report_data import ReportData, Row, collect
@@ -116,6 +117,7 @@ def _view(data: ReportData) -> dict[str, Any]:
         "judges": _judges(data, ledger),
         "answers": answers_view(data.answers),
         "answers_file": data.answers_file,
+        "checklists": checklists_view(data),
         "settings": _settings(data),
         "environment": [(key, _plain(value)) for key, value in flatten({k: v for k, v in data.manifest.items() if k != "config"})],
     }

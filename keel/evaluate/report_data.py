@@ -49,6 +49,7 @@ class ReportData:
     stages: tuple[StageData, ...]
     answers: tuple[PromptAnswers, ...] = ()
     answers_file: str = "samples/evaluation.jsonl"
+    folder: Path | None = None  # where it was read
 
 
 def collect(run_dir: Path) -> ReportData:
@@ -72,7 +73,7 @@ def collect(run_dir: Path) -> ReportData:
     path = next((p for place in places if (p := place / "samples" / "evaluation.jsonl").is_file()), None)
     answers = tuple(PromptAnswers.from_row(row) for row in _rows(path)) if path else ()
     where = path.relative_to(run_dir).as_posix() if path else "samples/evaluation.jsonl"
-    return ReportData(run_dir.resolve().name, summary, manifest, stages, answers, where)
+    return ReportData(run_dir.resolve().name, summary, manifest, stages, answers, where, run_dir)
 
 
 def _place(stage: str) -> int:

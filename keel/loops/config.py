@@ -83,6 +83,11 @@ class LoopConfig(Section):
         default=0, ge=0, description="Evaluate whenever this many more tokens were trained on (sampled, in RL); in place of `eval_every`."
     )
     eval_at_start: bool = Field(default=True, description="Evaluate before the first step (the step-0 baseline).")
+    pause_at: int = Field(
+        default=0,
+        ge=0,
+        description="Evaluate after this step, save and leave; with another number, or none, the run goes on as if nothing had been.",
+    )
     probes: int = Field(default=4, ge=0, description="Held-out prompts answered at each evaluation, always the same; none for rewards.")
     best: EarlyStopConfig | None = Field(
         default=None,

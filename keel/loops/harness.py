@@ -77,6 +77,7 @@ class TrainResult:
     last_eval: Mapping[str, float]  # of the weights that are the result
     test: Mapping[str, float]
     wall_before: float  # seconds of training in earlier attempts, up to the checkpoint this one went on from
+    paused: str = ""  # why it was left, where no signal asked for it: a rule's reason, or `loop.pause_at`
     never_recovered: str = ""  # after an emergency: in which way the run is not what it was
 
 
@@ -119,6 +120,7 @@ class Harness:
         step = self._resume()
         stopped_early = self.selection.should_stop
         self.now = step
+        self._pause_if_due(step)
         self.bus.emit("run_started", step, total_steps=self.trainer.total_steps)
         self.watch.begin()
         with Interrupts() as interrupts:
@@ -133,7 +135,9 @@ class Harness:
                 step += 1
                 done = step == self.trainer.total_steps
                 improved = False
-                if not trouble and (done or self._evaluation_due(step, before)):
+                if not trouble:
+                    self._pause_if_due(step)
+                if not trouble and (done or step == self.config.pause_at or self._evaluation_due(step, before)):
                     improved, trouble = self._evaluate(step)
                     stopped_early = self.selection.should_stop
                 if trouble:
@@ -143,18 +147,25 @@ class Harness:
                 if improved or done or leaves or step % self.checkpoint_every == 0:
                     self._save(step, improved, started)
         interrupted = (interrupts.requested or bool(self.pausing)) and step < self.trainer.total_steps and not stopped_early
+        paused = self.pausing if interrupted and not interrupts.requested else ""
         if interrupted:
             self._tell_interrupted(step)
-        return self._result(step, interrupted, stopped_early)
+        return self._result(step, interrupted, stopped_early, paused)
+
+    def _pause_if_due(self, step: int) -> None:
+        if 0 < self.config.pause_at <= step < self.trainer.total_steps:
+            self.pausing = self.pausing or f"loop.pause_at={self.config.pause_at}"
 
     def _tell_interrupted(self, step: int) -> None:
         again = "start the same command again to go on"
+        if step == self.config.pause_at:
+            again = "start it without loop.pause_at, or with a greater one, to go on"
         if self.pausing:
             self.bus.emit("paused", step, f"paused at step {step}: {self.pausing}. The run is saved; {again}", reason=self.pausing)
         else:
             self.bus.emit("interrupted", step, f"stopped at step {step}; {again}")
 
-    def _result(self, step: int, interrupted: bool, stopped_early: bool) -> TrainResult:
+    def _result(self, step: int, interrupted: bool, stopped_early: bool, paused: str) -> TrainResult:
         """The end: go back to the best weights if that is asked for, test, say what was wrong."""
         best = self.selection.best
         if stopped_early:
@@ -167,7 +178,7 @@ class Harness:
         if not interrupted:
             for text in self.watch.unheard():
                 self.bus.emit("warning", step, text)
-        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before, lost)
+        return TrainResult(step, interrupted, stopped_early, self.last, self.last_eval, test, self.wall_before, paused, lost)
 
     def _tell_phase(self, step: int) -> None:
         phase = phase_at(self.config.phases, step, self.trainer.total_steps)

@@ -23,6 +23,7 @@ from keel.loops.grounding import told_apart
 from keel.loops.harness import TensorFiles
 from keel.loops.keeping import Keeper
 from keel.loops.offline import total_steps
+from keel.loops.red_team import RedTeam
 from keel.loops.reference import MovingReference
 from keel.methods import Algorithm, credit, group_metrics, rollout_units
 from keel.methods.credit.measures import complexity, staleness, support_metrics
@@ -154,6 +155,7 @@ class OnlineTrainer:
         self.grounding = GroundingConfig()
         self.keeper: Keeper | None = None  # who keeps answers for people
         self.auditor: Auditor | None = None  # who asks people about the reward
+        self.red_team: RedTeam | None = None  # who tries to game it
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -191,7 +193,8 @@ class OnlineTrainer:
 
     def _looked_at(self, step: int, sampled: Sequence[Group]) -> dict[str, float]:
         """What the texts of step ``step`` (from 1) show together, and what was asked of people about them."""
-        return refrain_metrics(sampled) | (self.auditor.take(step, sampled) if self.auditor is not None else {})
+        lookers = [looker for looker in (self.auditor, self.red_team) if looker is not None]
+        return refrain_metrics(sampled) | {name: value for looker in lookers for name, value in looker.take(step, sampled).items()}
 
     def _enter_phase(self, step: int) -> dict[str, float]:
         """Set what the step's phase sets; its number as a metric."""

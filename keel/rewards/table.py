@@ -12,7 +12,7 @@ from pydantic import Field
 
 from keel.rewards.score import PartsRow, Row, SourceRow, TextReward, TextRow
 from keel.rewards.settings import SegmentedConfig, SourceConfig
-from keel.rewards.sources import constitution, diversity, finished, hallucination, judge, model, python, remote
+from keel.rewards.sources import constitution, diversity, finished, hallucination, judge, model, python, remote, rotating
 from keel.rewards.verifiers import (
     choice,
     code,
@@ -50,6 +50,7 @@ ROWS: tuple[Row, ...] = (
     finished.ROW,
     gaming.ROW,
     diversity.ROW,
+    rotating.ROW,
     hallucination.ROW,
     judge.ROW,
     constitution.ROW,

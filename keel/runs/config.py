@@ -8,6 +8,8 @@ from pydantic import Field
 
 from keel.core.config import Section
 
+Attack = Literal["praise", "flattery", "template", "list", "echo", "stuffing", "repetition", "padding", "verdict", "elsewhere"]
+
 
 class CheckpointConfig(Section):
     """When a checkpoint is written and how many are kept."""
@@ -39,6 +41,14 @@ class AuditConfig(Section):
     protocol: str = Field(default="pairwise-v1", min_length=1, description="Protocol of the tasks.")
 
 
+class RedTeamConfig(Section):
+    """Answers that deserve nothing, scored beside the policy's best: is one of them paid more?"""
+
+    every: int = Field(default=0, ge=0, description="Score them every N steps of RL; 0: never.")
+    prompts: int = Field(default=8, ge=1, description="On so many of the step's prompts.")
+    attacks: tuple[Attack, ...] = Field(default=(), description="Which ones (docs/rewards.md); empty: all.")
+
+
 class TrackingConfig(Section):
     """Where metrics go beside `metrics.jsonl`, which is always written."""
 
@@ -60,4 +70,5 @@ class TrackingConfig(Section):
     )
     rollouts: RolloutsConfig = Field(default=RolloutsConfig(), description="Answers that are kept whole, for a view by tokens.")
     audit: AuditConfig = Field(default=AuditConfig(), description="Answers that become tasks for people, to audit the reward.")
+    red_team: RedTeamConfig = Field(default=RedTeamConfig(), description="Answers that try to game the reward, scored on a schedule.")
     log_every: int = Field(default=10, ge=1, description="Without a terminal: print a line every N steps.")

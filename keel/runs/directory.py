@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from keel.core.errors import RunError
-from keel.runs import audits, logs, rollouts
+from keel.runs import audits, evaluations, logs, rollouts
 from keel.runs.checkpoints import Checkpoints
 from keel.runs.durable import DISK, recover_folders, sync_tree, write_atomic
 from keel.runs.environment import differences, environment, flatten, git_state
@@ -41,7 +41,9 @@ MANIFEST, SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, COLUMNS = (
 _OWN = (SUMMARY, METRICS, EVENTS, ABANDONED, SAMPLES, CHECKPOINTS, "final")
 
 # Settings that may differ in a resumed run, by the end or the middle of their key paths (those of a pipeline's stages are longer).
-OBSERVATIONAL = re.compile(r"(^|\.)(run_dir$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))")  # not what is trained
+OBSERVATIONAL = re.compile(
+    r"(^|\.)(run_dir$|loop\.pause_at$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))"
+)  # not what is trained
 EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: told, and the learning rate's schedule is laid out anew
 _HISTORY = frozenset(  # of processes and of the way that a run took: not undone when it goes back
     {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency", "paused"}
@@ -169,14 +171,15 @@ class RunDir:
         DISK.sync_dir(self.path)
 
     def cut_metrics(self, step: int) -> None:
-        """Go back to ``step``: drop metrics, samples, rollouts and audits of later steps, so that each stands once. -1: from the
-        beginning. Events are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the run went back
-        to."""
+        """Go back to ``step``: drop metrics, samples, rollouts, audits and evaluations of later steps, so that each stands once.
+        -1: from the beginning. Events are never dropped: those of later steps stay in ``events.jsonl`` with ``undone``, the step that the
+        run went back to."""
         logs.cut_end(self.path / METRICS, lambda row: _step(row) > step)
         logs.change_rows(self.path / EVENTS, lambda row: _after_return(row, step))
         logs.keep_rows(self.path / SAMPLES / "training.jsonl", lambda row: _step(row) <= step)
         rollouts.cut(self.path, step)
         audits.cut(self.path, step)
+        evaluations.cut(self.path, step)
 
     def give_up(self, step: int, number: int) -> None:
         """Go back to ``step`` for the ``number``-th time: metrics of later steps move to ``abandoned.jsonl``, with the number. Done again

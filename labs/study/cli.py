@@ -18,6 +18,7 @@ STUDIES = {
 NUMPY_STUDIES = {
     "annotators": "faults planted in simulated annotators: how soon each is found, and how many honest people are accused",
     "labelling": "labels saved by choosing which pairs people judge, against a random arm",
+    "gaming": "how often detectors of gaming speak: on policies that were over-optimised, and on honest texts (files of yours)",
     "crowds": "votes with known truth (files of yours): accuracy and calibration of each way of adding them up",
 }
 _SEEDS = {"overoptimisation": [0, 1, 2, 3], "frontier": [0, 1, 2], "looking": [0, 1, 2]}
@@ -50,6 +51,12 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
         elif name == "labelling":
             sub.add_argument("--worlds", type=int, default=40, help="simulated worlds, each learnt by both arms")
             sub.add_argument("--seed", type=int, default=0, help="of the simulation")
+        elif name == "gaming":
+            sub.add_argument(
+                "--optimise", type=Path, metavar="FOLDER", help="over-optimise small policies there first, where it is not done"
+            )
+            sub.add_argument("--hacks", nargs="*", type=Path, default=[], metavar="FILE", help="answers that --optimise wrote")
+            sub.add_argument("--honest", nargs="*", type=Path, default=[], metavar="FILE", help="honest texts: JSONL, perhaps compressed")
         else:
             sub.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folders with label.csv and truth.csv")
 
@@ -70,11 +77,29 @@ def _run_numpy(args: argparse.Namespace) -> None:
             raise UserError("--worlds is at least 3, --seed is not below 0")
         found = labelling.study(labelling.Plan(args.worlds, seed=args.seed))
         print(labelling.table(found))
+    elif args.what == "gaming":
+        found = _gaming(args)
     else:
         found = crowds.crowds(args.data)
         print(crowds.table(found))
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _gaming(args: argparse.Namespace) -> dict[str, Any]:
+    from labs.study import gaming
+
+    files = list(args.hacks)
+    if args.optimise is not None:
+        from labs.study.hacked import optimise_all
+
+        optimise_all(args.optimise)
+        files += sorted(args.optimise.glob("*.jsonl"))
+    if not files and not args.honest:
+        raise UserError("nothing to look at", "give --optimise FOLDER, --hacks FILES or --honest FILES")
+    found = gaming.study(files, args.honest)
+    print(gaming.table(found))
+    return found
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import logging
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,48 @@ def test_the_same_alarm_waits_for_the_cool_down_and_is_counted(tmp_path: Path):
     sink.close()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["number"], row["left_out"]) for row in rows] == [(1, 0), (4, 0), (5, 2), (7, 0)]
+
+
+def waited(sink: AlertSink, got: Callable[[], bool]) -> None:
+    """Until the receiver's thread has done what ``got`` asks for."""
+    for _ in range(6000):
+        if got():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def test_what_never_got_there_begins_no_cool_down():
+    """The first one is refused to the end; the next of its kind, a second later, is sent, with the number of those in between."""
+    server = Server(*[(500, b"")] * 2)
+    with serving(server):
+        sink = sink_to(server.url, tries=2, cool_down_s=100)
+        (line,) = sink._lines  # pyright: ignore[reportPrivateUsage]
+        sink.handle(event(at=0.0, number=1))
+        waited(sink, lambda: len(server.got) == 2 and not line._sent_at)  # pyright: ignore[reportPrivateUsage]
+        sink.handle(event(at=1.0, number=2))
+        waited(sink, lambda: len(server.got) == 3)
+        sink.handle(event(at=2.0, number=3))
+        sink.close()
+    assert [body["number"] for body in server.got] == [1, 1, 2], "the third waits: the second got there"
+
+
+def test_an_alarm_that_found_no_room_begins_no_cool_down():
+    server = Server(open_gate=False)
+    with serving(server):
+        sink = sink_to(server.url, cool_down_s=100, timeout_s=60)
+        (line,) = sink._lines  # pyright: ignore[reportPrivateUsage]
+        sink.handle(event(rule="first", number=1))
+        assert server.asked.wait(60)
+        for number in range(2, MOST_WAITING + 2):
+            sink.handle(event(rule=f"r{number}", number=number))
+        sink.handle(event(at=1.0, rule="late", number=900))
+        assert not any("late" in key for key in line._sent_at)  # pyright: ignore[reportPrivateUsage]
+        server.gate.set()
+        waited(sink, lambda: len(server.got) > MOST_WAITING)
+        sink.handle(event(at=2.0, rule="late", number=901))
+        sink.close()
+    assert [body["number"] for body in server.got if body["rule"] == "late"] == [901]
 
 
 def test_different_alarms_do_not_wait_for_each_other(tmp_path: Path):

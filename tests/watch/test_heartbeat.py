@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -85,6 +86,27 @@ def test_a_killed_run_is_noticed_and_told(live: tuple[RunDir, EventBus], tmp_pat
     assert "the process is gone and left no word: last step 5" in said
     (alarm,) = (json.loads(line) for line in (tmp_path / "alarms.jsonl").read_text().splitlines())
     assert (alarm["rule"], alarm["level"], alarm["step"]) == ("killed", "critical", 5)
+
+
+def test_what_ails_a_run_is_told_with_the_alarm_and_once(tmp_path: Path):
+    """The log of another trainer whose KL explodes: the symptom comes with the alarm, not only afterwards, and is in the summary."""
+    log = tmp_path / "log.jsonl"
+
+    def write(last: int) -> None:
+        rows = [
+            {"step": s, "reward": 0.1 * s, "kl": 0.02 if s < 30 else 9.0, "grad_norm": 1.0 if s != 29 else 400.0} for s in range(1, last)
+        ]
+        log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write(25)
+    text = io.StringIO()
+    clock = Clock(lambda: write(36), None, lambda: write(40), None)
+    with contextlib.suppress(KeyboardInterrupt):
+        follow(str(log), wait=clock.wait, clock=lambda: clock.now, console=Console(file=text, width=400))
+    said = text.getvalue()
+    assert said.count("KL explosion:") == 1
+    assert said.index("step 32  kl") < said.index("KL explosion:")
+    assert "1. a gradient: the largest gradient is 400 times the usual one" in said
 
 
 def test_a_run_that_ends_as_it_should_is_not_called_killed(live: tuple[RunDir, EventBus], tmp_path: Path):

@@ -71,17 +71,19 @@ def apply_rewards(
 
 
 def _said(groups: Sequence[Group], rewards: Sequence[Reward], on_failure: OnFailure) -> list[_Said]:
-    """What each source says. Those that look at another's scores (``among``) are asked after it, with its scores in the groups' parts."""
+    """What each source says. Those that look at others' scores (``among``) are asked after them, with their scores in the groups' parts."""
     found: dict[str, _Said] = {}
-    for reward in sorted(rewards, key=_among):  # "" first
-        read = found.get(_among(reward))
-        seen = groups if read is None else [replace(g, parts={_among(reward): s}) for g, s in zip(groups, read.scores, strict=True)]
+    for reward in sorted(rewards, key=lambda r: bool(_among(r))):
+        read = {name: found[name].scores for name in _among(reward)}
+        seen = [replace(g, parts={name: scores[i] for name, scores in read.items()}) for i, g in enumerate(groups)] if read else groups
         found[reward.name] = _scores(reward, seen, reward.on_failure or on_failure)
     return [found[reward.name] for reward in rewards]
 
 
-def _among(reward: Reward) -> str:
-    return getattr(reward.source, "among", "")
+def _among(reward: Reward) -> tuple[str, ...]:
+    """The rewards whose scores this one looks at."""
+    names: str | tuple[str, ...] = getattr(reward.source, "among", ())
+    return (names,) if isinstance(names, str) else names
 
 
 def _moved(group: Group, rewards: Sequence[Reward], parts: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -108,9 +110,9 @@ def check_names(rewards: Sequence[Reward]) -> None:
         raise UserError(f"several rewards are named {', '.join(map(repr, double))}", "give each its own name")
     for reward in rewards:
         plain = [r.name for r in rewards if not _among(r)]
-        if (wanted := _among(reward)) and wanted not in plain:
+        if missing := [name for name in _among(reward) if name not in plain]:
             raise UserError(
-                f"reward {reward.name!r}: among={wanted!r} is no reward that it could look at",
+                f"reward {reward.name!r}: among={missing[0]!r} is no reward that it could look at",
                 f"name one of: {', '.join(plain)}" if plain else "add the reward that says which answers are good",
             )
 

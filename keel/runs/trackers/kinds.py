@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,9 +74,12 @@ def wandb(run: RunDir, config: TrackingConfig) -> Open:
 
 
 def mlflow(run: RunDir, config: TrackingConfig) -> Open:
-    """MLflow, the whole of it or ``mlflow-skinny``. It keeps every value of a step, so a rollback begins another run of the experiment."""
+    """MLflow, the whole of it or ``mlflow-skinny``. It keeps every value of a step, so a rollback begins another run of the experiment.
+    Where no server is named, files are kept; its newer versions refuse that unless they are told."""
 
     def begin(rollback: int, sent: int) -> Tracker:
+        if not config.mlflow_uri:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         client: Any = importlib.import_module("mlflow").MlflowClient(config.mlflow_uri or (run.path / "mlruns").resolve().as_uri())
         entities: Any = importlib.import_module("mlflow.entities")
         found = client.get_experiment_by_name(config.mlflow_experiment)
@@ -159,7 +163,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "tensorboard": Kind("tensorboard", '"keel-align[tensorboard]"', lambda c: c.tensorboard, tensorboard, forgets=True),
     "wandb": Kind("wandb", '"keel-align[wandb]"', lambda c: c.wandb, wandb),
-    "mlflow": Kind("mlflow", "mlflow-skinny", lambda c: c.mlflow, mlflow),
+    "mlflow": Kind("mlflow", '"keel-align[mlflow]"', lambda c: c.mlflow, mlflow),
     "trackio": Kind("trackio", "trackio", lambda c: c.trackio, trackio),
     "swanlab": Kind("swanlab", "swanlab", lambda c: c.swanlab, swanlab),
 }

@@ -28,7 +28,7 @@ from keel.verbs.prefer.preference_source import by_judge, by_rewards
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.judges import check_seen, record_judges
-from keel.verbs.shared.keeping import auditor_of, keeper_of
+from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode_sides
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
@@ -54,7 +54,7 @@ class OnlineParts(SampledParts):
         """The loop over these parts, one round at a time."""
         loop, seed = self.training.loop, self.training.seed
         trainer = OnlinePreferenceTrainer(self.actors, self.plan, self.prompts["train"], self.params, loop, seed, self.evaluators)
-        trainer.keeper, trainer.auditor = self.keeper, self.auditor
+        trainer.keeper, trainer.auditor, trainer.red_team = self.keeper, self.auditor, self.red_team
         return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
@@ -99,6 +99,9 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
 
     measuring = actors_of(policy, sampler, better.evaluate, reference)
     keeper = keeper_of(session, renderer, measuring)
+    red_team = red_team_of(session, renderer, better.evaluate, params.max_tokens)
+    if red_team is not None and online.judge is not None:
+        raise ConfigError("settings.tracking.red_team scores answers, and online.judge only compares them", "leave it out, or set rewards")
     return OnlineParts(
         loaded=loaded,
         policy=policy,
@@ -126,6 +129,7 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         ),
         keeper=keeper,
         auditor=auditor_of(session),
+        red_team=red_team,
         starts_at_reference=objective.needs_reference and other is None,
         twins=renderer.twins,
         summary={

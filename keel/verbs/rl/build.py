@@ -27,10 +27,11 @@ from keel.rollout.engines import make_sampler
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
 from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
+from keel.verbs.rl.resolved import resolved_numbers
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.judges import check_seen, record_judges
-from keel.verbs.shared.keeping import auditor_of, keeper_of
+from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
@@ -97,7 +98,7 @@ class RLParts(SampledParts):
     def trainer(self) -> OnlineTrainer:
         prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
         trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
-        trainer.keeper, trainer.auditor = self.keeper, self.auditor
+        trainer.keeper, trainer.auditor, trainer.red_team = self.keeper, self.auditor, self.red_team
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         return trainer
@@ -128,6 +129,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     algorithm = resolve(recipe.algorithm, recipe.samples)
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
+    session.run.record(algorithm=resolved_numbers(algorithm))
     params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
     prompts = encode_sides(splits, renderer, account, params.max_tokens)
     sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
@@ -172,6 +174,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         ),
         keeper=keeper,
         auditor=auditor_of(session),
+        red_team=red_team_of(session, renderer, judge.evaluate, params.max_tokens),
         summary={"algorithm": algorithm.name, "prompts": len(prompts["train"]), "samples": recipe.samples, "data": account.summary()},
     )
 

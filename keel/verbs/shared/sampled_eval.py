@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from keel.loops.online import Actors, sample_groups
 from keel.methods import group_metrics, rollout_units
 from keel.render.renderer import Renderer
 from keel.rollout.config import EvalSamplingConfig
+from keel.runs import evaluations
 from keel.runs.directory import RunDir
 from keel.types import Encoded, Group, Prompt, Sampler, SampleRequest, SamplingParams
 
@@ -59,7 +61,8 @@ def evaluators_of(
 class RolloutEvaluator:
     """Callable: rewards of fresh answers to ``prompts``, drawn as ``eval_params`` says; names start with ``side/``.
 
-    Writes the answers that people look at: the first ``probes`` prompts always, the worst, the best, and one at random.
+    Writes what each prompt got (``runs.evaluations``), and the answers that people look at: the first ``probes`` prompts always, the worst,
+    the best, and one at random.
     """
 
     side: str
@@ -78,6 +81,7 @@ class RolloutEvaluator:
         if not self.prompts:
             return {}
         groups = self.actors.reward(measured_answers(self.actors.sampler, self.prompts, self.params, self.sampling))
+        evaluations.write(self.run.path, self.side, step, map(_got, groups))
         shown = self._picked(groups, step)
         part = self.side if self.side == "test" else ""  # evaluations are cut with their steps, the test comes after the last checkpoint
         self.run.write_sample(step, [self._row(groups[k], why, step) for k, why in shown.items()], part)
@@ -110,3 +114,11 @@ class RolloutEvaluator:
         answer = {"prompt": group.prompt.last_user_text, "text": first.text, "raw": raw}
         reward = {"reward": float(group.rewards_G[0])} if bool(group.valid_G[0]) else {}
         return {"step": step, **answer, **reward, "why": why}
+
+
+def _got(group: Group) -> dict[str, Any]:
+    """A prompt's mean reward over its valid answers and by source over those that it judged; NaN where there are none."""
+    valid_G = group.valid_G
+    parts = {name: float(part_G[valid_G & part_G.isfinite()].double().mean()) for name, part_G in group.parts.items()}
+    reward = float(group.rewards_G[valid_G].double().mean())
+    return {"prompt_id": group.prompt.prompt_id, "answers": int(valid_G.sum()), "reward": reward, "parts": parts}

@@ -14,6 +14,7 @@ from keel.loops.harness import TrainResult
 from keel.loops.keeping import Keeper
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
 from keel.loops.pairing import PairByJudge
+from keel.loops.red_team import RedTeam
 from keel.methods import rollout_units
 from keel.models.loading import Loaded
 from keel.rewards.composition.composer import Composer
@@ -49,6 +50,7 @@ class SampledParts:
     evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
     keeper: Keeper | None = None  # of answers, for people
     auditor: Auditor | None = None  # of the reward, by people
+    red_team: RedTeam | None = None  # against the reward
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/reward", mode="max"))
     twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training

@@ -74,7 +74,8 @@ class Session:
     def finish(self, summary: Mapping[str, Any], result: TrainResult | None = None) -> dict[str, Any]:
         """Write summary.json (last of all) and report.html; return the summary. An interrupted run gets neither: it is not finished."""
         if result is not None and result.interrupted:
-            return {"run_dir": str(self.run.path), "verb": self.verb, "interrupted": True, "step": result.step}
+            paused = {"paused": result.paused} if result.paused else {}
+            return {"run_dir": str(self.run.path), "verb": self.verb, "interrupted": True, "step": result.step, **paused}
         whole: dict[str, Any] = {"run_dir": str(self.run.path), "verb": self.verb, **summary}
         if self.saved:
             whole["saved"] = self.saved

@@ -19,8 +19,8 @@ from keel.core.errors import ConfigError, DataError, UserError
 from keel.core.events import Event
 from keel.core.hashing import stable_hash
 from keel.evaluate.run_diagnosis import Symptom, diagnose
-from keel.runs.columns import Columns
-from keel.runs.directory import ABANDONED, read_manifest
+from keel.runs.columns import Columns, load
+from keel.runs.directory import ABANDONED, METRICS, read_manifest
 from keel.runs.durable import write_atomic
 from keel.runs.environment import flatten
 from keel.runs.logs import plain, read
@@ -74,12 +74,18 @@ def run_watch(run: str, rules: str = "", json_file: str = "", console: Console |
     return summary
 
 
-def symptoms_of(run: Path, rows: Sequence[tuple[int, Mapping[str, float]]]) -> list[Symptom]:
+def symptoms_of(run: Path, rows: Sequence[tuple[int, Mapping[str, float]]] | None = None) -> list[Symptom]:
     """What ails a run of RL, by its metrics; nothing for runs of Keel that are none. Another trainer's log is taken for one of RL where it
-    has a reward."""
+    has a reward. ``rows``: of its log, where they were read before."""
     manifest = read_manifest(run) if run.is_dir() else None
-    of_rl = manifest.get("verb") == "rl" if manifest is not None else any("reward" in metrics for _, metrics in rows)
-    return diagnose(Columns.of_rows({"step": step, **metrics} for step, metrics in rows)) if of_rl else []
+    if manifest is not None and manifest.get("verb") != "rl":
+        return []
+    if rows is None and manifest is not None:
+        return diagnose(load(run / METRICS))  # columns are there already: it is quick in a long run too
+    found = read_log(run).rows if rows is None else rows
+    if manifest is None and not any("reward" in metrics for _, metrics in found):
+        return []
+    return diagnose(Columns.of_rows({"step": step, **metrics} for step, metrics in found))
 
 
 def _print_symptoms(symptoms: Sequence[Symptom], console: Console) -> None:
@@ -199,12 +205,14 @@ def follow(
     clock: Callable[[], float] = time.time,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Look at a run every ``every`` seconds until it is over; say what its rules say, and when it stalls or is gone. Ctrl-C ends it."""
+    """Look at a run every ``every`` seconds until it is over; say what its rules say, and when it stalls or is gone; with each alarm and at
+    the end what ails it, each symptom once. Ctrl-C ends it."""
     path, out = Path(run), console or Console()
     if not path.exists():
         raise DataError(f"{run} is not there", "give a run directory or a log file")
     onlooker = Onlooker(path, rules, factor)
     before: Status = "running"
+    ails: dict[str, Symptom] = {}
     try:
         while True:
             now = clock()
@@ -212,6 +220,10 @@ def follow(
             for f in found:
                 style = "green" if f.state == "resolved" else STYLE[f.level]
                 out.print(f"step {f.step}  {f.rule}  {f.text}", style=style, markup=False, highlight=False, soft_wrap=True)
+            if onlooker.heart.step and (pulse.status in OVER or any(f.state == "firing" for f in found)):
+                now_ails = {s.name: s for s in symptoms_of(path)}
+                _print_symptoms([s for name, s in now_ails.items() if name not in ails], out)
+                ails = {**ails, **now_ails}
             if pulse.status != before:
                 grave = pulse.status in ("stalled", "killed")
                 out.print(
@@ -226,6 +238,7 @@ def follow(
     finally:
         for sink in onlooker.sinks:
             sink.close()
-    summary = {**_summary(run, onlooker.replay.end()), "status": pulse.status, "said": pulse.text, "step": onlooker.heart.step}
+    told = {"status": pulse.status, "said": pulse.text, "step": onlooker.heart.step, "symptoms": [s.to_json() for s in ails.values()]}
+    summary = {**_summary(run, onlooker.replay.end()), **told}
     _write(json_file, summary)
     return summary

@@ -110,10 +110,11 @@ class _Line:
 
     def __init__(self, receiver: Receiver, level: str, config: AlertsConfig, pause: Callable[[float], object] | None) -> None:
         self.receiver, self.level, self._config = receiver, level, config
-        self._queue: queue.SimpleQueue[Alarm | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Alarm, float, str] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of what both threads write: the four maps below
         self._ending = threading.Event()
         self._pause = pause or self._ending.wait  # a run that ends does not wait for the next try
-        self._sent_at: dict[tuple[str, ...], float] = {}
+        self._sent_at: dict[tuple[str, ...], float] = {}  # of alarms that got there or are on their way
         self._left_out: dict[tuple[str, ...], int] = {}
         self._state: dict[tuple[str, str], str] = {}  # by rule and series: what was sent last, firing or resolved
         self._held: dict[tuple[str, str], Alarm] = {}  # left out for now, and at odds with that
@@ -126,36 +127,54 @@ class _Line:
         key, series = alarm.same, (alarm.rule, alarm.series)
         if not reaches(alarm, self.level):
             return
-        self._held.pop(series, None)
-        if self._warm(key, at):
-            self._left_out[key] = self._left_out.get(key, 0) + 1
-            if alarm.rule and self._state.get(series) != alarm.state:
-                self._held[series] = alarm
-            return
-        self._put(alarm, at)
+        with self._lock:
+            self._held.pop(series, None)
+            if self._warm(key, at):
+                self._left_out[key] = self._left_out.get(key, 0) + 1
+                if alarm.rule and self._state.get(series) != alarm.state:
+                    self._held[series] = alarm
+                return
+            self._put(alarm, at)
 
     def tick(self, at: float) -> None:
         """What was left out and still stands is told once the cool-down is over: nobody shall believe what is no longer so."""
-        for alarm in [a for a in self._held.values() if not self._warm(a.same, at)]:
-            self._put_held(alarm, at)
+        with self._lock:
+            for alarm in [a for a in self._held.values() if not self._warm(a.same, at)]:
+                self._put_held(alarm, at)
 
     def _warm(self, key: tuple[str, ...], at: float) -> bool:
         return at - self._sent_at.get(key, float("-inf")) < self._config.cool_down_s
 
     def _put_held(self, alarm: Alarm, at: float) -> None:
         del self._held[alarm.rule, alarm.series]
-        self._left_out[alarm.same] -= 1  # it is sent after all
+        self._left_out[alarm.same] = max(0, self._left_out.get(alarm.same, 0) - 1)  # it is sent after all
         self._put(alarm, at)
 
     def _put(self, alarm: Alarm, at: float) -> None:
-        self._state[alarm.rule, alarm.series] = alarm.state
-        self._sent_at[alarm.same], self._taken = at, self._taken + 1
-        if self._queue.qsize() < MOST_WAITING:
-            self._queue.put(replace(alarm, left_out=self._left_out.pop(alarm.same, 0)))
+        self._taken += 1
+        if self._queue.qsize() >= MOST_WAITING:  # it is not sent, so that no cool-down begins with it
+            return
+        series = (alarm.rule, alarm.series)
+        before = self._state.get(series, "")
+        self._state[series], self._sent_at[alarm.same] = alarm.state, at
+        self._queue.put((replace(alarm, left_out=self._left_out.pop(alarm.same, 0)), at, before))
 
     def _work(self) -> None:
-        while (alarm := self._queue.get()) is not None:
-            self._sent += self._send(alarm)
+        while (item := self._queue.get()) is not None:
+            alarm, at, before = item
+            if self._send(alarm):
+                self._sent += 1
+            else:
+                self._missed(alarm, at, before)
+
+    def _missed(self, alarm: Alarm, at: float, before: str) -> None:
+        """It never got there: whoever should have it believes what they believed before, and the next one of its kind is sent at once."""
+        with self._lock:
+            if self._sent_at.get(alarm.same) == at:
+                del self._sent_at[alarm.same]
+            if self._state.get((alarm.rule, alarm.series)) == alarm.state:
+                self._state[alarm.rule, alarm.series] = before
+            self._left_out[alarm.same] = self._left_out.get(alarm.same, 0) + alarm.left_out
 
     def _send(self, alarm: Alarm) -> bool:
         for attempt in range(self._config.tries):
@@ -171,8 +190,9 @@ class _Line:
 
     def end(self, until: float) -> None:
         """Send what waits, at the latest until the clock (``time.monotonic``) shows ``until``; then say what never got there."""
-        for alarm in list(self._held.values()):
-            self._put_held(alarm, self._sent_at[alarm.same])
+        with self._lock:
+            for alarm in list(self._held.values()):
+                self._put_held(alarm, self._sent_at.get(alarm.same, 0.0))
         self._queue.put(None)
         self._thread.join(max(0.0, until - time.monotonic()))
         self._ending.set()
