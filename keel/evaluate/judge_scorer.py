@@ -57,7 +57,7 @@ def summary(judged: Wins, report: Mapping[str, Any] | None, *, draws: int, level
     more = {"pairs": judged.pairs, "failures": judged.failures, "cost": judged.cost, "error_carried": False}
     if not judged.shares:
         return more
-    raw = statistics.win_rate(judged.shares, draws=draws, level=level, seed=seed)
+    raw = statistics.win_rate(judged.shares, level=level)
     agreement = None if report is None else report["measures"]["agreement_decided"]
     if report is None or agreement is None or agreement["mean"] < LEAST:
         return raw.to_json() | more

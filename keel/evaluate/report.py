@@ -24,8 +24,6 @@ from keel.evaluate.report_samples import answers_view
 
 __all__ = ["ReportData", "collect", "write_report"]
 
-_CATEGORY_DRAWS = 2_000
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -275,7 +273,7 @@ def _distributions(data: ReportData, ledger: Ledger) -> list[dict[str, Any]]:
 
 def _by_category(rows: Sequence[PromptAnswers], data: ReportData, ledger: Ledger) -> list[dict[str, Any]]:
     """Gold win rate of each category, when there are several and gold scores."""
-    parts = subsets(rows, lambda row: row.category or "other", draws=_CATEGORY_DRAWS)
+    parts = subsets(rows, lambda row: row.category or "other")
     rates = {name: part.win_rates[GOLD] for name, part in parts.items() if GOLD in part.win_rates}
     if len(rates) < 2:
         return []

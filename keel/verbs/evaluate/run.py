@@ -98,7 +98,7 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
         if scorer is not None:
             summary["win_rate_judge"] = scorer.summary(recipe, rows, before.groups, after.groups)
         session.bus.emit("step", 3, metrics={})
-        compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
+        compared = compare(rows, languages=config.languages, level=config.level)
         if (hallucination := made_up(rows, draws=config.draws, level=config.level, seed=config.seed)) is not None:
             summary["hallucination"] = hallucination
         return session.finish(summary | compared.to_json() | {"data": account.summary()})
