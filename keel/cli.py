@@ -56,6 +56,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_judge(add)
     _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
     _add_watch(verbs.add_parser("watch", help="rules on a run, while it goes or afterwards: keel watch RUN, keel watch test RULES"))
+    _add_ab(verbs.add_parser("ab", help="is B better than A: keel ab plan FILE, keel ab check FILE"))
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in commands.LABS.items():
         sub = verbs.add_parser(name, help=help_text)
@@ -230,6 +231,15 @@ def _add_watch(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--every", type=_positive, default=5.0, metavar="SECONDS", help="follow: how often to look")
 
 
+def _add_ab(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(action=commands.ab, json=False)
+    sub.add_argument("what", choices=["plan", "check", "assign"], help="plan: how many and when; check: the verdict; assign: who gets which arm")
+    sub.add_argument("file", help="an experiment (YAML, see recipes/ab/); check also takes the data alone (JSONL)")
+    sub.add_argument("names", nargs="*", default=[], metavar="key.path=value", help="settings over the file; assign: the keys")
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where plan or verdict goes")
+    sub.add_argument("--html", default="", metavar="FILE", help="check: where the page goes; the Chinese one beside it")
+
+
 def _add_runs(add: Add) -> None:
     sub = add("runs", "list runs, or compare some", commands.runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
@@ -240,7 +250,7 @@ def _add_runs(add: Add) -> None:
     sub.add_argument("run_dir")
 
 
-_JSON_FILE = ("bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
+_JSON_FILE = ("ab", "bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

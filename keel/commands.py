@@ -153,6 +153,22 @@ def eval_hallucination(args: argparse.Namespace) -> Summary:
     return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
 
 
+def ab(args: argparse.Namespace) -> Summary:
+    from keel.verbs.ab import run
+
+    if args.html and args.what != "check":
+        raise UserError("--html belongs to keel ab check", "leave it out")
+    overrides = [word for word in args.names if "=" in word]
+    keys = [word for word in args.names if "=" not in word]
+    if args.what == "assign":
+        return run.run_assign(args.file, keys, args.json_file, overrides)
+    if keys:
+        raise UserError(f"keel ab {args.what} takes one file and settings, not {keys[0]!r}", "settings look like key.path=value")
+    if args.what == "plan":
+        return run.run_plan(args.file, args.json_file, overrides)
+    return run.run_check(args.file, args.json_file, args.html, overrides)
+
+
 def feedback(args: argparse.Namespace) -> Summary:
     from keel.verbs.feedback import run
 

@@ -12,6 +12,7 @@ from typing import Any
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
 from keel.critique.templates import WritingTemplate
+from keel.evaluate.ab.config import AbConfig
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.judges.config import JudgesFile
 from keel.judges.templates import Template
@@ -63,6 +64,7 @@ _TITLES: Mapping[type[Section], str] = {
     LabelRecipe: "The stage `annotate` of `keel run`",
     MineRecipe: "The stage `mine` of `keel run`",
     AdviseRecipe: "`keel advise DATA`",
+    AbConfig: "`keel ab plan|check FILE`",
 }
 
 
