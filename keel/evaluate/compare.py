@@ -178,7 +178,7 @@ def compare(
             distribution = measures.describe([value for values in by_prompt.values() for value in values])
             if distribution is not None:
                 target[scorer] = distribution
-    texts = (_text_measures([a for row in kept for a in getattr(row, side)]) for side in ("before", "after"))
+    texts = (text_measures([a for row in kept for a in getattr(row, side)]) for side in ("before", "after"))
     return ComparisonSummary(win_rates, gains, before, after, *texts, n_prompts=len(kept), level=level, languages=tuple(languages))
 
 
@@ -192,7 +192,8 @@ def _scores(answers: Iterable[Answer], scorer: str) -> list[float]:
     return [value for answer in answers if (value := answer.score(scorer)) is not None]
 
 
-def _text_measures(answers: Sequence[Answer]) -> TextMeasures:
+def text_measures(answers: Sequence[Answer]) -> TextMeasures:
+    """Length, variety and repetition of one model's answers."""
     texts = [answer.text for answer in answers]
     repeated = [measures.repetition(text) for text in texts]
     return TextMeasures(
