@@ -78,6 +78,8 @@ def _add_recipes(add: Add) -> None:
         sub.add_argument(
             "overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
         )
+        if name == "eval":
+            sub.add_argument("--json-file", default="", metavar="FILE", help="--json FILE: where the summary goes")
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe (and what calls will cost) and stop")
 
 
@@ -253,6 +255,21 @@ def _add_runs(add: Add) -> None:
 _JSON_FILE = ("ab", "bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
 
 
+def _take_json_file(given: list[str]) -> str:
+    """Takes FILE of ``--json FILE`` (or ``--json=FILE``) out of the words of `keel eval`; without one ``--json`` is the flag that it is for
+    other verbs. A recipe or a setting is no such file."""
+    for i, word in enumerate(given):
+        if word.startswith("--json="):
+            del given[i]
+            return word.removeprefix("--json=")
+        if word == "--json" and i + 1 < len(given):
+            after = given[i + 1]
+            if not after.startswith("-") and "=" not in after and not after.endswith((".yaml", ".yml")):
+                del given[i : i + 2]
+                return after
+    return ""
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments, options and overrides in any order (argparse alone stops taking overrides at the first option between them, and
     takes ``--json`` after the verb only)."""
@@ -260,10 +277,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     top = parser(given)
     if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["judge", "report"]):
         given[:2] = ["-".join(given[:2])]
+    json_file = _take_json_file(given) if given[:1] == ["eval"] else ""
     names_a_file = given[:1] and given[0] in _JSON_FILE
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given
+    if json_file:
+        args.json_file = json_file
     if hasattr(args, "names"):  # of `keel feedback`: they may stand after an option too
         args.names = [*args.names, *(a for a in rest if not a.startswith("-"))]
         rest = [a for a in rest if a.startswith("-")]

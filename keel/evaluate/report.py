@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from keel.evaluate import report_plots as plots
 from keel.evaluate.compare import GOLD, REWARD_MODEL, PromptAnswers, subsets
+from keel.evaluate.evaluation_page import is_evaluation, write_evaluation
 from keel.evaluate.report_curves import stage_view
 from keel.evaluate.report_data import ReportData, Row, collect
 from keel.evaluate.report_made_up import made_up_view
@@ -78,9 +79,12 @@ def lookup(tree: Any, path: str) -> Any:
 
 
 def write_report(path: Path, data: ReportData) -> Path:
-    """Write the report as one HTML file and return its path. The file is replaced as a whole, never left half-written."""
+    """Write the report as one HTML file and return its path. The file is replaced as a whole, never left half-written. An evaluation has a
+    page of its own, in two languages."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if is_evaluation(data):
+        return write_evaluation(path, data)
     part = path.with_name(path.name + ".part")
     part.write_text(render(data), encoding="utf-8")
     os.replace(part, path)

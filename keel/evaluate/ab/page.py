@@ -108,7 +108,7 @@ def _view(result: Result, config: AbConfig, online: bool, language: str, other: 
         "guards": [_guard(g, t) for g in result.guards],
         "looks": _looks(result, online, config),
         "plan_note": _plan_note(result, t),
-        "counts": [(t(f"ab.count.{k}"), f"{v:,}") for k, v in result.counts.items()],
+        "counts": [(t(f"ab.count.{k}"), f"{v:,}") for k, v in result.counts.items() if v or k in ("rows", "units")],
         "balance": _balance(result, t),
     }
 

@@ -247,6 +247,7 @@ def _shot_curve(
         lambda shown: answer(model, renderer, encode(shown, renderer, account, f"{name} with examples", config.max_tokens), recipe),
         lambda groups: side_answers(recipe, groups, rewards),
         names,
+        recipe.render.as_chat is not False,
     )
 
 

@@ -21,23 +21,33 @@ def examples(config: EvaluateConfig, prompts: Sequence[Prompt]) -> list[tuple[Me
     asked = {p.last_user_text for p in prompts}
     records = load_data(DataConfig(path=config.shot_examples)).records
     found = [
-        (*r.prompt.messages, *r.completion)
-        for r in records
-        if isinstance(r, Demonstration) and r.prompt.messages and r.prompt.last_user_text not in asked
+        (*turns_of(r.prompt), *r.completion) for r in records if isinstance(r, Demonstration) and r.prompt.last_user_text not in asked
     ]
     if len(found) < config.shots[-1]:
         raise DataError(
             f"evaluate.shot_examples: {len(found)} usable demonstrations in {config.shot_examples}, {config.shots[-1]} are needed",
-            "usable are chats with an answer whose question is not evaluated",
+            "usable is a demonstration whose prompt is not evaluated",
         )
     return found
 
 
-def with_shots(prompt: Prompt, shown: Sequence[tuple[Message, ...]]) -> Prompt:
-    """The prompt after the examples; a system turn stays in front."""
-    system = prompt.messages[:1] if prompt.messages and prompt.messages[0].role == "system" else ()
+def turns_of(prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt's turns; of a plain string one turn of the user."""
+    return prompt.messages or (Message("user", prompt.text or ""),)
+
+
+def with_shots(prompt: Prompt, shown: Sequence[tuple[Message, ...]], as_chat: bool = True) -> Prompt:
+    """The prompt after the examples; a system turn stays in front. A plain string that no chat template is put around stays one, with the
+    examples' texts before it, a blank line between each."""
+    if not shown:
+        return prompt
+    if not prompt.messages and not as_chat:
+        before = "".join("\n".join(m.text for m in example) + "\n\n" for example in shown)
+        return replace(prompt, text=before + (prompt.text or ""))
+    own = turns_of(prompt)
+    system = own[:1] if own[0].role == "system" else ()
     turns = tuple(m for example in shown for m in example if m.role != "system")
-    return replace(prompt, messages=(*system, *turns, *prompt.messages[len(system) :]))
+    return replace(prompt, messages=(*system, *turns, *own[len(system) :]), text=None)
 
 
 def shot_curve(
@@ -46,12 +56,13 @@ def shot_curve(
     ask: Callable[[Sequence[Prompt]], tuple[Group, ...]],
     score: Callable[[tuple[Group, ...]], Sequence[Sequence[Answer]]],
     scorers: Sequence[str],
+    as_chat: bool = True,
 ) -> Mapping[str, list[dict[str, Any]]]:
     """By scorer the mean score at each number of examples, with its interval over prompts."""
     shown = examples(config, prompts)
     out: dict[str, list[dict[str, Any]]] = {}
     for k in config.shots:
-        groups = ask([with_shots(p, shown[:k]) if p.messages else p for p in prompts])
+        groups = ask([with_shots(p, shown[:k], as_chat) for p in prompts])
         answers = score(groups)
         for scorer in scorers:
             values = [[v for a in of_prompt if (v := a.score(scorer)) is not None] for of_prompt in answers]
