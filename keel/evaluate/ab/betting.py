@@ -16,6 +16,7 @@ import numpy as np
 _FRACTIONS = np.array([0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25, 0.36, 0.5, 0.7, 0.9])
 _EDGE = 1e-6
 _ROUNDS = 22
+_FOREVER = 1_000  # times as many values as there are: it is not told when beyond that
 
 
 def log_capital(values: Sequence[float] | np.ndarray, mean: float) -> np.ndarray:
@@ -48,7 +49,7 @@ def interval(values: Sequence[float] | np.ndarray, alpha: float = 0.05) -> tuple
     def against(m: float) -> float:
         return float(log_capital(x_n, m).max())
 
-    grid = np.unique(np.concatenate([np.linspace(0.0, 1.0, 41), [float(x_n.mean())]]))
+    grid = np.unique(np.concatenate([np.linspace(0.0, 1.0, 21), [float(x_n.mean())]]))
     found = [against(float(m)) for m in grid]
     if min(found) >= limit:
         against = lambda m: float(log_capital(x_n, m)[-1])  # noqa: E731
@@ -81,12 +82,22 @@ def more_until(values: Sequence[float] | np.ndarray, mean: float, alpha: float =
     if first_crossing(x_n, mean, alpha) is not None:
         return 0
     m = min(max(mean, _EDGE), 1 - _EDGE)
-    above = x_n.mean() >= m
-    scaled = (x_n - m) / m if above else (m - x_n) / (1 - m)
-    totals = np.log1p(_FRACTIONS[:, None] * scaled).sum(1)
-    share = math.log(2 * len(_FRACTIONS))  # each bet has its part of the money only
-    need = [(math.log(1 / alpha) + share - total) / (total / len(x_n)) for total in totals if total > 0]
-    return max(1, math.ceil(min(need))) if need else None
+    sides = [np.log1p(_FRACTIONS[:, None] * scaled).sum(1) for scaled in ((x_n - m) / m, (m - x_n) / (1 - m))]
+    totals = np.concatenate(sides)  # each bet's log-capital so far; it grows on at its rate
+
+    def poor(more: int) -> bool:
+        grown = totals * (1 + more / len(x_n))
+        return float(np.log(np.exp(grown - grown.max()).mean()) + grown.max()) < math.log(1 / alpha)
+
+    low, high = 0, 1
+    while poor(high):
+        low, high = high, 2 * high
+        if high > _FOREVER * len(x_n):
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if poor(middle) else (low, middle)
+    return high
 
 
 def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:

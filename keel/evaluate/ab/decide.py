@@ -131,8 +131,8 @@ def _repeated(stream: Stream, n: int, bound: float) -> tuple[float, float, float
     effect, error, df = stream.at(n)
     if not math.isfinite(error) or df < 1 or bound > _NEVER:
         return effect, -math.inf, math.inf
-    if error == 0:  # not one unit differs: an interval as wide as one more unit of the other kind would make it
-        error = 1 / n if effect else math.inf
+    if error == 0 and stream.low is not None and stream.high is not None:  # not one unit differs: as wide as one more of another kind makes it
+        error = (stream.high - stream.low) / n
     half = t_quantile(NORMAL.cdf(bound), df) * error if NORMAL.cdf(bound) < 1 - 1e-13 else math.inf
     return effect, effect - half, effect + half
 
@@ -225,8 +225,8 @@ def _always(main: Stream, guards: list[tuple[GuardConfig, Stream]], config: AbCo
 
 
 def _milestones(n: int) -> list[int]:
-    """Up to 24 numbers of units at which the page shows the interval; the last is ``n``."""
-    return sorted({max(1, round(n ** (k / 24))) for k in range(1, 25)} | {n}) if n else []
+    """Up to 16 numbers of units at which the page shows the interval; the last is ``n``."""
+    return sorted({max(1, round(n ** (k / 16))) for k in range(1, 17)} | {n}) if n else []
 
 
 def _more(main: Stream, config: AbConfig) -> int | None:

@@ -28,27 +28,27 @@ class Ratings:
     unbounded: tuple[str, ...] = ()
 
 
-def bradley_terry(wins: np.ndarray, *, tolerance: float = 1e-10, limit: int = 10_000) -> np.ndarray:
-    """Log-strengths, mean 0, that maximise the likelihood ``P(i beats j) = p_i / (p_i + p_j)``. float64 [..., M].
+def bradley_terry(wins: np.ndarray, *, tolerance: float = 1e-10, limit: int = 200) -> np.ndarray:
+    """Log-strengths, mean 0, that maximise the likelihood ``P(i beats j) = p_i / (p_i + p_j)`` (Bradley & Terry 1952). float64 [..., M].
 
-    ``wins[..., i, j]`` is how often i beat j, ties half on both sides. Newman's iteration (2023, J. Mach. Learn. Res. 24, equation 27),
-    whose fixed point is that of Zermelo's. The models must hang together (`connected`).
+    ``wins[..., i, j]`` is how often i beat j, ties half on both sides. Newton's method: the log-likelihood is concave in the log-strengths, and
+    has one maximum where the models hang together (`connected`).
     """
     wins = np.asarray(wins, dtype=np.float64)
+    both, m = wins + wins.swapaxes(-1, -2), wins.shape[-1]
     log_p = np.zeros(wins.shape[:-1])
-    both = wins.swapaxes(-1, -2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for _ in range(limit):
-            p = np.exp(log_p)
-            total = p[..., :, None] + p[..., None, :]
-            up, down = (wins * p[..., None, :] / total).sum(-1), (both / total).sum(-1)
-            new = np.log(up) - np.log(down)
-            new -= new.mean(-1, keepdims=True)
-            moved = np.abs(new - log_p)
-            log_p = new
-            if not np.nanmax(np.where(np.isfinite(moved), moved, 0.0)) > tolerance:
-                break
-    return log_p
+    for _ in range(limit):
+        chance = 1 / (1 + np.exp(log_p[..., None, :] - log_p[..., :, None]))
+        gradient = (wins - both * chance).sum(-1)
+        curvature = both * chance * (1 - chance)
+        curvature = curvature * (1 - np.eye(m))
+        hessian = curvature.sum(-1)[..., None] * np.eye(m) - curvature + np.ones((m, m)) / m  # ones: the mean stays 0
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        step /= np.maximum(1.0, np.abs(step).max(-1, keepdims=True))  # at most 1: far from the maximum Newton overshoots
+        log_p = log_p + step
+        if np.abs(step).max() < tolerance:
+            break
+    return log_p - log_p.mean(-1, keepdims=True)
 
 
 def connected(wins: np.ndarray) -> list[list[int]]:
