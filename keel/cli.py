@@ -235,7 +235,9 @@ def _add_watch(sub: argparse.ArgumentParser) -> None:
 
 def _add_ab(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(action=commands.ab, json=False)
-    sub.add_argument("what", choices=["plan", "check", "assign"], help="plan: how many and when; check: the verdict; assign: who gets which arm")
+    sub.add_argument(
+        "what", choices=["plan", "check", "assign"], help="plan: how many and when; check: the verdict; assign: who gets which arm"
+    )
     sub.add_argument("file", help="an experiment (YAML, see recipes/ab/); check also takes the data alone (JSONL)")
     sub.add_argument("names", nargs="*", default=[], metavar="key.path=value", help="settings over the file; assign: the keys")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where plan or verdict goes")
@@ -252,7 +254,16 @@ def _add_runs(add: Add) -> None:
     sub.add_argument("run_dir")
 
 
-_JSON_FILE = ("ab", "bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
+_JSON_FILE = (
+    "ab",
+    "bench",
+    "eval-reward",
+    "eval-hallucination",
+    "judge-report",
+    "advise",
+    "study",
+    "watch",
+)  # verbs whose --json names a file
 
 
 def _take_json_file(given: list[str]) -> str:

@@ -115,7 +115,9 @@ def _controlled(entry: Entry, shares: Shares, by_model: Mapping[str, Shares], dr
 
 
 def _texts(entry: Entry) -> dict[str, Any]:
-    sides = {name: text_measures([a for r in entry.rows for a in getattr(r, side)]) for name, side in (("baseline", "before"), ("own", "after"))}
+    sides = {
+        name: text_measures([a for r in entry.rows for a in getattr(r, side)]) for name, side in (("baseline", "before"), ("own", "after"))
+    }
     out: dict[str, Any] = {"texts": {}}
     for name, measured in sides.items():
         length = None if measured.length is None else measured.length.mean

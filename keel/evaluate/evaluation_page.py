@@ -142,7 +142,8 @@ def _price(found: Row, t: Say) -> list[dict[str, Any]]:
     labels = {label: note for of_model in parts.values() for label, _, note in of_model}
     whole = {name: {label: (value, note) for label, value, note in of_model} for name, of_model in parts.items()}
     return [
-        {"name": name, "parts": [(label, *known.get(label, ("–", note))) for label, note in labels.items()]} for name, known in whole.items()
+        {"name": name, "parts": [(label, *known.get(label, ("–", note))) for label, note in labels.items()]}
+        for name, known in whole.items()
     ]
 
 
@@ -246,7 +247,9 @@ def _wording(found: Row, t: Say) -> dict[str, Any] | None:
     for measure, label in (("bleu", "BLEU"), ("cider", "CIDEr")):
         for kind, shown in (("spearman", "Spearman"), ("kendall", "Kendall")):
             value = told["correlations"].get(measure, {}).get(kind)
-            text = t("page.wording.none") if value is None else f"{number(value['mean'])} ({number(value['low'])} – {number(value['high'])})"
+            text = (
+                t("page.wording.none") if value is None else f"{number(value['mean'])} ({number(value['low'])} – {number(value['high'])})"
+            )
             lines.append((f"{label}, {shown}", text))
     title = t("page.wording.correlation", scorer=scorer_name(told["beside"], t), n=told["judged"])
     return {"models": [(n, number(m["bleu"]), number(m["cider"])) for n, m in told["models"].items()], "title": title, "lines": lines}
@@ -259,7 +262,10 @@ def _samples(found: Row, answers: Mapping[str, Mapping[str, PromptAnswers]], t: 
     cards = []
     for choice in choose(gains, fixed=1, extremes=_PICKED, random=1):
         row = of_first[choice.prompt_id]
-        sides = [(found["baseline"], row.before), *((name, a[choice.prompt_id].after) for name, a in answers.items() if choice.prompt_id in a)]
+        sides = [
+            (found["baseline"], row.before),
+            *((name, a[choice.prompt_id].after) for name, a in answers.items() if choice.prompt_id in a),
+        ]
         cards.append(
             {
                 "why": t(f"why.{choice.why}"),

@@ -42,7 +42,9 @@ def rows(bars: Sequence[Bar], low: float, high: float, marks: Sequence[tuple[flo
         parts.append(f' <span class="dim">{escape(bar.note)}</span></div>' if bar.note else "</div>")
         parts.append(f'<div class="forest-track"><i class="forest-zero" style="left:{at(marks[0][0])}%"></i>')
         parts.append(f'<i class="forest-span" style="left:{at(bar.low)}%;width:{round(at(bar.high) - at(bar.low), 2)}%"></i>')
-        parts.append(f'<i class="forest-dot" style="left:{at(bar.mean)}%"></i></div><div class="forest-value">{escape(bar.value)}</div></div>')
+        parts.append(
+            f'<i class="forest-dot" style="left:{at(bar.mean)}%"></i></div><div class="forest-value">{escape(bar.value)}</div></div>'
+        )
     parts.append('<div class="forest-row forest-axis"><div></div><div class="forest-track">')
     parts += [f'<span style="left:{at(place)}%">{escape(text)}</span>' for place, text in marks]
     parts.append("</div><div></div></div></div>")

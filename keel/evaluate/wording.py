@@ -32,9 +32,7 @@ def wording(
         scores = cider(said, truth)
         out["models"][name] = {"bleu": bleu(said, truth), "cider": math.fsum(scores) / len(scores), "n": len(prompts)}
         judged = human.get(name, {})
-        rows += [
-            (p, sentence_bleu(s, t), c, judged[p]) for p, s, t, c in zip(prompts, said, truth, scores, strict=True) if p in judged
-        ]
+        rows += [(p, sentence_bleu(s, t), c, judged[p]) for p, s, t, c in zip(prompts, said, truth, scores, strict=True) if p in judged]
     if not out["models"]:
         raise ValueError("no answer has a reference")
     correlations: dict[str, Any] = {}

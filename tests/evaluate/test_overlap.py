@@ -35,7 +35,9 @@ def test_ends():
 
 def test_correlation_with_people_has_an_interval():
     texts = {"m": {str(i): "the boat is light and sturdy"[: 8 + 2 * i] for i in range(12)}}
-    found = wording(texts, {str(i): ["the boat is light and sturdy"] for i in range(12)}, {"m": {str(i): i / 12 for i in range(12)}}, draws=60)
+    found = wording(
+        texts, {str(i): ["the boat is light and sturdy"] for i in range(12)}, {"m": {str(i): i / 12 for i in range(12)}}, draws=60
+    )
     told = found["correlations"]["bleu"]["spearman"]
     assert told["low"] <= told["mean"] <= told["high"]
     assert told["mean"] > 0.8

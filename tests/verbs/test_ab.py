@@ -50,7 +50,12 @@ def test_online_with_and_without_a_plan(data: Path):
 def test_rows_of_an_evaluation(data: Path):
     """What keel eval leaves is read as it is."""
     rows = [
-        {"prompt_id": f"p{i}", "prompt": "?", "before": [{"text": "a", "gold": 0.1, "tokens": 5}], "after": [{"text": "b", "gold": (i % 5) / 5}]}
+        {
+            "prompt_id": f"p{i}",
+            "prompt": "?",
+            "before": [{"text": "a", "gold": 0.1, "tokens": 5}],
+            "after": [{"text": "b", "gold": (i % 5) / 5}],
+        }
         for i in range(60)
     ]
     Path("evaluation.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

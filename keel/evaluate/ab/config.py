@@ -20,9 +20,13 @@ class PlanConfig(Section):
         default="obrien_fleming", description="How alpha is shared out over the looks; the last two spend it, for looks of any spacing."
     )
     deviation: float | None = Field(
-        default=None, gt=0, description="Standard deviation of a unit's value; without it half of the outcome's range, the most there can be."
+        default=None,
+        gt=0,
+        description="Standard deviation of a unit's value; without it half of the outcome's range, the most there can be.",
     )
-    pilot: str = Field(default="", description="Data of the same kind from before, whose standard deviation is taken. None of it is tested.")
+    pilot: str = Field(
+        default="", description="Data of the same kind from before, whose standard deviation is taken. None of it is tested."
+    )
 
     @model_validator(mode="after")
     def _can_be_done(self) -> PlanConfig:
@@ -49,7 +53,8 @@ class GuardConfig(Section):
     margin: float = Field(gt=0, description="How much worse is still allowed, in its own units.")
     better: Literal["higher", "lower"] = Field(default="lower", description="Which way is better: lower for length, cost and refusals.")
     range: tuple[float, float] | None = Field(
-        default=None, description="Least and most that it can be: with it, bets are valid from the first unit on; without, after the burn-in."
+        default=None,
+        description="Least and most that it can be: with it, bets are valid from the first unit on; without, after the burn-in.",
     )
 
     @model_validator(mode="after")
@@ -73,7 +78,9 @@ class AlwaysValidConfig(Section):
 class AbConfig(Section):
     """`keel ab plan|check FILE`: an experiment of two arms."""
 
-    name: str = Field(default="experiment", min_length=1, description="Name of the experiment; the hash that assigns keys to arms holds it.")
+    name: str = Field(
+        default="experiment", min_length=1, description="Name of the experiment; the hash that assigns keys to arms holds it."
+    )
     data: str = Field(default="", description="JSONL of paired verdicts (offline) or of assigned outcomes (online); docs/ab.md.")
     control: str = Field(default="control", description="What the rows call the arm that is there now.")
     treatment: str = Field(default="treatment", description="What the rows call the arm that is tried.")

@@ -80,7 +80,9 @@ def streams(units: Units, config: AbConfig) -> tuple[Stream, list[tuple[GuardCon
     treated = np.array([bool(u.treated) for u in units.units]) if units.online else None
     values = np.array([u.value for u in units.units], dtype=np.float64)
     width = config.range[1] - config.range[0] if units.online else 1.0
-    main = Stream(values * width, treated, config.share, 0.0, width) if units.online else Stream(values - 0.5, None, config.share, -0.5, 0.5)
+    main = (
+        Stream(values * width, treated, config.share, 0.0, width) if units.online else Stream(values - 0.5, None, config.share, -0.5, 0.5)
+    )
     guards: list[tuple[GuardConfig, Stream]] = []
     for guard in config.guards:
         found = np.array([u.guard(guard.name) for u in units.units], dtype=np.float64)
@@ -131,7 +133,9 @@ def _repeated(stream: Stream, n: int, bound: float) -> tuple[float, float, float
     effect, error, df = stream.at(n)
     if not math.isfinite(error) or df < 1 or bound > _NEVER:
         return effect, -math.inf, math.inf
-    if error == 0 and stream.low is not None and stream.high is not None:  # not one unit differs: as wide as one more of another kind makes it
+    if (
+        error == 0 and stream.low is not None and stream.high is not None
+    ):  # not one unit differs: as wide as one more of another kind makes it
         error = (stream.high - stream.low) / n
     half = t_quantile(NORMAL.cdf(bound), df) * error if NORMAL.cdf(bound) < 1 - 1e-13 else math.inf
     return effect, effect - half, effect + half

@@ -117,7 +117,14 @@ def _guard(guard: Guard, t: Say) -> dict[str, str]:
     tone = {"held": "good", "broken": "bad", "open": "open"}[guard.state]
     wait = t("ab.guard_more", more=f"{guard.more:,}") if guard.more else ""
     change = f"{number(guard.change)} ({number(guard.low)} – {number(guard.high)})"
-    return {"name": guard.name, "state": t(f"ab.state.{guard.state}"), "tone": tone, "change": change, "margin": number(-guard.margin), "more": wait}
+    return {
+        "name": guard.name,
+        "state": t(f"ab.state.{guard.state}"),
+        "tone": tone,
+        "change": change,
+        "margin": number(-guard.margin),
+        "more": wait,
+    }
 
 
 def _looks(result: Result, online: bool, config: AbConfig) -> list[tuple[str, ...]]:

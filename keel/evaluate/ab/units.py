@@ -156,7 +156,9 @@ def _guard_pair(where: str, row: Row, guard: GuardConfig, pair: PromptAnswers | 
         both = (value.get(config.control), value.get(config.treatment))
         if all(isinstance(v, int | float) and math.isfinite(v) for v in both):
             return _in_range(where, float(both[0]), guard), _in_range(where, float(both[1]), guard)  # type: ignore[arg-type]
-    raise DataError(f"{where}: guard {guard.name}: {name} is {value!r}", f"give both arms' numbers: {{{config.control}: 1, {config.treatment}: 2}}")
+    raise DataError(
+        f"{where}: guard {guard.name}: {name} is {value!r}", f"give both arms' numbers: {{{config.control}: 1, {config.treatment}: 2}}"
+    )
 
 
 def _in_range(where: str, value: float, guard: GuardConfig) -> float:

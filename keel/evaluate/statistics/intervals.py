@@ -126,9 +126,7 @@ def pooled_win_rate(by_seed: Sequence[Mapping[str, float]], *, level: float = LE
     return share_interval(clustered([math.fsum(c) for c in columns], [float(len(c)) for c in columns]), level)
 
 
-def paired_difference(
-    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], *, level: float = LEVEL
-) -> Interval:
+def paired_difference(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], *, level: float = LEVEL) -> Interval:
     """Mean over prompts of (mean after - mean before), Student's interval over prompts. Only prompts with samples on both sides take
     part. Raises ValueError where there is none."""
     return difference(before, after).interval(level)

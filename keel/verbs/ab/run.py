@@ -65,11 +65,15 @@ def _is_online(config: AbConfig) -> bool:
 def _design_json(found: Design) -> dict[str, Any]:
     p = [2 * (1 - NORMAL.cdf(bound)) for bound in found.bounds]
     more = {"expected_units_null": found.expected_null, "expected_units_effect": found.expected_effect}
-    return {"n": found.n, "fixed_n": found.fixed, "looks": list(found.looks), "bounds": list(found.bounds), "nominal_p": p} | more | {
-        "inflation": found.n / found.fixed,
-        "deviation": found.deviation,
-        "power": found.power,
-    }
+    return (
+        {"n": found.n, "fixed_n": found.fixed, "looks": list(found.looks), "bounds": list(found.bounds), "nominal_p": p}
+        | more
+        | {
+            "inflation": found.n / found.fixed,
+            "deviation": found.deviation,
+            "power": found.power,
+        }
+    )
 
 
 def _plan_lines(config: AbConfig, found: Design, online: bool) -> list[str]:

@@ -22,7 +22,9 @@ class OtherModel(Section):
 
     name: str = Field(min_length=1, description="What it is called in the results.")
     model: str = Field(description="As `model`.")
-    at: float | None = Field(default=None, ge=0, description="Training steps or examples that made it: where it stands on the learning curve.")
+    at: float | None = Field(
+        default=None, ge=0, description="Training steps or examples that made it: where it stands on the learning curve."
+    )
 
 
 class PeopleUse(Section):

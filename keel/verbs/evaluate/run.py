@@ -419,7 +419,9 @@ def _wording(recipe: EvalRecipe, prompts: Mapping[str, Prompt], entries: Sequenc
     try:
         return wording(texts, references, human, **how) | {"beside": headline}
     except ValueError as error:
-        raise DataError(f"evaluate.reference: {error}: no prompt has a field {name!r}", "name the field with the reference answer") from None
+        raise DataError(
+            f"evaluate.reference: {error}: no prompt has a field {name!r}", "name the field with the reference answer"
+        ) from None
 
 
 def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], rewards: Sequence[Reward]) -> list[PromptAnswers]:

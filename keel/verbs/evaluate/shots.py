@@ -20,9 +20,7 @@ def examples(config: EvaluateConfig, prompts: Sequence[Prompt]) -> list[tuple[Me
     """The turns of the examples, in the file's order; none of a prompt that is evaluated. Raises DataError where there are too few."""
     asked = {p.last_user_text for p in prompts}
     records = load_data(DataConfig(path=config.shot_examples)).records
-    found = [
-        (*turns_of(r.prompt), *r.completion) for r in records if isinstance(r, Demonstration) and r.prompt.last_user_text not in asked
-    ]
+    found = [(*turns_of(r.prompt), *r.completion) for r in records if isinstance(r, Demonstration) and r.prompt.last_user_text not in asked]
     if len(found) < config.shots[-1]:
         raise DataError(
             f"evaluate.shot_examples: {len(found)} usable demonstrations in {config.shot_examples}, {config.shots[-1]} are needed",
