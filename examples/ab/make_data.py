@@ -1,4 +1,5 @@
-"""Data for recipes/ab: paired verdicts of a replay, and a log of assigned users, made from a seed. python examples/ab/make_data.py FOLDER"""
+"""Data for recipes/ab: paired verdicts of a replay, and a log of assigned users, made from a seed:
+python examples/ab/make_data.py FOLDER"""
 
 from __future__ import annotations
 

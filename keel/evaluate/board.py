@@ -63,7 +63,8 @@ def board(
     level: float = LEVEL,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The board as plain values. ``fields``: further splits, name -> prompt id -> value. Raises ValueError for a headline nobody scored by."""
+    """The board as plain values. ``fields``: further splits, name -> prompt id -> value. Raises ValueError for a headline nobody
+    scored by."""
     found = {scorer: {e.name: s for e in entries if (s := shares_of(e, scorer)) is not None} for scorer in _scorers(entries)}
     found = {scorer: by_model for scorer, by_model in found.items() if by_model}
     if headline and headline not in found:

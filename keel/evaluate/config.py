@@ -45,8 +45,8 @@ class EvaluateConfig(Section):
 
     headline: str = Field(
         default="",
-        description="Scorer that the result speaks of first: gold, judge, people, reward_model, or a reward's name. Empty = people, gold, judge "
-        "or reward model, the first that there is.",
+        description="Scorer that the result speaks of first: gold, judge, people, reward_model, or a reward's name. Empty = the "
+        "first that there is of people, gold, judge, reward model.",
     )
     groups: tuple[str, ...] = Field(
         default=(), description="Fields of the prompts by whose values results are split too, like annotator or user_group."

@@ -20,8 +20,8 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
 
 def sentence_bleu(answer: str, references: Sequence[str]) -> float:
-    """BLEU of one answer, 0 to 100: an order without a match counts as half a match, the next as a quarter ... (Lin & Och 2004, Chen & Cherry
-    2014, method 3), and orders that the answer is too short for are left out."""
+    """BLEU of one answer, 0 to 100: an order without a match counts as half a match, the next as a quarter ... (Lin & Och 2004, Chen &
+    Cherry 2014, method 3), and orders that the answer is too short for are left out."""
     return _bleu([_counts(answer, references)], smooth=True)
 
 
@@ -61,8 +61,8 @@ def _bleu(rows: Sequence[tuple[list[int], list[int], int, int]], *, smooth: bool
 
 
 def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each answer (Vedantam et al. 2015, arXiv 1411.5726, equation 4), 0 to 10: cosine of tf-idf vectors of n-grams up to 4, clipped,
-    with a penalty on the difference of lengths. The weights come from these references: of one prompt all are 0."""
+    """CIDEr-D of each answer (Vedantam et al. 2015, arXiv 1411.5726, equation 4), 0 to 10: cosine of tf-idf vectors of n-grams up to
+    4, clipped, with a penalty on the difference of lengths. The weights come from these references: of one prompt all are 0."""
     truth = [[words(r) for r in rs] for rs in references]
     documents = Counter(gram for rs in truth for gram in {g for r in rs for n in range(1, _N + 1) for g in _grams(r, n)})
     size = math.log(max(len(truth), 1))

@@ -1,4 +1,5 @@
-"""What the pages of an evaluation and of an A/B test share: texts in two languages, the template engine, writing both languages side by side."""
+"""What the pages of an evaluation and of an A/B test share: texts in two languages, the template engine, writing both languages side
+by side."""
 
 from __future__ import annotations
 

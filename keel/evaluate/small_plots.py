@@ -1,5 +1,5 @@
-"""Pictures that can be read on a telephone: rows of intervals as HTML, whose texts keep their size, and small curves as SVG drawn at the width
-that a card has there."""
+"""Pictures that can be read on a telephone: rows of intervals as HTML, whose texts keep their size, and small curves as SVG drawn at
+the width that a card has there."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def curves(
     return Markup(f'<svg class="small-plot" {box}>{"".join(parts)}</svg>')
 
 
-def _x_marks(xs: Sequence[float], px) -> list[float]:  # noqa: ANN001
+def _x_marks(xs: Sequence[float], px) -> list[float]:
     """The measured places, the last first, as many as do not touch."""
     shown: list[float] = []
     for x in sorted(set(xs), reverse=True):

@@ -20,8 +20,8 @@ def wording(
     seed: int = 0,
 ) -> dict[str, Any]:
     """``texts[model][prompt]`` an answer, ``references[prompt]`` what it should say, ``human[model][prompt]`` how it was judged (higher is
-    better). Each model's corpus BLEU and mean CIDEr, and the rank correlations of sentence BLEU and CIDEr with the judgement over all answers,
-    with intervals over prompts. Raises ValueError where no answer has a reference."""
+    better). Each model's corpus BLEU and mean CIDEr, and the rank correlations of sentence BLEU and CIDEr with the judgement over all
+    answers, with intervals over prompts. Raises ValueError where no answer has a reference."""
     out: dict[str, Any] = {"models": {}}
     rows: list[tuple[str, float, float, float]] = []  # prompt, BLEU, CIDEr, judgement
     for name, by_prompt in texts.items():

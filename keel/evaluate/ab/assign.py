@@ -36,8 +36,8 @@ class Balance:
 
 
 def balance(treated: list[bool], share: float) -> Balance:
-    """Sample ratio of units in the order in which they came. The evidence mixes over all other shares (Lindon & Malek 2020, arXiv 2011.03567,
-    a Dirichlet prior worth 100 units around the plan)."""
+    """Sample ratio of units in the order in which they came. The evidence mixes over all other shares (Lindon & Malek 2020, arXiv
+    2011.03567, a Dirichlet prior worth 100 units around the plan)."""
     if not 0 < share < 1:
         raise ValueError(f"two arms need a share between 0 and 1, not {share}")
     n, t = len(treated), sum(treated)

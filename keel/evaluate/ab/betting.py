@@ -58,7 +58,7 @@ def interval(values: Sequence[float] | np.ndarray, alpha: float = 0.05) -> tuple
     return _end(against, inside, 0.0, limit), _end(against, inside, 1.0, limit)
 
 
-def _end(against, inside: float, outside: float, limit: float) -> float:  # noqa: ANN001
+def _end(against, inside: float, outside: float, limit: float) -> float:
     """Capital is convex in the mean it is bet against: between ``inside`` and ``outside`` it crosses the limit once."""
     if against(outside) < limit:
         return outside

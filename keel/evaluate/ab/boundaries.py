@@ -1,4 +1,5 @@
-"""Group sequential boundaries, by exact recursive integration of the score process (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000,
+"""Group sequential boundaries, by exact recursive integration of the score process (Armitage, McPherson & Rowe 1969; Jennison &
+Turnbull 2000,
 chapter 19). A look k sees ``z_k``; the score ``s_k = z_k sqrt(t_k)`` moves like Brownian motion with drift over information shares t."""
 
 from __future__ import annotations

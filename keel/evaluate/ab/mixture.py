@@ -1,4 +1,5 @@
-"""The asymptotic always-valid interval: a normal mixture over all effects (Robbins 1970; Howard et al. 2021, arXiv 1810.08240). It believes the
+"""The asymptotic always-valid interval: a normal mixture over all effects (Robbins 1970; Howard et al. 2021, arXiv 1810.08240). It
+believes the
 estimated variance, which is 0 after two equal values: it may be looked at after a burn-in only, and never before 100 values."""
 
 from __future__ import annotations

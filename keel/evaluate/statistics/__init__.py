@@ -1,5 +1,5 @@
-"""Estimates with honest intervals, tests and ratings: pure functions of plain numbers, no torch. What a resampling draws is a hash of what is
-asked: the same data give the same numbers on every machine."""
+"""Estimates with honest intervals, tests and ratings: pure functions of plain numbers, no torch. What a resampling draws is a hash of
+what is asked: the same data give the same numbers on every machine."""
 
 from keel.evaluate.statistics.bootstrap import DRAWS, cluster_bootstrap, cluster_totals, mean_interval, relative_change
 from keel.evaluate.statistics.convergence import Convergence, convergence

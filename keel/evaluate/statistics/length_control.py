@@ -43,7 +43,8 @@ def length_controlled(
 ) -> LengthControlled:
     """The length-controlled win rate by prompt.
 
-    ``shares[prompt]`` is the model's win share, ``lengths[prompt]`` its mean length less the baseline's, ``difficulty[prompt]`` (optional) a
+    ``shares[prompt]`` is the model's win share, ``lengths[prompt]`` its mean length less the baseline's, ``difficulty[prompt]``
+    (optional) a
     log-odds of this data set's own (`own_difficulty`). The interval refits the regression on resampled prompts; the spread of fitted values
     at the estimate is much too small. Raises ValueError where shares and lengths have no prompt in common.
     """

@@ -31,8 +31,8 @@ class Ratings:
 def bradley_terry(wins: np.ndarray, *, tolerance: float = 1e-10, limit: int = 200) -> np.ndarray:
     """Log-strengths, mean 0, that maximise the likelihood ``P(i beats j) = p_i / (p_i + p_j)`` (Bradley & Terry 1952). float64 [..., M].
 
-    ``wins[..., i, j]`` is how often i beat j, ties half on both sides. Newton's method: the log-likelihood is concave in the log-strengths, and
-    has one maximum where the models hang together (`connected`).
+    ``wins[..., i, j]`` is how often i beat j, ties half on both sides. Newton's method: the log-likelihood is concave in the
+    log-strengths, and has one maximum where the models hang together (`connected`).
     """
     wins = np.asarray(wins, dtype=np.float64)
     both, m = wins + wins.swapaxes(-1, -2), wins.shape[-1]

@@ -1,4 +1,5 @@
-"""Group sequential bounds beside published tables (Jennison & Turnbull 2000, tables 2.1, 2.2, 2.3, 2.4; Lan & DeMets 1983; R's gsDesign)."""
+"""Group sequential bounds beside published tables (Jennison & Turnbull 2000, tables 2.1, 2.2, 2.3, 2.4; Lan & DeMets 1983; R's
+gsDesign)."""
 
 from __future__ import annotations
 
