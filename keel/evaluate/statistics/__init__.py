@@ -1,7 +1,7 @@
 """Estimates with honest intervals, tests and ratings: pure functions of plain numbers, no torch. What a resampling draws is a hash of
 what is asked: the same data give the same numbers on every machine."""
 
-from keel.evaluate.statistics.bootstrap import DRAWS, cluster_bootstrap, cluster_totals, mean_interval, relative_change
+from keel.evaluate.statistics.bootstrap import DRAWS, Array, cluster_bootstrap, cluster_totals, mean_interval, relative_change
 from keel.evaluate.statistics.convergence import Convergence, convergence
 from keel.evaluate.statistics.correlation import correlation_interval, kendall, ranks, spearman
 from keel.evaluate.statistics.holm import holm
@@ -25,6 +25,7 @@ __all__ = [
     "CONSTANT",
     "DRAWS",
     "LEVEL",
+    "Array",
     "Convergence",
     "Estimate",
     "Interval",
