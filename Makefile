@@ -8,7 +8,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-ab demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,11 @@ demo-annotate: $(VENV)/.web  ## the pages for people, with fifty items; Ctrl-C e
 	test -f runs/demo_annotate/tasks.jsonl || $(BIN)/python examples/annotate/demo.py runs/demo_annotate
 	$(BIN)/keel annotate --store runs/demo_annotate/annotations.db --campaign demo --tasks runs/demo_annotate/tasks.jsonl wanted=2 \
 	    guideline=examples/annotate/guideline.md page.min_read_ms=600 $(ARGS)
+
+demo-ab: $(VENV)/.base  ## data for recipes/ab, a plan, three verdicts with their pages
+	test -f runs/ab/online.jsonl || $(BIN)/python examples/ab/make_data.py runs/ab
+	$(BIN)/keel ab plan recipes/ab/replay.yaml
+	for name in replay online unplanned; do $(BIN)/keel ab check recipes/ab/$$name.yaml --html runs/ab/$$name.html; done
 
 demo-constitution: $(VENV)/.demo-model  ## principles that rules can check: a small model's answers scored, revised, trained on; its own critique measured
 	$(BIN)/keel run recipes/constitution.yaml $(ARGS)

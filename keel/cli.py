@@ -57,6 +57,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_judge(add)
     _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
     _add_watch(verbs.add_parser("watch", help="rules on a run, while it goes or afterwards: keel watch RUN, keel watch test RULES"))
+    _add_ab(verbs.add_parser("ab", help="is B better than A: keel ab plan FILE, keel ab check FILE"))
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
     for name, help_text in commands.LABS.items():
         sub = verbs.add_parser(name, help=help_text)
@@ -78,6 +79,8 @@ def _add_recipes(add: Add) -> None:
         sub.add_argument(
             "overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe; run_dir=DIR starts or resumes DIR"
         )
+        if name == "eval":
+            sub.add_argument("--json-file", default="", metavar="FILE", help="--json FILE: where the summary goes")
         sub.add_argument("--dry-run", action="store_true", help="print the resolved recipe (and what calls will cost) and stop")
 
     sub = add("tune", "search learning rate, price of the KL or any other setting of a recipe", commands.tune)
@@ -241,6 +244,17 @@ def _add_watch(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--every", type=_positive, default=5.0, metavar="SECONDS", help="follow: how often to look")
 
 
+def _add_ab(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(action=commands.ab, json=False)
+    sub.add_argument(
+        "what", choices=["plan", "check", "assign"], help="plan: how many and when; check: the verdict; assign: who gets which arm"
+    )
+    sub.add_argument("file", help="an experiment (YAML, see recipes/ab/); check also takes the data alone (JSONL)")
+    sub.add_argument("names", nargs="*", default=[], metavar="key.path=value", help="settings over the file; assign: the keys")
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where plan or verdict goes")
+    sub.add_argument("--html", default="", metavar="FILE", help="check: where the page goes; the Chinese one beside it")
+
+
 def _add_runs(add: Add) -> None:
     sub = add("runs", "list runs, or compare some", commands.runs)
     sub.add_argument("--root", default="runs", help="folder that holds the runs")
@@ -251,7 +265,31 @@ def _add_runs(add: Add) -> None:
     sub.add_argument("run_dir")
 
 
-_JSON_FILE = ("bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
+_JSON_FILE = (
+    "ab",
+    "bench",
+    "eval-reward",
+    "eval-hallucination",
+    "judge-report",
+    "advise",
+    "study",
+    "watch",
+)  # verbs whose --json names a file
+
+
+def _take_json_file(given: list[str]) -> str:
+    """Takes FILE of ``--json FILE`` (or ``--json=FILE``) out of the words of `keel eval`; without one ``--json`` is the flag that it is for
+    other verbs. A recipe or a setting is no such file."""
+    for i, word in enumerate(given):
+        if word.startswith("--json="):
+            del given[i]
+            return word.removeprefix("--json=")
+        if word == "--json" and i + 1 < len(given):
+            after = given[i + 1]
+            if not after.startswith("-") and "=" not in after and not after.endswith((".yaml", ".yml")):
+                del given[i : i + 2]
+                return after
+    return ""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -261,10 +299,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     top = parser(given)
     if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["judge", "report"]):
         given[:2] = ["-".join(given[:2])]
+    json_file = _take_json_file(given) if given[:1] == ["eval"] else ""
     names_a_file = given[:1] and given[0] in _JSON_FILE
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])
     if not names_a_file:
         args.json = "--json" in given
+    if json_file:
+        args.json_file = json_file
     if hasattr(args, "names"):  # of `keel feedback`: they may stand after an option too
         args.names = [*args.names, *(a for a in rest if not a.startswith("-"))]
         rest = [a for a in rest if a.startswith("-")]

@@ -21,7 +21,7 @@ STAGES = {
     "prefer": "direct preference optimisation (DPO, KTO, SimPO ...)",
     "offline": "reinforcement learning on logged rewards (AWR, REINFORCE, TOPR)",
     "rl": "reinforcement learning (GRPO, PPO, RLOO ...)",
-    "eval": "compare two models on held-out prompts",
+    "eval": "compare models on held-out prompts",
     "improve": "rounds of generate, judge, train, stopped by a held-out measure",
     "collect": "answers from several sources as tasks for annotators",
     "constitution": "answers scored by principles, criticised and revised: demonstrations and pairs",
@@ -37,9 +37,19 @@ def stage(verb: str) -> Callable[[argparse.Namespace], Summary | None]:
     def run(args: argparse.Namespace) -> Summary | None:
         from keel.verbs.run import run_verb
 
-        return run_verb(verb, Path(args.recipe), args.overrides, dry_run=args.dry_run)
+        summary = run_verb(verb, Path(args.recipe), args.overrides, dry_run=args.dry_run)
+        if json_file := getattr(args, "json_file", ""):
+            _write_json(Path(json_file), summary)
+        return summary
 
     return run
+
+
+def _write_json(path: Path, summary: Summary) -> None:
+    from keel.runs.durable import write_atomic
+    from keel.runs.logs import plain
+
+    write_atomic(path, (json.dumps(plain(summary), ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode())
 
 
 def pipeline(args: argparse.Namespace) -> Summary | None:
@@ -163,6 +173,22 @@ def eval_hallucination(args: argparse.Namespace) -> Summary:
         raise UserError("FILE and --measure are needed", f"keel eval hallucination FILE --measure {'|'.join(HALLUCINATION_MEASURES)}")
     sample = [] if args.check_sample is None else [f"check_sample={args.check_sample}"]
     return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
+
+
+def ab(args: argparse.Namespace) -> Summary:
+    from keel.verbs.ab import run
+
+    if args.html and args.what != "check":
+        raise UserError("--html belongs to keel ab check", "leave it out")
+    overrides = [word for word in args.names if "=" in word]
+    keys = [word for word in args.names if "=" not in word]
+    if args.what == "assign":
+        return run.run_assign(args.file, keys, args.json_file, overrides)
+    if keys:
+        raise UserError(f"keel ab {args.what} takes one file and settings, not {keys[0]!r}", "settings look like key.path=value")
+    if args.what == "plan":
+        return run.run_plan(args.file, args.json_file, overrides)
+    return run.run_check(args.file, args.json_file, args.html, overrides)
 
 
 def feedback(args: argparse.Namespace) -> Summary:

@@ -324,7 +324,7 @@ def _pool(root: Path, summaries: Mapping[int, Mapping[str, Any]], recipe: Pipeli
 
     def pooled_by(scorer: str) -> dict[str, Any]:
         shares = [win_shares(of_seed, scorer) for of_seed in rows]
-        return pooled_win_rate(shares, draws=config.draws, level=config.level, seed=config.seed).to_json()
+        return pooled_win_rate(shares, level=config.level).to_json()
 
     pooled = pooled_by(GOLD)
     together = made_up(_by_seed(rows), draws=config.draws, level=config.level, seed=config.seed)

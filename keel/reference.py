@@ -12,6 +12,7 @@ from typing import Any
 from keel.advise.config import AdviseRecipe
 from keel.core.config import FieldDoc, Section, describe
 from keel.critique.templates import WritingTemplate
+from keel.evaluate.ab.config import AbConfig
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.judges.config import JudgesFile
 from keel.judges.templates import Template
@@ -65,6 +66,7 @@ _TITLES: Mapping[type[Section], str] = {
     MineRecipe: "The stage `mine` of `keel run`",
     AdviseRecipe: "`keel advise DATA`",
     TuneRecipe: "`keel tune RECIPE`",
+    AbConfig: "`keel ab plan|check FILE`",
 }
 
 

@@ -107,7 +107,7 @@ def run_race(config: AdviseRecipe, m: Measures, ranking: Sequence[Ranked], mode:
 
 def _result(rounds: Sequence[Sequence[Result]], kind: str, folder: Path, data: Sides) -> dict[str, Any]:
     best, *others = rounds[-1]
-    lead = paired_difference(others[0].scores, best.scores, draws=DRAWS)
+    lead = paired_difference(others[0].scores, best.scores)
     last = {r.way.name: r for results in rounds for r in results}
     return {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

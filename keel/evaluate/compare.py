@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keel.core.hashing import stable_hash
 from keel.evaluate import measures, statistics
 from keel.evaluate.measures import Distribution
-from keel.evaluate.statistics import DRAWS, LEVEL, Interval
+from keel.evaluate.statistics import LEVEL, Interval
 
 GOLD = "gold"
 GOLD_CONTENT = "gold_content"  # the gold utility without its features of form, which rules of form may reward directly
@@ -160,9 +159,7 @@ def compare(
     rows: Sequence[PromptAnswers],
     *,
     languages: Sequence[str] = (),
-    draws: int = DRAWS,
     level: float = LEVEL,
-    seed: int = 0,
 ) -> ComparisonSummary:
     """Compare ``after`` with ``before`` on the prompts in ``languages`` (empty = all)."""
     kept = [row for row in rows if not languages or row.language in languages]
@@ -171,18 +168,17 @@ def compare(
     before: dict[str, Distribution] = {}
     after: dict[str, Distribution] = {}
     for scorer in scorers(kept):
-        how = {"draws": draws, "level": level, "seed": stable_hash(seed, scorer)}
         shares = win_shares(kept, scorer)
         old = {row.prompt_id: _scores(row.before, scorer) for row in kept}
         new = {row.prompt_id: _scores(row.after, scorer) for row in kept}
         if shares:
-            win_rates[scorer] = statistics.win_rate(shares, **how)
-            gains[scorer] = statistics.paired_difference(old, new, **how)
+            win_rates[scorer] = statistics.win_rate(shares, level=level)
+            gains[scorer] = statistics.paired_difference(old, new, level=level)
         for target, by_prompt in ((before, old), (after, new)):
             distribution = measures.describe([value for values in by_prompt.values() for value in values])
             if distribution is not None:
                 target[scorer] = distribution
-    texts = (_text_measures([a for row in kept for a in getattr(row, side)]) for side in ("before", "after"))
+    texts = (text_measures([a for row in kept for a in getattr(row, side)]) for side in ("before", "after"))
     return ComparisonSummary(win_rates, gains, before, after, *texts, n_prompts=len(kept), level=level, languages=tuple(languages))
 
 
@@ -196,7 +192,8 @@ def _scores(answers: Iterable[Answer], scorer: str) -> list[float]:
     return [value for answer in answers if (value := answer.score(scorer)) is not None]
 
 
-def _text_measures(answers: Sequence[Answer]) -> TextMeasures:
+def text_measures(answers: Sequence[Answer]) -> TextMeasures:
+    """Length, variety and repetition of one model's answers."""
     texts = [answer.text for answer in answers]
     repeated = [measures.repetition(text) for text in texts]
     return TextMeasures(

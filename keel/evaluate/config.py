@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from keel.core.config import Section
 from keel.core.python_file import names_a_file
@@ -42,6 +42,30 @@ class EvaluateConfig(Section):
         default="", description="Text file unrelated to the training, for the perplexity before and after; empty = skip."
     )
     retention_tokens: int = Field(default=2048, ge=2, description="Tokens of that text that are read.")
+
+    headline: str = Field(
+        default="",
+        description="Scorer that the result speaks of first: gold, judge, people, reward_model, or a reward's name. Empty = the "
+        "first that there is of people, gold, judge, reward model.",
+    )
+    groups: tuple[str, ...] = Field(
+        default=(), description="Fields of the prompts by whose values results are split too, like annotator or user_group."
+    )
+    reference: str = Field(
+        default="", description="Field of the prompts with the reference answer (or a list), for BLEU and CIDEr beside the headline."
+    )
+    shots: tuple[int, ...] = Field(
+        default=(), description="Numbers of examples before the question, like [0, 2, 4]: a few-shot curve of each model. Empty = none."
+    )
+    shot_examples: str = Field(default="", description="File of demonstrations that the examples of `shots` are taken from, in order.")
+
+    @model_validator(mode="after")
+    def _shots_have_examples(self) -> EvaluateConfig:
+        if bool(self.shots) != bool(self.shot_examples):
+            raise ValueError("shots and shot_examples go together: how many examples, and where they stand")
+        if any(b <= a for a, b in zip((-1, *self.shots), self.shots)):
+            raise ValueError(f"shots must rise from 0 or more, not {list(self.shots)}")
+        return self
 
     @field_validator("gold")
     @classmethod

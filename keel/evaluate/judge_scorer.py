@@ -28,6 +28,7 @@ class Wins:
     pairs: int
     failures: int
     cost: float | None
+    ties: float = 0.0  # share of the verdicts
 
 
 Sides = tuple[Prompt, Sequence[str | None], Sequence[str | None]]  # answers of the baseline and of the trained model; None = it failed
@@ -43,13 +44,15 @@ def judge_answers(judge: Judge, rows: Iterable[Sides], samples: int = 1) -> Wins
     ]
     found = verdicts(judge, [q for _, q in asked], samples)
     by: dict[str, list[float]] = {}
+    told = [v.mean.chosen for v in found if not v.mean.error]
     for (name, _), verdict in zip(asked, found, strict=True):
         if not verdict.mean.error:
             by.setdefault(name, []).append({"first": 0.0, "second": 1.0, "tie": 0.5}[verdict.mean.chosen])
     costs = [v.mean.cost for v in found]
     cost = None if any(c is None for c in costs) else math.fsum(c for c in costs if c is not None)
     shares = {name: math.fsum(x) / len(x) for name, x in by.items()}
-    return Wins(shares, len(asked), sum(bool(v.mean.error) for v in found), cost)
+    ties = told.count("tie") / len(told) if told else 0.0
+    return Wins(shares, len(asked), sum(bool(v.mean.error) for v in found), cost, ties)
 
 
 def summary(judged: Wins, report: Mapping[str, Any] | None, *, draws: int, level: float, seed: int) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def summary(judged: Wins, report: Mapping[str, Any] | None, *, draws: int, level
     more = {"pairs": judged.pairs, "failures": judged.failures, "cost": judged.cost, "error_carried": False}
     if not judged.shares:
         return more
-    raw = statistics.win_rate(judged.shares, draws=draws, level=level, seed=seed)
+    raw = statistics.win_rate(judged.shares, level=level)
     agreement = None if report is None else report["measures"]["agreement_decided"]
     if report is None or agreement is None or agreement["mean"] < LEAST:
         return raw.to_json() | more

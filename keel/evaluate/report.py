@@ -15,6 +15,7 @@ from markupsafe import Markup
 from keel.evaluate import report_plots as plots
 from keel.evaluate.checklists.view import checklists_view
 from keel.evaluate.compare import GOLD, REWARD_MODEL, PromptAnswers, subsets
+from keel.evaluate.evaluation_page import is_evaluation, write_evaluation
 from keel.evaluate.report_curves import stage_view
 from keel.evaluate.report_data import ReportData, Row, collect
 from keel.evaluate.report_made_up import made_up_view
@@ -24,8 +25,6 @@ from keel.evaluate.report_samples import answers_view
 from keel.runs.durable import write_atomic
 
 __all__ = ["ReportData", "collect", "write_report"]
-
-_CATEGORY_DRAWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +80,12 @@ def lookup(tree: Any, path: str) -> Any:
 
 
 def write_report(path: Path, data: ReportData) -> Path:
-    """Write the report as one HTML file and return its path. The file is replaced as a whole, never left half-written."""
+    """Write the report as one HTML file and return its path. The file is replaced as a whole, never left half-written. An evaluation has a
+    page of its own, in two languages."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if is_evaluation(data):
+        return write_evaluation(path, data)
     write_atomic(path, render(data).encode())
     return path
 
@@ -275,7 +277,7 @@ def _distributions(data: ReportData, ledger: Ledger) -> list[dict[str, Any]]:
 
 def _by_category(rows: Sequence[PromptAnswers], data: ReportData, ledger: Ledger) -> list[dict[str, Any]]:
     """Gold win rate of each category, when there are several and gold scores."""
-    parts = subsets(rows, lambda row: row.category or "other", draws=_CATEGORY_DRAWS)
+    parts = subsets(rows, lambda row: row.category or "other")
     rates = {name: part.win_rates[GOLD] for name, part in parts.items() if GOLD in part.win_rates}
     if len(rates) < 2:
         return []

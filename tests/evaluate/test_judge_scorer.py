@@ -24,7 +24,7 @@ def test_by_hand():
     shares = {str(k): float(k < 62) for k in range(100)}
     found = behind_errors(shares, agreement(0.8, 0.0), 0.95, **HOW)
     assert found.mean == pytest.approx(0.7)
-    seen = win_rate(shares, **HOW)
+    seen = win_rate(shares, level=0.95)
     assert found.high - found.low == pytest.approx((seen.high - seen.low) / 0.6, rel=0.1)  # stretched by 1 / (2 a - 1)
     assert behind_errors({str(k): 0.5 for k in range(50)}, agreement(0.8, 0.05), 0.95, **HOW).mean == 0.5
 

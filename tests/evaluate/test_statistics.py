@@ -86,20 +86,20 @@ def test_bootstrap_interval_covers_the_truth():
 
 
 def test_win_rate_claims_no_certainty_from_unanimous_prompts():
-    interval = st.win_rate({"a": 1.0, "b": 1.0, "c": 1.0}, draws=200)
+    interval = st.win_rate({"a": 1.0, "b": 1.0, "c": 1.0})
     assert interval == st.wilson(3, 3)
     assert interval.low < 0.5
 
 
 def test_win_rate_does_not_depend_on_the_order_of_prompts():
     shares = {f"p{i}": (i % 5) / 4 for i in range(20)}
-    assert st.win_rate(shares, draws=300) == st.win_rate(dict(reversed(shares.items())), draws=300)
+    assert st.win_rate(shares) == st.win_rate(dict(reversed(shares.items())))
 
 
 def test_pooled_win_rate_shares_prompts_over_seeds():
     one = {f"p{i}": float(i % 2) for i in range(40)}
-    alone = st.win_rate(one, draws=2000)
-    pooled = st.pooled_win_rate([one, one, one], draws=2000)
+    alone = st.win_rate(one)
+    pooled = st.pooled_win_rate([one, one, one])
     assert pooled.n == 40
     assert pooled.mean == alone.mean == 0.5
     # the same answers three times are no new information: the interval is not narrower
@@ -107,18 +107,18 @@ def test_pooled_win_rate_shares_prompts_over_seeds():
 
 
 def test_pooled_win_rate_hand_computed_mean():
-    assert st.pooled_win_rate([{"a": 1.0, "b": 0.0}, {"a": 0.5, "b": 0.5}], draws=50).mean == 0.5
-    assert st.pooled_win_rate([{"a": 1.0}, {"a": 0.5, "b": 0.0}], draws=50).mean == 0.5
+    assert st.pooled_win_rate([{"a": 1.0, "b": 0.0}, {"a": 0.5, "b": 0.5}]).mean == 0.5
+    assert st.pooled_win_rate([{"a": 1.0}, {"a": 0.5, "b": 0.0}]).mean == 0.5
     assert st.pooled_win_rate([{"a": 1.0}, {"a": 1.0}]) == st.wilson(1, 1)
 
 
 def test_mean_and_paired_difference():
     before, after = {"a": [1.0, 3.0], "b": [0.0], "c": []}, {"a": [4.0], "b": [1.0, 2.0], "d": [9.0]}
     assert st.mean_interval(before, draws=50).mean == (2.0 + 0.0) / 2
-    difference = st.paired_difference(before, after, draws=200)
+    difference = st.paired_difference(before, after)
     assert difference.mean == (2.0 + 1.5) / 2
     assert difference.n == 2
-    assert 1.5 <= difference.low <= difference.high <= 2.0
+    assert difference.high - difference.mean == pytest.approx(12.7062 * 0.25, abs=1e-3)  # t(1) = 12.7062, gaps 2 and 1.5
 
 
 def test_ranks_share_ties():

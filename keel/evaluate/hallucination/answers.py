@@ -62,7 +62,7 @@ def _compared(
     found: dict[str, Interval | None] = {
         "before": statistics.mean_interval(before, **how),
         "after": statistics.mean_interval(after, **how),
-        "difference": statistics.paired_difference(before, after, **how),
+        "difference": statistics.paired_difference(before, after, level=level),
     }
     if rate:
         found["change"] = statistics.relative_change(*({k: sum(v) / len(v) for k, v in side.items()} for side in (before, after)), **how)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from keel.core.config import Section
 from keel.core.python_file import file_of
 from keel.evaluate.config import EvaluateConfig
 from keel.judges.config import JudgeUse
@@ -16,8 +17,33 @@ from keel.verbs.shared.inputs import reward_files
 from keel.verbs.shared.recipes import ModelRecipe, NamedFile
 
 
+class OtherModel(Section):
+    """One more model that is compared with the baseline."""
+
+    name: str = Field(min_length=1, description="What it is called in the results.")
+    model: str = Field(description="As `model`.")
+    at: float | None = Field(
+        default=None, ge=0, description="Training steps or examples that made it: where it stands on the learning curve."
+    )
+
+
+class PeopleUse(Section):
+    """People as a scorer: their votes on the models' answers, from a store of feedback."""
+
+    store: str = Field(min_length=1, description="sqlite:///feedback.db or postgresql://user@host/name.")
+    campaign: str = Field(min_length=1, description="Campaign whose votes count; pairs are found again by prompt and answers.")
+
+
 class EvalRecipe(ModelRecipe):
-    """`keel eval`: two models on held-out prompts."""
+    """`keel eval`: any number of models on held-out prompts, each against the baseline."""
+
+    model_name: str = Field(default="model", min_length=1, description="What `model` is called in the results.")
+    baseline_name: str = Field(default="baseline", min_length=1, description="What `baseline` is called in the results.")
+    at: float | None = Field(default=None, ge=0, description="Training steps or examples that made `model`, for the learning curve.")
+    others: list[OtherModel] = Field(default=[], description="More models; all are compared with the baseline and rated together.")
+    people: PeopleUse | None = Field(
+        default=None, description="People's votes as a scorer. Without votes yet, samples/people.jsonl is what they can be asked."
+    )
 
     baseline: str = Field(description="The model to compare against (as `model`).")
     evaluate: EvaluateConfig = Field(description="Prompts, samples, sampling, bootstrap.")
@@ -32,9 +58,20 @@ class EvalRecipe(ModelRecipe):
         default=None, description="Grounded decoding of `model`'s answers; the baseline's are drawn without it."
     )
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> EvalRecipe:
+        names = [self.baseline_name, self.model_name, *(o.name for o in self.others)]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"two models are called {twice[0]!r}: give each a name of its own")
+        return self
+
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
         yield NamedFile("baseline", self.baseline, is_model=True)
+        for i, other in enumerate(self.others):
+            yield NamedFile(f"others.{i}.model", other.model, is_model=True)
+        if self.evaluate.shot_examples:
+            yield NamedFile("evaluate.shot_examples", self.evaluate.shot_examples)
         if self.evaluate.retention_text:
             yield NamedFile("evaluate.retention_text", self.evaluate.retention_text)
         if self.grounded_decoding is not None:

@@ -1,4 +1,4 @@
-"""`keel eval`: two models on held-out prompts, scored side by side.
+"""`keel eval`: models on held-out prompts, scored side by side, each against the baseline.
 
 The headline is the gold utility, which simulated annotators see through noise only and which no reward reads; reward model and rules are
 reported apart from it. Sampling and randomness are the evaluation's own.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.text import language
 from keel.evaluate import judge_scorer
-from keel.evaluate.compare import GOLD_CONTENT, Answer, PromptAnswers, compare
+from keel.evaluate.board import Entry, Shares, board, shares_of
+from keel.evaluate.compare import GOLD, GOLD_CONTENT, REWARD_MODEL, Answer, PromptAnswers, compare
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
+from keel.evaluate.result_lines import result_lines
+from keel.evaluate.wording import wording
 from keel.judges.ask import Judge, check_images
 from keel.judges.gate import admit, read_report
 from keel.learner.config import BatchConfig
@@ -44,7 +47,9 @@ from keel.simulate import gold
 from keel.simulate.annotators import Worth
 from keel.types import Branch, Encoded, Group, ImagePart, Prompt, Sampler, SampleRequest, Unit
 from keel.verbs.evaluate.ensemble import Ensemble
-from keel.verbs.evaluate.recipe import EvalRecipe
+from keel.verbs.evaluate.people import people
+from keel.verbs.evaluate.recipe import EvalRecipe, OtherModel
+from keel.verbs.evaluate.shots import shot_curve
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
 from keel.verbs.shared.judges import check_seen_by, judge_named, record_judges
@@ -66,8 +71,28 @@ class Side:
     whole: bool = True  # does ``inference`` have the log-probabilities of what answered? Not those of an ensemble
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A model beside the baseline: its answers, what they cost, where it stands on a learning curve, its few-shot curve."""
+
+    name: str
+    groups: tuple[Group, ...]
+    price: Mapping[str, Any]
+    at: float | None = None
+    rows: Sequence[PromptAnswers] = ()
+    shots: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
 def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]:
-    """Sample both models, score, compare; leaves ``samples/evaluation.jsonl`` and returns the summary."""
+    """Sample all models, score, compare, say the result; leaves ``samples/evaluation.jsonl`` and returns the summary."""
+    summary = _evaluated(recipe, path, parent)
+    for line in result_lines(summary):
+        print(line)
+    print(f"page: {path / 'report.html'}")
+    return summary
+
+
+def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
     config = recipe.evaluate
     data = load_data(DataConfig(path=list(config.prompts), limit=config.limit), config.seed)
     validation = _validation(recipe, data)
@@ -75,36 +100,56 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
     with open_session("eval", recipe, path, fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
-        session.bus.emit("run_started", 0, total_steps=3)
+        total = 3 + len(recipe.others)
+        session.bus.emit("run_started", 0, total_steps=total)
         account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
         scorer = _scorer(recipe)  # refused before anything is sampled
         check_seen_by(recipe.rewards, data.prompts())
         if scorer is not None:
             check_images(scorer.judge, ((p, ()) for p in data.prompts()))
+
+        def told(step: int, groups: Sequence[Group]) -> None:
+            session.bus.emit("step", step, metrics={"answers": float(sum(len(g.rollouts) for g in groups))})
+
         before, renderer_before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
-        session.bus.emit("step", 1, metrics={"answers": float(sum(len(g.rollouts) for g in before.groups))})
+        told(1, before.groups)
+        others: list[Compared] = []
+        for k, other in enumerate(recipe.others):
+            others.append(_other(recipe, other, before, renderer_before, data.prompts(), account))
+            told(2 + k, others[-1].groups)
         after, renderer, ensemble = _side(recipe, recipe.model, data.prompts(), account, "model")
-        session.bus.emit("step", 2, metrics={"answers": float(sum(len(g.rollouts) for g in after.groups))})
-        before, after = _answered_by_both(before, after)
+        told(total - 1, after.groups)
+        before, after, others = _answered_by_all(before, after, others)
         same = renderer_before.tokenizer.get_vocab() == renderer.tokenizer.get_vocab()
         if not same:
             _compare_texts_only(recipe)
         given = rewards_of(recipe.rewards, recipe, after.inference.model, renderer)
         record_judges(session.run, given, [scorer.admitted] if scorer is not None else [])
-        rows = score(recipe, before.groups, after.groups, given)
+        scored_before = side_answers(recipe, before.groups, given)
+        rows = pair_rows(before.groups, scored_before, side_answers(recipe, after.groups, given))
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
         if config.kl_prompts and same and after.whole:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
         if before.retained is not None and after.retained is not None and same:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
-        if scorer is not None:
-            summary["win_rate_judge"] = scorer.summary(recipe, rows, before.groups, after.groups)
-        session.bus.emit("step", 3, metrics={})
-        compared = compare(rows, languages=config.languages, draws=config.draws, level=config.level, seed=config.seed)
+        curve = _shot_curve(recipe, after.inference.model, renderer, given, "model", account)
+        price = {key: summary[key] for key in ("kl", "retention") if key in summary}
+        compared = [Compared(recipe.model_name, after.groups, price, recipe.at, rows, curve)]
+        for other in others:
+            found = pair_rows(before.groups, scored_before, side_answers(recipe, other.groups, given))
+            compared.append(replace(other, rows=found))
+        if recipe.others:
+            lines = [json_line({"model": c.name, **row.to_row()}) for c in compared for row in c.rows]
+            write_atomic(path / "samples" / "models.jsonl", b"".join(lines))
+        summary["board"] = made_board(recipe, path, before.groups, compared, scorer)
+        if scorer is not None and "judge" in summary["board"]["judged"]:
+            summary["win_rate_judge"] = summary["board"]["judged"].pop("judge")
+        session.bus.emit("step", total, metrics={})
+        two = compare(rows, languages=config.languages, level=config.level)
         if (hallucination := made_up(rows, draws=config.draws, level=config.level, seed=config.seed)) is not None:
             summary["hallucination"] = hallucination
-        return session.finish(summary | compared.to_json() | {"data": account.summary()})
+        return session.finish(summary | two.to_json() | {"data": account.summary()})
 
 
 def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Account, name: str) -> tuple[Side, Renderer, dict[str, Any]]:
@@ -152,13 +197,61 @@ def _ensemble(recipe: EvalRecipe, model: Model, renderer: Renderer, account: Acc
     return ensemble.sampler(weights), {"of": config.of, "members": members, **more}
 
 
-def _answered_by_both(before: Side, after: Side) -> tuple[Side, Side]:
-    """Both sides without the prompts that the other one's limits or template refused."""
-    both = {g.prompt.prompt_id for g in before.groups} & {g.prompt.prompt_id for g in after.groups}
-    if not both:
-        raise DataError("no prompt is left that both models can be asked", "refused.jsonl says why each one was refused")
-    first, second = (replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in both)) for side in (before, after))
-    return first, second
+def _answered_by_all(before: Side, after: Side, others: Sequence[Compared]) -> tuple[Side, Side, list[Compared]]:
+    """All sides without the prompts that the limits or template of one of them refused."""
+    kept = {g.prompt.prompt_id for g in before.groups} & {g.prompt.prompt_id for g in after.groups}
+    for other in others:
+        kept &= {g.prompt.prompt_id for g in other.groups}
+    if not kept:
+        raise DataError("no prompt is left that all models can be asked", "refused.jsonl says why each one was refused")
+
+    def only(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        return tuple(g for g in groups if g.prompt.prompt_id in kept)
+
+    first, second = (replace(side, groups=only(side.groups)) for side in (before, after))
+    return first, second, [replace(other, groups=only(other.groups)) for other in others]
+
+
+def _other(
+    recipe: EvalRecipe, other: OtherModel, before: Side, renderer_before: Renderer, prompts: Sequence[Prompt], account: Account
+) -> Compared:
+    """One more model: its answers and what they cost; it is let go of before the next one is loaded."""
+    alone = recipe.model_copy(update={"ensemble": None, "grounded_decoding": None})
+    side, renderer, _ = _side(alone, other.model, prompts, account, f"others.{other.name}")
+    price: dict[str, Any] = {}
+    if renderer_before.tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
+        _compare_texts_only(recipe)
+    else:
+        asked = {g.prompt.prompt_id for g in before.groups}
+        shared = replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in asked))
+        if recipe.evaluate.kl_prompts and shared.groups:
+            price["kl"] = sequence_kl(shared, before, drawn_in_full(alone, shared, renderer))
+        if before.retained is not None and side.retained is not None:
+            price["retention"] = retention(before.retained, side.retained, side.retained_tokens).to_json()
+    given = rewards_of(recipe.rewards, recipe, side.inference.model, renderer) if recipe.evaluate.shots else []
+    curve = _shot_curve(alone, side.inference.model, renderer, given, other.name, account)
+    return Compared(other.name, side.groups, price, other.at, (), curve)
+
+
+def _shot_curve(
+    recipe: EvalRecipe, model: Model, renderer: Renderer, rewards: Sequence[Reward], name: str, account: Account
+) -> Mapping[str, Any]:
+    """Scores with more and more examples before the prompts; {} where none are asked for."""
+    config = recipe.evaluate
+    if not config.shots:
+        return {}
+    prompts = load_data(DataConfig(path=list(config.prompts), limit=config.limit), config.seed).prompts()
+    prompts = [p for p in prompts if not config.languages or _language(p) in config.languages]
+    names = [*([GOLD] if config.gold else []), *(r.source.name for r in rewards)]
+    names = [REWARD_MODEL if any(isinstance(c, ModelReward) and c.name == n for c in recipe.rewards) else n for n in names]
+    return shot_curve(
+        config,
+        prompts,
+        lambda shown: answer(model, renderer, encode(shown, renderer, account, f"{name} with examples", config.max_tokens), recipe),
+        lambda groups: side_answers(recipe, groups, rewards),
+        names,
+        recipe.render.as_chat is not False,
+    )
 
 
 def _compare_texts_only(recipe: EvalRecipe) -> None:
@@ -245,8 +338,10 @@ class Scorer:
     admitted: Mapping[str, Any]
     report: Mapping[str, Any] | None
 
-    def summary(self, recipe: EvalRecipe, rows: Sequence[PromptAnswers], before: Sequence[Group], after: Sequence[Group]) -> dict[str, Any]:
-        """``win_rate_judge``, on the languages that are scored."""
+    def judged(
+        self, recipe: EvalRecipe, rows: Sequence[PromptAnswers], before: Sequence[Group], after: Sequence[Group]
+    ) -> tuple[judge_scorer.Wins, dict[str, Any]]:
+        """The judge's shares on the languages that are scored, and ``win_rate_judge``."""
         config = recipe.evaluate
         sides = [
             (old.prompt, _texts(old), _texts(new))
@@ -255,7 +350,7 @@ class Scorer:
         ]
         judged = judge_scorer.judge_answers(self.judge, sides)
         how = {"draws": config.draws, "level": config.level, "seed": config.seed}
-        return judge_scorer.summary(judged, self.report, **how) | {"judge": self.judge.name}
+        return judged, judge_scorer.summary(judged, self.report, **how) | {"judge": self.judge.name}
 
 
 def _texts(group: Group) -> list[str | None]:
@@ -274,18 +369,82 @@ def _scorer(recipe: EvalRecipe) -> Scorer | None:
     return Scorer(judge, admitted, report if same else None)
 
 
+def made_board(
+    recipe: EvalRecipe, path: Path, baseline: Sequence[Group], compared: Sequence[Compared], scorer: Scorer | None
+) -> dict[str, Any]:
+    """All models by all scorers. ``judged``: what else is told of the judge, for the first model."""
+    config = recipe.evaluate
+    given: dict[str, dict[str, Shares]] = {c.name: {} for c in compared}
+    judged: dict[str, Any] = {}
+    for c in compared if scorer is not None else ():
+        assert scorer is not None
+        wins, judged[c.name] = scorer.judged(recipe, c.rows, baseline, c.groups)
+        given[c.name]["judge"] = Shares(wins.shares, wins.ties)
+    if recipe.people is not None:
+        for name, shares in people(recipe.people, path, baseline, {c.name: c.groups for c in compared}).items():
+            given[name]["people"] = shares
+    entries = [
+        Entry(c.name, [r for r in c.rows if not config.languages or r.language in config.languages], given[c.name], c.price, c.at)
+        for c in compared
+    ]
+    prompts = {g.prompt.prompt_id: g.prompt for g in baseline}
+    how = {"draws": min(config.draws, 1_000), "level": config.level, "seed": config.seed}
+    try:
+        found = board(entries, recipe.baseline_name, headline=config.headline, fields=_fields(config, prompts), **how)
+    except ValueError as error:
+        raise DataError(f"evaluate.headline: {error}", "name one of them") from None
+    for c in compared:  # the win rate behind the judge's errors, where its report tells of them
+        if judged.get(c.name, {}).get("error_carried"):
+            found["models"][c.name]["win_rates"]["judge"] |= {k: judged[c.name][k] for k in ("mean", "low", "high", "as_judged")}
+    found["judged"] = {"judge": judged[compared[0].name]} if judged else {}
+    found["shots"] = {c.name: c.shots for c in compared if c.shots}
+    if config.reference:
+        found["wording"] = _wording(recipe, prompts, entries, found["headline"], how)
+    return found
+
+
+def _fields(config: EvaluateConfig, prompts: Mapping[str, Prompt]) -> dict[str, dict[str, str]]:
+    """Values of ``evaluate.groups`` by prompt. Raises DataError for a field that no prompt has."""
+    found = {name: {i: str(p.meta[name]) for i, p in prompts.items() if p.meta.get(name) is not None} for name in config.groups}
+    if empty := [name for name, values in found.items() if not values]:
+        raise DataError(f"evaluate.groups: no prompt has the field {empty[0]!r}", "keel data show tells which fields rows have")
+    return found
+
+
+def _wording(recipe: EvalRecipe, prompts: Mapping[str, Prompt], entries: Sequence[Entry], headline: str, how: Mapping[str, Any]) -> Any:
+    """BLEU and CIDEr of all models beside what the headline's scorer says."""
+    name = recipe.evaluate.reference
+    said = {i: p.meta.get(name) for i, p in prompts.items()}
+    references = {i: [v] if isinstance(v, str) else [str(x) for x in v] for i, v in said.items() if v}
+    texts = {e.name: {r.prompt_id: r.after[0].text for r in e.rows if r.after} for e in entries}
+    texts[recipe.baseline_name] = {r.prompt_id: r.before[0].text for r in entries[0].rows if r.before}
+    human = {e.name: s.won for e in entries if (s := shares_of(e, headline)) is not None}
+    try:
+        return wording(texts, references, human, **how) | {"beside": headline}
+    except ValueError as error:
+        raise DataError(
+            f"evaluate.reference: {error}: no prompt has a field {name!r}", "name the field with the reference answer"
+        ) from None
+
+
 def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], rewards: Sequence[Reward]) -> list[PromptAnswers]:
     """Both sides' answers with the scores of gold, reward model and rules."""
-    sources = [reward.source for reward in rewards]
-    scores = {(side, source.name): source.score(groups) for side, groups in (("before", before), ("after", after)) for source in sources}
-    model_name = next((r.name for r in recipe.rewards if isinstance(r, ModelReward)), None)
+    return pair_rows(before, side_answers(recipe, before, rewards), side_answers(recipe, after, rewards))
 
+
+Scored = Sequence[tuple[Answer, ...]]
+
+
+def side_answers(recipe: EvalRecipe, groups: Sequence[Group], rewards: Sequence[Reward]) -> Scored:
+    """One model's answers to each prompt with their scores."""
+    scores = {reward.source.name: reward.source.score(groups) for reward in rewards}
+    model_name = next((r.name for r in recipe.rewards if isinstance(r, ModelReward)), None)
     judges = _judges(recipe.evaluate)
 
-    def answers(side: str, k: int, group: Group) -> tuple[Answer, ...]:
+    def answers(k: int, group: Group) -> tuple[Answer, ...]:
         found: list[Answer] = []
         for i, rollout in enumerate(group.rollouts):
-            by_source = {s.name: float(scores[side, s.name][k][i]) for s in sources}
+            by_source = {name: float(values[k][i]) for name, values in scores.items()}
             reward = by_source.pop(model_name) if model_name else None
             if not group.valid_G[i]:  # a rollout that failed has no text to judge
                 found.append(Answer(rollout.text, None, reward, by_source, len(rollout)))
@@ -299,18 +458,27 @@ def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], r
             found.append(Answer(rollout.text, utility, reward, by_source, len(rollout), errors, coverage))
         return tuple(found)
 
+    return [answers(k, group) for k, group in enumerate(groups)]
+
+
+def pair_rows(baseline: Sequence[Group], before: Scored, after: Scored) -> list[PromptAnswers]:
+    """The baseline's and a model's answers to the same prompts."""
     return [
         PromptAnswers(
-            b.prompt.prompt_id,
-            b.prompt.last_user_text,
-            answers("before", k, b),
-            answers("after", k, a),
-            str(b.prompt.meta.get("language") or language(b.prompt.last_user_text)),
-            str(b.prompt.meta.get("category", "")),
-            _images(b.prompt),
+            g.prompt.prompt_id,
+            g.prompt.last_user_text,
+            old,
+            new,
+            _language(g.prompt),
+            str(g.prompt.meta.get("category", "")),
+            _images(g.prompt),
         )
-        for k, (b, a) in enumerate(zip(before, after, strict=True))
+        for g, old, new in zip(baseline, before, after, strict=True)
     ]
+
+
+def _language(prompt: Prompt) -> str:
+    return str(prompt.meta.get("language") or language(prompt.last_user_text))
 
 
 @dataclass(frozen=True, slots=True)

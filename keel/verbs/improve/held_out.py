@@ -81,7 +81,7 @@ class Answers:
     def judge_share(self, config: HeldOutConfig) -> Interval | None:
         """The share of comparisons with the starting model that the judge gives them."""
         known = {i: math.fsum(v) / len(v) for i, v in _known(self.judged).items()}
-        return win_rate(known, draws=config.draws, level=config.level) if known else None
+        return win_rate(known, level=config.level) if known else None
 
     def lost(self) -> int:
         """Answers without a measure."""
@@ -111,7 +111,7 @@ def change(now: Answers, good: Answers, config: HeldOutConfig) -> Interval:
     before, after = _known(good.scores), _known(now.scores)
     if not before.keys() & after.keys():
         raise RunError("no held-out prompt has a measure in this round and in the last good one", "mend the measure, start again")
-    return paired_difference(before, after, draws=config.draws, level=config.level)
+    return paired_difference(before, after, level=config.level)
 
 
 def _place(path: str) -> Path:
@@ -208,5 +208,5 @@ def ask_people(
             won.setdefault(i, []).extend([0.5] * (answers // 2))
     if not won:
         raise RunError("no held-out prompt has an answer of both rounds: people have nothing to compare")
-    found = win_rate({i: math.fsum(v) / len(v) for i, v in won.items()}, draws=recipe.held_out.draws, level=recipe.held_out.level)
+    found = win_rate({i: math.fsum(v) / len(v) for i, v in won.items()}, level=recipe.held_out.level)
     return Interval(found.mean - 0.5, found.low - 0.5, found.high - 0.5, found.n)
