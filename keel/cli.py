@@ -145,7 +145,9 @@ def _add_models(add: Add) -> None:
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
     sub = add("export", "a run's model as others load it: merged, adapter, GGUF; read again and compared", commands.export)
     sub.add_argument("run", help="run directory, or a folder that holds a model")
-    sub.add_argument("--to", required=True, choices=["merged", "adapter", "gguf"], help="a folder, an adapter for PEFT, a file for llama.cpp")
+    sub.add_argument(
+        "--to", required=True, choices=["merged", "adapter", "gguf"], help="a folder, an adapter for PEFT, a file for llama.cpp"
+    )
     sub.add_argument("--out", default="", metavar="DIR", help="a new folder; RUN/export/FORM unless given")
     sub.add_argument("--dtype", choices=["fp32", "bf16"], help="merged: what the weights are kept in; fp32 unless given")
     sub.add_argument("--quant", choices=["f32", "f16", "q8_0"], help="gguf: what the matrices are kept in; f32 unless given")

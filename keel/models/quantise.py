@@ -7,12 +7,16 @@ from a file of such weights, so that what is lost can be measured before it goes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from keel.core.errors import ModelError
 from keel.kernels.narrow import output_layer
+
+if TYPE_CHECKING:
+    from keel.models.model import Model
 
 Way = Literal["bf16", "f16", "q8_0", "int8", "int8_dynamic", "int4"]
 _GROUP = 32  # numbers that share a scale in q8_0 and int4
@@ -58,8 +62,8 @@ _WHOLE_FILE = ("bf16", "f16", "q8_0")  # ways that keep every matrix so, the tab
 def as_read(weight_OI: Tensor, way: Way) -> Tensor:
     """float32 [O, I]: a matrix as it comes back from being kept ``way``.
 
-    ``int8``: a scale a row; ``int8_dynamic``: the same, and what is multiplied is rounded too (see ``Int8Linear``); ``int4``: a scale for 32
-    numbers; ``q8_0``: GGUF's, the same with 8 bits and the scale in 16.
+    ``int8``: a scale a row; ``int8_dynamic``: the same, and what is multiplied is rounded too (see ``Int8Linear``); ``int4``: a scale for
+    32 numbers; ``q8_0``: GGUF's, the same with 8 bits and the scale in 16.
     """
     return _AS_READ[way](weight_OI)
 
@@ -100,6 +104,15 @@ def pack_decoder(module: Any, dynamic: bool = False) -> int:
     for owner, name, layer in found:
         setattr(owner, name, Int8Linear(layer, dynamic))
     return len(found)
+
+
+def quantise_model(model: Model, way: Way) -> None:
+    """``quantise`` of a model, or of all members of an ensemble. Raises ModelError for adapters on one base: their sum is never made."""
+    members = model.members or (model,)
+    if any(member.peft_model is not None for member in members):
+        raise ModelError("adapters that are not merged cannot be kept in fewer bits", "merge them first: final/ of the run has them merged")
+    for member in members:
+        quantise(member.module, way)
 
 
 @torch.no_grad()

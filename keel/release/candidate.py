@@ -59,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts as a model reads them, and what could not be read as it stands: ``cut`` at the model's context, ``left_out`` with the reason."""
+    """Texts as a model reads them, and what was not read as it stands: ``cut`` at the model's context, ``left_out`` with the reason."""
 
     units: tuple[Unit, ...]
     cut: int = 0
@@ -86,7 +86,9 @@ def texts_of(reader: Reader, path: str, limit: int) -> Texts:
             ids = torch.tensor(whole[: reader.renderer.limits.context], dtype=torch.int64)
             cut += len(ids) < len(whole)
             name = digest_bytes(record.text.encode())[:16]
-            units |= {name: Unit(name, Encoded(ids[:1]), (Branch(ids[1:], torch.ones(len(ids) - 1, dtype=torch.bool)),))} if len(ids) > 1 else {}
+            units |= (
+                {name: Unit(name, Encoded(ids[:1]), (Branch(ids[1:], torch.ones(len(ids) - 1, dtype=torch.bool)),))} if len(ids) > 1 else {}
+            )
         else:
             left_out[getattr(record, "record_id", "") or getattr(record, "source_id", "")] = "neither a text nor a demonstration"
     if not units:

@@ -85,7 +85,9 @@ def _evaluation(gates: Mapping[str, tuple[str, Verdict]]) -> str:
 
 def _identity(record: Mapping[str, Any]) -> str:
     keys = ("fingerprint", "source_fingerprint", "weights_digest", "template_sha256", "precision", "kl", "logprob_difference", "tokens")
-    rows = [(key.replace("_", " "), f"{record[key]:.3g}" if isinstance(record[key], float) else record[key]) for key in keys if key in record]
+    rows = [
+        (key.replace("_", " "), f"{record[key]:.3g}" if isinstance(record[key], float) else record[key]) for key in keys if key in record
+    ]
     return _table(("what", "value"), [*rows, ("written by", f"Keel {VERSION}")])
 
 

@@ -10,7 +10,6 @@ from keel.core.config import Section
 from keel.models.quantise import Way
 from keel.release.gguf.write import Quant
 
-
 Limited = TypeVar("Limited", bound="RefusalGate | LengthGate | NumberGate")
 
 
@@ -117,6 +116,8 @@ class LengthGate(AnswersGate):
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> LengthGate:
+        if self.at_most is not None and self.at_most >= self.max_tokens:
+            raise ValueError(f"at_most {self.at_most:g} can never be crossed: no answer is longer than max_tokens, {self.max_tokens}")
         return _limited(self)
 
 
@@ -146,7 +147,8 @@ class NumberGate(SampledGate):
     at_least: float | None = Field(default=None, description="Smallest value.")
     at_most: float | None = Field(default=None, description="Largest value.")
     model: str = Field(
-        default="", description="Fingerprint of the model that a JSON file measured, where the file does not say it itself (`model_fingerprint`)."
+        default="",
+        description="Fingerprint of the model that a JSON file measured, where the file does not say it itself (`model_fingerprint`).",
     )
 
     @model_validator(mode="after")

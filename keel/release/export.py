@@ -40,7 +40,9 @@ class Exported:
     record: dict[str, Any]
 
 
-def export(source: Source, target: Path, config: ExportConfig, open_model: Open, open_adapter: OpenAdapter, questions: Sequence[str]) -> Exported:
+def export(
+    source: Source, target: Path, config: ExportConfig, open_model: Open, open_adapter: OpenAdapter, questions: Sequence[str]
+) -> Exported:
     """Write the model of ``source`` into the folder ``target``, which is new, read it again and compare. Raises ModelError, and leaves
     nothing, where the two differ by more than the precision explains."""
     reader = open_model(str(source.folder))
@@ -75,7 +77,16 @@ def export(source: Source, target: Path, config: ExportConfig, open_model: Open,
 
 def weights_digest(loaded: Loaded) -> str:
     """Of all weights as they are in memory, by name."""
-    return tensors_digest(sorted(loaded.model.weights().items()))
+    return tensors_digest(sorted(_weights(loaded).items()))
+
+
+def _weights(loaded: Loaded) -> dict[str, torch.Tensor]:
+    """All weights by name but a language-model head that the files lack, which is random and not used."""
+    named = loaded.model.weights()
+    if not loaded.model.lm_head:
+        head = loaded.model.head_weight_VH
+        named = {name: w for name, w in named.items() if w.data_ptr() != head.data_ptr()}
+    return named
 
 
 def _compare(reader: Reader, other: Loaded, probes: Sequence[Probe]) -> dict[str, float]:
@@ -112,10 +123,12 @@ def _round_file(file: Path, target: Path) -> None:
 
 def _same_weights(own: Loaded, again: Loaded, where: str, rounded: bool = False) -> None:
     """Raise ModelError unless what was read again is what was meant, to the bit."""
-    before, after = own.model.weights(), again.model.weights()
+    before, after = _weights(own), _weights(again)
     heads = {name for name in before if name.startswith(("score_head.", "value_head."))}
     wrong = sorted(before.keys() ^ after.keys()) or [
-        k for k in before if not torch.equal(before[k].bfloat16().float() if rounded and k not in heads else before[k].float(), after[k].float())
+        k
+        for k in before
+        if not torch.equal(before[k].bfloat16().float() if rounded and k not in heads else before[k].float(), after[k].float())
     ]
     if rounded and heads:  # a plain head is saved inside the classifier, and rounded with it
         wrong = [k for k in wrong if k not in heads or not torch.equal(before[k].bfloat16().float(), after[k].float())]

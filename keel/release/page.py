@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from keel.core.version import VERSION
-from keel.release.gates.verdict import Verdict, whole
+from keel.release.gates.verdict import State, Verdict, whole
 from keel.release.lineage import Lineage
 from keel.release.say import LANGUAGES, say, sentences
 
@@ -29,7 +29,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    states = [v.state for _, v in gates.values()]
+    states: list[State] = [v.state for _, v in gates.values()]
     counts = {"gates": len(states), "failed": states.count("fail"), "open": states.count("cannot_tell")}
     state = whole(states)
     other = next(x for x in LANGUAGES if x != language)
@@ -89,7 +89,7 @@ def why_text(language: str, v: Verdict) -> str:
 
 def _shown(kind: str, value: float) -> str:
     if kind in _PERCENT:
-        return f"{100 * value:.3g}%"
+        return f"{100 * value:.4f}".rstrip("0").rstrip(".").replace("-0", "0", 1) + "%" if abs(value) < 1e-4 else f"{100 * value:.3g}%"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -121,7 +121,14 @@ def _lineage(language: str, lineage: Lineage) -> list[tuple[str, str]]:
 
     stages = " → ".join(f"{s.verb} ({s.run}{'' if s.step is None else f', {s.step}'})" for s in lineage.stages)
     clicks = [
-        say(language, "clicks_of", {k: unknown if x is None else x for k, x in (("snapshot", c.snapshot), ("judgements", c.judgements), ("annotators", c.annotators))})
+        say(
+            language,
+            "clicks_of",
+            {
+                k: unknown if x is None else x
+                for k, x in (("snapshot", c.snapshot), ("judgements", c.judgements), ("annotators", c.annotators))
+            },
+        )
         for c in lineage.clicks
     ]
     return [

@@ -107,4 +107,3 @@ def _unit(probe: Probe) -> Unit:
     cut = len(probe.ids_L) - probe.answer
     answer_T = probe.ids_L[cut:]
     return Unit(probe.question, Encoded(probe.ids_L[:cut]), (Branch(answer_T, torch.ones(len(answer_T), dtype=torch.bool)),))
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from keel.evaluate.statistics import mean_interval, wilson
@@ -14,6 +15,7 @@ from keel.rollout.local import LocalSampler
 from keel.types import Rollout, SampleRequest, SamplingParams
 
 _SHOWN = 3
+_MOST_CUT = 0.05  # share of answers that may be cut off where their length has an upper limit
 
 
 def answers(gate: AnswersGate, candidate: Candidate) -> tuple[dict[str, tuple[str, Rollout]], dict[str, Any]]:
@@ -55,4 +57,6 @@ def length(gate: LengthGate, candidate: Candidate) -> Verdict:
     facts["cut_off"] = sum(rollout.finish_reason == "length" for _, rollout in found.values())
     mean = mean_interval(lengths) if lengths else None
     why = ("cut_off",) if facts["cut_off"] else ()
-    return decide(mean, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", why=why, facts=facts)
+    said = decide(mean, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", why=why, facts=facts)
+    hidden = gate.at_most is not None and facts["cut_off"] > _MOST_CUT * len(lengths)
+    return replace(said, state="cannot_tell") if hidden and said.state == "pass" else said

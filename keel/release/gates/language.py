@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from keel.core.errors import DataError
 from keel.evaluate.statistics import relative_change
-from keel.models.quantise import quantise
+from keel.models.quantise import quantise_model
 from keel.release.candidate import Candidate, Reader, Texts, losses, texts_of
 from keel.release.config import QuantisationGate, RetentionGate
 from keel.release.gates.verdict import Verdict, cannot_tell, decide
@@ -19,7 +19,7 @@ def quantisation(gate: QuantisationGate, candidate: Candidate) -> Verdict:
     reader = candidate.open(candidate.spec)
     texts = texts_of(reader, gate.texts, gate.limit)
     before = losses(reader, texts.units)
-    quantise(reader.loaded.model.module, gate.way)
+    quantise_model(reader.loaded.model, gate.way)
     after = losses(reader, texts.units)
     tokens = sum(len(b) for u in texts.units for b in u.branches)
     return _compared(gate.at_most, gate.fewest, before, after, {"way": gate.way, "tokens": tokens, **texts.told()}, tokens)

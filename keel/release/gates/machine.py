@@ -37,17 +37,31 @@ def memory(gate: MemoryGate, candidate: Candidate) -> Verdict:
 
 def _facts(candidate: Candidate, tokens: int) -> dict[str, Any]:
     where = environment()
-    return {"machine": where["processor"], "device": where["device"], "threads": where["threads"], "engine": candidate.engine, "tokens": tokens}
+    return {
+        "machine": where["processor"],
+        "device": where["device"],
+        "threads": where["threads"],
+        "engine": candidate.engine,
+        "tokens": tokens,
+    }
 
 
 def _measured(candidate: Candidate, tokens: int, repeats: int) -> dict[str, Any] | str:
     """What the process says of itself, or why it said nothing."""
     renderer = candidate.open(candidate.spec).renderer
-    ids = renderer.prompt(Prompt("speed", (Message("user", _QUESTION),))).tokens_T.tolist() if renderer.template else renderer.codec.start(_QUESTION)
+    ids = (
+        renderer.prompt(Prompt("speed", (Message("user", _QUESTION),))).tokens_T.tolist()
+        if renderer.template
+        else renderer.codec.start(_QUESTION)
+    )
     asked = {"spec": candidate.spec, "engine": candidate.engine, "prompt": ids, "tokens": tokens, "repeats": repeats}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "keel.release.gates.answering"], input=json.dumps(asked), capture_output=True, text=True, timeout=_LONGEST
+            [sys.executable, "-m", "keel.release.gates.answering"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST,
         )
     except subprocess.TimeoutExpired:
         return f"the model did not answer within {_LONGEST} s"

@@ -84,7 +84,9 @@ def sign_off(gate: SignOffGate, candidate: Candidate) -> Verdict:
     of_this = {r["name"]: r for r in records if r["model"] == own}  # a person's last word counts
     facts = {"path": str(path), "signed": [{k: r[k] for k in ("name", "date", "decision", "note")} for r in of_this.values()]}
     if against := [r for r in of_this.values() if r["decision"] == "refuse"]:
-        return Verdict("fail", why=("refused_by",), facts=facts | {"names": ", ".join(r["name"] for r in against), "note": against[0]["note"]})
+        return Verdict(
+            "fail", why=("refused_by",), facts=facts | {"names": ", ".join(r["name"] for r in against), "note": against[0]["note"]}
+        )
     if len(of_this) >= gate.people:
         return Verdict("pass", why=("signed_by",), facts=facts | {"names": ", ".join(of_this)})
     return cannot_tell("some_signed", **facts, own=own, count=len(of_this), people=gate.people, others=len(records) - len(of_this))

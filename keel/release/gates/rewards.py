@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keel.evaluate.reward_bits import accuracy_loss
-from keel.models.quantise import quantise
+from keel.models.quantise import quantise_model
 from keel.release.candidate import Candidate
 from keel.release.config import RewardGate
 from keel.release.gates.verdict import Verdict, cannot_tell, decide
@@ -15,7 +15,7 @@ def reward_quantisation(gate: RewardGate, candidate: Candidate) -> Verdict:
     if reader.loaded.model.score_head is None:
         return cannot_tell("no_reward_model")
     before = candidate.judge(reader, gate.pairs, gate.limit)
-    quantise(reader.loaded.model.module, gate.way)
+    quantise_model(reader.loaded.model, gate.way)
     after = candidate.judge(reader, gate.pairs, gate.limit)
     loss = accuracy_loss(before, after)
     if loss is None:

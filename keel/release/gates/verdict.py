@@ -76,9 +76,9 @@ def _more(value: Interval, at_least: float | None, at_most: float | None) -> int
 
 def whole(states: Sequence[State]) -> State:
     """Of all gates together: one that fails decides, then one that cannot tell. No gate at all tells nothing."""
-    if not states or "cannot_tell" in states and "fail" not in states:
-        return "cannot_tell"
-    return "fail" if "fail" in states else "pass"
+    if "fail" in states:
+        return "fail"
+    return "pass" if states and "cannot_tell" not in states else "cannot_tell"
 
 
 def median_of(values: Sequence[float], level: float = 0.95) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import urllib.request
@@ -24,8 +25,7 @@ class LlamaCpp:
     def __init__(self, file: str | Path, context: int = 2048) -> None:
         if not is_installed():
             raise ModelError("reading a GGUF file as llama.cpp does needs the package xllamacpp", "pip install 'keel-align[llamacpp]'")
-        import xllamacpp
-
+        xllamacpp: Any = importlib.import_module("xllamacpp")
         parameters: Any = xllamacpp.CommonParams()
         parameters.model.path = str(file)
         parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.port = context, 1, False, 0

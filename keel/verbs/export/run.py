@@ -64,8 +64,9 @@ def headline(record: dict[str, Any]) -> list[str]:
         lines = [f"{record['to']}, rounded to {record['precision']}, read again"]
     if "kl" in record:
         lines.append(
-            f"KL to the original {record['kl']:.3g} nats a token, largest difference of a log-probability {record['logprob_difference']:.3g} "
-            f"nats, same likeliest token at {record['same_likeliest']:.1%} of {record['tokens']:.0f} places ({record['questions']} questions)"
+            f"KL to the original {record['kl']:.3g} nats a token, largest difference of a log-probability "
+            f"{record['logprob_difference']:.3g} nats, same likeliest token at {record['same_likeliest']:.1%} of "
+            f"{record['tokens']:.0f} places ({record['questions']} questions)"
         )
     else:
         lines.append(f"scores differ by {record['score_difference']:.3g} standard deviations ({record['answers']:.0f} answers)")

@@ -117,9 +117,7 @@ def _record(config: GatesConfig, exported: Exported, lineage: Lineage, said: Sai
     }
 
 
-def _write(
-    folder: Path, name: str, exported: Exported, lineage: Lineage, said: Said, record: Mapping[str, Any], card_text: str
-) -> None:
+def _write(folder: Path, name: str, exported: Exported, lineage: Lineage, said: Said, record: Mapping[str, Any], card_text: str) -> None:
     """Everything but the model. What was said before, of a release that was refused, stays in ``before``."""
     earlier = _earlier(folder / GATES_FILE)
     whole_record = {**record, "before": earlier}
