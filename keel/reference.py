@@ -18,6 +18,7 @@ from keel.judges.templates import Template
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
+from keel.release.config import GatesConfig
 from keel.rewards.constitution.config import Constitution
 from keel.serve.config import ServeRewardConfig
 from keel.verbs.annotate.recipe import AnnotateRecipe
@@ -63,6 +64,7 @@ _TITLES: Mapping[type[Section], str] = {
     LabelRecipe: "The stage `annotate` of `keel run`",
     MineRecipe: "The stage `mine` of `keel run`",
     AdviseRecipe: "`keel advise DATA`",
+    GatesConfig: "`keel release RUN --gates FILE`, `keel export RUN`",
 }
 
 
@@ -89,6 +91,7 @@ def reference_markdown() -> str:
         Constitution,
         WritingTemplate,
         AdviseRecipe,
+        GatesConfig,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}
     told: dict[str, list[FieldDoc]] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,7 +16,7 @@ from keel.release.gates.verdict import Verdict
 from keel.release.lineage import UNKNOWN, Lineage
 from keel.release.page import limit_text, value_text, why_text
 
-_HUB_NAME = 2  # parts of owner/name
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
 
 
 def card(config: CardConfig, name: str, record: Mapping[str, Any], lineage: Lineage, gates: Mapping[str, tuple[str, Verdict]]) -> str:
@@ -44,7 +46,7 @@ def _licence(config: CardConfig, lineage: Lineage) -> str | None:
 
 
 def _on_the_hub(base: str) -> bool:
-    return len(base.split("/")) == _HUB_NAME and ":" not in base and not base.startswith((".", "~", "/"))
+    return _HUB_NAME.fullmatch(base) is not None and not Path(base).exists()
 
 
 def _body(config: CardConfig, name: str, record: Mapping[str, Any], lineage: Lineage, gates: Mapping[str, tuple[str, Verdict]]) -> str:

@@ -106,6 +106,8 @@ def _identity(language: str, record: Mapping[str, Any]) -> list[tuple[str, str]]
     elif "score_difference" in record:
         far = {"difference": f"{record['score_difference']:.3g}", "answers": f"{record['answers']:.0f}"}
         rows.append((say(language, "read_again"), say(language, "score_difference", far)))
+    if record["to"] == "adapter":
+        rows.append((str(record["base"]), say(language, "adapter_measured")))
     if record["to"] == "gguf":
         asked = record.get("llama_cpp")
         facts = {"difference": f"{asked['logprob_difference']:.3g}", "compared": asked["compared"]} if asked else {}

@@ -37,7 +37,8 @@ def number(gate: NumberGate, candidate: Candidate) -> Verdict:
     if value is None:
         return cannot_tell("no_number", path=str(path), field=gate.field)
     facts = {"path": str(path), "field": gate.field, "measured": own}
-    return decide(value, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", facts=facts)
+    why = ("of_source",) if own == "source" else ()
+    return decide(value, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", why=why, facts=facts)
 
 
 def hallucination(gate: HallucinationGate, candidate: Candidate) -> Verdict:

@@ -13,6 +13,7 @@ from typing import Any
 from keel.core.errors import ModelError
 
 _SECONDS = 600
+_SURE = 1e4  # is added to a logit
 
 
 def is_installed() -> bool:
@@ -50,8 +51,13 @@ class LlamaCpp:
         return str(self._ask("/apply-template", {"messages": list(messages)})["prompt"])
 
     def next_logprobs(self, ids: Sequence[int], most: int) -> dict[int, float]:
-        """Log-probabilities of the ``most`` likeliest next tokens by id. What llama.cpp leaves out of its list is not there."""
+        """Log-probabilities of the ``most`` likeliest next tokens by id. What llama.cpp leaves out of its list is not there.
+
+        There is no list beside a token that ends the answer or is half a character. So a plain one is drawn whatever its chance; the list
+        is of the chances before that.
+        """
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": most, "temperature": 0.0, "cache_prompt": False}
+        body["logit_bias"] = [[self.ids("a", special=False)[0], _SURE]]
         found = self._ask("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         return {int(row["id"]): float(row["logprob"]) for row in found}
 

@@ -21,8 +21,8 @@ _MB = 1 << 20
 
 
 def in_fewer_bits(judged: Sequence[ScoredLabel], units: Sequence[Unit], config: EvalRewardConfig) -> dict[str, Any]:
-    """Of each way of ``config.quantised``: the loss of accuracy, paired by prompt, with its interval over prompts; pairs that turn; drift of
-    the scores; megabytes of weights in memory. Left out where no pair is decided. Raises ModelError for adapters that are not merged."""
+    """Of each way of ``config.quantised``: the loss of accuracy, paired by prompt, with its interval over prompts; pairs that turn; drift
+    of the scores; megabytes of weights in memory. Left out where no pair is decided. Raises ModelError for adapters that are not merged."""
     found: dict[str, Any] = {}
     for way in config.quantised:
         model = load_model(config.model, config.model_options, heads=frozenset({"score"})).model.freeze()

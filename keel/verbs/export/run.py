@@ -62,6 +62,8 @@ def headline(record: dict[str, Any]) -> list[str]:
     lines = [f"{record['to']} ({record['precision']}), read again: the weights are those of {record['source']}"]
     if record["precision"] in ("bf16", "f16", "q8_0"):
         lines = [f"{record['to']}, rounded to {record['precision']}, read again"]
+    if record["to"] == "adapter":
+        lines = [f"adapter, put on {record['base']} by PEFT"]
     if "kl" in record:
         lines.append(
             f"KL to the original {record['kl']:.3g} nats a token, largest difference of a log-probability "
