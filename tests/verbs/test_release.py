@@ -198,17 +198,13 @@ def test_another_model_s_evaluation_counts_for_nothing(finished: Finished, tmp_p
                     "limit": 12,
                     "samples": 1,
                     "max_tokens": 4,
-                    "gold": None,
                     "draws": 200,
                 },
             }
         )
     )
     assert main(["eval", str(recipe), f"run_dir={tmp_path / 'eval'}"]) == 0
-    field = next(
-        k for k, v in read(tmp_path / "eval/summary.json").items() if isinstance(v, dict) and {"mean", "low", "high", "n"} <= v.keys()
-    )
-    gate = {"kind": "number", "path": str(tmp_path / "eval"), "field": field, "at_most": 1e6}
+    gate = {"kind": "number", "path": str(tmp_path / "eval"), "field": "win_rate_rules.finished", "at_least": 0.1}
     assert run_release(str(finished("sft")), gates(gate), str(tmp_path / "own"))["released"]
     other = run_release(str(finished("dpo")), gates(gate), str(tmp_path / "other"))
     assert other["gates"] == {"number": "cannot_tell"}
@@ -241,12 +237,14 @@ def test_a_pipeline_s_last_policy_goes_out(finished: Finished, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["llama", "qwen2"])
-def test_llama_cpp_reads_the_same_model(arch: str, load: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "query"), [("llama", "std=0.15"), ("qwen2", "std=0.15"), ("qwen3", "std=0.05&hidden=512"), ("mistral", "std=0.15&window=4096")]
+)
+def test_llama_cpp_reads_the_same_model(arch: str, query: str, load: Callable[..., Any], tmp_path: Path) -> None:
     """Ids, template, log-probabilities within 0.01 nats in float32; in 8 bits near."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("the bindings of llama.cpp are not installed: pip install 'keel-align[llamacpp]'")
-    own = load(arch)
+    own = load(arch, query)
     own.model.save(tmp_path / "model", own.tokenizer)
     for quant, most in (("f32", 0.01), ("q8_0", 0.3)):
         found = run_export(str(tmp_path / "model"), str(tmp_path / quant), overrides=["to=gguf", f"quant={quant}"])["llama_cpp"]

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from keel.core.errors import ModelError
 
 _SECONDS = 600
@@ -31,10 +33,12 @@ class LlamaCpp:
         parameters.model.path = str(file)
         parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.port = context, 1, False, 0
         parameters.verbosity = -1
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except Exception as error:  # the binding's own kind of error is a plain one
             raise ModelError(f"llama.cpp cannot load {file}: {error}") from error
+        self._plain = self.ids("a", special=False)[0]
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
         url = f"{self._server.listening_address}{path}"
@@ -57,7 +61,7 @@ class LlamaCpp:
         is of the chances before that.
         """
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": most, "temperature": 0.0, "cache_prompt": False}
-        body["logit_bias"] = [[self.ids("a", special=False)[0], _SURE]]
+        body["logit_bias"] = [[self._plain, _SURE]]
         found = self._ask("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         return {int(row["id"]): float(row["logprob"]) for row in found}
 
