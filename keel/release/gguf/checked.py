@@ -37,7 +37,7 @@ def check_in_llama_cpp(file: Path, reader: Reader, probes: Sequence[Probe]) -> C
     if not is_installed():
         return None
     tokenizer, codec = reader.loaded.tokenizer, reader.renderer.codec
-    server = LlamaCpp(file)
+    server = LlamaCpp(file, exact=True)
     texts = [tokenizer.decode(p.ids_L) for p in probes] + [p.question for p in probes]
     other = next((t for t in texts if server.ids(t, special=False) != codec.encode(t)), "")
     begins = next((p.question for p in probes if server.ids(p.question) != codec.start(p.question)), "")

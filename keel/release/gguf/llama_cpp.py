@@ -25,7 +25,8 @@ def is_installed() -> bool:
 class LlamaCpp:
     """One model, one request at a time. Raises ModelError where the package is missing or the file cannot be loaded."""
 
-    def __init__(self, file: str | Path, context: int = 2048) -> None:
+    def __init__(self, file: str | Path, context: int = 2048, *, exact: bool = False) -> None:
+        """``exact``: keys and values are kept in 32 bits (16 are usual, which moves log-probabilities by some hundredths)."""
         if not is_installed():
             raise ModelError("reading a GGUF file as llama.cpp does needs the package xllamacpp", "pip install 'keel-align[llamacpp]'")
         xllamacpp: Any = importlib.import_module("xllamacpp")
@@ -34,6 +35,8 @@ class LlamaCpp:
         parameters.n_ctx, parameters.n_parallel, parameters.warmup, parameters.port = context, 1, False, 0
         parameters.verbosity = -1
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
+        if exact:
+            parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except Exception as error:  # the binding's own kind of error is a plain one
