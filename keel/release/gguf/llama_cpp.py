@@ -26,7 +26,7 @@ class LlamaCpp:
     """One model, one request at a time. Raises ModelError where the package is missing or the file cannot be loaded."""
 
     def __init__(self, file: str | Path, context: int = 2048, *, exact: bool = False) -> None:
-        """``exact``: keys and values are kept in 32 bits (16 are usual, which moves log-probabilities by some hundredths)."""
+        """``exact``: attention in 32 bits (16 are usual, which moves log-probabilities by about 0.01 nats)."""
         if not is_installed():
             raise ModelError("reading a GGUF file as llama.cpp does needs the package xllamacpp", "pip install 'keel-align[llamacpp]'")
         xllamacpp: Any = importlib.import_module("xllamacpp")
@@ -37,6 +37,7 @@ class LlamaCpp:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
         if exact:
             parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except Exception as error:  # the binding's own kind of error is a plain one
