@@ -157,6 +157,21 @@ def _add_models(add: Add) -> None:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
+    sub = add("export", "a run's model as others load it: merged, adapter, GGUF; read again and compared", commands.export)
+    sub.add_argument("run", help="run directory, or a folder that holds a model")
+    sub.add_argument(
+        "--to", required=True, choices=["merged", "adapter", "gguf"], help="a folder, an adapter for PEFT, a file for llama.cpp"
+    )
+    sub.add_argument("--out", default="", metavar="DIR", help="a new folder; RUN/export/FORM unless given")
+    sub.add_argument("--dtype", choices=["fp32", "bf16"], help="merged: what the weights are kept in; fp32 unless given")
+    sub.add_argument("--quant", choices=["f32", "f16", "q8_0"], help="gguf: what the matrices are kept in; f32 unless given")
+    sub.add_argument("--prompts", default="", metavar="FILE", help="prompts that it is compared on; the run's own unless given")
+    sub = add("release", "a model goes out where every gate passes; exit code 1 where one does not", commands.release)
+    sub.add_argument("run", help="run directory, or a folder that holds a model")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. export.to=gguf gates.0.at_most=0.01")
+    sub.add_argument("--gates", required=True, metavar="FILE", help="what must hold (YAML), see recipes/gates/")
+    sub.add_argument("--out", default="", metavar="DIR", help="the release folder; RUN/release unless given")
+    sub.add_argument("--root", default="", metavar="DIR", help="folder of the runs before; the one that holds the run unless given")
 
 
 def _add_feedback(add: Add) -> None:
@@ -354,8 +369,8 @@ def _reader_is_gone() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 done, 2 a mistake of the user's (one message, no traceback), 130 interrupted (resumable), 141 nobody
-    reads the output any more."""
+    """Run one command. Exit codes: 0 done, 1 a release that was refused, 2 a mistake of the user's (one message,
+    no traceback), 130 interrupted (resumable), 141 nobody reads the output any more."""
     try:
         code = _main(argv)
     except BrokenPipeError:
@@ -397,7 +412,9 @@ def _main(argv: Sequence[str] | None) -> int:
         from keel.runs.logs import plain
 
         print(json.dumps(plain(summary), ensure_ascii=False, allow_nan=False))
-    return 130 if summary is not None and summary.get("interrupted") else 0
+    if summary is not None and summary.get("interrupted"):
+        return 130
+    return 1 if summary is not None and summary.get("released") is False else 0
 
 
 if __name__ == "__main__":

@@ -250,6 +250,19 @@ def merge(args: argparse.Namespace) -> Summary:
     return run_merge(args.models, args.out, args.weights)
 
 
+def export(args: argparse.Namespace) -> Summary:
+    from keel.verbs.export.run import run_export
+
+    named = {"to": args.to, "dtype": args.dtype, "quant": args.quant}
+    return run_export(args.run, args.out, args.prompts, [f"{name}={value}" for name, value in named.items() if value])
+
+
+def release(args: argparse.Namespace) -> Summary:
+    from keel.verbs.release.run import run_release
+
+    return run_release(args.run, args.gates, args.out, args.root, args.overrides)
+
+
 def lab(name: str) -> Any:
     """The command line of a room of the laboratory, which lies beside the library in a checkout; None where it does not."""
     checkout = Path(__file__).resolve().parents[1]

@@ -19,6 +19,7 @@ from keel.judges.templates import Template
 from keel.methods import ALGORITHMS, Algorithm
 from keel.methods.credit.assign import CreditRule
 from keel.pipeline import PipelineRecipe
+from keel.release.config import GatesConfig
 from keel.rewards.constitution.config import Constitution
 from keel.serve.config import ServeRewardConfig
 from keel.tune.config import TuneRecipe
@@ -67,6 +68,7 @@ _TITLES: Mapping[type[Section], str] = {
     AdviseRecipe: "`keel advise DATA`",
     TuneRecipe: "`keel tune RECIPE`",
     AbConfig: "`keel ab plan|check FILE`",
+    GatesConfig: "`keel release RUN --gates FILE`, `keel export RUN`",
 }
 
 
@@ -94,6 +96,7 @@ def reference_markdown() -> str:
         WritingTemplate,
         AdviseRecipe,
         TuneRecipe,
+        GatesConfig,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}
     told: dict[str, list[FieldDoc]] = {}

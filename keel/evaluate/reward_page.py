@@ -28,6 +28,8 @@ def page(found: Mapping[str, Any]) -> str:
         parts.append(_side(name, measures))
     if found.get("stress"):
         parts.append(_stress(found["stress"]))
+    if found.get("quantised"):
+        parts.append(_quantised(found["quantised"]))
     if found.get("diagnosis"):
         parts.append(_findings(found["diagnosis"]))
     parts.append(_table("Cost", {**found["cost"], "head": found["head"]}))
@@ -71,6 +73,16 @@ def _stress(stress: Mapping[str, Any]) -> str:
     head = "<tr><th>variant</th><td>pairs</td><td>accuracy</td><td>pairs that turn</td><td>score moves by (standard deviations)</td></tr>"
     told = "Longer, restyled and flattering variants are made of the worse answer alone; the others of both."
     return f"<section><h2>Under stress</h2><p class='dim'>{told}</p><table class='pairs'>{head}{rows}</table></section>"
+
+
+def _quantised(ways: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(way)}</th><td>{_interval(x['loss'])}</td><td>{percent(x['turned'])}</td><td>{number(x['drift'])}</td>"
+        f"<td>{number(x['mb'])} / {number(x['mb_before'])}</td></tr>"
+        for way, x in ways.items()
+    )
+    head = "<tr><th>weights</th><td>accuracy lost</td><td>pairs that turn</td><td>score drift (standard deviations)</td><td>MB</td></tr>"
+    return f"<section><h2>In fewer bits</h2><table class='pairs'>{head}{rows}</table></section>"
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> str:

@@ -33,6 +33,7 @@ class LocalLearner(LocalInference):
         self, model: Model, config: OptimConfig, batch: BatchConfig, total_steps: int, seed: int, temperature: float = 1.0
     ) -> None:
         super().__init__(model, batch, temperature)
+        model.refuse_quantised("trained")
         self.config, self.total_steps, self.seed = config, total_steps, seed
         self._dropped, self._balanced = True, True  # adapters' dropout and the balance of experts; off for comparing passes
         self._trained = model.trainable()

@@ -44,6 +44,11 @@ class ModelOptions(Section):
         "KEEL_AUTO_PRECISION of the environment says. Trained weights stay fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the model lives. auto = cuda when there is one.")
+    quantise: Literal["none", "int8", "int8_dynamic"] = Field(
+        default="none",
+        description="Keep the decoder's matrices of a model that is only read in 8 bits: int8 = a scale a row, a quarter of the memory; "
+        "int8_dynamic = what is multiplied is rounded too. It cannot be trained.",
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute layers in the backward pass: less memory, about a third more time."
     )

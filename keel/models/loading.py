@@ -36,6 +36,7 @@ from keel.models.pictured import pictured
 from keel.models.placing import counts_in_rows, image_token
 from keel.models.processors import read_processor
 from keel.models.prove_images import prove_images
+from keel.models.quantise import pack_decoder
 from keel.models.read_errors import check_folder, plain_errors, quiet, refuse_mismatched, tell_unused
 from keel.render.images import settings_digest
 
@@ -99,6 +100,10 @@ def load_model(
     new_tokens = _grow_vocabulary(module, parts.tokenizer)
     _mend_generation_config(module)
     module.eval()
+    if options.quantise != "none":
+        if lora is not None or options.train:
+            raise ModelError(f"a model that is kept in {options.quantise} cannot be trained", "leave model_options.quantise out")
+        pack_decoder(module, dynamic=options.quantise == "int8_dynamic")
     dtype = compute_dtype(options)
     device = device_of(options)
     score = score or (stored_spec(parts.folder) if parts.folder is not None else None) or PLAIN
@@ -117,6 +122,7 @@ def load_model(
         value_head=cast(torch.nn.Linear, made["value"].to(device)) if "value" in made else None,
         lm_head=parts.lm_head,
         router=router_of(module, options.router_aux_loss),
+        quantised="" if options.quantise == "none" else options.quantise,
     )
     _choose_trained(model, options, lora, seed, new_tokens)
     if options.gradient_checkpointing:
@@ -154,6 +160,8 @@ def _load_ensemble(spec: str, options: ModelOptions, manifest: Manifest) -> Load
         if any(p.tokenizer.get_vocab() != parts[0].tokenizer.get_vocab() for p in parts):
             raise ModelError(f"'{spec}': the members have different tokenizers", "train them from one model")
         return replace(parts[0], model=together([p.model for p in parts], manifest), source=source)
+    if options.quantise != "none":
+        raise ModelError(f"'{spec}' has adapters on one base, which cannot be kept in 8 bits", "leave model_options.quantise out")
     if fingerprint_of_base(manifest.base) != manifest.base_fingerprint:
         raise ModelError(f"'{spec}' has adapters of {manifest.base}, which is not there or not the same any more", "put the base back")
     base = load_model(manifest.base, options, heads=score, new_heads=True)

@@ -70,6 +70,7 @@ class Model:
     no_images: str = ""  # why prompts with images are refused, where they are
     offset: float = 0.0  # taken off this member's score, so that members have one zero
     stop_tokens: tuple[int, ...] = ()  # all that an answer may end with, from the renderer: saved, so that plain generate stops there
+    quantised: str = ""  # how its matrices are kept, where that is in 8 bits: it is read, and neither trained nor saved
     towers: Towers | None = None  # what makes features of images, once an image was shown
 
     @property
@@ -370,10 +371,16 @@ class Model:
         named = self.trainable() or list(self._parameters().items())
         return digest_bytes(json.dumps([(name, checksum(p)) for name, p in named]).encode())
 
+    def refuse_quantised(self, what: str) -> None:
+        """Raise ModelError where matrices are kept in 8 bits: "it cannot be ``what``"."""
+        if self.quantised:
+            raise ModelError(f"a model that is kept in {self.quantised} cannot be {what}", "leave model_options.quantise out")
+
     def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
         """Write a folder that plain transformers and vLLM load: float32 weights, adapters merged, tokenizer, template. A model with a score
         head becomes a sequence classifier where the architecture has one; one without heads gets its ``stop_tokens`` into
-        ``generation_config.json``."""
+        ``generation_config.json``. Raises ModelError for a model that is kept in 8 bits."""
+        self.refuse_quantised("saved")
         save.save_model(self, Path(folder), tokenizer, processor)
 
     def save_adapter(self, folder: Path, tokenizer: Any = None) -> None:

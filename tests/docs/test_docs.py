@@ -78,6 +78,7 @@ def test_the_guides_have_examples():
         "distillation.md",
         "feedback.md",
         "judges.md",
+        "release.md",
         "constitutions.md",
         "README.md",
     } == {p.name for p in WITH_EXAMPLES}

@@ -8,6 +8,7 @@ from keel.core.config import Section
 from keel.data.config import DataConfig
 from keel.learner.config import BatchConfig
 from keel.models.config import ModelOptions
+from keel.models.quantise import Way
 from keel.render.config import RenderConfig
 
 
@@ -25,6 +26,9 @@ class EvalRewardConfig(Section):
     write_stress: str = Field(default="", description="File for the variants as pairs (JSONL), to look at or to train on.")
     bins: int = Field(default=5, ge=2, le=50, description="Bins of the reliability plot.")
     draws: int = Field(default=2000, ge=100, description="Bootstrap resamples behind each interval.")
+    quantised: list[Way] = Field(
+        default=[], description="Ways to keep its weights in fewer bits, e.g. [int8, int4]: what each costs in accuracy is measured."
+    )
     model_options: ModelOptions = Field(default=ModelOptions(), description="How the model is loaded and computed.")
     render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens.")
     batch: BatchConfig = Field(default=BatchConfig(), description="Tokens of one pass.")

@@ -32,6 +32,7 @@ from keel.runs.durable import write_atomic
 from keel.runs.memory import peak_mb
 from keel.types import Comparison, Unit
 from keel.verbs.eval_reward.config import EvalRewardConfig
+from keel.verbs.eval_reward.quantised import in_fewer_bits
 from keel.verbs.eval_reward.stress import stress
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.scored_labels import judge, step_accuracy
@@ -75,6 +76,7 @@ def run_eval_reward(model: str, data: str, json_file: str = "", html_file: str =
     trained = sides["trained_on"].judged if "trained_on" in sides else ()
     found["diagnosis"] = [f.to_json() for f in diagnose(_patient(sides["data"], trained, looks, stressed))]
     found["cost"] = _cost(inference, sides, seconds)
+    found["quantised"] = in_fewer_bits(sides["data"].judged, sides["data"].units, config)
     if json_file:
         write_atomic(Path(json_file), (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode())
     if html_file:
@@ -212,5 +214,9 @@ def headline(found: dict[str, Any]) -> list[str]:
     right = found["looks"].get("image", {}).get("right", {})
     lines += ["right " + ", ".join(f"{share:.0%} with the image {name}" for name, share in right.items())] if right else []
     lines += [f"{name}: {row['flips']:.0%} of right pairs turn" for name, row in found["stress"].items()]
+    for way, row in found["quantised"].items():
+        loss = row["loss"]
+        text = f"accuracy {row['before']:.3f} -> {row['after']:.3f}, loss {loss['mean']:.4f} [{loss['low']:.4f}, {loss['high']:.4f}]"
+        lines.append(f"{way}: {text}, {row['turned']:.1%} of pairs turn, {row['mb']:.1f} MB of weights instead of {row['mb_before']:.1f}")
     lines += [f"finding: {f['name']}: {f['evidence']}; what helps: {f['remedy']}" for f in found["diagnosis"] if f["present"]]
     return lines

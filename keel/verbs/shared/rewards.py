@@ -44,7 +44,8 @@ def rewards_of(
     the starting policy's answers), else none at all. ``asks``: does the caller ask people where ``ensemble.ask`` wants it?"""
 
     def load_one(path: str, config: ModelReward) -> LocalInference:
-        loaded = load_model(path, recipe.model_options, heads=frozenset({"score"}), seed=recipe.seed)
+        options = recipe.model_options.model_copy(update={"quantise": config.quantise, "train": ()})
+        loaded = load_model(path, options, heads=frozenset({"score"}), seed=recipe.seed)
         same_tokens(loaded.tokenizer, renderer.tokenizer, path, config)
         loaded.model.use_media(policy.media)  # the images are read once
         return LocalInference(loaded.model.freeze(), BatchConfig())

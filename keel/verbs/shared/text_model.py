@@ -33,11 +33,12 @@ class ModelScorer:
     @classmethod
     def load(cls, config: ModelReward) -> ModelScorer:
         """Raises ModelError when there is no reward model at ``config.path``."""
-        first = load_model(config.path, ModelOptions(), heads=frozenset({"score"}))
+        options = ModelOptions(quantise=config.quantise)
+        first = load_model(config.path, options, heads=frozenset({"score"}))
         renderer = renderer_of(first, RenderConfig())
 
         def load_one(path: str) -> LocalInference:
-            loaded = first if path == config.path else load_model(path, ModelOptions(), heads=frozenset({"score"}))
+            loaded = first if path == config.path else load_model(path, options, heads=frozenset({"score"}))
             same_tokens(loaded.tokenizer, first.tokenizer, path, config)
             loaded.model.use_media(first.model.media)  # the images are read once
             return LocalInference(loaded.model.freeze(), BatchConfig())

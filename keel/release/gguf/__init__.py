@@ -1,0 +1,1 @@
+"""GGUF files for llama.cpp, written from a saved model's folder."""
