@@ -134,11 +134,16 @@ def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_models(add: Add) -> None:
-    sub = add("serve", "serve a reward model over HTTP: keel serve reward MODEL", commands.serve)
-    sub.add_argument("what", choices=["reward"])
-    sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
-    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. host=0.0.0.0 queue.waiting=4096")
-    sub.add_argument("--port", type=int, default=5000, help="0 = one that is free")
+    sub = add("serve", "serve a model over HTTP: keel serve policy MODEL, keel serve reward MODEL", commands.serve)
+    sub.add_argument("what", choices=["policy", "reward"], help="policy: OpenAI's protocol; reward: scores")
+    sub.add_argument(
+        "model", help="policy: any model, or a recipe (.yaml); reward: folder that keel reward made, or a model with a score head"
+    )
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. queue.waiting=4096 canary.model=runs/new/final"
+    )
+    sub.add_argument("--port", type=_count, default=None, help="0 = one that is free; 8000 for a policy, 5000 for a reward model")
+    sub.add_argument("--host", default="", help="where to listen, 127.0.0.1 unless given; elsewhere a policy asks for a key")
     sub = add("merge", "a model whose weights lie between those of others", commands.merge)
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")

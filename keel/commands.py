@@ -187,9 +187,14 @@ def judge_report(args: argparse.Namespace) -> Summary:
 
 
 def serve(args: argparse.Namespace) -> Summary:
+    if args.what == "policy":
+        from keel.verbs.serve_policy.run import run_serve_policy
+
+        return run_serve_policy(args.model, args.host, args.port, args.overrides)
     from keel.verbs.serve_reward import run_serve_reward
 
-    return run_serve_reward(args.model, args.port, args.overrides)
+    host = [f"host={args.host}"] if args.host else []
+    return run_serve_reward(args.model, 5000 if args.port is None else args.port, [*host, *args.overrides])
 
 
 def annotate(args: argparse.Namespace) -> Summary:

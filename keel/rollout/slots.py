@@ -163,7 +163,9 @@ class SlotPlan:
             hidden_BW = at_W > self.place_B[:, None]
             if window is not None:
                 hidden_BW = hidden_BW | (at_W <= self.place_B[:, None] - window)
-            self._biases[window] = torch.zeros(hidden_BW.shape, device=hidden_BW.device).masked_fill_(hidden_BW, _OUT_OF_SIGHT)[:, None, None]
+            self._biases[window] = torch.zeros(hidden_BW.shape, device=hidden_BW.device).masked_fill_(hidden_BW, _OUT_OF_SIGHT)[
+                :, None, None
+            ]
         return self._biases[window]
 
 

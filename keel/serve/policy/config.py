@@ -67,7 +67,9 @@ class CanaryConfig(Section):
     key: Literal["user", "request"] = Field(
         default="user", description="What is hashed: the request's `user` (one without is its own key), or every request by itself."
     )
-    salt: str = Field(default="canary", description="Another salt draws other keys; the same salt draws the same ones, after a restart too.")
+    salt: str = Field(
+        default="canary", description="Another salt draws other keys; the same salt draws the same ones, after a restart too."
+    )
     shadow: float = Field(
         default=0.0, ge=0, le=1, description="Share of the stable arm's requests that the canary answers too; that answer is thrown away."
     )

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from keel.core.errors import ModelError
@@ -213,6 +213,3 @@ def _environment() -> dict[str, str]:
     package = str(__file__).rpartition("/keel/serve/")[0]
     paths = [p for p in (package, os.environ.get("PYTHONPATH", "")) if p]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
-Stamp = Callable[[], float]

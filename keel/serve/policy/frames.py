@@ -61,6 +61,7 @@ class Piece:
     prompt_tokens: int | None = None  # in the first piece
     words: tuple[int, ...] = ()  # in the first piece: ids of what the user wrote last, where they are counted
     error: str = ""
+    counted: tuple[int, int] | None = None  # in the last piece of an engine that tells no ids: tokens of the prompt, of the answer
 
 
 @dataclass(frozen=True, slots=True)

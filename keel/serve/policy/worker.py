@@ -65,7 +65,9 @@ class _Open:
 class Worker:
     """Rows that wait, rows that are decoded. ``turn`` takes what has come in, then makes one step."""
 
-    def __init__(self, sampler: ContinuousSampler, renderer: Renderer, send: Send, rows: int, prefill_tokens: int, count_words: bool) -> None:
+    def __init__(
+        self, sampler: ContinuousSampler, renderer: Renderer, send: Send, rows: int, prefill_tokens: int, count_words: bool
+    ) -> None:
         self._sampler, self._renderer, self._send = sampler, renderer, send
         self._rows, self._prefill_tokens, self._count_words = rows, prefill_tokens, count_words
         self._waiting: deque[tuple[Row, RowAsk]] = deque()
@@ -178,8 +180,8 @@ def _message(one: Mapping[str, Any]) -> Message:
     return Message(one["role"], content, {k: v for k, v in one.items() if k not in ("role", "content")})
 
 
-def about(renderer: Renderer, model: str, fast: bool, tools: str) -> About:
-    """What the front is told of the model. ``tools``: the setting."""
+def about(renderer: Renderer, model: str, fast: bool, tools: str, details: Mapping[str, Any]) -> About:
+    """What the front is told of the model. ``tools``: the setting; ``details``: what else."""
     vocabulary = json.dumps(sorted(renderer.tokenizer.get_vocab().items()))
     template = renderer.template
     form = "" if tools == "off" or template is None else form_of(template.source) if tools == "auto" else tools
@@ -191,5 +193,5 @@ def about(renderer: Renderer, model: str, fast: bool, tools: str) -> About:
         template is not None,
         renderer.images is not None,
         fast,
-        {"template_sha256": renderer.template_hash},
+        {"template_sha256": renderer.template_hash, **details},
     )

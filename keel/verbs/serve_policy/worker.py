@@ -37,7 +37,8 @@ def make(settings: Mapping[str, Any], channel: Channel) -> tuple[Worker, frames.
     fast = prove_slots(loaded.model)
     sampler = ContinuousSampler(loaded.model, fast, settings["rows"])
     worker = Worker(sampler, renderer, channel.send, settings["rows"], settings["prefill_tokens"], settings["count_words"])
-    return worker, about(renderer, settings["model"], fast, settings["tools"])
+    reference = [renderer.codec.encode(text) for text in settings["reference"]]
+    return worker, about(renderer, settings["model"], fast, settings["tools"], {"reference": reference} if reference else {})
 
 
 def main(fd: int) -> int:
