@@ -50,6 +50,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         )
     )
     _add_models(add)
+    _add_chat(add)
     _add_annotate(add)
     _add_dash(add)
     _add_feedback(add)
@@ -148,6 +149,16 @@ def _add_models(add: Add) -> None:
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
     sub.add_argument("--out", required=True, metavar="DIR", help="where the merged model goes; a folder that plain transformers loads")
+
+
+def _add_chat(add: Add) -> None:
+    sub = add("chat", "talk to a model, or to two side by side and blind: keel chat MODEL [MODEL]", commands.chat)
+    sub.add_argument("names", nargs="+", metavar="MODEL", help="one or two: folder, id, GGUF file, tiny:ARCH, or http://HOST:PORT#NAME")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. temperature=0 store=sqlite:///votes.db")
+    sub.add_argument("--page", action="store_true", help="as a page in the browser")
+    sub.add_argument("--host", default="127.0.0.1", help="page: where to listen; elsewhere than here the link holds a key")
+    sub.add_argument("--port", type=_count, default=8768, help="page: 0 = one that is free")
+    sub.add_argument("--no-browser", action="store_true", help="page: open no browser")
 
 
 def _add_feedback(add: Add) -> None:
@@ -262,6 +273,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if hasattr(args, "names"):  # of `keel feedback`: they may stand after an option too
         args.names = [*args.names, *(a for a in rest if not a.startswith("-"))]
         rest = [a for a in rest if a.startswith("-")]
+    if args.verb == "chat":  # settings stand among the models; a model may have = in it, but no word before it is a setting's name
+        args.overrides = [*args.overrides, *(a for a in args.names if re.match(r"[a-z_.]+=", a))]
+        args.names = [a for a in args.names if not re.match(r"[a-z_.]+=", a)]
     unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -197,6 +197,12 @@ def serve(args: argparse.Namespace) -> Summary:
     return run_serve_reward(args.model, 5000 if args.port is None else args.port, [*host, *args.overrides])
 
 
+def chat(args: argparse.Namespace) -> Summary:
+    from keel.verbs.chat.run import run_chat
+
+    return run_chat(args.names, args.page, args.host, args.port, not args.no_browser, args.overrides)
+
+
 def annotate(args: argparse.Namespace) -> Summary:
     from keel.verbs.annotate.run import run_annotate
 

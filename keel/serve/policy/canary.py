@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from keel.core.errors import ConfigError
-from keel.core.hashing import stable_hash, uniform
+from keel.core.hashing import stable_hash
 from keel.serve.policy.config import CanaryConfig
 
 log = logging.getLogger("keel")
@@ -28,8 +26,8 @@ ArmName = Literal["stable", "canary"]
 
 
 def share_of(key: str, salt: str) -> float:
-    """The number in [0, 1) that a key stands for."""
-    return float(uniform(np.array([stable_hash("canary", salt, key)], dtype=np.uint64), 0)[0])
+    """The number in [0, 1) that a key stands for: that of `keel ab assign`, for an experiment of that name."""
+    return stable_hash("ab", salt, key) / 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,8 @@ class Canary:
         path = Path(self.config.verdict)
         try:
             age = self._clock() - path.stat().st_mtime
-            said = json.loads(path.read_text(encoding="utf-8"))["verdict"]
+            found = json.loads(path.read_text(encoding="utf-8"))
+            said = found["answer"] if "answer" in found else found["verdict"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"no metrics: the verdict {path} cannot be read ({type(error).__name__})"
         if age > self.config.verdict_s:
@@ -188,6 +187,12 @@ class Canary:
         if mine is not None and theirs is not None and len(old) >= g.least and mine > theirs * g.slower:
             return f"a token takes {mine * 1000:.0f} ms, in the stable arm {theirs * 1000:.0f} ms"
         return ""
+
+
+def outcome_line(config: CanaryConfig, key: str, arm: ArmName, up: bool) -> str:
+    """A thumb as `keel ab check` reads outcomes. The user is a number that only the same user has."""
+    row = {"user": f"{stable_hash('outcome', config.salt, key):016x}", "arm": "treatment" if arm == "canary" else "control", "outcome": int(up)}
+    return json.dumps(row) + "\n"
 
 
 def _remembered(config: CanaryConfig) -> str:

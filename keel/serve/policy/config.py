@@ -76,11 +76,15 @@ class CanaryConfig(Section):
     guards: GuardsConfig = Field(default=GuardsConfig(), description="What it must keep.")
     verdict: str = Field(
         default="",
-        description="A JSON file that says `verdict`: `better`, `not better` (rolled back) or `cannot tell` (goes on), as `keel ab check "
-        "--json` writes it. Empty: the guards alone decide.",
+        description="A JSON file whose `answer` is `better`, `not_better` (rolled back) or `cannot_tell` (goes on), as `keel ab check --json` "
+        "writes it. Empty: the guards alone decide.",
     )
     verdict_s: float = Field(
         default=86400.0, gt=0, description="An older verdict, none, or one that cannot be read is no metrics: rolled back."
+    )
+    outcomes: str = Field(
+        default="",
+        description="File for `keel ab check`: a line for each thumb of a user who consents to its being kept (`user`, `arm`, `outcome`).",
     )
     state: str = Field(
         default="", description="File that remembers a rollback over restarts, with its reason. Empty: a restart begins anew."
@@ -153,3 +157,18 @@ class ServePolicyConfig(Section):
             if engine not in ENGINES and not engine.startswith(("http://", "https://")):
                 raise ValueError(f"engine is '{engine}', but must be one of {', '.join(ENGINES)}, or http://HOST:PORT")
         return self
+
+
+class ChatConfig(Section):
+    """`keel chat MODEL [MODEL]`: a conversation with one model, or with two side by side and blind."""
+
+    models: tuple[str, ...] = Field(min_length=1, max_length=2, description="The models, as `model` of keel serve policy; or http://HOST:PORT.")
+    system: str = Field(default="", description="A system turn before every conversation.")
+    max_tokens: int = Field(default=512, ge=1, description="Longest answer in tokens.")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Logits are divided by it; 0 takes the likeliest token.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw from the fewest likely tokens that hold this share of the mass; 1 = off.")
+    store: str = Field(default="", description="Store of judgements for votes, e.g. sqlite:///feedback.db. Empty: they are counted only.")
+    campaign: str = Field(default="chat", description="Votes go to CAMPAIGN-votes.")
+    threads: int | None = Field(default=None, ge=1, description="Threads of each model's process; none = as many as there are cores.")
+    model_options: ModelOptions = Field(default=ModelOptions(), description="How models are loaded and computed.")
+    render: RenderConfig = Field(default=RenderConfig(), description="How messages become tokens.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from keel.core.errors import UserError
 from keel.serve.policy.answer import Answer
-from keel.serve.policy.canary import ArmName
+from keel.serve.policy.canary import ArmName, outcome_line
 from keel.serve.policy.config import ServePolicyConfig
 from keel.serve.policy.drifting import DriftWatch
 from keel.serve.policy.filters import RuleConfig, Score, hit_in, rules_of
@@ -65,7 +65,7 @@ class Front:
 
     def begin(self, asked: Asked, answer_id: str) -> Answer:
         """Take a request up. Raises FullError."""
-        key = asked.user if asked.user and self._by_user else answer_id
+        key = self._key(asked, answer_id)
         arm = self.router.arm_of(key)
         form = self.router.engines[arm].about.tool_form
         answer = Answer(asked, arm, self.router, rules_of(self.rules, "output"), self.score, form)
@@ -73,9 +73,10 @@ class Front:
             self.router.shadow(answer.rows[0], key)
         return answer
 
-    @property
-    def _by_user(self) -> bool:
-        return self.config.canary is not None and self.config.canary.key == "user"
+    def _key(self, asked: Asked, answer_id: str) -> str:
+        """What the arm hangs on."""
+        by_user = self.config.canary is not None and self.config.canary.key == "user"
+        return asked.user if asked.user and by_user else answer_id
 
     def over(self, answer: Answer, answer_id: str, endpoint: str, status: int, left: bool = False) -> None:
         """Count a request that has ended, whichever way; remember it where it may be spoken of."""
@@ -91,7 +92,7 @@ class Front:
         self.router.ended(arm, [row.name for row in answer.rows], None if left else answer.outcome(status < 500))
         if left:
             m.left.inc()
-        else:
+        elif status < 400:
             m.seconds.labels(arm).observe(answer.seconds)
             if answer.first_token_s:
                 m.first_token.labels(arm).observe(answer.first_token_s)
@@ -102,7 +103,7 @@ class Front:
         if self.votes is not None:
             texts = tuple(choice.text for choice in answer.choices)
             model = self.router.engines[arm].about.model
-            self.memory.add(Served(answer_id, answer.rows[0], texts, arm, model, self.memory.now()))
+            self.memory.add(Served(answer_id, answer.rows[0], texts, arm, model, self.memory.now(), self._key(answer.asked, answer_id)))
         for watch, bags in ((self.drifts["prompts"], [answer.words]), (self.drifts["answers"], answer.ids)):
             for ids in bags:
                 task = watch.add(ids)
@@ -116,11 +117,15 @@ class Front:
 
     async def feedback(self, served: Served, said: Said) -> str:
         """Store what a user says of an answer; without consent only count it. Returns the event's id, empty where nothing is stored."""
-        if said.kind == "thumb" and self.router.canary is not None:
-            self.router.canary.windows["canary" if served.arm == "canary" else "stable"].thumb(said.up)
+        canary, arm = self.router.canary, "canary" if served.arm == "canary" else "stable"
+        if said.kind == "thumb" and canary is not None:
+            canary.windows[arm].thumb(said.up)
         stored = ""
         if said.consent.get("store") is True and self.votes is not None:
             stored = await asyncio.to_thread(self.votes.keep, served, said)
+            if said.kind == "thumb" and canary is not None and canary.config.outcomes:
+                line = outcome_line(canary.config, served.key, arm, said.up)
+                await asyncio.to_thread(_append, canary.config.outcomes, line)
         self.metrics.feedback.labels(said.kind, "yes" if stored else "no").inc()
         return stored
 
@@ -159,6 +164,11 @@ class Front:
                     self.metrics.rollbacks.inc()
             except OSError as error:  # the state file cannot be written: the rollback stands all the same
                 log.error("the rollback could not be written down: %s", error)
+
+
+def _append(path: str, line: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def read_said(body: Any, choices: int) -> Said:

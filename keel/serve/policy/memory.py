@@ -21,6 +21,7 @@ class Served:
     arm: str
     model: str
     at: float
+    key: str = ""  # by which the arm was chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsCo
     wanted = _get(body, "max_tokens", int, None)
     wanted = _get(body, "max_completion_tokens", int, wanted)
     most = min(limits.max_tokens, wanted) if wanted is not None else limits.max_tokens
-    if wanted is not None and not 1 <= wanted:
+    if wanted is not None and wanted < 1:
         raise RequestError(f"must be at least 1, is {wanted}", "max_tokens")
     temperature = float(_get(body, "temperature", (int, float), 1.0))
     _between("temperature", temperature, 0.0, 2.0)
@@ -99,9 +99,9 @@ def _known(body: Mapping[str, Any], known: frozenset[str]) -> None:
         if name in known:
             continue
         if name not in _EMPTY:
-            raise RequestError(f"{name} is not known here", name, code="unknown_parameter")
-        if not any(value == empty and type(value) is not bool or value is empty for empty in _EMPTY[name]):
-            raise RequestError(f"{name} is not supported here; leave it out", name, code="unsupported_parameter")
+            raise RequestError("is not known here", name, code="unknown_parameter")
+        if not any(value == empty and isinstance(value, bool) == isinstance(empty, bool) for empty in _EMPTY[name]):
+            raise RequestError("is not supported here; leave it out", name, code="unsupported_parameter")
 
 
 def _get(body: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
@@ -136,7 +136,7 @@ def _top(body: Mapping[str, Any], kind: Kind) -> int | None:
         if top is not None:
             _between("logprobs", top, 0, _MOST_TOP)
         if _get(body, "echo", bool, False):
-            raise RequestError("echo is not supported here; leave it out", "echo", code="unsupported_parameter")
+            raise RequestError("is not supported here; leave it out", "echo", code="unsupported_parameter")
         return top
     top = _get(body, "top_logprobs", int, None)
     if top is not None:

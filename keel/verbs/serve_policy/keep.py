@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
+from keel.core.errors import UserError
 from keel.core.hashing import stable_hash
 from keel.feedback.campaigns import Campaign
 from keel.feedback.candidates import make_candidate
@@ -37,12 +39,19 @@ class StoredVotes:
         answer = _candidate(prompt, served.texts[said.choice], origin)
         if said.kind == EDIT:
             better = _candidate(prompt, said.edit, {"edited": served.answer_id})
+            if better.candidate_id == answer.candidate_id:
+                raise UserError("the edit is the answer as it was", "send a thumb in its place")
             return self._store_one(prompt, (better, answer), Choice("first"), EDIT, said.by, said.reason, said.consent)
         return self._store_one(prompt, (answer,), Scores(0, {"thumb": float(said.up)}), THUMB, said.by, said.reason, said.consent)
 
-    def vote(self, prompt: Prompt, answers: tuple[Candidate, Candidate], chosen: Any, order: tuple[int, int], by: str) -> str:
-        """Store which of two answers was better; whoever votes in `keel chat` does it for the store."""
-        return self._store_one(prompt, answers, Choice(chosen), VOTE, by, "", {"store": True, "train": True}, order)
+    def vote_on(self, row: Row, models: tuple[str, str], texts: tuple[str, str], chosen: str, order: tuple[int, int]) -> str:
+        """``serve.policy.duel.PairVotes``: whoever votes in `keel chat` does it for the store."""
+        prompt = prompt_named(row)
+        sides = [_candidate(prompt, text, {"model": model, "temperature": row.temperature}) for text, model in zip(texts, models, strict=True)]
+        if sides[0].candidate_id == sides[1].candidate_id:  # the same answer twice: two candidates all the same
+            sides[1] = replace(sides[1], candidate_id=f"{sides[1].candidate_id}-2")
+        consent = {"store": True, "train": True}
+        return self._store_one(prompt, tuple(sides), Choice(cast("Any", chosen)), VOTE, "", "", consent, order)
 
     def _store_one(
         self,
