@@ -152,6 +152,13 @@ def _add_models(add: Add) -> None:
 
 
 def _add_chat(add: Add) -> None:
+    sub = add("sweep", "which temperature and top-p: answers at each of them, scored", commands.sweep)
+    sub.add_argument("model", help="any model, or a recipe (.yaml)")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. prompts=[p.jsonl] temperatures=[0,0.7,1]")
+    sub = add("drift", "are the prompts of now like those of before? By the model's own tokens", commands.drift)
+    sub.add_argument("before", help="rows with text, prompt or messages (JSONL)")
+    sub.add_argument("now", help="the same")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="model=MODEL, alpha=0.01 ...")
     sub = add("chat", "talk to a model, or to two side by side and blind: keel chat MODEL [MODEL]", commands.chat)
     sub.add_argument("names", nargs="+", metavar="MODEL", help="one or two: folder, id, GGUF file, tiny:ARCH, or http://HOST:PORT#NAME")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. temperature=0 store=sqlite:///votes.db")

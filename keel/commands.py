@@ -197,6 +197,18 @@ def serve(args: argparse.Namespace) -> Summary:
     return run_serve_reward(args.model, 5000 if args.port is None else args.port, [*host, *args.overrides])
 
 
+def sweep(args: argparse.Namespace) -> Summary:
+    from keel.verbs.sweep.run import run_sweep
+
+    return run_sweep(args.model, args.overrides)
+
+
+def drift(args: argparse.Namespace) -> Summary:
+    from keel.verbs.drift.run import run_drift
+
+    return run_drift(args.before, args.now, args.overrides)
+
+
 def chat(args: argparse.Namespace) -> Summary:
     from keel.verbs.chat.run import run_chat
 

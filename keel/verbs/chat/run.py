@@ -15,6 +15,7 @@ from typing import Any
 from keel.core.config import dump, load
 from keel.core.errors import ConfigError, ModelError
 from keel.serve.policy.config import ChatConfig, ProbeConfig
+from keel.verbs.shared.serving import needs
 
 
 def run_chat(models: Sequence[str], page: bool, host: str, port: int, browser: bool, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def run_chat(models: Sequence[str], page: bool, host: str, port: int, browser: b
         votes = None
         if config.store:
             from keel.feedback.db import Store
-            from keel.verbs.serve_policy.keep import StoredVotes
+            from keel.verbs.shared.user_votes import StoredVotes
 
             votes = StoredVotes(stack.enter_context(Store(config.store)), config.campaign)
         from keel.serve.policy.duel import Duel
@@ -85,8 +86,6 @@ async def stop(duel: Any) -> None:
 
 
 def _page(config: ChatConfig, duel: Any, host: str, port: int, browser: bool) -> dict[str, Any]:
-    from keel.verbs.serve_policy.run import needs
-
     needs()
     import uvicorn
 

@@ -16,9 +16,15 @@ from rich.text import Text
 from keel.core.errors import UserError
 from keel.serve.policy.duel import Duel, Told, Turn
 
+_CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
 HELP = "/new begins anew, /names says which model is which, /quit ends"
 _KEYS = {"1": "left", "2": "right", "=": "tie", "x": "both_bad"}
 _ASK = "better: 1 or 2, = the same, x both bad, Enter for none > "
+
+
+def shown(text: str) -> str:
+    """Without the characters that steer a terminal: a model may write anything."""
+    return text.translate(_CONTROLS)
 
 
 async def talk(duel: Duel, system: str) -> None:
@@ -66,7 +72,7 @@ async def _line(prompt: str) -> str | None:
 async def _one(duel: Duel, turn: Turn, console: Console) -> None:
     async with aclosing(duel.tell(turn)) as told:  # type: ignore[type-var]
         async for one in told:
-            console.print(one.text, end="", markup=False, soft_wrap=True)
+            console.print(shown(one.text), end="", markup=False, soft_wrap=True)
             if one.end:
                 console.print(_note(one), style="dim", markup=False)
 
@@ -76,7 +82,7 @@ async def _both(duel: Duel, turn: Turn, console: Console) -> None:
         async with aclosing(duel.tell(turn)) as told:  # type: ignore[type-var]
             ends = {one.side: one async for one in told if one.end}
         for side in (0, 1):
-            console.print(f"[{side + 1}] {turn.texts[side]}{_note(ends[side])}", markup=False, soft_wrap=True)
+            console.print(f"[{side + 1}] {shown(turn.texts[side])}{_note(ends[side])}", markup=False, soft_wrap=True)
         return
     with Live(_panels(turn, console), console=console, refresh_per_second=12) as live:
         async with aclosing(duel.tell(turn)) as told:  # type: ignore[type-var]
@@ -86,7 +92,7 @@ async def _both(duel: Duel, turn: Turn, console: Console) -> None:
 
 def _panels(turn: Turn, console: Console) -> Columns:
     width = max(20, console.width // 2 - 1)
-    return Columns([Panel(Text(text), title=str(side + 1), width=width) for side, text in enumerate(turn.texts)], padding=0)
+    return Columns([Panel(Text(shown(text)), title=str(side + 1), width=width) for side, text in enumerate(turn.texts)], padding=0)
 
 
 def _note(told: Told) -> str:

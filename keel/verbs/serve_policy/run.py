@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.config import load
-from keel.core.errors import ConfigError, ModelError
+from keel.core.errors import ModelError
 from keel.serve.policy.config import ServePolicyConfig
+from keel.verbs.shared.serving import needs
 
 
 def read_settings(model: str, host: str, port: int | None, overrides: Sequence[str]) -> ServePolicyConfig:
@@ -24,15 +25,6 @@ def read_settings(model: str, host: str, port: int | None, overrides: Sequence[s
     return load(ServePolicyConfig, recipe, [*given, *overrides])
 
 
-def needs() -> None:
-    """Raises ConfigError where the extra is not installed."""
-    for name in ("uvicorn", "starlette", "httpx", "prometheus_client", "sqlalchemy"):
-        try:
-            __import__(name)
-        except ImportError:
-            raise ConfigError(f"serving needs {name}, which is not installed", "pip install 'keel-align[serve]'") from None
-
-
 def run_serve_policy(model: str, host: str, port: int | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Serve until SIGINT or SIGTERM; returns what was done. Raises UserError before it serves."""
     needs()
@@ -41,7 +33,7 @@ def run_serve_policy(model: str, host: str, port: int | None, overrides: Sequenc
     from keel.serve.policy.server import BodyLimits, Door, key_for, run, serve
     from keel.site.listening import address_of, listen
     from keel.verbs.serve_policy.build import build
-    from keel.verbs.serve_policy.keep import StoredVotes
+    from keel.verbs.shared.user_votes import StoredVotes
 
     config = read_settings(model, host, port, overrides)
     key = key_for(config.host, os.environ.get(config.key_env, ""), config.key_env)
