@@ -1,5 +1,5 @@
-"""Which way of decoding? Scores of the same prompts at each temperature and top-p, and the setting that surprises least: of all that are not
-shown to be worse than the best, the nearest to what is used now. Pure functions."""
+"""Which way of decoding? Scores of the same prompts at each temperature and top-p, and the setting that surprises least: of all that are
+not shown to be worse than the best, the nearest to what is used now. Pure functions."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Ranked:
 
 
 def rank(cells: Sequence[Cell], *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> list[Ranked]:
-    """Cells by mean, the best first. The best was picked by the same scores, so a cell counts as worse only where the interval of its paired
-    difference lies below 0 at a level shared among all pairs (Bonferroni).
+    """Cells by mean, the best first. The best was picked by the same scores, so a cell counts as worse only where the interval of its
+    paired difference lies below 0 at a level shared among all pairs (Bonferroni).
 
     Raises ValueError for no cells, or one that nothing was scored of.
     """

@@ -30,8 +30,8 @@ _ALWAYS = 1 << 16  # steps for which products of weights are prepared: they serv
 
 @dataclass(frozen=True, slots=True)
 class RowAsk:
-    """One answer to draw. ``key`` is what its random numbers hang on; ``said`` is how the answer begins already: it goes on from there, with
-    the numbers that come next. ``top``: how many of the likeliest tokens to tell at each step, under the model's own distribution."""
+    """One answer to draw. ``key`` is what its random numbers hang on; ``said`` is how the answer begins already: it goes on from there,
+    with the numbers that come next. ``top``: how many of the likeliest tokens to tell at each step, under the model's own distribution."""
 
     name: str
     prompt: Encoded
@@ -43,8 +43,8 @@ class RowAsk:
 
 @dataclass(frozen=True, slots=True)
 class RowToken:
-    """One row's newest token. ``logprob`` and ``top`` (id, log-probability) are of the model's own distribution, at temperature 1 and uncut,
-    where they were asked for. ``error``: the logits were not finite, and there is no token."""
+    """One row's newest token. ``logprob`` and ``top`` (id, log-probability) are of the model's own distribution, at temperature 1 and
+    uncut, where they were asked for. ``error``: the logits were not finite, and there is no token."""
 
     name: str
     token: int

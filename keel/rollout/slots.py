@@ -1,7 +1,7 @@
 """Rows that come and go while others are decoded: a cache in which each row has a length of its own, and the attention plan over it.
 
-A wave (``plans``) shares a prompt's keys among its samples and counts its steps once. Here prompts differ and rows began at different times,
-so each row's prompt and answer lie one behind the other, and what lies beyond a row's length is masked.
+A wave (``plans``) shares a prompt's keys among its samples and counts its steps once. Here prompts differ and rows began at different
+times, so each row's prompt and answer lie one behind the other, and what lies beyond a row's length is masked.
 
 Letters: ``R`` rows that there is room for, ``C`` tokens that there is room for, ``K`` key heads, ``W`` the longest row with its new token.
 """

@@ -52,8 +52,9 @@ def test_a_row_draws_what_the_local_sampler_draws_whenever_it_joins(load, prompt
     local = sampler(loaded)
     local.submit(requests)
     wanted: dict[str, Rollout] = {f"{r.prompt_id}/{r.sample}": r for r in local.collect()}
-    joins: list[tuple[bool, Callable[[int], int]]] = [(True, lambda i: (i * 7) % 5), (True, lambda i: max(0, 9 - 2 * i)), (False, lambda i: i % 2)]
-    for fast, join in joins:
+    ways: list[tuple[bool, Callable[[int], int]]]
+    ways = [(True, lambda i: (i * 7) % 5), (True, lambda i: max(0, 9 - 2 * i)), (False, lambda i: i % 2)]
+    for fast, join in ways:
         got = drawn(ContinuousSampler(loaded.model, fast, 8), asks_of(requests), join)
         for name, ids in got.items():
             assert ids == wanted[name].tokens_T.tolist(), (arch, fast, name)

@@ -30,7 +30,8 @@ class Served:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.url, self.out = f"http://127.0.0.1:{port}", folder / "out.txt"
-        command = [sys.executable, "-m", "keel.cli", "serve", "policy", model, "--port", str(port), "threads=1", *settings, "--json"]
+        command = [sys.executable, "-m", "keel.cli", "serve", "policy", model]
+        command += ["--port", str(port), "threads=1", *settings, "--json"]
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         until(lambda: b"serving" in self.out.read_bytes() or self.process.poll() is not None)
@@ -38,7 +39,8 @@ class Served:
 
     def workers(self) -> dict[str, int]:
         """Processes of the arms, by the order of their start."""
-        found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True).stdout
+        listed = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout
         pids = sorted(int(line.split()[0]) for line in found.splitlines() if "serve_policy.worker" in line)
         return dict(zip(("stable", "canary"), pids))
 

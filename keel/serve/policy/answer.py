@@ -41,12 +41,13 @@ class Delta:
 
 
 class Answer:
-    """Rows of one request from when they were accepted until each has ended. ``choices`` grow; ``prompt_tokens`` counts each prompt once."""
+    """Rows of one request from when they were accepted until each has ended. ``choices`` grow; ``prompt_tokens`` counts a prompt once."""
 
     def __init__(self, asked: Asked, arm: ArmName, router: Router, rules: Sequence[RuleConfig], score: Score | None, form: str) -> None:
         """Takes its room. Raises FullError. ``rules`` of output."""
         router.take(arm, len(asked.rows))
-        self.asked, self.arm, self._router, self._rules, self._score = asked, arm, router, rules, score
+        self.arm: ArmName = arm
+        self.asked, self._router, self._rules, self._score = asked, router, rules, score
         self._form: Form | None = "hermes" if form == "hermes" else "json" if form == "json" else None
         seed = asked.seed % SEEDS if asked.seed is not None else secrets.randbelow(SEEDS)
         self.rows = tuple(replace(row, name=secrets.token_hex(8), seed=seed) for row in asked.rows)

@@ -191,7 +191,8 @@ class Canary:
 
 def outcome_line(config: CanaryConfig, key: str, arm: ArmName, up: bool) -> str:
     """A thumb as `keel ab check` reads outcomes. The user is a number that only the same user has."""
-    row = {"user": f"{stable_hash('outcome', config.salt, key):016x}", "arm": "treatment" if arm == "canary" else "control", "outcome": int(up)}
+    user = f"{stable_hash('outcome', config.salt, key):016x}"
+    row = {"user": user, "arm": "treatment" if arm == "canary" else "control", "outcome": int(up)}
     return json.dumps(row) + "\n"
 
 

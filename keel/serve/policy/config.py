@@ -76,8 +76,8 @@ class CanaryConfig(Section):
     guards: GuardsConfig = Field(default=GuardsConfig(), description="What it must keep.")
     verdict: str = Field(
         default="",
-        description="A JSON file whose `answer` is `better`, `not_better` (rolled back) or `cannot_tell` (goes on), as `keel ab check --json` "
-        "writes it. Empty: the guards alone decide.",
+        description="A JSON file whose `answer` is `better`, `not_better` (rolled back) or `cannot_tell` (goes on), as `keel ab check "
+        "--json` writes it. Empty: the guards alone decide.",
     )
     verdict_s: float = Field(
         default=86400.0, gt=0, description="An older verdict, none, or one that cannot be read is no metrics: rolled back."
@@ -125,21 +125,21 @@ class ServePolicyConfig(Section):
     name: str = Field(default="", description="What clients call it; empty = `model`.")
     engine: str = Field(
         default="keel",
-        description="keel: Keel's own sampler; vllm, sglang: that server, started beside, where it is installed; http://HOST:PORT: a server "
-        "of OpenAI's protocol that runs already.",
+        description="keel: Keel's own sampler; vllm, sglang: that server, started beside, where it is installed; http://HOST:PORT: a "
+        "server of OpenAI's protocol that runs already.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen at. Elsewhere than here clients need the key.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 = one that is free, which is printed.")
     public_url: str = Field(default="", description="How clients reach the server through one with https before it.")
     key_env: str = Field(
         default="KEEL_API_KEY",
-        description="Variable that holds the key clients must send (16 characters or more). Without it one is made where the address is not "
-        "this machine's own, and printed.",
+        description="Variable that holds the key clients must send (16 characters or more). Without it one is made where the address is "
+        "not this machine's own, and printed.",
     )
     tools: Literal["auto", "hermes", "json", "off"] = Field(
         default="auto",
-        description="How the model writes calls of tools: hermes = <tool_call>{...}</tool_call>, json = the whole answer is {name, parameters}; "
-        "auto = by its chat template; off = requests with tools are refused.",
+        description="How the model writes calls of tools: hermes = <tool_call>{...}</tool_call>, json = the whole answer is {name, "
+        "parameters}; auto = by its chat template; off = requests with tools are refused.",
     )
     filters: str = Field(default="", description="File of rules for prompts and answers (docs/serve.md).")
     queue: RowsConfig = Field(default=RowsConfig(), description="How many at a time, how many wait, limits.")
@@ -162,11 +162,15 @@ class ServePolicyConfig(Section):
 class ChatConfig(Section):
     """`keel chat MODEL [MODEL]`: a conversation with one model, or with two side by side and blind."""
 
-    models: tuple[str, ...] = Field(min_length=1, max_length=2, description="The models, as `model` of keel serve policy; or http://HOST:PORT.")
+    models: tuple[str, ...] = Field(
+        min_length=1, max_length=2, description="The models, as `model` of keel serve policy; or http://HOST:PORT#NAME."
+    )
     system: str = Field(default="", description="A system turn before every conversation.")
     max_tokens: int = Field(default=512, ge=1, description="Longest answer in tokens.")
     temperature: float = Field(default=0.7, ge=0, le=2, description="Logits are divided by it; 0 takes the likeliest token.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw from the fewest likely tokens that hold this share of the mass; 1 = off.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Draw from the fewest likely tokens that hold this share of the mass; 1 = off."
+    )
     store: str = Field(default="", description="Store of judgements for votes, e.g. sqlite:///feedback.db. Empty: they are counted only.")
     campaign: str = Field(default="chat", description="Votes go to CAMPAIGN-votes.")
     threads: int | None = Field(default=None, ge=1, description="Threads of each model's process; none = as many as there are cores.")

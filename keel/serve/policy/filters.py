@@ -1,7 +1,7 @@
 """Rules for prompts and answers: words, patterns, a reward model's score. A file of them stops what nobody should ask or read.
 
-A streamed answer leaves as far as no rule can still hit it: ``StreamFilter`` keeps back as many characters as the longest match of a rule has,
-and the whole answer where a rule cannot say how long that is, or needs all of it (a score).
+A streamed answer leaves as far as no rule can still hit it: ``StreamFilter`` keeps back as many characters as the longest match of a rule
+has, and the whole answer where a rule cannot say how long that is, or needs all of it (a score).
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class StreamFilter:
     async def finish(self, prompt: str = "", score: Score | None = None) -> str:
         """The rest, at the end. ``prompt``: what scores hang on beside the answer; ``score`` may be None where no rule needs one."""
         for rule in self._scores if self.hit is None else ():
-            assert rule.score is not None and score is not None, "a rule with a score needs whom to ask"
+            assert rule.score is not None
+            assert score is not None, "a rule with a score needs whom to ask"
             value = await score(rule.score, prompt, self._text)
             if not value >= rule.score.below:  # NaN too: no score is no permission
                 self.hit = rule

@@ -117,7 +117,8 @@ class Front:
 
     async def feedback(self, served: Served, said: Said) -> str:
         """Store what a user says of an answer; without consent only count it. Returns the event's id, empty where nothing is stored."""
-        canary, arm = self.router.canary, "canary" if served.arm == "canary" else "stable"
+        canary = self.router.canary
+        arm: ArmName = "canary" if served.arm == "canary" else "stable"
         if said.kind == "thumb" and canary is not None:
             canary.windows[arm].thumb(said.up)
         stored = ""

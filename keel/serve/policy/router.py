@@ -69,8 +69,8 @@ class Router:
             self.canary.left()
 
     async def draw(self, row: Row, arm: ArmName) -> AsyncIterator[Piece]:
-        """The answer to a row. When the engine ends in the middle, another one of the same tokenizer goes on behind what was said, or the same
-        one does when it is back. Raises RefusedError, LostError."""
+        """The answer to a row. When the engine ends in the middle, another one of the same tokenizer goes on behind what was said, or the
+        same one does when it is back. Raises RefusedError, LostError."""
         engine = await self._engine(arm)
         said, told, taken, moves = list[int](), False, False, 0
         while True:

@@ -48,9 +48,10 @@ def run_serve_policy(model: str, host: str, port: int | None, overrides: Sequenc
 
         async def main() -> None:
             await start_all(front)
-            app = make_app(front, door)
-            await serve(app, front, listening, lambda: tell(front, base, key, config.key_env))
-            done.update(summary(front))
+            try:
+                await serve(make_app(front, door), front, listening, lambda: tell(front, base, key, config.key_env))
+            finally:  # a second signal cuts the end short
+                done.update(summary(front))
 
         run(main)
     return {"model": front.name, "url": base, **done}

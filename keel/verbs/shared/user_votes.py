@@ -47,7 +47,8 @@ class StoredVotes:
     def vote_on(self, row: Row, models: tuple[str, str], texts: tuple[str, str], chosen: str, order: tuple[int, int]) -> str:
         """``serve.policy.duel.PairVotes``: whoever votes in `keel chat` does it for the store."""
         prompt = prompt_named(row)
-        sides = [_candidate(prompt, text, {"model": model, "temperature": row.temperature}) for text, model in zip(texts, models, strict=True)]
+        how = {"temperature": row.temperature}
+        sides = [_candidate(prompt, text, {"model": model, **how}) for text, model in zip(texts, models, strict=True)]
         if sides[0].candidate_id == sides[1].candidate_id:  # the same answer twice: two candidates all the same
             sides[1] = replace(sides[1], candidate_id=f"{sides[1].candidate_id}-2")
         consent = {"store": True, "train": True}

@@ -218,7 +218,8 @@ def test_shadows_answer_nobody_and_are_counted() -> None:
 
 def test_filtered_prompts_and_answers_are_named_and_counted() -> None:
     async def run() -> None:
-        rules = (RuleConfig(name="in", where="input", keywords=("secret",), message="No."), RuleConfig(name="out", where="output", keywords=("well",)))
+        asked = RuleConfig(name="in", where="input", keywords=("secret",), message="No.")
+        rules = (asked, RuleConfig(name="out", where="output", keywords=("well",)))
         engine = FakeEngine()
         front = front_of(engine, rules=rules)
         async with client_of(front) as client:
