@@ -51,6 +51,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         )
     )
     _add_models(add)
+    _add_chat(add)
     _add_annotate(add)
     _add_dash(add)
     _add_feedback(add)
@@ -148,11 +149,16 @@ def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_models(add: Add) -> None:
-    sub = add("serve", "serve a reward model over HTTP: keel serve reward MODEL", commands.serve)
-    sub.add_argument("what", choices=["reward"])
-    sub.add_argument("model", help="folder that keel reward made, or any model with a score head")
-    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. host=0.0.0.0 queue.waiting=4096")
-    sub.add_argument("--port", type=int, default=5000, help="0 = one that is free")
+    sub = add("serve", "serve a model over HTTP: keel serve policy MODEL, keel serve reward MODEL", commands.serve)
+    sub.add_argument("what", choices=["policy", "reward"], help="policy: OpenAI's protocol; reward: scores")
+    sub.add_argument(
+        "model", help="policy: any model, or a recipe (.yaml); reward: folder that keel reward made, or a model with a score head"
+    )
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. queue.waiting=4096 canary.model=runs/new/final"
+    )
+    sub.add_argument("--port", type=_count, default=None, help="0 = one that is free; 8000 for a policy, 5000 for a reward model")
+    sub.add_argument("--host", default="", help="where to listen, 127.0.0.1 unless given; elsewhere a policy asks for a key")
     sub = add("merge", "a model whose weights lie between those of others", commands.merge)
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")
     sub.add_argument("--weights", nargs="+", type=float, metavar="W", help="one a model, adding up to 1; all the same where there are none")
@@ -172,6 +178,23 @@ def _add_models(add: Add) -> None:
     sub.add_argument("--gates", required=True, metavar="FILE", help="what must hold (YAML), see recipes/gates/")
     sub.add_argument("--out", default="", metavar="DIR", help="the release folder; RUN/release unless given")
     sub.add_argument("--root", default="", metavar="DIR", help="folder of the runs before; the one that holds the run unless given")
+
+
+def _add_chat(add: Add) -> None:
+    sub = add("sweep", "which temperature and top-p: answers at each of them, scored", commands.sweep)
+    sub.add_argument("model", help="any model, or a recipe (.yaml)")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. prompts=[p.jsonl] temperatures=[0,0.7,1]")
+    sub = add("drift", "are the prompts of now like those of before? By the model's own tokens", commands.drift)
+    sub.add_argument("before", help="rows with text, prompt or messages (JSONL)")
+    sub.add_argument("now", help="the same")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="model=MODEL, alpha=0.01 ...")
+    sub = add("chat", "talk to a model, or to two side by side and blind: keel chat MODEL [MODEL]", commands.chat)
+    sub.add_argument("names", nargs="+", metavar="MODEL", help="one or two: folder, id, GGUF file, tiny:ARCH, or http://HOST:PORT#NAME")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. temperature=0 store=sqlite:///votes.db")
+    sub.add_argument("--page", action="store_true", help="as a page in the browser")
+    sub.add_argument("--host", default="127.0.0.1", help="page: where to listen; elsewhere than here the link holds a key")
+    sub.add_argument("--port", type=_count, default=8768, help="page: 0 = one that is free")
+    sub.add_argument("--no-browser", action="store_true", help="page: open no browser")
 
 
 def _add_feedback(add: Add) -> None:
@@ -324,6 +347,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if hasattr(args, "names"):  # of `keel feedback`: they may stand after an option too
         args.names = [*args.names, *(a for a in rest if not a.startswith("-"))]
         rest = [a for a in rest if a.startswith("-")]
+    if args.verb == "chat":  # settings stand among the models; a model may have = in it, but no word before it is a setting's name
+        args.overrides = [*args.overrides, *(a for a in args.names if re.match(r"[a-z_.]+=", a))]
+        args.names = [a for a in args.names if not re.match(r"[a-z_.]+=", a)]
     unknown = [a for a in rest if a.startswith("-") or "=" not in a or not hasattr(args, "overrides")]
     if unknown:
         top.error(f"unrecognized arguments: {' '.join(unknown)}")

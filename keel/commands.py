@@ -225,9 +225,32 @@ def judge_report(args: argparse.Namespace) -> Summary:
 
 
 def serve(args: argparse.Namespace) -> Summary:
+    if args.what == "policy":
+        from keel.verbs.serve_policy.run import run_serve_policy
+
+        return run_serve_policy(args.model, args.host, args.port, args.overrides)
     from keel.verbs.serve_reward import run_serve_reward
 
-    return run_serve_reward(args.model, args.port, args.overrides)
+    host = [f"host={args.host}"] if args.host else []
+    return run_serve_reward(args.model, 5000 if args.port is None else args.port, [*host, *args.overrides])
+
+
+def sweep(args: argparse.Namespace) -> Summary:
+    from keel.verbs.sweep.run import run_sweep
+
+    return run_sweep(args.model, args.overrides)
+
+
+def drift(args: argparse.Namespace) -> Summary:
+    from keel.verbs.drift.run import run_drift
+
+    return run_drift(args.before, args.now, args.overrides)
+
+
+def chat(args: argparse.Namespace) -> Summary:
+    from keel.verbs.chat.run import run_chat
+
+    return run_chat(args.names, args.page, args.host, args.port, not args.no_browser, args.overrides)
 
 
 def annotate(args: argparse.Namespace) -> Summary:

@@ -22,17 +22,21 @@ from keel.pipeline import PipelineRecipe
 from keel.release.config import GatesConfig
 from keel.rewards.constitution.config import Constitution
 from keel.serve.config import ServeRewardConfig
+from keel.serve.policy.config import ChatConfig, ServePolicyConfig
+from keel.serve.policy.filters import FilterFile
 from keel.tune.config import TuneRecipe
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
+from keel.verbs.drift.run import DriftRecipe
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.judge.recipe import JudgeRecipe, JudgeReportRecipe
 from keel.verbs.mine.recipe import MineRecipe
 from keel.verbs.run import RECIPES
 from keel.verbs.scenes import ScenesRecipe
 from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
+from keel.verbs.sweep.recipe import SweepRecipe
 
 _INTRODUCTION = """# Settings
 
@@ -55,7 +59,12 @@ _TITLES: Mapping[type[Section], str] = {
     AnnotateRecipe: "`keel annotate`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
+    ServePolicyConfig: "`keel serve policy MODEL`",
+    FilterFile: "A file of filters",
     ServeRewardConfig: "`keel serve reward MODEL`",
+    ChatConfig: "`keel chat MODEL [MODEL]`",
+    SweepRecipe: "`keel sweep MODEL`",
+    DriftRecipe: "`keel drift BEFORE NOW`",
     JudgeRecipe: "`keel judge RECIPE_OR_FILE`",
     JudgeReportRecipe: "`keel judge report --labels FILE --judge NAME`",
     JudgesFile: "A file of judges",
@@ -87,7 +96,12 @@ def reference_markdown() -> str:
         AnnotateRecipe,
         EvalRewardConfig,
         HallucinationConfig,
+        ServePolicyConfig,
+        FilterFile,
         ServeRewardConfig,
+        ChatConfig,
+        SweepRecipe,
+        DriftRecipe,
         JudgeRecipe,
         JudgeReportRecipe,
         JudgesFile,

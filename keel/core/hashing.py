@@ -47,16 +47,20 @@ def _mix_one(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def uniform(keys_B: NDArray[np.uint64], position: int) -> NDArray[np.float64]:
+def uniform(keys_B: NDArray[np.uint64], position: int | NDArray[np.uint64]) -> NDArray[np.float64]:
     """One number in [0, 1) for each key at this position: float64 [B], each a function of its own key and the position alone.
 
-    ``keys_B`` is uint64 [B], usually ``stable_hash(seed, prompt_id, attempt, sample)``; ``position`` >= 0 counts tokens.
+    ``keys_B`` is uint64 [B], usually ``stable_hash(seed, prompt_id, attempt, sample)``; ``position`` >= 0 counts tokens: one for all
+    keys, or uint64 [B], one each.
     """
     assert keys_B.dtype == np.uint64, f"keys must be uint64, not {keys_B.dtype}"
-    assert position >= 0, "positions count from 0"
+    assert isinstance(position, np.ndarray) or position >= 0, "positions count from 0"
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
         start_B = _mix(np.atleast_1d(keys_B) + _GOLDEN)  # mixed once, so that keys next to each other do not share a sequence
-        offset = np.uint64((position + 1) * int(_GOLDEN) % 2**64)
+        if isinstance(position, np.ndarray):
+            offset = (position + np.uint64(1)) * _GOLDEN
+        else:
+            offset = np.uint64((position + 1) * int(_GOLDEN) % 2**64)
         bits_B = _mix(start_B + offset)
     return (bits_B >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

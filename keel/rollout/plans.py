@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -76,16 +77,22 @@ class Cache:
         self.prompts = {layer: (keys[prompts_Q], values[prompts_Q]) for layer, (keys, values) in self.prompts.items()}
 
 
+class PromptKeys(Protocol):
+    """Where a prefill puts what it computes."""
+
+    def store_prompt(self, layer: int, prompt: int, key_KTD: Tensor, value_KTD: Tensor) -> None: ...
+
+
 @dataclass(slots=True)
 class PrefillPlan:
     """Prompts packed into one row; attention as in training, and what it computes is kept. ``first`` is the first prompt's index."""
 
-    cache: Cache
+    cache: PromptKeys
     first: int
     packed: PackedPlan
 
     @classmethod
-    def of(cls, cache: Cache, first: int, prompts: Sequence[Layout]) -> PrefillPlan:
+    def of(cls, cache: PromptKeys, first: int, prompts: Sequence[Layout]) -> PrefillPlan:
         """For these prompts, which are numbers ``first``, ``first + 1`` ... of the cache."""
         return cls(cache, first, PackedPlan(prompts))
 

@@ -13,13 +13,15 @@ from keel.kernels import decode_products, narrow
 from keel.models import prove
 from keel.models.model import Model
 from keel.models.prove_images import as_batch
-from keel.rollout import decode, plans
+from keel.rollout import continuous, decode, plans, slots
+from keel.rollout.continuous import SlotDecoder
 from keel.rollout.decode import MIN_ROWS, FastDecoder
 from keel.types import Branch, Encoded, Unit
 
 _PROMPTS = (prove.WINDOW + 5, 3)
 _ROWS = (0, 1, 0, 1, 0)  # prompt of each row; after half of the steps row 1 leaves
 _STEPS = 10
+_JOINS = (0, 3, 0, 3, 5)  # step at which each row joins, where rows come and go
 _ENOUGH = 64  # steps that are announced, so that the decoder makes its copies of weights
 _COMPANY = (5, 8, 17, 40)  # numbers of rows that a row is decoded among, beside the fewest
 _COMPANY_STEPS = 3
@@ -29,6 +31,11 @@ def prove_decode(model: Model) -> bool:
     """May the fast path be taken? It would be *silently* wrong for an architecture that does more in attention than it tells the
     attention function. The verdict is remembered; a failure is logged."""
     return model.packed and prove.verdict(model, "decoding with shared prompts", decode_error, (decode, plans, decode_products))
+
+
+def prove_slots(model: Model) -> bool:
+    """The same of rows that come and go (``continuous``)."""
+    return model.packed and prove.verdict(model, "decoding rows that come and go", slots_error, (continuous, slots, plans, decode_products))
 
 
 def row_dependence(model: Model) -> float:
@@ -84,6 +91,40 @@ def decode_error(model: Model) -> float:
                 packed_XV, fast_XV = _real(_packed_logits(model, prompts)), _real(_fast_logits(model, prompts))
                 errors.append(prove.beyond_rounding(model, fast_XV, packed_XV, lambda: _real(_packed_logits(model, prompts))))
     return max(errors)
+
+
+@torch.no_grad()
+def slots_error(model: Model) -> float:
+    """Relative difference of logits of rows that come and go, against ``decode_error``'s own references: rows of two prompts join in three
+    parts, row 1 leaves after half of its steps, and each counts its steps by itself."""
+    with prove.narrow_windows(model), model.compute():
+        prompts = [Encoded(_tokens(model, q, n)) for q, n in enumerate(_PROMPTS)]
+        errors = [prove.relative_error(_real(_slot_logits(model, prompts)), _real(_plain_logits(model)))]
+        if model.pictured is not None and not model.no_images:
+            samples = model.pictured()
+            with model.showing(samples):
+                prompts = [sample.prompt for sample in samples]
+                packed_XV, slots_XV = _real(_packed_logits(model, prompts)), _real(_slot_logits(model, prompts))
+                errors.append(prove.beyond_rounding(model, slots_XV, packed_XV, lambda: _real(_packed_logits(model, prompts))))
+    return max(errors)
+
+
+def _slot_logits(model: Model, prompts: Sequence[Encoded]) -> Tensor:
+    """As ``_fast_logits``, each row from the time at which it joins."""
+    forced_BT = torch.stack([_tokens(model, 10 + row, _STEPS) for row in range(len(_ROWS))])
+    decoder, lengths = SlotDecoder(model, len(_ROWS)), _lengths()
+    there, logits = list[int](), [list[Tensor]() for _ in _ROWS]
+    for time in range(_STEPS + max(_JOINS)):
+        if there:
+            for row, logits_V in zip(there, decoder.step([int(forced_BT[r, len(logits[r]) - 1]) for r in there]), strict=True):
+                logits[row].append(logits_V)
+        new = [row for row, joins in enumerate(_JOINS) if joins == time]
+        if new:
+            for row, logits_V in zip(new, decoder.join([prompts[_ROWS[row]] for row in new]), strict=True):
+                logits[row].append(logits_V)
+        there += new
+        there = [there[i] for i in decoder.keep([len(logits[r]) < lengths[r] for r in there])]
+    return torch.stack([logits_V for row in logits for logits_V in row])
 
 
 def _real(logits_XV: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""`keel chat`: in the terminal, or as a page."""

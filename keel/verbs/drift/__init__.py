@@ -1,0 +1,1 @@
+"""`keel drift`: are these texts like those?"""

@@ -1,0 +1,1 @@
+"""`keel serve policy`: settings to engines, and the process that holds a model."""

@@ -1,0 +1,81 @@
+"""Settings -> engines, rules, scores, the front."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from keel.core.config import dump
+from keel.core.errors import ConfigError
+from keel.serve.policy.canary import ArmName, Canary
+from keel.serve.policy.config import ENGINES, ServePolicyConfig
+from keel.serve.policy.engine import Engine, ProcessEngine
+from keel.serve.policy.filters import RuleConfig, Score, ScoreConfig, read_filters
+from keel.serve.policy.front import Front
+from keel.serve.policy.launched import LaunchedEngine, command_of, free_port
+from keel.serve.policy.memory import Votes
+from keel.serve.policy.metrics import Metrics
+from keel.serve.policy.remote import RemoteEngine
+from keel.serve.policy.router import Router
+from keel.verbs.shared.text_rows import texts_of
+
+
+def worker_settings(config: ServePolicyConfig, model: str, reference: list[str]) -> dict[str, Any]:
+    """What a worker is told at its start. ``reference``: texts whose tokens it tells."""
+    q = config.queue
+    found: dict[str, Any] = {
+        "model": model,
+        "tools": config.tools,
+        "threads": config.threads,
+        "rows": q.rows,
+        "prefill_tokens": q.prefill_tokens,
+    }
+    found |= {"model_options": dump(config.model_options), "render": dump(config.render), "count_words": config.drift.window > 0}
+    return found | {"reference": reference}
+
+
+def engine_of(config: ServePolicyConfig, engine: str, model: str, reference: list[str]) -> Engine:
+    """Not started yet. Raises ConfigError for one that is not installed."""
+    if engine == "keel":
+        return ProcessEngine(worker_settings(config, model, reference), config.probe)
+    if config.drift.window:
+        raise ConfigError("drift needs token ids, which other servers do not tell", "set engine=keel, or drift.window=0")
+    if engine in ENGINES:
+        port = free_port()
+        return LaunchedEngine(command_of(engine, model, port), port, model)
+    return RemoteEngine(engine, model, os.environ.get(config.key_env, ""))
+
+
+def build(config: ServePolicyConfig, key: str, votes: Votes | None) -> Front:
+    """All but what the engines say when they have started. Raises ConfigError, DataError."""
+    rules = read_filters(Path(config.filters)) if config.filters else ()
+    reference = texts_of(Path(config.drift.reference)) if config.drift.reference else []
+    engines: dict[ArmName, Engine] = {"stable": engine_of(config, config.engine, config.model, reference)}
+    canary = None
+    if config.canary is not None:
+        canary = Canary(config.canary)
+        engines["canary"] = engine_of(config, config.canary.engine, config.canary.model, [])
+    metrics = Metrics()
+    router = Router(engines, config.queue, config.probe, metrics, canary)
+    return Front(config, router, metrics, rules, _score_over_http(rules), votes, key)
+
+
+def _score_over_http(rules: tuple[RuleConfig, ...]) -> Score | None:
+    """Asks reward models behind `keel serve reward`; None where no rule does. A score that does not come is NaN, which stops the answer."""
+    if not any(rule.score is not None for rule in rules):
+        return None
+    import httpx
+
+    client = httpx.AsyncClient()
+
+    async def score(config: ScoreConfig, prompt: str, answer: str) -> float:
+        try:
+            said = await client.post(config.url, json={"items": [{"prompt": prompt, "completion": answer}]}, timeout=config.timeout_s)
+            value = said.json()["scores"][0]
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
+            return math.nan
+        return math.nan if value is None else float(value)
+
+    return score

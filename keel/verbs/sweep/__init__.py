@@ -1,0 +1,1 @@
+"""`keel sweep`: temperature and top-p by a scorer."""

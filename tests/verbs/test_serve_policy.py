@@ -1,0 +1,185 @@
+"""`keel serve policy` as it is used: a process, its workers, OpenAI's own client, requests under way when somebody is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+WAIT = 180.0
+MODEL = "tiny:llama?seed=1"
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, folder: Path, *settings: str, model: str = MODEL) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.url, self.out = f"http://127.0.0.1:{port}", folder / "out.txt"
+        command = [sys.executable, "-m", "keel.cli", "serve", "policy", model]
+        command += ["--port", str(port), "threads=1", *settings, "--json"]
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        until(lambda: b"serving" in self.out.read_bytes() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.out.read_text()
+
+    def workers(self) -> dict[str, int]:
+        """Processes of the arms, by the order of their start."""
+        listed = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        found = subprocess.run(listed, capture_output=True, text=True, check=False).stdout
+        pids = sorted(int(line.split()[0]) for line in found.splitlines() if "serve_policy.worker" in line)
+        return dict(zip(("stable", "canary"), pids))
+
+    def get(self, path: str) -> Any:
+        return httpx.get(self.url + path, timeout=WAIT)
+
+    def close(self) -> int:
+        """Told to stop; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT)
+
+
+def until(condition) -> None:
+    for _ in range(int(WAIT * 20)):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Any]:
+    made: list[Served] = []
+
+    def start(*settings: str, **more: Any) -> Served:
+        made.append(Served(tmp_path, *settings, **more))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.close()
+
+
+def body(i: int, **more: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": f"Question {i}"}], "seed": i, "user": f"user-{i}", **more}
+
+
+async def ask_all(server: Served, bodies: list[dict[str, Any]], meanwhile=None) -> list[Any]:
+    """All at once; ``meanwhile`` is called when the first tokens are there."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=WAIT, limits=limits) as client:
+
+        async def one(asked: dict[str, Any]) -> Any:
+            while (answer := await client.post(server.url + "/v1/chat/completions", json=asked)).status_code == 429:
+                await asyncio.sleep(0.1)
+            return answer
+
+        tasks = [asyncio.create_task(one(asked)) for asked in bodies]
+        if meanwhile is not None:
+            await asyncio.to_thread(until, lambda: server.get("/health").json()["arms"]["stable"]["held"] > 0)
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(meanwhile)
+        return await asyncio.gather(*tasks)
+
+
+def texts(answers: list[Any]) -> list[str]:
+    assert [a.status_code for a in answers] == [200] * len(answers)
+    return [a.json()["choices"][0]["message"]["content"] for a in answers]
+
+
+def test_openai_s_client_and_a_stop_under_load(served) -> None:
+    openai = pytest.importorskip("openai")
+    server = served("queue.rows=8", "queue.waiting=64")
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=WAIT)
+    assert [m.id for m in client.models.list()] == [MODEL]
+    asked: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello, 你好"}], "max_tokens": 12, "seed": 4}
+    whole = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+    parts = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(p.choices[0].delta.content or "" for p in parts if p.choices) == whole.choices[0].message.content
+    assert parts[-1].usage == whole.usage
+    assert len(whole.choices[0].logprobs.content) == whole.usage.completion_tokens
+    assert client.completions.create(model=MODEL, prompt="Hello", max_tokens=3, temperature=0).choices[0].text
+    with pytest.raises(openai.BadRequestError, match="presence_penalty"):
+        client.chat.completions.create(**asked, presence_penalty=1.0)
+    with pytest.raises(openai.NotFoundError, match="gpt"):
+        client.chat.completions.create(**{**asked, "model": "gpt"})
+    bodies = [body(i, max_tokens=60) for i in range(40)]
+    alone = texts(asyncio.run(ask_all(server, bodies)))
+    stopped = asyncio.run(ask_all(server, bodies, lambda: server.process.send_signal(signal.SIGTERM)))
+    answered = [a for a in stopped if a.status_code == 200]
+    refused = [a for a in stopped if a.status_code != 200]
+    assert answered, "what was taken is answered"
+    assert all(a.status_code == 503 and a.headers["retry-after"] for a in refused), "what came after is told to come again"
+    for answer, text in zip(stopped, alone, strict=True):
+        if answer.status_code == 200:
+            assert answer.json()["choices"][0]["message"]["content"] == text
+    assert server.close() == 0
+    assert json.loads(server.out.read_text().splitlines()[-1])["requests"] >= 40
+    assert server.workers() == {}
+
+
+def test_a_canary_s_worker_that_is_killed_costs_nobody_an_answer(served) -> None:
+    canary = "canary={model: 'tiny:llama?seed=2', share: 0.5, guards: {least: 3, silence_s: 60}}"
+    server = served("queue.rows=16", "queue.waiting=64", "probe.restart_s=1", canary)
+    bodies = [body(i, max_tokens=80) for i in range(40)]
+    before = texts(asyncio.run(ask_all(server, bodies)))
+    metrics = server.get("/metrics").text
+    shares = [float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("keel_requests_total") and 'status="200"' in line]
+    assert len(shares) == 2
+    assert sum(shares) == 40
+    canary_pid = server.workers()["canary"]
+    after = texts(asyncio.run(ask_all(server, bodies, lambda: os.kill(canary_pid, signal.SIGKILL))))
+    assert sum(a == b for a, b in zip(before, after, strict=True)) >= 10, "those of the stable arm are the same"
+    until(lambda: not server.get("/health").json()["canary"]["active"])
+    health = server.get("/health").json()
+    assert "failed" in health["canary"]["reason"]
+    assert "keel_rollbacks_total 1.0" in server.get("/metrics").text
+    assert server.get("/ready").status_code == 200
+
+
+def test_the_only_worker_killed_under_load_is_started_again_and_goes_on(served) -> None:
+    server = served("queue.rows=8", "probe.restart_s=0.1")
+    bodies = [body(i, max_tokens=80) for i in range(12)]
+    whole = texts(asyncio.run(ask_all(server, bodies)))
+
+    def stop_then_kill() -> None:
+        pid = server.workers()["stable"]
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        answer = server.get("/ready")
+        assert answer.status_code == 503
+        assert time.monotonic() - began < 5.5, "the limit is 4 s"
+        os.kill(pid, signal.SIGKILL)
+
+    assert texts(asyncio.run(ask_all(server, bodies, stop_then_kill))) == whole
+    assert server.get("/ready").status_code == 200
+    assert server.get("/health").json()["arms"]["stable"]["restarts"] == 1
+
+
+def test_a_mistake_is_one_message(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "keel.cli", "serve", "policy"]
+    for more, said in (
+        (["no/such/folder"], "no/such/folder"),
+        ([MODEL, "canary={model: x, shar: 1}"], "shar"),
+        ([MODEL, "engine=sglang"], "is not installed"),
+        ([MODEL, "filters=nothing.yaml"], "nothing.yaml"),
+        (["recipe-that-is-not.yaml"], "recipe-that-is-not.yaml"),
+    ):
+        done = subprocess.run([*command, *more, "--port", "0"], capture_output=True, text=True, cwd=ROOT, timeout=WAIT)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert said in done.stderr
