@@ -77,8 +77,8 @@ def test_each_bias_is_seen_where_it_belongs() -> None:
     assert seen["likes its own"]["own_family_excess"]["low"] > max(0.05, honest["own_family_excess"]["high"])
     assert seen["is blind in one category"]["repeat_flip"]["low"] > 0.1 > honest["repeat_flip"]["high"]
     assert seen["all of it"]["failures"]["mean"] == pytest.approx(0.05, abs=0.02)
-    for name in list(JUDGES)[1:]:  # the mean of both orders takes the first bias away
-        assert seen[name]["agreement_decided"]["mean"] < honest["agreement_decided"]["mean"]
+    for name in JUDGES:  # where orders and noise disagree the mean is a tie, which counts against it in three classes
+        assert seen[name]["kappa"]["mean"] < honest["kappa"]["mean"] - 0.02
 
 
 def test_swap_and_mean_bring_a_fifth_of_calls_to_under_a_point() -> None:
