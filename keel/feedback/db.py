@@ -8,8 +8,8 @@
         store.answer("ann", item.handle, event_id, Choice("first", 0.8))   # places as they stood on the screen
     store.close()                                          # writes what waits
 
-Whatever writes returns after it is on the disk. ``*_soon`` return a ``concurrent.futures.Future`` instead (``asyncio.wrap_future``). Any
-thread may call any method. Errors: `ConflictError` (409: another answer is there), `NoLeaseError` (403), `DataError`, `ConfigError` (400).
+Whatever writes returns after it is on the disk. ``*_soon`` return a ``concurrent.futures.Future`` instead. `giving` and `answering` make
+jobs: ``await store.write_async(store.answering(...))`` in an event loop. Any thread may call any method. Errors: `ConflictError` (409: another answer is there), `NoLeaseError` (403), `DataError`, `ConfigError` (400).
 """
 
 from __future__ import annotations

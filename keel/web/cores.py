@@ -1,5 +1,5 @@
-"""One core for the server's threads. They share one interpreter, whose lock goes back and forth between cores otherwise: a vote's twenty
-statements each let go of it and wait to have it again, which costs more than the vote (docs/annotate.md has the numbers)."""
+"""One core for the server's threads. They share one interpreter, whose lock goes back and forth between cores otherwise: each statement of
+a vote lets go of it and waits to have it again (docs/annotate.md has the numbers)."""
 
 from __future__ import annotations
 
