@@ -37,6 +37,7 @@ NEEDED: dict[str, dict[str, Any]] = {  # settings without a default
     "contains": {"words": ["a"]},
     "hallucination": {"detector": "my.py:fn"},
     "diversity": {"among": "other"},
+    "rotating": {"among": ["one", "other"]},
     "judge": {"judge": "scripted"},
     "constitution": {"path": "checkable"},
     "consistency": {"words": {"objects": "objects.txt"}},
@@ -113,7 +114,7 @@ def test_the_command_line_reads_the_table_for_keel_score_alone(capsys: pytest.Ca
 
 
 def test_keel_score_takes_every_reward_that_needs_no_model_server_or_tokens() -> None:
-    assert {name.partition(":")[0] for name in scorer_names()} == set(kinds()) - {"remote", "finished", "diversity"}
+    assert {name.partition(":")[0] for name in scorer_names()} == set(kinds()) - {"remote", "finished", "diversity", "rotating"}
     with_value = {name.partition(":")[0]: name.partition(":")[2] for name in scorer_names() if ":" in name}
     assert with_value == {
         "model": "DIR",

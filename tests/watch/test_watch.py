@@ -57,12 +57,13 @@ LIMITS = [  # metric, the last value that is in order, one that is not
     ("policy/clipfrac_avg", 0.3, 0.31),
     ("loss", -1e9, -math.inf),
     ("reward", 0.0, math.nan),
+    ("red_team/win_rate", 0.5, 0.51),
 ]
 
 
 @pytest.mark.parametrize(("metric", "fine", "not_fine"), LIMITS)
 def test_each_default_limit_is_where_it_is_said_to_be(metric: str, fine: float, not_fine: float):
-    steps = {"gradient": 1, "length": 1, "loss-non-finite": 1, "reward-non-finite": 1, "no-signal": 5, "imbalance": 5}
+    steps = {"gradient": 1, "length": 1, "loss-non-finite": 1, "reward-non-finite": 1, "no-signal": 5, "imbalance": 5, "red-team": 2}
     (name,) = (rule.name for rule in resolve(WatchConfig()) if parse(rule.condition).names == {metric})
     quiet, nothing = watch()
     for step in range(20):

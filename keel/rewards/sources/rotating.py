@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from keel.core.hashing import stable_hash
 from keel.rewards.score import SourceRow
 from keel.rewards.settings import SourceConfig
 from keel.types import Group
@@ -46,6 +45,8 @@ class RotatingSource:
 
     def drawn(self, group: Group) -> str:
         """Whose score counts for this group."""
+        from keel.core.hashing import stable_hash  # numpy: not for those who only read the table of rewards
+
         step = group.rollouts[0].attempt // self.every if group.rollouts else 0
         return self.among[stable_hash("rotating", self.name, step, group.prompt.prompt_id) % len(self.among)]
 
