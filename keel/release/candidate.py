@@ -17,6 +17,7 @@ from keel.evaluate.reward_measures import ScoredLabel
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models.loading import Loaded
+from keel.models.quantise import Way, quantise_model
 from keel.render.renderer import Renderer
 from keel.render.template import RefusedError
 from keel.types import Branch, Demonstration, Encoded, Prompt, Unit
@@ -51,6 +52,13 @@ class Candidate:
     judge: Judge
     baseline: str = ""
     engine: Engine = "keel"
+
+    def kept(self, way: Way | Literal["released"], reader: Reader) -> Reader:
+        """The model as it goes out, or ``reader``, which is of the source and is changed, with its weights kept ``way``."""
+        if way == "released":
+            return self.open(self.spec)
+        quantise_model(reader.loaded.model, way)
+        return reader
 
     def measured(self, fingerprint: str) -> str:
         """Which of its own a fingerprint is; empty for that of another model."""

@@ -73,10 +73,12 @@ class TextsGate(SampledGate):
 
 
 class QuantisationGate(TextsGate):
-    """Loss of likelihood when the weights are kept in fewer bits: paired by text."""
+    """Loss of likelihood by fewer bits, beside the model that it was made from: paired by text."""
 
     kind: Literal["quantisation"] = Field(default="quantisation", description="Weights in fewer bits.")
-    way: Way = Field(default="int8", description="How the weights are kept; int8_dynamic rounds what is multiplied too.")
+    way: Way | Literal["released"] = Field(
+        default="released", description="released = as the model goes out; else kept so; int8_dynamic rounds what is multiplied too."
+    )
 
 
 class RetentionGate(TextsGate):
@@ -171,7 +173,7 @@ class RewardGate(SampledGate):
     kind: Literal["reward_quantisation"] = Field(default="reward_quantisation", description="A reward model in fewer bits.")
     pairs: str = Field(description="File of labelled pairs that it was not trained on.")
     limit: int = Field(default=1000, ge=1, description="Records at most.")
-    way: Way = Field(default="int8", description="How the weights are kept.")
+    way: Way | Literal["released"] = Field(default="released", description="How the weights are kept, as in `quantisation`.")
     at_most: float = Field(default=0.01, description="Largest loss of accuracy.")
 
 

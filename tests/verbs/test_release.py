@@ -172,6 +172,17 @@ def test_one_is_kept_in_until_somebody_signs(finished: Finished, tmp_path: Path,
     assert [row["verdict"] for row in read(out / "gates.json")["before"]] == ["fail", "cannot_tell"]
 
 
+def test_what_goes_out_is_held_against_what_it_was_made_from(finished: Finished, tmp_path: Path, gates: Callable[..., str]) -> None:
+    """A file of fewer bits, measured against itself, would have lost nothing."""
+    said: dict[str, Any] = {}
+    for export in ({"to": "merged"}, {"to": "gguf", "quant": "q8_0"}):
+        out = tmp_path / export["to"]
+        assert run_release(str(finished("sft")), gates({**QUANTISED, "way": "released"}, export=export), str(out))["released"]
+        said[export["to"]] = read(out / "gates.json")["gates"]["quantisation"]["value"]
+    assert (said["merged"]["low"], said["merged"]["high"]) == (0.0, 0.0)
+    assert said["gguf"]["mean"] != 0.0
+
+
 def test_a_refused_release_ends_with_1(
     finished: Finished, tmp_path: Path, gates: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

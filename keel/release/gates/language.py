@@ -7,26 +7,25 @@ from collections.abc import Mapping
 
 from keel.core.errors import DataError
 from keel.evaluate.statistics import relative_change
-from keel.models.quantise import quantise_model
 from keel.release.candidate import Candidate, Reader, Texts, losses, texts_of
 from keel.release.config import QuantisationGate, RetentionGate
 from keel.release.gates.verdict import Verdict, cannot_tell, decide
 
 
 def quantisation(gate: QuantisationGate, candidate: Candidate) -> Verdict:
-    """The mean negative log-likelihood of the texts with the weights kept ``gate.way``, relative to what it is without: paired by text,
-    bootstrap over texts. 2% of it is not 2% of perplexity: that is exp of the difference, and stands in the facts."""
-    reader = candidate.open(candidate.spec)
+    """The mean negative log-likelihood of the texts as the model goes out, or with its weights kept ``gate.way``, relative to what it is of
+    the model that it was made from: paired by text, bootstrap over texts. 2% of it is not 2% of perplexity: that is exp of the difference,
+    and stands in the facts."""
+    reader = candidate.open(str(candidate.source))
     texts = texts_of(reader, gate.texts, gate.limit)
     before = losses(reader, texts.units)
-    quantise_model(reader.loaded.model, gate.way)
-    after = losses(reader, texts.units)
+    after = losses(candidate.kept(gate.way, reader), texts.units)
     tokens = sum(len(b) for u in texts.units for b in u.branches)
     return _compared(gate.at_most, gate.fewest, before, after, {"way": gate.way, "tokens": tokens, **texts.told()}, tokens)
 
 
 def retention(gate: RetentionGate, candidate: Candidate) -> Verdict:
-    """The same of the model that goes out, relative to the one that its lineage began with."""
+    """The loss of likelihood of the model that goes out, relative to the one that its lineage began with."""
     spec = gate.baseline or candidate.baseline
     if not spec:
         return cannot_tell("no_baseline")
