@@ -108,5 +108,9 @@ def test_both_languages_say_the_same_things() -> None:
     en, zh = catalogue("en"), catalogue("zh")
     assert list(en) == list(zh)
     for key, text in en.items():
-        holes = {w for w in text.split("{")[1:]}
-        assert {h.split("}")[0] for h in holes} == {w.split("}")[0] for w in zh[key].split("{")[1:]}, key
+        assert holes(text) == holes(zh[key]), key
+
+
+def holes(text: str) -> set[str]:
+    """The names in braces."""
+    return {part.split("}")[0] for part in text.split("{")[1:]}
