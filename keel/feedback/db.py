@@ -9,7 +9,8 @@
     store.close()                                          # writes what waits
 
 Whatever writes returns after it is on the disk. ``*_soon`` return a ``concurrent.futures.Future`` instead. `giving` and `answering` make
-jobs: ``await store.write_async(store.answering(...))`` in an event loop. Any thread may call any method. Errors: `ConflictError` (409: another answer is there), `NoLeaseError` (403), `DataError`, `ConfigError` (400).
+jobs: ``await store.write_async(store.answering(...))`` in an event loop. Any thread may call any method. Errors: `ConflictError` (409:
+another answer is there), `NoLeaseError` (403), `DataError`, `ConfigError` (400).
 """
 
 from __future__ import annotations
