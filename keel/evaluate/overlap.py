@@ -43,7 +43,7 @@ def _counts(answer: str, references: Sequence[str]) -> tuple[list[int], list[int
 
 
 def _bleu(rows: Sequence[tuple[list[int], list[int], int, int]], *, smooth: bool) -> float:
-    matches, totals = ([sum(row[k][n] for row in rows) for n in range(_N)] for k in (0, 1))
+    matches, totals = [sum(row[0][n] for row in rows) for n in range(_N)], [sum(row[1][n] for row in rows) for n in range(_N)]
     length, closest = sum(row[2] for row in rows), sum(row[3] for row in rows)
     if not length or not matches[0]:
         return 0.0

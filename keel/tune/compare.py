@@ -12,7 +12,6 @@ from keel.evaluate.statistics import Interval, paired_difference, student
 
 Verdict = Literal["better", "worse", "cannot tell", "own"]
 ByPrompt = Mapping[str, float]
-DRAWS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Comparison:
 
 def compare(own: Sequence[Outcome], best: Sequence[Outcome], higher: bool) -> Comparison:
     """Runs of the same seeds, in their order. The interval holds both what another draw of prompts and what other seeds would give: at each
-    end the further of two, a bootstrap over prompts (their means over these seeds) and Student's t over seeds. "cannot tell" where 0 is in
+    end the further of two, Student's t over prompts (their means over these seeds) and over seeds. "cannot tell" where 0 is in
     it. A run that did not come to its end decides by itself."""
     n = len(own)
     if len(best) != n or n < 2:
@@ -61,7 +60,7 @@ def compare(own: Sequence[Outcome], best: Sequence[Outcome], higher: bool) -> Co
     shared = sorted(set.intersection(*(set(o.by_prompt) for o in (*own, *best))))
     if shared:
         before, after = ({p: [sign * o.by_prompt[p] for o in side] for p in shared} for side in (own, best))
-        over_prompts = paired_difference(before, after, draws=DRAWS)
+        over_prompts = paired_difference(before, after)
         low, high = min(low, over_prompts.low), max(high, over_prompts.high)
         mean = over_prompts.mean
     difference = Interval(mean, low, high, len(shared) or n)
