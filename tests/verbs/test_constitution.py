@@ -227,7 +227,7 @@ def test_critics_that_say_nonsense_are_counted(served: Server, tmp_path: Path) -
     [
         ({"source": "model"}, "model: needed"),
         ({"model": "tiny:llama"}, "model would have no effect"),
-        ({"samples": 3}, "no effect with source=data"),
+        ({"samples": 3}, "samples would have no effect: with source=data"),
         ({"revise": {"critic": "rules", "reviser": "far"}}, "rules know nothing of no_red"),
         ({"revise": {"critic": "far", "reviser": "rules"}}, "rules cannot write"),
         ({"revise": {"critic": "fake", "reviser": "far"}}, "cannot write critiques"),

@@ -98,7 +98,7 @@ def from_data(data: Dataset, found: Constitution) -> tuple[Answered, list[LeftOu
         key = cluster_key(own), _told({k: meta[k] for k in sorted(found.columns() & set(meta))})
         if key not in prompts:
             taken = ids.setdefault(own.prompt_id, key) != key
-            name = f"{own.prompt_id}-{stable_hash('scored as', key[1]):08.8x}" if taken else own.prompt_id
+            name = f"{own.prompt_id}-{stable_hash('scored as', key[1]):016x}" if taken else own.prompt_id
             prompts[key] = replace(own, prompt_id=name, meta=meta)
         prompt = prompts[key]
         other.update(k for k in {*meta, *prompt.meta} if meta.get(k) != prompt.meta.get(k))
