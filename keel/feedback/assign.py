@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, exists, func, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, select, tuple_, update
 
 from keel.core.hashing import permutation, stable_hash
 from keel.feedback import schema
-from keel.feedback.campaigns import Campaign, campaign_of, get_campaign, is_right, unknown_campaign
+from keel.feedback.campaigns import Campaign, campaign_of, get_campaign
+from keel.feedback.members import ANSWERED, GO_ON, START, advance, entry_of, remember
 from keel.feedback.sql import Step, run, run_all
 from keel.types import Purpose
 
-_START = (-1e300, -1)  # before every place in a campaign
 _POOL = 200  # of gold or of past items, from which one is drawn
 
 
@@ -47,6 +47,7 @@ def lease_of(row: Any) -> Lease:
 
 
 _l, _t = schema.lease, schema.task
+_INSERT = insert(_l)
 _MINE = (
     select(_l)
     .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == bindparam("state"))
@@ -110,16 +111,16 @@ def grant(c: Connection, annotator: str, campaign: str, n: int, now: float, secr
     """At most ``n`` open leases of the person: those that were open first, then those that had ended and still may come back, then new
     ones. A paused campaign gives none, nor does anybody get one whose judgements were retracted, or who failed the qualification."""
     sweep(c, now)
-    entry = _entry(c, annotator, campaign)
+    entry = entry_of(c, annotator, campaign)
     found, state, leases = campaign_of(entry), entry.state or "training", list[Lease]()
     if not (found.paused or n < 1 or entry.gone is not None):
         until = now + found.lease_seconds
         leases = _renewed(c, annotator, campaign, n, until)
         if len(leases) < n:
-            member = _advance(c, found, annotator, entry)
+            member = advance(c, found, annotator, entry)
             leases += _new(c, found, member, n - len(leases), until, secret)
             state = member.state
-    return Granted(tuple(leases), found, state, run(c, _ANSWERED, annotator=annotator, campaign=campaign).scalar_one())
+    return Granted(tuple(leases), found, state, run(c, ANSWERED, annotator=annotator, campaign=campaign).scalar_one())
 
 
 def _renewed(c: Connection, annotator: str, campaign: str, n: int, until: float) -> list[Lease]:
@@ -193,23 +194,9 @@ def shifting(task_id: str, done: int, leased: int) -> Step:
     return _SHIFT, {"id": task_id, "more_done": done, "more_leased": leased}
 
 
-_RETRACTED = select(schema.retraction.c.seq).where(schema.retraction.c.annotator == bindparam("annotator")).limit(1)
-
-
-def is_retracted(c: Connection, annotator: str) -> bool:
-    """Were all judgements of this annotator taken back?"""
-    return run(c, _RETRACTED, annotator=annotator).first() is not None
-
-
 def shown_order(campaign: Campaign, annotator: str, task_id: str, count: int) -> tuple[int, ...]:
     """Which candidate stands at each place of the screen, the first time that this person sees the item."""
     return tuple(permutation(count, "display", campaign.seed, annotator, task_id))
-
-
-def member_state(c: Connection, annotator: str, campaign: str) -> str:
-    """``training``, ``qualification``, ``passed`` or ``failed``, and what follows now that some items are answered."""
-    entry = _entry(c, annotator, campaign)
-    return _advance(c, campaign_of(entry), annotator, entry).state
 
 
 def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
@@ -222,7 +209,7 @@ def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, s
             order = shown_order(campaign, annotator, row.task_id, len(json.loads(row.candidates)))
             leases.append(give(c, campaign, annotator, row.task_id, purpose, 0, slot, order, until, secret))
             slot += 1
-        _remember(c, member, given=slot)
+        remember(c, member, given=slot)
         return leases
     return _mixed(c, campaign, member, n, until, secret) if member.state == "passed" else []
 
@@ -230,7 +217,7 @@ def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, s
 def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
     """Work with gold and repeats in it. There is none of these without work: who has done all gets nothing more."""
     who, slot, leases, plain = member.annotator, member.given, list[Lease](), list[Lease]()
-    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == member.changed else _START
+    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == member.changed else START
     asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", "urgency": urgency, "position": position, "n": n}
     work = list(run(c, NEXT, **asked))
     while work and len(leases) < n:
@@ -251,7 +238,7 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
         leases.append(lease)
         slot += 1
     go_on = {"given": slot, "seen": member.changed, "cursor_urgency": urgency, "cursor_position": position}
-    steps: list[Step] = [(_GO_ON, {"of_campaign": campaign.name, "of_annotator": who, **go_on})]
+    steps: list[Step] = [(GO_ON, {"of_campaign": campaign.name, "of_annotator": who, **go_on})]
     steps += [(_INSERT, _row(lease)) for lease in plain] + [shifting(lease.task_id, 0, 1) for lease in plain]
     run_all(c, steps)
     return leases
@@ -303,68 +290,3 @@ def give(c: Connection, *given: Any, state: str = "open") -> Lease:
 def _row(lease: Lease) -> dict[str, Any]:
     row = {name: getattr(lease, name) for name in ("annotator", "campaign", "handle", "purpose", "repeat", "slot", "state", "until")}
     return row | {"task": lease.task_id, "display_order": json.dumps(list(lease.display_order))}
-
-
-_m = schema.member
-_k, _r = schema.campaign, schema.retraction
-_GONE = select(func.min(_r.c.seq)).where(_r.c.annotator == bindparam("annotator"))
-_ENTRY = (  # a campaign, the person in it, and whether all of theirs was taken back
-    select(_k, *_m.c, _GONE.scalar_subquery().label("gone"))
-    .outerjoin_from(_k, _m, and_(_m.c.campaign == _k.c.name, _m.c.annotator == bindparam("annotator")))
-    .where(_k.c.name == bindparam("campaign"))
-)
-_GO_ON = (
-    update(_m)
-    .where(_m.c.campaign == bindparam("of_campaign"), _m.c.annotator == bindparam("of_annotator"))
-    .values({name: bindparam(name) for name in ("given", "seen", "cursor_urgency", "cursor_position")})
-)
-_ANSWERED = (
-    select(func.count())
-    .select_from(_l)
-    .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "done")
-)
-_INSERT = insert(_l)
-
-
-def _entry(c: Connection, annotator: str, campaign: str) -> Any:
-    """The row of a campaign with that of the person in it, which may be missing. Raises DataError when there is no such campaign."""
-    row = run(c, _ENTRY, annotator=annotator, campaign=campaign).one_or_none()
-    if row is None:
-        raise unknown_campaign(campaign)
-    return row
-
-
-def _advance(c: Connection, campaign: Campaign, annotator: str, row: Any) -> Any:
-    """The person's `_entry` in the campaign, made when missing, its state brought up to what has been answered."""
-    key = {"campaign": campaign.name, "annotator": annotator}
-    if row.state is None:
-        fresh = {"state": "training", "given": 0, "seen": -1, "cursor_urgency": _START[0], "cursor_position": _START[1]}
-        c.execute(insert(_m), key | fresh)
-        row = run(c, _ENTRY, **key).one()
-    while row.state in ("training", "qualification"):
-        role = row.state
-        wanted = c.execute(select(func.count()).where(_t.c.campaign == campaign.name, _t.c.role == role, _t.c.open == 1)).scalar_one()
-        ids = select(_t.c.task_id).where(_t.c.campaign == campaign.name, _t.c.role == role, _t.c.open == 1)
-        purpose = "training" if role == "training" else "gold"
-        done = and_(_l.c.annotator == annotator, _l.c.campaign == campaign.name, _l.c.state == "done", _l.c.purpose == purpose)
-        answered = c.execute(select(_l.c.task).where(done, _l.c.task.in_(ids))).scalars().all()
-        if len(answered) < wanted:
-            return row
-        state = "qualification" if role == "training" else "passed"
-        if role == "qualification" and wanted and _share_right(c, campaign, annotator, answered) < campaign.settings.pass_mark:
-            state = "failed"
-        _remember(c, row, state=state)
-        row = run(c, _ENTRY, **key).one()
-    return row
-
-
-def _share_right(c: Connection, campaign: Campaign, annotator: str, task_ids: Sequence[str]) -> float:
-    h, j = schema.head, schema.judgement
-    standing = select(j.c.body, h.c.task).join(h, h.c.event_id == j.c.event_id)
-    rows = c.execute(standing.where(h.c.task.in_(task_ids), h.c.annotator == annotator, h.c.purpose == "gold", h.c.repeat == 0)).all()
-    return sum(is_right(c, campaign, row.task, row.body) for row in rows) / len(task_ids)
-
-
-def _remember(c: Connection, member: Any, **changes: Any) -> None:
-    m = schema.member
-    c.execute(update(m).where(m.c.campaign == member.campaign, m.c.annotator == member.annotator).values(**changes))

@@ -4,7 +4,7 @@
     store.add_campaign(Campaign("shop", wanted=3, kind="pairwise", protocol="pairwise-v1"))
     store.add_tasks("shop", tasks)                         # role="gold" | "training" | "qualification" for known items
     store.add_annotator(Annotator("ann", "person"))        # accounts (`add_account`) make their annotator themselves
-    for item in store.next_items("ann", "shop", 5):        # leases: nobody sees an item twice, n people each
+    for item in store.nextitems_of("ann", "shop", 5):        # leases: nobody sees an item twice, n people each
         store.answer("ann", item.handle, event_id, Choice("first", 0.8))   # places as they stood on the screen
     store.close()                                          # writes what waits
 
@@ -22,24 +22,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
 from keel.core.errors import DataError
-from keel.feedback import assign, campaigns, events, migrate, people, schema, sql
+from keel.feedback import assign, campaigns, events, members, migrate, people, schema, sql
 from keel.feedback.accounts import Accounts
 from keel.feedback.answers import check_answer, from_display
 from keel.feedback.assign import Lease
 from keel.feedback.campaigns import Campaign, ConflictError, Role
 from keel.feedback.events import NoLeaseError, Receipt
+from keel.feedback.given import Given, Item, items_of
 from keel.feedback.people import Account
 from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from, utc
-from keel.feedback.texts import message_row
 from keel.feedback.views import Standing
 from keel.feedback.writer import Worker
-from keel.types import Annotator, Answer, Candidate, Judgement, Prompt, Purpose, TakenBack, Task
+from keel.types import Annotator, Answer, Judgement, TakenBack, Task
 
 __all__ = ["Account", "Campaign", "ConflictError", "Item", "NoLeaseError", "Receipt", "RowError", "Store"]
 
@@ -47,45 +46,6 @@ T = TypeVar("T")
 Job = Callable[[Connection], T]
 _CACHED = 5000  # tasks kept in memory: they never change
 _PART = 200  # rows a transaction of an import writes, so that votes get in between
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One item as a person gets it. ``task`` names nobody and tells nothing: no ids, origins, sources, meta or expected answer."""
-
-    handle: str  # what to answer with
-    task: Task  # candidates in their canonical order
-    display_order: tuple[int, ...]  # which candidate stands at each place
-    until: float  # seconds since 1970
-    purpose: Purpose  # for the server alone: the page must not learn it
-    guideline: str
-
-    def public(self) -> dict[str, Any]:
-        """What may go to the annotator's page: prompt and answers in the order of the screen."""
-        prompt = self.task.prompt
-        said = prompt.text if prompt.text is not None else [message_row(m) for m in prompt.messages]
-        shown = [self.task.candidates[i] for i in self.display_order]
-        answers = [{"text": c.text, **({"turns": [message_row(m) for m in c.turns]} if c.turns else {})} for c in shown]
-        known: dict[str, Any] = {"handle": self.handle, "kind": self.task.kind, "prompt": said, "answers": answers}
-        return known | {"tools": [dict(t) for t in prompt.tools], "until": utc(self.until), "guideline": self.guideline}
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a page asks for: items, and where the person stands. ``state``: training, qualification, passed or failed."""
-
-    leases: tuple[Lease, ...]
-    items: tuple[Item, ...]
-    state: str
-    answered: int
-    campaign: Campaign
-
-
-def blind(task: Task) -> Task:
-    """A task without anything that could tell whose answers they are or what is expected."""
-    asked = Prompt("", task.prompt.messages, task.prompt.text, task.prompt.tools, joint=task.prompt.joint)
-    shown = tuple(Candidate(str(i), c.text, turns=c.turns) for i, c in enumerate(task.candidates))
-    return replace(task, task_id="", prompt=asked, candidates=shown, campaign="", expected=None, source_id="", meta={})
 
 
 class Store(Accounts):
@@ -202,7 +162,7 @@ class Store(Accounts):
 
     # ------------------------------------------------------------------------------------------------ who gets what
 
-    def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
+    def nextitems_of(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
         """At most ``n`` items: those that the person has open first, then new ones. Asking again renews the leases."""
         return self.write(self.giving(annotator, campaign, n)).result().items
 
@@ -217,7 +177,7 @@ class Store(Accounts):
                 first(c)
             given = assign.grant(c, annotator, campaign, n, self.clock(), self._secret)
             tasks = self._tasks_of([lease.task_id for lease in given.leases], lambda missing: campaigns.load_tasks(c, missing))
-            return Given(given.leases, _items(given.leases, tasks), given.state, given.answered, given.campaign)
+            return Given(given.leases, items_of(given.leases, tasks), given.state, given.answered, given.campaign)
 
         return job
 
@@ -233,11 +193,11 @@ class Store(Accounts):
 
     def items(self, leases: Sequence[Lease]) -> tuple[Item, ...]:
         """What the annotator may see of leases."""
-        return _items(leases, self.tasks([lease.task_id for lease in leases]))
+        return items_of(leases, self.tasks([lease.task_id for lease in leases]))
 
     def member_state(self, annotator: str, campaign: str) -> str:
         """training, qualification, passed or failed."""
-        return self.write(lambda c: assign.member_state(c, annotator, campaign)).result()
+        return self.write(lambda c: members.member_state(c, annotator, campaign)).result()
 
     # --------------------------------------------------------------------------------------------------- what is said
 
@@ -345,11 +305,6 @@ class Store(Accounts):
         for judgement, task in checked:
             events.submit(c, judgement, task, self.clock(), self._secret, leased=False)
         return _count(c) - before
-
-
-def _items(leases: Sequence[Lease], tasks: Sequence[Task]) -> tuple[Item, ...]:
-    pairs = zip(leases, tasks, strict=True)
-    return tuple(Item(x.handle, blind(task), x.display_order, x.until, x.purpose, task.guideline) for x, task in pairs)
 
 
 def _parts(rows: Iterable[T]) -> Iterable[list[T]]:

@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select
 
 from keel.core.errors import ConfigError, DataError
-from keel.feedback import assign, people, schema
+from keel.feedback import people, schema
 from keel.feedback.campaigns import Campaign, ConflictError, get_campaign
 from keel.feedback.campaigns import campaigns as all_campaigns
 from keel.feedback.db import Account, NoLeaseError, Store
+from keel.feedback.members import is_retracted, member_state
 from keel.feedback.sql import run
 from keel.web.protocol import page_of
 
@@ -139,7 +140,7 @@ def has_earned(c: Connection, annotator: str, campaign: str) -> bool:
     h, t = schema.head, schema.task
     mine = (h.c.annotator == annotator, t.c.campaign == campaign, h.c.purpose != "training", h.c.retracted == 0)
     stands = select(h.c.event_id).join(t, t.c.task_id == h.c.task).where(*mine).limit(1)
-    return c.execute(stands).first() is not None and not assign.is_retracted(c, annotator)
+    return c.execute(stands).first() is not None and not is_retracted(c, annotator)
 
 
 def completion(store: Store, campaign: Campaign, annotator: str, state: str, earned: bool) -> dict[str, Any]:
@@ -162,4 +163,4 @@ def own_code(store: Store, campaign: str, annotator: str) -> str:
 def _enter(c: Connection, account: Account, campaign: str) -> None:
     if account.role == "annotator":
         for name in [get_campaign(c, campaign).name] if campaign else [x.name for x in all_campaigns(c)]:
-            assign.member_state(c, account.annotator, name)
+            member_state(c, account.annotator, name)

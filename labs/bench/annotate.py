@@ -28,7 +28,7 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from keel.feedback import assign, people, schema
+from keel.feedback import members, people, schema
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import task_row
@@ -52,7 +52,7 @@ def fill(store: Store, names: Sequence[str], items: int) -> dict[str, str]:
             c.execute(
                 insert(schema.session), {"digest": people.token_digest(token), "account": name, "at": 0.0, "until": 4e9, "revoked": 0}
             )
-            assign.member_state(c, name, "bench")
+            members.member_state(c, name, "bench")
 
     store.write(job).result()
     return tokens

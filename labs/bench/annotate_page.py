@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image
 
-from keel.feedback import assign
+from keel.feedback import members
 from keel.feedback.campaigns import CampaignSettings
 from keel.feedback.db import Campaign, Store
 from keel.types import Candidate, ImagePart, Message, Prompt, Task, TextPart
@@ -83,7 +83,7 @@ def served(count: int, ahead: int) -> Iterator[tuple[str, str, Store]]:
             store.add_campaign(Campaign("bench", 1, "pairwise", "pairwise-v1", settings=CampaignSettings(page={"ahead": ahead})))
             store.add_tasks("bench", tasks(count, Path(folder)))
             store.add_account("ann", "a long password")
-            store.write(lambda c: assign.member_state(c, "ann", "bench")).result()
+            store.write(lambda c: members.member_state(c, "ann", "bench")).result()
             token = store.sign_in("ann", "a long password") or ""
             command = [sys.executable, "-c", _SERVER, url, f"{folder}/media"]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from keel.feedback import assign
+from keel.feedback import members
 from keel.feedback.db import Store
 from keel.types import Answer, Candidate, Choice, ImagePart, Message, Prompt, Task, TextPart
 
@@ -63,7 +63,7 @@ class Site:
         """A person with an account, who is signed in."""
         self.store.add_account(name, PASSWORD, role)
         if role == "annotator":
-            self.store.write(lambda c: assign.member_state(c, name, campaign)).result()
+            self.store.write(lambda c: members.member_state(c, name, campaign)).result()
         return self.enter(name)
 
     def enter(self, name: str) -> Person:

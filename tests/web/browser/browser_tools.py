@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from keel.feedback import assign
+from keel.feedback import members
 from keel.feedback.db import Store
 from keel.types import Candidate, ImagePart, Message, Prompt, Task, TextPart
 
@@ -61,7 +61,7 @@ def looked_at(i: int, source: str) -> Prompt:
 def enter(site: Site, name: str) -> str:
     """An account of an annotator who is in the campaign; returns a session's token."""
     site.store.add_account(name, PASSWORD, "annotator")
-    site.store.write(lambda c: assign.member_state(c, name, site.campaign)).result()
+    site.store.write(lambda c: members.member_state(c, name, site.campaign)).result()
     token = site.store.sign_in(name, PASSWORD, 86400.0)
     assert token is not None
     return token
