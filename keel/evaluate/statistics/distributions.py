@@ -8,12 +8,12 @@ from statistics import NormalDist
 import numpy as np
 
 NORMAL = NormalDist()
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:
     """Standard normal distribution function, elementwise; float64."""
-    return 0.5 * (1 + _erf(np.asarray(x, dtype=np.float64) / math.sqrt(2)).astype(np.float64))
+    return 0.5 * (1 + _erf(np.asarray(x, dtype=np.float64) / math.sqrt(2)))
 
 
 def normal_pdf(x: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def length_controlled(
         raise ValueError(f"no prompt has a win share and a length: {len(shares)} shares, {len(lengths)} lengths, none of the same prompt")
     y_n = np.array([shares[name] for name in names], dtype=np.float64)
     gap_n = np.array([lengths[name] for name in names], dtype=np.float64)
-    raw = share_interval(clustered(y_n), level)
+    raw = share_interval(clustered(y_n.tolist()), level)
     if np.ptp(gap_n) == 0 and gap_n[0] == 0:  # equally long everywhere: nothing to take out
         return LengthControlled(raw, raw, 0.0, False)
     if y_n.min() == y_n.max():  # no length explains what is the same everywhere
