@@ -63,7 +63,7 @@ def test_pooled_seeds_by_hand() -> None:
     runs[2] = bins.binned([1.0], [3.0], grid, 1, 2)
     whole = bins.pooled(runs)
     assert whole.mean_B.tolist() == [2.0, 5.0]
-    half = 4.303 / math.sqrt(3)  # t of 2 degrees of freedom, standard deviation 1
+    half = 4.302653 / math.sqrt(3)  # t of 2 degrees of freedom, standard deviation 1
     assert whole.inner_high_B[0] == pytest.approx(2.0 + half)
     assert whole.inner_low_B[0] == pytest.approx(2.0 - half)
     assert whole.inner_high_B[1] == 5.0  # two seeds that say the same

@@ -79,6 +79,8 @@ def test_the_guides_have_examples():
         "feedback.md",
         "judges.md",
         "release.md",
+        "ab.md",
+        "evaluate.md",
         "constitutions.md",
         "README.md",
     } == {p.name for p in WITH_EXAMPLES}
@@ -95,12 +97,15 @@ def test_quoted_source_is_in_the_file(page):
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda x: x)
 def test_commands_are_valid(page, line):
-    """`make` targets exist; `keel` lines parse, and where their recipe is the project's own, its settings and overrides hold."""
+    """`make` targets and programs exist; `keel` lines parse, and where their recipe is the project's own, its settings and overrides hold."""
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
         return
-    assert words[0] == "keel", f"{page}: neither make nor keel: {line}"
+    if words[0] == "python":
+        assert (ROOT / words[1]).is_file(), f"{page}: no such program: {line}"
+        return
+    assert words[0] == "keel", f"{page}: neither make, python nor keel: {line}"
     args = parse(words[1:])
     if args.verb == "data":
         load(DataCleanRecipe if args.what == "clean" else DataShowRecipe, None, [f"data.path={args.path}", *args.overrides])
