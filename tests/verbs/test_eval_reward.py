@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
+from keel.rewards.sources.model import ModelReward
+from keel.types import Message, Prompt
 from keel.verbs.eval_reward.run import run_eval_reward
 from keel.verbs.run import run_verb
+from keel.verbs.shared.text_model import ModelScorer
 
 FP32 = ("model_options.precision=fp32",)
 
@@ -148,3 +152,24 @@ def test_scores_do_not_depend_on_how_many_are_scored_at_once(model: Path, tmp_pa
     assert one["data"]["data"]["accuracy"] == many["data"]["data"]["accuracy"]
     assert one["data"]["data"]["calibration"]["ece"] == pytest.approx(many["data"]["data"]["calibration"]["ece"], abs=1e-4)
     assert LocalInference(loaded.model, BatchConfig()).model.score_head.spec.members == 3
+
+
+def test_fewer_bits_are_measured_and_read(
+    finished: Callable[[str], Path], root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What 8 bits cost is told with its interval; a reward that reads the model so gives other scores, a little."""
+    monkeypatch.chdir(root)
+    final = str(finished("reward") / "final")
+    options = ["quantised=[int8,int4]", "model_options.precision=fp32", "stress_pairs=0"]
+    found = run_eval_reward(final, "recipes/tiny/pairs.jsonl", html_file=str(tmp_path / "page.html"), overrides=options)["quantised"]
+    assert found["int8"]["mb"] < found["int8"]["mb_before"] == found["int4"]["mb"]
+    assert 0 < found["int8"]["drift"] < found["int4"]["drift"]
+    assert found["int8"]["loss"]["low"] <= found["int8"]["before"] - found["int8"]["after"] <= found["int8"]["loss"]["high"]
+    assert "In fewer bits" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    items = [(Prompt("p", (Message("user", "Write about a red tent."),)), text) for text in ("The red tent is here.", "tent tent tent")]
+    plain, packed = (
+        [float(score) for score in ModelScorer.load(ModelReward(path=final, name="r", quantise=way)).judge(items)]
+        for way in ("none", "int8")
+    )
+    assert plain != packed
+    assert packed == pytest.approx(plain, abs=0.5)
