@@ -91,11 +91,11 @@ def test_seeds_are_pooled_and_others_are_not(root: Path, client: Client) -> None
     runs = ["s1", "s2", "s3", "other"]
     pooled, alone = _get(client(), "/api/curves", r=runs, c=json.dumps(["reward"]), pool=1)["charts"][0]["curves"]
     assert (pooled["n"], pooled["mean"], pooled["low"], pooled["high"]) == (3, [2.0], [1.0], [3.0])
-    assert pooled["inner_high"] == [pytest.approx(2 + 4.303 / 3**0.5, abs=1e-4)]
+    assert pooled["inner_high"] == [pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-4)]
     assert (alone["run"], alone["mean"]) == ("other", [8.0])
     table = _get(client(), "/api/compare", r=runs)
     row = next(row for row in table["numbers"] if row["name"] == "reward")
-    assert row["pooled"][0] == {"mean": 2.0, "half": pytest.approx(4.303 / 3**0.5), "n": 3}
+    assert row["pooled"][0] == {"mean": 2.0, "half": pytest.approx(4.302653 / 3**0.5), "n": 3}
     assert {row["name"] for row in table["settings"]} == {"seed", "lr"}
 
 

@@ -46,13 +46,8 @@ def design(plan: PlanConfig, alpha: float, deviation: float) -> Design:
     n = max(math.ceil((drift * deviation / plan.min_effect) ** 2 - 1e-9), 2 * len(shares))
     fixed = math.ceil(((NORMAL.inv_cdf(1 - alpha / 2) + NORMAL.inv_cdf(plan.power)) * deviation / plan.min_effect) ** 2 - 1e-9)
     looks = tuple(max(2, math.ceil(n * share - 1e-9)) for share in shares)
-<<<<<<< HEAD
     without, under = (_expected(looks, boundaries.crossing(bounds, shares, d)) for d in (0.0, drift))
     return Design(looks, bounds, fixed, deviation, without, under, plan.power)
-=======
-    null, effect = (_expected(looks, boundaries.crossing(bounds, shares, d)) for d in (0.0, drift))
-    return Design(looks, bounds, fixed, deviation, null, effect, plan.power)
->>>>>>> ab
 
 
 def _expected(looks: tuple[int, ...], crossed: tuple[list[float], list[float]]) -> float:

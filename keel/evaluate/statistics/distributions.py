@@ -14,11 +14,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:
     """Standard normal distribution function, elementwise; float64."""
-<<<<<<< HEAD
-    return 0.5 * (1 + np.asarray(_erf(np.asarray(x, dtype=np.float64) / math.sqrt(2)), dtype=np.float64))
-=======
     return 0.5 * (1 + _erf(np.asarray(x, dtype=np.float64) / math.sqrt(2)))
->>>>>>> ab
 
 
 def normal_pdf(x: np.ndarray) -> np.ndarray:
