@@ -110,9 +110,9 @@ def check_names(rewards: Sequence[Reward]) -> None:
         raise UserError(f"several rewards are named {', '.join(map(repr, double))}", "give each its own name")
     for reward in rewards:
         plain = [r.name for r in rewards if not _among(r)]
-        if missing := [name for name in _among(reward) if name not in plain]:
+        for missing in sorted(set(_among(reward)) - set(plain)):
             raise UserError(
-                f"reward {reward.name!r}: among={missing[0]!r} is no reward that it could look at",
+                f"reward {reward.name!r}: among={missing!r} is no reward that it could look at",
                 f"name one of: {', '.join(plain)}" if plain else "add the reward that says which answers are good",
             )
 
