@@ -4,7 +4,7 @@
     store.add_campaign(Campaign("shop", wanted=3, kind="pairwise", protocol="pairwise-v1"))
     store.add_tasks("shop", tasks)                         # role="gold" | "training" | "qualification" for known items
     store.add_annotator(Annotator("ann", "person"))        # accounts (`add_account`) make their annotator themselves
-    for item in store.nextitems_of("ann", "shop", 5):        # leases: nobody sees an item twice, n people each
+    for item in store.next_items("ann", "shop", 5):        # leases: nobody sees an item twice, n people each
         store.answer("ann", item.handle, event_id, Choice("first", 0.8))   # places as they stood on the screen
     store.close()                                          # writes what waits
 
@@ -162,7 +162,7 @@ class Store(Accounts):
 
     # ------------------------------------------------------------------------------------------------ who gets what
 
-    def nextitems_of(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
+    def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
         """At most ``n`` items: those that the person has open first, then new ones. Asking again renews the leases."""
         return self.write(self.giving(annotator, campaign, n)).result().items
 
