@@ -240,7 +240,7 @@ def _add_runs(add: Add) -> None:
     sub.add_argument("run_dir")
 
 
-_JSON_FILE = ("bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch")  # verbs whose --json names a file
+_JSON_FILE = ("bench", "eval-reward", "eval-hallucination", "judge-report", "advise", "study", "watch", "watchbench")  # verbs whose --json names a file
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -119,8 +119,14 @@ def _leap(seen: Seen) -> float:
     if len(kl) > FEW and (means := rolling(kl, 3))[3:].size:
         found.append(float(np.max(means[3:] / np.maximum(means[:-3], 0.02))) / 5)
     if len(entropy) > FEW:
-        found.append(float(np.max(np.abs(entropy[3:] - entropy[:-3]))) / (0.45 * float(entropy[:5].mean())))
+        found.append(float(np.max(np.abs(entropy[3:] - entropy[:-3]))) / (0.5 * float(entropy[:5].mean())))
     return float(np.nanmax(found)) if len(found) > 1 else math.nan
+
+
+def _alike(seen: Seen) -> float:
+    """How much more alike answers have become beyond what repetition within them explains."""
+    pairs, words = seen.ratio("completions/distinct_2"), seen.ratio("completions/unique_token_ratio")
+    return words / pairs if pairs > 0 and words > 1 / 1.5 else math.nan
 
 
 def _idle(seen: Seen) -> float:
@@ -178,6 +184,9 @@ SHORTER = _cause("length collapse", lambda s: _inverse(s.ratio(*LENGTH)), 2.0, "
 REPEATS = _cause("repetition", lambda s: _inverse(s.ratio("completions/unique_token_ratio")), 1.5,
                  "answers use one different token where they used {value}", "price repetition (a `gaming` reward), look at the best answers "
                  "(rollouts/): is one word paid?", "docs/rewards.md#a-price-for-gaming")  # fmt: skip
+ALIKE = _cause("a template", _alike, 1.3, "pairs of tokens are {value} times as common to answers as at first",
+               "look at it (rollouts/), price it (a `gaming` or `rules` reward), add a bonus for variety",
+               "docs/rewards.md#a-bonus-for-variety")  # fmt: skip
 LEAK = _cause("training is judged otherwise", _judged_otherwise, 1.0,
               "the reward of training is {value} spreads further above the held-out one than at first",
               "let the same program judge both sides and compare; look at answers that it judges otherwise; fewer passes over few prompts",
@@ -239,7 +248,7 @@ SYMPTOMS: Mapping[str, tuple[Callable[[Seen], Shows | None], Sequence[Rule]]] = 
     "the critic is lost": (shown.lost_critic, (CRITIC,)),
     "nothing is learned any more": (shown.not_updated, (IDLE, NO_SIGNAL)),
     "answers grow": (shown.lengthy, (GREW,)),
-    "reward up, held-out down": (shown.gap, (LONGER, SHORTER, REPEATS, TEMPLATE, LEAK, PART, NARROW, CHEAP)),
+    "reward up, held-out down": (shown.gap, (LONGER, SHORTER, REPEATS, TEMPLATE, ALIKE, LEAK, PART, NARROW, CHEAP)),
     "entropy collapse": (shown.narrow, (FEWER,)),
     "KL explosion": (shown.far, (SPIKE, CLIPPED, PART, MODALITY, SHORTER)),
     "sudden drop": (shown.drop, (SPIKE, FAILED, CHEAP, SHORTER)),

@@ -99,13 +99,14 @@ def gap(seen: Seen) -> Shows | None:
         return None
     known = len(seen.of(_GOLD, "eval/gold")) > 0
     trained, reward = seen.points(*REWARD)
-    spread = max(float(np.std(held_out)), 1e-12)
+    spreads = seen.of("eval/rewards/gold/std", "eval/gold_std", "eval/reward_std")
+    limit = (0.5 if known else 0.3) * float(spreads.max()) if len(spreads) else 0.5 * float(np.std(held_out))
     for i in range(1, len(held_out)):
         before = reward[trained <= steps[i]]
         risen = len(before) >= 5 and float(before[-5:].mean()) >= float(rolling(before, 5).max()) - 2 * noise(reward)
         best = float(held_out[: i + 1].max()) if known else float(held_out[0])
-        now = float(held_out[i : i + 2].mean())
-        if risen and best - now > 0.5 * spread and (known or seen.change(*REWARD) >= 2):
+        now = float(held_out[i]) if known else float(held_out[i - 1 : i + 1].mean())
+        if risen and best - now > limit and (known or i > 1) and (known or seen.change(*REWARD) >= 2):
             return Shows(f"the reward rose, held-out answers fell from {best:.3g} to {now:.3g}", float(steps[i]))
     return _apart(seen)
 
@@ -138,11 +139,11 @@ def leap(seen: Seen) -> Shows | None:
             return Shows(f"the KL went from {means[at]:.3g} to {means[at + 3]:.3g} in three steps", float(steps[at + 3]))
     steps, entropy = seen.points(*ENTROPY)
     if len(entropy) > FEW:
-        start = float(entropy[:5].mean())
-        slopes = (3 * (entropy[3:] - entropy[:-3]) + (entropy[2:-1] - entropy[1:-2])) / 10
-        at = first_true(np.abs(slopes) > 0.15 * start)
+        means = rolling(entropy, 3)
+        there = np.maximum(means[3:], means[:-3]) > 0.4 * float(entropy[:5].mean())
+        at = first_true(there & ((means[3:] < 0.5 * means[:-3]) | (means[3:] > 5 * means[:-3])))
         if at is not None:
-            return Shows(f"the entropy went from {entropy[at]:.3g} to {entropy[at + 3]:.3g} in three steps", float(steps[at + 1]))
+            return Shows(f"the entropy went from {means[at]:.3g} to {means[at + 3]:.3g} in three steps", float(steps[at + 3]))
     return None
 
 
@@ -151,7 +152,7 @@ def far(seen: Seen) -> Shows | None:
     if len(values) < FEW:
         return None
     usual = float(np.median(values[: len(values) // 2]))
-    at = first_true(values > 10 * max(usual, 0.05))
+    at = first_true(rolling(values, 3) > 10 * max(usual, 0.1))
     return Shows(f"the KL went from {usual:.3g} to {float(np.max(values)):.3g}", float(steps[at])) if at is not None else None
 
 
@@ -169,9 +170,9 @@ def narrow(seen: Seen) -> Shows | None:
     since = reward[trained >= steps[at]]
     before = reward[trained < steps[at]]
     gained = float(since[-10:].mean() - before[-10:].mean()) if len(since) and len(before) else 0.0
-    if gained > 2 * noise(reward):
+    if gained > 0.6 * noise(reward):
         return None
-    return Shows(f"entropy fell from {start:.3g} to {means[-1]:.3g}, and the reward changed by {gained:.2g} meanwhile", float(steps[at]))
+    return Shows(f"entropy fell from {start:.3g} to {means[-1]:.3g}, and the reward changed by {gained:.2g} meanwhile", float(steps[at + 2]))
 
 
 def lengthy(seen: Seen) -> Shows | None:

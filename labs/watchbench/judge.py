@@ -11,7 +11,7 @@ from keel.runs.columns import Columns
 from keel.watch.config import WatchConfig
 from keel.watch.engine import Finding
 from keel.watch.replay import replay
-from labs.watchbench.plan import HACKING, HEALTHY, Run
+from labs.watchbench.plan import HEALTHY, Run
 from labs.watchbench.truth import evaluations, shows_at, took
 
 Row = Mapping[str, float]
@@ -43,7 +43,7 @@ EXPECTED: Mapping[str, Expected] = {
     "format": _expected(_GAP, "a template", 2, "evaluations"),
     "keyword": _expected(_GAP, "repetition", 2, "evaluations"),
     "leak": _expected(_GAP, "training is judged otherwise", 2, "evaluations"),
-    "proxy": _expected(_GAP, "KL too cheap, a reward model out of its depth", 2, "evaluations"),
+    "proxy": _expected(_GAP, "KL too cheap, repetition", 2, "evaluations"),  # repeating what it likes is how this gold is lost
     "stale": _expected("stale sampler-apart", "stale weights"),
     "drift": _expected("prompts-drift", "other prompts"),
     "critic": _expected("critic", "the critic"),
@@ -55,7 +55,7 @@ class Verdict:
     """One run: its alarms, whether and when it was named, what comes first among the causes."""
 
     run: Run
-    took: bool
+    took: bool  # of a healthy run: it fell ill by itself
     steps: int
     shows: int | None
     alarms: tuple[Finding, ...]  # above info, that began
@@ -68,6 +68,11 @@ class Verdict:
     @property
     def sick(self) -> bool:
         return self.run.family != HEALTHY
+
+    @property
+    def well(self) -> bool:
+        """Nothing was put in, and nothing went wrong by itself."""
+        return not self.sick and not self.took
 
     @property
     def right_cause(self) -> bool:
@@ -112,7 +117,3 @@ def judge(stored: Mapping[str, Any], config: WatchConfig | None = None) -> Verdi
 def verdicts(stored: Iterable[Mapping[str, Any]], config: WatchConfig | None = None) -> list[Verdict]:
     """Of all records."""
     return [judge(row, config) for row in stored]
-
-
-def is_hacking(family: str) -> bool:
-    return family in HACKING

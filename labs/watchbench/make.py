@@ -16,10 +16,10 @@ from labs.watchbench.world import World
 log = logging.getLogger("keel")
 
 
-def make(runs: Sequence[Run], folder: Path, act: bool = False) -> int:
-    """Record those that ``folder`` does not have yet. Returns how many."""
+def make(runs: Sequence[Run], folder: Path, act: bool = False, most: int = 0) -> int:
+    """Record those that ``folder`` does not have yet, at most so many (0: all). Returns how many."""
     there = done(folder)
-    todo = [run for run in runs if run.name not in there]
+    todo = [run for run in runs if run.name not in there][: most or None]
     world, began = World(), time.perf_counter()
     for i, run in enumerate(todo, 1):
         found = record(run, world, guard(act))

@@ -74,15 +74,14 @@ def done(folder: Path) -> set[str]:
     return {row["run"].name for family in FAMILIES for row in read(folder, family)}
 
 
-def pack(folder: Path, to: Path) -> dict[str, int]:
-    """Write each family of ``folder`` as one compressed file, runs in order. Returns their bytes."""
+def pack(folders: Sequence[Path], to: Path) -> dict[str, int]:
+    """Write each family of ``folders`` as one compressed file, runs in order, each once. Returns their bytes."""
     to.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, int] = {}
     for family in FAMILIES:
-        rows = [row for row in logs.rows_of(folder / f"{family}.jsonl")]
-        if rows:
-            last = {row["run"]["number"]: row for row in rows}
-            data = b"".join(json.dumps(last[n], separators=(",", ":")).encode() + b"\n" for n in sorted(last))
+        found = {row["run"]["number"]: row for folder in folders for row in logs.rows_of(folder / f"{family}.jsonl")}
+        if found:
+            data = b"".join(json.dumps(found[n], separators=(",", ":")).encode() + b"\n" for n in sorted(found))
             (to / f"{family}.jsonl.xz").write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
             sizes[family] = (to / f"{family}.jsonl.xz").stat().st_size
     return sizes
