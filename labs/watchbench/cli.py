@@ -13,7 +13,7 @@ from keel.core.errors import UserError
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     """The arguments of ``keel watchbench``."""
-    whats = top.add_subparsers(dest="what", required=True, metavar="record|pack|judge|guard")
+    whats = top.add_subparsers(dest="what", required=True, metavar="record|pack|judge|guard|peers")
     record = whats.add_parser("record", help="run all runs and keep what they report; goes on where it was stopped")
     record.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records are kept while the bench is under way")
     record.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="healthy, explosion ... (default: all)")
@@ -29,6 +29,9 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     judge.add_argument("--logs", nargs="+", type=Path, default=[], metavar="LOG", help="real logs of yours beside them; nothing is copied")
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     judge.add_argument("--plot", type=Path, metavar="FILE", help="draw each rule's curve over its limit there (PNG, SVG or PDF)")
+    peers = whats.add_parser("peers", help="public tools on the same records, those that are installed")
+    peers.add_argument("--records", type=Path, metavar="FOLDER", help="as for `judge`")
+    peers.add_argument("--json", type=Path, metavar="FILE", help="write what each says of each run there")
     guard = whats.add_parser("guard", help="what an acting guard costs healthy runs: the same runs with and without it")
     guard.add_argument("acting", type=Path, metavar="FOLDER", help="of `record --act --only healthy`")
     guard.add_argument("--records", type=Path, metavar="FOLDER", help="the same runs without (default: those of the repository)")
@@ -37,7 +40,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what was asked for. Raises UserError for what cannot be done."""
-    {"record": _record, "pack": _pack, "judge": _judge, "guard": _guard}[args.what](args)
+    {"record": _record, "pack": _pack, "judge": _judge, "guard": _guard, "peers": _peers}[args.what](args)
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -123,6 +126,17 @@ def _guard(args: argparse.Namespace) -> None:
     same, acted = sum(p["same"] for p in found), sum(p["actions"] > 0 for p in found)
     print(f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric; cost {percent(_plain(price))} of what was learned")
     _write(args.json, {"cost": _plain(price), "pairs": found})
+
+
+def _peers(args: argparse.Namespace) -> None:
+    from labs.watchbench import report
+    from labs.watchbench.judge import verdicts
+    from labs.watchbench.peers import ask
+
+    stored = _stored(args.records)
+    said = ask(stored)
+    print(report.peers(verdicts(stored), said))
+    _write(args.json, said)
 
 
 def _stored(folder: Path | None) -> list[Mapping[str, Any]]:

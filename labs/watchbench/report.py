@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from labs.watchbench.intervals import share
+from labs.watchbench.judge import EXPECTED, Verdict
 
 HALVES = ("kept apart", "tuned on", "all")
 
@@ -75,3 +79,17 @@ def logs(rows: Sequence[Mapping[str, Any]]) -> str:
         alarms = ", ".join(f"{name} ({step})" for name, step in r["alarms"]) or "none"
         lines.append(f"| {r['name']} | {r['form']} | {r['rows']} | {alarms} | {r['symptom'] or 'nothing'}{': ' + r['cause'] if r['cause'] else ''} |")
     return "\n".join(lines)
+
+
+def peers(found: Sequence[Verdict], said: Mapping[str, Mapping[str, bool | None] | str]) -> str:
+    """Runs in which each tool has a warning or worse: healthy ones, and those of each sickness. Keel's: alarms above info."""
+    own: dict[str, bool | None] = {v.run.name: bool(v.alarms) for v in found}
+    tools = {"Keel": own} | {name: answers for name, answers in said.items() if not isinstance(answers, str)}
+    lines = [f"| runs | {' | '.join(tools)} |", f"|---|{'---|' * len(tools)}"]
+    groups = {"healthy": [v for v in found if v.well]} | {name: [v for v in found if v.run.family == name and v.took] for name in EXPECTED}
+    for name, of in groups.items():
+        cells = [percent(asdict(share(sum(answers[v.run.name] is True for v in of), len(of)))) for answers in tools.values()]
+        lines.append(f"| {name} ({len(of)}) | {' | '.join(cells)} |")
+    failed = [f"{name} failed on {n} runs" for name, answers in tools.items() if (n := sum(a is None for a in answers.values()))]
+    missing = [f"{name}: {why}" for name, why in said.items() if isinstance(why, str)]
+    return "\n".join([*lines, *failed, *missing])
