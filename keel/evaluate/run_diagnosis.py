@@ -117,7 +117,7 @@ def _leap(seen: Seen) -> float:
     kl, entropy = seen.of(*KL), seen.of("entropy", "objective/entropy")
     found = [math.nan]
     if len(kl) > FEW and (means := rolling(kl, 3))[3:].size:
-        found.append(float(np.max(means[3:] / np.maximum(means[:-3], 0.02))) / 5)
+        found.append(float(np.max(means[3:] / np.maximum(means[:-3], 0.2))) / 5)
     if len(entropy) > FEW:
         found.append(float(np.max(np.abs(entropy[3:] - entropy[:-3]))) / (0.5 * float(entropy[:5].mean())))
     return float(np.nanmax(found)) if len(found) > 1 else math.nan
@@ -209,7 +209,8 @@ CRITIC = _cause("the critic", _since_the_start("loss/value_avg", 3), 4.0, "its e
 BROKEN = _cause("a gradient that is no number", _broken, 1.0, "in {value} steps", "look at the loss and the rewards of these steps, "
                 "bf16 in place of fp16, a smaller optim.lr", "docs/alarms.md#gradient-non-finite")  # fmt: skip
 FEWER = _cause("entropy", lambda s: _inverse(s.ratio("entropy", "objective/entropy")), 1.6, "entropy fell to one part in {value}",
-               "an entropy bonus (algorithm.entropy.coef), a higher temperature, fewer updates", "docs/alarms.md#entropy")  # fmt: skip
+               "an entropy bonus (algorithm.entropy.coef), a higher temperature, fewer updates", "docs/alarms.md#entropy-fall",
+               general=True)  # fmt: skip
 GREW = _cause("length", lambda s: s.ratio(*LENGTH), 1.3, "answers are {value} times as long as at first",
               "price length (a `gaming` or `rules` reward, algorithm.credit.overlong)", "docs/alarms.md#length-up")  # fmt: skip
 NARROW = _cause("entropy", lambda s: _inverse(s.ratio("entropy", "objective/entropy")), 3.0, "entropy fell to one part in {value}",
@@ -245,13 +246,13 @@ SYMPTOMS: Mapping[str, tuple[Callable[[Seen], Shows | None], Sequence[Rule]]] = 
     "samples of other weights": (shown.stale, (OLD, APART)),
     "other prompts than at first": (shown.other_prompts, (SHIFT, RESIZED)),
     "a leap of the policy": (shown.leap, (LEAP, SPIKE, CLIPPED)),
+    "KL explosion": (shown.far, (LEAP, SPIKE, CLIPPED, PART, MODALITY, SHORTER)),
     "the critic is lost": (shown.lost_critic, (CRITIC,)),
     "nothing is learned any more": (shown.not_updated, (IDLE, NO_SIGNAL)),
     "answers grow": (shown.lengthy, (GREW,)),
     "reward up, held-out down": (shown.gap, (LONGER, SHORTER, REPEATS, TEMPLATE, ALIKE, LEAK, PART, NARROW, CHEAP)),
-    "entropy collapse": (shown.narrow, (FEWER,)),
-    "KL explosion": (shown.far, (SPIKE, CLIPPED, PART, MODALITY, SHORTER)),
-    "sudden drop": (shown.drop, (SPIKE, FAILED, CHEAP, SHORTER)),
+    "entropy collapse": (shown.narrow, (LEAP, FEWER)),
+    "sudden drop": (shown.drop, (LEAP, SPIKE, FAILED, CHEAP, SHORTER)),
     "oscillation": (shown.swings, (CLIPPED, SPIKE, CHEAP)),
     "stagnation": (shown.flat, (NO_SIGNAL, SMALL, DEAR, FAILED, NARROW)),
 }
