@@ -46,7 +46,9 @@ def other_prompts(seen: Seen) -> Shows | None:
             means = rolling(values[_START:], 3)
             at = first_true(np.abs(means - usual) > limit)
             if at is not None:
-                return Shows(f"{name} was {usual:.3g}, and is {means[at]:.3g} at step {steps[_START + at + 2]:g}", float(steps[_START + at]))
+                return Shows(
+                    f"{name} was {usual:.3g}, and is {means[at]:.3g} at step {steps[_START + at + 2]:g}", float(steps[_START + at])
+                )
     return None
 
 
@@ -59,7 +61,11 @@ def lost_critic(seen: Seen) -> Shows | None:
     so_far = np.cumsum(values)[2:] / np.arange(3, len(values) + 1)
     limit = 4 * float(means[:_START].max())
     at = first_true((means > limit) & (means > 2 * so_far))
-    return Shows(f"the critic's error is {means[at]:.3g} at step {steps[at + 2]:g}, above {limit:.3g}", float(steps[at])) if at is not None else None
+    return (
+        Shows(f"the critic's error is {means[at]:.3g} at step {steps[at + 2]:g}, above {limit:.3g}", float(steps[at]))
+        if at is not None
+        else None
+    )
 
 
 def not_updated(seen: Seen) -> Shows | None:
@@ -172,7 +178,9 @@ def narrow(seen: Seen) -> Shows | None:
     gained = float(since[-10:].mean() - before[-10:].mean()) if len(since) and len(before) else 0.0
     if gained > 0.6 * noise(reward):
         return None
-    return Shows(f"entropy fell from {start:.3g} to {means[-1]:.3g}, and the reward changed by {gained:.2g} meanwhile", float(steps[at + 2]))
+    return Shows(
+        f"entropy fell from {start:.3g} to {means[-1]:.3g}, and the reward changed by {gained:.2g} meanwhile", float(steps[at + 2])
+    )
 
 
 def lengthy(seen: Seen) -> Shows | None:
@@ -184,7 +192,9 @@ def lengthy(seen: Seen) -> Shows | None:
     at = first_true((rolling(length, 3)[2:] > 1.3 * float(length[:5].mean())) & (rolling(corr, 5) > 0.7))
     if at is None:
         return None
-    return Shows(f"answers grew from {length[:5].mean():.3g} to {length[-5:].mean():.3g} tokens, and reward follows length", float(steps[at + 4]))
+    return Shows(
+        f"answers grew from {length[:5].mean():.3g} to {length[-5:].mean():.3g} tokens, and reward follows length", float(steps[at + 4])
+    )
 
 
 def drop(seen: Seen) -> Shows | None:

@@ -24,7 +24,9 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     pack.add_argument("folder", type=Path, nargs="+", help="of `record`")
     pack.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where they go")
     judge = whats.add_parser("judge", help="what rules and diagnosis say of the records, beside what is true of them")
-    judge.add_argument("--records", type=Path, metavar="FOLDER", help="of `record` or `pack` (default: those that come with the repository)")
+    judge.add_argument(
+        "--records", type=Path, metavar="FOLDER", help="of `record` or `pack` (default: those that come with the repository)"
+    )
     judge.add_argument("--rules", default="", metavar="FILE", help="a rule file in place of the default rules")
     judge.add_argument("--logs", nargs="+", type=Path, default=[], metavar="LOG", help="real logs of yours beside them; nothing is copied")
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
@@ -74,13 +76,14 @@ def _judge(args: argparse.Namespace) -> None:
     from labs.watchbench import plots, report
     from labs.watchbench.judge import verdicts
     from labs.watchbench.roc import curve
+    from labs.watchbench.store import tuned_on
     from labs.watchbench.summary import halves, summary
 
     config = WatchConfig(defaults=not args.rules, files=(args.rules,) if args.rules else ())
     stored = _stored(args.records)
     found = verdicts(stored, config)
     names = [rule.name for rule in resolve(config) if rule.level != "info"]
-    whole: dict[str, Any] = {half: summary(of, names) for half, of in halves(found).items()}
+    whole: dict[str, Any] = {half: summary(of, names) for half, of in halves(found, tuned_on()).items()}
     print(report.markdown(whole))
     if args.logs:
         whole["logs"] = [_log(path, config) for path in args.logs]
@@ -124,7 +127,9 @@ def _guard(args: argparse.Namespace) -> None:
         raise UserError(f"{args.acting} holds no healthy run that is also among the records", "keel watchbench record --act --only healthy")
     price = cost([p["without"] for p in found], [p["guarded"] for p in found], [p["start"] for p in found])
     same, acted = sum(p["same"] for p in found), sum(p["actions"] > 0 for p in found)
-    print(f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric; cost {percent(_plain(price))} of what was learned")
+    print(
+        f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric; cost {percent(_plain(price))} of what was learned"
+    )
     _write(args.json, {"cost": _plain(price), "pairs": found})
 
 

@@ -36,7 +36,9 @@ _KL = "kl kl-ppo kl-point kl-jump gradient-jump entropy-jump collapse clip clip-
 _GAP = "held-out-gap gold-gap train-test-gap"
 EXPECTED: Mapping[str, Expected] = {
     "explosion": _expected(_KL, "steps far too large, a gradient, steps too large", 5),
-    "nan": _expected("loss-non-finite reward-non-finite gradient-non-finite reward-failed", "rewards failed, a gradient that is no number", 5),
+    "nan": _expected(
+        "loss-non-finite reward-non-finite gradient-non-finite reward-failed", "rewards failed, a gradient that is no number", 5
+    ),
     "dead": _expected("no-signal no-update", "no signal, nothing is updated", 5),
     "entropy": _expected("entropy entropy-fall", "entropy", 10),
     "length": _expected(f"length-up {_GAP}", "length", 10),

@@ -24,5 +24,7 @@ def make(runs: Sequence[Run], folder: Path, act: bool = False, most: int = 0) ->
     for i, run in enumerate(todo, 1):
         found = record(run, world, guard(act))
         append(folder, run.family, asdict(found))
-        log.info("%d of %d: %s in %.1f s of this process; %.0f s so far", i, len(todo), run.name, found.seconds, time.perf_counter() - began)
+        log.info(
+            "%d of %d: %s in %.1f s of this process; %.0f s so far", i, len(todo), run.name, found.seconds, time.perf_counter() - began
+        )
     return len(todo)

@@ -28,7 +28,14 @@ _RLPROBE = {
     "completions/mean_length": "completion_len_mean",
     "completions/clipped_ratio": "truncation_rate",
 }
-_RLWATCH = {"reward": "reward_mean", "reward_std": "reward_std", "kl": "kl_divergence", "entropy": "entropy", "loss": "loss", "grad_norm": "grad_norm"}
+_RLWATCH = {
+    "reward": "reward_mean",
+    "reward_std": "reward_std",
+    "kl": "kl_divergence",
+    "entropy": "entropy",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+}
 
 
 def _rldoctor() -> Find:

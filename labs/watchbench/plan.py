@@ -61,11 +61,6 @@ class Run:
     def name(self) -> str:
         return f"{self.family}-{self.number:03d}"
 
-    @property
-    def tuning(self) -> bool:
-        """Rules and limits were chosen by looking at these; the others were kept apart."""
-        return self.number % 2 == 1
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -16,7 +16,9 @@ SWEEPS: Mapping[str, Sweep] = {
     "entropy-fall": Sweep("change(entropy, 5) < -0.13", (-0.02, -0.05, -0.08, -0.1, -0.16, -0.2, -0.3), ("entropy",)),
     "length-up": Sweep("mean(completions/mean_length, 3) > 1.3", (1.05, 1.1, 1.2, 1.5, 1.8, 2.2, 3), ("length",)),
     "held-out-gap": Sweep("first(eval/reward, 1) - 0.3", (-0.5, 0, 0.1, 0.2, 0.5, 1), ("leak", "proxy")),
-    "gold-gap": Sweep("max(eval/rewards/gold/mean) - 0.5", (0, 0.1, 0.2, 0.3, 0.7, 1, 1.5, 2), ("length", "format", "keyword", "leak", "proxy")),
+    "gold-gap": Sweep(
+        "max(eval/rewards/gold/mean) - 0.5", (0, 0.1, 0.2, 0.3, 0.7, 1, 1.5, 2), ("length", "format", "keyword", "leak", "proxy")
+    ),
     "stale": Sweep("sampling/staleness/mean > 3", (0, 1, 2, 5, 10, 20), ("stale",)),
     "sampler-apart": Sweep("mean(sampling/sampling_logp_difference/mean, 3) > 0.02", (0, 0.005, 0.01, 0.05, 0.1, 0.3), ("stale",)),
     "critic": Sweep("mean(loss/value_avg, 3) > 4", (1, 1.5, 2, 3, 6, 10, 30), ("critic",)),

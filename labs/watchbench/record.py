@@ -89,7 +89,10 @@ def record(run: Run, world: World, watch: WatchConfig) -> Record:
     began = time.process_time()
     found = Record(run)
     patient, trainer = _patient(run, world)
-    with tempfile.TemporaryDirectory(prefix="keel-watchbench-run-") as folder, RunDir.open(Path(folder), _Nothing(), "rl", run.number) as at:
+    with (
+        tempfile.TemporaryDirectory(prefix="keel-watchbench-run-") as folder,
+        RunDir.open(Path(folder), _Nothing(), "rl", run.number) as at,
+    ):
         bus = EventBus([_Rows(found)], run.name, 0)
         every = 10 if watch.act else 10 * run.steps
         best = EarlyStopConfig(metric="eval/reward", mode="max")
@@ -124,7 +127,9 @@ def _patient(run: Run, world: World) -> tuple[Patient, Any]:
     parts = RLParts.of(loaded, algorithm, sampler, judge, asked, params, run.samples, training, critic=critic)
     trainer = parts.trainer()
     patient = Patient(run, trainer, judge, sampler, loaded.model)
-    trainer.evaluators = {"eval": evaluator(patient, make_prompts(run, world, "held out", _HELD_OUT), params, EvalSamplingConfig(), run.gold)}
+    trainer.evaluators = {
+        "eval": evaluator(patient, make_prompts(run, world, "held out", _HELD_OUT), params, EvalSamplingConfig(), run.gold)
+    }
     return patient, trainer
 
 

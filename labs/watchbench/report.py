@@ -25,7 +25,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [head, _goals(found), _families(whole["families"]), _rules(whole["rules"])]
     before = whole["before_onset"]
     if before["steps"]:
-        parts.append(f"In the {before['steps']} steps of sick runs before they were made sick: {before['alarms']} warnings, {per(before['per_1000'])} in 1,000.")
+        parts.append(
+            f"In the {before['steps']} steps of sick runs before they were made sick: {before['alarms']} warnings, {per(before['per_1000'])} in 1,000."
+        )
     seen = ", ".join(f"{name}: {n}" for name, n in sorted(whole["diagnosed_healthy"].items(), key=lambda kv: -kv[1]))
     parts.append(f"What diagnosis puts first in healthy runs: {seen}.")
     return "\n\n".join(parts)
@@ -34,7 +36,10 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _goals(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"| | goal | {' | '.join(HALVES)} | met |", f"|---|---|{'---|' * len(HALVES)}---|"]
     for i, row in enumerate(found["all"]["goals"]):
-        cells = [per(found[half]["goals"][i]["found"]) if "1,000" in row["what"] else percent(found[half]["goals"][i]["found"]) for half in HALVES]
+        cells = [
+            per(found[half]["goals"][i]["found"]) if "1,000" in row["what"] else percent(found[half]["goals"][i]["found"])
+            for half in HALVES
+        ]
         met = "yes" if found["kept apart"]["goals"][i]["met"] and row["met"] else "no"
         lines.append(f"| {row['what']} | {row['goal']} | {' | '.join(cells)} | {met} |")
     return "\n".join(lines)
@@ -51,7 +56,10 @@ def _families(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rules(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| rule | healthy runs with it | alarms in 1,000 healthy steps | is for | speaks there | delay, median, steps |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| rule | healthy runs with it | alarms in 1,000 healthy steps | is for | speaks there | delay, median, steps |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in rows:
         there = percent(r["detected"]) if r["detected"] else "–"
         delay = f"{r['delay']:g}" if r["delay"] is not None else "–"
@@ -77,7 +85,9 @@ def logs(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| log | form | rows | alarms above info | first cause |", "|---|---|---|---|---|"]
     for r in rows:
         alarms = ", ".join(f"{name} ({step})" for name, step in r["alarms"]) or "none"
-        lines.append(f"| {r['name']} | {r['form']} | {r['rows']} | {alarms} | {r['symptom'] or 'nothing'}{': ' + r['cause'] if r['cause'] else ''} |")
+        lines.append(
+            f"| {r['name']} | {r['form']} | {r['rows']} | {alarms} | {r['symptom'] or 'nothing'}{': ' + r['cause'] if r['cause'] else ''} |"
+        )
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from keel.runs import logs
 from labs.watchbench.plan import HEALTHY, SICK, Run
 
 FOLDER = Path(__file__).parent / "records"  # those that come with the repository
+TUNED_ON = FOLDER / "tuned_on.txt"  # names of the runs that were in view when the default rules were chosen
 FAMILIES = (HEALTHY, *SICK)
 DIGITS = 4
 # What rules and diagnosis may ask for. Times, memory, moving averages and what stands there twice are left out.
@@ -72,6 +73,11 @@ def read(folder: Path, family: str) -> Iterator[dict[str, Any]]:
 def done(folder: Path) -> set[str]:
     """Names of the runs that are there."""
     return {row["run"].name for family in FAMILIES for row in read(folder, family)}
+
+
+def tuned_on() -> frozenset[str]:
+    """The names in ``TUNED_ON``."""
+    return frozenset(TUNED_ON.read_text(encoding="utf-8").split())
 
 
 def pack(folders: Sequence[Path], to: Path) -> dict[str, int]:

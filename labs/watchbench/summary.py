@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -129,6 +129,10 @@ def before_onset(found: Sequence[Verdict]) -> dict[str, Any]:
     return {"steps": steps, "alarms": alarms, "per_1000": asdict(rate(alarms, steps / 1000)) if steps else None}
 
 
-def halves(found: Sequence[Verdict]) -> dict[str, list[Verdict]]:
-    """All, and the two halves: rules were tuned on one, and meet the other for the first time."""
-    return {"all": list(found), "tuned on": [v for v in found if v.run.tuning], "kept apart": [v for v in found if not v.run.tuning]}
+def halves(found: Sequence[Verdict], tuned_on: Collection[str]) -> dict[str, list[Verdict]]:
+    """All; those that were in view (by name) when rules and their limits were chosen; and those that came afterwards."""
+    return {
+        "all": list(found),
+        "tuned on": [v for v in found if v.run.name in tuned_on],
+        "kept apart": [v for v in found if v.run.name not in tuned_on],
+    }

@@ -58,9 +58,7 @@ class World:
     def proxy(self, task: str, seed: int) -> tuple[LocalInference, Standardiser]:
         """A small reward model of a few noisy votes on demonstrations, in deviations of what it says of them."""
         units = votes(self.tasks[task], random.Random(f"votes {task} {seed}"))
-        loaded = load_model(
-            str(Path(self._folder.name) / "small"), OPTIONS, heads=frozenset({"score"}), seed=seed, new_heads=True
-        )
+        loaded = load_model(str(Path(self._folder.name) / "small"), OPTIONS, heads=frozenset({"score"}), seed=seed, new_heads=True)
         training = Training(OptimConfig(lr=3e-3), LoopConfig(batch_size=8, epochs=_EPOCHS), seed)
         learner = trained(OfflineParts.of(loaded, RewardObjective(), Sides(units), training))
         return learner, fit_standardiser(learner.scores(units))

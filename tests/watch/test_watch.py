@@ -165,7 +165,8 @@ BEYOND = {
     "length": [{"completions/mean_length": 50.0 if step < 20 else 1.0} for step in range(100)],
     "length-up": [{"completions/mean_length": 50.0 + 9 * step, "completions/reward_length_corr": 0.9} for step in range(100)],
     "gold-gap": [
-        {"reward": 0.1 * step, "reward_std": 0.3, "eval/rewards/gold/mean": -0.1 * step, "eval/rewards/gold/std": 0.5} for step in range(100)
+        {"reward": 0.1 * step, "reward_std": 0.3, "eval/rewards/gold/mean": -0.1 * step, "eval/rewards/gold/std": 0.5}
+        for step in range(100)
     ],
     "train-test-gap": [{"reward": 0.1 * step, "reward_std": 0.3, "eval/reward": 0.0} for step in range(100)],
     "stale": [{"sampling/staleness/mean": max(0.0, step - 20.0)} for step in range(100)],
