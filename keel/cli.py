@@ -312,6 +312,7 @@ _JSON_FILE = (
     "advise",
     "study",
     "watch",
+    "watchbench",
 )  # verbs whose --json names a file
 
 

@@ -30,6 +30,7 @@ HALLUCINATION_MEASURES = ("chair", "objhal", "pope", "amber", "mmhal", "hallusio
 LABS = {
     "bench": "time, memory and learning, beside TRL or alone",
     "study": "over-optimisation, and the frontier of reward against KL",
+    "watchbench": "how good the rules of the watch are: healthy and sick runs, and what rules say of them",
 }
 
 

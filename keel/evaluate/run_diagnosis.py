@@ -1,5 +1,6 @@
-"""What ails a run of RL, by its metrics: symptoms, and for each the causes that have evidence, the likeliest first. A table of plain rules;
-every one is a number against a limit, and both are told.
+"""What ails a run of RL, by its metrics: symptoms in the order in which they showed, and for each the causes that have evidence, the
+likeliest first. A table of plain rules; every one is a number against a limit, and both are told. How often the first cause is the right
+one: docs/watchbench.md.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from keel.runs.columns import Columns, Floats
-
-FEW = 20  # steps; with fewer a symptom would be chance
+from keel.evaluate import run_symptoms as shown
+from keel.evaluate.run_seen import FEW, KL, LENGTH, REWARD, Seen, Shows, rolling
+from keel.runs.columns import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Cause:
     evidence: str
     remedy: str
     page: str
+    general: bool = False  # it is there in many runs that are well: others come first
 
     @property
     def present(self) -> bool:
@@ -39,127 +41,31 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What is wrong, and why it may be: causes that are present, the strongest first."""
+    """What is wrong, and why it may be: causes that are present, general ones last, the strongest first. ``step``: since when it shows;
+    None where it is of the whole run."""
 
     name: str
     evidence: str
     causes: tuple[Cause, ...]
+    step: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of the fields."""
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A run's metrics as the rules ask for them."""
-
-    metrics: Columns
-
-    def of(self, *names: str) -> Floats:
-        """Values [N] of the first of these metrics that the run has, non-finite ones left out; empty where it has none."""
-        for name in names:
-            _, values = self.metrics.points(name)
-            if len(values):
-                return values[np.isfinite(values)]
-        return np.empty(0)
-
-    def ratio(self, *names: str) -> float:
-        """The last tenth's mean over the first tenth's; NaN where there is none."""
-        values = self.of(*names)
-        tenth = max(1, len(values) // 10)
-        first, last = (float(np.mean(values[:tenth])), float(np.mean(values[-tenth:]))) if len(values) >= 2 else (0.0, 0.0)
-        return last / first if first > 0 else math.nan
-
-    def change(self, *names: str) -> float:
-        """The last tenth's mean less the first tenth's, in spreads of a step about the mean of its ten; 0 where there are too few."""
-        values = self.of(*names)
-        if len(values) < FEW:
-            return 0.0
-        tenth = max(5, len(values) // 10)
-        return float((np.mean(values[-tenth:]) - np.mean(values[:tenth])) / max(_noise(values), 1e-12))
-
-    def last(self, *names: str) -> float:
-        """Mean of the last tenth, NaN where there is none."""
-        values = self.of(*names)
-        return float(np.mean(values[-max(1, len(values) // 10) :])) if len(values) else math.nan
-
-
-def _noise(values: Floats) -> float:
-    """Spread of single steps, slow changes apart: that of the differences of neighbours, over the square root of 2."""
-    return float(np.std(np.diff(values)) / math.sqrt(2)) if len(values) > 2 else 0.0
-
-
-REWARD, KL, LENGTH = ("reward", "objective/rlhf_reward"), ("kl", "objective/kl"), ("completions/mean_length",)
-
-
 def diagnose(metrics: Columns) -> list[Symptom]:
-    """The symptoms of a run. A symptom whose causes have no evidence stands with none."""
+    """The symptoms of a run: hard facts, then the first that showed first, for what comes later may be its consequence; those of the whole
+    run stand last. A symptom whose causes have no evidence stands with none."""
     seen = Seen(metrics)
-    found: list[Symptom] = []
+    found: list[tuple[float, Symptom]] = []
     for name, (shows, causes) in SYMPTOMS.items():
-        if evidence := shows(seen):
+        if (there := shows(seen)) is not None:
             present = [cause for rule in causes if not math.isnan((cause := rule(seen)).value) and cause.present]
-            found.append(Symptom(name, evidence, tuple(sorted(present, key=lambda c: -c.strength))))
-    return found
-
-
-# -- symptoms: evidence, or nothing ------------------------------------------------------------------------------------------------
-
-
-def _gap(seen: Seen) -> str:
-    held_out = seen.of("eval/gold", "eval/reward")
-    if len(held_out) < 3 or seen.change(*REWARD) < 2:
-        return ""
-    first, now = float(held_out[0]), float(np.mean(held_out[-2:]))
-    return f"the reward rose, held-out answers fell from {first:.3g} to {now:.3g}" if now < first else ""
-
-
-def _drop(seen: Seen) -> str:
-    values = seen.of(*REWARD)
-    if len(values) < FEW:
-        return ""
-    means = np.convolve(values, np.ones(5) / 5, "valid")
-    falls = means[:-5] - means[5:]
-    at = int(np.argmax(falls))
-    deep = float(falls[at]) > 5 * max(float(np.median(np.abs(falls))), 1e-12) and float(falls[at]) > 0.25 * float(np.ptp(values))
-    return f"the mean of five steps fell from {means[at]:.3g} to {means[at + 5]:.3g} around row {at + 5}" if deep else ""
-
-
-def _swings(seen: Seen) -> str:
-    values = seen.of(*REWARD)
-    if len(values) < 2 * FEW:
-        return ""
-    means = np.convolve(values, np.ones(5) / 5, "valid")
-    trend = np.polyval(np.polyfit(np.arange(len(means)), means, 1), np.arange(len(means)))
-    apart = means - trend
-    turns = int(np.sum(np.diff(np.sign(apart)) != 0))
-    wide = float(np.std(apart)) > 1.5 * _noise(values) and turns >= 4
-    return f"the mean of five steps crosses its trend {turns} times, by {np.std(apart):.3g} on average" if wide else ""
-
-
-def _flat(seen: Seen) -> str:
-    values = seen.of(*REWARD)
-    if len(values) < 2 * FEW or seen.change(*REWARD) >= 1:
-        return ""
-    return f"the reward is where it was after {len(values)} steps: {np.mean(values[:5]):.3g}, now {np.mean(values[-5:]):.3g}"
-
-
-def _far(seen: Seen) -> str:
-    values = seen.of(*KL)
-    if len(values) < FEW:
-        return ""
-    usual = float(np.median(values[: len(values) // 2]))
-    worst = float(np.max(values))
-    return f"the KL went from {usual:.3g} to {worst:.3g}" if worst > 10 * max(usual, 0.05) else ""
-
-
-def _not_finite(seen: Seen) -> str:
-    for name in ("loss", "grad_norm", "reward", "kl"):
-        steps, values = seen.metrics.points(name)
-        if (bad := ~np.isfinite(values)).any():
-            return f"{name} is not finite in {int(bad.sum())} steps, first at step {steps[bad][0]:g}"
-    return ""
+            ranked = tuple(sorted(present, key=lambda c: (c.general, -c.strength)))
+            step = there.step if math.isfinite(there.step) else None
+            found.append((there.step, Symptom(name, there.evidence, ranked, step)))
+    return [symptom for _, symptom in sorted(found, key=lambda f: (f[1].name not in FACTS, f[0]))]  # of one step in the table's order
 
 
 # -- causes -----------------------------------------------------------------------------------------------------------------------
@@ -167,12 +73,14 @@ def _not_finite(seen: Seen) -> str:
 Rule = Callable[[Seen], Cause]
 
 
-def _cause(name: str, value: Callable[[Seen], float], limit: float, evidence: str, remedy: str, page: str) -> Rule:
+def _cause(
+    name: str, value: Callable[[Seen], float], limit: float, evidence: str, remedy: str, page: str, *, general: bool = False
+) -> Rule:
     """``evidence``: with ``{value}`` in it."""
 
     def rule(seen: Seen) -> Cause:
         found = float(value(seen))
-        return Cause(name, found, limit, evidence.format(value=f"{found:.3g}"), remedy, page)
+        return Cause(name, found, limit, evidence.format(value=f"{found:.3g}"), remedy, page, general)
 
     return rule
 
@@ -204,16 +112,112 @@ def _modality(seen: Seen) -> float:
     return image / text if text > 0 else math.nan
 
 
+def _leap(seen: Seen) -> float:
+    """The largest change of KL or entropy in three steps, in units of what three steps may change."""
+    kl, entropy = seen.of(*KL), seen.of("entropy", "objective/entropy")
+    found = [math.nan]
+    if len(kl) > FEW and (means := rolling(kl, 3))[3:].size:
+        found.append(float(np.max(means[3:] / np.maximum(means[:-3], 0.2))) / 5)
+    if len(entropy) > FEW:
+        found.append(float(np.max(np.abs(entropy[3:] - entropy[:-3]))) / (0.5 * float(entropy[:5].mean())))
+    return float(np.nanmax(found)) if len(found) > 1 else math.nan
+
+
+def _alike(seen: Seen) -> float:
+    """How much more alike answers have become beyond what repetition within them explains."""
+    pairs, words = seen.ratio("completions/distinct_2"), seen.ratio("completions/unique_token_ratio")
+    return words / pairs if pairs > 0 and words > 1 / 1.5 else math.nan
+
+
+def _idle(seen: Seen) -> float:
+    """The share of the last steps that change nothing."""
+    lr, norm = seen.of("lr"), seen.of("grad_norm")
+    return max((float(np.mean(values[-5:] <= 0)) for values in (lr, norm) if len(values)), default=math.nan)
+
+
+def _since_the_start(name: str, n: int = 1) -> Callable[[Seen], float]:
+    """The largest mean of ``n`` values over the largest of the first 20."""
+
+    def value(seen: Seen) -> float:
+        means = rolling(seen.of(name), n)
+        return float(means.max() / max(float(means[:FEW].max()), 1e-12)) if len(means) > FEW else math.nan
+
+    return value
+
+
+def _shift(seen: Seen) -> float:
+    values = rolling(seen.of("prompts/surprise"), 3)
+    return float(np.max(np.abs(values - values[:FEW].mean()))) if len(values) > FEW else math.nan
+
+
+def _resized(seen: Seen) -> float:
+    values = rolling(seen.of("prompts/mean_length"), 3)
+    usual = float(values[:FEW].mean()) if len(values) > FEW else math.nan
+    return float(np.max(np.maximum(values / usual, usual / values))) if usual > 0 else math.nan
+
+
+def _judged_otherwise(seen: Seen) -> float:
+    """How much further the reward of training is above the held-out one than at the start, in spreads of a prompt's answers."""
+    steps, held_out = seen.points("eval/reward")
+    trained, reward = seen.points(*REWARD)
+    spread = rolling(seen.of("reward_std"), 5)
+    apart = [float(reward[trained <= s][-5:].mean()) - h for s, h in zip(steps, held_out, strict=True) if (trained <= s).sum() >= 5]
+    return (max(apart) - apart[0]) / max(float(spread.max()), 1e-12) if len(apart) > 1 and len(spread) else math.nan
+
+
+def _broken(seen: Seen) -> float:
+    _, norm = seen.metrics.points("grad_norm")
+    return float(np.sum(~np.isfinite(norm))) if len(norm) else math.nan
+
+
+def _far_out(seen: Seen) -> float:
+    """The KL by now; where none is measured nothing holds the policy, which counts as the limit."""
+    return seen.last(*KL) if len(seen.of(*KL)) else 1.0
+
+
 _LR = "lower optim.lr to a third, or raise the number of answers a step"
 LONGER = _cause("length", lambda s: s.ratio(*LENGTH), 1.5, "answers are {value} times as long as at first",
                 "price length (a `gaming` or `rules` reward, algorithm.credit.overlong), or let judges read answers of equal length",
                 "docs/alarms.md#length")  # fmt: skip
 SHORTER = _cause("length collapse", lambda s: _inverse(s.ratio(*LENGTH)), 2.0, "answers are {value} times shorter than at first",
                  "reward whole answers (min_tokens, a rule on length), lower optim.lr", "docs/alarms.md#length")  # fmt: skip
+REPEATS = _cause("repetition", lambda s: _inverse(s.ratio("completions/unique_token_ratio")), 1.5,
+                 "answers use one different token where they used {value}", "price repetition (a `gaming` reward), look at the best answers "
+                 "(rollouts/): is one word paid?", "docs/rewards.md#a-price-for-gaming")  # fmt: skip
+ALIKE = _cause("a template", _alike, 1.3, "pairs of tokens are {value} times as common to answers as at first",
+               "look at it (rollouts/), price it (a `gaming` or `rules` reward), add a bonus for variety",
+               "docs/rewards.md#a-bonus-for-variety")  # fmt: skip
+LEAK = _cause("training is judged otherwise", _judged_otherwise, 1.0,
+              "the reward of training is {value} spreads further above the held-out one than at first",
+              "let the same program judge both sides and compare; look at answers that it judges otherwise; fewer passes over few prompts",
+              "docs/alarms.md#train-test-gap")  # fmt: skip
+LEAP = _cause("steps far too large", _leap, 1.0, "the policy changed {value} times as much in three steps as it should",
+              "lower optim.lr (to a tenth), or raise the number of answers a step", "docs/alarms.md#kl-jump")  # fmt: skip
+IDLE = _cause("nothing is updated", _idle, 0.5, "in {value} of the last steps the learning rate or the gradient is 0",
+              "look at optim.lr, its schedule, and model_options.train", "docs/alarms.md#no-update")  # fmt: skip
+OLD = _cause("stale weights", lambda s: s.last("sampling/staleness/mean"), 3.0, "answers come from weights that are {value} steps old",
+             "see that the sampler gets new weights (its log), lower sampler's lag", "docs/alarms.md#stale")  # fmt: skip
+APART = _cause("stale weights", lambda s: s.last("sampling/sampling_logp_difference/mean"), 0.02,
+               "sampler and trainer are {value} nats apart at a token", "see that the sampler has the weights that it says, in the same "
+               "precision; algorithm.correction", "docs/alarms.md#sampler-apart")  # fmt: skip
+SHIFT = _cause("other prompts", _shift, 0.1, "their tokens are {value} nats from those of the beginning",
+               "shuffle the data, or look at what came in (keel data show)", "docs/alarms.md#prompts-drift")  # fmt: skip
+RESIZED = _cause("other prompts", _resized, 1.3, "their length changed by a factor of {value}",
+                 "shuffle the data, or look at what came in (keel data show)", "docs/alarms.md#prompts-drift")  # fmt: skip
+CRITIC = _cause("the critic", _since_the_start("loss/value_avg", 3), 4.0, "its error is {value} times the largest of the beginning",
+                "lower critic_optim.lr, let the critic learn alone first", "docs/alarms.md#critic")  # fmt: skip
+BROKEN = _cause("a gradient that is no number", _broken, 1.0, "in {value} steps", "look at the loss and the rewards of these steps, "
+                "bf16 in place of fp16, a smaller optim.lr", "docs/alarms.md#gradient-non-finite")  # fmt: skip
+FEWER = _cause("entropy", lambda s: _inverse(s.ratio("entropy", "objective/entropy")), 1.6, "entropy fell to one part in {value}",
+               "an entropy bonus (algorithm.entropy.coef), a higher temperature, fewer updates", "docs/alarms.md#entropy-fall",
+               general=True)  # fmt: skip
+GREW = _cause("length", lambda s: s.ratio(*LENGTH), 1.3, "answers are {value} times as long as at first",
+              "price length (a `gaming` or `rules` reward, algorithm.credit.overlong)", "docs/alarms.md#length-up")  # fmt: skip
 NARROW = _cause("entropy", lambda s: _inverse(s.ratio("entropy", "objective/entropy")), 3.0, "entropy fell to one part in {value}",
-                "an entropy bonus (algorithm.entropy.coef), a higher temperature, fewer updates", "docs/alarms.md#entropy")  # fmt: skip
-CHEAP = _cause("KL too cheap", lambda s: s.last(*KL), 1.0, "the KL is {value} nats a token by now",
-               "raise algorithm.kl.coef, or set a target (algorithm.kl.control)", "docs/alarms.md#kl")  # fmt: skip
+                "an entropy bonus (algorithm.entropy.coef), a higher temperature, fewer updates", "docs/alarms.md#entropy",
+                general=True)  # fmt: skip
+CHEAP = _cause("KL too cheap", _far_out, 0.5, "the KL is {value} nats a token by now (1 where none is measured)",
+               "raise algorithm.kl.coef, or set a target (algorithm.kl.control)", "docs/alarms.md#kl", general=True)  # fmt: skip
 DEAR = _cause("KL too dear", lambda s: _inverse(s.last(*KL)) if s.last("kl_coef") >= 0.1 else math.nan, 1000.0,
               "the policy has not moved: a thousandth over the KL is {value}", "lower algorithm.kl.coef", "docs/alarms.md#kl")  # fmt: skip
 PART = _cause("one part of the reward", _part, 1.6, "one part has {value} times its share of the change",
@@ -235,11 +239,20 @@ SMALL = _cause("steps too small", lambda s: _inverse(s.last(*KL)), 1e4, "the pol
 MODALITY = _cause("tokens that hang on the image", _modality, 3.0, "their KL is {value} times that of the others",
                   "price them apart (algorithm.kl.grounded)", "docs/vision.md#measures-by-modality")  # fmt: skip
 
-SYMPTOMS: Mapping[str, tuple[Callable[[Seen], str], Sequence[Rule]]] = {
-    "reward up, held-out down": (_gap, (LONGER, SHORTER, NARROW, TEMPLATE, PART, CHEAP)),
-    "sudden drop": (_drop, (SPIKE, FAILED, CHEAP, SHORTER)),
-    "oscillation": (_swings, (CLIPPED, SPIKE, CHEAP)),
-    "stagnation": (_flat, (NO_SIGNAL, SMALL, DEAR, FAILED, NARROW)),
-    "KL explosion": (_far, (SPIKE, CLIPPED, PART, MODALITY, SHORTER)),
-    "not finite": (_not_finite, (SPIKE, FAILED)),
+FACTS = frozenset({"not finite", "no rewards", "samples of other weights", "other prompts than at first"})  # no matter of judgement
+SYMPTOMS: Mapping[str, tuple[Callable[[Seen], Shows | None], Sequence[Rule]]] = {
+    "not finite": (shown.not_finite, (BROKEN, SPIKE, FAILED)),
+    "no rewards": (shown.no_rewards, (FAILED,)),
+    "samples of other weights": (shown.stale, (OLD, APART)),
+    "other prompts than at first": (shown.other_prompts, (SHIFT, RESIZED)),
+    "a leap of the policy": (shown.leap, (LEAP, SPIKE, CLIPPED)),
+    "KL explosion": (shown.far, (LEAP, SPIKE, CLIPPED, PART, MODALITY, SHORTER)),
+    "the critic is lost": (shown.lost_critic, (CRITIC,)),
+    "nothing is learned any more": (shown.not_updated, (IDLE, NO_SIGNAL)),
+    "answers grow": (shown.lengthy, (GREW,)),
+    "reward up, held-out down": (shown.gap, (LONGER, SHORTER, REPEATS, TEMPLATE, ALIKE, LEAK, PART, NARROW, CHEAP)),
+    "entropy collapse": (shown.narrow, (LEAP, FEWER)),
+    "sudden drop": (shown.drop, (LEAP, SPIKE, FAILED, CHEAP, SHORTER)),
+    "oscillation": (shown.swings, (CLIPPED, SPIKE, CHEAP)),
+    "stagnation": (shown.flat, (NO_SIGNAL, SMALL, DEAR, FAILED, NARROW)),
 }

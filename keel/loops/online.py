@@ -44,7 +44,7 @@ from keel.types import (
     Unit,
     empty_group,
 )
-from keel.watch.drift import drift
+from keel.watch.drift import PromptMeasures, drift
 
 Rewarder = Callable[[tuple[Group, ...]], tuple[Group, ...]]
 Evaluator = Callable[[int], Mapping[str, float]]
@@ -148,6 +148,7 @@ class OnlineTrainer:
         self.encoded = {prompt_id: encoded for prompt_id, (_, encoded) in prompts.items()}
         self.prompts = {prompt_id: prompt for prompt_id, (prompt, _) in prompts.items()}
         self.total_steps = total_steps(config, len(prompts))
+        self.asked = PromptMeasures(e.tokens_T for e in self.encoded.values())
         self.coefficients = Coefficients(algorithm, self.total_steps)
         self.scale = RewardScale()
         self.composer: Composer | None = None  # how rewards become one, where that changes in the course of a run
@@ -177,7 +178,8 @@ class OnlineTrainer:
         credited = credit(groups, units, algorithm)
         counted = time.perf_counter()
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **support_metrics(sampled)}
-        metrics |= {**credited.metrics, **complexity(sampled), **self._looked_at(step + 1, sampled), **self.coefficients.metrics(step)}
+        metrics |= {**self.asked([g.encoded.tokens_T for g in sampled]), **credited.metrics}
+        metrics |= {**complexity(sampled), **self._looked_at(step + 1, sampled), **self.coefficients.metrics(step)}
         metrics["time/measures_s"] = time.perf_counter() - counted
         old_kl = None
         if self.keeper is not None:

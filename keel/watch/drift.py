@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +37,30 @@ def drift(part: Sequence[Tensor], whole: Sequence[Tensor]) -> dict[str, float]:
         # rounding makes equal texts differ in the last bits
         found[name] = float(some_U.mean() - all_U.mean()) / spread * len(part) ** 0.5 if spread > 1e-9 else 0.0
     return found
+
+
+class PromptMeasures:
+    """What tells at every step whether its prompts are like those at the beginning: ``prompts/mean_length`` in tokens, and
+    ``prompts/surprise``, the mean of ``-log p(token)`` over their tokens, p the share of a token among all prompts of the run (with one
+    more of each, so that a new one has a finite value)."""
+
+    def __init__(self, whole: Iterable[Tensor]) -> None:
+        counts_V = torch.zeros(0, dtype=torch.int64)
+        for text_T in whole:
+            own_V = torch.bincount(text_T, minlength=len(counts_V))
+            own_V[: len(counts_V)] += counts_V
+            counts_V = own_V
+        total = int(counts_V.sum()) + len(counts_V) + 1
+        self._surprise_V = -((counts_V + 1).double() / total).log()
+        self._new = math.log(total)  # of a token beyond those that were counted
+
+    def __call__(self, texts: Sequence[Tensor]) -> dict[str, float]:
+        tokens_N = torch.cat(list(texts)) if texts else torch.zeros(0, dtype=torch.int64)
+        if not len(tokens_N):
+            return {}
+        known_K = tokens_N[tokens_N < len(self._surprise_V)]
+        surprise = float(self._surprise_V[known_K].sum()) + self._new * (len(tokens_N) - len(known_K))
+        return {"prompts/mean_length": len(tokens_N) / len(texts), "prompts/surprise": surprise / len(tokens_N)}
 
 
 def in_words(found: Mapping[str, float]) -> str:

@@ -96,7 +96,16 @@ def test_no_reward_of_answers_sees_the_thoughts(kind: str, prompt: Callable) -> 
 def test_every_kind_of_reward_is_tested_or_said_to_read_everything() -> None:
     kinds = {t for c in RewardConfig.__origin__.__args__ for t in TypeAdapter(c).json_schema()["properties"]["type"].get("enum", [None])}  # type: ignore[attr-defined]
     kinds |= {TypeAdapter(c).json_schema()["properties"]["type"].get("const") for c in RewardConfig.__origin__.__args__}  # type: ignore[attr-defined]
-    reads_everything = {"steps", "python", "model", "remote", "finished", "hallucination", "consistency", "rotating"}  # rotating: what others said
+    reads_everything = {
+        "steps",
+        "python",
+        "model",
+        "remote",
+        "finished",
+        "hallucination",
+        "consistency",
+        "rotating",
+    }  # rotating: what others said
     tested_elsewhere = {"judge", "constitution", "diversity"}  # test_judge_reward.py, test_constitution.py, test_diversity.py
     assert kinds - {None} == {*META, "rules", "contains", "reasoning_gym", "gaming"} | reads_everything | tested_elsewhere
 

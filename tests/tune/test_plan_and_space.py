@@ -119,7 +119,10 @@ def test_the_interval_holds_what_other_seeds_and_other_prompts_would_give() -> N
     """By hand: gaps 0.1, 0.2, 0.3 over seeds, the same on all prompts: t of 2 degrees, 4.302653 * 0.1 / sqrt(3)."""
     found = compare(outcomes(0, 0, 0), outcomes(0.1, 0.2, 0.3), True).difference
     assert found is not None
-    assert (found.low, found.high) == (pytest.approx(0.2 - 4.302653 * 0.1 / math.sqrt(3)), pytest.approx(0.2 + 4.302653 * 0.1 / math.sqrt(3)))
+    assert (found.low, found.high) == (
+        pytest.approx(0.2 - 4.302653 * 0.1 / math.sqrt(3)),
+        pytest.approx(0.2 + 4.302653 * 0.1 / math.sqrt(3)),
+    )
     prompts = [Outcome(0.2, {"a": 1.0, "b": 1.0, "c": -1.4}) for _ in range(3)]
     plain = [Outcome(0.0, dict.fromkeys("abc", 0.0)) for _ in range(3)]
     spread = compare(plain, prompts, True)

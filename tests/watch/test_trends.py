@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from keel.watch.config import WatchConfig
-from keel.watch.drift import drift, in_words
+from keel.watch.drift import PromptMeasures, drift, in_words
 from keel.watch.engine import Watch
 from keel.watch.trends import Trends
 
@@ -151,3 +151,13 @@ def test_a_part_that_learns_nothing_is_told():
         watch.check(step, trends.update({"grad_norm/language": 1.0, "grad_norm/vision": 1.0 if step < 5 else 0.0}))
     assert [(f.rule, f.level) for f in told] == [("imbalance", "warning")]
     assert told[0].step == 18, "all ten are 0 from step 14 on, and five steps in a row speak"
+
+
+def test_prompts_are_measured_against_all_of_the_run():
+    """0 0 1 and 0 3: four counts with one more each, and one for what is new: 4 2 1 2 of 10."""
+    measure = PromptMeasures([torch.tensor([0, 0, 1]), torch.tensor([0, 3])])
+    found = measure([torch.tensor([0, 1]), torch.tensor([2]), torch.tensor([0, 0, 7])])
+    expected = -(3 * math.log(0.4) + math.log(0.2) + math.log(0.1) + math.log(0.1)) / 6
+    assert found == {"prompts/mean_length": 2.0, "prompts/surprise": pytest.approx(expected)}
+    assert measure([]) == {}
+    assert PromptMeasures([])([torch.tensor([5])]) == {"prompts/mean_length": 1.0, "prompts/surprise": pytest.approx(0.0)}

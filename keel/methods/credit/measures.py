@@ -10,6 +10,8 @@ from torch import Tensor
 
 from keel.types import Group, Rollout, Unit
 
+_SAME = 1e-6  # less than this is rounding: rewards, or lengths, are the same
+
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards, lengths and variety of all valid samples.
@@ -18,7 +20,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     where no group has two valid samples; ``frac_reward_zero_std`` share of the groups with two or more samples whose rewards are all equal:
     they teach group-relative methods nothing; ``rewards/<name>/{mean,std}`` each source before weighting; ``completions/*``: lengths in
     sampled tokens, ``clipped_ratio`` the share cut off at the limit, ``mean_terminated_length`` of the answers that ended by themselves (0
-    where none did), ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and
+    where none did), ``reward_length_corr`` how closely rewards follow lengths within groups (0 where either is the same throughout),
+    ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and
     ``distinct_2`` different tokens and pairs of neighbours over all of the batch, ``perplexity`` of the distribution sampled from,
     ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given; what no
     reward has judged has no metrics of rewards.
@@ -30,7 +33,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         return metrics
     rollouts = [g.rollouts[i] for g, i in valid]
     judged = any(g.parts or bool(g.rewards_G.any()) for g in groups)
-    return metrics | (_reward_metrics(groups) if judged else {}) | _length_metrics(rollouts) | _text_metrics(rollouts)
+    of_rewards = {**_reward_metrics(groups), "completions/reward_length_corr": _reward_length_corr(groups)} if judged else {}
+    return metrics | of_rewards | _length_metrics(rollouts) | _text_metrics(rollouts)
 
 
 def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
@@ -78,6 +82,21 @@ def _reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
             metrics[f"rewards/{name}/mean"] = float(known.mean())
             metrics[f"rewards/{name}/std"] = _deviation(known)
     return metrics
+
+
+def _reward_length_corr(groups: Sequence[Group]) -> float:
+    """Pearson's correlation of reward and length, both less their group's mean: what prompts differ in does not count."""
+    rewards, lengths = [torch.zeros(0).double()], [torch.zeros(0).double()]
+    for group in groups:
+        valid = group.valid_G.nonzero().flatten().tolist()
+        length_G = torch.tensor([float(group.rollouts[i].sampled_T.sum()) for i in valid]).double()
+        if valid:
+            reward_G = group.rewards_G[group.valid_G].double()
+            rewards.append(reward_G - reward_G.mean())
+            lengths.append(length_G - length_G.mean())
+    reward_N, length_N = torch.cat(rewards), torch.cat(lengths)
+    spread = float(reward_N.norm() * length_N.norm())
+    return float(reward_N @ length_N) / spread if spread > _SAME else 0.0
 
 
 def _text_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -145,6 +145,7 @@ def test_metrics_by_hand():
             "frac_reward_zero_std": 0.5,
             "rewards/rm/mean": 2.0,
             "rewards/rm/std": 1.0,
+            "completions/reward_length_corr": 1.0,
             "completions/mean_length": 4.5,
             "completions/min_length": 2.0,
             "completions/max_length": 6.0,
@@ -157,6 +158,15 @@ def test_metrics_by_hand():
             "completions/perplexity": math.e,
         }
     )
+
+
+def test_how_rewards_follow_lengths_within_groups_by_hand():
+    """Less their group's mean: rewards -1 1 and 1 -1, lengths -1 1 and -2 2: 2 - 4 over the root of 4 * 10."""
+    up, down = group([rollout(1), rollout(3)], [0.0, 2.0]), group([rollout(2), rollout(6)], [9.0, 7.0])
+    assert group_metrics([up, down])["completions/reward_length_corr"] == pytest.approx(-2 / math.sqrt(4 * 10))
+    apart = [group([rollout(1), rollout(1)], [0.0, 0.0]), group([rollout(9), rollout(9)], [5.0, 5.0])]
+    assert group_metrics(apart)["completions/reward_length_corr"] == 0.0, "prompts differ, answers to one do not"
+    assert "completions/reward_length_corr" not in group_metrics([group([rollout(1), rollout(2)], [0.0, 0.0])]), "nothing judged"
 
 
 def test_variety_by_hand():
