@@ -47,7 +47,10 @@ def shapes(rng: np.random.Generator, prompts: int, kind: str) -> tuple[np.ndarra
         return rng.binomial(4, rng.beta(1.2, 0.8, prompts)) / 4, 0.6
     if kind == "votes":
         return rng.choice([0.0, 0.5, 1.0], prompts, p=[0.3, 0.2, 0.5]), 0.6
-    return (rng.random(prompts) < 0.8).astype(float), 0.8
+    # wins and losses alone: at one true rate the coverage of any interval jumps with the grid of k/n (at 40 prompts and 0.8 it is 0.93 for
+    # Wilson's own, 0.97 here), so the rate differs from simulation to simulation
+    rate = rng.uniform(0.6, 0.9)
+    return (rng.random(prompts) < rate).astype(float), rate
 
 
 @pytest.mark.slow
@@ -61,7 +64,7 @@ def test_coverage(kind: str, prompts: int):
         values, truth = shapes(rng, prompts, kind)
         found = st.share_interval(st.clustered(values))
         held += found.low <= truth <= found.high
-    assert 0.935 <= held / 2_000 <= 0.97
+    assert 0.935 <= held / 2_000 <= 0.965
 
 
 @pytest.mark.slow
