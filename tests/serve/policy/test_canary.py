@@ -64,7 +64,6 @@ def test_guards_roll_back_when_there_is_enough_to_see(bad: Ended, said: str) -> 
         canary.ended("stable", OK)
     for i in range(10):
         assert canary.judge() == ""
-        canary.sent()
         canary.ended("canary", bad if i % 2 or "token" in said else OK)
     assert said in canary.judge()
     assert all(canary.arm_of(str(i)) == "stable" for i in range(1000))
@@ -93,7 +92,11 @@ def test_no_metrics_is_a_rollback() -> None:
     silent.sent()
     clock.now += 9
     assert silent.judge() == ""
+    silent.heard()
+    clock.now += 9
+    assert silent.judge() == "", "a long answer is under way"
     silent.ended("canary", OK)
+    silent.left()
     clock.now += 100
     assert silent.judge() == "", "nothing was asked, so nothing is missing"
     silent.sent()
@@ -196,6 +199,24 @@ def test_a_rollback_comes_within_seconds_of_the_verdict_and_is_seen(tmp_path) ->
         assert "keel_canary_share 0.0" in front.scrape().decode()
         assert "keel_rollbacks_total 1.0" in front.scrape().decode()
         assert front.state()["canary"]["reason"] == "the verdict is: not better"
+
+    asyncio.run(run())
+
+
+def test_a_canary_that_says_nothing_is_rolled_back_though_its_clients_leave() -> None:
+    async def run() -> None:
+        canary = {**CANARY, "guards": {"least": 5, "silence_s": 0.2}}
+        front = front_of(FakeEngine(), FakeEngine(stuck=True, about=About("new", "t")), canary=canary, queue={"timeout_s": 0.4})
+        ticking = asyncio.create_task(front.tick())
+        async with client_of(front) as client:
+            theirs = user_of("canary", CANARY)
+            late = await client.post("/v1/chat/completions", json=chat(user=theirs))
+            assert late.status_code == 504
+            while front.router.canary.active:  # type: ignore[union-attr]
+                await client.post("/v1/chat/completions", json=chat(user=theirs))
+            answer = await client.post("/v1/chat/completions", json=chat(user=theirs))
+            assert answer.json()["choices"][0]["message"]["content"] == "All is well."
+        await ticking
 
     asyncio.run(run())
 
