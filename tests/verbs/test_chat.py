@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ pytest.importorskip("starlette", reason="the extra serve is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 WAIT = 600.0  # a bound for what hangs
 MODELS = ("tiny:llama?seed=1", "tiny:llama?seed=2")
+
+
+def command(words: list[str]) -> int:
+    """The exit code of a command, in a thread of its own: a browser of another test may have a loop in this one."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(main, words).result()
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_a_conversation_in_the_terminal_leaves_its_votes(
 ) -> None:
     store = f"sqlite:///{tmp_path / 'votes.db'}"
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello?\n1\n你好\nx\nno vote\n\n/new\nAgain\n\n/quit\n"))
-    assert main(["chat", "model-a", "model-b", f"store={store}", "temperature=0.5", "--json"]) == 0
+    assert command(["chat", "model-a", "model-b", f"store={store}", "temperature=0.5", "--json"]) == 0
     out = capsys.readouterr().out
     found = json.loads(out.splitlines()[-1])
     assert sorted(found["wins"]) == [0, 1]
@@ -79,7 +86,7 @@ def test_a_conversation_in_the_terminal_leaves_its_votes(
 
 def test_one_model_streams(scripted: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello?\n"))
-    assert main(["chat", "tiny:llama?seed=1", "max_tokens=8"]) == 0
+    assert command(["chat", "tiny:llama?seed=1", "max_tokens=8"]) == 0
     assert "TINY:LLAMA?SEED=1" in capsys.readouterr().out
     assert scripted[0].max_tokens == 8
 
@@ -94,7 +101,7 @@ def test_one_model_streams(scripted: list[Any], monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_a_mistake_is_one_message(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["chat", *words]) == 2
+    assert command(["chat", *words]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -131,7 +138,7 @@ def test_the_page_asks_both_takes_a_vote_and_tells_the_names_when_it_is_asked(pa
     assert tab.locator("[data-vote=right]").get_attribute("aria-pressed") == "true"
     tab.fill("#question", "And then?")
     tab.click("#send")
-    tab.wait_for_function("document.querySelectorAll('fieldset.votes').length === 2")
+    tab.locator("fieldset.votes").nth(1).wait_for()
     tab.click("#reveal")
     names = tab.locator("#names")
     names.wait_for()

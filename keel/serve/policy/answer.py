@@ -62,12 +62,15 @@ class Answer:
         self._tasks = [asyncio.create_task(self._row(i)) for i in range(len(self.rows))]
         for task in self._tasks:
             task.add_done_callback(self._row_is_over)
-        if router.canary is not None and arm == "canary":
-            router.canary.sent()
+        self._canary = router.canary if arm == "canary" else None
+        if self._canary is not None:
+            self._canary.sent()
 
     def _row_is_over(self, task: asyncio.Task[None]) -> None:
         self._router.give(self.arm)
         self._queue.put_nowait(None)
+        if self._canary is not None and all(t.done() for t in self._tasks):
+            self._canary.left()
 
     async def accepted(self) -> None:
         """Until every prompt was read. Raises RequestError, FailedError."""
@@ -140,7 +143,10 @@ class Answer:
                 choice.ids += len(piece.ids)
                 if piece.counted is not None:
                     self._count(index, *piece.counted)
-                self.first_token_s = self.first_token_s or time.monotonic() - self.began
+                if not self.first_token_s:
+                    self.first_token_s = time.monotonic() - self.began
+                    if self._canary is not None and row.name not in self._router.elsewhere:
+                        self._canary.heard()
                 held += piece.tokens
                 text = look.add(piece.text)
                 if piece.end:

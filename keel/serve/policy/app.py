@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -117,15 +117,12 @@ class PolicyApi:
             refused.labels("full").inc()
             return refuse(429, "too much is waiting: ask again later", "rate_limit_error", code="queue_full", **_headers(_RETRY))
         try:
-            await answer.accepted()
+            if await self._left(request, answer.accepted()):
+                return self._gone(answer, answer_id, kind)
         except RequestError as error:
             return self._failed(answer, answer_id, kind, error.status, error.message, "invalid_request_error", error.param)
         except FailedError as error:
             return self._failed(answer, answer_id, kind, error.status, error.message, "server_error")
-        except asyncio.CancelledError:
-            answer.cancel()
-            front.over(answer, answer_id, kind, 499, left=True)
-            raise
         if asked.stream:
             stream = StreamingResponse(self._events(head, asked, answer), media_type="text/event-stream")
             stream.headers["x-accel-buffering"] = "no"
@@ -139,27 +136,33 @@ class PolicyApi:
         self.front.over(answer, answer_id, kind, status)
         return refuse(status, message, what, param, **(_headers(_RETRY) if status == 503 else {}))
 
-    async def _whole(self, request: Request, head: Head, asked: Asked, answer: Answer) -> Response:
-        """The answer in one piece. A client that goes away ends it."""
-        work = asyncio.create_task(answer.whole())
-        left, status = False, 200
+    def _gone(self, answer: Answer, answer_id: str, kind: Kind) -> Response:
+        """Nobody is there to read it."""
+        answer.cancel()
+        self.front.over(answer, answer_id, kind, 499, left=True)
+        return Response(status_code=499)
+
+    async def _left(self, request: Request, waited_for: Coroutine[Any, Any, None]) -> bool:
+        """Wait for something; true, and it is given up, when the client goes away before."""
+        work = asyncio.create_task(waited_for)
         try:
             while not work.done():
                 await asyncio.wait([work], timeout=_LOOK_S)
                 if not work.done() and await request.is_disconnected():
-                    left, status = True, 499
-                    return Response(status_code=499)
+                    return True
             work.result()
-        except FailedError as error:
-            status = error.status
-            return refuse(status, error.message, "server_error", **(_headers(_RETRY) if status == 503 else {}))
-        except RequestError as error:
-            status = error.status
-            return refuse(status, error.message, "invalid_request_error", error.param)
         finally:
             work.cancel()
-            answer.cancel()
-            self.front.over(answer, head.answer_id, asked.kind, status, left)
+        return False
+
+    async def _whole(self, request: Request, head: Head, asked: Asked, answer: Answer) -> Response:
+        """The answer in one piece. A client that goes away ends it."""
+        try:
+            if await self._left(request, answer.whole()):
+                return self._gone(answer, head.answer_id, asked.kind)
+        except FailedError as error:
+            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "server_error")
+        self.front.over(answer, head.answer_id, asked.kind, 200)
         with_logprobs = asked.rows[0].top is not None
         return reply(replies.whole(head, answer.choices, answer.prompt_tokens, with_logprobs))
 

@@ -93,7 +93,7 @@ class Canary:
         self.rolled_back_at: float | None = None
         self._dead_since: float | None = None
         self._out = 0  # requests that have not ended
-        self._silent_since: float | None = None  # since when requests were out and none has ended
+        self._silent_since: float | None = None  # since when requests are out and it says nothing
 
     @property
     def active(self) -> bool:
@@ -108,25 +108,26 @@ class Canary:
         return self.active and share_of(key, self.config.salt + "/shadow") < self.config.shadow
 
     def sent(self) -> None:
-        """A request went to the canary."""
+        """A request went to the canary; `left` follows, whatever becomes of it."""
         self._out += 1
         if self._silent_since is None:
             self._silent_since = self._clock()
 
-    def ended(self, arm: ArmName, ended: Ended) -> None:
-        """One came back."""
-        self.windows[arm].add(ended)
-        if arm == "canary":
-            self.left()
-
     def left(self) -> None:
-        """One is out no more, and says nothing about the canary: its client went away, or another arm answered."""
-        self._out = max(0, self._out - 1)
+        """One of them is over."""
+        self._out -= 1
+        if self._out == 0:
+            self._silent_since = None
+
+    def heard(self) -> None:
+        """The canary said something."""
         self._silent_since = self._clock() if self._out else None
 
-    def failed(self) -> None:
-        """The canary's worker ended under a request, which went on elsewhere."""
-        self.windows["canary"].add(Ended(ok=False))
+    def ended(self, arm: ArmName, ended: Ended) -> None:
+        """How a request of an arm ended."""
+        self.windows[arm].add(ended)
+        if arm == "canary":
+            self.heard()
 
     def judge(self, alive: bool = True) -> str:
         """Roll back where something is wrong; returns the reason, empty where it goes on. To be called every second or so. ``alive``: can
@@ -170,7 +171,7 @@ class Canary:
         if self._dead_since is not None and self._clock() - self._dead_since > limit:
             return f"no metrics: its worker has been gone for {limit:g} s"
         if self._silent_since is not None and self._clock() - self._silent_since > limit:
-            return f"no metrics: it was asked, and nothing has ended for {limit:g} s"
+            return f"no metrics: it was asked, and has said nothing for {limit:g} s"
         return ""
 
     def _guards(self) -> str:

@@ -54,7 +54,7 @@ class GuardsConfig(Section):
     slower: float = Field(default=2.0, gt=1, description="Largest ratio of the median time per token to the stable arm's own.")
     thumbs_down: float = Field(default=0.2, ge=0, le=1, description="Largest share of thumbs down above the stable arm's own share.")
     silence_s: float = Field(
-        default=30.0, gt=0, description="Requests went to the canary and none has ended for so many seconds: no metrics, rolled back."
+        default=30.0, gt=0, description="The canary was asked and has said nothing for so many seconds: no metrics, rolled back."
     )
 
 

@@ -89,7 +89,9 @@ class Front:
                 m.finished.labels(choice.finish, arm).inc()
             if choice.note:
                 m.filtered.labels(choice.note, "output").inc()
-        self.router.ended(arm, [row.name for row in answer.rows], None if left else answer.outcome(status < 500))
+        given_up = left and not answer.first_token_s and answer.seconds > self.config.probe.ready_s  # no token, and nobody waits any more
+        outcome = None if left and not given_up else answer.outcome(status < 500 and not given_up)
+        self.router.ended(arm, [row.name for row in answer.rows], outcome)
         if left:
             m.left.inc()
         elif status < 400:

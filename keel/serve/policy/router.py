@@ -58,15 +58,11 @@ class Router:
         self.held[arm] -= 1
 
     def ended(self, arm: ArmName, names: Sequence[str], ended: Ended | None) -> None:
-        """A request of this arm is over; None: its client went away. What another arm answered says nothing of this one."""
+        """A request of this arm is over; None: it says nothing of the arm. Neither does one that another arm answered."""
         moved = self.elsewhere.intersection(names)
         self.elsewhere -= moved
-        if self.canary is None:
-            return
-        if ended is not None and not moved:
+        if self.canary is not None and ended is not None and not moved:
             self.canary.ended(arm, ended)
-        elif arm == "canary":
-            self.canary.left()
 
     async def draw(self, row: Row, arm: ArmName) -> AsyncIterator[Piece]:
         """The answer to a row. When the engine ends in the middle, another one of the same tokenizer goes on behind what was said, or the
@@ -91,7 +87,7 @@ class Router:
                 if moves > self.probe.moves:
                     raise LostError("the worker ended again and again") from None
                 if self.canary is not None and engine is self.engines.get("canary"):
-                    self.canary.failed()
+                    self.canary.windows["canary"].add(Ended(ok=False))
                 gone, engine = engine, await self._engine(arm, not_now=engine)
                 if engine is not gone:
                     self.elsewhere.add(row.name)
@@ -136,6 +132,7 @@ class Router:
             ok = False
         finally:
             self.held["canary"] -= 1
+            canary.left()
         spent = time.monotonic() - began
         canary.ended("canary", Ended(ok, per_token_s=spent / drawn if drawn else None))
         self.metrics.shadows.labels("ok" if ok else "failed").inc()

@@ -8,6 +8,7 @@ import logging
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,6 +109,7 @@ async def serve(app: Starlette, front: Front, listening: socket.socket, told: Ca
 
 def run(main: Callable[[], object]) -> None:
     """``main`` makes the coroutine; a signal that arrives while models are loaded ends it as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(main())  # type: ignore[arg-type]

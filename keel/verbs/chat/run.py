@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -90,7 +89,7 @@ def _page(config: ChatConfig, duel: Any, host: str, port: int, browser: bool) ->
     import uvicorn
 
     from keel.serve.policy.chat_app import make_chat_app
-    from keel.serve.policy.server import BodyLimits, Door, key_for
+    from keel.serve.policy.server import BodyLimits, Door, key_for, run
     from keel.site.listening import address_of, listen
 
     key = key_for(host, "", "")
@@ -110,7 +109,5 @@ def _page(config: ChatConfig, duel: Any, host: str, port: int, browser: bool) ->
             finally:
                 await stop(duel)
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(main())
+        run(main)
     return duel.revealed()

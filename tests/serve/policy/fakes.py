@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -19,6 +20,8 @@ from keel.serve.policy.front import Front
 from keel.serve.policy.metrics import Metrics
 from keel.serve.policy.router import Router
 from keel.serve.policy.server import BodyLimits, Door
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -100,6 +103,12 @@ def client_of(front: Front) -> httpx.AsyncClient:
 def chat(text: str = "Hello", **more: Any) -> dict[str, Any]:
     """A request's body."""
     return {"model": "fake", "messages": [{"role": "user", "content": text}], **more}
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, in a loop and a thread of its own: a browser of another test may have a loop in this one."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(asyncio.run, work).result()
 
 
 async def until(condition: Callable[[], Any]) -> None:

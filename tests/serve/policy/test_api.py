@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeEngine, chat, client_of, front_of, until
+from fakes import FakeEngine, chat, client_of, finish, front_of, until
 
 from keel.serve.policy.frames import About
 
@@ -20,7 +20,7 @@ def ask(front: Any, body: Any, path: str = "/v1/chat/completions", **more: Any) 
         async with client_of(front) as client:
             return await client.post(path, json=body, **more)
 
-    return asyncio.run(run())
+    return finish(run())
 
 
 def chunks(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def test_broken_bodies_and_unknown_places() -> None:
             found += [await client.post("/v1/chat/completions", content=b" " * 200_000)]
             return [a.status_code for a in found]
 
-    assert asyncio.run(run()) == [400, 400, 400, 400, 405, 404, 413]
+    assert finish(run()) == [400, 400, 400, 400, 405, 404, 413]
 
 
 def test_the_key_is_asked_for_and_never_needed_to_see_that_it_lives() -> None:
@@ -123,7 +123,7 @@ def test_the_key_is_asked_for_and_never_needed_to_see_that_it_lives() -> None:
             found += [await client.get("/v1/models", headers=right), await client.get("/ready"), await client.get("/health")]
             return [a.status_code for a in found]
 
-    assert asyncio.run(run()) == [401, 401, 401, 200, 200, 200]
+    assert finish(run()) == [401, 401, 401, 200, 200, 200]
 
 
 def test_what_does_not_fit_is_told_to_come_again_and_what_was_taken_is_answered() -> None:
@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_told_to_come_again_and_what_was_taken_is_answered(
             await until(lambda: front.router.held["stable"] == 0)
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
 
-    asyncio.run(run())
+    finish(run())
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -176,7 +176,7 @@ def test_a_client_that_goes_away_ends_its_rows(stream: bool) -> None:
         await until(lambda: front.router.held["stable"] == 0)
         assert "keel_clients_left_total 1.0" in front.scrape().decode()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_calls_of_tools_are_told_from_text() -> None:
@@ -211,7 +211,7 @@ def test_ready_means_that_a_token_came() -> None:
             return (await client.get("/ready")).status_code
 
     for engine, wanted in ((FakeEngine(), 200), (FakeEngine(stuck=True), 503), (FakeEngine(alive=False), 503)):
-        assert asyncio.run(status(engine)) == wanted
+        assert finish(status(engine)) == wanted
         if wanted == 200:
             assert engine.asked[0].probe
             assert engine.asked[0].max_tokens == 1
@@ -246,4 +246,4 @@ def test_feedback_without_consent_is_counted_and_not_kept() -> None:
             assert (await client.post("/v1/feedback", json={"id": "no", "rating": "up"})).status_code == 404
             assert 'keel_feedback_total{kind="thumb",stored="no"} 3.0' in (await client.get("/metrics")).text
 
-    asyncio.run(run())
+    finish(run())

@@ -8,7 +8,7 @@ import os
 import time
 
 import pytest
-from fakes import FakeEngine, chat, client_of, front_of, until
+from fakes import FakeEngine, chat, client_of, finish, front_of, until
 
 from keel.core.errors import ConfigError
 from keel.serve.policy.canary import Canary, Ended, share_of
@@ -64,7 +64,6 @@ def test_guards_roll_back_when_there_is_enough_to_see(bad: Ended, said: str) -> 
         canary.ended("stable", OK)
     for i in range(10):
         assert canary.judge() == ""
-        canary.sent()
         canary.ended("canary", bad if i % 2 or "token" in said else OK)
     assert said in canary.judge()
     assert all(canary.arm_of(str(i)) == "stable" for i in range(1000))
@@ -93,7 +92,11 @@ def test_no_metrics_is_a_rollback() -> None:
     silent.sent()
     clock.now += 9
     assert silent.judge() == ""
+    silent.heard()
+    clock.now += 9
+    assert silent.judge() == "", "a long answer is under way"
     silent.ended("canary", OK)
+    silent.left()
     clock.now += 100
     assert silent.judge() == "", "nothing was asked, so nothing is missing"
     silent.sent()
@@ -175,7 +178,7 @@ def test_users_keep_their_arm_and_every_request_of_a_bad_canary_is_answered() ->
             assert await say(theirs) == "All is well."
             assert len(new.asked) == asked
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_a_rollback_comes_within_seconds_of_the_verdict_and_is_seen(tmp_path) -> None:
@@ -197,7 +200,25 @@ def test_a_rollback_comes_within_seconds_of_the_verdict_and_is_seen(tmp_path) ->
         assert "keel_rollbacks_total 1.0" in front.scrape().decode()
         assert front.state()["canary"]["reason"] == "the verdict is: not better"
 
-    asyncio.run(run())
+    finish(run())
+
+
+def test_a_canary_that_says_nothing_is_rolled_back_though_its_clients_leave() -> None:
+    async def run() -> None:
+        canary = {**CANARY, "guards": {"least": 5, "silence_s": 0.2}}
+        front = front_of(FakeEngine(), FakeEngine(stuck=True, about=About("new", "t")), canary=canary, queue={"timeout_s": 0.4})
+        ticking = asyncio.create_task(front.tick())
+        async with client_of(front) as client:
+            theirs = user_of("canary", CANARY)
+            late = await client.post("/v1/chat/completions", json=chat(user=theirs))
+            assert late.status_code == 504
+            while front.router.canary.active:  # type: ignore[union-attr]
+                await client.post("/v1/chat/completions", json=chat(user=theirs))
+            answer = await client.post("/v1/chat/completions", json=chat(user=theirs))
+            assert answer.json()["choices"][0]["message"]["content"] == "All is well."
+        await ticking
+
+    finish(run())
 
 
 def test_shadows_answer_nobody_and_are_counted() -> None:
@@ -213,7 +234,7 @@ def test_shadows_answer_nobody_and_are_counted() -> None:
         assert 'keel_shadow_requests_total{status="ok"} 3.0' in front.scrape().decode()
         assert front.router.held == {"stable": 0, "canary": 0}
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_filtered_prompts_and_answers_are_named_and_counted() -> None:
@@ -237,7 +258,7 @@ def test_filtered_prompts_and_answers_are_named_and_counted() -> None:
         assert 'keel_filter_hits_total{rule="in",where="input"} 1.0' in text
         assert 'keel_filter_hits_total{rule="out",where="output"} 2.0' in text
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_thumbs_make_the_outcomes_that_an_ab_test_reads(tmp_path) -> None:
@@ -254,4 +275,4 @@ def test_thumbs_make_the_outcomes_that_an_ab_test_reads(tmp_path) -> None:
         assert [(r["arm"], r["outcome"]) for r in rows] == [("treatment", 0), ("control", 1)]
         assert not any(user_of(arm, CANARY) in outcomes.read_text(encoding="utf-8") for arm in ("canary", "stable"))
 
-    asyncio.run(run())
+    finish(run())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeEngine
+from fakes import FakeEngine, finish
 
 from keel.serve.policy.chat_app import catalogue, make_chat_app
 from keel.serve.policy.duel import Duel
@@ -65,7 +64,7 @@ def test_sides_are_drawn_anew_and_votes_find_their_model() -> None:
             assert (models, texts, chosen) == (("model-a", "model-b"), ("A says", "B says"), "second")
             assert sorted(order) == [0, 1]
 
-    asyncio.run(run())
+    finish(run())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_what_is_no_conversation_is_refused(body: Any) -> None:
         async with client_of(duel_of()) as client:
             return (await client.post("/chat/ask", json=body)).status_code
 
-    assert asyncio.run(run()) == 400
+    assert finish(run()) == 400
 
 
 def test_a_vote_on_an_answer_that_failed_is_refused() -> None:
@@ -90,7 +89,7 @@ def test_a_vote_on_an_answer_that_failed_is_refused() -> None:
             assert (said.status_code, "missing" in said.json()["error"]["message"]) == (400, True)
             assert (await client.post("/chat/vote", json={"turn": "no", "vote": "left"})).status_code == 400
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_elsewhere_the_link_opens_it_and_nothing_else_does() -> None:
@@ -101,7 +100,7 @@ def test_elsewhere_the_link_opens_it_and_nothing_else_does() -> None:
             opened = [(await client.get(f"/?key={'k' * 20}")).status_code, (await client.post("/chat/reveal", json={})).status_code]
             return closed + opened
 
-    assert asyncio.run(run()) == [401, 401, 401, 200, 200]
+    assert finish(run()) == [401, 401, 401, 200, 200]
 
 
 def test_both_languages_say_the_same_things() -> None:

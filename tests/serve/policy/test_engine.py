@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from fakes import front_of, until
+from fakes import finish, front_of, until
 
 from keel.core.errors import ModelError
 from keel.serve.policy.config import ProbeConfig, RowsConfig
@@ -33,7 +33,7 @@ def run(test: Callable[[ProcessEngine], Awaitable[None]], probe: ProbeConfig | N
         with pytest.raises(ProcessLookupError):
             os.kill(engine.pid, 0)
 
-    asyncio.run(main())
+    finish(main())
 
 
 async def said(engine: ProcessEngine, prompt: str, name: str = "r") -> str:
@@ -102,7 +102,7 @@ def test_a_worker_that_cannot_start_says_why() -> None:
         with pytest.raises(ModelError, match="no such model"):
             await engine.start()
 
-    asyncio.run(main())
+    finish(main())
 
 
 def test_a_request_that_kills_its_worker_is_not_tried_for_ever() -> None:
@@ -121,4 +121,4 @@ def test_a_request_that_kills_its_worker_is_not_tried_for_ever() -> None:
             answer = await client.post("/v1/chat/completions", json=chat())
         assert (answer.status_code, len(engine.asked)) == (503, 3)
 
-    asyncio.run(main())
+    finish(main())

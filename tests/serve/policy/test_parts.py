@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 import pytest
+from fakes import finish
 
 from keel.core.errors import ConfigError
 from keel.models.tiny import parse
@@ -70,8 +70,8 @@ def test_rules_stop_a_stream_where_they_stop_the_whole_text() -> None:
             told += parts.add(text[at : at + n])
             assert hit_in(RULES[:1], told) is None, "what has left hits no word"
             at += n
-        told += asyncio.run(parts.finish())
-        assert (told, parts.hit) == (whole.add(text) + asyncio.run(whole.finish()), whole.hit)
+        told += finish(parts.finish())
+        assert (told, parts.hit) == (whole.add(text) + finish(whole.finish()), whole.hit)
         assert (parts.hit is None) == (told == text)
 
 
@@ -100,7 +100,7 @@ def test_an_answer_with_a_low_score_or_none_never_leaves(score: float, told: str
         return score
 
     assert stream.add("fine") == ""
-    assert asyncio.run(stream.finish("why?", ask)) == told
+    assert finish(stream.finish("why?", ask)) == told
     assert (stream.hit is None) == bool(told)
 
 

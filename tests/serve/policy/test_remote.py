@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import httpx
 import pytest
-from fakes import FakeEngine, chat, client_of, front_of, until
+from fakes import FakeEngine, chat, client_of, finish, front_of, until
 
 from keel.core.errors import ConfigError, ModelError
 from keel.serve.policy.app import make_app
@@ -37,7 +35,7 @@ def test_what_it_says_is_passed_on_with_its_counts_and_log_probabilities() -> No
         assert (long.status_code, "too many" in long.json()["error"]["message"]) == (400, True)
         await remote.stop()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_a_server_without_the_model_or_none_at_all_is_told_at_the_start() -> None:
@@ -51,7 +49,7 @@ def test_a_server_without_the_model_or_none_at_all_is_told_at_the_start() -> Non
         with pytest.raises(ModelError, match="lists no models"):
             await RemoteEngine("http://127.0.0.1", "m", start_s=0, transport=httpx.MockTransport(nobody)).start()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_an_answer_that_has_not_begun_goes_to_another_arm() -> None:
@@ -68,7 +66,7 @@ def test_an_answer_that_has_not_begun_goes_to_another_arm() -> None:
         await until(lambda: not front.router.elsewhere)
         await new.stop()
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_a_server_that_is_not_installed_is_refused() -> None:
