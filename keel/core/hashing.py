@@ -5,10 +5,7 @@ So the same number comes out after a resume, in another order, in another batch,
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,20 +77,3 @@ def permutation(n: int, *parts: str | int) -> list[int]:
 def digest_bytes(data: bytes | bytearray | memoryview) -> str:
     """The sha256 of ``data`` in hexadecimal: fingerprint of files, images, templates."""
     return hashlib.sha256(data).hexdigest()
-
-
-def image_digest(source: str) -> str:
-    """sha256 of an image's bytes; the source itself when they cannot be read (rendering will refuse it, with the reason)."""
-    try:
-        if source.startswith("data:"):
-            return digest_bytes(base64.b64decode(source.partition(",")[2], validate=True))
-        path = Path(source).expanduser()
-        found = path.stat()
-        return _file_digest(str(path), found.st_mtime_ns, found.st_size)
-    except (OSError, ValueError):
-        return source
-
-
-@lru_cache(maxsize=65536)
-def _file_digest(path: str, _modified: int, _size: int) -> str:
-    return digest_bytes(Path(path).read_bytes())

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from keel.core.errors import DataError
-from keel.core.hashing import image_digest
+from keel.core.image_digest import image_digest
 from keel.types import Comparison, Demonstration, ImagePart, Prompt, Record
 
 log = logging.getLogger("keel")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from keel.core.errors import DataError
-from keel.core.hashing import image_digest
+from keel.core.image_digest import image_digest
 from keel.types import Candidate, ImagePart, Message, Prompt, TextPart
 
 

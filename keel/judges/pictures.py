@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from keel.core.image_digest import image_digest
 from keel.types import ImagePart, Message, TextPart
 
 Part = TextPart | ImagePart
@@ -77,8 +78,6 @@ def known_by(content: Content) -> Content:
     """The content with each image under the hash of its bytes: another picture under the same path is another content."""
     if isinstance(content, str):
         return content
-    from keel.core.hashing import image_digest  # numpy: not for those who only read the table of rewards
-
     return tuple(ImagePart(image_digest(part.source)) if isinstance(part, ImagePart) else part for part in content)
 
 

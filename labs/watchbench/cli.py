@@ -128,7 +128,8 @@ def _guard(args: argparse.Namespace) -> None:
     price = cost([p["without"] for p in found], [p["guarded"] for p in found], [p["start"] for p in found])
     same, acted = sum(p["same"] for p in found), sum(p["actions"] > 0 for p in found)
     print(
-        f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric; cost {percent(_plain(price))} of what was learned"
+        f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric; "
+        f"cost {percent(_plain(price))} of what was learned"
     )
     _write(args.json, {"cost": _plain(price), "pairs": found})
 

@@ -26,7 +26,8 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     before = whole["before_onset"]
     if before["steps"]:
         parts.append(
-            f"In the {before['steps']} steps of sick runs before they were made sick: {before['alarms']} warnings, {per(before['per_1000'])} in 1,000."
+            f"In the {before['steps']} steps of sick runs before they were made sick: {before['alarms']} warnings, "
+            f"{per(before['per_1000'])} in 1,000."
         )
     seen = ", ".join(f"{name}: {n}" for name, n in sorted(whole["diagnosed_healthy"].items(), key=lambda kv: -kv[1]))
     parts.append(f"What diagnosis puts first in healthy runs: {seen}.")

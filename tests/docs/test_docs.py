@@ -97,7 +97,7 @@ def test_quoted_source_is_in_the_file(page):
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda x: x)
 def test_commands_are_valid(page, line):
-    """`make` targets and programs exist; `keel` lines parse, and where their recipe is the project's own, its settings and overrides hold."""
+    """`make` targets and programs exist; `keel` lines parse; where a recipe is the project's own, its settings and overrides hold."""
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")

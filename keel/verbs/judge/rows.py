@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
-from keel.core.hashing import image_digest
+from keel.core.image_digest import image_digest
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.data.errors import FieldError
