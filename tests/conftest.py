@@ -35,9 +35,9 @@ Stage = Callable[..., dict[str, Any]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that run whole stages are told apart by what they ask for, so that none is forgotten."""
+    """Tests that run whole stages or a browser are told apart by what they ask for, so that none is forgotten."""
     for item in items:
-        asks = {"stage", "finished", "parts"} & set(getattr(item, "fixturenames", ()))
+        asks = {"stage", "finished", "parts", "browser"} & set(getattr(item, "fixturenames", ()))
         if asks or ROOT / "tests" / "verbs" in item.path.parents:
             item.add_marker(pytest.mark.stages)
 

@@ -161,3 +161,12 @@ def test_prompts_are_measured_against_all_of_the_run():
     assert found == {"prompts/mean_length": 2.0, "prompts/surprise": pytest.approx(expected)}
     assert measure([]) == {}
     assert PromptMeasures([])([torch.tensor([5])]) == {"prompts/mean_length": 1.0, "prompts/surprise": pytest.approx(0.0)}
+
+
+def test_a_prompt_of_the_last_known_token_and_of_the_one_behind_it():
+    measure = PromptMeasures([torch.tensor([0, 0, 1])])  # of 6 in all, with one more of each and of a new one: 3, 2, 1
+    assert measure([torch.tensor([1])])["prompts/surprise"] == pytest.approx(math.log(3), abs=1e-15)
+    assert measure([torch.tensor([2])])["prompts/surprise"] == pytest.approx(math.log(6), abs=1e-15)
+    both = measure([torch.tensor([0, 2])])
+    assert both == {"prompts/mean_length": 2.0, "prompts/surprise": pytest.approx((math.log(2) + math.log(6)) / 2, abs=1e-15)}
+    assert measure([]) == {} == measure([torch.tensor([], dtype=torch.int64)])
