@@ -20,7 +20,8 @@ from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
 from keel.types import Group, Message, Prompt
-from keel.verbs.evaluate.run import Side, _judges, answer, drawn_in_full, score, sequence_kl
+from keel.verbs.evaluate.run import Side, answer, drawn_in_full, sequence_kl
+from keel.verbs.evaluate.scoring import judges_of, score
 from keel.verbs.run import RECIPES, run_verb
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import renderer_of
@@ -97,7 +98,7 @@ def test_what_answers_make_up_is_found_by_a_detector_of_a_name(tmp_path: Path) -
     (tmp_path / "objects.txt").write_text("cat\ndog, puppy\n")
     recipe = recipe_of("x.jsonl", f"evaluate.detector={{detector: truth, words: {{objects: {tmp_path}/objects.txt}}}}")
     assert ("evaluate.detector.words.objects", f"{tmp_path}/objects.txt") in [(f.key, f.name) for f in recipe.files()]
-    detect = _judges(recipe.evaluate).detect
+    detect = judges_of(recipe.evaluate).detect
     assert detect is not None
     found = detect(Prompt("p", text="?", meta={"objects": ["dog"]}), "a puppy and a cat")
     assert [(kind, "a puppy and a cat"[a:b]) for kind, a, b in found.errors] == [("existence", "cat")]
@@ -105,7 +106,7 @@ def test_what_answers_make_up_is_found_by_a_detector_of_a_name(tmp_path: Path) -
     (tmp_path / "mine.py").write_text("def nothing(prompt, text):\n    return 7\n")
     recipe = recipe_of("x.jsonl", f"evaluate.detector={tmp_path}/mine.py:nothing")
     assert [f.name for f in recipe.files() if f.key == "evaluate.detector"] == [f"{tmp_path}/mine.py"]
-    assert _judges(recipe.evaluate).detect(Prompt("p", text="?"), "") == 7  # type: ignore[misc]
+    assert judges_of(recipe.evaluate).detect(Prompt("p", text="?"), "") == 7  # type: ignore[misc]
 
 
 def test_a_detector_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -115,4 +116,4 @@ def test_a_detector_that_is_not_there_is_refused(tmp_path: Path) -> None:
         recipe_of("x.jsonl", "evaluate.detector={detector: truth}")
     recipe = recipe_of("x.jsonl", f"evaluate.detector={{detector: truth, words: {{objects: {tmp_path}/gone.txt}}}}")
     with pytest.raises(UserError, match=r"evaluate\.detector: .*gone\.txt"):
-        _judges(recipe.evaluate)
+        judges_of(recipe.evaluate)

@@ -85,8 +85,8 @@ def clustered(sums: Sequence[float], counts: Sequence[float] | None = None) -> E
 
 def share_interval(estimate: Estimate, level: float = LEVEL) -> Interval:
     """Interval of a mean of shares in [0, 1] over clusters: Wilson's, with as many trials as the clusters are worth (Korn & Graubard 1998),
-    ``mean (1 - mean) / error^2``, and Student's quantile in place of the normal one. It stays inside [0, 1], and is Wilson's own where all
-    clusters say the same: three of three prompts are no certainty."""
+    ``mean (1 - mean) / error^2``, and Student's quantile in place of the normal one. It stays inside [0, 1], and is Wilson's own where
+    there are only wins and losses: three wins of three prompts are no certainty."""
     p, n = estimate.mean, estimate.n
     if not -1e-9 <= p <= 1 + 1e-9:
         raise ValueError(f"{p} is no share")
@@ -95,6 +95,8 @@ def share_interval(estimate: Estimate, level: float = LEVEL) -> Interval:
         return wilson(p * n, n, level=level)
     check_level(level)
     trials = p * (1 - p) / estimate.error**2
+    if abs(trials - (n - 1)) < 1e-9 * n:  # wins and losses alone: the mean says what their spread is, nothing else was estimated
+        return wilson(p * n, n, level=level)
     z = t_quantile((1 + level) / 2, n - 1)
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))

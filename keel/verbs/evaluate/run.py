@@ -7,30 +7,28 @@ reported apart from it. Sampling and randomness are the evaluation's own.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from keel.core.errors import DataError, UserError
-from keel.core.python_file import load_object
+from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
-from keel.data.text import language
-from keel.evaluate import judge_scorer
-from keel.evaluate.board import Entry, Shares, board, shares_of
-from keel.evaluate.compare import GOLD, GOLD_CONTENT, REWARD_MODEL, Answer, PromptAnswers, compare
+from keel.evaluate.compare import GOLD, REWARD_MODEL, compare
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
 from keel.evaluate.result_lines import result_lines
+<<<<<<< HEAD
 from keel.evaluate.wording import wording
 from keel.judges.ask import Judge, check_images
 from keel.judges.gate import admit, read_report
+=======
+>>>>>>> ab
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.loops.online import sample_groups
@@ -38,21 +36,23 @@ from keel.methods.credit.assign import rollout_units
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.composition.rewards import Reward
-from keel.rewards.sources.hallucination import Found
 from keel.rewards.sources.model import ModelReward
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
-from keel.simulate import gold
-from keel.simulate.annotators import Worth
-from keel.types import Branch, Encoded, Group, ImagePart, Prompt, Sampler, SampleRequest, Unit
+from keel.types import Branch, Encoded, Group, Prompt, Sampler, SampleRequest, Unit
 from keel.verbs.evaluate.ensemble import Ensemble
-from keel.verbs.evaluate.people import people
 from keel.verbs.evaluate.recipe import EvalRecipe, OtherModel
+from keel.verbs.evaluate.results import Compared, made_board, scorer_of
+from keel.verbs.evaluate.scoring import language_of, pair_rows, side_answers
 from keel.verbs.evaluate.shots import shot_curve
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
+<<<<<<< HEAD
 from keel.verbs.shared.judges import check_seen_by, judge_named, record_judges
+=======
+from keel.verbs.shared.judges import record_judges
+>>>>>>> ab
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, open_session
@@ -69,18 +69,6 @@ class Side:
     retained: float | None  # summed log-probability of the unrelated text
     retained_tokens: int
     whole: bool = True  # does ``inference`` have the log-probabilities of what answered? Not those of an ensemble
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """A model beside the baseline: its answers, what they cost, where it stands on a learning curve, its few-shot curve."""
-
-    name: str
-    groups: tuple[Group, ...]
-    price: Mapping[str, Any]
-    at: float | None = None
-    rows: Sequence[PromptAnswers] = ()
-    shots: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]:
@@ -103,10 +91,14 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         total = 3 + len(recipe.others)
         session.bus.emit("run_started", 0, total_steps=total)
         account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
+<<<<<<< HEAD
         scorer = _scorer(recipe)  # refused before anything is sampled
         check_seen_by(recipe.rewards, data.prompts())
         if scorer is not None:
             check_images(scorer.judge, ((p, ()) for p in data.prompts()))
+=======
+        scorer = scorer_of(recipe)  # refused before anything is sampled
+>>>>>>> ab
 
         def told(step: int, groups: Sequence[Group]) -> None:
             session.bus.emit("step", step, metrics={"answers": float(sum(len(g.rollouts) for g in groups))})
@@ -241,7 +233,7 @@ def _shot_curve(
     if not config.shots:
         return {}
     prompts = load_data(DataConfig(path=list(config.prompts), limit=config.limit), config.seed).prompts()
-    prompts = [p for p in prompts if not config.languages or _language(p) in config.languages]
+    prompts = [p for p in prompts if not config.languages or language_of(p) in config.languages]
     names = [*([GOLD] if config.gold else []), *(r.source.name for r in rewards)]
     names = [REWARD_MODEL if any(isinstance(c, ModelReward) and c.name == n for c in recipe.rewards) else n for n in names]
     return shot_curve(
@@ -328,184 +320,3 @@ def sequence_kl(after: Side, before: Side, groups: Sequence[Group]) -> dict[str,
     ]
     total, tokens = sum(r for r, _ in ratios), sum(n for _, n in ratios)
     return {"mean": total / len(ratios), "per_token": total / tokens, "n": len(ratios)}
-
-
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """The judge of an evaluation, what the manifest is told of it, and its report."""
-
-    judge: Judge
-    admitted: Mapping[str, Any]
-    report: Mapping[str, Any] | None
-
-    def judged(
-        self, recipe: EvalRecipe, rows: Sequence[PromptAnswers], before: Sequence[Group], after: Sequence[Group]
-    ) -> tuple[judge_scorer.Wins, dict[str, Any]]:
-        """The judge's shares on the languages that are scored, and ``win_rate_judge``."""
-        config = recipe.evaluate
-        sides = [
-            (old.prompt, _texts(old), _texts(new))
-            for row, old, new in zip(rows, before, after, strict=True)
-            if not config.languages or row.language in config.languages
-        ]
-        judged = judge_scorer.judge_answers(self.judge, sides)
-        how = {"draws": config.draws, "level": config.level, "seed": config.seed}
-        return judged, judge_scorer.summary(judged, self.report, **how) | {"judge": self.judge.name}
-
-
-def _texts(group: Group) -> list[str | None]:
-    """A group's answers; None for a rollout that failed, which has no text to judge."""
-    return [rollout.text if valid else None for rollout, valid in zip(group.rollouts, group.valid_G.tolist(), strict=True)]
-
-
-def _scorer(recipe: EvalRecipe) -> Scorer | None:
-    """Raises ConfigError for a judge that is not there, or may not be a scorer."""
-    if (use := recipe.judge) is None:
-        return None
-    judge = judge_named(use.judges, use.judge)
-    admitted = admit(judge, use.report, use.override, "a scorer")
-    report = read_report(use.report) if use.report else None
-    same = report is not None and report["judge"]["identity"] == judge.identity
-    return Scorer(judge, admitted, report if same else None)
-
-
-def made_board(
-    recipe: EvalRecipe, path: Path, baseline: Sequence[Group], compared: Sequence[Compared], scorer: Scorer | None
-) -> dict[str, Any]:
-    """All models by all scorers. ``judged``: what else is told of the judge, for the first model."""
-    config = recipe.evaluate
-    given: dict[str, dict[str, Shares]] = {c.name: {} for c in compared}
-    judged: dict[str, Any] = {}
-    for c in compared if scorer is not None else ():
-        assert scorer is not None
-        wins, judged[c.name] = scorer.judged(recipe, c.rows, baseline, c.groups)
-        given[c.name]["judge"] = Shares(wins.shares, wins.ties)
-    if recipe.people is not None:
-        for name, shares in people(recipe.people, path, baseline, {c.name: c.groups for c in compared}).items():
-            given[name]["people"] = shares
-    entries = [
-        Entry(c.name, [r for r in c.rows if not config.languages or r.language in config.languages], given[c.name], c.price, c.at)
-        for c in compared
-    ]
-    prompts = {g.prompt.prompt_id: g.prompt for g in baseline}
-    how = {"draws": min(config.draws, 1_000), "level": config.level, "seed": config.seed}
-    try:
-        found = board(entries, recipe.baseline_name, headline=config.headline, fields=_fields(config, prompts), **how)
-    except ValueError as error:
-        raise DataError(f"evaluate.headline: {error}", "name one of them") from None
-    for c in compared:  # the win rate behind the judge's errors, where its report tells of them
-        if judged.get(c.name, {}).get("error_carried"):
-            found["models"][c.name]["win_rates"]["judge"] |= {k: judged[c.name][k] for k in ("mean", "low", "high", "as_judged")}
-    found["judged"] = {"judge": judged[compared[0].name]} if judged else {}
-    found["shots"] = {c.name: c.shots for c in compared if c.shots}
-    if config.reference:
-        found["wording"] = _wording(recipe, prompts, entries, found["headline"], how)
-    return found
-
-
-def _fields(config: EvaluateConfig, prompts: Mapping[str, Prompt]) -> dict[str, dict[str, str]]:
-    """Values of ``evaluate.groups`` by prompt. Raises DataError for a field that no prompt has."""
-    found = {name: {i: str(p.meta[name]) for i, p in prompts.items() if p.meta.get(name) is not None} for name in config.groups}
-    if empty := [name for name, values in found.items() if not values]:
-        raise DataError(f"evaluate.groups: no prompt has the field {empty[0]!r}", "keel data show tells which fields rows have")
-    return found
-
-
-def _wording(recipe: EvalRecipe, prompts: Mapping[str, Prompt], entries: Sequence[Entry], headline: str, how: Mapping[str, Any]) -> Any:
-    """BLEU and CIDEr of all models beside what the headline's scorer says."""
-    name = recipe.evaluate.reference
-    said = {i: p.meta.get(name) for i, p in prompts.items()}
-    references = {i: [v] if isinstance(v, str) else [str(x) for x in v] for i, v in said.items() if v}
-    texts = {e.name: {r.prompt_id: r.after[0].text for r in e.rows if r.after} for e in entries}
-    texts[recipe.baseline_name] = {r.prompt_id: r.before[0].text for r in entries[0].rows if r.before}
-    human = {e.name: s.won for e in entries if (s := shares_of(e, headline)) is not None}
-    try:
-        return wording(texts, references, human, **how) | {"beside": headline}
-    except ValueError as error:
-        raise DataError(
-            f"evaluate.reference: {error}: no prompt has a field {name!r}", "name the field with the reference answer"
-        ) from None
-
-
-def score(recipe: EvalRecipe, before: Sequence[Group], after: Sequence[Group], rewards: Sequence[Reward]) -> list[PromptAnswers]:
-    """Both sides' answers with the scores of gold, reward model and rules."""
-    return pair_rows(before, side_answers(recipe, before, rewards), side_answers(recipe, after, rewards))
-
-
-Scored = Sequence[tuple[Answer, ...]]
-
-
-def side_answers(recipe: EvalRecipe, groups: Sequence[Group], rewards: Sequence[Reward]) -> Scored:
-    """One model's answers to each prompt with their scores."""
-    scores = {reward.source.name: reward.source.score(groups) for reward in rewards}
-    model_name = next((r.name for r in recipe.rewards if isinstance(r, ModelReward)), None)
-    judges = _judges(recipe.evaluate)
-
-    def answers(k: int, group: Group) -> tuple[Answer, ...]:
-        found: list[Answer] = []
-        for i, rollout in enumerate(group.rollouts):
-            by_source = {name: float(values[k][i]) for name, values in scores.items()}
-            reward = by_source.pop(model_name) if model_name else None
-            if not group.valid_G[i]:  # a rollout that failed has no text to judge
-                found.append(Answer(rollout.text, None, reward, by_source, len(rollout)))
-                continue
-            utility = judges.utility(group.prompt, rollout.text) if judges.utility else None
-            if judges.content:
-                by_source[GOLD_CONTENT] = judges.content(group.prompt, rollout.text)
-            made_up = judges.detect(group.prompt, rollout.text) if judges.detect else None
-            errors = None if made_up is None else tuple((kind, first, end) for kind, first, end in made_up.errors)
-            coverage = None if made_up is None else made_up.coverage
-            found.append(Answer(rollout.text, utility, reward, by_source, len(rollout), errors, coverage))
-        return tuple(found)
-
-    return [answers(k, group) for k, group in enumerate(groups)]
-
-
-def pair_rows(baseline: Sequence[Group], before: Scored, after: Scored) -> list[PromptAnswers]:
-    """The baseline's and a model's answers to the same prompts."""
-    return [
-        PromptAnswers(
-            g.prompt.prompt_id,
-            g.prompt.last_user_text,
-            old,
-            new,
-            _language(g.prompt),
-            str(g.prompt.meta.get("category", "")),
-            _images(g.prompt),
-        )
-        for g, old, new in zip(baseline, before, after, strict=True)
-    ]
-
-
-def _language(prompt: Prompt) -> str:
-    return str(prompt.meta.get("language") or language(prompt.last_user_text))
-
-
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """What looks at texts beside the rewards; None = nobody asked for it."""
-
-    utility: Callable[[Prompt, str], float] | None = None
-    content: Callable[[Prompt, str], float] | None = None
-    detect: Callable[[Prompt, str], Found] | None = None
-
-
-def _judges(config: EvaluateConfig) -> Judges:
-    detect = _detector(config)
-    if not isinstance(config.gold, str):
-        return Judges(gold.utility if config.gold else None, gold.content if config.gold else None, detect)
-    worth: Worth = load_object(config.gold, "evaluate.gold")
-    return Judges(lambda prompt, text: math.fsum(worth(prompt, text).values()), None, detect)
-
-
-def _detector(config: EvaluateConfig) -> Callable[[Prompt, str], Found] | None:
-    if config.detecting is None:
-        return None
-    try:
-        return config.detecting.made()
-    except UserError as error:
-        raise UserError(f"evaluate.detector: {error.message}", error.hint) from None
-
-
-def _images(prompt: Prompt) -> tuple[str, ...]:
-    return tuple(p.source for m in prompt.messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart))
