@@ -23,12 +23,7 @@ from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
 from keel.evaluate.result_lines import result_lines
-<<<<<<< HEAD
-from keel.evaluate.wording import wording
-from keel.judges.ask import Judge, check_images
-from keel.judges.gate import admit, read_report
-=======
->>>>>>> ab
+from keel.judges.ask import check_images
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.loops.online import sample_groups
@@ -48,11 +43,7 @@ from keel.verbs.evaluate.scoring import language_of, pair_rows, side_answers
 from keel.verbs.evaluate.shots import shot_curve
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
-<<<<<<< HEAD
-from keel.verbs.shared.judges import check_seen_by, judge_named, record_judges
-=======
-from keel.verbs.shared.judges import record_judges
->>>>>>> ab
+from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, open_session
@@ -91,14 +82,10 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         total = 3 + len(recipe.others)
         session.bus.emit("run_started", 0, total_steps=total)
         account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
-<<<<<<< HEAD
-        scorer = _scorer(recipe)  # refused before anything is sampled
+        scorer = scorer_of(recipe)  # refused before anything is sampled
         check_seen_by(recipe.rewards, data.prompts())
         if scorer is not None:
             check_images(scorer.judge, ((p, ()) for p in data.prompts()))
-=======
-        scorer = scorer_of(recipe)  # refused before anything is sampled
->>>>>>> ab
 
         def told(step: int, groups: Sequence[Group]) -> None:
             session.bus.emit("step", step, metrics={"answers": float(sum(len(g.rollouts) for g in groups))})
