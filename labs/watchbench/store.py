@@ -18,13 +18,47 @@ TUNED_ON = FOLDER / "tuned_on.txt"  # names of the runs that were in view when t
 FAMILIES = (HEALTHY, *SICK)
 DIGITS = 4
 # What rules and diagnosis may ask for. Times, memory, moving averages and what stands there twice are left out.
-KEPT = """
-loss grad_norm lr skipped_steps entropy kl kl/max objective/kl kl_coef clip_ratio/region_mean policy/approxkl_avg policy/bounded_ratio
-reward reward_std reward_min reward_max frac_reward_zero_std sampling/staleness/mean sampling/sampling_logp_difference/mean
-completions/mean_length completions/clipped_ratio completions/failed_ratio completions/unique_token_ratio completions/refrain_ratio
-completions/reward_length_corr prompts/mean_length prompts/surprise critic/grad_norm critic/value_mean loss/value_avg val/clipfrac_avg
-completions/distinct_2 eval/reward eval/reward_std eval/rewards/own/std eval/rewards/gold/mean eval/rewards/gold/std eval/completions/mean_length eval/completions/failed_ratio
-""".split()
+KEPT = (
+    "loss",
+    "grad_norm",
+    "lr",
+    "skipped_steps",
+    "entropy",
+    "kl",
+    "kl/max",
+    "objective/kl",
+    "kl_coef",
+    "clip_ratio/region_mean",
+    "policy/approxkl_avg",
+    "policy/bounded_ratio",
+    "reward",
+    "reward_std",
+    "reward_min",
+    "reward_max",
+    "frac_reward_zero_std",
+    "sampling/staleness/mean",
+    "sampling/sampling_logp_difference/mean",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    "completions/failed_ratio",
+    "completions/unique_token_ratio",
+    "completions/refrain_ratio",
+    "completions/reward_length_corr",
+    "prompts/mean_length",
+    "prompts/surprise",
+    "critic/grad_norm",
+    "critic/value_mean",
+    "loss/value_avg",
+    "val/clipfrac_avg",
+    "completions/distinct_2",
+    "eval/reward",
+    "eval/reward_std",
+    "eval/rewards/own/std",
+    "eval/rewards/gold/mean",
+    "eval/rewards/gold/std",
+    "eval/completions/mean_length",
+    "eval/completions/failed_ratio",
+)
 
 
 def rounded(value: float) -> float:
