@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -96,7 +96,7 @@ def record(run: Run, world: World, watch: WatchConfig) -> Record:
         bus = EventBus([_Rows(found)], run.name, 0)
         every = 10 if watch.act else 10 * run.steps
         best = EarlyStopConfig(metric="eval/reward", mode="max")
-        harness = Harness(Sickened(patient), at, at.checkpoints(2), bus, trainer.config, watch, every, best)
+        harness = Harness(cast("Any", Sickened(patient)), at, at.checkpoints(2), bus, trainer.config, watch, every, best)
         try:
             if harness.train().interrupted:
                 raise KeyboardInterrupt  # a run that was cut short is none

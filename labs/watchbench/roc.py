@@ -47,9 +47,9 @@ def curve(name: str, sweep: Sweep, stored: Sequence[Mapping[str, Any]]) -> list[
     """All points of a rule, the shipped limit among them."""
     (rule,) = (r for r in resolve(WatchConfig()) if r.name == name)
     shipped = float(sweep.limit.rpartition(" ")[2])
-    ill = [row for row in stored if took(row["run"], row["rows"], row["final"])]
-    well = [row for row in stored if row["run"].family == HEALTHY and row not in ill]
-    sick = [row for row in ill if row["run"].family in sweep.families]
+    ill = {row["run"].name for row in stored if took(row["run"], row["rows"], row["final"])}
+    well = [row for row in stored if row["run"].family == HEALTHY and row["run"].name not in ill]
+    sick = [row for row in stored if row["run"].family in sweep.families and row["run"].name in ill]
     points: list[Point] = []
     for value in sorted({*sweep.values, shipped}):
         config = WatchConfig(defaults=False, rules=(with_limit(rule, sweep.limit, value),))

@@ -134,7 +134,7 @@ def _dead(p: Patient) -> None:
 
 
 def _entropy(p: Patient) -> None:
-    p.trainer.coefficients.fixed["entropy"] = -p.run.strength
+    p.trainer.coefficients.fixed = {"entropy": -p.run.strength}
 
 
 def _hack(p: Patient) -> None:

@@ -88,14 +88,14 @@ def _reward_length_corr(groups: Sequence[Group]) -> float:
     """Pearson's correlation of reward and length, both less their group's mean: what prompts differ in does not count."""
     rewards, lengths = [torch.zeros(0).double()], [torch.zeros(0).double()]
     for group in groups:
-        valid = group.valid_G.nonzero().flatten().tolist()
-        length_G = torch.tensor([float(group.rollouts[i].sampled_T.sum()) for i in valid]).double()
+        valid = [r for r, ok in zip(group.rollouts, group.valid_G, strict=True) if bool(ok)]
+        length_G = torch.tensor([float(r.sampled_T.sum()) for r in valid]).double()
         if valid:
             reward_G = group.rewards_G[group.valid_G].double()
             rewards.append(reward_G - reward_G.mean())
             lengths.append(length_G - length_G.mean())
     reward_N, length_N = torch.cat(rewards), torch.cat(lengths)
-    spread = float(reward_N.norm() * length_N.norm())
+    spread = math.sqrt(float(reward_N @ reward_N) * float(length_N @ length_N))
     return float(reward_N @ length_N) / spread if spread > _SAME else 0.0
 
 
