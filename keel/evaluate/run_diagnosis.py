@@ -182,13 +182,8 @@ LONGER = _cause("length", lambda s: s.ratio(*LENGTH), 1.5, "answers are {value} 
 SHORTER = _cause("length collapse", lambda s: _inverse(s.ratio(*LENGTH)), 2.0, "answers are {value} times shorter than at first",
                  "reward whole answers (min_tokens, a rule on length), lower optim.lr", "docs/alarms.md#length")  # fmt: skip
 REPEATS = _cause("repetition", lambda s: _inverse(s.ratio("completions/unique_token_ratio")), 1.5,
-<<<<<<< HEAD
-                 "answers use one different token where they used {value}", "price repetition (a `gaming` reward), look at the best "
-                 "answers (rollouts/): is one word paid?", "docs/rewards.md#a-price-for-gaming")  # fmt: skip
-=======
                  "answers use one different token where they used {value}", "price repetition (a `gaming` reward), look at answers "
                  "(rollouts/): is one word paid?", "docs/rewards.md#a-price-for-gaming")  # fmt: skip
->>>>>>> wbench
 ALIKE = _cause("a template", _alike, 1.3, "pairs of tokens are {value} times as common to answers as at first",
                "look at it (rollouts/), price it (a `gaming` or `rules` reward), add a bonus for variety",
                "docs/rewards.md#a-bonus-for-variety")  # fmt: skip

@@ -127,15 +127,8 @@ def _guard(args: argparse.Namespace) -> None:
         raise UserError(f"{args.acting} holds no healthy run that is also among the records", "keel watchbench record --act --only healthy")
     price = cost([p["without"] for p in found], [p["guarded"] for p in found], [p["start"] for p in found])
     same, acted = sum(p["same"] for p in found), sum(p["actions"] > 0 for p in found)
-<<<<<<< HEAD
-    print(
-        f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric; "
-        f"cost {percent(_plain(price))} of what was learned"
-    )
-=======
     print(f"{len(found)} pairs: the guard acted in {acted}, {same} are the same in every metric")
     print(f"it cost {percent(_plain(price))} of what was learned")
->>>>>>> wbench
     _write(args.json, {"cost": _plain(price), "pairs": found})
 
 

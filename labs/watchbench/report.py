@@ -25,15 +25,8 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     parts = [head, _goals(found), _families(whole["families"]), _rules(whole["rules"])]
     before = whole["before_onset"]
     if before["steps"]:
-<<<<<<< HEAD
-        parts.append(
-            f"In the {before['steps']} steps of sick runs before they were made sick: {before['alarms']} warnings, "
-            f"{per(before['per_1000'])} in 1,000."
-        )
-=======
         told = f"{before['alarms']} warnings, {per(before['per_1000'])} in 1,000"
         parts.append(f"In the {before['steps']} steps of sick runs before they were made sick: {told}.")
->>>>>>> wbench
     seen = ", ".join(f"{name}: {n}" for name, n in sorted(whole["diagnosed_healthy"].items(), key=lambda kv: -kv[1]))
     parts.append(f"What diagnosis puts first in healthy runs: {seen}.")
     return "\n\n".join(parts)

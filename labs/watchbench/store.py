@@ -18,11 +18,7 @@ TUNED_ON = FOLDER / "tuned_on.txt"  # names of the runs that were in view when t
 FAMILIES = (HEALTHY, *SICK)
 DIGITS = 4
 # What rules and diagnosis may ask for. Times, memory, moving averages and what stands there twice are left out.
-<<<<<<< HEAD
-KEPT = [
-=======
 KEPT = (
->>>>>>> wbench
     "loss",
     "grad_norm",
     "lr",
@@ -62,11 +58,7 @@ KEPT = (
     "eval/rewards/gold/std",
     "eval/completions/mean_length",
     "eval/completions/failed_ratio",
-<<<<<<< HEAD
-]
-=======
 )
->>>>>>> wbench
 
 
 def rounded(value: float) -> float:
