@@ -146,12 +146,12 @@ def test_a_support_of_one_token(drill: Any, rows: Rows, tmp_path: Path, monkeypa
         self.banned_tokens = tuple(i for i in range(len(self.tokenizer)) if i != only)
 
     monkeypatch.setattr(Renderer, "__init__", all_but_one)
-    steps = drill("return float(completion.count('e'))", "loop.steps=5", "settings.skip_self_test=[gradients]")
-    assert [(row["grad_norm"], row["kl"]) for row in steps] == [(0.0, 0.0)] * 5
+    steps = drill("return float(completion.count('e'))", "loop.steps=10", "settings.skip_self_test=[gradients]")
+    assert [(row["grad_norm"], row["kl"]) for row in steps] == [(0.0, 0.0)] * 10
     assert all(0 <= row["entropy"] < 1e-15 for row in steps)  # the other tokens count as e^-60
-    assert [row["reward"] for row in steps] == [6.0] * 5
+    assert [row["reward"] for row in steps] == [6.0] * 10
     assert all(math.isfinite(v) for row in steps for v in row.values() if isinstance(v, float))
-    assert "nearly deterministic" in told(rows, tmp_path)
+    assert "no group has different rewards" in told(rows, tmp_path)  # nothing to learn; without choice, but no worse for it
 
 
 def test_a_nucleus_of_one_token(drill: Any) -> None:
