@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,8 @@ def kept(rewards: Mapping[str, float | None], probes: int = 0, step: int = 3) ->
         assert part == "", "an evaluation's rows go with its step"
         rows.extend(found)
 
-    metrics = evaluator("eval", rewards, SimpleNamespace(write_sample=write), probes)(step)
+    with TemporaryDirectory() as folder:
+        metrics = evaluator("eval", rewards, SimpleNamespace(path=Path(folder), write_sample=write), probes)(step)
     return {row["prompt"]: (row["why"], row.get("reward")) for row in rows}, metrics
 
 
