@@ -22,9 +22,10 @@ def test_killed_three_times_under_load_nothing_is_lost_or_doubled() -> None:
 
 @pytest.mark.stages
 def test_people_at_work_are_answered() -> None:
+    """Few items: with more, a quick machine lets each person call more often than the server allows an account."""
     # A thread: where a browser is open in this process, its event loop is too.
-    found = ThreadPoolExecutor(1).submit(measure, "saturated", number=8, seconds=1.0, kills=0, items=400).result()
-    assert found["acknowledged"] > 0
+    found = ThreadPoolExecutor(1).submit(measure, "saturated", number=8, seconds=30.0, kills=0, items=120).result()
+    assert found["acknowledged"] >= 3 * 120  # all of it, three people an item
     assert (found["lost"], found["doubled"], found["refused"], found["counts_differ"]) == (0, 0, {}, 0)
 
 
