@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from keel.critique.echo import echo
 from keel.judges.parse import UnreadableError, after_thought, object_of
 from keel.rewards.constitution.config import Principle
 from keel.types import Prompt
@@ -87,19 +88,24 @@ def critique_of(reply: str) -> Critique:
     return Critique(True, severity, text.strip())
 
 
-def revision_of(reply: str, mark: str) -> str:
-    """The new answer: the whole reply behind a thought. Raises UnreadableError for an empty one, or one with the frame of the question."""
+def revision_of(reply: str, mark: str, request: str = "", material: Sequence[str] = ()) -> str:
+    """The new answer: the whole reply behind a thought. Raises UnreadableError for an empty one, or one that repeats the request or its
+    frame. ``material``: the question and the answer, whose words may be said again."""
     text = after_thought(reply).strip()
     if not text:
         raise UnreadableError("reply: the revision is empty")
     if mark in text:
         raise UnreadableError("reply: the revision holds the frame of the question")
+    if echo(text, request, material):
+        raise UnreadableError("reply: the revision repeats the request")
     return text
 
 
-def check(kind: Writing, reply: str, mark: str) -> None:
+def check(ask: Ask, reply: str, mark: str, request: str) -> None:
     """Raises UnreadableError for a reply that is not what was asked for."""
-    if kind == "critique":
+    if ask.kind == "critique":
         critique_of(reply)
     else:
-        revision_of(reply, mark)
+        prompt = ask.prompt
+        asked = prompt.text if prompt.text is not None else "\n".join(m.text for m in prompt.messages)
+        revision_of(reply, mark, request, (asked, ask.answer))

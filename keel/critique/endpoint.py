@@ -24,8 +24,8 @@ _CUT = frozenset({"length", "content_filter"})  # the server's reasons for a rep
 class _Asked(Question):
     """A call as a question, so that its key holds all that makes it."""
 
-    shown: Shown = field(default_factory=lambda: Shown((), ""))  # type: ignore[assignment]
-    writing: Writing = "critique"
+    shown: Shown = field(default_factory=lambda: Shown((), "", ""))  # type: ignore[assignment]
+    made_of: Ask | None = None
     template: WritingTemplate | None = None
 
 
@@ -37,18 +37,21 @@ class _Caller(EndpointJudge):
     def _ready(self, question: Question) -> Ready:
         assert isinstance(question, _Asked), "made by `EndpointWriter`"
         assert question.template is not None, "made by `EndpointWriter`"
+        assert question.made_of is not None, "made by `EndpointWriter`"
         parameters: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.config.max_tokens}
-        if question.writing == "critique":
+        if question.made_of.kind == "critique":
             parameters["response_format"] = {"type": "json_object"}
         seen = {"images": True} if self.sees_images and question.holds_image else {}  # to others a word stands in their place
         key = key_of(self.config.url, self.config.model, question.template.hash, parameters | seen, question)
         return Ready(question, self._templates["rubric"], Written(question.shown.messages, ()), parameters, key)
 
     def _read(self, ready: Ready, reply: dict[str, Any]) -> dict[str, Any]:
-        assert isinstance(ready.question, _Asked)
+        question = ready.question
+        assert isinstance(question, _Asked), "made by `EndpointWriter`"
+        assert question.made_of is not None, "made by `EndpointWriter`"
         if (finish := reply.get("finish", "")) in _CUT:  # half an answer reads like a whole one
             raise UnreadableError(f"reply: it has no end ({finish}; max_tokens is {self.config.max_tokens})")
-        check(ready.question.writing, reply["text"], ready.question.shown.mark)
+        check(question.made_of, reply["text"], question.shown.mark, question.shown.request)
         return {"scores": {}}
 
 
@@ -82,7 +85,7 @@ class EndpointWriter:
             ask.critique,
             sample=ask.sample,
             shown=show(template, ask, sees=self.sees_images),
-            writing=ask.kind,
+            made_of=ask,
             template=template,
         )
 

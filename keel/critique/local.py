@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from keel.core.errors import DataError
 from keel.critique.ask import Ask, Writing, Wrote, check
-from keel.critique.templates import WritingTemplate, show
+from keel.critique.templates import Shown, WritingTemplate, show
 from keel.judges.ask import digest
 from keel.judges.parse import UnreadableError
 from keel.judges.showing import controls_of, encoded, name_of, sees_images
@@ -63,17 +63,17 @@ class LocalWriter:
             places, request = requests[rollout.prompt_id]
             tokens = (len(request.prompt), len(rollout))
             for i in places:
-                fault = _fault(asks[i].kind, rollout.text, shown[i].mark, rollout.finish_reason)
+                fault = _fault(asks[i], rollout.text, shown[i], rollout.finish_reason)
                 found[i] = Wrote(rollout.text, fault, tokens=tokens, made=i == places[0])
         return [found.get(i, Wrote(error="call: no reply", made=False)) for i in range(len(asks))]
 
 
-def _fault(kind: Writing, text: str, mark: str, finish: str) -> str:
+def _fault(ask: Ask, text: str, shown: Shown, finish: str) -> str:
     """Why a reply is none; "" where it is one."""
     if finish != "stop":
         return f"reply: it has no end ({finish})"
     try:
-        check(kind, text, mark)
+        check(ask, text, shown.mark, shown.request)
     except UnreadableError as error:
         return str(error)
     return ""

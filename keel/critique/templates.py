@@ -52,10 +52,11 @@ class WritingTemplate(Section):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """(role, content) of each message, and the mark that no text has."""
+    """(role, content) of each message, the mark that no text has, and the request's own words around the texts."""
 
     messages: tuple[tuple[str, Content], ...]
     mark: str
+    request: str
 
 
 def load_template(name: str) -> WritingTemplate:
@@ -84,4 +85,5 @@ def show(template: WritingTemplate, ask: Ask, controls: Sequence[str] = (), sees
     filled: dict[str, Sequence[Part]] = {name: block(name) for name in texts}
     filled |= {"principle": (TextPart(ask.principle.text),), "request": (TextPart(own or template.request),)}
     sides = (("system", template.system), ("user", template.user))
-    return Shown(tuple((role, content_of(fill(_FILL, text, filled))) for role, text in sides), mark)
+    messages = tuple((role, content_of(fill(_FILL, text, filled))) for role, text in sides)
+    return Shown(messages, mark, _FILL.sub("\n", f"{template.system}\n{template.user}\n{template.request}"))

@@ -82,6 +82,7 @@ def board(
                 continue
             rate = statistics.share_interval(estimates[entry.name], level).to_json()
             more = {"ties": shares.ties, "p": estimates[entry.name].p_value(0.5), "p_holm": adjusted[entry.name]}
+            more["unscored"] = len({r.prompt_id for r in entry.rows} - shares.won.keys())
             models[entry.name]["win_rates"][scorer] = rate | more | _controlled(entry, shares, by_model, draws, level, seed)
     out["models"] = models
     if first:

@@ -25,7 +25,7 @@ class EvaluateConfig(Section):
     draws: int = Field(default=10_000, ge=100, description="Bootstrap resamples behind each interval.")
     level: float = Field(default=0.95, gt=0, lt=1, description="Level of the intervals.")
     languages: tuple[str, ...] = Field(
-        default=("en",), description="Languages that are scored; others are sampled and shown only. Empty = all."
+        default=(), description="Languages that are scored; others are sampled and shown only, and counted. Empty = all."
     )
     gold: bool | str = Field(
         default=False,

@@ -14,7 +14,7 @@ from keel.evaluate.report_data import ReportData, Row
 from keel.evaluate.report_made_up import pictures, pieces
 from keel.evaluate.report_plots import number, percent
 from keel.evaluate.report_samples import MOST_ANSWER, choose
-from keel.evaluate.result_lines import CONSTANT, answer_of, price_parts, scorer_name
+from keel.evaluate.result_lines import CONSTANT, answer_of, not_counted, price_parts, scorer_name
 from keel.evaluate.small_plots import Bar, Curve, curves, rows
 
 _TONES = {"better": "good", "not_better": "bad", "cannot_tell": "open"}
@@ -93,7 +93,7 @@ def _hero(found: Row, t: Say) -> dict[str, Any] | None:
     more = found["convergence"][name]["more_to_decide"]
     controlled = rate.get("length_controlled")
     p = t("page.p_one", p=number(rate["p"])) if alone else t("page.p", p=number(rate["p"]), holm=number(rate["p_holm"]))
-    warnings = []
+    warnings = list(not_counted(found, rate, t))
     if controlled is not None and controlled["length_explains_it"]:
         warnings.append(t("page.length.explains"))
     if model["constant"] >= CONSTANT:

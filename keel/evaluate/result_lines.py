@@ -45,11 +45,21 @@ def result_lines(summary: Mapping[str, Any], language: str = "en") -> Iterator[s
             yield "  " + t("eval.line.length", **_texts(controlled | {"ties": 0.0})) + told
         if model["constant"] >= CONSTANT:
             yield "  " + t("eval.constant", share=percent(model["constant"]))
+        for line in not_counted(found, rate, t):
+            yield "  " + line
         for scorer, other in model["win_rates"].items():
             if scorer != first:
                 yield "  " + t("eval.line.other", scorer=scorer_name(scorer, t), **_texts(other))
         if price := price_parts(model, t):
             yield "  " + t("eval.price") + ": " + ", ".join(f"{label} {value}" for label, value, _ in price)
+
+
+def not_counted(found: Mapping[str, Any], rate: Mapping[str, Any], t: Say) -> Iterator[str]:
+    """Which prompts are not in the win rate, and why."""
+    if others := found.get("other_languages"):
+        yield t("eval.other_languages", counts=", ".join(f"{name} {n:,}" for name, n in sorted(others.items())))
+    if rate.get("unscored"):
+        yield t("eval.unscored", n=f"{rate['unscored']:,}")
 
 
 def _texts(rate: Mapping[str, Any]) -> dict[str, str]:

@@ -111,3 +111,50 @@ def test_edits_by_hand() -> None:
     assert edit_share("我们九点开门", "我们十点开门") == pytest.approx(1 / 6)
     assert edit_share("", "") == 0.0
     assert edit_share("a b", "") == 1.0
+
+
+def request_of(language: str) -> str:
+    return show(
+        load_template(f"revision_{language}"), Ask("revision", asked("Is it open?"), "It is", PRINCIPLE, critique="It is wrong.")
+    ).request
+
+
+@pytest.mark.parametrize(
+    ("language", "reply"),
+    [  # all but the last two were written by a small model that was asked for a revision
+        (
+            "en",
+            "The principle: Every word is full.\n\nReply with the new answer and nothing else: no introduction, no marks.",
+        ),
+        ("en", "This answer has no introduction, no marks, and no introduction."),
+        ("en", "Change as little as possible: every word that may stay, stays"),
+        ("zh", "改动越少越好：可以保留的字句一律保留。"),
+        ("zh", "好的。只回复新的回答，不要写别的。"),
+    ],
+)
+def test_a_reply_that_repeats_the_request_is_no_revision(language: str, reply: str) -> None:
+    with pytest.raises(UnreadableError, match="repeats the request"):
+        revision_of(reply, "0a1b", request_of(language))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Yes.",
+        "We are open from nine to five, and nothing else is known to me.",
+        "Please send the lamp back; you pay nothing, and the new one follows in a week.",
+        "An answer to your question: change the battery, and reply with a picture.",
+        "营业时间是九点到五点，回答完毕。",
+        "请把灯寄回来，不要拆开。我们会寄出新的灯，不收费。",
+    ],
+)
+def test_an_answer_is_no_echo(language: str, reply: str) -> None:
+    assert revision_of(reply, "0a1b", request_of(language)) == reply
+
+
+def test_what_the_question_says_may_be_said_again() -> None:
+    line = "Reply with the new answer and nothing else: no introduction, no marks."
+    with pytest.raises(UnreadableError):
+        revision_of(line, "0a1b", request_of("en"))
+    assert revision_of(line, "0a1b", request_of("en"), (f"Translate: {line}",)) == line

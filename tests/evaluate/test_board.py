@@ -137,3 +137,13 @@ def test_the_page_can_be_read(run: Path, browser: Any, width: int):
         )
         assert set(middles) == {1}
         page.close()
+
+
+def test_what_is_not_counted_is_told():
+    some = [replace(row, after=(replace(row.after[0], gold=None),)) if i < 3 else row for i, row in enumerate(rows(0.5, 0))]
+    found = board([Entry("plain", some, {})], "base", headline="gold", draws=50)
+    assert (found["models"]["plain"]["win_rates"]["gold"]["unscored"], found["models"]["plain"]["win_rates"]["gold"]["n"]) == (3, 37)
+    said = list(result_lines({"board": found | {"other_languages": {"zh": 5}}}))
+    assert "  Not counted, prompts in languages that evaluate.languages leaves out: zh 5" in said
+    assert "  Not counted, prompts without a score on both sides: 3" in said
+    assert not any("Not counted" in line for line in result_lines({"board": board([Entry("plain", rows(0.5, 0), {})], "base", draws=50)}))

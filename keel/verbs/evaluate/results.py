@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,8 @@ def made_board(
         found = board(entries, recipe.baseline_name, headline=config.headline, fields=_fields(config, prompts), **how)
     except ValueError as error:
         raise DataError(f"evaluate.headline: {error}", "name one of them") from None
+    languages = [row.language for row in compared[0].rows]
+    found["other_languages"] = dict(Counter(name for name in languages if config.languages and name not in config.languages))
     for c in compared:  # the win rate behind the judge's errors, where its report tells of them
         if judged.get(c.name, {}).get("error_carried"):
             found["models"][c.name]["win_rates"]["judge"] |= {k: judged[c.name][k] for k in ("mean", "low", "high", "as_judged")}
