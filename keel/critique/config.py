@@ -29,6 +29,13 @@ class ReviseConfig(Section):
     slack: float = Field(
         default=0.05, ge=0, description="Among revisions that score at most this below the best one, the least edited is taken."
     )
+    most_edit: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="A revision that changes a larger share of the words is a new answer, and dropped. 1 allows all: a refusal has no word "
+        "of what it stands for.",
+    )
     keep: bool = Field(
         default=True, description="A demonstration may only be an answer that keeps all principles; false: the best one that there is."
     )

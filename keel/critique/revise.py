@@ -134,9 +134,11 @@ def written(writer: Writer, asks: Sequence[Ask], told: Callable[[Sequence[Any]],
 
 def _choose(draft: Draft, step: Step, found: Sequence[tuple[str, Scored]], scorer: Scorer, config: ReviseConfig) -> None:
     """Take the least edited revision among the best, or none."""
-    known = [(text, s, edit_share(draft.text, text)) for text, s in found if not s.error]
+    scored_ones = [(text, s, edit_share(draft.text, text)) for text, s in found if not s.error]
+    known = [x for x in scored_ones if x[2] <= config.most_edit]
     if not known:
         why = "no revision was scored" if found else "the reviser failed" if step.failed else "the reviser changed nothing"
+        why = "it is a new answer" if scored_ones else why
         _stay(draft, replace(step, outcome=why))
         return
     best = max(s.score for _, s, _ in known)

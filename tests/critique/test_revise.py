@@ -129,3 +129,11 @@ def test_all_answers_go_through_a_round_together() -> None:
     assert [d.text for d in drafts] == ["a tent", "a tent", "a and tent", "a tent"]
     assert batches == [3, 1]
     assert told == [("round 1: critiques", 3, 3), ("round 1: revisions", 3, 3), ("round 2: critiques", 1, 1), ("round 2: revisions", 1, 1)]
+
+
+def test_a_revision_that_changes_too_much_is_a_new_answer() -> None:
+    critic = Scripted(lambda a: says())
+    whole = run("a red tent", critic, Scripted(lambda a: "we do sell boats"), most_edit=0.9)
+    assert ([s.outcome for s in whole.steps], whole.text) == (["it is a new answer"], "a red tent")
+    assert run("a red tent", critic, Scripted(lambda a: "we do sell boats")).text == "we do sell boats"
+    assert run("a red tent", critic, Scripted(without), most_edit=0.9).text == "a tent"
