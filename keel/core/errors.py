@@ -26,6 +26,10 @@ class DataError(UserError):
     """A data file cannot be used; the message names file, line and field."""
 
 
+class EmptyFileError(DataError):
+    """A data file has no row."""
+
+
 class ModelError(UserError):
     """A model cannot be loaded or used as asked."""
 

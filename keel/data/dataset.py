@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from keel.core.errors import DataError
+from keel.core.errors import DataError, EmptyFileError
 from keel.core.hashing import stable_hash
 from keel.data import conversion
 from keel.data.config import ConversionConfig, DataConfig
@@ -173,8 +173,9 @@ def _placed(rows: Sequence[RawRow], images: str) -> Sequence[RawRow]:
 
 
 def load(config: DataConfig, seed: int = 0) -> Dataset:
-    """Read all of a section's paths, mix them by weight, convert them. A single path gives what ``read`` gives, converted."""
-    parts = [_read(path, config) for path in config.paths]
+    """Read all of a section's paths, mix them by weight, convert them. A single path gives what ``read`` gives, converted. Of several a
+    file may be empty (an earlier stage found nothing to write), which is told; not where it was given a weight."""
+    parts = _parts(config)
     settled = iter(settle_ids([r for p in parts for r in p.records], " + ".join(p.source for p in parts)))
     sizes = mixture_sizes([len(p) for p in parts], config.weights)
     records = [r for part, size in zip(parts, sizes) for r in _sample(tuple(islice(settled, len(part))), size, seed)]
@@ -190,6 +191,18 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
         if found:
             log.warning("%s: %s", whole.source, found)
     return _with_questions_alone(convert(whole, config.convert), config, seed)
+
+
+def _parts(config: DataConfig) -> list[Dataset]:
+    parts: list[Dataset] = []
+    for i, path in enumerate(config.paths):
+        try:
+            parts.append(_read(path, config))
+        except EmptyFileError:
+            if config.weights or (i + 1 == len(config.paths) and not parts):
+                raise
+            log.warning("%s: 0 rows: the file is empty, and the others are read", path)
+    return parts
 
 
 def _with_questions_alone(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:

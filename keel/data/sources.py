@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keel.core.errors import DataError
+from keel.core.errors import DataError, EmptyFileError
 from keel.data.arrow_nulls import without_nulls
 from keel.data.image_sets import spread
 from keel.data.json_rows import read_json, read_jsonl
@@ -128,7 +128,7 @@ def _read_files(files: list[Path], name: str) -> Source:
             found += 1
             rows.append(one) if isinstance(one, RawRow) else bad.append(one)
         if not found:
-            raise DataError(f"{file}: the file is empty", "it needs at least one row")
+            raise EmptyFileError(f"{file}: the file is empty", "it needs at least one row")
     rows, spoilt = spread(rows)
     return Source(tuple(rows), (*bad, *spoilt), digest.hexdigest(), name)
 
@@ -149,7 +149,7 @@ def read_plain(path: Path, content: bytes | None = None) -> Source:
     for one in made:
         rows.append(one) if isinstance(one, RawRow) else bad.append(one)
     if not rows and not bad:
-        raise DataError(f"{path}: the file is empty", "it needs at least one row")
+        raise EmptyFileError(f"{path}: the file is empty", "it needs at least one row")
     return Source(tuple(rows), tuple(bad), hashlib.sha256(found).hexdigest(), str(path))
 
 

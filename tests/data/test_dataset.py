@@ -283,3 +283,14 @@ def test_config_refuses_nonsense():
     for bad in ({"path": ""}, {"path": []}, {"path": ["a", "b"], "weights": [1.0]}, {"path": "a", "weights": [-1.0]}):
         with pytest.raises(ValueError):
             DataConfig(**bad)
+
+
+def test_of_several_files_one_may_be_empty_which_is_told(tmp_path, caplog):
+    full, empty = write(tmp_path / "full.jsonl", *demos(3)), write(tmp_path / "empty.jsonl")
+    for paths in ([full, empty], [empty, full]):
+        caplog.clear()
+        assert len(load(DataConfig(path=paths))) == 3
+        assert "empty.jsonl: 0 rows" in caplog.text
+    for config in (DataConfig(path=[empty]), DataConfig(path=[empty, empty]), DataConfig(path=[full, empty], weights=[1, 1])):
+        with pytest.raises(DataError, match=r"empty\.jsonl: the file is empty"):
+            load(config)
