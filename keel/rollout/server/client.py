@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -54,7 +54,7 @@ class EngineClient:
         """Of a fixed sequence, but its first token."""
         return list(self._ask("POST", "/logprobs", wire.write({"tokens": list(tokens)}))[0]["logprobs"])
 
-    def _ask(self, method: str, path: str, body: bytes, timeout_s: float | None = None) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    def _ask(self, method: str, path: str, body: bytes, timeout_s: float | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s or self._timeout_s)
         try:
             connection.request(method, path, body)

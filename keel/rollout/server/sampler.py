@@ -27,7 +27,8 @@ from keel.rollout.server.engine import SETTINGS, UPDATE
 from keel.rollout.weight_digest import digest_of
 from keel.types import PolicyVersion, Rollout, SampleRequest, Weights
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger("keel")
 PROBE = 32  # tokens of the fixed sequence
 _AGAIN_S = 1.0  # between looks for engines that are gone

@@ -57,7 +57,8 @@ def read_requests(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> li
         for row, tokens_T in zip(plain["requests"], parts, strict=True):
             if unknown := row["params"].keys() - _PARAMS:
                 raise WireError(f"params has unknown fields: {', '.join(sorted(unknown))}")
-            params = SamplingParams(**{k: tuple(v) if k in _TUPLES else v for k, v in row["params"].items()})
+            values: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in row["params"].items()}
+            params = SamplingParams(**values)
             found.append(SampleRequest(prompt=Encoded(tokens_T.clone()), params=params, **{name: row[name] for name in _REQUEST}))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WireError(f"no request: {type(error).__name__}: {error}") from None
