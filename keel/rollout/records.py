@@ -48,7 +48,7 @@ def unpacked(tensors: Mapping[str, Tensor], plain: Sequence[Mapping[str, Any]]) 
                 row["vocab"],
             )
             word, start = word + row["words"], start + length + 1
-        parts = {name: tensors[name][t : t + length].clone() for name in _TENSORS}
+        parts: dict[str, Any] = {name: tensors[name][t : t + length].clone() for name in _TENSORS}
         found.append(Rollout(**{name: row[name] for name in _PLAIN}, **parts, support=support))
         t += length
     return tuple(found)
