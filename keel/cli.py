@@ -149,15 +149,18 @@ def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_models(add: Add) -> None:
-    sub = add("serve", "serve a model over HTTP: keel serve policy MODEL, keel serve reward MODEL", commands.serve)
-    sub.add_argument("what", choices=["policy", "reward"], help="policy: OpenAI's protocol; reward: scores")
+    sub = add("serve", "serve over HTTP: keel serve policy MODEL, keel serve reward MODEL, keel serve rollouts", commands.serve)
+    sub.add_argument("what", choices=["policy", "reward", "rollouts"], help="OpenAI's protocol, scores, or an engine for RL")
     sub.add_argument(
-        "model", help="policy: any model, or a recipe (.yaml); reward: folder that keel reward made, or a model with a score head"
+        "model",
+        nargs="?",
+        default="",
+        help="policy: any model, or a recipe (.yaml); reward: folder that keel reward made, or a model with a score head; rollouts: none",
     )
     sub.add_argument(
         "overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. queue.waiting=4096 canary.model=runs/new/final"
     )
-    sub.add_argument("--port", type=_count, default=None, help="0 = one that is free; 8000 for a policy, 5000 for a reward model")
+    sub.add_argument("--port", type=_count, default=None, help="0 = one that is free; else policy 8000, reward 5000, rollouts 8100")
     sub.add_argument("--host", default="", help="where to listen, 127.0.0.1 unless given; elsewhere a policy asks for a key")
     sub = add("merge", "a model whose weights lie between those of others", commands.merge)
     sub.add_argument("models", nargs="+", metavar="MODEL", help="folders, ids or GGUF files of one architecture")

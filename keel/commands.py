@@ -226,6 +226,12 @@ def judge_report(args: argparse.Namespace) -> Summary:
 
 
 def serve(args: argparse.Namespace) -> Summary:
+    if args.what == "rollouts":
+        from keel.verbs.serve_rollouts import run_serve_rollouts
+
+        return run_serve_rollouts(args.host, args.port, [*([args.model] if args.model else []), *args.overrides])
+    if not args.model:
+        raise UserError(f"keel serve {args.what} needs a model", f"keel serve {args.what} MODEL")
     if args.what == "policy":
         from keel.verbs.serve_policy.run import run_serve_policy
 

@@ -47,6 +47,17 @@ class GroundingConfig(Section):
     above: float = Field(default=0.1, ge=0, description="Nats that a token's log-probability must be higher with what is shown.")
 
 
+class RolloutsConfig(Section):
+    """How far the sampler may run ahead of the training."""
+
+    lag: int = Field(
+        default=0,
+        ge=0,
+        description="Rollouts of a step are drawn by the weights of so many steps before, while the policy is updated; needs "
+        "algorithm.correction. It saves time where sampler.engine=server; 0: by the newest weights.",
+    )
+
+
 class PhaseConfig(Section):
     """A stretch of a training with settings of its own; what is left empty stays as it is elsewhere in the recipe."""
 

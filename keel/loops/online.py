@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from keel.learner.inference import EXTREMES
 from keel.loops.auditing import Auditor, refrain_metrics
 from keel.loops.config import ExplorationConfig, GroundingConfig, LoopConfig
 from keel.loops.control import Coefficients, phase_at
+from keel.loops.feed import Feed
 from keel.loops.grounding import told_apart
 from keel.loops.harness import TensorFiles
 from keel.loops.keeping import Keeper
@@ -74,12 +75,16 @@ def publish(policy: Learner, sampler: Sampler, version: int) -> None:
 
 
 def sample_groups(sampler: Sampler, requests: Sequence[SampleRequest], prompts: Mapping[str, Prompt]) -> tuple[Group, ...]:
-    """Draw all requests and put the rollouts of each into a group, in the order of requests and samples. Requests of one prompt must
-    differ in their samples."""
+    """Draw all requests and put the rollouts of each into a group."""
     sampler.submit(requests)
+    return grouped(requests, sampler.collect(), prompts)
+
+
+def grouped(requests: Sequence[SampleRequest], drawn: Iterable[Rollout], prompts: Mapping[str, Prompt]) -> tuple[Group, ...]:
+    """The rollouts of each request as a group, in the order of requests and samples. Requests of one prompt differ in their samples."""
     owner = {(r.prompt_id, r.first_sample + i): k for k, r in enumerate(requests) for i in range(r.n)}
     rollouts: list[list[Rollout]] = [[] for _ in requests]
-    for rollout in sampler.collect():
+    for rollout in drawn:
         rollouts[owner[rollout.prompt_id, rollout.sample]].append(rollout)
     return tuple(
         empty_group(prompts[r.prompt_id], r.prompt, sorted(found, key=lambda rollout: rollout.sample))
@@ -158,6 +163,7 @@ class OnlineTrainer:
         self.auditor: Auditor | None = None  # who asks people about the reward
         self.red_team: RedTeam | None = None  # who tries to game it
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
+        self.feed = Feed(0, self.total_steps - 1)
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
@@ -219,7 +225,7 @@ class OnlineTrainer:
         """
         ids = self._prompt_ids(step)
         if not self.algorithm.refill_rounds:
-            groups, metrics = self._sample(ids, step)
+            groups, metrics = self._sample(ids, step, first=True)
             groups = tuple(map(self._shaped, groups))
             return groups, groups, metrics
         names = list(self.prompts)
@@ -229,7 +235,7 @@ class OnlineTrainer:
         sums: defaultdict[str, float] = defaultdict(float)
         wanted, rounds = ids, 0
         while wanted and rounds < self.algorithm.refill_rounds:
-            groups, metrics = self._sample(wanted, step)
+            groups, metrics = self._sample(wanted, step, first=rounds == 0)
             for name, value in metrics.items():
                 sums[name] += value
             sampled += map(self._shaped, groups)
@@ -249,18 +255,31 @@ class OnlineTrainer:
         overlong, limit = self.algorithm.overlong, self.params.max_tokens
         return group if overlong is None else with_overlong_penalty(group, limit, overlong.buffer * limit, overlong.factor)
 
-    def _sample(self, ids: Sequence[str], step: int) -> tuple[tuple[Group, ...], dict[str, float]]:
-        """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,
-        rewarded as the others are; a prompt whose greedy answer failed has no baseline, so none of its samples is valid."""
-        started = time.perf_counter()
+    def _requests(self, ids: Sequence[str], step: int) -> list[SampleRequest]:
+        """What is drawn for these prompts: their samples, and behind them the greedy answers, where those are the baseline."""
         asked = {"seed": self.seed, "attempt": step, "keep_support": self.keep_support}
         whole = [SampleRequest(i, self.encoded[i], self.samples, self.params, **asked) for i in ids]
         requests = [part for r in whole for part in by_temperature(r, self.exploration)]
-        drawn = len(requests)
         if self.algorithm.needs_greedy:
             greedy = replace(self.params, temperature=0.0)
             requests += [replace(r, n=1, params=greedy, first_sample=self.samples, keep_support=False) for r in whole]
-        groups = sample_groups(self.actors.sampler, requests, self.prompts)
+        return requests
+
+    def _asking(self, step: int) -> list[SampleRequest]:
+        """What step ``step`` samples first."""
+        return self._requests(self._prompt_ids(step), step)
+
+    def _sample(self, ids: Sequence[str], step: int, first: bool = False) -> tuple[tuple[Group, ...], dict[str, float]]:
+        """Answers to these prompts with their rewards. Where the baseline is the greedy answer, that is one more sample of each prompt,
+        rewarded as the others are; a prompt whose greedy answer failed has no baseline, so none of its samples is valid. ``first``: they
+        are the step's own prompts, whose answers may have been drawn before (``feed``)."""
+        started = time.perf_counter()
+        if first:
+            requests, rollouts = self.feed.take(step, self.actors.sampler, self._asking)
+            groups = grouped(requests, rollouts, self.prompts)
+        else:
+            groups = sample_groups(self.actors.sampler, self._requests(ids, step), self.prompts)
+        drawn = len(groups) - (len(ids) if self.algorithm.needs_greedy else 0)
         groups = (*merged(groups[:drawn]), *groups[drawn:])
         sampled = time.perf_counter()
         groups = self.actors.reward(groups)
@@ -293,7 +312,7 @@ class OnlineTrainer:
             units = with_signal(units, "ref_logprobs", self.actors.reference_logprobs(units))
         if self.actors.critic is not None:
             units = with_signal(units, "values", self.actors.critic.values(units))
-        if self.algorithm.needs_old_logprobs or self.exploration.on:  # what was sampled from is not the policy
+        if self.algorithm.needs_old_logprobs or self.exploration.on or self.feed.lag:  # what was sampled from is not the policy
             units = with_signal(units, "old_logprobs", self.actors.policy.logprobs(units))
         return units
 
@@ -363,6 +382,8 @@ class OnlineTrainer:
         states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state(), "scale": self.scale.state()}
         if self.composer is not None:
             states["composer"] = self.composer.state()
+        if self.feed.lag:
+            files["rollouts"], states["rollouts"] = self.feed.state()
         if self.actors.reference is not None:
             files["reference"] = self.actors.reference.state()
         if self.actors.critic is not None:
@@ -375,6 +396,8 @@ class OnlineTrainer:
         self.scale = RewardScale.of_state(state["scale"])
         if self.composer is not None and "composer" in state:
             self.composer.load_state(state["composer"])
+        if self.feed.lag:
+            self.feed.load_state(tensors.get("rollouts", {}), state.get("rollouts", []), self._asking)
         if self.actors.reference is not None:
             self.actors.reference.load_state(tensors["reference"])
         if self.actors.critic is not None:

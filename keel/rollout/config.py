@@ -82,10 +82,36 @@ class VllmConfig(Section):
     prefix_cache: bool = Field(default=True, description="Keep the cache of prompts for later requests with the same beginning.")
 
 
+class ServerConfig(Section):
+    """Engines in processes of their own, where they draw the rollouts."""
+
+    urls: tuple[str, ...] = Field(
+        default=(),
+        description="Engines that run already (`keel serve rollouts`), http://HOST:PORT each. Empty: `spawn` of them are started.",
+    )
+    spawn: int = Field(default=1, ge=1, le=64, description="Engines started on this machine, which end with the run.")
+    threads: int = Field(default=0, ge=0, description="Threads of the processor for each engine; 0 = as torch has them.")
+    folder: str = Field(
+        default="", description="Where weights are handed over: a folder that trainer and engines see. Empty: a temporary one."
+    )
+    timeout_s: float = Field(default=600.0, gt=0, description="Longest answer of an engine, after which it is given up.")
+    patience_s: float = Field(default=120.0, gt=0, description="How long no engine at all may be there before the run ends.")
+
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        if self.urls and self.changed & {"spawn", "threads"}:
+            raise ConfigError(
+                "sampler.server: spawn and threads are for engines that are started here", "leave them out, or leave out urls"
+            )
+        if self.urls and not self.folder:
+            raise ConfigError("sampler.server.urls needs folder: where those engines find the weights", "name a folder that they see")
+        return self
+
+
 def _is_an_engine(name: str) -> str:
     """One of ours, or a file's: whether that file has it is told when it is read."""
-    if name not in ("local", "vllm") and not names_a_file(name):
-        raise ValueError(f"'{name}' is none of: local, vllm; nor is it FILE.py:NAME")
+    if name not in ("local", "vllm", "server") and not names_a_file(name):
+        raise ValueError(f"'{name}' is none of: local, server, vllm; nor is it FILE.py:NAME")
     return name
 
 
@@ -94,16 +120,21 @@ class RolloutConfig(SamplerConfig):
 
     engine: Annotated[str, AfterValidator(_is_an_engine)] = Field(
         default="local",
-        description="local: the trained model itself; vllm: vLLM in this process, which gets the new weights each step; or a sampler of "
-        "yours, FILE.py:NAME, called with the local one and the tokenizer.",
+        description="local: the trained model itself; server: engines in processes of their own, beside the training (see rollouts.lag); "
+        "vllm: vLLM in this process, which gets the new weights each step; or a sampler of yours, FILE.py:NAME, called with the local one "
+        "and the tokenizer.",
     )
     vllm: VllmConfig = Field(default=VllmConfig(), description="Settings of vLLM; only with engine=vllm.")
+    server: ServerConfig = Field(default=ServerConfig(), description="Engines beside the training; only with engine=server.")
 
     @model_validator(mode="after")
     def _settings_of_the_engine(self) -> Self:
         if self.engine != "vllm" and self.vllm.changed:
             name = f"sampler.vllm.{min(self.vllm.changed)}"
             raise ConfigError(f"{name} would have no effect with engine={self.engine}", "set sampler.engine=vllm")
+        if self.engine != "server" and self.server.changed:
+            name = f"sampler.server.{min(self.server.changed)}"
+            raise ConfigError(f"{name} would have no effect with engine={self.engine}", "set sampler.engine=server")
         if self.engine == "vllm" and "path" in self.changed:
             raise ConfigError("sampler.path would have no effect with engine=vllm", "leave it out")
         return self

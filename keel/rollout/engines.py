@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
+import weakref
+from pathlib import Path
 
 from keel.core.errors import UserError
 from keel.core.python_file import load_object, names_a_file
@@ -11,6 +14,9 @@ from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig
 from keel.rollout.local import Decode, LocalSampler
 from keel.rollout.prove import nats
+from keel.rollout.server.client import EngineClient
+from keel.rollout.server.sampler import ServerSampler
+from keel.rollout.server.spawn import Spawned
 from keel.rollout.vllm_engine import start
 from keel.rollout.vllm_sampler import VllmSampler
 from keel.types import Sampler
@@ -27,8 +33,37 @@ def make_sampler(loaded: Loaded, decode: Decode, config: RolloutConfig, longest:
         model = loaded.model
         vocabulary, tolerance = model.head_weight_VH.shape[0], nats(model.precision)
         return VllmSampler(ModelWeights(model), vocabulary, tolerance, engine, names, decode)
+    if config.engine == "server":
+        return server_sampler(loaded, config)
     local = LocalSampler(loaded.model, decode, config)
     return own_sampler(config.engine, local, loaded.tokenizer) if names_a_file(config.engine) else local
+
+
+def server_sampler(loaded: Loaded, config: RolloutConfig) -> ServerSampler:
+    """The sampler over the engines of ``config``, which are started here unless they run already. They are given the model as it is now."""
+    of, model = config.server, loaded.model
+    spawned = None if of.urls else Spawned(of.spawn)
+    holder = None if of.folder else tempfile.TemporaryDirectory(prefix="keel-weights-")
+    folder = Path(of.folder or holder.name if holder else of.folder)
+    model.save(folder, loaded.tokenizer, loaded.processor)
+    settings = {
+        "threads": of.threads,
+        "model_options": {"precision": "bf16" if model.precision == "bfloat16" else "fp32", "device": "auto"},
+        "banned": list(model.transform.banned),
+        "stop_tokens": list(model.stop_tokens),
+        "sampler": {"max_rows": config.max_rows, "prefill_tokens": config.prefill_tokens, "path": config.path},
+    }
+    engines = [EngineClient(url, of.timeout_s) for url in (of.urls or (spawned.urls if spawned else ()))]
+    vocabulary, tolerance = model.head_weight_VH.shape[0], nats(model.precision)
+    revive = spawned.revive if spawned is not None else _nothing
+    sampler = ServerSampler(engines, folder, settings, ModelWeights(model), vocabulary, tolerance, of.patience_s, revive)
+    for end in (spawned.stop if spawned else _nothing, holder.cleanup if holder else _nothing):
+        weakref.finalize(sampler, end)  # with the sampler, or with the process
+    return sampler
+
+
+def _nothing() -> None:
+    pass
 
 
 def own_sampler(spec: str, local: Sampler, tokenizer: object) -> Sampler:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 from keel.types.outputs import Counts, Divergence, LossOutput, Need, Outputs, StepReport
 from keel.types.sampling import Group, PolicyVersion, Rollout, SampleRequest
@@ -212,6 +212,27 @@ class Sampler(Protocol):
     def load(self, version: PolicyVersion, weights: Weights) -> None:
         """Draw from these weights from now on. Raises SelfTestError where they are not those of ``version``, or did not arrive."""
         ...
+
+
+class Drawing(Protocol):
+    """Rollouts that are under way."""
+
+    def rollouts(self) -> Sequence[Rollout]:
+        """All of them; waits until the last is there."""
+        ...
+
+
+class BesideSampler(Sampler, Protocol):
+    """A sampler that draws in other processes while this one trains."""
+
+    def begin(self, requests: Sequence[SampleRequest]) -> Drawing:
+        """Ask for these, and do not wait. ``load`` waits until they are drawn, so each is of one version."""
+        ...
+
+
+def draws_beside(sampler: Sampler) -> TypeGuard[BesideSampler]:
+    """Does it draw beside the training?"""
+    return hasattr(sampler, "begin")
 
 
 class RewardSource(Protocol):

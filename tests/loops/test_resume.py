@@ -193,3 +193,25 @@ def test_what_moves_during_a_run_is_resumed_too(
     for metric in moving:
         assert len({row[metric] for row in steps[1:]}) > 1, f"{metric} did not move, so nothing was shown"
     assert same_model(tmp_path / "run", tmp_path / "undisturbed")
+
+
+AHEAD = ("algorithm.correction.kind=truncate", "loop.eval_every=0", "loop.probes=0", "settings.checkpoint.every=1")
+
+
+@pytest.mark.stages
+@pytest.mark.parametrize("lag", [1, 3])
+def test_killed_at_any_step_it_ends_bit_for_bit_like_the_undisturbed_run(
+    lag: int, stage: Stage, rows: Rows, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (*AHEAD, f"rollouts.lag={lag}", "loop.steps=5")
+    stage("grpo", tmp_path / "undisturbed", *overrides)
+    for step in range(5):
+        at_step(step, crash)
+        with pytest.raises(Crash):
+            stage("grpo", tmp_path / "run", *overrides)
+        monkeypatch.undo()
+    stage("grpo", tmp_path / "run", *overrides)
+    steps = trained(rows(tmp_path / "run" / "metrics.jsonl"))
+    assert steps == trained(rows(tmp_path / "undisturbed" / "metrics.jsonl"))
+    assert same_model(tmp_path / "run", tmp_path / "undisturbed")
+    assert [row["sampling/staleness/max"] for row in steps if row["step"]] == [min(k, lag) for k in range(5)]

@@ -55,6 +55,7 @@ class RLParts(SampledParts):
     samples: int
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
+    lag: int = 0  # steps that the sampler is ahead
 
     @classmethod
     def of(
@@ -100,6 +101,7 @@ class RLParts(SampledParts):
         trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
         trainer.keeper, trainer.auditor, trainer.red_team = self.keeper, self.auditor, self.red_team
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
+        trainer.feed.lag = self.lag
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         return trainer
 
@@ -158,6 +160,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         told=askers.summary,
         exploration=recipe.exploration,
         grounding=recipe.grounding,
+        lag=recipe.rollouts.lag,
         best=_best(recipe),
         twins=renderer.twins,
         evaluators=evaluators_of(

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from keel.core.errors import ConfigError
 from keel.core.python_file import file_of, names_a_file
 from keel.learner.config import OptimConfig
-from keel.loops.config import ExplorationConfig, GroundingConfig
+from keel.loops.config import ExplorationConfig, GroundingConfig, RolloutsConfig
 from keel.methods import AlgorithmConfig, resolve
 from keel.models.heads import ValueKind
 from keel.rewards.composition.config import CompositionConfig
@@ -32,6 +32,7 @@ class RLRecipe(TrainRecipe):
         default=EvalSamplingConfig(), description="How held-out and test prompts are answered, whatever the training draws by."
     )
     sampler: RolloutConfig = Field(default=RolloutConfig(), description="What draws the rollouts, and how it packs its work.")
+    rollouts: RolloutsConfig = Field(default=RolloutsConfig(), description="How far the sampler may run ahead of the training.")
     samples: int = Field(default=8, ge=1, description="Rollouts a prompt (G).")
     exploration: ExplorationConfig = Field(
         default=ExplorationConfig(), description="Rollouts drawn otherwise than from the policy; needs algorithm.correction."
@@ -133,6 +134,16 @@ class RLRecipe(TrainRecipe):
             raise ConfigError(
                 "exploration draws rollouts from another distribution than the policy's, and nothing would correct for it",
                 "set algorithm.correction.kind=truncate (or mask)",
+            )
+        if self.rollouts.lag and algorithm.correction is None:
+            raise ConfigError(
+                f"rollouts.lag={self.rollouts.lag} trains on what an older policy drew, and nothing would correct for it",
+                "set algorithm.correction.kind=truncate (or mask)",
+            )
+        if self.rollouts.lag and not algorithm.policy_loss.clips:
+            raise ConfigError(
+                f"rollouts.lag={self.rollouts.lag}: {algorithm.objective} does not clip: an older policy's rollouts pull without a bound",
+                "set algorithm.objective=ppo_clip, or rollouts.lag=0",
             )
         if len(self.exploration.temperatures) > self.samples:
             raise ConfigError(

@@ -1,0 +1,64 @@
+"""What it gains to draw rollouts beside the training: the same recipe with the trainer's own sampler, and with engines and lags.
+
+    python -m labs.bench.ahead --steps 12 --cores 2
+
+Answers end where they end, so their lengths are ragged. Seconds a step are medians over the steps behind the first two, each way in turn,
+``--rounds`` times; of the ways with an engine both processes have half of the cores each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+WAYS = {
+    "local": (),
+    "server, lag 0": ("sampler.engine=server",),
+    "server, lag 1": ("sampler.engine=server", "rollouts.lag=1"),
+    "server, lag 2": ("sampler.engine=server", "rollouts.lag=2"),
+}
+_WARM = 2
+
+
+def run(way: str, folder: Path, model: str, steps: int, cores: int, tokens: int) -> list[float]:
+    """Seconds of each step behind the first ones."""
+    beside = "sampler.engine=server" in WAYS[way]
+    threads = max(1, cores // 2) if beside else cores
+    command = [
+        *(sys.executable, "-m", "keel.cli", "rl", "recipes/tiny_grpo.yaml", f"run_dir={folder}", f"model={model}"),
+        *(f"loop.steps={steps}", "loop.batch_size=8", "loop.eval_every=0", "loop.eval_at_start=false", "loop.probes=0"),
+        *(f"sampling.max_tokens={tokens}", "algorithm.correction.kind=truncate", "settings.checkpoint.every=1000"),
+        *(f"settings.threads={threads}", *([f"sampler.server.threads={threads}"] if beside else []), *WAYS[way]),
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row["time/step_s"] for row in rows if row.get("step", 0) > _WARM and "time/step_s" in row]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny:llama?seed=1&hidden=256&layers=4")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--tokens", type=int, default=96)
+    args = parser.parse_args()
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(args.rounds):
+            for way in WAYS:
+                seconds[way] += run(way, Path(folder) / f"{way}-{k}".replace(" ", ""), args.model, args.steps, args.cores, args.tokens)
+    base = statistics.median(seconds["local"])
+    for way, found in seconds.items():
+        print(f"{way:14} {statistics.median(found):7.3f} s a step   {base / statistics.median(found):5.2f} x")
+
+
+if __name__ == "__main__":
+    main()
