@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import sqlite
 
-from keel.feedback import assign, db, events, members, schema, sql
+from keel.feedback import adjudication, assign, events, leases, members, schema, sql, tally
 from keel.feedback.campaigns import Campaign, CampaignSettings, ConflictError
 from keel.feedback.db import Item, NoLeaseError, Store
 from keel.types import Annotator, Candidate, Choice, Message, Prompt, Task
@@ -425,10 +425,12 @@ def test_each_item_gets_exactly_n_different_people_whatever_happens(store: Store
 
 
 QUERIES = [
-    *((assign, name) for name in ("NEXT", "POOL", "PAST", "EXPIRED", "DISPUTED", "_MINE", "_RECLAIM", "_SHIFT", "_NOW")),
+    *((assign, name) for name in ("NEXT", "POOL", "PAST", "_MINE", "_RECLAIM")),
+    *((leases, name) for name in ("EXPIRED", "HANDLE", "_SHIFT", "_NOW")),
+    (adjudication, "DISPUTED"),
     *((members, name) for name in ("RETRACTED", "ENTRY", "ANSWERED")),
-    *((events, name) for name in ("HERE", "_BODY", "_DONE", "_ROOM")),
-    (db, "_HANDLE"),
+    *((events, name) for name in ("HERE", "_BODY", "_DONE")),
+    (tally, "ROOM"),
 ]
 
 

@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy import select, text
 
 from keel.core.errors import ConfigError, DataError
-from keel.feedback import db, migrate, schema, sql
+from keel.feedback import asked, migrate, schema, sql
 from keel.feedback.campaigns import Campaign, CampaignSettings, ConflictError, settings_from
 from keel.feedback.db import NoLeaseError, RowError, Store
 from keel.feedback.steps import STEPS
@@ -378,8 +378,8 @@ def test_other_processes_write_between_the_parts_of_an_import(tmp_path: Path, mo
             other.add_annotator(Annotator(f"a{len(seen)}", "person"))
             seen.append(other.progress("c")["items"])
 
-        monkeypatch.setattr(db, "_give_way", look)
+        monkeypatch.setattr(asked, "_give_way", look)
         pair = (Candidate("a", "one"), Candidate("b", "two"))
-        store.add_tasks("c", [Task(f"t{i}", Prompt(f"p{i}", text="?"), pair, "pairwise", "v1") for i in range(2 * db._PART + 1)])
-        assert seen == [db._PART, 2 * db._PART]
-        assert store.progress("c")["items"] == 2 * db._PART + 1
+        store.add_tasks("c", [Task(f"t{i}", Prompt(f"p{i}", text="?"), pair, "pairwise", "v1") for i in range(2 * asked.PART + 1)])
+        assert seen == [asked.PART, 2 * asked.PART]
+        assert store.progress("c")["items"] == 2 * asked.PART + 1
