@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +87,35 @@ def fresh(store: Store, campaign: str, judgements: Sequence[Judgement]) -> tuple
         elif all(_beside(x) != _beside(j) for x in line):
             left.append(LeftOut(j.event_id, j.source_id, f"is there with another time at work or other columns beside it; {_STORED}"))
     return new, left
+
+
+def made_again(store: Store, judgements: Sequence[Judgement], machines: Container[str]) -> tuple[list[Judgement], list[LeftOut]]:
+    """Judgements, of which those of ``machines`` (ids of judges) may say again what stands in the store: where it is something else now, or
+    a mean of more calls, it takes the place of what stands, which stays in the history. What is older than what stands is left out."""
+    by = dict.fromkeys(j.by for j in judgements if j.by in machines)
+    known, stands = set[str](), dict[tuple[str, str, str, int], Judgement]()
+    for name in by:
+        before = store.judgements(annotator=name)
+        known |= {j.event_id for j in before}
+        later = {j.replaces for j in before}
+        stands |= {_place(j): j for j in before if j.event_id not in later}
+    new: list[Judgement] = []
+    left: list[LeftOut] = []
+    for j in judgements:
+        old = stands.get(_place(j)) if j.by in by and j.event_id not in known and not j.replaces else None
+        if old is not None and j.at < old.at:
+            left.append(LeftOut(j.event_id, j.source_id, f"an older answer of {j.by} than the one that stands; {_STORED}"))
+        elif old is not None:
+            new.append(replace(j, replaces=old.event_id))
+        else:
+            new.append(j)
+        if j.by in by and j.event_id not in known and new and new[-1].event_id == j.event_id:
+            stands[_place(j)] = j
+    return new, left
+
+
+def _place(j: Judgement) -> tuple[str, str, str, int]:
+    return j.by, j.task_id, j.purpose, j.repeat
 
 
 def other_tasks(tasks: Sequence[Task], stored: dict[str, Task]) -> list[LeftOut]:

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, func, select
 
 from keel.core.errors import DataError
-from keel.feedback import campaigns, schema
+from keel.feedback import campaigns, judged, schema
 from keel.feedback.accounts import Accounts
-from keel.feedback.campaigns import Campaign, Role
+from keel.feedback.campaigns import Campaign
+from keel.feedback.tasks import Role, add_tasks, load_tasks, set_priority
 from keel.types import Annotator, Task
 
 T = TypeVar("T")
@@ -30,8 +31,11 @@ class Asked(Accounts):
         self.write(lambda c: campaigns.add_campaign(c, campaign, self.clock())).result()
 
     def update_campaign(self, name: str, **changes: Any) -> Campaign:
-        """Change paused, gold_share, repeat_share, lease_seconds, settings, guideline."""
-        return self.write(lambda c: campaigns.update_campaign(c, name, **changes)).result()
+        """Change paused, gold_share, repeat_share, lease_seconds, settings, guideline. Other ``settings`` place all items anew."""
+        found = self.write(lambda c: campaigns.update_campaign(c, name, **changes)).result()
+        for part in parts(self.task_ids(name)) if "settings" in changes else ():
+            self.write(lambda c, part=part: judged.place(c, found, part)).result()
+        return found
 
     def campaign(self, name: str) -> Campaign:
         return self.read(lambda c: campaigns.get_campaign(c, name))
@@ -55,13 +59,25 @@ class Asked(Accounts):
         """Tasks in their order, a few hundred a transaction; returns their ids. Those that are there are left as they are."""
         ids: list[str] = []
         for part in parts(tasks):
-            ids += self.write(lambda c, part=part: campaigns.add_tasks(c, campaign, part, role, priority)).result()
+            ids += self.write(lambda c, part=part: add_tasks(c, campaign, part, role, priority)).result()
         return tuple(ids)
 
     def set_priority(self, task_ids: Sequence[str], priority: float) -> None:
         """Higher ones are given out first; 0 is the usual."""
         for part in campaigns.chunks(task_ids):
-            self.write(lambda c, part=part: campaigns.set_priority(c, part, priority)).result()
+            self.write(lambda c, part=part: set_priority(c, part, priority)).result()
+
+    def not_judged(self, annotator: str, failed: Mapping[str, str]) -> None:
+        """A judge was asked about these tasks and gave no verdict: errors by task. People get them first where the campaign says so."""
+
+        self.tasks(list(failed))  # raises DataError for one that is not there
+
+        def job(c: Connection, part: Sequence[tuple[str, str]]) -> None:
+            judged.note_failures(c, annotator, part, self.clock())
+            judged.place_where_followed(c, [task for task, _ in part])
+
+        for part in parts(failed.items()):
+            self.write(lambda c, part=part: job(c, part)).result()
 
     def task(self, task_id: str) -> Task:
         """Raises DataError when it is not there."""
@@ -69,7 +85,7 @@ class Asked(Accounts):
 
     def tasks(self, task_ids: Sequence[str]) -> list[Task]:
         """Tasks by id, in this order. Raises DataError naming one that is not there."""
-        return self._tasks_of(task_ids, lambda missing: self.read(lambda c: campaigns.load_tasks(c, missing)))
+        return self._tasks_of(task_ids, lambda missing: self.read(lambda c: load_tasks(c, missing)))
 
     def _tasks_of(self, task_ids: Sequence[str], load: Callable[[Sequence[str]], dict[str, Task]]) -> list[Task]:
         known = {i: task for i in task_ids if (task := self._tasks.get(i)) is not None}
@@ -91,7 +107,8 @@ class Asked(Accounts):
         return self.read(lambda c: tuple(c.scalars(select(t.c.task_id).where(t.c.campaign == campaign).order_by(t.c.position))))
 
     def progress(self, campaign: str) -> dict[str, int]:
-        """Counts of a campaign: items of work, done and open ones, votes that count, leases, disputes."""
+        """Counts of a campaign: items of work, done and open ones, votes that count, leases, disputes, items that judges label, votes that
+        people still owe."""
         return self.read(lambda c: _progress(c, campaign))
 
 
@@ -122,7 +139,7 @@ def _progress(c: Connection, campaign: str) -> dict[str, int]:
     one = (t.c.campaign == campaign, t.c.role == "work")
     full = func.coalesce(func.sum(t.c.done), 0), func.coalesce(func.sum(t.c.leased), 0), func.coalesce(func.sum(t.c.open), 0)
     items, votes, leased, opened = c.execute(select(func.count(), *full).where(*one)).one()
-    done = c.execute(select(func.count()).where(*one, t.c.done >= t.c.wanted)).scalar_one()
+    done = c.execute(select(func.count()).where(*one, (t.c.done >= t.c.wanted) | (t.c.by_judge == 1))).scalar_one()
     disputed = c.execute(select(func.count()).where(*one, t.c.dispute == 1)).scalar_one()
     counts = {"items": items, "done": done, "open": opened, "votes": votes, "leases": leased, "disputed": disputed}
-    return {name: int(value) for name, value in counts.items()}
+    return {name: int(value) for name, value in counts.items()} | judged.counts(c, campaign)

@@ -43,16 +43,16 @@ _RECLAIM = (  # what the person had before, and may have again
 _RENEW = update(_l).where(_l.c.handle == bindparam("of")).values(state="open", until=bindparam("until_then"))
 HAD = exists().where(_l.c.task == _t.c.task_id, _l.c.annotator == bindparam("annotator"), _l.c.purpose == bindparam("purpose"))
 NEXT = (  # the next items of work after a place, which the person never had
-    select(_t.c.task_id, _t.c.urgency, _t.c.position, _t.c.candidates)
+    select(_t.c.task_id, _t.c.urgency, _t.c.ease, _t.c.position, _t.c.candidates)
     .where(_t.c.campaign == bindparam("campaign"), _t.c.role == "work", _t.c.open == 1)
-    .where(tuple_(_t.c.urgency, _t.c.position) > tuple_(bindparam("urgency"), bindparam("position")), ~HAD)
-    .order_by(_t.c.urgency, _t.c.position)
+    .where(tuple_(_t.c.urgency, _t.c.ease, _t.c.position) > tuple_(bindparam("urgency"), bindparam("ease"), bindparam("position")), ~HAD)
+    .order_by(_t.c.urgency, _t.c.ease, _t.c.position)
     .limit(bindparam("n"))
 )
 POOL = (  # open or not: known items go to everybody
     select(_t.c.task_id, _t.c.candidates)
     .where(_t.c.campaign == bindparam("campaign"), _t.c.role == bindparam("role"), _t.c.open == 1, ~HAD)
-    .order_by(_t.c.urgency, _t.c.position)
+    .order_by(_t.c.urgency, _t.c.ease, _t.c.position)
     .limit(bindparam("n"))
 )
 _again = schema.lease.alias("again")
@@ -122,8 +122,9 @@ def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, s
 def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
     """Work with gold and repeats in it. There is none of these without work: who has done all gets nothing more."""
     who, slot, leases, plain = member.annotator, member.given, list[Lease](), list[Lease]()
-    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == member.changed else START
-    asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", "urgency": urgency, "position": position, "n": n}
+    at = (member.cursor_urgency, member.cursor_ease, member.cursor_position) if member.seen == member.changed else START
+    place = dict(zip(("urgency", "ease", "position"), at, strict=True))
+    asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", **place, "n": n}
     work = list(run(c, NEXT, **asked))
     while work and len(leases) < n:
         drawn = stable_hash("slot", campaign.seed, who, slot) / 2.0**64
@@ -136,13 +137,13 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
             lease = give(c, campaign, who, past[0], "repeat", 1, slot, past[1][::-1], until, secret)  # shown the other way round
         else:
             row = work.pop(0)
-            urgency, position = row.urgency, row.position
+            place = {name: getattr(row, name) for name in place}
             order = shown_order(campaign, who, row.task_id, len(json.loads(row.candidates)))
             lease = make_lease(campaign, who, row.task_id, "work", 0, slot, order, until, secret)
             plain.append(lease)
         leases.append(lease)
         slot += 1
-    go_on = {"given": slot, "seen": member.changed, "cursor_urgency": urgency, "cursor_position": position}
+    go_on = {"given": slot, "seen": member.changed, **{f"cursor_{name}": value for name, value in place.items()}}
     steps: list[Step] = [(GO_ON, {"of_campaign": campaign.name, "of_annotator": who, **go_on})]
     steps += [(INSERT, row_of(lease)) for lease in plain] + [shifting(lease.task_id, 0, 1) for lease in plain]
     run_all(c, steps)

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
-from keel.feedback import adjudication, assign, campaigns, events, leases, members, migrate, people, schema, sql, tally
+from keel.feedback import adjudication, assign, events, judged, leases, members, migrate, people, schema, sql, tally
 from keel.feedback.answers import check_answer, from_display
 from keel.feedback.asked import Asked, parts
 from keel.feedback.campaigns import Campaign, ConflictError
@@ -34,6 +34,7 @@ from keel.feedback.given import Given, Item, items_of
 from keel.feedback.leases import Lease, NoLeaseError
 from keel.feedback.people import Account
 from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from, utc
+from keel.feedback.tasks import load_tasks
 from keel.feedback.views import Standing
 from keel.feedback.writer import Worker
 from keel.types import Answer, Judgement, TakenBack, Task
@@ -105,7 +106,7 @@ class Store(Asked):
             if first is not None:
                 first(c)
             given = assign.grant(c, annotator, campaign, n, self.clock(), self._secret)
-            tasks = self._tasks_of([lease.task_id for lease in given.leases], lambda missing: campaigns.load_tasks(c, missing))
+            tasks = self._tasks_of([lease.task_id for lease in given.leases], lambda missing: load_tasks(c, missing))
             return Given(given.leases, items_of(given.leases, tasks), given.state, given.answered, given.campaign)
 
         return job
@@ -164,7 +165,7 @@ class Store(Asked):
 
         def job(c: Connection) -> Receipt:
             found = lease or leases.by_handle(c, annotator, handle)
-            task = self._tasks.get(found.task_id) or campaigns.load_tasks(c, [found.task_id])[found.task_id]
+            task = self._tasks.get(found.task_id) or load_tasks(c, [found.task_id])[found.task_id]
             judgement = _judgement(found, task, event_id, answer, utc(self.clock()), more)
             check_judgement(judgement, task)
             return events.submit(c, judgement, task, self.clock(), self._secret)
@@ -206,7 +207,13 @@ class Store(Asked):
 
     def retract(self, *, annotator: str = "", event_id: str = "", why: str = "", who: str = "") -> tuple[str, ...]:
         """Take back all of an annotator's judgements, or one. Nothing is deleted. Returns the tasks that lost a vote; they open again."""
-        return self.write(lambda c: tally.retract(c, annotator, event_id, why, who, self.clock())).result()
+
+        def job(c: Connection) -> tuple[str, ...]:
+            tasks = tally.retract(c, annotator, event_id, why, who, self.clock())
+            judged.place_where_followed(c, tasks)
+            return tasks
+
+        return self.write(job).result()
 
     def take_back(self, annotator: str, handle: str, event_id: str, replaces: str) -> Receipt:
         """An annotator takes back the event ``replaces`` without another answer; the item is open to them again. `answer_soon`'s errors."""
@@ -218,10 +225,7 @@ class Store(Asked):
 
     def standing(self, campaign: str) -> dict[str, Standing]:
         """The events that no correction replaced: do they count, were they taken back?"""
-        h, j = schema.head, schema.judgement
-        query = select(h.c.event_id, h.c.counted, h.c.retracted, h.c.seq).join(j, j.c.event_id == h.c.event_id)
-        rows = self.read(lambda c: c.execute(query.where(j.c.campaign == campaign)).all())
-        return {r.event_id: Standing(bool(r.counted), bool(r.retracted), r.seq) for r in rows}
+        return self.read(lambda c: judged.standing(c, campaign))
 
     # ------------------------------------------------------------------------------------------------------ insides
 
@@ -229,6 +233,7 @@ class Store(Asked):
         before = _count(c)
         for judgement, task in checked:
             events.submit(c, judgement, task, self.clock(), self._secret, leased=False)
+        judged.placed_after(c, [j for j, _ in checked])
         return _count(c) - before
 
 

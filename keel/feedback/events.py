@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 from keel.feedback import schema
 from keel.feedback.answers import likeness
 from keel.feedback.campaigns import ConflictError, get_campaign
+from keel.feedback.judged import advises
 from keel.feedback.leases import Lease, NoLeaseError, give, shift, shifting
 from keel.feedback.rows import digest, dumps, judgement_from, judgement_row
 from keel.feedback.sql import Step, run, run_all
@@ -99,7 +100,7 @@ def submit(c: Connection, judgement: Judgement, task: Task, now: float, secret: 
         steps.append((_DONE, {"of": lease.handle}))
     votes = here.done
     if here.standing_event_id is None or taken_back:
-        votes += _stands(c, steps, kept, key, seq, lease, here)
+        votes += _stands(c, steps, kept, key, seq, lease, here, leased or not advises(c, kept.by, here.campaign))
     else:
         run_all(c, steps)
         c.execute(update(_h).where(_h.c.event_id == here.standing_event_id).values(event_id=kept.event_id))
@@ -116,11 +117,13 @@ def _stored(c: Connection, event_id: str) -> Judgement:
     return judgement_from(json.loads(run(c, _BODY, event_id=event_id).scalar_one()))
 
 
-def _stands(c: Connection, steps: list[Step], judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, here: Any) -> int:
+def _stands(
+    c: Connection, steps: list[Step], judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, here: Any, may: bool
+) -> int:
     """After ``steps``: a person's first answer stands, or the first after they took one back. A vote counts while there is room, and then
-    its lease no longer does; a person's second answer to an item never counts, whatever it says that it is for. Returns 1 when it counts,
-    else 0."""
-    counts = int(judgement.purpose == "work" and judgement.repeat == 0 and here.done < here.wanted and here.gone is None)
+    its lease no longer does; a person's second answer to an item never counts, whatever it says that it is for. ``may``: it is
+    no judge's that only says who is asked first. Returns 1 when it counts, else 0."""
+    counts = int(judgement.purpose == "work" and judgement.repeat == 0 and here.done < here.wanted and here.gone is None and may)
     said = {"event_id": judgement.event_id, "seq": seq, "counted": counts, "retracted": int(here.gone is not None)}
     freed = int(lease.state == "open") if judgement.purpose == "work" else 0
     if here.standing_event_id is None:

@@ -68,13 +68,14 @@ def sweep(c: Connection, now: float) -> int:
     return len(ended)
 
 
+_ROOM = _t.c.done + bindparam("more_done") + _t.c.leased + bindparam("more_leased") < _t.c.wanted
 _SHIFT = (
     update(_t)
     .where(_t.c.task_id == bindparam("id"))
     .values(
         done=_t.c.done + bindparam("more_done"),
         leased=_t.c.leased + bindparam("more_leased"),
-        open=case((_t.c.done + bindparam("more_done") + _t.c.leased + bindparam("more_leased") < _t.c.wanted, 1), else_=0),
+        open=case((_ROOM & (_t.c.by_judge == 0), 1), else_=0),
     )
 )
 _NOW = select(_t.c.open, _t.c.campaign).where(_t.c.task_id == bindparam("id"))

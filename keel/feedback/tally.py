@@ -14,15 +14,19 @@ from keel.feedback.leases import shift
 from keel.feedback.sql import run
 
 _t = schema.task
+MACHINES = ("judge", "reward_model")  # kinds of annotators that are no people
 ROOM = select(_t.c.campaign, _t.c.done, _t.c.wanted, _t.c.dispute).where(_t.c.task_id == bindparam("task"))
 
 
 def recount(c: Connection, task_id: str) -> None:
-    """Which work votes count: the first ``wanted`` that stand, one a person. For what changes the past; single votes count themselves."""
-    h, t = schema.head, schema.task
+    """Which work votes count: the first ``wanted`` that stand, one a person; where judges only say who is asked first, theirs do not,
+    unless their label of the item is enough. For what changes the past; single votes count themselves."""
+    h, t, a = schema.head, schema.task, schema.annotator
     task = c.execute(select(t).where(t.c.task_id == task_id)).one()
-    rows = c.execute(select(h).where(h.c.task == task_id, h.c.purpose == "work", h.c.repeat == 0).order_by(h.c.seq)).all()
-    live = [r for r in rows if not r.retracted][: task.wanted]
+    votes = select(h, a.c.kind).join(a, a.c.annotator_id == h.c.annotator)
+    rows = c.execute(votes.where(h.c.task == task_id, h.c.purpose == "work", h.c.repeat == 0).order_by(h.c.seq)).all()
+    advice = get_campaign(c, task.campaign).settings.judges_advise and not task.by_judge
+    live = [r for r in rows if not r.retracted and not (advice and r.kind in MACHINES)][: task.wanted]
     for row in rows:
         counted = int(row in live)
         if counted != row.counted:

@@ -214,14 +214,16 @@ class JudgesFile(Section):
                 return
 
 
-def deciding_of(path: Path) -> dict[str, Any]:
+def deciding_of(path: Path, *, whole: bool = False) -> dict[str, Any]:
     """What a file of judges says of what they say: a run that goes on must find that as it was, and may find more money, another server's
-    key, or more patience. Raises ConfigError for a file that cannot be read."""
+    key, or more patience. Without what stands at its default (unless ``whole``), so that a setting which is new in Keel changes no file
+    that does not name it. Raises ConfigError for a file that cannot be read."""
     judges = load(JudgesFile, path).judges
-    return {
-        name: {k: v for k, v in dump(j).items() if not (isinstance(j, EndpointConfig) and k in j.MEANS)}
-        for name, j in sorted(judges.items())
-    }
+    found = dict[str, Any]()
+    for name, j in sorted(judges.items()):
+        means = j.MEANS if isinstance(j, EndpointConfig) else ()
+        found[name] = {k: v for k, v in dump(j).items() if k not in means and (whole or k == "type" or k in j.changed)}
+    return found
 
 
 class JudgeUse(Section):

@@ -15,7 +15,8 @@ from keel.core.errors import DataError
 from keel.data.dataset import read as read_dataset
 from keel.feedback import interchange, lineage, own_files, schema, snapshots, sql
 from keel.feedback import store as files
-from keel.feedback.campaigns import Campaign, CampaignSettings
+from keel.feedback.campaign_settings import CampaignSettings
+from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.types import Annotator, Candidate, Choice, Comparison, Judgement, Message, Prompt, Ranks, Scores, Task, Unpaired
 
