@@ -93,23 +93,23 @@ def made_again(store: Store, judgements: Sequence[Judgement], machines: Containe
     """Judgements, of which those of ``machines`` (ids of judges) may say again what stands in the store: where it is something else now, or
     a mean of more calls, it takes the place of what stands, which stays in the history. What is older than what stands is left out."""
     by = dict.fromkeys(j.by for j in judgements if j.by in machines)
-    known, stands = set[str](), dict[tuple[str, str, str, int], Judgement]()
+    known, stands = dict[str, Judgement](), dict[tuple[str, str, str, int], Judgement]()
     for name in by:
         before = store.judgements(annotator=name)
-        known |= {j.event_id for j in before}
+        known |= {j.event_id: j for j in before}
         later = {j.replaces for j in before}
         stands |= {_place(j): j for j in before if j.event_id not in later}
     new: list[Judgement] = []
     left: list[LeftOut] = []
     for j in judgements:
-        old = stands.get(_place(j)) if j.by in by and j.event_id not in known and not j.replaces else None
-        if old is not None and j.at < old.at:
-            left.append(LeftOut(j.event_id, j.source_id, f"an older answer of {j.by} than the one that stands; {_STORED}"))
-        elif old is not None:
-            new.append(replace(j, replaces=old.event_id))
-        else:
+        if j.by not in by or j.replaces:
             new.append(j)
-        if j.by in by and j.event_id not in known and new and new[-1].event_id == j.event_id:
+        elif (there := known.get(j.event_id)) is not None:
+            new.append(replace(j, replaces=there.replaces))
+        elif (old := stands.get(_place(j))) is not None and j.at < old.at:
+            left.append(LeftOut(j.event_id, j.source_id, f"an older answer of {j.by} than the one that stands; {_STORED}"))
+        else:
+            new.append(replace(j, replaces=old.event_id) if old is not None else j)
             stands[_place(j)] = j
     return new, left
 

@@ -31,6 +31,7 @@ JUDGES = """judges:
   lazy: {type: scripted, constant: A}
   broken: {type: scripted, fails: 1.0}
   odd: {type: scripted, fails: 0.2}
+  at_times: {type: scripted, quality: 2.0, fails: 0.2}
   noisy: {type: scripted, noise: 1.0, hard: false}
 """
 
@@ -173,12 +174,12 @@ def test_a_judge_goes_through_a_campaign_before_people_do(tmp_path: Path, judges
     url = f"sqlite:///{tmp_path}/f.db"
     with Store(url) as store:
         store.add_campaign(Campaign("shop", 1, "pairwise", "pairwise-v1", settings=CampaignSettings(order="judge_doubt")))
-        pair = (Candidate("a", "one"), Candidate("b", "two"))
+        pair = (Candidate("a", "one", {"quality": 1.0}), Candidate("b", "two", {"quality": 0.0}))
         store.add_tasks("shop", [Task(f"t{i}", Prompt(f"p{i}", text=f"?{i}"), pair, "pairwise", "pairwise-v1") for i in range(20)])
         gold = Task("g", Prompt("g", text="?"), pair, "pairwise", "pairwise-v1", expected=Choice("first"))
         store.add_tasks("shop", [gold], "gold")
         store.add_annotator(Annotator("ann", "person"))
-    asked = ["judge", f"store={url}", "campaign=shop", "--judges", judges, "--judge", "odd", "--override", "odd"]
+    asked = ["judge", f"store={url}", "campaign=shop", "--judges", judges, "--judge", "at_times", "--override", "at_times"]
     assert main([*asked, "--dry-run"]) == 0
     assert "20 tasks, 40 calls" in capsys.readouterr().out
     assert main([*asked, "--out", str(tmp_path / "o.jsonl")]) == 0
@@ -190,9 +191,9 @@ def test_a_judge_goes_through_a_campaign_before_people_do(tmp_path: Path, judges
         progress = store.progress("shop")
     assert {f"t{(text or '').removeprefix('?')}" for text in first} == failed
     assert (progress["votes"], progress["missing"]) == (0, 20)
-    assert main(["judge", "--judges", judges, "--judge", "odd"]) == 2
+    assert main(["judge", "--judges", judges, "--judge", "at_times"]) == 2
     assert "what is to be judged" in capsys.readouterr().err
-    assert main(["judge", f"store={url}", "campaign=other", "--judges", judges, "--judge", "odd"]) == 2
+    assert main(["judge", f"store={url}", "campaign=other", "--judges", judges, "--judge", "at_times"]) == 2
     assert "campaign 'other' is not in the store" in capsys.readouterr().err
 
 

@@ -91,9 +91,6 @@ def mine(folder: Path, use: str) -> object:
     rewards = f"rewards=[{{type: model, name: rm, path: 'tiny:llama'}}, {{type: judge, name: j, {use}}}]"
     given = ["model=tiny:llama", f"data={{path: {folder}/prompts.jsonl}}", rewards, "mine.rules={j: 0.5}"]
     return run_mine(load(MineRecipe, None, given), folder / "run")
-        load(MineRecipe, None, ["model=tiny:llama", f"data={{path: {folder}/prompts.jsonl}}", rewards, "mine.rules={j: 0.5}"]),
-        folder / "run",
-    )
 
 
 def sweep(folder: Path, use: str) -> object:

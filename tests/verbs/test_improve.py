@@ -110,7 +110,8 @@ def test_a_run_goes_on_with_the_fingerprint_that_an_earlier_version_took(tmp_pat
     """Of the whole file, or with all defaults: both are known again as long as the file says the same, and of another one none is."""
     path = tmp_path / "judges.yaml"
     path.write_text("judges: {far: {type: endpoint, url: 'http://far/v1', model: m}}\n", encoding="utf-8")
-    recipe = load(ImproveRecipe, None, ["model=tiny:llama", "data={path: x.jsonl}", f"judge={{judges: {path}, judge: far, override: far}}"])
+    given = ["model=tiny:llama", "data={path: x.jsonl}", f"judge={{judges: {path}, judge: far, override: far}}", "unguarded=far"]
+    recipe = load(ImproveRecipe, None, given)
     (place,) = (k for k in inputs_of(recipe) if k.startswith("judge.judges"))
     today = inputs_of(recipe)[place]
     whole = digest(deciding_of(path, whole=True))[:16]
