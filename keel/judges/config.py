@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -183,7 +184,9 @@ class JudgesFile(Section):
             raise ConfigError(f"judge {name}: a panel cannot be its own member ({' > '.join((*above, name))})", "name other members")
         if name not in self.judges:
             what = f"judge {above[-1]}: no judge {name!r}" if above else f"there is no judge {name!r}"
-            raise ConfigError(what, f"the file has {', '.join(sorted(self.judges))}")
+            near = difflib.get_close_matches(name, self.judges, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(what + meant, f"the file of judges has {', '.join(sorted(self.judges))}")
         config = self.judges[name]
         for member in config.members if isinstance(config, PanelConfig) else ():
             self._check(member, (*above, name))

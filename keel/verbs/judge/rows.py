@@ -31,7 +31,10 @@ def tasks_of(path: str, campaign: str) -> list[Task]:
     """One task a row, in order; rows with the same content are one task, and counted. Raises DataError naming file, line and field."""
     found = _own_rows(Path(path)) if _has_answers(Path(path)) else _records(path)
     tasks = [named(Task("", prompt, candidates, kind, f"{kind}-v1", campaign=campaign)) for prompt, candidates, kind in found]
-    kept = list({t.task_id: t for t in reversed(tasks)}.values())[::-1]
+    first: dict[str, Task] = {}
+    for task in tasks:
+        first.setdefault(task.task_id, task)
+    kept = list(first.values())
     if len(kept) < len(tasks):
         log.info("%s: %d rows stand there before with the same content, and are judged once", path, len(tasks) - len(kept))
     return kept
