@@ -154,6 +154,29 @@ def test_a_judge_labels_the_sure_ones_and_people_get_the_rest_and_the_audits(sto
     assert len(without.comparisons) == 60 - audited, "nobody's advice takes the place of who is left out"
 
 
+def test_what_a_judge_labels_is_closed_however_many_people_an_item_takes(store: Store) -> None:
+    fill(store, 2, replace(DOUBT, judge_labels=True, judge_audit=1e-9), wanted=3)
+    store.record([*said(0, 1.0, 1.0), *said(1, 0.1, 0.1)])
+    assert order(store) == ["?1"]
+    assert store.progress("c") | {"done": 1, "missing": 3, "votes": 1} == store.progress("c")
+
+
+def test_advice_takes_the_place_of_nobody_who_voted_beyond_the_wanted_number(store: Store) -> None:
+    fill(store, 1, wanted=1)
+    store.record(said(0, 0.2, 0.1))
+    votes = [Judgement(who, "t0", who, "work", Choice("first"), (0, 1), "v1", AT) for who in ("ann", "bob")]
+    store.record(votes)
+    assert of_store(store, "c").left_out == {"advice": 1, "audit": 2, "surplus": 1}
+    (left,) = of_store(store, "c", without=["ann"]).comparisons
+    assert left.annotator_id == "bob"
+
+
+def test_one_verdict_by_itself_takes_nobodys_place_either(store: Store) -> None:
+    fill(store, 1, wanted=1)
+    store.submit_soon(said(0, 0.2, 0.1)[-1], leased=False).result()
+    assert order(store) == ["?0"]
+
+
 def test_what_judges_label_depends_on_no_order_of_arrival(store: Store, tmp_path: Path) -> None:
     labelled(store)
     write_campaign(store, "c", tmp_path / "c.jsonl")
