@@ -248,7 +248,8 @@ def _add_dash(add: Add) -> None:
 
 def _add_judge(add: Add) -> None:
     sub = add("judge", "let a judge compare, order or score answers", commands.judge)
-    sub.add_argument("target", help="a recipe (.yaml), or a file of answers: rows {prompt, answers}, pairs, rankings, single answers")
+    told = "a recipe (.yaml), or a file of answers: rows {prompt, answers}, pairs, rankings, single answers; without: store= campaign="
+    sub.add_argument("target", nargs="?", default="", help=told)
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. samples=2 kind=rubric store=sqlite:///f.db")
     sub.add_argument("--judge", default="", metavar="NAME", help="which judge of the file of judges")
     sub.add_argument("--judges", default="", metavar="FILE", help="the file of judges; recipes/judges.yaml unless given")

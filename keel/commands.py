@@ -216,7 +216,8 @@ def judge(args: argparse.Namespace) -> Summary:
 
     named = {"judge": args.judge, "judges": args.judges, "out": args.out, "report": args.report, "override": args.override}
     given = [f"{name}={json.dumps(value)}" for name, value in named.items() if value]
-    return run_judge(args.target, [*args.overrides, *given], dry_run=args.dry_run)
+    target, more = ("", [args.target]) if "=" in args.target and not Path(args.target).is_file() else (args.target, [])
+    return run_judge(target, [*more, *args.overrides, *given], dry_run=args.dry_run)
 
 
 def judge_report(args: argparse.Namespace) -> Summary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +87,35 @@ def fresh(store: Store, campaign: str, judgements: Sequence[Judgement]) -> tuple
         elif all(_beside(x) != _beside(j) for x in line):
             left.append(LeftOut(j.event_id, j.source_id, f"is there with another time at work or other columns beside it; {_STORED}"))
     return new, left
+
+
+def made_again(store: Store, judgements: Sequence[Judgement], machines: Container[str]) -> tuple[list[Judgement], list[LeftOut]]:
+    """Judgements, of which those of ``machines`` (ids of judges) may say again what stands in the store: where it is something else now, or
+    a mean of more calls, it takes the place of what stands, which stays in the history. What is older than what stands is left out."""
+    by = dict.fromkeys(j.by for j in judgements if j.by in machines)
+    known, stands = dict[str, Judgement](), dict[tuple[str, str, str, int], Judgement]()
+    for name in by:
+        before = store.judgements(annotator=name)
+        known |= {j.event_id: j for j in before}
+        later = {j.replaces for j in before}
+        stands |= {_place(j): j for j in before if j.event_id not in later}
+    new: list[Judgement] = []
+    left: list[LeftOut] = []
+    for j in judgements:
+        if j.by not in by or j.replaces:
+            new.append(j)
+        elif (there := known.get(j.event_id)) is not None:
+            new.append(replace(j, replaces=there.replaces))
+        elif (old := stands.get(_place(j))) is not None and j.at < old.at:
+            left.append(LeftOut(j.event_id, j.source_id, f"an older answer of {j.by} than the one that stands; {_STORED}"))
+        else:
+            new.append(replace(j, replaces=old.event_id) if old is not None else j)
+            stands[_place(j)] = j
+    return new, left
+
+
+def _place(j: Judgement) -> tuple[str, str, str, int]:
+    return j.by, j.task_id, j.purpose, j.repeat
 
 
 def other_tasks(tasks: Sequence[Task], stored: dict[str, Task]) -> list[LeftOut]:

@@ -1,4 +1,4 @@
-"""Who gets which item: leases. Functions of the writer's connection; nothing else may call them.
+"""Who gets which item. Functions of the writer's connection; nothing else may call them.
 
 Every item of work goes to ``wanted`` different people, to none of them twice. A lease is a promise with an end: after it another person may
 get the item, and the first one gets it back while there is room. What is random (order on the screen, where gold and repeats stand) is a
@@ -7,47 +7,24 @@ hash of the campaign's seed, the person and the place, so that it comes out the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, exists, func, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, exists, select, tuple_, update
 
-from keel.core.hashing import permutation, stable_hash
+from keel.core.hashing import stable_hash
 from keel.feedback import schema
-from keel.feedback.campaigns import Campaign, campaign_of, get_campaign
+from keel.feedback.campaigns import Campaign, campaign_of
+from keel.feedback.leases import INSERT, Lease, give, lease_of, make_lease, row_of, shift, shifting, shown_order, sweep
 from keel.feedback.members import ANSWERED, GO_ON, START, advance, entry_of, remember
 from keel.feedback.sql import Step, run, run_all
-from keel.types import Purpose
 
 _POOL = 200  # of gold or of past items, from which one is drawn
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right of one person to judge one item until ``until``."""
-
-    handle: str
-    task_id: str
-    annotator: str
-    campaign: str
-    purpose: Purpose
-    repeat: int
-    slot: int
-    display_order: tuple[int, ...]
-    state: str  # open, expired, done
-    until: float
-
-
-def lease_of(row: Any) -> Lease:
-    order = tuple(json.loads(row.display_order))
-    return Lease(row.handle, row.task, row.annotator, row.campaign, row.purpose, row.repeat, row.slot, order, row.state, row.until)
-
-
 _l, _t = schema.lease, schema.task
-_INSERT = insert(_l)
 _MINE = (
     select(_l)
     .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == bindparam("state"))
@@ -64,18 +41,18 @@ _RECLAIM = (  # what the person had before, and may have again
     .limit(bindparam("n"))
 )
 _RENEW = update(_l).where(_l.c.handle == bindparam("of")).values(state="open", until=bindparam("until_then"))
-_HAD = exists().where(_l.c.task == _t.c.task_id, _l.c.annotator == bindparam("annotator"), _l.c.purpose == bindparam("purpose"))
+HAD = exists().where(_l.c.task == _t.c.task_id, _l.c.annotator == bindparam("annotator"), _l.c.purpose == bindparam("purpose"))
 NEXT = (  # the next items of work after a place, which the person never had
-    select(_t.c.task_id, _t.c.urgency, _t.c.position, _t.c.candidates)
+    select(_t.c.task_id, _t.c.urgency, _t.c.ease, _t.c.position, _t.c.candidates)
     .where(_t.c.campaign == bindparam("campaign"), _t.c.role == "work", _t.c.open == 1)
-    .where(tuple_(_t.c.urgency, _t.c.position) > tuple_(bindparam("urgency"), bindparam("position")), ~_HAD)
-    .order_by(_t.c.urgency, _t.c.position)
+    .where(tuple_(_t.c.urgency, _t.c.ease, _t.c.position) > tuple_(bindparam("urgency"), bindparam("ease"), bindparam("position")), ~HAD)
+    .order_by(_t.c.urgency, _t.c.ease, _t.c.position)
     .limit(bindparam("n"))
 )
 POOL = (  # open or not: known items go to everybody
     select(_t.c.task_id, _t.c.candidates)
-    .where(_t.c.campaign == bindparam("campaign"), _t.c.role == bindparam("role"), _t.c.open == 1, ~_HAD)
-    .order_by(_t.c.urgency, _t.c.position)
+    .where(_t.c.campaign == bindparam("campaign"), _t.c.role == bindparam("role"), _t.c.open == 1, ~HAD)
+    .order_by(_t.c.urgency, _t.c.ease, _t.c.position)
     .limit(bindparam("n"))
 )
 _again = schema.lease.alias("again")
@@ -85,14 +62,6 @@ PAST = (  # work of the person that was answered long enough ago and not asked a
     .where(_l.c.annotator == bindparam("annotator"), _l.c.campaign == bindparam("campaign"), _l.c.state == "done")
     .where(_l.c.purpose == "work", _l.c.slot <= bindparam("upto"), _l.c.slot > bindparam("after"), ~_ASKED_AGAIN)
     .order_by(_l.c.slot)
-    .limit(bindparam("n"))
-)
-EXPIRED = select(_l).where(_l.c.state == "open", _l.c.until <= bindparam("now"))
-DISPUTED = (
-    select(_t.c.task_id, _t.c.candidates)
-    .where(_t.c.campaign == bindparam("campaign"), _t.c.dispute == 1, ~_HAD)
-    .where(~exists().where(_l.c.task == _t.c.task_id, _l.c.purpose == "adjudication", _l.c.state == "open"))
-    .order_by(_t.c.position)
     .limit(bindparam("n"))
 )
 
@@ -135,70 +104,6 @@ def _renewed(c: Connection, annotator: str, campaign: str, n: int, until: float)
     return [replace(lease, state="open", until=until) for lease in sorted((*leases, *back), key=lambda lease: lease.slot)]
 
 
-def grant_adjudication(c: Connection, annotator: str, campaign: str, n: int, now: float, secret: bytes) -> tuple[Lease, ...]:
-    """Leases of disputed items, to one adjudicator each, who did not vote on them."""
-    found = get_campaign(c, campaign)
-    sweep(c, now)
-    until = now + found.lease_seconds
-    mine = select(_l).where(_l.c.annotator == annotator, _l.c.campaign == campaign, _l.c.purpose == "adjudication")
-    held = [lease_of(r) for r in c.execute(mine.where(_l.c.state.in_(("open", "expired"))).order_by(_l.c.slot))]
-    leases: list[Lease] = []
-    for lease in held:
-        waiting = c.execute(select(_t.c.dispute).where(_t.c.task_id == lease.task_id)).scalar_one() == 1
-        other = _l.c.task == lease.task_id, _l.c.purpose == "adjudication", _l.c.state == "open", _l.c.annotator != annotator
-        if len(leases) < n and waiting and c.execute(select(_l.c.task).where(*other)).first() is None:
-            c.execute(update(_l).where(_l.c.handle == lease.handle).values(state="open", until=until))
-            leases.append(lease)
-    asked = {"annotator": annotator, "campaign": campaign, "purpose": "work", "n": n - len(leases)}
-    new = c.execute(DISPUTED, asked).all() if len(leases) < n else []
-    for row in new:
-        before = select(func.max(_l.c.repeat)).where(_l.c.task == row.task_id, _l.c.annotator == annotator, _l.c.purpose == "adjudication")
-        last = c.execute(before).scalar()
-        order = shown_order(found, annotator, row.task_id, len(json.loads(row.candidates)))
-        leases.append(give(c, found, annotator, row.task_id, "adjudication", 0 if last is None else last + 1, 0, order, until, secret))
-    return tuple(leases)
-
-
-def sweep(c: Connection, now: float) -> int:
-    """End the leases whose time is over; returns how many. Their items may go to others."""
-    ended = [lease_of(r) for r in run(c, EXPIRED, now=now)]
-    for lease in ended:
-        c.execute(update(_l).where(_l.c.handle == lease.handle).values(state="expired"))
-        if lease.purpose == "work":
-            shift(c, lease.task_id, leased=-1)
-    return len(ended)
-
-
-_SHIFT = (
-    update(_t)
-    .where(_t.c.task_id == bindparam("id"))
-    .values(
-        done=_t.c.done + bindparam("more_done"),
-        leased=_t.c.leased + bindparam("more_leased"),
-        open=case((_t.c.done + bindparam("more_done") + _t.c.leased + bindparam("more_leased") < _t.c.wanted, 1), else_=0),
-    )
-)
-_NOW = select(_t.c.open, _t.c.campaign).where(_t.c.task_id == bindparam("id"))
-
-
-def shift(c: Connection, task_id: str, done: int = 0, leased: int = 0) -> None:
-    """Change the counts of an item and whether it is open; people look again from the beginning when it opens."""
-    was = run(c, _NOW, id=task_id).one() if done + leased < 0 else None
-    run_all(c, [shifting(task_id, done, leased)])
-    if was is not None and not was.open and run(c, _NOW, id=task_id).one().open:
-        c.execute(update(schema.campaign).where(schema.campaign.c.name == was.campaign).values(changed=schema.campaign.c.changed + 1))
-
-
-def shifting(task_id: str, done: int, leased: int) -> Step:
-    """`shift` as a step of `run_all`, where the item cannot open by it: ``done + leased`` is not below 0."""
-    return _SHIFT, {"id": task_id, "more_done": done, "more_leased": leased}
-
-
-def shown_order(campaign: Campaign, annotator: str, task_id: str, count: int) -> tuple[int, ...]:
-    """Which candidate stands at each place of the screen, the first time that this person sees the item."""
-    return tuple(permutation(count, "display", campaign.seed, annotator, task_id))
-
-
 def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
     annotator = member.annotator
     if member.state in ("training", "qualification"):
@@ -217,8 +122,9 @@ def _new(c: Connection, campaign: Campaign, member: Any, n: int, until: float, s
 def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float, secret: bytes) -> list[Lease]:
     """Work with gold and repeats in it. There is none of these without work: who has done all gets nothing more."""
     who, slot, leases, plain = member.annotator, member.given, list[Lease](), list[Lease]()
-    urgency, position = (member.cursor_urgency, member.cursor_position) if member.seen == member.changed else START
-    asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", "urgency": urgency, "position": position, "n": n}
+    at = (member.cursor_urgency, member.cursor_ease, member.cursor_position) if member.seen == member.changed else START
+    place = dict(zip(("urgency", "ease", "position"), at, strict=True))
+    asked = {"campaign": campaign.name, "annotator": who, "purpose": "work", **place, "n": n}
     work = list(run(c, NEXT, **asked))
     while work and len(leases) < n:
         drawn = stable_hash("slot", campaign.seed, who, slot) / 2.0**64
@@ -231,15 +137,15 @@ def _mixed(c: Connection, campaign: Campaign, member: Any, n: int, until: float,
             lease = give(c, campaign, who, past[0], "repeat", 1, slot, past[1][::-1], until, secret)  # shown the other way round
         else:
             row = work.pop(0)
-            urgency, position = row.urgency, row.position
+            place = {name: getattr(row, name) for name in place}
             order = shown_order(campaign, who, row.task_id, len(json.loads(row.candidates)))
             lease = make_lease(campaign, who, row.task_id, "work", 0, slot, order, until, secret)
             plain.append(lease)
         leases.append(lease)
         slot += 1
-    go_on = {"given": slot, "seen": member.changed, "cursor_urgency": urgency, "cursor_position": position}
+    go_on = {"given": slot, "seen": member.changed, **{f"cursor_{name}": value for name, value in place.items()}}
     steps: list[Step] = [(GO_ON, {"of_campaign": campaign.name, "of_annotator": who, **go_on})]
-    steps += [(_INSERT, _row(lease)) for lease in plain] + [shifting(lease.task_id, 0, 1) for lease in plain]
+    steps += [(INSERT, row_of(lease)) for lease in plain] + [shifting(lease.task_id, 0, 1) for lease in plain]
     run_all(c, steps)
     return leases
 
@@ -260,33 +166,3 @@ def _draw_past(c: Connection, campaign: Campaign, annotator: str, slot: int) -> 
 def _drawn(rows: Sequence[Any], what: str, campaign: Campaign, annotator: str, slot: int) -> Any:
     """One of the rows, each as likely as the others, the same at every call; None when there is none."""
     return rows[stable_hash(what, campaign.seed, annotator, slot) % len(rows)] if rows else None
-
-
-def make_lease(
-    campaign: Campaign,
-    annotator: str,
-    task_id: str,
-    purpose: Any,
-    repeat: int,
-    slot: int,
-    order: Sequence[int],
-    until: float,
-    secret: bytes,
-    state: str = "open",
-) -> Lease:
-    """A lease under the name that its page will use: only who has the database's key can tell which item it is."""
-    key = "\0".join((task_id, annotator, purpose, str(repeat))).encode("utf-8", "surrogatepass")
-    handle = hashlib.blake2b(key, key=secret, digest_size=16).hexdigest()
-    return Lease(handle, task_id, annotator, campaign.name, purpose, repeat, slot, tuple(order), state, until)
-
-
-def give(c: Connection, *given: Any, state: str = "open") -> Lease:
-    """`make_lease`, stored."""
-    lease = make_lease(*given, state=state)
-    run(c, _INSERT, **_row(lease))
-    return lease
-
-
-def _row(lease: Lease) -> dict[str, Any]:
-    row = {name: getattr(lease, name) for name in ("annotator", "campaign", "handle", "purpose", "repeat", "slot", "state", "until")}
-    return row | {"task": lease.task_id, "display_order": json.dumps(list(lease.display_order))}

@@ -17,48 +17,45 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, func, insert, select
+from sqlalchemy import Connection, func, select
 
-from keel.core.errors import DataError
-from keel.feedback import assign, campaigns, events, members, migrate, people, schema, sql
-from keel.feedback.accounts import Accounts
+from keel.feedback import adjudication, assign, events, judged, leases, members, migrate, people, schema, sql, tally
 from keel.feedback.answers import check_answer, from_display
-from keel.feedback.assign import Lease
-from keel.feedback.campaigns import Campaign, ConflictError, Role
-from keel.feedback.events import NoLeaseError, Receipt
+from keel.feedback.asked import Asked, parts
+from keel.feedback.campaigns import Campaign, ConflictError
+from keel.feedback.events import Receipt
 from keel.feedback.given import Given, Item, items_of
+from keel.feedback.leases import Lease, NoLeaseError
 from keel.feedback.people import Account
 from keel.feedback.rows import RowError, check_judgement, dumps, judgement_from, utc
+from keel.feedback.tasks import load_tasks
 from keel.feedback.views import Standing
 from keel.feedback.writer import Worker
-from keel.types import Annotator, Answer, Judgement, TakenBack, Task
+from keel.types import Answer, Judgement, TakenBack, Task
 
 __all__ = ["Account", "Campaign", "ConflictError", "Item", "NoLeaseError", "Receipt", "RowError", "Store"]
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
-_CACHED = 5000  # tasks kept in memory: they never change
-_PART = 200  # rows a transaction of an import writes, so that votes get in between
 
 
-class Store(Accounts):
+class Store(Asked):
     """An open store. ``clock`` gives seconds since 1970."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
         self.url = sql.make_url(url)
         self.clock = clock
         self._writes, self._reads = sql.engine(self.url, writes=True), sql.engine(self.url, writes=False)
-        self._tasks: OrderedDict[str, Task] = OrderedDict()
+        self._tasks = OrderedDict[str, Task]()
         with self._writes.begin() as c:
             migrate.migrate(c)
-            self._secret = _secret(c)
+            self._secret = leases.secret_of(c)
         self.writer, self.reader = Worker(self._writes, "keel-feedback-writer"), Worker(self._reads, "keel-feedback-reader")
 
     def close(self) -> None:
@@ -93,73 +90,6 @@ class Store(Accounts):
         with self._reads.connect() as connection, connection.begin():
             return job(connection)
 
-    # ------------------------------------------------------------------------------------------------ what is asked
-
-    def add_campaign(self, campaign: Campaign) -> None:
-        """The same campaign again changes nothing. Raises ConflictError, ConfigError."""
-        self.write(lambda c: campaigns.add_campaign(c, campaign, self.clock())).result()
-
-    def update_campaign(self, name: str, **changes: Any) -> Campaign:
-        """Change paused, gold_share, repeat_share, lease_seconds, settings, guideline."""
-        return self.write(lambda c: campaigns.update_campaign(c, name, **changes)).result()
-
-    def campaign(self, name: str) -> Campaign:
-        return self.read(lambda c: campaigns.get_campaign(c, name))
-
-    def campaigns(self) -> tuple[Campaign, ...]:
-        return self.read(campaigns.campaigns)
-
-    def add_guideline(self, version: str, text: str, weights: Mapping[str, float] | None = None) -> None:
-        self.write(lambda c: campaigns.add_guideline(c, version, text, weights or {}, self.clock())).result()
-
-    def guideline(self, version: str) -> tuple[str, dict[str, float]]:
-        return self.read(lambda c: campaigns.get_guideline(c, version))
-
-    def add_annotator(self, annotator: Annotator) -> None:
-        self.write(lambda c: campaigns.add_annotator(c, annotator, self.clock())).result()
-
-    def annotators(self) -> tuple[Annotator, ...]:
-        return self.read(campaigns.annotators)
-
-    def add_tasks(self, campaign: str, tasks: Iterable[Task], role: Role = "work", priority: float = 0.0) -> tuple[str, ...]:
-        """Tasks in their order, a few hundred a transaction; returns their ids. Those that are there are left as they are."""
-        ids: list[str] = []
-        for part in _parts(tasks):
-            ids += self.write(lambda c, part=part: campaigns.add_tasks(c, campaign, part, role, priority)).result()
-        return tuple(ids)
-
-    def set_priority(self, task_ids: Sequence[str], priority: float) -> None:
-        """Higher ones are given out first; 0 is the usual."""
-        for part in campaigns.chunks(task_ids):
-            self.write(lambda c, part=part: campaigns.set_priority(c, part, priority)).result()
-
-    def task(self, task_id: str) -> Task:
-        """Raises DataError when it is not there."""
-        return self.tasks([task_id])[0]
-
-    def tasks(self, task_ids: Sequence[str]) -> list[Task]:
-        """Tasks by id, in this order. Raises DataError naming one that is not there."""
-        return self._tasks_of(task_ids, lambda missing: self.read(lambda c: campaigns.load_tasks(c, missing)))
-
-    def _tasks_of(self, task_ids: Sequence[str], load: Callable[[Sequence[str]], dict[str, Task]]) -> list[Task]:
-        known = {i: task for i in task_ids if (task := self._tasks.get(i)) is not None}
-        missing = [i for i in dict.fromkeys(task_ids) if i not in known]
-        if missing:
-            found = load(missing)
-            lost = next((i for i in missing if i not in found), None)
-            if lost is not None:
-                raise DataError(f"task {lost!r} is not in the store", "add_tasks adds tasks")
-            known |= found
-            self._tasks.update(found)
-            while len(self._tasks) > _CACHED:
-                self._tasks.popitem(last=False)
-        return [known[i] for i in task_ids]
-
-    def task_ids(self, campaign: str) -> tuple[str, ...]:
-        """Ids of a campaign's tasks in their order."""
-        t = schema.task
-        return self.read(lambda c: tuple(c.scalars(select(t.c.task_id).where(t.c.campaign == campaign).order_by(t.c.position))))
-
     # ------------------------------------------------------------------------------------------------ who gets what
 
     def next_items(self, annotator: str, campaign: str, n: int = 1) -> tuple[Item, ...]:
@@ -176,7 +106,7 @@ class Store(Accounts):
             if first is not None:
                 first(c)
             given = assign.grant(c, annotator, campaign, n, self.clock(), self._secret)
-            tasks = self._tasks_of([lease.task_id for lease in given.leases], lambda missing: campaigns.load_tasks(c, missing))
+            tasks = self._tasks_of([lease.task_id for lease in given.leases], lambda missing: load_tasks(c, missing))
             return Given(given.leases, items_of(given.leases, tasks), given.state, given.answered, given.campaign)
 
         return job
@@ -187,7 +117,7 @@ class Store(Accounts):
         def job(c: Connection) -> tuple[Lease, ...]:
             if people.role_of(c, annotator) not in ("adjudicator", "manager"):
                 raise NoLeaseError(f"{annotator} is no adjudicator", "give the account the role adjudicator")
-            return assign.grant_adjudication(c, annotator, campaign, n, self.clock(), self._secret)
+            return adjudication.grant_adjudication(c, annotator, campaign, n, self.clock(), self._secret)
 
         return self.items(self.write(job).result())
 
@@ -234,8 +164,8 @@ class Store(Accounts):
         dumps(more)  # refuses what JSON does not hold, before anything waits
 
         def job(c: Connection) -> Receipt:
-            found = lease or _by_handle(c, annotator, handle)
-            task = self._tasks.get(found.task_id) or campaigns.load_tasks(c, [found.task_id])[found.task_id]
+            found = lease or leases.by_handle(c, annotator, handle)
+            task = self._tasks.get(found.task_id) or load_tasks(c, [found.task_id])[found.task_id]
             judgement = _judgement(found, task, event_id, answer, utc(self.clock()), more)
             check_judgement(judgement, task)
             return events.submit(c, judgement, task, self.clock(), self._secret)
@@ -259,7 +189,7 @@ class Store(Accounts):
         Returns how many are new. Those that are there with the same content are left; raises ConflictError for other content.
         """
         stored = 0
-        for part in _parts(judgements):
+        for part in parts(judgements):
             checked = list(zip(part, self.tasks([j.task_id for j in part]), strict=True))
             for judgement, task in checked:
                 check_judgement(judgement, task)
@@ -277,7 +207,13 @@ class Store(Accounts):
 
     def retract(self, *, annotator: str = "", event_id: str = "", why: str = "", who: str = "") -> tuple[str, ...]:
         """Take back all of an annotator's judgements, or one. Nothing is deleted. Returns the tasks that lost a vote; they open again."""
-        return self.write(lambda c: events.retract(c, annotator, event_id, why, who, self.clock())).result()
+
+        def job(c: Connection) -> tuple[str, ...]:
+            tasks = tally.retract(c, annotator, event_id, why, who, self.clock())
+            judged.place_where_followed(c, tasks)
+            return tasks
+
+        return self.write(job).result()
 
     def take_back(self, annotator: str, handle: str, event_id: str, replaces: str) -> Receipt:
         """An annotator takes back the event ``replaces`` without another answer; the item is open to them again. `answer_soon`'s errors."""
@@ -285,18 +221,11 @@ class Store(Accounts):
 
     def widen(self, campaign: str, wanted: int) -> None:
         """More people an item than there were, never fewer: votes beyond the old number count now, as far as there is room."""
-        self.write(lambda c: events.widen(c, campaign, wanted)).result()
+        self.write(lambda c: tally.widen(c, campaign, wanted)).result()
 
     def standing(self, campaign: str) -> dict[str, Standing]:
         """The events that no correction replaced: do they count, were they taken back?"""
-        h, j = schema.head, schema.judgement
-        query = select(h.c.event_id, h.c.counted, h.c.retracted, h.c.seq).join(j, j.c.event_id == h.c.event_id)
-        rows = self.read(lambda c: c.execute(query.where(j.c.campaign == campaign)).all())
-        return {r.event_id: Standing(bool(r.counted), bool(r.retracted), r.seq) for r in rows}
-
-    def progress(self, campaign: str) -> dict[str, int]:
-        """Counts of a campaign: items of work, done and open ones, votes that count, leases, disputes."""
-        return self.read(lambda c: _progress(c, campaign))
+        return self.read(lambda c: judged.standing(c, campaign))
 
     # ------------------------------------------------------------------------------------------------------ insides
 
@@ -304,42 +233,12 @@ class Store(Accounts):
         before = _count(c)
         for judgement, task in checked:
             events.submit(c, judgement, task, self.clock(), self._secret, leased=False)
+        judged.placed_after(c, [j for j, _ in checked])
         return _count(c) - before
-
-
-def _parts(rows: Iterable[T]) -> Iterable[list[T]]:
-    """Parts of a transaction each, with a moment between them for other processes: they would find SQLite's lock taken whenever they look,
-    until the last part is in."""
-    part: list[T] = []
-    for row in rows:
-        if len(part) == _PART:
-            began = time.monotonic()
-            yield part
-            _give_way(time.monotonic() - began)
-            part = []
-        part.append(row)
-    if part:
-        yield part
-
-
-def _give_way(held: float) -> None:
-    """Wait until whoever waited for the lock while it was ``held`` so many seconds has looked again: SQLite looks every 25 ms at first,
-    and after 0.2 s every 100 ms."""
-    time.sleep(0.03 if held < 0.1 else 0.11)
 
 
 def _count(c: Connection) -> int:
     return c.execute(select(func.max(schema.judgement.c.seq))).scalar() or 0
-
-
-def _secret(c: Connection) -> bytes:
-    """The key of the leases' handles, drawn once a database."""
-    s = schema.setting
-    found = c.execute(select(s.c.value).where(s.c.name == "secret")).scalar()
-    if found is None:
-        found = secrets.token_hex(32)
-        c.execute(insert(s), {"name": "secret", "value": found})
-    return bytes.fromhex(found)
 
 
 def _judgement(lease: Lease, task: Task, event_id: str, shown: Answer, at: str, more: Mapping[str, Any]) -> Judgement:
@@ -348,25 +247,3 @@ def _judgement(lease: Lease, task: Task, event_id: str, shown: Answer, at: str, 
     said, order = from_display(shown, lease.display_order), lease.display_order
     given = (event_id, lease.task_id, lease.annotator, lease.purpose, said, order, task.protocol, at, lease.repeat)
     return Judgement(*given, guideline=task.guideline, **more)
-
-
-_HANDLE = select(schema.lease).where(schema.lease.c.handle == bindparam("handle"), schema.lease.c.annotator == bindparam("annotator"))
-
-
-def _by_handle(c: Connection, annotator: str, handle: str) -> Lease:
-    row = sql.run(c, _HANDLE, handle=handle, annotator=annotator).one_or_none()
-    if row is None:
-        raise NoLeaseError(f"{annotator} was not given this item", "ask for items first")
-    return assign.lease_of(row)
-
-
-def _progress(c: Connection, campaign: str) -> dict[str, int]:
-    t = schema.task
-    campaigns.get_campaign(c, campaign)
-    one = (t.c.campaign == campaign, t.c.role == "work")
-    full = func.coalesce(func.sum(t.c.done), 0), func.coalesce(func.sum(t.c.leased), 0), func.coalesce(func.sum(t.c.open), 0)
-    items, votes, leased, opened = c.execute(select(func.count(), *full).where(*one)).one()
-    done = c.execute(select(func.count()).where(*one, t.c.done >= t.c.wanted)).scalar_one()
-    disputed = c.execute(select(func.count()).where(*one, t.c.dispute == 1)).scalar_one()
-    counts = {"items": items, "done": done, "open": opened, "votes": votes, "leases": leased, "disputed": disputed}
-    return {name: int(value) for name, value in counts.items()}

@@ -9,22 +9,19 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
-from keel.core.errors import DataError
 from keel.feedback import schema
-from keel.feedback.answers import answer_from, disagreement, likeness
-from keel.feedback.assign import Lease, give, shift, shifting
+from keel.feedback.answers import likeness
 from keel.feedback.campaigns import ConflictError, get_campaign
+from keel.feedback.judged import advises
+from keel.feedback.leases import Lease, NoLeaseError, give, shift, shifting
 from keel.feedback.rows import digest, dumps, judgement_from, judgement_row
 from keel.feedback.sql import Step, run, run_all
+from keel.feedback.tally import recount, settle
 from keel.types import Answer, Judgement, TakenBack, Task
 
 _BY_THEMSELVES = 2  # ``head.retracted`` of an answer that its annotator took back
 _SERVERS = ("at", "late")  # fields that the server fills in: two sendings of one event may differ in them
 _PLACES = (*_SERVERS, "source_id")  # and where it came from: the same file may lie elsewhere
-
-
-class NoLeaseError(DataError):
-    """The person was never given this item: nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,6 @@ HERE = (  # all that is known of a place and an event, in one statement: each co
 _BODY = select(_j.c.body).where(_j.c.event_id == bindparam("event_id"))
 _ADD, _ADD_HEAD = insert(_j), insert(_h)
 _DONE = update(_le).where(_le.c.handle == bindparam("of")).values(state="done")
-_ROOM = select(_t.c.campaign, _t.c.done, _t.c.wanted, _t.c.dispute).where(_t.c.task_id == bindparam("task"))
 
 
 def submit(c: Connection, judgement: Judgement, task: Task, now: float, secret: bytes, *, leased: bool = True) -> Receipt:
@@ -104,7 +100,7 @@ def submit(c: Connection, judgement: Judgement, task: Task, now: float, secret: 
         steps.append((_DONE, {"of": lease.handle}))
     votes = here.done
     if here.standing_event_id is None or taken_back:
-        votes += _stands(c, steps, kept, key, seq, lease, here)
+        votes += _stands(c, steps, kept, key, seq, lease, here, leased or not advises(c, kept.by, here.campaign))
     else:
         run_all(c, steps)
         c.execute(update(_h).where(_h.c.event_id == here.standing_event_id).values(event_id=kept.event_id))
@@ -121,11 +117,13 @@ def _stored(c: Connection, event_id: str) -> Judgement:
     return judgement_from(json.loads(run(c, _BODY, event_id=event_id).scalar_one()))
 
 
-def _stands(c: Connection, steps: list[Step], judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, here: Any) -> int:
+def _stands(
+    c: Connection, steps: list[Step], judgement: Judgement, key: Mapping[str, Any], seq: int, lease: Lease, here: Any, may: bool
+) -> int:
     """After ``steps``: a person's first answer stands, or the first after they took one back. A vote counts while there is room, and then
-    its lease no longer does; a person's second answer to an item never counts, whatever it says that it is for. Returns 1 when it counts,
-    else 0."""
-    counts = int(judgement.purpose == "work" and judgement.repeat == 0 and here.done < here.wanted and here.gone is None)
+    its lease no longer does; a person's second answer to an item never counts, whatever it says that it is for. ``may``: it is
+    no judge's that only says who is asked first. Returns 1 when it counts, else 0."""
+    counts = int(judgement.purpose == "work" and judgement.repeat == 0 and here.done < here.wanted and here.gone is None and may)
     said = {"event_id": judgement.event_id, "seq": seq, "counted": counts, "retracted": int(here.gone is not None)}
     freed = int(lease.state == "open") if judgement.purpose == "work" else 0
     if here.standing_event_id is None:
@@ -157,76 +155,6 @@ def _take_back(c: Connection, judgement: Judgement, task: Task, lease: Lease, no
         settle(c, judgement.task_id)
 
 
-def recount(c: Connection, task_id: str) -> None:
-    """Which work votes count: the first ``wanted`` that stand, one a person. For what changes the past; single votes count themselves."""
-    h, t = schema.head, schema.task
-    task = c.execute(select(t).where(t.c.task_id == task_id)).one()
-    rows = c.execute(select(h).where(h.c.task == task_id, h.c.purpose == "work", h.c.repeat == 0).order_by(h.c.seq)).all()
-    live = [r for r in rows if not r.retracted][: task.wanted]
-    for row in rows:
-        counted = int(row in live)
-        if counted != row.counted:
-            c.execute(update(h).where(h.c.event_id == row.event_id).values(counted=counted))
-    shift(c, task_id, done=len(live) - task.done)
-    settle(c, task_id)
-
-
-def widen(c: Connection, campaign: str, wanted: int) -> None:
-    """Raise the number of people an item, of the campaign and of its items; what was beyond it may count now."""
-    t, k = schema.task, schema.campaign
-    if get_campaign(c, campaign).wanted >= wanted:
-        return
-    c.execute(update(k).where(k.c.name == campaign).values(wanted=wanted, changed=k.c.changed + 1))
-    ids = c.execute(select(t.c.task_id).where(t.c.campaign == campaign, t.c.wanted < wanted)).scalars().all()
-    c.execute(update(t).where(t.c.campaign == campaign, t.c.wanted < wanted).values(wanted=wanted))
-    for task_id in ids:
-        recount(c, task_id)
-
-
-def settle(c: Connection, task_id: str) -> None:
-    """Does the item wait for an adjudicator? It does when all its votes are in and disagree more than the campaign allows."""
-    t, h, j = schema.task, schema.head, schema.judgement
-    task = run(c, _ROOM, task=task_id).one()
-    if task.dispute == 0 and task.done < task.wanted:
-        return
-    campaign = get_campaign(c, task.campaign)
-    limit = campaign.settings.disagreement
-    if limit is None:
-        return
-    judged = select(h.c.task).where(h.c.task == task_id, h.c.purpose == "adjudication", h.c.retracted == 0).limit(1)
-    if c.execute(judged).first() is not None:
-        wanted = 2
-    elif task.done < task.wanted:
-        wanted = 0
-    else:
-        said = select(j.c.body).join(h, h.c.event_id == j.c.event_id).where(h.c.task == task_id, h.c.counted == 1)
-        answers = [answer_from(json.loads(body)["answer"]) for body in c.execute(said).scalars()]
-        wanted = int(disagreement(answers, campaign.settings.scale) > limit)
-    if wanted != task.dispute:
-        c.execute(update(t).where(t.c.task_id == task_id).values(dispute=wanted))
-
-
-def retract(c: Connection, annotator: str, event_id: str, why: str, who: str, now: float) -> tuple[str, ...]:
-    """Take back all of an annotator's judgements, or one event. Returns the tasks that lost a vote. Raises DataError when there is none."""
-    h, r, j = schema.head, schema.retraction, schema.judgement
-    if bool(annotator) == bool(event_id):
-        raise DataError("a retraction names an annotator or an event", "one of the two")
-    if annotator and c.execute(select(schema.annotator).where(schema.annotator.c.annotator_id == annotator)).first() is None:
-        raise DataError(f"annotator {annotator!r} is not in the store", "`keel feedback status` lists them")
-    if event_id and c.execute(select(j.c.event_id).where(j.c.event_id == event_id)).first() is None:
-        raise DataError(f"event {event_id!r} is not in the store")
-    seq = (c.execute(select(func.max(r.c.seq))).scalar() or 0) + 1
-    c.execute(insert(r), {"seq": seq, "annotator": annotator, "event_id": event_id, "why": why, "who": who, "at": now})
-    hit = h.c.annotator == annotator if annotator else h.c.event_id == event_id
-    tasks = sorted(set(c.execute(select(h.c.task).where(hit, h.c.retracted == 0)).scalars()))
-    c.execute(update(h).where(hit).values(retracted=1, counted=0))
-    if annotator:
-        _end_leases(c, annotator)
-    for task_id in tasks:
-        recount(c, task_id)
-    return tuple(tasks)
-
-
 def _lease(c: Connection, judgement: Judgement, task: Task, here: Any, now: float, secret: bytes, leased: bool) -> Lease:
     given = (judgement.by, task.task_id, judgement.purpose, judgement.repeat)
     if here.handle is not None:
@@ -253,14 +181,6 @@ def _check_place(judgement: Judgement, here: Any) -> None:
         raise ConflictError(f"event {judgement.event_id}: the answer to a training item was shown", "it cannot be corrected")
     if isinstance(judgement.answer, TakenBack) and here.standing_retracted:
         raise ConflictError(f"event {judgement.event_id}: {stands} was taken back already", "answer the item, or leave it")
-
-
-def _end_leases(c: Connection, annotator: str) -> None:
-    le = schema.lease
-    for row in c.execute(select(le).where(le.c.annotator == annotator, le.c.state == "open")).all():
-        c.execute(update(le).where(le.c.handle == row.handle).values(state="expired"))
-        if row.purpose == "work":
-            shift(c, row.task, leased=-1)
 
 
 def _receipt(c: Connection, judgement: Judgement, task: Task, late: bool) -> Receipt:

@@ -9,14 +9,19 @@ from pathlib import Path
 
 from keel.data.left_out import LeftOut
 from keel.feedback.arrivals import campaign_name, ensure, fresh, other_tasks
-from keel.feedback.campaigns import ConflictError, load_tasks
+from keel.feedback.campaigns import ConflictError
 from keel.feedback.db import Store
 from keel.feedback.exchange import table
 from keel.feedback.exchange.imported import Imported
+from keel.feedback.tasks import load_tasks
 from keel.feedback.views import check_known, counting, why_not
 from keel.types import Annotator, Judgement, Task
 
-_WHY = {"without": "its annotator was left out", "surplus": "surplus: beyond the wanted number of people (--surplus takes them too)"}
+_WHY = {
+    "without": "its annotator was left out",
+    "advice": "advice: a judge's verdict on an item that people decide",
+    "surplus": "surplus: beyond the wanted number of people (--surplus takes them too)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ def take(store: Store, campaign: str, without: Sequence[str] = (), *, surplus: b
     left: list[LeftOut] = []
     for j in said:
         why = why_not(j, standing, frozenset(without))
+        if not why and standing[j.event_id].advises:
+            why = "advice"
         if not why and j.purpose == "work" and not j.repeat and j.event_id not in counted and not surplus:
             why = "surplus"
         if why:

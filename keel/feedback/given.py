@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keel.feedback.assign import Lease
 from keel.feedback.campaigns import Campaign
+from keel.feedback.leases import Lease
 from keel.feedback.rows import utc
 from keel.feedback.texts import message_row
 from keel.types import Candidate, Prompt, Purpose, Task

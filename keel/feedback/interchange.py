@@ -67,11 +67,20 @@ def retractions(store: Store) -> list[dict[str, Any]]:
     return [{"annotator": x.annotator, "event_id": x.event_id, "why": x.why, "who": x.who} for x in rows]
 
 
+def unjudged(store: Store, campaign: str) -> list[dict[str, Any]]:
+    """Which judge gave no verdict on which task, and why: the last time each was asked."""
+    u, t = schema.unjudged, schema.task
+    query = select(u).join(t, t.c.task_id == u.c.task).where(t.c.campaign == campaign).order_by(t.c.position, u.c.annotator)
+    rows = store.read(lambda c: c.execute(query).all())
+    return [{"task": x.task, "annotator": x.annotator, "error": x.error} for x in rows]
+
+
 def _lines(store: Store, name: str, without: frozenset[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     campaign = store.campaign(name)
     t = schema.task
     kept = [j for j in store.judgements(name) if j.by not in without]
-    by, events, standing = {j.by for j in kept}, {j.event_id for j in kept}, store.standing(name)
+    failed = [row for row in unjudged(store, name) if row["annotator"] not in without]
+    by, events, standing = {j.by for j in kept} | {row["annotator"] for row in failed}, {j.event_id for j in kept}, store.standing(name)
     query = select(t.c.task_id, t.c.role, t.c.urgency).where(t.c.campaign == name).order_by(t.c.position)
     placed = store.read(lambda c: c.execute(query).all())
     tasks = store.tasks([r.task_id for r in placed])
@@ -88,6 +97,7 @@ def _lines(store: Store, name: str, without: frozenset[str]) -> Iterator[tuple[s
         yield "task", task_line(task, row.role, -row.urgency)
     for judgement in kept:
         yield "judgement", {"judgement": judgement_row(judgement)}
+    yield from (("unjudged", {"unjudged": row}) for row in failed)
     taken = retractions(store)
     told = {row["event_id"] for row in taken}
     for row in taken:

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
 from keel.feedback import schema
-from keel.feedback.campaigns import Campaign, campaign_of, is_right, unknown_campaign
+from keel.feedback.campaigns import Campaign, campaign_of, unknown_campaign
 from keel.feedback.sql import run
+from keel.feedback.tasks import is_right
 
-START = (-1e300, -1)  # before every place in a campaign
+START = (-1e300, 0.0, -1)  # before every place in a campaign: urgency, ease, position
 _l, _t = schema.lease, schema.task
 _m = schema.member
 _k, _r = schema.campaign, schema.retraction
@@ -24,7 +25,7 @@ ENTRY = (  # a campaign, the person in it, and whether all of theirs was taken b
 GO_ON = (
     update(_m)
     .where(_m.c.campaign == bindparam("of_campaign"), _m.c.annotator == bindparam("of_annotator"))
-    .values({name: bindparam(name) for name in ("given", "seen", "cursor_urgency", "cursor_position")})
+    .values({name: bindparam(name) for name in ("given", "seen", "cursor_urgency", "cursor_ease", "cursor_position")})
 )
 ANSWERED = (
     select(func.count())
@@ -57,8 +58,8 @@ def advance(c: Connection, campaign: Campaign, annotator: str, row: Any) -> Any:
     """The person's `entry_of` in the campaign, made when missing, its state brought up to what has been answered."""
     key = {"campaign": campaign.name, "annotator": annotator}
     if row.state is None:
-        fresh = {"state": "training", "given": 0, "seen": -1, "cursor_urgency": START[0], "cursor_position": START[1]}
-        c.execute(insert(_m), key | fresh)
+        place = dict(zip(("cursor_urgency", "cursor_ease", "cursor_position"), START, strict=True))
+        c.execute(insert(_m), {**key, "state": "training", "given": 0, "seen": -1, **place})
         row = run(c, ENTRY, **key).one()
     while row.state in ("training", "qualification"):
         role = row.state

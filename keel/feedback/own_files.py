@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,15 +14,19 @@ from sqlalchemy import select
 from keel.core.errors import DataError, UserError
 from keel.feedback import schema
 from keel.feedback import store as files
-from keel.feedback.arrivals import campaign_name, ensure
-from keel.feedback.campaigns import ROLES, Campaign, load_tasks, settings_from
+from keel.feedback.arrivals import campaign_name, ensure, made_again
+from keel.feedback.campaign_settings import settings_from
+from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.interchange import put_comparisons, retractions
 from keel.feedback.own_rows import KINDS, body_of, read_lines
 from keel.feedback.rows import annotator_from, check_judgement, judgement_from, task_from
+from keel.feedback.tally import MACHINES
+from keel.feedback.tasks import ROLES, load_tasks
 from keel.feedback.texts import RowError, get, optional
 from keel.types import Annotator, Judgement, Task
 
+log = logging.getLogger("keel")
 T = TypeVar("T")
 
 
@@ -42,6 +47,7 @@ class _File:
     annotators: list[tuple[int, Annotator]] = field(default_factory=list[tuple[int, Annotator]])
     tasks: list[_Asked] = field(default_factory=list[_Asked])
     judgements: list[tuple[int, Judgement]] = field(default_factory=list[tuple[int, Judgement]])
+    unjudged: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list[tuple[int, Mapping[str, Any]]])
     retractions: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list[tuple[int, Mapping[str, Any]]])
 
 
@@ -110,6 +116,10 @@ def _note(found: _File, line: int, kind: str, body: Any, row: Mapping[str, Any],
             found.tasks.append(_Asked(line, task_from({**body, "campaign": target}), role, float(priority)))
         case "judgement":
             found.judgements.append((line, judgement_from(body)))
+        case "unjudged":
+            for name in ("task", "annotator", "error"):
+                get(body, name, str)
+            found.unjudged.append((line, body))
         case _:
             for name in ("annotator", "event_id", "why", "who"):
                 get(body, name, str)
@@ -137,9 +147,10 @@ def _put(store: Store, path: Path, found: _File) -> dict[str, int]:
         _at(path, line, lambda annotator=annotator: store.add_annotator(annotator))
         new["annotator"] += annotator.annotator_id not in known
         known.add(annotator.annotator_id)
-    stranger = next(((line, j) for line, j in found.judgements if j.by not in known), None)
+    spoke = [*((line, j.by) for line, j in found.judgements), *((line, row["annotator"]) for line, row in found.unjudged)]
+    stranger = next(((line, by) for line, by in spoke if by not in known), None)
     if stranger is not None:
-        raise DataError(f"{path}:{stranger[0]}: annotator {stranger[1].by!r} is neither in this file nor in the store", "add their line")
+        raise DataError(f"{path}:{stranger[0]}: annotator {stranger[1]!r} is neither in this file nor in the store", "add their line")
     described = {one.name for _, one in found.campaigns}
     new["campaign"] += _place(store, found, described)
     new["task"] += len({a.task.task_id for a in found.tasks} - set(stored))
@@ -150,7 +161,13 @@ def _put(store: Store, path: Path, found: _File) -> dict[str, int]:
         if j.task_id in asked:
             _at(path, line, lambda j=j: check_judgement(j, asked[j.task_id]))
     if found.judgements:
-        new["judgement"] += _at(path, found.judgements[0][0], lambda: store.record([j for _, j in found.judgements]), True)
+        machines = {a.annotator_id for a in store.annotators() if a.kind in MACHINES}
+        said, older = made_again(store, [j for _, j in found.judgements], machines)
+        new["judgement"] += _at(path, found.judgements[0][0], lambda: store.record(said), True)
+        if older:
+            log.warning("%s: %d judgements left out (first: %s): %s", path, len(older), older[0].record_id, older[0].reason)
+    for line, row in found.unjudged:
+        _at(path, line, lambda row=row: store.not_judged(row["annotator"], {row["task"]: row["error"]}))
     taken = {(r["annotator"], r["event_id"]) for r in retractions(store)}
     corrected = {j.event_id: j.replaces for _, j in found.judgements if j.replaces}
     for line, row in found.retractions:

@@ -9,7 +9,7 @@ from typing import Any
 
 from keel.core.errors import DataError
 
-KINDS: tuple[str, ...] = ("campaign", "guideline", "annotator", "task", "judgement", "retraction")
+KINDS: tuple[str, ...] = ("campaign", "guideline", "annotator", "task", "judgement", "unjudged", "retraction")
 _BESIDE = {"task": frozenset({"role", "priority"})}  # fields that may stand beside the record itself
 _TASK = frozenset({"prompt", "candidates", "kind", "protocol"})
 _COMPARISON = frozenset({"record_id", "candidates", "outcome"})

@@ -72,11 +72,13 @@ task = Table(
     _int("wanted"),
     _real("urgency"),  # - priority: the index goes up
     _int("position"),
-    _int("open"),  # 1 while done + leased < wanted
+    _int("open"),  # 1 while done + leased < wanted, unless a judge labels it
     _int("done"),  # work votes that count: at most wanted
     _int("leased"),  # open leases of work
     _int("dispute"),  # 0 none, 1 waits for an adjudicator, 2 settled
-    Index("task_next", "campaign", "role", "open", "urgency", "position"),
+    _real("ease"),  # of items of one urgency: what judges doubt goes first (`keel.feedback.doubt`); 0 where nobody asked
+    _int("by_judge"),  # 1: a judge is sure of it, and its label is enough: closed to people
+    Index("task_next", "campaign", "role", "open", "urgency", "ease", "position"),
     Index("task_dispute", "campaign", "dispute", "position"),
 )
 member = Table(
@@ -89,6 +91,7 @@ member = Table(
     _int("seen"),  # campaign.changed at the last look from the beginning
     _real("cursor_urgency"),  # how far the person has gone through the items
     _int("cursor_position"),
+    _real("cursor_ease"),
 )
 lease = Table(
     "lease",
@@ -140,6 +143,14 @@ head = Table(  # the judgement that stands, of those that replace each other
     _int("retracted"),  # 1 by a retraction, 2 by the annotator, who may answer again
     Index("head_person", "annotator"),
     Index("head_event", "event_id"),
+)
+unjudged = Table(  # a judge was asked and gave no verdict: the last time
+    "unjudged",
+    METADATA,
+    _text("task", _to("task", "task_id"), primary_key=True),
+    _text("annotator", _to("annotator", "annotator_id"), primary_key=True),
+    _text("error"),
+    _real("at"),
 )
 retraction = Table(
     "retraction",

@@ -72,5 +72,15 @@ CREATE TABLE snapshot (id TEXT NOT NULL, rows TEXT NOT NULL, query TEXT NOT NULL
     NULL, PRIMARY KEY (id));
 """
 
-STEPS: tuple[str, ...] = (STEP_1, STEP_2)
-APPEND_ONLY: tuple[tuple[str, ...], ...] = (("judgement", "retraction", "audit"), ("snapshot",))
+STEP_3 = """
+ALTER TABLE task ADD COLUMN ease DOUBLE PRECISION NOT NULL DEFAULT 0;
+ALTER TABLE task ADD COLUMN by_judge BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE member ADD COLUMN cursor_ease DOUBLE PRECISION NOT NULL DEFAULT 0;
+DROP INDEX task_next;
+CREATE INDEX task_next ON task (campaign, role, open, urgency, ease, position);
+CREATE TABLE unjudged (task TEXT NOT NULL, annotator TEXT NOT NULL, error TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, PRIMARY KEY
+    (task, annotator), FOREIGN KEY(task) REFERENCES task (task_id), FOREIGN KEY(annotator) REFERENCES annotator (annotator_id));
+"""
+
+STEPS: tuple[str, ...] = (STEP_1, STEP_2, STEP_3)
+APPEND_ONLY: tuple[tuple[str, ...], ...] = (("judgement", "retraction", "audit"), ("snapshot",), ())

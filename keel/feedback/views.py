@@ -38,6 +38,7 @@ class Standing:
     counted: bool
     retracted: bool  # by a retraction, or by the annotator, who has not answered again
     place: int = 0  # in the order in which votes count
+    advises: bool = False  # a judge's verdict on an item that people decide
 
 
 def of_store(store: Store, campaign: str, purpose: Purpose = "work", *, surplus: bool = False, without: Iterable[str] = ()) -> View:
@@ -62,7 +63,8 @@ def view(
     """Judgements of one purpose as records. ``standing`` has those that no correction replaced.
 
     The reasons in ``left_out``: ``replaced``, ``taken back``, ``retracted``, ``surplus`` (beyond the wanted number), ``cannot`` (the
-    annotator could not tell), ``without`` (an annotator left out on request), and the name of every other purpose.
+    annotator could not tell), ``advice`` (a judge's verdict on an item that people decide), ``without`` (an annotator left out on
+    request), and the name of every other purpose.
     """
     gone, lost, kept = frozenset(without), Counter[str](), list[Judgement]()
     counted = counting(judgements, standing, gone)
@@ -73,6 +75,8 @@ def view(
         reason = reason or why_not(j, standing, gone)
         if not reason and isinstance(j.answer, Choice) and j.answer.chosen == "cannot":
             reason = "cannot"
+        if not reason and standing[j.event_id].advises:
+            reason = "advice"
         if not reason and purpose == "work" and j.event_id not in counted and not surplus and not criterion:
             reason = "surplus"
         if reason:
@@ -105,7 +109,7 @@ def counting(judgements: Iterable[Judgement], standing: Mapping[str, Standing], 
         if j.purpose != "work" or j.repeat or state is None or state.retracted:
             continue
         counts[j.task_id] += state.counted
-        if j.by not in gone:
+        if j.by not in gone and not state.advises:
             live[j.task_id].append((0 if state.counted else 1, state.place, j.event_id))
     return frozenset(event for task, votes in live.items() for _, _, event in sorted(votes)[: counts[task]])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -183,7 +184,9 @@ class JudgesFile(Section):
             raise ConfigError(f"judge {name}: a panel cannot be its own member ({' > '.join((*above, name))})", "name other members")
         if name not in self.judges:
             what = f"judge {above[-1]}: no judge {name!r}" if above else f"there is no judge {name!r}"
-            raise ConfigError(what, f"the file has {', '.join(sorted(self.judges))}")
+            near = difflib.get_close_matches(name, self.judges, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(what + meant, f"the file of judges has {', '.join(sorted(self.judges))}")
         config = self.judges[name]
         for member in config.members if isinstance(config, PanelConfig) else ():
             self._check(member, (*above, name))
@@ -214,14 +217,16 @@ class JudgesFile(Section):
                 return
 
 
-def deciding_of(path: Path) -> dict[str, Any]:
+def deciding_of(path: Path, *, whole: bool = False) -> dict[str, Any]:
     """What a file of judges says of what they say: a run that goes on must find that as it was, and may find more money, another server's
-    key, or more patience. Raises ConfigError for a file that cannot be read."""
+    key, or more patience. Without what stands at its default (unless ``whole``), so that a setting which is new in Keel changes no file
+    that does not name it. Raises ConfigError for a file that cannot be read."""
     judges = load(JudgesFile, path).judges
-    return {
-        name: {k: v for k, v in dump(j).items() if not (isinstance(j, EndpointConfig) and k in j.MEANS)}
-        for name, j in sorted(judges.items())
-    }
+    found = dict[str, Any]()
+    for name, j in sorted(judges.items()):
+        means = j.MEANS if isinstance(j, EndpointConfig) else ()
+        found[name] = {k: v for k, v in dump(j).items() if k not in means and (whole or k == "type" or k in j.changed)}
+    return found
 
 
 class JudgeUse(Section):

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, and_, select
 from keel.core.errors import UserError
 from keel.feedback import schema
 from keel.feedback.answers import answer_from, answer_row, from_display
-from keel.feedback.assign import lease_of
 from keel.feedback.db import Given, Item, NoLeaseError, Receipt
+from keel.feedback.leases import lease_of
 from keel.feedback.rows import RowError, judgement_from
 from keel.types import Answer, Choice
 from keel.web.blind import names_itself

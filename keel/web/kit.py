@@ -17,8 +17,8 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from keel.feedback import schema
-from keel.feedback.assign import Lease, lease_of
 from keel.feedback.db import Account, Campaign, NoLeaseError, Store
+from keel.feedback.leases import Lease, lease_of
 from keel.web.buckets import Buckets
 from keel.web.media import Media
 from keel.web.protocol import Page, page_of, protocol_row

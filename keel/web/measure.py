@@ -15,11 +15,13 @@ from datetime import datetime
 from typing import Any
 
 from keel.feedback import overview
+from keel.feedback.beside_judges import beside_judges
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.intervals import agreement_intervals
 from keel.feedback.quality.report import people
 from keel.feedback.reliability.votes import from_judgements
+from keel.feedback.tally import MACHINES
 from keel.types import Choice, Judgement, Task
 from keel.web.blind import masked
 from keel.web.cores import use
@@ -36,18 +38,21 @@ def measures(store: Store, name: str) -> dict[str, Any]:
     ids = list(dict.fromkeys(j.task_id for j in standing))
     tasks = dict(zip(ids, store.tasks(ids), strict=True))
     work, scale = [j for j in standing if j.purpose == "work"], campaign.settings.scale
+    machines = frozenset(a.annotator_id for a in store.annotators() if a.kind in MACHINES)
+    by_people = [j for j in work if j.by not in machines] or work  # judges alone: they are beside each other
     progress = store.progress(name)
-    missing = max(0, progress["items"] * campaign.wanted - progress["votes"])
+    missing = progress["missing"]
     now = store.clock()
-    times = [datetime.fromisoformat(j.at).timestamp() for j in judgements]
+    times = [datetime.fromisoformat(j.at).timestamp() for j in judgements if j.by not in machines]
     blind = sum(j.meta.get("blind") is False for j in standing)
     return {
         "votes": len(judgements),
         "forecast": asdict(overview.forecast(times, missing, now)),
         "hours": _hours(times, now),
-        "agreement": _agreement(work, campaign),
+        "agreement": _agreement(by_people, campaign),
+        "judges": [asdict(x) for x in beside_judges(standing, machines, campaign.settings.judge_sure, scale)],
         "people": _people(standing, tasks, campaign),
-        "disputes": [{**asdict(d), **_item(tasks[d.task_id])} for d in overview.disputes(work, scale)],
+        "disputes": [{**asdict(d), **_item(tasks[d.task_id])} for d in overview.disputes(by_people, scale)],
         "cycles": [{"prompt": d.prompt_id, "texts": [_short(t) for t in d.texts]} for d in overview.cycles(work, tasks)],
         "answers": _answers(work),
         "not_blind": blind,

@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 from keel.feedback import members
-from keel.feedback.campaigns import CampaignSettings
+from keel.feedback.campaign_settings import CampaignSettings
 from keel.feedback.db import Campaign, Store
 from keel.types import Candidate, ImagePart, Message, Prompt, Task, TextPart
 

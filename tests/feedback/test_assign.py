@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import sqlite
 
-from keel.feedback import assign, db, events, members, schema, sql
-from keel.feedback.campaigns import Campaign, CampaignSettings, ConflictError
+from keel.feedback import adjudication, assign, events, leases, members, schema, sql, tally
+from keel.feedback.campaign_settings import CampaignSettings
+from keel.feedback.campaigns import Campaign, ConflictError
 from keel.feedback.db import Item, NoLeaseError, Store
 from keel.types import Annotator, Candidate, Choice, Message, Prompt, Task
 
@@ -102,9 +103,9 @@ def test_a_lease_ends_goes_to_another_and_the_late_vote_counts_while_there_is_ro
     (of_b,) = store.next_items("b", "c")
     assert store.next_items("a", "c") == (), "the other has it now"
     say(store, "a", of_a)
-    assert store.progress("c") == {"items": 1, "done": 1, "open": 0, "votes": 1, "leases": 1, "disputed": 0}
+    assert store.progress("c") == {"items": 1, "done": 1, "open": 0, "votes": 1, "leases": 1, "disputed": 0, "by_judge": 0, "missing": 0}
     say(store, "b", of_b)  # was given out: kept, but the (n+1)th is not counted
-    assert store.progress("c") == {"items": 1, "done": 1, "open": 0, "votes": 1, "leases": 0, "disputed": 0}
+    assert store.progress("c") == {"items": 1, "done": 1, "open": 0, "votes": 1, "leases": 0, "disputed": 0, "by_judge": 0, "missing": 0}
     assert [(j.by, j.late) for j in store.judgements("c")] == [("a", True), ("b", False)]
     counted = store.read(lambda c: dict(c.execute(select(schema.head.c.annotator, schema.head.c.counted)).all()))
     assert counted == {"a": 1, "b": 0}
@@ -312,7 +313,7 @@ def test_a_retraction_lets_a_spare_vote_count(store: Store, clock: Clock) -> Non
     say(store, "a", of_a)
     say(store, "b", of_b)
     store.retract(event_id=f"a:{of_a.handle}")
-    assert store.progress("c") == {"items": 1, "done": 1, "open": 0, "votes": 1, "leases": 0, "disputed": 0}
+    assert store.progress("c") == {"items": 1, "done": 1, "open": 0, "votes": 1, "leases": 0, "disputed": 0, "by_judge": 0, "missing": 0}
     counted = store.read(lambda c: dict(c.execute(select(schema.head.c.annotator, schema.head.c.counted)).all()))
     assert counted == {"a": 0, "b": 1}
 
@@ -425,10 +426,12 @@ def test_each_item_gets_exactly_n_different_people_whatever_happens(store: Store
 
 
 QUERIES = [
-    *((assign, name) for name in ("NEXT", "POOL", "PAST", "EXPIRED", "DISPUTED", "_MINE", "_RECLAIM", "_SHIFT", "_NOW")),
+    *((assign, name) for name in ("NEXT", "POOL", "PAST", "_MINE", "_RECLAIM")),
+    *((leases, name) for name in ("EXPIRED", "HANDLE", "_SHIFT", "_NOW")),
+    (adjudication, "DISPUTED"),
     *((members, name) for name in ("RETRACTED", "ENTRY", "ANSWERED")),
-    *((events, name) for name in ("HERE", "_BODY", "_DONE", "_ROOM")),
-    (db, "_HANDLE"),
+    *((events, name) for name in ("HERE", "_BODY", "_DONE")),
+    (tally, "ROOM"),
 ]
 
 
@@ -449,7 +452,7 @@ def test_queries_of_the_hot_path_search_by_index(store: Store, module: Any, name
     assert not [s for s in steps if s.startswith("SCAN")], steps
     assert any("SEARCH" in s for s in steps)
     if name == "NEXT":
-        assert "task_next (campaign=? AND role=? AND open=? AND (urgency,position)>(?,?))" in steps[0]
+        assert "task_next (campaign=? AND role=? AND open=? AND (urgency,ease,position)>(?,?,?))" in steps[0]
         assert not [s for s in steps if "TEMP B-TREE" in s], "items are read in the index's order"
 
 
@@ -469,9 +472,9 @@ def test_a_person_far_ahead_does_not_read_what_is_behind(store: Store) -> None:
     fill(store, 1)
     store.write(many).result()
     store.write(had).result()
-    place = {"urgency": 0.0, "position": 19_001}
+    place = {"urgency": 0.0, "ease": 0.0, "position": 19_001}
     steps = {}
-    for name, at in (("start", {"urgency": -1e300, "position": -1}), ("ahead", place)):
+    for name, at in (("start", {"urgency": -1e300, "ease": 0.0, "position": -1}), ("ahead", place)):
         compiled = assign.NEXT.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True})
         known = compiled.construct_params({"annotator": "a", "purpose": "work", "n": 3, "campaign": "c", **at})
         values = tuple(known[k] for k in compiled.positiontup or [])

@@ -14,8 +14,9 @@ import sqlalchemy
 from sqlalchemy import select, text
 
 from keel.core.errors import ConfigError, DataError
-from keel.feedback import db, migrate, schema, sql
-from keel.feedback.campaigns import Campaign, CampaignSettings, ConflictError, settings_from
+from keel.feedback import asked, migrate, schema, sql
+from keel.feedback.campaign_settings import CampaignSettings, settings_from
+from keel.feedback.campaigns import Campaign, ConflictError
 from keel.feedback.db import NoLeaseError, RowError, Store
 from keel.feedback.steps import STEPS
 from keel.feedback.writer import ClosedError
@@ -278,7 +279,7 @@ def test_records_of_judges_need_no_lease(store: Store) -> None:
     said = [judgement("t1", "a", "e1"), judgement("t1", "b", "e2"), judgement("t2", "a", "e3")]
     assert store.record(said) == 3
     assert store.record([*said, judgement("t2", "b", "e4")]) == 1
-    assert store.progress("c") == {"items": 2, "done": 2, "open": 0, "votes": 4, "leases": 0, "disputed": 0}
+    assert store.progress("c") == {"items": 2, "done": 2, "open": 0, "votes": 4, "leases": 0, "disputed": 0, "by_judge": 0, "missing": 0}
     assert store.judgements("c")[:3] == tuple(said)
     with pytest.raises(NoLeaseError, match="c was not given task t1"):
         store.submit(judgement("t1", "c", "e5"))
@@ -378,8 +379,8 @@ def test_other_processes_write_between_the_parts_of_an_import(tmp_path: Path, mo
             other.add_annotator(Annotator(f"a{len(seen)}", "person"))
             seen.append(other.progress("c")["items"])
 
-        monkeypatch.setattr(db, "_give_way", look)
+        monkeypatch.setattr(asked, "_give_way", look)
         pair = (Candidate("a", "one"), Candidate("b", "two"))
-        store.add_tasks("c", [Task(f"t{i}", Prompt(f"p{i}", text="?"), pair, "pairwise", "v1") for i in range(2 * db._PART + 1)])
-        assert seen == [db._PART, 2 * db._PART]
-        assert store.progress("c")["items"] == 2 * db._PART + 1
+        store.add_tasks("c", [Task(f"t{i}", Prompt(f"p{i}", text="?"), pair, "pairwise", "v1") for i in range(2 * asked.PART + 1)])
+        assert seen == [asked.PART, 2 * asked.PART]
+        assert store.progress("c")["items"] == 2 * asked.PART + 1

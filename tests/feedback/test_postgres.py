@@ -112,7 +112,16 @@ def test_two_processes_stores_share_the_items(url: str) -> None:
         for thread in threads:
             thread.join()
         assert errors == []
-        assert one.progress("c") == {"items": 12, "done": 12, "open": 0, "votes": 24, "leases": 0, "disputed": 0}
+        assert one.progress("c") == {
+            "items": 12,
+            "done": 12,
+            "open": 0,
+            "votes": 24,
+            "leases": 0,
+            "disputed": 0,
+            "by_judge": 0,
+            "missing": 0,
+        }
         votes = one.read(lambda c: c.execute(select(schema.head.c.task, schema.head.c.annotator)).all())
         assert set(Counter(votes).values()) == {1}
         assert set(Counter(task for task, _ in votes).values()) == {2}

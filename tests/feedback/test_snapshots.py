@@ -15,7 +15,8 @@ from keel.core.errors import DataError
 from keel.data.dataset import read as read_dataset
 from keel.feedback import interchange, lineage, own_files, schema, snapshots, sql
 from keel.feedback import store as files
-from keel.feedback.campaigns import Campaign, CampaignSettings
+from keel.feedback.campaign_settings import CampaignSettings
+from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.types import Annotator, Candidate, Choice, Comparison, Judgement, Message, Prompt, Ranks, Scores, Task, Unpaired
 
@@ -118,7 +119,7 @@ def test_a_campaign_is_written_and_read_back_whole(store: Store, tmp_path: Path)
     store.record([said("t0", "ann", "second", "new", replaces="ann-t0")])
     store.retract(annotator="bob", why="spam", who="boss")
     counts = interchange.write_campaign(store, "c", tmp_path / "c.jsonl")
-    assert counts == {"campaign": 1, "guideline": 1, "annotator": 3, "task": 4, "judgement": 11, "retraction": 1}
+    assert counts == {"campaign": 1, "guideline": 1, "annotator": 3, "task": 4, "judgement": 11, "unjudged": 0, "retraction": 1}
     with Store(f"sqlite:///{tmp_path}/copy.db") as copy:
         assert own_files.read_files(copy, [tmp_path / "c.jsonl"]) == counts
         again = own_files.read_files(copy, [tmp_path / "c.jsonl"])

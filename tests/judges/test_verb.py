@@ -14,13 +14,16 @@ from keel.core.config import load
 from keel.core.errors import ConfigError, DataError
 from keel.evaluate.judge_page import page
 from keel.evaluate.reward_judge import RewardModelJudge
+from keel.feedback.campaign_settings import CampaignSettings
+from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
+from keel.feedback.interchange import unjudged
 from keel.feedback.own_files import read_files
 from keel.feedback.views import of_store
 from keel.judges.ask import Question
 from keel.judges.config import JudgesFile, RewardModelConfig
 from keel.rewards.score import Score, failure
-from keel.types import Candidate, Prompt
+from keel.types import Annotator, Candidate, Choice, Prompt, Task
 from keel.verbs.judge.rows import tasks_of
 
 JUDGES = """judges:
@@ -28,6 +31,7 @@ JUDGES = """judges:
   lazy: {type: scripted, constant: A}
   broken: {type: scripted, fails: 1.0}
   odd: {type: scripted, fails: 0.2}
+  at_times: {type: scripted, quality: 2.0, fails: 0.2}
   noisy: {type: scripted, noise: 1.0, hard: false}
 """
 
@@ -143,6 +147,54 @@ def test_another_run_on_the_same_answers_loses_nothing(tmp_path: Path, judges: s
         view = of_store(store, "p")
         assert set(view.events) == {j.event_id for j in work[3:]}
         assert view.left_out == {"audit": 12, "replaced": 3}
+
+
+def test_a_rerun_with_more_calls_comes_in_by_its_file_too(tmp_path: Path, judges: str, caplog: pytest.LogCaptureFixture):
+    """The newer mean takes the place of the older one, whatever file is read first; what an older file says again changes nothing."""
+    pairs = answers(tmp_path / "p.jsonl", n=3)
+    for samples in (1, 2):
+        given = ["--judges", judges, "--judge", "noisy", "--override", "noisy", "campaign=p", f"samples={samples}"]
+        assert main(["judge", pairs, *given, "--out", str(tmp_path / f"{samples}.jsonl")]) == 0
+        text = (tmp_path / f"{samples}.jsonl").read_text()
+        at = json.loads(text.splitlines()[-1])["judgement"]["at"]
+        (tmp_path / f"{samples}.jsonl").write_text(text.replace(at, f"2026-01-0{samples}T00:00:00.000000Z"))
+    for name, order in (("f", (1, 2, 1, 2)), ("g", (2, 1, 2))):
+        with Store(f"sqlite:///{tmp_path}/{name}.db") as store:
+            new = [read_files(store, [tmp_path / f"{samples}.jsonl"])["judgement"] for samples in order]
+            view = of_store(store, "p")
+            standing = [j for j in store.judgements("p") if j.event_id in view.events]
+        assert [len(j.meta["mean_of"]) for j in standing] == [4] * 3
+        assert new == ([9, 9, 0, 0] if name == "f" else [15, 0, 0])
+    assert "3 judgements left out (first: " in caplog.text
+    assert "an older answer of noisy@" in caplog.text
+
+
+def test_a_judge_goes_through_a_campaign_before_people_do(tmp_path: Path, judges: str, capsys: pytest.CaptureFixture[str]):
+    """Without a file the items of the store's campaign are judged; those without a verdict come first where the campaign says so."""
+    url = f"sqlite:///{tmp_path}/f.db"
+    with Store(url) as store:
+        store.add_campaign(Campaign("shop", 1, "pairwise", "pairwise-v1", settings=CampaignSettings(order="judge_doubt")))
+        pair = (Candidate("a", "one", {"quality": 1.0}), Candidate("b", "two", {"quality": 0.0}))
+        store.add_tasks("shop", [Task(f"t{i}", Prompt(f"p{i}", text=f"?{i}"), pair, "pairwise", "pairwise-v1") for i in range(20)])
+        gold = Task("g", Prompt("g", text="?"), pair, "pairwise", "pairwise-v1", expected=Choice("first"))
+        store.add_tasks("shop", [gold], "gold")
+        store.add_annotator(Annotator("ann", "person"))
+    asked = ["judge", f"store={url}", "campaign=shop", "--judges", judges, "--judge", "at_times", "--override", "at_times"]
+    assert main([*asked, "--dry-run"]) == 0
+    assert "20 tasks, 40 calls" in capsys.readouterr().out
+    assert main([*asked, "--out", str(tmp_path / "o.jsonl")]) == 0
+    lost = json.loads((tmp_path / "o.jsonl.manifest.json").read_text())["without_verdict"]
+    assert 0 < lost < 20
+    with Store(url) as store:
+        failed = {row["task"] for row in unjudged(store, "shop")}
+        first = [item.task.prompt.text for item in store.next_items("ann", "shop", lost)]
+        progress = store.progress("shop")
+    assert {f"t{(text or '').removeprefix('?')}" for text in first} == failed
+    assert (progress["votes"], progress["missing"]) == (0, 20)
+    assert main(["judge", "--judges", judges, "--judge", "at_times"]) == 2
+    assert "what is to be judged" in capsys.readouterr().err
+    assert main(["judge", f"store={url}", "campaign=other", "--judges", judges, "--judge", "at_times"]) == 2
+    assert "campaign 'other' is not in the store" in capsys.readouterr().err
 
 
 def test_failures_are_counted_and_named(tmp_path: Path, judges: str, capsys: pytest.CaptureFixture[str]):

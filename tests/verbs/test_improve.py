@@ -16,9 +16,11 @@ from keel.core.config import load
 from keel.core.errors import ConfigError, DataError, RunError
 from keel.evaluate.statistics import Interval
 from keel.feedback.candidates import make_candidate
+from keel.judges.ask import digest
 from keel.judges.build import make_judge
-from keel.judges.config import EndpointConfig, JudgesFile, ScriptedConfig
+from keel.judges.config import EndpointConfig, JudgesFile, ScriptedConfig, deciding_of
 from keel.judges.scripted import ScriptedJudge
+from keel.runs.fingerprints import file_fingerprint
 from keel.types import Candidate, Prompt
 from keel.verbs.improve.choose import Judged, Lesson, explored, harder_after, lessons, prompts_of_round, replayed, success
 from keel.verbs.improve.decide import State, after, outcome, result
@@ -102,6 +104,25 @@ def test_a_file_of_judges_is_what_the_judges_say(tmp_path: Path) -> None:
     assert read(images=True) == read(images=True, image_tokens=7)
     others = [{"model": "n"}, {"url": "http://near/v1"}, {"verdict": "json"}, {"images": True}, {"templates": {"pairwise": "pairwise_zh"}}]
     assert len({read(), *(read(**change) for change in others)}) == 1 + len(others)
+
+
+def test_a_run_goes_on_with_the_fingerprint_that_an_earlier_version_took(tmp_path: Path) -> None:
+    """Of the whole file, or with all defaults: both are known again as long as the file says the same, and of another one none is."""
+    path = tmp_path / "judges.yaml"
+    path.write_text("judges: {far: {type: endpoint, url: 'http://far/v1', model: m}}\n", encoding="utf-8")
+    given = ["model=tiny:llama", "data={path: x.jsonl}", f"judge={{judges: {path}, judge: far, override: far}}", "unguarded=far"]
+    recipe = load(ImproveRecipe, None, given)
+    (place,) = (k for k in inputs_of(recipe) if k.startswith("judge.judges"))
+    today = inputs_of(recipe)[place]
+    whole = digest(deciding_of(path, whole=True))[:16]
+    before = (file_fingerprint(path), whole)
+    assert len({today, *before}) == 3
+    assert [inputs_of(recipe, {place: x})[place] for x in (*before, today, "else")] == [*before, today, today]
+    path.write_text(path.read_text().replace("model: m", "model: n"), encoding="utf-8")
+    assert all(inputs_of(recipe, {place: x})[place] not in (*before, today) for x in (*before, today))
+    path.write_text("# the same\njudges:\n  far: {model: m, type: endpoint, url: 'http://far/v1', verdict: logprobs}\n", encoding="utf-8")
+    assert inputs_of(recipe)[place] == today, "other words for the same judges"
+    assert inputs_of(recipe, {place: whole})[place] == whole
 
 
 def by(mean: float, low: float, high: float) -> Interval:

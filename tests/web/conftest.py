@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from web_tools import Site, make_task
 
-from keel.feedback.campaigns import CampaignSettings
+from keel.feedback.campaign_settings import CampaignSettings
 from keel.feedback.db import Campaign, Store
 from keel.types import Task
 from keel.web.app import make_app

@@ -249,11 +249,12 @@ def test_settings_at_a_later_start(store: Store, tmp_path: Path) -> None:
 
 
 def test_every_setting_of_the_recipe_arrives(store: Store, tmp_path: Path) -> None:
-    given = {
+    given: dict[str, Any] = {
         "gold_share": 0.21, "repeat_share": 0.11, "lease_seconds": 77.0, "seed": 5, "pass_mark": 0.5, "right_at": 0.6, "scale": 4.0,
-        "disagreement": 0.3, "repeat_gap": 9, "wanted": 4,
+        "disagreement": 0.3, "repeat_gap": 9, "wanted": 4, "order": "judge_doubt", "judge_sure": 0.8, "judge_audit": 0.3,
     }  # fmt: skip
     path = _write(tmp_path / "t.jsonl", [task_row(make_task(0))])
+    given["judge_labels"] = True
     _take(store, path, *(f"{k}={v}" for k, v in given.items()), "page.strength_steps=5", "page.language=zh")
     found = store.campaign("shop")
     for key, value in given.items():

@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.core.config import Section
+from keel.core.errors import ConfigError
 from keel.web.questions import DIMENSIONS, SPAN_KINDS
 
 if TYPE_CHECKING:
-    from keel.feedback.campaigns import CampaignSettings
+    from keel.feedback.campaign_settings import CampaignSettings
+
+
+JUDGING = (  # settings of the campaign that may be changed one by one
+    *("pass_mark", "right_at", "scale", "disagreement", "repeat_gap"),
+    *("order", "judge_sure", "judge_labels", "judge_audit"),
+)
 
 
 class DimensionConfig(Section):
@@ -57,15 +64,30 @@ class AnnotateRecipe(Section):
         default=None, ge=0, le=1, description="Votes that disagree more go to an adjudicator; null: none do."
     )
     repeat_gap: int = Field(default=5, ge=1, description="Items between one and its repeat, at least.")
+    order: Literal["given", "judge_doubt"] = Field(
+        default="given", description="Of items of one priority: as they came, or first those that judges doubt (`keel judge` asks them)."
+    )
+    judge_sure: float = Field(default=0.9, gt=0.5, le=1, description="order=judge_doubt: confidence from which a judge's verdict is sure.")
+    judge_labels: bool = Field(default=False, description="order=judge_doubt: what a judge is sure of it labels; people get the rest.")
+    judge_audit: float = Field(
+        default=0.1, gt=0, le=1, description="judge_labels: share of the sure ones that people are asked all the same."
+    )
     guideline: str = Field(default="", description="A Markdown file; its text is kept under the version that its hash names.")
     weights: dict[str, float] = Field(default={}, description="Of the guideline; empty: those of the page's dimensions.")
     page: PageConfig = Field(default=PageConfig(), description="The annotator's page.")
 
     def settings(self) -> CampaignSettings:
         """The part that judges answers and shows pages."""
-        from keel.feedback.campaigns import CampaignSettings  # the database is an extra, the page of settings is not
+        from keel.feedback.campaign_settings import CampaignSettings  # the database is an extra, the page of settings is not
 
-        return CampaignSettings(self.pass_mark, self.right_at, self.scale, self.disagreement, self.repeat_gap, self.page_row())
+        return CampaignSettings(page=self.page_row(), **{name: getattr(self, name) for name in JUDGING})
+
+    @model_validator(mode="after")
+    def _is_read(self) -> AnnotateRecipe:
+        given = [name for name in ("judge_sure", "judge_labels", "judge_audit") if name in self.changed]
+        if given and self.order == "given" and "order" in self.changed:
+            raise ConfigError(f"{given[0]} would have no effect with order=given", "order=judge_doubt")
+        return self
 
     def page_row(self) -> Mapping[str, Any]:
         """The page's settings that are not the usual ones."""

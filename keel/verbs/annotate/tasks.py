@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from keel.core.errors import ConfigError, DataError
-from keel.feedback.campaigns import ROLES, Campaign, Role, load_tasks
+from keel.feedback.campaigns import Campaign
 from keel.feedback.db import RowError, Store
 from keel.feedback.own_rows import body_of, kind_of
 from keel.feedback.rows import digest, task_from, task_row
+from keel.feedback.tasks import ROLES, Role, load_tasks
 from keel.feedback.texts import optional
 from keel.types import Task
-from keel.verbs.annotate.recipe import AnnotateRecipe
+from keel.verbs.annotate.recipe import JUDGING, AnnotateRecipe
 from keel.web.media import Media
 from keel.web.protocol import page_of
 
@@ -115,7 +116,7 @@ def _change(store: Store, there: Campaign, recipe: AnnotateRecipe, given: Sequen
     changes: dict[str, Any] = {n: getattr(recipe, n) for n in names if n in ("gold_share", "repeat_share", "lease_seconds")}
     if names & {"guideline", "weights"}:
         changes["guideline"] = add_guideline(store, recipe)
-    judging = {n: getattr(recipe, n) for n in names if n in ("pass_mark", "right_at", "scale", "disagreement", "repeat_gap")}
+    judging = {n: getattr(recipe, n) for n in names if n in JUDGING}
     if "page" in names:
         judging["page"] = {**there.settings.page, **recipe.page_row()}
     if judging:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
-from keel.critique.revise import FAILED, SATISFIED, Draft, revise
-from keel.critique.rlaif import Answer, compare, cut_off, for_people
+from keel.critique.revise import Draft, revise
+from keel.critique.rlaif import Answer
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
 from keel.feedback.campaigns import Campaign
-from keel.feedback.rows import task_row, utc
+from keel.feedback.rows import utc
 from keel.judges.build import read_judges
 from keel.judges.templates import load_template
 from keel.rewards.constitution.config import Constitution
@@ -27,10 +27,11 @@ from keel.types import Task
 from keel.verbs.constitution import rows
 from keel.verbs.constitution.answers import CUT_OFF, Answered, Own, from_data, judge_of, own_model, sampled
 from keel.verbs.constitution.measure import by_critic, by_labels, cases_of, errors
+from keel.verbs.constitution.outcome import HISTORY, sorted_out, told
 from keel.verbs.constitution.page import page
 from keel.verbs.constitution.plan import first_answers, plan_constitution, plan_lines
 from keel.verbs.constitution.recipe import ConstitutionRecipe
-from keel.verbs.constitution.summary import PAGE, by_principle, commonest, compared_in, kind, mean, revision, tell
+from keel.verbs.constitution.summary import PAGE, kind, tell
 from keel.verbs.constitution.writers import SELF, check_writers, writer_of
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.judges import check_described, judge_named
@@ -38,8 +39,7 @@ from keel.verbs.shared.progress import Phases, phases
 from keel.verbs.shared.session import open_session
 
 log = logging.getLogger("keel")
-ANSWERS, DEMONSTRATIONS, PAIRS, REVISIONS = "answers.jsonl", "demonstrations.jsonl", "pairs.jsonl", "revision_pairs.jsonl"
-HISTORY, AUDIT, JUDGEMENTS = "history.jsonl", "audit.jsonl", "judgements.jsonl"
+JUDGEMENTS = "judgements.jsonl"
 _SHOWN = 8
 
 
@@ -48,9 +48,9 @@ def run_constitution(recipe: ConstitutionRecipe, path: Path, parent: str = "") -
     ``history.jsonl``, ``audit.jsonl`` (tasks for people), ``judgements.jsonl`` (where there is a judge), ``constitution.html`` and
     ``left_out.jsonl``. The summary's ``file`` is the folder. Started again after a kill, it pays for no call of a server twice."""
     data = load_data(recipe.data, recipe.seed)
-    found, judge, admitted = recipe.constitution.admitted(judge_named, "a labeller", recipe.writes)
+    constitution, judge, admitted = recipe.constitution.admitted(judge_named, "a labeller", recipe.writes)
     judges = read_judges(recipe.constitution.judges) if judge is not None else None
-    scorer = make_scorer(found, judge, judges, recipe.constitution.samples, keep=True)
+    scorer = make_scorer(constitution, judge, judges, recipe.constitution.samples, keep=True)
     check_writers(recipe, scorer)
     check_described(scorer, data.prompts())
     for line in plan_lines(plan_constitution(recipe, data)):
@@ -58,59 +58,30 @@ def run_constitution(recipe: ConstitutionRecipe, path: Path, parent: str = "") -
     with open_session("constitution", recipe, path, {data.source: data.fingerprint}, parent) as session:
         if (done := session.finished()) is not None:
             return done
-        session.run.record(constitution=found.model_dump(mode="json"), **({"judges": [admitted]} if admitted else {}))
+        session.run.record(constitution=constitution.model_dump(mode="json"), **({"judges": [admitted]} if admitted else {}))
         account = Account(path, recipe.settings.max_refused, data=data)
         own = own_model(session, recipe) if recipe.needs_model else None
-        answered = _answers(recipe, found, own, data, account)
+        answered = _answers(recipe, constitution, own, data, account)
         with phases() as begin:
             answers = _scored(scorer, answered, begin)
-            lost = [LeftOut(a.candidate.candidate_id, a.prompt.source_id, a.scored.error) for a in answers if a.scored.error]
-            if len(lost) == len(answers):
-                raise DataError(
-                    f"no answer got a score (first: {lost[0].reason})", "mend the judge or the rules, and start the same command again"
-                )
+            lost = _without_score(answers)
             drafts = _revised(recipe, scorer, own, answers, begin)
             critics = _measured(recipe, scorer, own, answers, begin)
-        compared = compare(answers, recipe.pairs, found.how, found.floor, recipe.cut != "worse")
-        for_tasks = for_people(compared, recipe.audit, recipe.seed)
-        tasks = [rows.audit_task(pair, arm, recipe.audit) for pair, arm in for_tasks]
-        cut = {(a.prompt.prompt_id, a.candidate.text) for a in answers if cut_off(a)}
-        halves = [d for d in drafts if recipe.cut == "worse" and (d.prompt.prompt_id, d.text) in cut]
-        taught = [d for d in drafts if d not in halves and (d.done == SATISFIED or (not recipe.revise.keep and d.done != FAILED))]
-        why = [(d, "it was cut off" if d in halves else d.done) for d in drafts if d not in taught]
-        lost += [LeftOut(d.prompt.prompt_id, d.prompt.source_id, f"no demonstration: {done}") for d, done in why]
-        lost += [LeftOut(p.name, p.chosen.prompt.source_id, f"low confidence {p.confidence:.2f}") for p in compared.unsure]
-        account.leave_out("constitution", lost)
-        better = [d for d in drafts if d.improved]
-        dropped = sum(x.reason == CUT_OFF for x in account.left_of("answers"))
-        written: dict[str, Sequence[Mapping[str, Any]]] = {
-            ANSWERS: [rows.answer_row(a) for a in answers],
-            DEMONSTRATIONS: [rows.demonstration_row(d) for d in taught],
-            PAIRS: [rows.scored_pair_row(p) for p in compared.kept],
-            REVISIONS: [rows.revision_pair_row(d) for d in better],
-            HISTORY: [rows.draft_row(d) for d in drafts],
-            AUDIT: [task_row(t) for t in tasks],
-        }
+        found = sorted_out(recipe, scorer.constitution, answers, drafts)
+        account.leave_out("constitution", (*lost, *found.left_out))
+        written = found.files()
         if judge is not None:
             written[JUDGEMENTS] = list(rows.judgement_rows(scorer, judge, "constitution", utc(time.time())))
         for name, lines in written.items():
             write_atomic(path / name, b"".join(json_line(dict(line)) for line in lines))
-        _store(recipe, tasks)
+        _store(recipe, found.tasks)
         summary = {
-            "prompts": len({a.prompt.prompt_id for a in answers}),
-            "answers": len(answers),
-            **{name.removesuffix(".jsonl"): len(lines) for name, lines in written.items() if name not in (ANSWERS, JUDGEMENTS, HISTORY)},
-            "principles": by_principle(found, answers),
-            "score": mean([a.scored.score for a in answers if not a.scored.error]),
-            "compared": compared_in(compared),
-            "conflicts": [{"won": w, "lost": x, "by": by, "count": n} for (w, x, by), n in commonest(compared)],
-            "overruled": compared.overruled,
-            "revised": revision(drafts, scorer),
+            **told(found, scorer, {name: len(lines) for name, lines in written.items()}),
             "critics": critics,
             "calls": begin.made,
             "cost": begin.cost,
-            "cut_off": {"how": recipe.cut, "answers": sum(map(cut_off, answers)) + dropped},
-            "left_out": dict(Counter(kind(x.reason) for x in (*account.left_of("answers"), *lost))),
+            "cut_off": {"how": recipe.cut, "answers": len(found.cut) + sum(x.reason == CUT_OFF for x in account.left_of("answers"))},
+            "left_out": dict(Counter(kind(x.reason) for x in (*account.left_of("answers"), *lost, *found.left_out))),
             "override": bool(admitted.get("override")),
             "file": str(path),
             "data": account.summary(),
@@ -141,6 +112,14 @@ def _scored(scorer: Scorer, answered: Answered, begin: Phases) -> list[Answer]:
     calls = sum(scorer.calls(p) for p, _ in unique.values())
     found = scorer.score([(p, c.text) for p, c in answered], begin("scores", calls) if calls else None)
     return [Answer(p, c, s) for (p, c), s in zip(answered, found, strict=True)]
+
+
+def _without_score(answers: Sequence[Answer]) -> list[LeftOut]:
+    """The answers that got no score, by name. Raises DataError where none got one."""
+    lost = [LeftOut(a.candidate.candidate_id, a.prompt.source_id, a.scored.error) for a in answers if a.scored.error]
+    if len(lost) == len(answers):
+        raise DataError(f"no answer got a score (first: {lost[0].reason})", "mend the judge or the rules, and start the same command again")
+    return lost
 
 
 def _revised(recipe: ConstitutionRecipe, scorer: Scorer, own: Own | None, answers: Sequence[Answer], begin: Phases) -> list[Draft]:

@@ -83,7 +83,7 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         session.bus.emit("run_started", 0, total_steps=total)
         account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
         scorer = scorer_of(recipe)  # refused before anything is sampled
-        check_seen_by(recipe.rewards, data.prompts())
+        check_seen_by(recipe.rewards, [p for d in (data, validation) if d is not None for p in d.prompts()])
         if scorer is not None:
             check_images(scorer.judge, ((p, ()) for p in data.prompts()))
 

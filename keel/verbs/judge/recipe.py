@@ -18,7 +18,9 @@ class JudgeRecipe(Section):
     judges: str = Field(default=JudgesFile.SAMPLE, description="File of judges.")
     judge: str = Field(default="", description="Name of the judge in it.")
     data: str = Field(
-        default="", description="What is judged: rows {prompt, answers: [...]}, or any layout with pairs, rankings or single answers."
+        default="",
+        description="What is judged: rows {prompt, answers: [...]}, any layout with pairs, rankings or single answers; "
+        "empty: the items of the store's campaign.",
     )
     out: str = Field(default="", description="Where the judgements go (JSONL that `keel feedback import` reads).")
     kind: Literal["auto", "rubric"] = Field(

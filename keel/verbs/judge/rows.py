@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from keel.core.errors import DataError
 from keel.core.image_digest import image_digest
 from keel.data.config import DataConfig
@@ -16,6 +18,8 @@ from keel.data.errors import FieldError
 from keel.data.fields import place_images
 from keel.data.turns import as_image, as_messages
 from keel.evaluate.judge_labels import labelled
+from keel.feedback import schema
+from keel.feedback.db import Store
 from keel.feedback.rows import digest, named
 from keel.judges.pictures import holds_image
 from keel.types import Candidate, Comparison, Demonstration, ImagePart, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
@@ -27,10 +31,27 @@ def tasks_of(path: str, campaign: str) -> list[Task]:
     """One task a row, in order; rows with the same content are one task, and counted. Raises DataError naming file, line and field."""
     found = _own_rows(Path(path)) if _has_answers(Path(path)) else _records(path)
     tasks = [named(Task("", prompt, candidates, kind, f"{kind}-v1", campaign=campaign)) for prompt, candidates, kind in found]
-    kept = list({t.task_id: t for t in reversed(tasks)}.values())[::-1]
+    first: dict[str, Task] = {}
+    for task in tasks:
+        first.setdefault(task.task_id, task)
+    kept = list(first.values())
     if len(kept) < len(tasks):
         log.info("%s: %d rows stand there before with the same content, and are judged once", path, len(tasks) - len(kept))
     return kept
+
+
+def stored_tasks(store: str, campaign: str) -> list[Task]:
+    """The items of work of a campaign, in their order. Raises DataError where there are none, or none that judges are asked about."""
+    t = schema.task
+    with Store(store) as opened:
+        found = opened.campaign(campaign)
+        if found.kind == "spans":
+            raise DataError(f"campaign {campaign} marks spans, which no judge is asked about", "judges compare, order and score")
+        query = select(t.c.task_id).where(t.c.campaign == campaign, t.c.role == "work").order_by(t.c.position)
+        tasks = opened.tasks(opened.read(lambda c: list(c.execute(query).scalars())))
+    if not tasks:
+        raise DataError(f"campaign {campaign} has no items of work", "`keel feedback status` says what the store holds")
+    return tasks
 
 
 Found = tuple[Prompt, tuple[Candidate, ...], Any]

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from keel.core.errors import ConfigError, RunError
 from keel.core.hashing import digest_bytes
 from keel.core.version import VERSION
 from keel.evaluate.judge_labels import reference_of
+from keel.feedback.arrivals import made_again
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import Store
 from keel.feedback.rows import annotator_row, judgement_row, task_row, utc
@@ -30,11 +31,12 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.types import Judgement, Task
 from keel.verbs.judge.recipe import JudgeRecipe
-from keel.verbs.judge.rows import tasks_of
+from keel.verbs.judge.rows import stored_tasks, tasks_of
 from keel.verbs.shared.judges import judge_named
 from keel.verbs.shared.progress import money, progress
 
 log = logging.getLogger("keel")
+Failed = dict[str, str]  # why a task has no verdict
 
 
 def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -
     behind what is written, where no task has a verdict."""
     recipe = _recipe(target, overrides)
     judge = judge_named(recipe.judges, recipe.judge)
-    tasks = tasks_of(recipe.data, recipe.campaign)
+    tasks = tasks_of(recipe.data, recipe.campaign) if recipe.data else stored_tasks(recipe.store, recipe.campaign)
     check_images(judge, ((t.prompt, t.candidates) for t in tasks))
     asked = [(task, questions_of(task, recipe)) for task in tasks]
     flat = [q for _, of_task in asked for q in of_task]
@@ -61,16 +63,21 @@ def run_judge(target: str, overrides: Sequence[str], *, dry_run: bool = False) -
 
 
 def _recipe(target: str, overrides: Sequence[str]) -> JudgeRecipe:
-    if target.endswith((".yaml", ".yml")):
+    if not target:
+        recipe = load(JudgeRecipe, None, overrides)
+        if not recipe.data and not (recipe.store and "campaign" in recipe.changed):
+            raise ConfigError("what is to be judged? ", "keel judge FILE, a recipe (.yaml), or store=URL campaign=NAME: its items")
+    elif target.endswith((".yaml", ".yml")):
         if "judges" in (raw := read_recipe(Path(target))) and isinstance(raw["judges"], dict):
             raise ConfigError(f"{target} is a file of judges and no recipe", f"keel judge FILE --judges {target} --judge NAME --out FILE")
         recipe = load(JudgeRecipe, Path(target), overrides)
     else:
         recipe = load(JudgeRecipe, None, [f"data={json.dumps(target)}", *overrides])
-    for name in ("judge", "data"):
-        if not getattr(recipe, name):
-            raise ConfigError(f"{name}: not given", "--judge NAME" if name == "judge" else "data: FILE in the recipe")
-    if not Path(recipe.data).is_file():
+    if not recipe.judge:
+        raise ConfigError("judge: not given", "--judge NAME")
+    if not recipe.data and not recipe.store:
+        raise ConfigError("data: not given", "data: FILE in the recipe, or store and campaign: the campaign's items are judged")
+    if recipe.data and not Path(recipe.data).is_file():
         raise ConfigError(f"{recipe.data}: no such file", "give a file of answers, or a recipe (.yaml)")
     return recipe
 
@@ -110,6 +117,7 @@ def _write(recipe: JudgeRecipe, judge: Judge, found: Sequence[tuple[Task, Verdic
     said = [j for task, verdict in found for j in judgements(task, judge, verdict, at)]
     kept = [verdict for _, verdict in found]
     lost = [task.prompt.source_id or task.task_id for task, verdict in found if verdict.mean.error]
+    failed: Failed = {task.task_id: verdict.mean.error[:300] for task, verdict in found if verdict.mean.error}
     costs = [s.cost for v in kept for _, s in v.calls]
     summary: dict[str, Any] = {
         "judge": judge.name,
@@ -125,12 +133,12 @@ def _write(recipe: JudgeRecipe, judge: Judge, found: Sequence[tuple[Task, Verdic
     campaign = Campaign(recipe.campaign, 1, found[0][0].kind if found else "pairwise", found[0][0].protocol if found else "pairwise-v1")
     if recipe.out:
         out = Path(recipe.out)
-        write_atomic(out, b"".join(json_line(row) for row in _lines(campaign, judge, [t for t, _ in found], said)))
+        write_atomic(out, b"".join(json_line(row) for row in _lines(campaign, judge, [t for t, _ in found], said, failed)))
         manifest = {"schema": 1, "verb": "judge", "version": VERSION, "at": at, "recipe": dump(recipe), "admitted": admitted, **summary}
-        manifest |= {"data_sha256": digest_bytes(Path(recipe.data).read_bytes()), "lost": lost}
+        manifest |= {"data_sha256": digest_bytes(Path(recipe.data).read_bytes()) if recipe.data else "", "lost": lost}
         write_atomic(out.with_name(out.name + ".manifest.json"), (json.dumps(manifest, ensure_ascii=False, indent=2) + "\n").encode())
     if recipe.store:
-        summary["stored"] = _store(recipe.store, campaign, judge, [t for t, _ in found], said)
+        summary["stored"] = _store(recipe, campaign, judge, [t for t, _ in found], said, failed)
     shown = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
     cost = money(summary["cost"])
     print(
@@ -144,26 +152,25 @@ def _write(recipe: JudgeRecipe, judge: Judge, found: Sequence[tuple[Task, Verdic
     return summary
 
 
-def _lines(campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement]) -> list[dict[str, Any]]:
+def _lines(campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement], failed: Failed) -> list[dict[str, Any]]:
     """What `keel feedback import` reads."""
-    head = [{"campaign": asdict(campaign)}, {"annotator": annotator_row(annotator_of(judge))}]
-    return [*head, *({"task": task_row(t)} for t in tasks), *({"judgement": judgement_row(j)} for j in said)]
+    by = annotator_of(judge)
+    head = [{"campaign": asdict(campaign)}, {"annotator": annotator_row(by)}]
+    lost = ({"unjudged": {"task": task, "annotator": by.annotator_id, "error": error}} for task, error in failed.items())
+    return [*head, *({"task": task_row(t)} for t in tasks), *({"judgement": judgement_row(j)} for j in said), *lost]
 
 
-def _store(url: str, campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement]) -> int:
+def _store(recipe: JudgeRecipe, campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement], failed: Failed) -> int:
     """How many judgements are new in the store. What a judge said before, at another time, is the same event; where it says something else
     now, or its mean is of more calls, the new judgement takes the place of the old one, which stays in the history."""
-    with Store(url) as store:
-        if all(c.name != campaign.name for c in store.campaigns()):
-            store.add_campaign(campaign)
-        store.add_annotator(annotator_of(judge))
-        store.add_tasks(campaign.name, tasks)
-        by = annotator_of(judge).annotator_id
-        before, standing = store.judgements(campaign.name, annotator=by), store.standing(campaign.name)
-        known = {j.event_id for j in before}
-        stands = {_place(j): j.event_id for j in before if j.event_id in standing}
-        return store.record([replace(j, replaces=stands.get(_place(j), "")) for j in said if j.event_id not in known])
-
-
-def _place(j: Judgement) -> tuple[str, str, int]:
-    return j.task_id, j.purpose, j.repeat
+    with Store(recipe.store) as store:
+        by = annotator_of(judge)
+        store.add_annotator(by)
+        if recipe.data:
+            if all(c.name != campaign.name for c in store.campaigns()):
+                store.add_campaign(campaign)
+            store.add_tasks(campaign.name, tasks)
+        new, _ = made_again(store, said, {by.annotator_id})
+        stored = store.record(new)
+        store.not_judged(by.annotator_id, failed)
+        return stored

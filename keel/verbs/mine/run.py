@@ -25,6 +25,7 @@ from keel.types import Group, Pair, SampleRequest, Task
 from keel.verbs.mine.reasons import REASONS, Judged, PairFound, capped, features, kind_of, pairs_of, turned, with_reasons
 from keel.verbs.mine.recipe import MineRecipe
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.judges import check_seen_by
 from keel.verbs.shared.prompts import Prompts, encode
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.sampled import fit_scores
@@ -40,6 +41,7 @@ def run_mine(recipe: MineRecipe, path: Path, parent: str = "") -> dict[str, Any]
     """Leaves ``tasks.jsonl`` (reason, arm and priority in each task's meta, which people never see), ``failures.jsonl`` (every answer with
     a reason), ``hack_pairs.jsonl``, ``left_out.jsonl``. The summary's ``file`` is the folder."""
     data = load_data(recipe.data, recipe.seed)
+    check_seen_by(recipe.rewards, data.prompts())
     with open_session("mine", recipe, path, {data.source: data.fingerprint}, parent) as session:
         if (done := session.finished()) is not None:
             return done

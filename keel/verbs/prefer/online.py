@@ -27,7 +27,7 @@ from keel.verbs.prefer.online_config import OnlineConfig
 from keel.verbs.prefer.preference_source import by_judge, by_rewards
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
-from keel.verbs.shared.judges import check_seen, record_judges
+from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode_sides
@@ -74,6 +74,7 @@ class OnlineParts(SampledParts):
 
 def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, splits: Splits) -> OnlineParts:
     """Load the models, encode the prompts, make the sampler and what says which answer is better."""
+    check_seen_by(online.rewards, splits.prompts())
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
     account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
@@ -88,7 +89,6 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
         few = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
         better = by_rewards(online, recipe, loaded.model, renderer, sampler, few, params, session.run.path)
         record_judges(session.run, better.rewards)
-        check_seen([r.source for r in better.rewards], [p for side in prompts.values() for p, _ in side.values()])
     objective = preference_objective(recipe.objective)
     policy = _policy(recipe, online, loaded.model, len(prompts["train"]), params)
     other, _ = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)

@@ -30,7 +30,7 @@ from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.rl.resolved import resolved_numbers
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
-from keel.verbs.shared.judges import check_seen, record_judges
+from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
@@ -129,6 +129,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     session's run."""
     account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     algorithm = resolve(recipe.algorithm, recipe.samples)
+    check_seen_by(recipe.rewards, splits.prompts())
     loaded, renderer = load(recipe, lora=recipe.lora)
     record(session, loaded, renderer)
     session.run.record(algorithm=resolved_numbers(algorithm))
@@ -144,7 +145,6 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer), asks=True
     )
     record_judges(session.run, rewards)
-    check_seen([r.source for r in rewards], [p for side in prompts.values() for p, _ in side.values()])
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     askers = askers_of(recipe.rewards, session.run.path)
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None, askers if askers.each else None)

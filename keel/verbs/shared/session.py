@@ -36,7 +36,7 @@ from keel.render.limits import context_length
 from keel.render.renderer import Renderer
 from keel.rollout.local import LocalSampler
 from keel.rollout.prove import company, row_dependence
-from keel.runs.directory import RunDir, read_summary
+from keel.runs.directory import RunDir, read_manifest, read_summary
 from keel.runs.environment import flatten
 from keel.runs.fingerprints import tensors_digest
 from keel.runs.memory import peak_mb
@@ -106,7 +106,7 @@ def open_session(verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mappi
     """Set threads, open (or resume) the run directory, connect the sinks. Raises RunError when a file that the recipe names is not the
     one that the run began with."""
     set_machine(recipe)
-    read = {**fingerprints, **inputs_of(recipe)}
+    read = {**fingerprints, **inputs_of(recipe, (read_manifest(path) or {}).get("data"))}
     run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=read, argv=sys.argv)
     try:
         sinks = [*make_sinks(run, recipe.settings.tracking), *alert_sinks(recipe.settings.watch.alerts, run.path.name)]

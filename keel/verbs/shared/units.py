@@ -13,7 +13,7 @@ from keel.data.dataset import load as load_data
 from keel.loops.offline import Sides
 from keel.render.renderer import Refusal, Renderer
 from keel.render.targets import pairs_to_units
-from keel.types import Demonstration, Pair, Unit
+from keel.types import Demonstration, Pair, Prompt, Unit
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.recipes import TrainRecipe
 
@@ -35,6 +35,10 @@ class Splits:
         """Those of the training that are there, by name."""
         sides = {"train": self.train, "held_out": self.held_out, "test": self.test}
         return {name: data for name, data in sides.items() if data is not None}
+
+    def prompts(self) -> list[Prompt]:
+        """The prompts of all sides."""
+        return [p for data in self.sides.values() for p in data.prompts()]
 
     @property
     def fingerprints(self) -> dict[str, str]:

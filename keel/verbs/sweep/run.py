@@ -20,6 +20,7 @@ from keel.render.template import RefusedError
 from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rollout.local import LocalSampler
 from keel.types import Encoded, Prompt, SampleRequest, SamplingParams
+from keel.verbs.shared.judges import check_seen_by
 from keel.verbs.shared.rewards import rewards_of
 from keel.verbs.shared.session import load, set_machine
 from keel.verbs.sweep.recipe import SweepRecipe
@@ -35,6 +36,7 @@ def run_sweep(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     data = load_data(DataConfig(path=list(recipe.prompts), limit=recipe.limit), recipe.seed)
     for bad in data.bad[:5]:
         log.warning("%s:%s: %s is left out: %s", bad.file, bad.line, bad.field or "the row", bad.reason)
+    check_seen_by(recipe.rewards, data.prompts())
     loaded, renderer = load(recipe)
     loaded.model.freeze()
     prompts, refused = _encoded(data.prompts(), renderer, recipe.max_tokens)

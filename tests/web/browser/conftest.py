@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from keel.feedback.campaigns import CampaignSettings
+from keel.feedback.campaign_settings import CampaignSettings
 from keel.feedback.db import Campaign, Store
 from keel.types import Task
 

@@ -2,7 +2,7 @@
 import { call, me } from "./call.js";
 import { fill, h } from "./dom.js";
 import { say } from "./numbers.js";
-import { showAgreement, showAnswers, showAudit, showCycles, showDisputes, showPeople, showProgress } from "./panels.js";
+import { showAgreement, showAnswers, showAudit, showCycles, showDisputes, showJudges, showPeople, showProgress } from "./panels.js";
 import { showHours } from "./plot.js";
 
 const { campaign } = JSON.parse(document.getElementById("about").textContent);
@@ -38,6 +38,7 @@ function show(said) {
   if (!measures.agreement) return;
   showHours(measures.hours);
   showAgreement(measures.agreement);
+  showJudges(measures.judges, counts.by_judge);
   showAnswers(measures.answers, measures.not_blind);
   showPeople(accounts, measures.people, act);
   showDisputes(measures.disputes);

@@ -38,6 +38,14 @@ export function showAgreement(rows) {
   fill("agreement", table([say("agreement.measure"), say("agreement.value"), say("agreement.verdict"), say("agreement.items")], shown.map(line)));
 }
 
+export function showJudges(rows, labelled) {
+  const line = (r) =>
+    h("tr", {}, h("th", { scope: "row" }, h("bdi", {}, r.judge), h("span", { class: "note" }, say(`judges.${r.which}`))), h("td", {}, interval(r.value, r.low, r.high, 0, 1)), h("td", { class: "number" }, r.decided_n ? `${percent(r.decided)} · ${whole(r.decided_n)}` : "–"), h("td", { class: "number" }, whole(r.n)));
+  const heads = [say("judges.judge"), say("judges.value"), say("judges.decided"), say("agreement.items")];
+  const note = h("p", { class: "note" }, say("judges.note"), labelled ? ` ${say("judges.labelled", { n: whole(labelled) })}` : "");
+  fill("judges", ...(rows.length ? [table(heads, rows.map(line))] : []), ...(rows.length || labelled ? [note] : []));
+}
+
 export function showAnswers(answers, notBlind) {
   const all = Object.values(answers).reduce((a, b) => a + b, 0);
   const known = Object.entries(answers).sort((a, b) => b[1] - a[1]);
