@@ -99,7 +99,7 @@ def changes(before: Iterable[Asked], after: Iterable[Asked], *, level: float = L
         out[side] = {}
         for name, of in (("full", ("full",)), ("partial", ("partial",)), ("any", ("full", "partial"))):
             gaps = [new[key].share(*of) - old[key].share(*of) for key in shared]
-            out[side][name] = statistics.clustered(gaps).interval(level).to_json()
+            out[side][name] = statistics.change_of_shares(gaps, level).to_json()
     return out
 
 

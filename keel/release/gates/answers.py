@@ -52,7 +52,7 @@ def refusal(gate: RefusalGate, candidate: Candidate) -> Verdict:
     facts |= {"refused": len(turned), "empty": len(found) - len(said)}
     facts |= {"examples": [{"prompt": q, "answer": a} for q, a in turned[:_SHOWN]]} if turned else {}
     share = wilson(len(turned), len(said)) if said else None
-    why = ("by_wording", "partial_counts" if gate.counts_partial else "partial_counts_not", *(("empty",) if facts["empty"] else ()))
+    why = ("by_wording", "partial_counts" if gate.counts_partial else "partial_counts_not", *["empty"][: facts["empty"]])
     return decide(share, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", why=why, facts=facts)
 
 
