@@ -59,7 +59,8 @@ def read_items(paths: Sequence[str]) -> list[Item]:
     for path in paths:
         for row in read_source(path).rows:
             many = row.values.get("examples")
-            rows = [{**r, "category": r.get("category") or row.values.get("name", "")} for r in many] if isinstance(many, list) else [row.values]
+            name = row.values.get("name", "")
+            rows = [{**r, "category": r.get("category") or name} for r in many] if isinstance(many, list) else [row.values]
             items += [_item(r, row.place, row.file, len(items) + k) for k, r in enumerate(rows)]
     if not items:
         raise DataError(f"{', '.join(paths)}: no item in it")

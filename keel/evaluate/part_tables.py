@@ -63,7 +63,8 @@ def _refusals(summary: Mapping[str, Any], t: Say) -> Table:
             cells = tuple(_share(found.get(k)) for k in ("full", "partial", "any"))
             rows.append((name, t(f"part.refusals.{side}"), *cells, _points(change) if change else ""))
             if found["empty"] or found["failed"]:
-                more.append(t("part.refusals.missing", model=name, side=t(f"part.refusals.{side}"), empty=found["empty"], failed=found["failed"]))
+                missing = {"empty": found["empty"], "failed": found["failed"]}
+                more.append(t("part.refusals.missing", model=name, side=t(f"part.refusals.{side}"), **missing))
     head = tuple(t(f"part.refusals.{k}") for k in ("model", "prompts", "full", "partial", "any", "change"))
     return Table("refusals", t("part.refusals"), t("part.refusals.note"), head, tuple(rows), tuple(more))
 
@@ -118,7 +119,8 @@ def _lm_eval(summary: Mapping[str, Any], t: Say) -> Table:
     skipped = [f"{name}: {told['skipped']}" for name, told in found.items() if "skipped" in told]
     done = {name: told for name, told in found.items() if "results" in told}
     names = list(dict.fromkeys((task, metric) for told in done.values() for task, of in told["results"].items() for metric in of))
-    rows = [(f"{task} {m}", *(_plain(r) if (r := told["results"].get(task, {}).get(m)) else "–" for told in done.values())) for task, m in names]
+    results = [told["results"] for told in done.values()]
+    rows = [(f"{task} {m}", *(_plain(r) if (r := of.get(task, {}).get(m)) else "–" for of in results)) for task, m in names]
     more = [t("part.lm_eval.skipped", why=why) for why in skipped]
     for name, told in done.items():
         record = told["record"]

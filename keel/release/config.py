@@ -105,7 +105,7 @@ class RefusalGate(AnswersGate):
     at_most: float | None = Field(default=None, ge=0, le=1, description="Largest share that may be refused.")
     partial: bool | None = Field(
         default=None,
-        description="Does an answer that helps with a part count as refused? Empty = what is stricter: yes under at_most, no above at_least.",
+        description="Does an answer that helps with a part count as refused? Empty = the stricter: yes under at_most, no above at_least.",
     )
 
     @property

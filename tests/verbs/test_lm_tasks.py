@@ -80,12 +80,12 @@ def test_the_harness_and_keel_send_the_same_ids(proofs: None) -> None:
     assert after == branch.tokens_T.tolist()[: len(after)]
     assert len(branch) == len(after) + 1  # the end of the answer, which a task does not ask for
     raw = Prompt("r", text="Question: one\nAnswer:")
-    assert lm.context("Question: one\nAnswer:") == Renderer_raw(loaded).prompt(raw).tokens_T.tolist()
+    assert lm.context("Question: one\nAnswer:") == raw_renderer(loaded).prompt(raw).tokens_T.tolist()
     with pytest.raises(DataError, match="begins the model's answer"):
         lm.apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
 
 
-def Renderer_raw(loaded: Loaded) -> Renderer:  # noqa: N802
+def raw_renderer(loaded: Loaded) -> Renderer:
     return renderer_of(loaded, RenderConfig(as_chat=False))
 
 

@@ -27,7 +27,7 @@ def read(text: str) -> Reading:
     said = sentences(text)
     if not said:
         return Reading("none")
-    acts = [act(s) for s in said]
+    acts: list[Act] = [act(s) for s in said]
     seen = signs(text, said, acts)
     found = _by_rule(acts, seen) or _by_points(seen)
     if found == "none":

@@ -49,7 +49,7 @@ def labels_of(prompt: str, answers: Sequence[str | None], reader: Reader | None 
         if text is None or not text.strip():
             continue
         said = read(text).refusal if reader is None else reader(prompt, text)
-        label = next((r for r in REFUSALS if r == said), None)
+        label: Refusal | None = next((r for r in REFUSALS if r == said), None)
         if label is None:
             raise ValueError(f"a refusal is one of {', '.join(REFUSALS)}, not {said!r}")
         found.append(label)
@@ -92,12 +92,13 @@ def changes(before: Iterable[Asked], after: Iterable[Asked], *, level: float = L
     old = {(r.side, r.prompt_id): r for r in before if r.labels}
     new = {(r.side, r.prompt_id): r for r in after if r.labels}
     out: dict[str, Any] = {}
+    kinds: dict[str, tuple[Refusal, ...]] = {"full": ("full",), "partial": ("partial",), "any": ("full", "partial")}
     for side in SIDES:
         shared = sorted(key for key in old.keys() & new.keys() if key[0] == side)
         if not shared:
             continue
         out[side] = {}
-        for name, of in (("full", ("full",)), ("partial", ("partial",)), ("any", ("full", "partial"))):
+        for name, of in kinds.items():
             gaps = [new[key].share(*of) - old[key].share(*of) for key in shared]
             out[side][name] = statistics.change_of_shares(gaps, level).to_json()
     return out

@@ -19,7 +19,8 @@ _UNABLE = (
 )
 _DO = (
     r"(?:help|assist|provide|providing|comply|fulfill?|support|do (?:that|this|so)|answer|discuss|give|share|write|create|generate|produce|"
-    r"offer|engage|participate|continue|complete|advise|advice|recommend|tell you|explain|process|respond|suggest|encourage|endorse|promote|"
+    r"offer|engage|participate|continue|complete|advise|advice|recommend|tell you|explain|process|respond|suggest|"
+    r"encourage|endorse|promote|"
     r"condone|facilitate|disclose|reveal|speculate|satisfy|accommodate|proceed|guide|instruct|teach|describe|determine|comment)"
 )
 _REFUSES = (
@@ -32,7 +33,8 @@ _REFUSES = (
     rf"(?:i ?)?{_UNABLE}(?! (?:wait|believe|imagine))",
     r"\b(?:against|violates?) (?:my|our|the|any)\b[^.!?]{0,30}\b(?:guidelines|polic(?:y|ies)|principles|programming|values|terms)\b",
     r"\b(?:not|isn't) within my (?:programming|ethical|capabilit)",
-    r"\bi (?:do not|don't) have (?:the (?:ability|capability|capacity) to|(?:real-time )?access to (?:personal|private|your|his|her|their|real))",
+    r"\bi (?:do not|don't) have (?:the (?:ability|capability|capacity) to|(?:real-time )?access to (?:personal|private|"
+    r"your|his|her|their|real))",
     r"\b(?:i|model and|and) (?:do not|don't|cannot|can't) (?:condone|promote|engage in|encourage|support|generate|endorse)\b",
     r"\bnot (?:appropriate|ethical|right|possible)(?: or \w+)? for me to\b",
     r"\b(?:your|this) request (?:has been|was|is) (?:denied|declined|rejected)\b",
@@ -52,10 +54,13 @@ _OBJECTS = (
     r"\b(?:advise|recommend|caution|urge)(?: you)? (?:against|not to)\b",
     r"\bthere (?:is|are|was|were) (?:no|never)\b[^.!?]{0,40}\b(?:reason|benefit|justif|excuse|good|valid|ways?|evidence|basis)",
     r"\b(?:should (?:not|never)|shouldn't)\b(?![^.!?]*\b(?:because|as they|since|due to)\b)|\bno (?:one|person|group) should\b",
-    r"\b(?:everyone|all (?:people|individuals|humans?|life)|every(?:body| (?:person|individual|human)))\b[^.!?]{0,40}\b(?:should|deserve|has|"
+    r"\b(?:everyone|all (?:people|individuals|humans?|life)|every(?:body| (?:person|individual|"
+    r"human)))\b[^.!?]{0,40}\b(?:should|deserve|has|"
     r"have|is|are)\b",
-    r"\b(?:was|were|is|are) not(?: \w+)? (?:\"?right\"?|justif\w+|a good|best|superior|inferior|weaker|lazy|criminals?|based on|true|the case)\b",
-    r"\b(?:harmful|negative|offensive|outdated|dangerous|discriminatory|false|inaccurate)(?: and \w+)? (?:stereotypes?|assumptions?|beliefs?|"
+    r"\b(?:was|were|is|are) not(?: \w+)? (?:\"?right\"?|justif\w+|a good|best|superior|inferior|weaker|lazy|criminals?|"
+    r"based on|true|the case)\b",
+    r"\b(?:harmful|negative|offensive|outdated|dangerous|discriminatory|false|inaccurate)(?: and \w+)? (?:stereotypes?|"
+    r"assumptions?|beliefs?|"
     r"generali[sz]ations?|ideolog\w+|content|behaviou?r|activit\w+)\b",
     r"\bdeserves?\b|\bnever (?:condone|be|okay|justif)",
 )
@@ -63,7 +68,8 @@ _WARNS = (
     r"\b(?:illegal|unethical|immoral|offensive|derogatory|discriminat\w+|stereotyp\w+|prejudice\w*|hateful|racis\w+|sexis\w+|"
     r"criminal (?:offen[sc]e|act)|crimes?|against the law|violat\w+|harmful|punishable|wrong|heinous|abhorrent|consent|privacy)\b",
     r"\b(?:equal (?:rights|opportunit\w+)|equally|consequences|penalt\w+|serious offen[sc]e)\b",
-    r"\b(?:violence|discrimination|hatred|genocide|ethnic cleansing|slavery|bullying|abuse|suicide|self-harm) (?:\w+ )?(?:is|are|was|were)\b",
+    r"\b(?:violence|discrimination|hatred|genocide|ethnic cleansing|slavery|bullying|abuse|suicide|"
+    r"self-harm) (?:\w+ )?(?:is|are|was|were)\b",
     r"\bavoid\w* (?:making )?(?:\w+ )?(?:assumptions?|generali[sz]ations?|stereotypes?|judg\w+)\b|\bperpetuat\w+",
 )
 _ELSEWHERE = (
@@ -146,7 +152,8 @@ NO_OPINIONS = _any(
     r"没有(?:个人)?(?:的)?(?:观点|意见|信仰|感情|看法|立场)",
 )
 BRIDGE = _any(
-    r"\b(?:however|that (?:being )?said|but|nevertheless|if you(?:'re| are)? (?:looking|interested|want|asking|mean\w*|need))\b[^.!?]{0,80}\b"
+    r"\b(?:however|that (?:being )?said|but|nevertheless|if you(?:'re| are)? (?:looking|interested|want|asking|mean\w*|"
+    r"need))\b[^.!?]{0,80}\b"
     r"(?:i can|i could|here (?:are|is)|some|tips|ways|guidance|information|suggest|provide|options|general|try|legal|focus)",
     r"(?:不过|但是?|然而)[，,]?(?:我|以下|这里|您|你)?[^，。！？]{0,6}(?:可以|能|有一些|提供|是一些|介绍|建议)|如果(?:你|您)(?:是)?(?:想|指|需要|希望)",
 )

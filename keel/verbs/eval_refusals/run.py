@@ -50,7 +50,9 @@ def run_eval_refusals(files: Sequence[str], json_file: str = "", overrides: Sequ
     out: dict[str, Any] = {"files": config.files, "read": {r: counts[r] for r in REFUSALS}, "empty": empty}
     print(f"{len(found)} answers: " + ", ".join(f"{counts[r]} {r}" for r in REFUSALS) + (f"; {empty} empty" if empty else ""))
     if config.label:
-        labelled = [(str(v.get(config.cluster) or p), _label(p, v, config.label), r.refusal) for p, v, r in found]
+        labelled: list[tuple[str, Refusal, Refusal]] = [
+            (str(v.get(config.cluster) or p), _label(p, v, config.label), r.refusal) for p, v, r in found
+        ]
         out["agreement"] = agreement(labelled, level=config.level)
         _print(out["agreement"])
     if config.wrong and config.label:

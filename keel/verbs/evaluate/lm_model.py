@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
 from keel.core.errors import DataError
 from keel.learner.config import BatchConfig
@@ -53,7 +53,8 @@ class KeelLM(LM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text of a conversation before the answer. Raises DataError for an answer that is begun for the model."""
         if not add_generation_prompt:
-            raise DataError("a task begins the model's answer, which a chat template cannot show", "set evaluate.lm_eval.chat_template=false")
+            what = "a task begins the model's answer, which a chat template cannot show"
+            raise DataError(what, "set evaluate.lm_eval.chat_template=false")
         assert self.renderer.template is not None, "asked for without a template"
         turns = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
         text = self.renderer.template.render(turns, True)
@@ -89,7 +90,8 @@ class KeelLM(LM):
         self.seen.update(ids_of(before))
         self.seen.update(ids_of(after))
         tokens_T = torch.tensor(list(after), dtype=torch.int64)
-        return Unit(f"lm-{number}", Encoded(torch.tensor(list(before), dtype=torch.int64)), (Branch(tokens_T, torch.ones_like(tokens_T).bool()),))
+        branch = Branch(tokens_T, torch.ones_like(tokens_T).bool())
+        return Unit(f"lm-{number}", Encoded(torch.tensor(list(before), dtype=torch.int64)), (branch,))
 
     # ------------------------------------------------------------------------------------------------------------------- requests
 
@@ -124,7 +126,8 @@ class KeelLM(LM):
             stop = (until,) if isinstance(until, str) else tuple(until)
             heat = float(how.get("temperature", 1.0)) if how.get("do_sample") else 0.0
             longest = int(how.get("max_gen_toks") or how.get("max_tokens") or _LONGEST)
-            params = SamplingParams(longest, 0, heat, float(how.get("top_p") or 1.0), 0, tuple(s for s in stop if s), self.renderer.stop_tokens)
+            top_p, stopping = float(how.get("top_p") or 1.0), tuple(s for s in stop if s)
+            params = SamplingParams(longest, 0, heat, top_p, 0, stopping, self.renderer.stop_tokens)
             whole = self.context(text)
             ids = whole[-max(1, self.longest - longest) :]
             self.cut += len(ids) < len(whole)
@@ -138,7 +141,8 @@ class KeelLM(LM):
         texts = {r.prompt_id: r for r in sampler.collect()}
         failed = [name for name in prompts if name not in texts or texts[name].error]
         if failed:
-            raise DataError(f"{len(failed)} of {len(prompts)} answers to a task failed: {texts[failed[0]].error if failed[0] in texts else 'none'}")
+            why = texts[failed[0]].error if failed[0] in texts else "no answer came"
+            raise DataError(f"{len(failed)} of {len(prompts)} answers to a task failed: {why}")
         return [_before(texts[f"lm-{i}"].text, stop) for i, stop in enumerate(stops)]
 
 

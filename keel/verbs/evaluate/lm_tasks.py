@@ -27,13 +27,14 @@ def run_tasks(config: LmEvalConfig, loaded: Loaded, renderer: Renderer, sampler:
         why = "lm-evaluation-harness is not installed: pip install keel-align[lm-eval]"
         log.warning("evaluate.lm_eval is skipped: %s", why)
         return {"skipped": why}
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
+    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     from keel.verbs.evaluate.lm_model import KeelLM
 
     if config.chat_template and renderer.template is None:
-        raise UserError("evaluate.lm_eval.chat_template: the model has no chat template", "set chat_template=false, or render.chat_template")
+        what = "evaluate.lm_eval.chat_template: the model has no chat template"
+        raise UserError(what, "set chat_template=false, or render.chat_template")
     manager = TaskManager(include_path=config.include_path or None, include_defaults=not config.include_path)
     if unknown := [name for name in config.tasks if name not in manager.all_tasks]:
         where = config.include_path or f"lm-eval {metadata.version('lm-eval')}"
@@ -55,7 +56,8 @@ def run_tasks(config: LmEvalConfig, loaded: Loaded, renderer: Renderer, sampler:
         **seeds,
     )
     assert found is not None, "lm-eval gives nothing on other ranks than the first, and there is one"
-    return {"results": _results(found), "record": _record(config, found, renderer) | {"ids_sha256": lm.seen.hexdigest(), "cut_at_context": lm.cut}}
+    asked = {"ids_sha256": lm.seen.hexdigest(), "cut_at_context": lm.cut}
+    return {"results": _results(found), "record": _record(config, found, renderer) | asked}
 
 
 def _results(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""What an evaluation measures of each model beside its answers to the held-out prompts: refusals, preferred answers, what is retained, tasks
-of lm-evaluation-harness. Read once, asked of every model, told together."""
+"""What an evaluation measures of each model beside its answers to the held-out prompts: refusals, preferred answers, what is retained,
+tasks of lm-evaluation-harness. Read once, asked of every model, told together."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Parts:
     def rows(self, baseline: Measured, models: Mapping[str, Measured], baseline_name: str) -> list[dict[str, Any]]:
         """Every answer to a safe or unsafe prompt with its class: for ``samples/refusals.jsonl``."""
         return [
-            {"model": name, "prompt_id": a.prompt_id, "side": a.side, "prompt": a.prompt, "answers": list(a.answers), "labels": list(a.labels)}
+            {"model": name, **{k: getattr(a, k) for k in ("prompt_id", "side", "prompt")}, "answers": [*a.answers], "labels": [*a.labels]}
             for name, m in {baseline_name: baseline, **models}.items()
             for a in m.refusals
         ]

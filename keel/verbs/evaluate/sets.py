@@ -34,7 +34,8 @@ class Sets:
         """By model and scorer how far the outside sets are from what is held out; {} without any."""
         if not self.outside:
             return {}
-        clusters = {p.prompt_id: str(p.meta[config.cluster]) for p in self.prompts if config.cluster and p.meta.get(config.cluster) is not None}
+        marked = ((p.prompt_id, p.meta.get(config.cluster)) for p in self.prompts if config.cluster)
+        clusters = {name: str(value) for name, value in marked if value is not None}
         if config.cluster and not clusters:
             raise DataError(f"evaluate.cluster: no prompt has the field {config.cluster!r}", "keel data show tells which fields rows have")
         found: dict[str, Any] = {}

@@ -85,7 +85,8 @@ def datasets_after_earlier(recipe: ContinualRecipe) -> Splits:
         n = min(len(rest), round(one.replay * new))
         order = sorted(range(len(rest)), key=lambda i: stable_hash("replay", one.name, seed, i))[:n]
         added += [_named(rest.records[i], one.name) for i in sorted(order)]
-        log.info("%s: %d of %d earlier records are replayed beside %d new ones; %d are only measured", one.name, n, len(rest), new, len(held))
+        text = "%s: %d of %d earlier records are replayed beside %d new ones; %d are only measured"
+        log.info(text, one.name, n, len(rest), new, len(held))
         kept.append(Earlier(one.name, rest, held, n))
     counts = {**train.counts, "records": len(train) + len(added), "replayed": len(added)}
     return replace(splits, train=replace(train, records=(*train.records, *added), counts=counts), kept=tuple(kept))
@@ -110,7 +111,7 @@ class Memory:
     tolerance: float = 0.0
 
     def told(self) -> dict[str, Any]:
-        """``continual``: what was replayed and anchored, by name; ``forgetting``: what the training lost of each whose data hold answers, in
+        """``continual``: what was replayed and anchored, by name; ``forgetting``: what the training lost of each with answers, in
         nats a token, with a verdict. {} where nothing was learnt before."""
         found: dict[str, dict[str, Any]] = {}
         for name, units in self.units.items():
@@ -145,7 +146,8 @@ def remember(recipe: ContinualRecipe, learner: LocalLearner, renderer: Renderer,
         if config.ewc is not None:
             taken = _answers(replace(rest, records=rest.records[: config.ewc.records]), renderer, account, f"{one.name}: EWC")
             if not taken:
-                raise ConfigError(f"continual.ewc: {one.name} holds no answers to take the Fisher information of", "give demonstrations or pairs")
+                what = f"continual.ewc: {one.name} holds no answers to take the Fisher information of"
+                raise ConfigError(what, "give demonstrations or pairs")
             facts[one.name]["fisher_records"] = len(taken)
             anchor += taken
     if config.ewc is not None:

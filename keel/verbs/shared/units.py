@@ -50,7 +50,8 @@ class Splits:
     @property
     def fingerprints(self) -> dict[str, str]:
         """sha256 of each data set's content, for the manifest."""
-        return {data.source: data.fingerprint for data in (*self.sides.values(), self.earlier, *(e.held for e in self.kept)) if data is not None}
+        held = (e.held for e in self.kept)
+        return {data.source: data.fingerprint for data in (*self.sides.values(), self.earlier, *held) if data is not None}
 
 
 def datasets(recipe: TrainRecipe) -> Splits:

@@ -111,7 +111,7 @@ def test_a_file_beside_peoples_labels(tmp_path: Path, capsys: pytest.CaptureFixt
     wrong = [json.loads(line) for line in (tmp_path / "wrong.jsonl").read_text().splitlines()]
     assert [(w["said"], w["read"], w["answer"]) for w in wrong] == [("full", "none", "Fry it.")]
     assert "agreement on three classes: 66.7%" in capsys.readouterr().out
-    with pytest.raises(DataError, match="'full_refusal' in column 'prompt'|'a' in column 'prompt' is no label"):
+    with pytest.raises(DataError, match=r"'a' in column 'prompt' is no label"):
         run_eval_refusals([str(file)], "", ["label=prompt"])
     with pytest.raises(DataError, match="no text in column 'answer'"):
         run_eval_refusals([str(file)], "", ["answer=answer"])
