@@ -1,6 +1,6 @@
-"""What each sign counts for, in nats against "none": (full, partial). A multinomial logistic regression with a quadratic penalty of 3,
-fitted on 2,458 English answers of eight models that two people each had read, and then 0.9 nats more for "partial", so that rates come out nearer
-to people's. `docs/evaluate.md` says which answers, and how well it does on others."""
+"""What each sign counts for, in nats against "none": (full, partial). A multinomial logistic regression with a quadratic penalty of 3, of
+2,458 English answers of eight models that two people each had read; and then 0.9 nats more for "partial", so that rates come out
+nearer to people's. `docs/evaluate.md` says which answers, and how well it does on others."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _PEOPLES: Mapping[str, Refusal] = {  # words of published sets
 }
 
 
-class RefusalsConfig(Section):
+class AnswersConfig(Section):
     """`keel eval refusals`."""
 
     files: list[str] = Field(min_length=1, description="Answers: JSONL, JSON, CSV or Parquet.")
@@ -42,7 +42,7 @@ class RefusalsConfig(Section):
 def run_eval_refusals(files: Sequence[str], json_file: str = "", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read, print, and write ``json_file`` where given. Raises DataError for a row without the columns asked for, or with a label that is
     none: no row is left out in silence."""
-    config = load(RefusalsConfig, None, [f"files={json.dumps(list(files))}", *overrides])
+    config = load(AnswersConfig, None, [f"files={json.dumps(list(files))}", *overrides])
     rows = [(row.place, row.values) for file in config.files for row in _rows(file)]
     found = [(place, values, read(_text(place, values, config.answer))) for place, values in rows]
     empty = sum(not _text(place, values, config.answer).strip() for place, values, _ in found)

@@ -6,11 +6,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
-from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 
 from keel.core.errors import DataError
 from keel.learner.config import BatchConfig
@@ -21,6 +19,14 @@ from keel.rollout.config import SamplerConfig
 from keel.rollout.local import LocalSampler
 from keel.types import Branch, Encoded, Message, Prompt, SampleRequest, SamplingParams, Unit
 from keel.verbs.evaluate.lm_tasks import ids_of
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+
+try:
+    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+except ImportError:  # an extra: `lm_tasks` asks for it before this module
+    LM: Any = object
 
 _COLD = 1e-4  # a temperature at which the likeliest token has all of the probability
 _LONGEST = 256  # tokens of a generated answer where the task does not say

@@ -150,7 +150,7 @@ class Parts:
 def _prompts(config: EvaluateConfig) -> dict[str, tuple[Prompt, ...]]:
     if config.refusals is None:
         return {}
-    sides = {side: list(getattr(config.refusals, side)) for side in SIDES}
+    sides = {"safe": list(config.refusals.safe), "unsafe": list(config.refusals.unsafe)}
     return {s: load_data(DataConfig(path=paths, limit=config.refusals.limit)).prompts() for s, paths in sides.items() if paths}
 
 

@@ -99,8 +99,8 @@ def _part_files(config: EvaluateConfig) -> Iterator[NamedFile]:
     for i, one in enumerate(config.sets):
         yield from (NamedFile(f"evaluate.sets.{i}.prompts.{k}", name) for k, name in enumerate(one.prompts))
     if (refusals := config.refusals) is not None:
-        for side in ("safe", "unsafe"):
-            yield from (NamedFile(f"evaluate.refusals.{side}.{k}", name) for k, name in enumerate(getattr(refusals, side)))
+        for side, files in (("safe", refusals.safe), ("unsafe", refusals.unsafe)):
+            yield from (NamedFile(f"evaluate.refusals.{side}.{k}", name) for k, name in enumerate(files))
         if refusals.reader:
             yield NamedFile("evaluate.refusals.reader", file_of(refusals.reader))
     if config.hhh is not None:
