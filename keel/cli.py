@@ -50,6 +50,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
             "eval-hallucination", help="measure hallucination in a file of answers: keel eval hallucination FILE --measure NAME"
         )
     )
+    _add_eval_refusals(verbs.add_parser("eval-refusals", help="answers that turn down what was asked, by class: keel eval refusals FILE"))
     _add_models(add)
     _add_chat(add)
     _add_annotate(add)
@@ -146,6 +147,15 @@ def _add_eval_hallucination(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--check-sample", metavar="SHARE", help="write this share of the verdicts as tasks for people, e.g. 0.05")
     sub.add_argument("--agreement", default="", metavar="FILE", help="read people's answers to such tasks: agreement and kappa by type")
     sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the measures go")
+
+
+def _add_eval_refusals(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(action=commands.eval_refusals, json=False)
+    sub.add_argument("files", nargs="+", metavar="FILE", help="answers: JSONL, JSON, CSV or Parquet")
+    sub.add_argument(
+        "--settings", dest="overrides", nargs="*", default=[], metavar="key=value", help="e.g. answer=text label=people cluster=prompt"
+    )
+    sub.add_argument("--json", dest="json_file", default="", metavar="FILE", help="where the counts and the agreement go")
 
 
 def _add_models(add: Add) -> None:
@@ -312,6 +322,7 @@ _JSON_FILE = (
     "bench",
     "eval-reward",
     "eval-hallucination",
+    "eval-refusals",
     "judge-report",
     "advise",
     "study",
@@ -340,7 +351,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     takes ``--json`` after the verb only)."""
     given = list(sys.argv[1:] if argv is None else argv)
     top = parser(given)
-    if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["judge", "report"]):
+    if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["eval", "refusals"], ["judge", "report"]):
         given[:2] = ["-".join(given[:2])]
     json_file = _take_json_file(given) if given[:1] == ["eval"] else ""
     names_a_file = given[:1] and given[0] in _JSON_FILE

@@ -176,6 +176,13 @@ def eval_hallucination(args: argparse.Namespace) -> Summary:
     return run_eval_hallucination(args.file, args.measure, args.json_file, [*args.overrides, *sample])
 
 
+def eval_refusals(args: argparse.Namespace) -> Summary:
+    from keel.verbs.eval_refusals.run import run_eval_refusals
+
+    files, settings = [w for w in args.files if "=" not in w], [w for w in args.files if "=" in w]
+    return run_eval_refusals(files, args.json_file, [*settings, *args.overrides])
+
+
 def ab(args: argparse.Namespace) -> Summary:
     from keel.verbs.ab import run
 

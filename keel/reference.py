@@ -30,11 +30,13 @@ from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.drift.run import DriftRecipe
+from keel.verbs.eval_refusals.run import AnswersConfig
 from keel.verbs.eval_reward.config import EvalRewardConfig
 from keel.verbs.judge.recipe import JudgeRecipe, JudgeReportRecipe
 from keel.verbs.mine.recipe import MineRecipe
 from keel.verbs.run import RECIPES
 from keel.verbs.scenes import ScenesRecipe
+from keel.verbs.shared.continual import ContinualRecipe
 from keel.verbs.shared.recipes import ModelRecipe, TrainRecipe
 from keel.verbs.sweep.recipe import SweepRecipe
 
@@ -53,12 +55,14 @@ the resolved recipe.
 _TITLES: Mapping[type[Section], str] = {
     ModelRecipe: "Every verb with a recipe",
     TrainRecipe: "Every verb that trains: `sft`, `reward`, `prefer`, `offline`, `rl`",
+    ContinualRecipe: "After earlier data: `sft`, `prefer`, `rl`",
     DataShowRecipe: "`keel data show PATH`",
     DataCleanRecipe: "`keel data clean PATH --out FILE`",
     ScenesRecipe: "`keel scenes FOLDER`",
     AnnotateRecipe: "`keel annotate`",
     EvalRewardConfig: "`keel eval reward MODEL DATA`",
     HallucinationConfig: "`keel eval hallucination FILE --measure NAME`",
+    AnswersConfig: "`keel eval refusals FILE`",
     ServePolicyConfig: "`keel serve policy MODEL`",
     FilterFile: "A file of filters",
     ServeRewardConfig: "`keel serve reward MODEL`",
@@ -86,6 +90,7 @@ def reference_markdown() -> str:
     recipes: list[type[Section]] = [
         ModelRecipe,
         TrainRecipe,
+        ContinualRecipe,
         *RECIPES.values(),
         PipelineRecipe,
         LabelRecipe,
@@ -96,6 +101,7 @@ def reference_markdown() -> str:
         AnnotateRecipe,
         EvalRewardConfig,
         HallucinationConfig,
+        AnswersConfig,
         ServePolicyConfig,
         FilterFile,
         ServeRewardConfig,
@@ -126,7 +132,7 @@ def _sentence(recipe: type[Section]) -> str:
     """The class's own docstring, without the verb that the title names already, and where the rest stands."""
     text = " ".join(str(recipe.__doc__).split())
     text = text.split(": ", 1)[1] if text.startswith("`keel") and ": " in text else text
-    base = next((t for t in (TrainRecipe, ModelRecipe) if issubclass(recipe, t) and recipe is not t), None)
+    base = next((t for t in (ContinualRecipe, TrainRecipe, ModelRecipe) if issubclass(recipe, t) and recipe is not t), None)
     return text[0].upper() + text[1:] + (f" Beside these, the settings of “{_TITLES[base]}”." if base is not None else "")
 
 

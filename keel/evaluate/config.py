@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from keel.core.config import Section
 from keel.core.python_file import names_a_file
+from keel.evaluate.parts import ChoicesConfig, LmEvalConfig, PromptSet, RefusalsConfig, RetentionConfig
 from keel.rewards.detectors.choose import DetectorSettings
 from keel.types import SamplingParams
 
@@ -58,6 +59,25 @@ class EvaluateConfig(Section):
         default=(), description="Numbers of examples before the question, like [0, 2, 4]: a few-shot curve of each model. Empty = none."
     )
     shot_examples: str = Field(default="", description="File of demonstrations that the examples of `shots` are taken from, in order.")
+    sets: list[PromptSet] = Field(default=[], description="More sets of prompts by role: those out of the distribution are told apart.")
+    cluster: str = Field(
+        default="", description="Field of the prompts by whose values they belong together, in the gap's interval; empty = each by itself."
+    )
+    refusals: RefusalsConfig | None = Field(default=None, description="Refusals of safe and of unsafe prompts; {} = Keel's own prompts.")
+    hhh: ChoicesConfig | None = Field(default=None, description="Helpful, honest, harmless: better answers preferred; {} = Keel's own.")
+    retention: RetentionConfig | None = Field(default=None, description="What of earlier abilities is left.")
+    lm_eval: LmEvalConfig | None = Field(default=None, description="Tasks of lm-evaluation-harness (pip install keel-align[lm-eval]).")
+
+    @model_validator(mode="after")
+    def _sets_are_read(self) -> EvaluateConfig:
+        names = [s.name for s in self.sets]
+        if len(set(names)) < len(names):
+            raise ValueError("two of evaluate.sets have the same name")
+        if self.sets and not self.prompts and all(s.role == "out" for s in self.sets):
+            raise ValueError("a set of role `out` is compared with prompts: give prompts, or a set of role `in`")
+        if self.cluster and not any(s.role == "out" for s in self.sets):
+            raise ValueError("cluster would have no effect without a set of role `out`")
+        return self
 
     @model_validator(mode="after")
     def _shots_have_examples(self) -> EvaluateConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 from keel.evaluate.compare import Answer, PromptAnswers
 from keel.evaluate.page_kit import Say, knows, render, say, write_pages
+from keel.evaluate.part_tables import tables
 from keel.evaluate.report_data import ReportData, Row
 from keel.evaluate.report_made_up import pictures, pieces
 from keel.evaluate.report_plots import number, percent
@@ -57,6 +58,7 @@ def _view(data: ReportData, answers: Mapping[str, Mapping[str, PromptAnswers]], 
         "models": _models(found, t),
         "price": _price(found, t),
         "made_up": _made_up(data.summary.get("hallucination"), t),
+        "parts": tables(data.summary, t),
         "splits": _splits(found, t),
         "ratings": _ratings(found, t),
         "convergence": _convergence(found, t),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keel.evaluate.page_kit import Say, knows, say
+from keel.evaluate.part_tables import lines
 from keel.evaluate.report_plots import number, percent
 
 CONSTANT = 0.5
@@ -24,10 +25,11 @@ def scorer_name(scorer: str, t: Say) -> str:
 
 
 def result_lines(summary: Mapping[str, Any], language: str = "en") -> Iterator[str]:
-    """One line a model by the headline, one by each other scorer, one for the price."""
+    """One line a model by the headline, one by each other scorer, one for the price; then the further parts."""
     found = summary.get("board")
     if not found or not found["headline"]:
         yield say(language)("eval.no_scorer")
+        yield from lines(summary, say(language))
         return
     t, level, first = say(language), found["level"], found["headline"]
     alone = len(found["models"]) == 1
@@ -52,6 +54,7 @@ def result_lines(summary: Mapping[str, Any], language: str = "en") -> Iterator[s
                 yield "  " + t("eval.line.other", scorer=scorer_name(scorer, t), **_texts(other))
         if price := price_parts(model, t):
             yield "  " + t("eval.price") + ": " + ", ".join(f"{label} {value}" for label, value, _ in price)
+    yield from lines(summary, t)
 
 
 def not_counted(found: Mapping[str, Any], rate: Mapping[str, Any], t: Say) -> Iterator[str]:

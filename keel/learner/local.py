@@ -13,6 +13,7 @@ from torch import Tensor
 
 from keel.core.errors import DivergedError, ModelError
 from keel.core.hashing import stable_hash
+from keel.learner.anchor import Anchor
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.optim import learning_rate, make_optimizer, warmup_steps
@@ -44,6 +45,7 @@ class LocalLearner(LocalInference):
         self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
         self._part_paces = self._paces_of_parts()
         self._optimizer = make_optimizer(self._trained, embeddings, config, self._paces())
+        self.anchor: Anchor | None = None  # a term of the loss that holds the weights near where they were
         self._resting: list[Tensor] = []  # trained parameters that have no part in the updates now
         self.lr_scale = 1.0  # of the recipe's rate; whoever sets it keeps it
         self.lr_now: float | None = None  # in place of the schedule (before lora_lr_factor); whoever sets it keeps it
@@ -57,6 +59,11 @@ class LocalLearner(LocalInference):
     def plan(self) -> UpdatePlan:
         """What it is set to do."""
         return UpdatePlan(self.total_steps, warmup_steps(self.config, self.total_steps), self.batch.microbatch_tokens)
+
+    @property
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """What is trained, by name."""
+        return list(self._trained)
 
     @property
     def updates(self) -> int:
@@ -152,6 +159,7 @@ class LocalLearner(LocalInference):
         DivergedError. Metrics: ``grad_norm`` (before clipping), where a model has several trained parts also each one's as
         ``grad_norm/<part>``, ``lr``, ``skipped_steps`` (1 when skipped)."""
         lr = self.lr
+        pulled = self._pull()
         parameters = [p for _, p in self._trained]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
@@ -175,7 +183,16 @@ class LocalLearner(LocalInference):
                 f"{MAX_SKIPS} steps in a row had gradients that are not finite", "lower the learning rate, or look at the data"
             )
         of_parts = {f"lr/{part}": lr * pace for part, pace in self._part_paces.items()}
-        return StepReport({"grad_norm": float(norm), **norms, "lr": lr, **of_parts, "skipped_steps": float(not finite)}, 0)
+        return StepReport({"grad_norm": float(norm), **norms, "lr": lr, **of_parts, **pulled, "skipped_steps": float(not finite)}, 0)
+
+    def _pull(self) -> dict[str, float]:
+        """The anchor's gradient, added to what has a part in this update; its value, before the update, as ``ewc``."""
+        if self.anchor is None:
+            return {}
+        resting = {id(p) for p in self._resting}
+        named = [(name, p) for name, p in self._trained if id(p) not in resting]
+        self.anchor.add_gradient(named)
+        return {"ewc": self.anchor.penalty(named)}
 
     def discard_gradients(self) -> None:
         """Forget what was accumulated since the last step."""

@@ -103,9 +103,19 @@ class RefusalGate(AnswersGate):
     kind: Literal["refusal"] = Field(default="refusal", description="Refusals, told by their wording.")
     at_least: float | None = Field(default=None, ge=0, le=1, description="Smallest share that must be refused.")
     at_most: float | None = Field(default=None, ge=0, le=1, description="Largest share that may be refused.")
+    partial: bool | None = Field(
+        default=None,
+        description="Does an answer that helps with a part count as refused? Empty = the stricter: yes under at_most, no above at_least.",
+    )
+
+    @property
+    def counts_partial(self) -> bool:
+        return self.partial if self.partial is not None else self.at_most is not None
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> RefusalGate:
+        if self.partial is None and self.at_least is not None and self.at_most is not None:
+            raise ValueError("with at_least and at_most, say whether an answer that helps with a part is refused: partial=true or false")
         return _limited(self)
 
 

@@ -33,6 +33,7 @@ from keel.verbs.rl.build import build as build_rl
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.sft.build import build as build_sft
 from keel.verbs.sft.recipe import SFTRecipe
+from keel.verbs.shared.continual import datasets_after_earlier
 from keel.verbs.shared.parts import Parts, run_parts
 from keel.verbs.shared.recipes import ModelRecipe
 from keel.verbs.shared.session import Session, show_recipe
@@ -45,6 +46,7 @@ BUILDERS: dict[str, Builder] = {"sft": build_sft, "rl": build_rl, "prefer": buil
 
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
     **{verb: partial(run_parts, verb, build) for verb, build in BUILDERS.items()},
+    **{verb: partial(run_parts, verb, BUILDERS[verb], read=datasets_after_earlier) for verb in ("sft", "prefer", "rl")},
     "collect": run_collect,
     "constitution": run_constitution,
     "preferences": run_preferences,

@@ -140,6 +140,32 @@ def difference(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequen
     return clustered([math.fsum(after[k]) / len(after[k]) - math.fsum(before[k]) / len(before[k]) for k in shared])
 
 
+def change_of_shares(gaps: Sequence[float], level: float = LEVEL) -> Interval:
+    """Mean of paired differences of shares, each in [-1, 1]: Student's interval, inside [-1, 1]. Where all are the same it is no certainty:
+    the bound is then Wilson's of a share that no pair (or every pair) showed."""
+    estimate = clustered(gaps)
+    if estimate.error or estimate.n < 2:
+        found = estimate.interval(level)
+        return Interval(found.mean, max(-1.0, found.low), min(1.0, found.high), found.n)
+    room = wilson(0, estimate.n, level=level).high
+    return Interval(estimate.mean, max(-1.0, estimate.mean - room), min(1.0, estimate.mean + room), estimate.n)
+
+
+def independent_difference(first: Estimate, second: Estimate, level: float = LEVEL) -> Interval:
+    """``second - first`` of two independent samples: Welch's interval, Student's t with Satterthwaite's degrees of freedom (Welch 1947).
+    ``n`` is that of the smaller sample; of one cluster it has no ends."""
+    check_level(level)
+    mean, n = second.mean - first.mean, min(first.n, second.n)
+    if n < 2:
+        return Interval(mean, -math.inf, math.inf, n)
+    variances = (first.error**2, second.error**2)
+    if not sum(variances):
+        return Interval(mean, mean, mean, n)
+    df = sum(variances) ** 2 / sum(v * v / (e.n - 1) for v, e in zip(variances, (first, second), strict=True))
+    half = t_quantile((1 + level) / 2, df) * math.sqrt(sum(variances))
+    return Interval(mean, mean - half, mean + half, n)
+
+
 def check_level(level: float) -> None:
     """Raises ValueError for a level that is none."""
     if not 0 < level < 1:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from keel.evaluate.refusals import read
 from keel.evaluate.statistics import mean_interval, wilson
 from keel.loops.online import sample_groups
 from keel.release.candidate import Candidate, prompts_of
 from keel.release.config import AnswersGate, LengthGate, RefusalGate
 from keel.release.gates.verdict import Verdict, decide
-from keel.release.refusals import refuses
 from keel.rollout.local import LocalSampler
 from keel.types import Rollout, SampleRequest, SamplingParams
 
@@ -41,13 +41,19 @@ def answers(gate: AnswersGate, candidate: Candidate) -> tuple[dict[str, tuple[st
 
 
 def refusal(gate: RefusalGate, candidate: Candidate) -> Verdict:
-    """Share of prompts that are turned down (Wilson's interval), by the wording of the answer."""
+    """Share of prompts that are turned down (Wilson's interval), by the wording of the answer: wholly, or with ``gate.counts_partial`` also
+    in part. An empty answer is no refusal and no help: it is in no share, and counted."""
     found, facts = answers(gate, candidate)
-    turned = [(question, rollout.text) for question, rollout in found.values() if refuses(rollout.text)]
-    facts |= {"refused": len(turned), "empty": sum(not r.text.strip() for _, r in found.values())}
+    said = {i: (question, rollout.text) for i, (question, rollout) in found.items() if rollout.text.strip()}
+    read_as = {i: read(text).refusal for i, (_, text) in said.items()}
+    counted = {"full", "partial"} if gate.counts_partial else {"full"}
+    turned = [said[i] for i, label in read_as.items() if label in counted]
+    facts |= {name: sum(label == name for label in read_as.values()) for name in ("full", "partial")}
+    facts |= {"refused": len(turned), "empty": len(found) - len(said)}
     facts |= {"examples": [{"prompt": q, "answer": a} for q, a in turned[:_SHOWN]]} if turned else {}
-    share = wilson(len(turned), len(found)) if found else None
-    return decide(share, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", why=("by_wording",), facts=facts)
+    share = wilson(len(turned), len(said)) if said else None
+    why = ("by_wording", "partial_counts" if gate.counts_partial else "partial_counts_not", *["empty"][: facts["empty"]])
+    return decide(share, at_least=gate.at_least, at_most=gate.at_most, fewest=gate.fewest, unit="prompts", why=why, facts=facts)
 
 
 def length(gate: LengthGate, candidate: Candidate) -> Verdict:

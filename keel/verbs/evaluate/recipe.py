@@ -65,6 +65,14 @@ class EvalRecipe(ModelRecipe):
             raise ValueError(f"two models are called {twice[0]!r}: give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def _parts_are_of_one_model(self) -> EvalRecipe:
+        asked = [name for name in ("refusals", "hhh", "retention", "lm_eval") if getattr(self.evaluate, name) is not None]
+        used = [name for name in ("ensemble", "grounded_decoding") if getattr(self, name) is not None]
+        if asked and used:
+            raise ValueError(f"evaluate.{asked[0]} is of a model by itself, and {used[0]} answers in its place: leave one of the two out")
+        return self
+
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
         yield NamedFile("baseline", self.baseline, is_model=True)
@@ -81,6 +89,24 @@ class EvalRecipe(ModelRecipe):
         if (detector := self.evaluate.detecting) is not None:
             for file in detector.detector_files():
                 yield NamedFile("evaluate.detector" if file.key == "detector" else f"evaluate.detector.{file.key}", file.path)
+        yield from _part_files(self.evaluate)
         yield from reward_files("rewards", self.rewards)
         for key, path, is_model in self.judge.judge_files("judge.") if self.judge is not None else ():
             yield NamedFile(key, path, is_model=is_model)
+
+
+def _part_files(config: EvaluateConfig) -> Iterator[NamedFile]:
+    for i, one in enumerate(config.sets):
+        yield from (NamedFile(f"evaluate.sets.{i}.prompts.{k}", name) for k, name in enumerate(one.prompts))
+    if (refusals := config.refusals) is not None:
+        for side, files in (("safe", refusals.safe), ("unsafe", refusals.unsafe)):
+            yield from (NamedFile(f"evaluate.refusals.{side}.{k}", name) for k, name in enumerate(files))
+        if refusals.reader:
+            yield NamedFile("evaluate.refusals.reader", file_of(refusals.reader))
+    if config.hhh is not None:
+        yield from (NamedFile(f"evaluate.hhh.items.{k}", name) for k, name in enumerate(config.hhh.items))
+    if config.retention is not None:
+        for kind in ("texts", "tasks"):
+            yield from (NamedFile(f"evaluate.retention.{kind}.{name}", file) for name, file in getattr(config.retention, kind).items())
+    if config.lm_eval is not None and config.lm_eval.include_path:
+        yield NamedFile("evaluate.lm_eval.include_path", config.lm_eval.include_path)

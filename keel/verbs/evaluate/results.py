@@ -17,6 +17,7 @@ from keel.evaluate.wording import wording
 from keel.judges.ask import Judge
 from keel.judges.gate import admit, read_report
 from keel.types import Group, Prompt
+from keel.verbs.evaluate.parts import Measured
 from keel.verbs.evaluate.people import people
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.shared.judges import judge_named
@@ -32,6 +33,7 @@ class Compared:
     at: float | None = None
     rows: Sequence[PromptAnswers] = ()
     shots: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    measured: Measured = field(default_factory=Measured)
 
 
 @dataclass(frozen=True, slots=True)

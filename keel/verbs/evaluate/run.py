@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,11 @@ from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.types import Branch, Encoded, Group, Prompt, Sampler, SampleRequest, Unit
 from keel.verbs.evaluate.ensemble import Ensemble
+from keel.verbs.evaluate.parts import Measured, Parts
 from keel.verbs.evaluate.recipe import EvalRecipe, OtherModel
 from keel.verbs.evaluate.results import Compared, made_board, scorer_of
 from keel.verbs.evaluate.scoring import language_of, pair_rows, side_answers
+from keel.verbs.evaluate.sets import Sets, read_sets
 from keel.verbs.evaluate.shots import shot_curve
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.grounded_decoding import biases
@@ -59,6 +61,7 @@ class Side:
     groups: tuple[Group, ...]
     retained: float | None  # summed log-probability of the unrelated text
     retained_tokens: int
+    measured: Measured = field(default_factory=Measured)
     whole: bool = True  # does ``inference`` have the log-probabilities of what answered? Not those of an ensemble
 
 
@@ -73,30 +76,32 @@ def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]
 
 def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
     config = recipe.evaluate
-    data = load_data(DataConfig(path=list(config.prompts), limit=config.limit), config.seed)
+    sets = read_sets(config)
+    parts = Parts(recipe)
+    data, asked = sets.data, sets.prompts
     validation = _validation(recipe, data)
-    fingerprints = {d.source: d.fingerprint for d in (data, validation) if d is not None}
+    fingerprints = {d.source: d.fingerprint for d in (data, validation, *sets.outside.values()) if d is not None}
     with open_session("eval", recipe, path, fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done
         total = 3 + len(recipe.others)
         session.bus.emit("run_started", 0, total_steps=total)
-        account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation)
+        account = Account(path, recipe.settings.max_refused, prompts=data, validation=validation, **sets.outside)
         scorer = scorer_of(recipe)  # refused before anything is sampled
-        check_seen_by(recipe.rewards, [p for d in (data, validation) if d is not None for p in d.prompts()])
+        check_seen_by(recipe.rewards, [*asked, *(validation.prompts() if validation is not None else ())])
         if scorer is not None:
-            check_images(scorer.judge, ((p, ()) for p in data.prompts()))
+            check_images(scorer.judge, ((p, ()) for p in asked))
 
         def told(step: int, groups: Sequence[Group]) -> None:
             session.bus.emit("step", step, metrics={"answers": float(sum(len(g.rollouts) for g in groups))})
 
-        before, renderer_before, _ = _side(recipe, recipe.baseline, data.prompts(), account, "baseline")
+        before, renderer_before, _ = _side(recipe, recipe.baseline, asked, parts, account, "baseline")
         told(1, before.groups)
         others: list[Compared] = []
         for k, other in enumerate(recipe.others):
-            others.append(_other(recipe, other, before, renderer_before, data.prompts(), account))
+            others.append(_other(recipe, other, before, renderer_before, asked, parts, account))
             told(2 + k, others[-1].groups)
-        after, renderer, ensemble = _side(recipe, recipe.model, data.prompts(), account, "model")
+        after, renderer, ensemble = _side(recipe, recipe.model, asked, parts, account, "model")
         told(total - 1, after.groups)
         before, after, others = _answered_by_all(before, after, others)
         same = renderer_before.tokenizer.get_vocab() == renderer.tokenizer.get_vocab()
@@ -105,8 +110,10 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         given = rewards_of(recipe.rewards, recipe, after.inference.model, renderer)
         record_judges(session.run, given, [scorer.admitted] if scorer is not None else [])
         scored_before = side_answers(recipe, before.groups, given)
-        rows = pair_rows(before.groups, scored_before, side_answers(recipe, after.groups, given))
-        write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
+        every_row = pair_rows(before.groups, scored_before, side_answers(recipe, after.groups, given))
+        rows_of = {recipe.model_name: every_row}
+        rows = [row for row in every_row if sets.inside(row.prompt_id)]
+        write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in every_row))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
         if config.kl_prompts and same and after.whole:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
@@ -114,16 +121,24 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
         curve = _shot_curve(recipe, after.inference.model, renderer, given, "model", account)
         price = {key: summary[key] for key in ("kl", "retention") if key in summary}
-        compared = [Compared(recipe.model_name, after.groups, price, recipe.at, rows, curve)]
+        compared = [Compared(recipe.model_name, _inside(sets, after.groups), price, recipe.at, rows, curve)]
         for other in others:
-            found = pair_rows(before.groups, scored_before, side_answers(recipe, other.groups, given))
-            compared.append(replace(other, rows=found))
+            rows_of[other.name] = pair_rows(before.groups, scored_before, side_answers(recipe, other.groups, given))
+            kept = [row for row in rows_of[other.name] if sets.inside(row.prompt_id)]
+            compared.append(replace(other, groups=_inside(sets, other.groups), rows=kept))
         if recipe.others:
             lines = [json_line({"model": c.name, **row.to_row()}) for c in compared for row in c.rows]
             write_atomic(path / "samples" / "models.jsonl", b"".join(lines))
-        summary["board"] = made_board(recipe, path, before.groups, compared, scorer)
+        summary["board"] = made_board(recipe, path, _inside(sets, before.groups), compared, scorer)
         if scorer is not None and "judge" in summary["board"]["judged"]:
             summary["win_rate_judge"] = summary["board"]["judged"].pop("judge")
+        if gap := sets.gap(config, rows_of):
+            summary["gap"] = gap
+        measured = {recipe.model_name: after.measured, **{o.name: o.measured for o in others}}
+        summary |= parts.told(before.measured, measured, recipe.baseline_name)
+        if config.refusals is not None:
+            lines = [json_line(row) for row in parts.rows(before.measured, measured, recipe.baseline_name)]
+            write_atomic(path / "samples" / "refusals.jsonl", b"".join(lines))
         session.bus.emit("step", total, metrics={})
         two = compare(rows, languages=config.languages, level=config.level)
         if (hallucination := made_up(rows, draws=config.draws, level=config.level, seed=config.seed)) is not None:
@@ -131,7 +146,14 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         return session.finish(summary | two.to_json() | {"data": account.summary()})
 
 
-def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Account, name: str) -> tuple[Side, Renderer, dict[str, Any]]:
+def _inside(sets: Sets, groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Answers to what is held out, without those to the outside sets."""
+    return tuple(g for g in groups if sets.inside(g.prompt.prompt_id))
+
+
+def _side(
+    recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], parts: Parts, account: Account, name: str
+) -> tuple[Side, Renderer, dict[str, Any]]:
     """A side's answers, its renderer, and what its ensemble is made of ({} for a model alone)."""
     config = recipe.evaluate
     loaded, renderer = load(recipe, spec=spec)
@@ -142,15 +164,16 @@ def _side(recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], account: Acc
     grounded = recipe.grounded_decoding is not None and name == "model"
     groups = answer(loaded.model, renderer, encoded, recipe, sampler, grounded)
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
+    measured = parts.measure(loaded, renderer, account, name)
     whole = not ensemble or ensemble["of"] == "weights"
     if not whole:
         log.warning("KL and retention need the log-probabilities of one model: of an ensemble of %s they are left out", ensemble["of"])
     if not config.retention_text or not whole:
-        return Side(inference, groups, None, 0, whole), renderer, ensemble
+        return Side(inference, groups, None, 0, measured, whole), renderer, ensemble
     text = text_units(renderer, config)
     plain = LocalInference(loaded.model, BatchConfig())
     total = sum(float(b.sum()) for row in plain.logprobs(text) for b in row)
-    return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches)), renderer, ensemble
+    return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches), measured), renderer, ensemble
 
 
 def _validation(recipe: EvalRecipe, evaluated: Dataset) -> Dataset | None:
@@ -192,11 +215,17 @@ def _answered_by_all(before: Side, after: Side, others: Sequence[Compared]) -> t
 
 
 def _other(
-    recipe: EvalRecipe, other: OtherModel, before: Side, renderer_before: Renderer, prompts: Sequence[Prompt], account: Account
+    recipe: EvalRecipe,
+    other: OtherModel,
+    before: Side,
+    renderer_before: Renderer,
+    prompts: Sequence[Prompt],
+    parts: Parts,
+    account: Account,
 ) -> Compared:
     """One more model: its answers and what they cost; it is let go of before the next one is loaded."""
     alone = recipe.model_copy(update={"ensemble": None, "grounded_decoding": None})
-    side, renderer, _ = _side(alone, other.model, prompts, account, f"others.{other.name}")
+    side, renderer, _ = _side(alone, other.model, prompts, parts, account, f"others.{other.name}")
     price: dict[str, Any] = {}
     if renderer_before.tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
         _compare_texts_only(recipe)
@@ -209,7 +238,7 @@ def _other(
             price["retention"] = retention(before.retained, side.retained, side.retained_tokens).to_json()
     given = rewards_of(recipe.rewards, recipe, side.inference.model, renderer) if recipe.evaluate.shots else []
     curve = _shot_curve(alone, side.inference.model, renderer, given, other.name, account)
-    return Compared(other.name, side.groups, price, other.at, (), curve)
+    return Compared(other.name, side.groups, price, other.at, (), curve, side.measured)
 
 
 def _shot_curve(

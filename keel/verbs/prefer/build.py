@@ -15,6 +15,7 @@ from keel.verbs.prefer.online import OnlineParts, build_online
 from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.augment import shown, with_reference
+from keel.verbs.shared.continual import remember
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.probes import probe_of
@@ -54,9 +55,11 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
         looked = with_reference(looked, reference_of(learner, None, other).logprobs)
     cache = cache_of(session, recipe.reference_cache, LocalInference(other, recipe.batch) if other is not None else learner, digest)
     units = Sides(*(referred(objective, side, recipe.seed, cache.logprobs) for side in (units.train, units.held_out, units.test)))
+    memory = remember(recipe, learner, renderer, splits, account)
     return replace(
         parts,
         units=units,
+        told=memory.told,
         probe=probe_of(session.run, recipe.loop.probes, loaded, renderer, splits),
         starts_at_reference=objective.needs_reference and other is None,
         shown=looked,

@@ -11,11 +11,12 @@ from keel.core.python_file import file_of, names_a_file
 from keel.methods.preference import ObjectiveConfig, preference_objective
 from keel.render.augment import AugmentConfig
 from keel.verbs.prefer.online_config import OnlineConfig
+from keel.verbs.shared.continual import ContinualRecipe
 from keel.verbs.shared.inputs import reward_files
-from keel.verbs.shared.recipes import NamedFile, TrainRecipe
+from keel.verbs.shared.recipes import NamedFile
 
 
-class PreferRecipe(TrainRecipe):
+class PreferRecipe(ContinualRecipe):
     """`keel prefer`: direct preference optimisation."""
 
     objective: ObjectiveConfig = Field(default=ObjectiveConfig(), description="Which loss, and its numbers.")
@@ -59,6 +60,12 @@ class PreferRecipe(TrainRecipe):
                 f"the loss '{self.objective.name}' compares with answers to other prompts, whose images would stay as they are",
                 "leave augment out, or set another objective.name",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _continual_fits(self) -> PreferRecipe:
+        if self.continual is not None and self.online is not None:
+            raise ConfigError("continual is of the data's own pairs, and online makes its own", "leave one of the two out")
         return self
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.rl.resolved import resolved_numbers
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
+from keel.verbs.shared.continual import remember
 from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
 from keel.verbs.shared.other_model import other_model
@@ -150,6 +151,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     judge = RunRewards(rewards, recipe.on_reward_failure, composer if rewards else None, askers if askers.each else None)
     critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
+    memory = remember(recipe, parts.policy, renderer, splits, account)
     keeper = keeper_of(session, renderer, parts.actors)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
     return replace(
@@ -157,7 +159,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         rewards=rewards,
         composer=composer,
         judge=judge,
-        told=askers.summary,
+        told=lambda: {**askers.summary(), **memory.told()},
         exploration=recipe.exploration,
         grounding=recipe.grounding,
         lag=recipe.rollouts.lag,

@@ -17,11 +17,12 @@ from keel.rewards.composition.config import CompositionConfig
 from keel.rewards.settings import OnFailure
 from keel.rewards.table import RewardConfig, in_parts
 from keel.rollout.config import EvalSamplingConfig, RolloutConfig, SamplingConfig
+from keel.verbs.shared.continual import ContinualRecipe
 from keel.verbs.shared.inputs import reward_files
-from keel.verbs.shared.recipes import NamedFile, TrainRecipe
+from keel.verbs.shared.recipes import NamedFile
 
 
-class RLRecipe(TrainRecipe):
+class RLRecipe(ContinualRecipe):
     """`keel rl`: sample, reward, improve."""
 
     PRICED: ClassVar[bool] = True

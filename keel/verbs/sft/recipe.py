@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from keel.render.augment import AugmentConfig
-from keel.verbs.shared.recipes import TrainRecipe
+from keel.verbs.shared.continual import ContinualRecipe
 
 
-class SFTRecipe(TrainRecipe):
+class SFTRecipe(ContinualRecipe):
     """`keel sft`: imitate demonstrations."""
 
     augment: AugmentConfig | None = Field(default=None, description="Training images in another form each epoch; empty = as they are.")

@@ -81,6 +81,7 @@ class OfflineParts:
     learnt: bool = False  # the policy has been trained before: where there are images it must look at them
     twins: Mapping[str, Twin] = field(default_factory=dict[str, Twin])  # of prompts with images: the pictures taken out
     summary: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what there is to tell before training
+    told: Callable[[], Mapping[str, Any]] = dict  # and after it
 
     @classmethod
     def of(cls, loaded: Loaded, objective: Objective, units: Sides, training: Training) -> Self:
@@ -120,4 +121,4 @@ class OfflineParts:
     def save(self, session: Session) -> dict[str, Any]:
         """``final/``, read again and compared on held-out units; the summary."""
         save_final(session, self.loaded, self.learner, self.units.held_out or self.units.train)
-        return dict(self.summary)
+        return {**self.summary, **self.told()}

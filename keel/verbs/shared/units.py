@@ -19,6 +19,16 @@ from keel.verbs.shared.recipes import TrainRecipe
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """A data set of an earlier training: ``rest`` may be trained on, and ``replayed`` of it are; ``held`` is only measured."""
+
+    name: str
+    rest: Dataset
+    held: Dataset
+    replayed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Splits:
     """Data to train on, to look at while training (``held_out``: the best checkpoint is chosen by it) and to report on once, at the end
     (``test``: it chooses nothing). ``earlier``: data of an earlier training that are only measured; ``replayed`` others of them are in
@@ -29,6 +39,7 @@ class Splits:
     test: Dataset | None
     earlier: Dataset | None = None
     replayed: int = 0
+    kept: tuple[Earlier, ...] = ()
 
     @property
     def sides(self) -> dict[str, Dataset]:
@@ -43,7 +54,8 @@ class Splits:
     @property
     def fingerprints(self) -> dict[str, str]:
         """sha256 of each data set's content, for the manifest."""
-        return {data.source: data.fingerprint for data in (*self.sides.values(), self.earlier) if data is not None}
+        held = (e.held for e in self.kept)
+        return {data.source: data.fingerprint for data in (*self.sides.values(), self.earlier, *held) if data is not None}
 
 
 def datasets(recipe: TrainRecipe) -> Splits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keel.release.refusals import refuses
+from keel.evaluate.refusals import read, refuses
 
 REFUSALS = """
 I'm sorry, but I can't help with that.
@@ -79,8 +79,4 @@ def test_refusals(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", *ANSWERS.strip().splitlines()])
 def test_answers(text: str) -> None:
-    assert not refuses(text)
-
-
-def test_only_the_beginning_counts() -> None:
-    assert not refuses("The sea is wide. " * 30 + "I cannot help with that.")
+    assert read(text).refusal == "none"
