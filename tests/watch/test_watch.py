@@ -198,7 +198,7 @@ def noisy(seed: int, steps: int, prompts: int) -> list[dict[str, float]]:
 
 
 def test_few_and_unlike_prompts_are_no_collapse():
-    """4,000 steps in which nothing happens, of 8 prompts: rules on falls of the reward allow for the noise of a batch. Then one does happen."""
+    """4,000 steps in which nothing happens, of 8 prompts: rules on falls of the reward allow for the noise of a batch. Then one comes."""
     spoke = 0
     for seed in range(4):
         guard, told = watch()
@@ -210,7 +210,7 @@ def test_few_and_unlike_prompts_are_no_collapse():
     rows = noisy(0, 40, 16)
     for step, row in enumerate([*rows, *({**row, "reward": 0.0, "reward_std": 0.0} for row in rows[:8])]):
         guard.check(step, row)
-    assert [(f.rule, f.step) for f in told if f.state == "firing"][0] in [("reward-plunge", 41), ("reward-plunge", 42)]
+    assert next((f.rule, f.step) for f in told if f.state == "firing") in [("reward-plunge", 41), ("reward-plunge", 42)]
 
 
 def test_kl_rolls_back_after_three_steps_in_a_row():
