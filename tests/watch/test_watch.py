@@ -257,11 +257,11 @@ def test_steps_without_any_reward_stop_the_run():
 def test_alarmed_as_long_as_a_warning_holds():
     guard, told = watch(rules=(Rule(name="hint", metric="x", compare=">", threshold=0, level="info"),))
     seen = []
-    for step, lr in enumerate([0.0, 0.0, 0.0, 0.0, 0.5]):
-        guard.check(step, {"lr": lr, "x": 1.0})
+    for step, loss in enumerate([1.0, 1.0, math.nan, math.nan, 1.0]):
+        guard.check(step, {"loss": loss, "x": 1.0})
         seen.append(guard.alarmed)
     assert seen == [False, False, True, True, False]
-    assert [f.rule for f in told] == ["hint", "no-update"]
+    assert [f.rule for f in told] == ["hint", "loss-non-finite"]
 
 
 def test_a_rule_speaks_again_after_it_was_over():
