@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from keel.dash import answers, live, tokens, views
+from keel.dash import answers, checks, live, tokens, views
 from keel.dash.folder import Folder, Run
 from keel.dash.settings import DashSettings
 from keel.site.guard import Guard
@@ -172,6 +172,10 @@ def _about(request: Request) -> Any:
     return views.about(_runs(request)[0], _folder(request))
 
 
+def _checks(request: Request) -> Any:
+    return checks.view(_runs(request)[0])
+
+
 def _prompts(request: Request) -> Any:
     return answers.prompts(_runs(request))
 
@@ -253,7 +257,7 @@ def make_app(settings: DashSettings) -> Starlette:
     """The app over a folder of runs. ``app.state`` of the inner one has the folder and the event that ends its streams."""
     calls: Sequence[tuple[str, Callable[[Request], Any]]] = (
         ("list", _list), ("view", _overview), ("curves", _curves), ("events", _events), ("compare", _compare), ("about", _about),
-        ("prompts", _prompts), ("samples", _samples), ("worst", _worst), ("tokens", _tokens), ("search", _search),
+        ("prompts", _prompts), ("samples", _samples), ("worst", _worst), ("tokens", _tokens), ("search", _search), ("checks", _checks),
     )  # fmt: skip
     routes = [
         Route("/", _home),

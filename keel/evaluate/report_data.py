@@ -52,10 +52,11 @@ class ReportData:
     folder: Path | None = None  # where it was read
 
 
-def collect(run_dir: Path) -> ReportData:
+def collect(run_dir: Path, texts: bool = True) -> ReportData:
     """Read a pipeline's run directory (``stages/<stage>/`` inside) or that of a single stage.
 
-    Files that are not there are left out. Raises RunError when the directory holds neither a manifest nor metrics nor stages.
+    Files that are not there are left out; without ``texts`` samples and answers too. Raises RunError when the directory holds neither a
+    manifest nor metrics nor stages.
     """
     run_dir = Path(run_dir)
     ran = _object(run_dir / "summary.json").get("stages", ())
@@ -66,11 +67,11 @@ def collect(run_dir: Path) -> ReportData:
     manifest = _object(run_dir / "manifest.json")
     summary = _object(run_dir / "summary.json")
     if folders:
-        stages = tuple(_stage(p.name, run_dir, p) for p in folders)
+        stages = tuple(_stage(p.name, run_dir, p, texts) for p in folders)
     else:
-        stages = (_stage(str(manifest.get("verb") or "run"), run_dir, run_dir),)
+        stages = (_stage(str(manifest.get("verb") or "run"), run_dir, run_dir, texts),)
     places = [run_dir, *(p for p in folders if p.name == "evaluate")]
-    path = next((p for place in places if (p := place / "samples" / "evaluation.jsonl").is_file()), None)
+    path = next((p for place in places if texts and (p := place / "samples" / "evaluation.jsonl").is_file()), None)
     answers = tuple(PromptAnswers.from_row(row) for row in _rows(path)) if path else ()
     where = path.relative_to(run_dir).as_posix() if path else "samples/evaluation.jsonl"
     return ReportData(run_dir.resolve().name, summary, manifest, stages, answers, where, run_dir)
@@ -80,7 +81,7 @@ def _place(stage: str) -> int:
     return STAGE_ORDER.index(stage) if stage in STAGE_ORDER else len(STAGE_ORDER)
 
 
-def _stage(name: str, run_dir: Path, folder: Path) -> StageData:
+def _stage(name: str, run_dir: Path, folder: Path, texts: bool) -> StageData:
     return StageData(
         name=name,
         folder="" if folder == run_dir else folder.relative_to(run_dir).as_posix(),
@@ -88,7 +89,7 @@ def _stage(name: str, run_dir: Path, folder: Path) -> StageData:
         abandoned=Columns.of_rows(_rows(folder / "abandoned.jsonl")),
         summary=_object(folder / "summary.json"),
         manifest=_object(folder / "manifest.json"),
-        samples=_rows(folder / "samples" / "training.jsonl"),
+        samples=_rows(folder / "samples" / "training.jsonl") if texts else (),
         told=tuple(row for row in _rows(folder / "events.jsonl") if row.get("kind") in _TOLD),
     )
 

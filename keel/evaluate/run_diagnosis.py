@@ -211,6 +211,9 @@ BROKEN = _cause("a gradient that is no number", _broken, 1.0, "in {value} steps"
 FEWER = _cause("entropy", lambda s: _inverse(s.ratio("entropy", "objective/entropy")), 1.6, "entropy fell to one part in {value}",
                "an entropy bonus (algorithm.entropy.coef), a higher temperature, fewer updates", "docs/alarms.md#entropy-fall",
                general=True)  # fmt: skip
+PUSHED = _cause("entropy", lambda s: s.last("frac_reward_zero_std"), 0.5, "in {value} of the groups all rewards are equal: it is not the "
+                "reward that pushes it down", "see what else is trained: the sign of algorithm.entropy.coef, a term of SFT or distillation",
+                "docs/alarms.md#entropy-pushed")  # fmt: skip
 GREW = _cause("length", lambda s: s.ratio(*LENGTH), 1.3, "answers are {value} times as long as at first",
               "price length (a `gaming` or `rules` reward, algorithm.credit.overlong)", "docs/alarms.md#length-up")  # fmt: skip
 NARROW = _cause("entropy", lambda s: _inverse(s.ratio("entropy", "objective/entropy")), 3.0, "entropy fell to one part in {value}",
@@ -252,6 +255,7 @@ SYMPTOMS: Mapping[str, tuple[Callable[[Seen], Shows | None], Sequence[Rule]]] = 
     "answers grow": (shown.lengthy, (GREW,)),
     "reward up, held-out down": (shown.gap, (LONGER, SHORTER, REPEATS, TEMPLATE, ALIKE, LEAK, PART, NARROW, CHEAP)),
     "entropy collapse": (shown.narrow, (LEAP, FEWER)),
+    "entropy falls, and nothing is left to learn": (shown.pushed, (PUSHED,)),
     "sudden drop": (shown.drop, (LEAP, SPIKE, FAILED, CHEAP, SHORTER)),
     "oscillation": (shown.swings, (CLIPPED, SPIKE, CHEAP)),
     "stagnation": (shown.flat, (NO_SIGNAL, SMALL, DEAR, FAILED, NARROW)),

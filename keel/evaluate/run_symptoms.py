@@ -183,6 +183,30 @@ def narrow(seen: Seen) -> Shows | None:
     )
 
 
+def pushed(seen: Seen) -> Shows | None:
+    """The limits of the rule `entropy-pushed`: the task is solved, most groups teach nothing, and entropy goes on falling."""
+    steps, entropy = seen.points(*ENTROPY)
+    most, least, reward, alike = (seen.of(name) for name in ("reward_max", "reward_min", "reward", "frac_reward_zero_std"))
+    if len(entropy) < FEW or {len(most), len(least), len(reward), len(alike)} != {len(entropy)}:
+        return None
+    idle = rolling(alike, 5)[5:] > 0.99
+    if not len(seen.of("loss/value_avg")):  # the advantages of a critic need no group that differs
+        idle |= rolling(alike, 10) > 0.5
+    start = float(entropy[:5].mean())
+    means, halves = rolling(entropy, 3)[7:], rolling(entropy, 5)
+    falls = halves[5:] < 0.9 * halves[:-5]
+    best, worst = np.maximum.accumulate(most)[9:], np.minimum.accumulate(least)[9:]
+    solved = rolling(reward, 10) > best - 0.2 * (best - worst)
+    there = falls & (means < 0.65 * start) & solved & idle
+    at = first_true(rolling(there.astype(float), 3) > 0.99)
+    if at is None:
+        return None
+    return Shows(
+        f"entropy fell from {start:.3g} to {entropy[-1]:.3g} while the reward was at {reward[at + 9]:.3g} of {best[at]:.3g} at most",
+        float(steps[at + 9]),
+    )
+
+
 def lengthy(seen: Seen) -> Shows | None:
     """The limits of the rule `length-up`."""
     steps, length = seen.points(*LENGTH)

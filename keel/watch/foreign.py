@@ -12,60 +12,10 @@ from typing import Any, cast
 
 from keel.core.errors import DataError
 from keel.runs.directory import METRICS
+from keel.watch.foreign_names import LLAMA_FACTORY, OPENRLHF, TINKER, TRL, VERL, groups_of_tinker, held_out_of_verl
 
 Row = Mapping[str, Any]
 Step = tuple[int, Mapping[str, float]]
-
-# What stands for what, by trainer. Only metrics that mean the same in the same unit; all others keep their own names.
-TRL: Mapping[str, str] = {
-    "learning_rate": "lr",
-    "eval_loss": "eval/loss",
-    "eval_reward": "eval/reward",
-    "eval_kl": "eval/kl",
-    "eval_rewards/accuracies": "eval/rewards/accuracies",
-    "eval_rewards/margins": "eval/rewards/margins",
-    "eval_completions/mean_length": "eval/completions/mean_length",
-}
-VERL: Mapping[str, str] = {
-    "critic/rewards/mean": "reward",
-    "critic/rewards/max": "reward_max",
-    "critic/rewards/min": "reward_min",
-    "actor/kl_loss": "kl",
-    "actor/reward_kl_penalty": "kl",
-    "actor/reward_kl_penalty_coeff": "kl_coef",
-    "critic/kl": "kl",
-    "critic/kl_coeff": "kl_coef",
-    "actor/entropy": "entropy",
-    "actor/entropy_loss": "entropy",
-    "actor/grad_norm": "grad_norm",
-    "actor/lr": "lr",
-    "actor/pg_loss": "loss",
-    "actor/pg_clipfrac": "clip_ratio/region_mean",
-    "actor/ppo_kl": "policy/old_kl_avg",
-    "response_length/mean": "completions/mean_length",
-    "response_length/clip_ratio": "completions/clipped_ratio",
-}
-OPENRLHF: Mapping[str, str] = {
-    "reward": "reward",
-    "kl": "kl",
-    "policy_loss": "loss",
-    "actor_lr": "lr",
-    "ppo_clip_ratio": "clip_ratio/region_mean",
-    "ppo_kl": "policy/old_kl_avg",
-    "entropy_loss": "entropy",
-    "response_length": "completions/mean_length",
-}
-TINKER: Mapping[str, str] = {
-    "env/all/reward/total": "reward",
-    "optim/entropy": "entropy",
-    "optim/lr": "lr",
-    "kl_policy_base": "kl",
-    "optim/kl_sample_train_v1": "policy/old_kl_avg",
-    "optim/kl_sample_train_v2": "policy/approxkl_avg",
-    "env/all/ac_tokens_per_turn": "completions/mean_length",
-    "test/env/all/reward/total": "eval/reward",
-}
-LLAMA_FACTORY: Mapping[str, str] = {"eval_loss": "eval/loss", "accuracy": "rewards/accuracies"}
 
 _VERL_LINE = re.compile(r"\bstep:([0-9]{1,15}) - (.+)$")
 _VERL_EVAL = ("val-core/", "val-aux/", "val/")
@@ -80,20 +30,29 @@ class Form:
     step: tuple[str, ...]
     names: Mapping[str, str]
     evaluation: tuple[str, ...] = ()  # names that begin so are of evaluations
+    instead: bool = False  # ``eval/`` stands in the place of that beginning, not before it
+    derived: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None  # what follows from several numbers, or from one by a sum
 
     def row(self, row: Row) -> tuple[int | None, dict[str, float]]:
         """Step and numbers under Keel's names. A name of Keel's that several stand for takes the first of the table."""
         inner = row.get("data")
         numbers = {**row, **cast("Row", inner)} if isinstance(inner, Mapping) else row
+        read = {name: value for name, raw in numbers.items() if name not in self.step and (value := _number(raw)) is not None}
         found: dict[str, float] = {}
         for name, meant in self.names.items():
-            if meant not in found and (value := _number(numbers.get(name))) is not None:
-                found[meant] = value
-        for name, raw in numbers.items():
-            if name not in self.names and name not in self.step and (value := _number(raw)) is not None:
-                found[f"eval/{name}" if name.startswith(self.evaluation) and self.evaluation else name] = value
+            if meant not in found and name in read:
+                found[meant] = read[name]
+        for name, value in read.items():
+            if name not in self.names:
+                found[self._called(name)] = value
+        if self.derived is not None:
+            found = {**self.derived(read), **found}
         steps = (number for name in self.step if (number := _number(numbers.get(name))) is not None and math.isfinite(number))
         return next((int(number) for number in steps), None), found
+
+    def _called(self, name: str) -> str:
+        beginning = next((b for b in self.evaluation if name.startswith(b)), "")
+        return f"eval/{name.removeprefix(beginning) if self.instead else name}" if beginning else name
 
 
 def _begins(row: Row, *beginnings: str) -> bool:
@@ -106,11 +65,24 @@ def _has(*names: str) -> Callable[[Row], bool]:
 
 # In the order in which they are tried.
 FORMS: Sequence[Form] = (
-    Form("verl", lambda row: isinstance(row.get("data"), Mapping) or _begins(row, "actor/", "critic/score"), ("step",), VERL, _VERL_EVAL),
-    Form("tinker", lambda row: _begins(row, "env/all/", "optim/kl_sample", "progress/batch"), ("step", "progress/batch"), TINKER),
+    Form(
+        "verl",
+        lambda row: isinstance(row.get("data"), Mapping) or _begins(row, "actor/", "critic/score"),
+        ("step",),
+        VERL,
+        _VERL_EVAL,
+        derived=held_out_of_verl,
+    ),
+    Form(
+        "tinker",
+        lambda row: _begins(row, "env/all/", "optim/kl_sample", "progress/batch"),
+        ("step", "progress/batch"),
+        TINKER,
+        derived=groups_of_tinker,
+    ),
     Form("LLaMA-Factory", _has("current_steps"), ("current_steps",), LLAMA_FACTORY),
     Form("OpenRLHF", _has("actor_lr", "policy_loss", "ppo_clip_ratio"), ("global_step", "step"), OPENRLHF),
-    Form("TRL", _has("learning_rate", "eval_loss", "train_runtime"), ("step",), TRL, ("eval_",)),
+    Form("TRL", _has("learning_rate", "eval_loss", "train_runtime"), ("step",), TRL, ("eval_",), instead=True),
     Form("Keel", _has("step"), ("step",), {}),
 )
 

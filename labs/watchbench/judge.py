@@ -12,7 +12,7 @@ from keel.watch.config import WatchConfig
 from keel.watch.engine import Finding
 from keel.watch.replay import replay
 from labs.watchbench.plan import HEALTHY, Run
-from labs.watchbench.truth import evaluations, shows_at, took
+from labs.watchbench.truth import evaluations, ill_before, shows_at, took
 
 Row = Mapping[str, float]
 EVALUATION = "eval/reward"
@@ -32,7 +32,7 @@ def _expected(rules: str, causes: str, delay: int | None = None, unit: str = "st
     return Expected(frozenset(rules.split()), frozenset(c.strip() for c in causes.split(",")), delay, unit)
 
 
-_KL = "kl kl-ppo kl-point kl-jump gradient-jump entropy-jump collapse clip clip-ppo runaway-held-out runaway-entropy"
+_KL = "kl kl-ppo kl-point kl-jump gradient-jump entropy-jump reward-plunge collapse clip clip-ppo runaway-held-out runaway-entropy"
 _GAP = "held-out-gap gold-gap train-test-gap"
 EXPECTED: Mapping[str, Expected] = {
     "explosion": _expected(_KL, "steps far too large, a gradient, steps too large", 5),
@@ -40,7 +40,7 @@ EXPECTED: Mapping[str, Expected] = {
         "loss-non-finite reward-non-finite gradient-non-finite reward-failed", "rewards failed, a gradient that is no number", 5
     ),
     "dead": _expected("no-signal no-update", "no signal, nothing is updated", 5),
-    "entropy": _expected("entropy entropy-fall", "entropy", 10),
+    "entropy": _expected("entropy entropy-fall entropy-pushed", "entropy", 10),
     "length": _expected(f"length-up {_GAP}", "length", 10),
     "format": _expected(_GAP, "a template", 2, "evaluations"),
     "keyword": _expected(_GAP, "repetition", 2, "evaluations"),
@@ -66,6 +66,7 @@ class Verdict:
     cause: str  # the first one of the diagnosis; empty without any
     symptom: str
     evaluated: tuple[int, ...]  # steps of evaluations
+    ill_before: bool = False  # it had gone wrong by itself before the sickness was put in
 
     @property
     def sick(self) -> bool:
@@ -113,6 +114,7 @@ def judge(stored: Mapping[str, Any], config: WatchConfig | None = None) -> Verdi
         first[1],
         first[0] or next((s.name for s in symptoms), ""),
         tuple(step for step, _ in evaluations(rows, EVALUATION)),
+        run.family != HEALTHY and ill_before(run, rows),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 HEALTHY = "healthy"
 HACKING = ("length", "format", "keyword", "leak", "proxy")
 SICK = ("explosion", "nan", "dead", "entropy", *HACKING, "stale", "drift", "critic")
-N_HEALTHY, N_SICK = 304, 17  # of each sickness
+N_HEALTHY, N_SICK = 312, 17  # of each sickness
 
 # name -> settings of the algorithm; PPO with fewer passes than by default, so that a run is short
 ALGORITHMS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     before = whole["before_onset"]
     if before["steps"]:
         told = f"{before['alarms']} warnings, {per(before['per_1000'])} in 1,000"
-        parts.append(f"In the {before['steps']} steps of sick runs before they were made sick: {told}.")
+        ill = "; ".join(f"{name} ({', '.join(rules) or 'no alarm'})" for name, rules in before["ill"].items())
+        left_out = f" Left out are {len(before['ill'])} that fell ill by themselves before it: {ill}." if ill else ""
+        parts.append(f"In the {before['steps']} steps of sick runs before they were made sick: {told}.{left_out}")
     seen = ", ".join(f"{name}: {n}" for name, n in sorted(whole["diagnosed_healthy"].items(), key=lambda kv: -kv[1]))
     parts.append(f"What diagnosis puts first in healthy runs: {seen}.")
     return "\n\n".join(parts)

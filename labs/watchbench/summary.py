@@ -123,10 +123,12 @@ def summary(found: Sequence[Verdict], rules: Sequence[str]) -> dict[str, Any]:
 
 
 def before_onset(found: Sequence[Verdict]) -> dict[str, Any]:
-    """Alarms of sick runs before they were made sick: more healthy steps."""
-    steps = sum(max(0, v.run.onset) for v in found if v.sick)
-    alarms = sum(f.step <= v.run.onset for v in found if v.sick for f in v.alarms)
-    return {"steps": steps, "alarms": alarms, "per_1000": asdict(rate(alarms, steps / 1000)) if steps else None}
+    """Alarms of sick runs before they were made sick: more healthy steps, but for runs that fell ill by themselves before it (named)."""
+    own = [v for v in found if v.sick and not v.ill_before]
+    steps = sum(max(0, v.run.onset) for v in own)
+    alarms = sum(f.step <= v.run.onset for v in own for f in v.alarms)
+    ill = {v.run.name: sorted({f.rule for f in v.alarms if f.step <= v.run.onset}) for v in found if v.sick and v.ill_before}
+    return {"steps": steps, "alarms": alarms, "per_1000": asdict(rate(alarms, steps / 1000)) if steps else None, "ill": ill}
 
 
 def halves(found: Sequence[Verdict], tuned_on: Collection[str]) -> dict[str, list[Verdict]]:

@@ -57,6 +57,13 @@ def _fell_ill(run: Run, rows: Sequence[Row], final: Mapping[str, float]) -> bool
     return end < first - fall_of(run.task) or (most - first > 3 * fall_of(run.task) and end < (first + most) / 2)
 
 
+def ill_before(run: Run, rows: Sequence[Row]) -> bool:
+    """Had a run gone wrong by itself, as ``took`` has it for runs that nothing was put into, before its sickness was put in? By its last
+    evaluation before that; a run that had fewer than two by then is taken for well."""
+    held_out = [(step, value) for step, value in evaluations(rows, HELD_OUT) if step <= run.onset]
+    return len(held_out) > 1 and _fell_ill(run, rows[: sum(row["step"] <= run.onset for row in rows)], {"reward": held_out[-1][1]})
+
+
 def _leaked(rows: Sequence[Row], upto: int) -> float:
     """How far the reward of training is above that of held-out answers."""
     held = [row[HELD_OUT] for row in rows[:upto] if HELD_OUT in row]

@@ -276,3 +276,23 @@ def test_tokens_tell_what_is_known_of_them(root: Path, visit: Callable[..., Any]
     assert "advantage −0.5" in said
     page.select_option("#part-tokens select >> nth=2", "advantages")
     assert page.locator(".token").first.evaluate("e => getComputedStyle(e).backgroundColor") != "rgba(0, 0, 0, 0)"
+
+
+def test_checklists_of_a_run(root: Path, visit: Callable[..., Any]) -> None:
+    """All three lists, with the state of each item and by what; in Chinese; looked at again; on a narrow page."""
+    run = make_run(root / "r", steps(40, grad_norm=lambda i: 50.0 if i == 7 else 1.0), optim={"lr": 1.0}, note=HOSTILE)
+    page = visit("/view?r=r#checks")
+    page.wait_for_selector("[data-item=gradient-steady]")
+    assert page.locator("#part-checks [data-when] h3").all_inner_texts() == ["Before the training", "During it", "After it"]
+    row = page.locator("[data-item=gradient-steady]")
+    assert (row.get_attribute("data-state"), "failed" in row.inner_text(), "50" in row.inner_text()) == ("fail", True, True)
+    assert "open: for a person" in page.locator("[data-item=people-judge]").inner_text()
+    assert "failed" in page.locator("[data-when=during] .counts").inner_text()
+    logs.cut_end(run / "metrics.jsonl", lambda row: True)
+    logs.append(run / "metrics.jsonl", steps(40, grad_norm=1.0))
+    page.locator("#part-checks .tools button").click()
+    page.wait_for_selector("[data-item=gradient-steady][data-state=pass]")
+    page = visit("/view?r=r&lang=zh#checks", viewport={"width": 390, "height": 800})
+    page.wait_for_selector("[data-item=gradient-steady]")
+    assert "由人判断" in page.locator("[data-item=people-judge]").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -234,3 +234,33 @@ def test_many_long_runs_come_as_previews_and_are_read_in_the_background(root: Pa
     assert list(folder.unread()) == []
     assert all(row["read"] == 1 for row in views.overview(runs)["runs"])
     assert len(runs[0].metrics) == 3000
+
+
+def test_checklists_say_what_the_program_found_and_what_is_open(root: Path, client: Client) -> None:
+    """The same as `keel check`, of a run and of a pipeline; where nothing was trained there are none."""
+    from keel.evaluate.checklists.facts import facts_of
+    from keel.evaluate.checklists.lists import check_items
+    from keel.evaluate.report_data import collect
+
+    run = make_run(root / "r", steps(40, grad_norm=lambda i: 50.0 if i == 7 else 1.0), optim={"lr": 1.0})
+    answer(run, {"step": 1, "prompt": "p", "text": "t", "reward": 1.0})
+    make_run(root / "pipe" / "stages" / "rl", steps(12))
+    (root / "pipe" / "manifest.json").write_text(json.dumps({"verb": "run"}))
+    (root / "other").mkdir()
+    (root / "other" / "manifest.json").write_text(json.dumps({"verb": "evaluate"}))
+    found = _get(client(), "/api/checks", r="r")
+    assert [part["when"] for part in found["lists"]] == ["before", "during", "after"]
+    items = {item["name"]: item for part in found["lists"] for item in part["items"]}
+    facts = facts_of(collect(run))
+    assert facts is not None
+    assert {name: (item["state"], item["why"]) for name, item in items.items()} == {
+        c.item.name: (c.status, c.evidence) for c in check_items(facts)
+    }
+    assert (items["gradient-steady"]["state"], items["learning-rate"]["state"]) == ("fail", "fail")
+    assert "50" in items["gradient-steady"]["why"]
+    assert items["people-judge"]["state"] == "for a person"
+    assert all(item["text"]["en"] and item["text"]["zh"] for item in items.values())
+    for part in found["lists"]:
+        assert [item["state"] for item in part["items"]] == [state for state, n in part["counts"] for _ in range(n)], "failed ones first"
+    assert len(_get(client(), "/api/checks", r="pipe")["lists"]) == 3
+    assert _get(client(), "/api/checks", r="other") == {"run": "other", "lists": [], "why": ""}

@@ -66,6 +66,17 @@ CASES = [
     ("stagnation", "no signal", run(reward=0.3 + NOISE, frac_reward_zero_std=0.9 * EVEN)),
     ("stagnation", "steps too small", run(reward=0.3 + NOISE, kl=1e-6 * EVEN)),
     ("KL explosion", "a gradient", run(kl=np.where(np.arange(N) < 80, 0.05, 9.0), grad_norm=put(HEALTHY["grad_norm"], 79, 500.0))),
+    (
+        "entropy falls, and nothing is left to learn",
+        "entropy",
+        run(
+            reward=np.minimum(1.0, np.linspace(0.2, 2.0, N)),
+            reward_max=EVEN,
+            reward_min=0 * EVEN,
+            frac_reward_zero_std=np.linspace(0.0, 1.0, N),
+            entropy=2.0 * np.where(np.arange(N) < 60, 1.0, 0.95 ** (np.arange(N) - 60.0)),
+        ),
+    ),
     ("not finite", "a gradient", run(loss=put(EVEN, 50, math.nan), grad_norm=put(HEALTHY["grad_norm"], 49, 1e6))),
 ]
 

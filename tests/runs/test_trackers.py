@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
+import json
 import math
 import random
+import sqlite3
+import struct
 import sys
 import threading
 import types
@@ -287,15 +291,120 @@ def test_names_and_ids_of_paths_differ(run: RunDir) -> None:
     assert len({id_of(run, k) for k in range(4)}) == 4
 
 
-@pytest.mark.parametrize("name", ["mlflow", "trackio", "swanlab", "wandb"])
-def test_the_real_ones_where_they_are_installed(run: RunDir, monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path) -> None:
-    module: Any = pytest.importorskip(name)
+# -- the real ones, where they are installed --------------------------------------------------------------------------------------
+
+Told = dict[str, dict[str, dict[int, float]]]  # path -> metric -> step -> value
+STANDS = {
+    "loss": {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0},
+    "rewards/正确/mean": {1: 0.5, 2: 1.0, 3: 9.0, 4: 9.0},
+    "kl": {1: 0.1, 2: math.nan, 3: 0.2, 4: -math.inf},
+}
+
+
+def real_story(run: RunDir, name: str) -> None:
+    """Four steps, one of them not a number; back to step 2; and on to step 4 with other numbers."""
+    offline = {f"{name}_mode": "offline"} if name in ("wandb", "swanlab") else {}
+    sinks = make_sinks(run, TrackingConfig.model_validate({name: True, **offline}))
+    bus = EventBus([s for s in sinks if not isinstance(s, ConsoleSink)])
+    bus.emit("run_started", 0)
+    kls = {1: 0.1, 2: math.nan, 3: math.inf, 4: 5.0}
+    for step in range(1, 5):
+        bus.emit("step", step, metrics={"loss": 1.0, "rewards/正确/mean": 0.5 * step, "kl": kls[step]})
+    run.give_up(2, 1)
+    bus.emit("emergency", 4, rollback=1, back_to=2)
+    for step in (3, 4):
+        bus.emit("step", step, metrics={name: STANDS[name][step] for name in STANDS})
+    bus.close()
+
+
+def journal(path: Path) -> Iterator[bytes]:
+    """The records of a log in blocks of 32 KiB, as LevelDB, W&B and SwanLab write it behind a head of 7 bytes."""
+    data, at, part = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        part += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            yield part
+            part = b""
+
+
+def told_by_mlflow(run: RunDir, module: Any) -> Told:
+    client = module.MlflowClient((run.path / "mlruns").resolve().as_uri())
+    experiment = client.get_experiment_by_name("keel")
+    found: Told = {}
+    for one in client.search_runs([experiment.experiment_id]):
+        histories = {name: client.get_metric_history(one.info.run_id, name) for name in one.data.metrics}
+        found[one.info.run_name] = {name: {m.step: m.value for m in values} for name, values in histories.items()}
+    return found
+
+
+def told_by_trackio(run: RunDir, module: Any) -> Told:
+    found: Told = {}
+    with contextlib.closing(sqlite3.connect(run.path.parent / "trackio" / "keel.db")) as store:
+        for path, step, metrics in store.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id"):
+            for name, value in json.loads(metrics).items():
+                found.setdefault(path.rpartition(" ")[0], {}).setdefault(name, {})[step] = float(value)
+    return found
+
+
+def told_by_wandb(run: RunDir, module: Any) -> Told:
+    records: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    found: Told = {}
+    for file in (run.path / "wandb").glob("offline-run-*/*.wandb"):
+        path = ""
+        for data in journal(file):
+            record = records.Record()
+            record.ParseFromString(data)
+            path = record.run.display_name or path
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            for name in row.keys() & STANDS.keys():
+                found.setdefault(path, {}).setdefault(name, {})[row["_step"]] = float(row[name])
+    return found
+
+
+def told_by_swanlab(run: RunDir, module: Any) -> Told:
+    records: Any = importlib.import_module("swanlab.proto.swanlab.record.v1.record_pb2")
+    found: Told = {}
+    for file in (run.path / "swanlab").glob("run-*/*.swanlab"):
+        path = ""
+        for data in journal(file):
+            record = records.Record()
+            record.ParseFromString(data)
+            path = record.start.name or path
+            if record.HasField("scalar"):
+                found.setdefault(path, {}).setdefault(record.scalar.key, {})[record.scalar.step] = record.scalar.value.number
+    return found
+
+
+READ: Mapping[str, Callable[[RunDir, Any], Told]] = {
+    "mlflow": told_by_mlflow,
+    "trackio": told_by_trackio,
+    "wandb": told_by_wandb,
+    "swanlab": told_by_swanlab,
+}
+
+
+@pytest.mark.parametrize("name", list(READ))
+def test_the_real_ones_hold_the_path_that_stands(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Names of any script, steps, values, NaN and infinities, read from what each wrote; nothing on standard output."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    module: Any = pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
-    story(run, name, **{"wandb": {"wandb_mode": "offline"}, "swanlab": {"swanlab_mode": "offline"}}.get(name, {}))
-    if name == "mlflow":
-        client = module.MlflowClient((run.path / "mlruns").resolve().as_uri())
-        experiment = client.get_experiment_by_name("keel")
-        found = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
-        history = client.get_metric_history(found["run (after rollback 1)"].info.run_id, "loss")
-        assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+    real_story(run, name)
+    found = READ[name](run, module)["run (after rollback 1)"]
+    wanted = dict(STANDS)
+    if name == "swanlab":  # it takes none that is not finite, and that is told
+        wanted["kl"] = {1: 0.1, 3: 0.2}
+    if name == "mlflow":  # of names it takes letters of one script
+        wanted["rewards/__/mean"] = wanted.pop("rewards/正确/mean")
+    assert found.keys() == wanted.keys()
+    for metric, values in wanted.items():
+        assert found[metric].keys() == values.keys(), metric
+        assert list(found[metric].values()) == pytest.approx([values[step] for step in found[metric]], nan_ok=True), metric
+    assert capfd.readouterr().out == ""

@@ -233,8 +233,8 @@ def tree(draw: random.Random, depth: int, truth: bool) -> Tree:
         return ("absent", draw.choice(NAMES)) if kind == "absent" else ("finite", tree(draw, depth - 1, False))
     if depth <= 0:
         return ("name", draw.choice(NAMES)) if draw.random() < 0.7 else ("number", draw.choice([0.0, 1.0, 2.5, 10.0]))
-    kind = draw.choice(["+", "-", "*", "/", "sign", "window", "window", "count", "age", "leaf"])
-    if kind in "+-*/":
+    kind = draw.choice(["+", "-", "*", "/", "either", "sign", "window", "window", "count", "age", "leaf"])
+    if kind in ("+", "-", "*", "/", "either"):
         return (kind, tree(draw, depth - 1, False), tree(draw, depth - 1, False))
     if kind == "sign":
         return ("sign", tree(draw, depth - 1, False))
@@ -266,6 +266,8 @@ def text_of(t: Tree) -> str:
             return f"{t[1]}({text_of(t[3])}" + (f", {t[2]})" if t[2] else ")")
         case "count":
             return f"count({text_of(t[2])}" + (f", {t[1]})" if t[1] else ")")
+        case "either":
+            return f"either({text_of(t[1])}, {text_of(t[2])})"
     return f"({text_of(t[1])} {t[0]} {text_of(t[2])})"
 
 
@@ -302,6 +304,8 @@ def slow(t: Tree, rows: Rows, at: int) -> float | None:
             told = [slow(inner, rows, i) for i in range(at + 1) if names_of(inner) & rows[i].keys()]
             return windowed(t, [v for v in told if v is not None])
     a, b = slow(t[1], rows, at), slow(t[2], rows, at)
+    if t[0] == "either":
+        return b if a is None else a
     if a is None or b is None:
         return None
     if t[0] == "/":

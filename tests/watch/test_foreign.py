@@ -87,6 +87,30 @@ def test_console_lines_of_verl(tmp_path: Path):
     assert log.rows == ((2, {"reward": 0.025, "kl": -0.001, "entropy": 1.213, "grad_norm": 1.0}),)
 
 
+def test_evaluations_have_the_names_that_rules_look_at(tmp_path: Path):
+    """TRL's `eval_x` is `eval/x`; verl's held-out reward is the mean over sources, of each over most answers; tinker says how many groups
+    are mixed."""
+    file = tmp_path / "metrics.jsonl"
+    trl = {"eval_reward": 0.7, "eval_reward_std": 0.2, "eval_rewards/gold/mean": 0.1, "learning_rate": 1e-6, "step": 5}
+    file.write_text(json.dumps(trl))
+    assert read_log(file).rows[0][1] == {
+        "eval/reward": 0.7, "eval/reward_std": 0.2, "eval/rewards/gold/mean": 0.1, "lr": 1e-6
+    }  # fmt: skip
+    verl = {
+        "actor/lr": 1e-6,
+        "val-core/gsm8k/reward/mean@1": 0.9,
+        "val-aux/gsm8k/reward/mean@8": 0.5,
+        "val-core/gsm8k/acc/mean@1": 0.8,
+        "val/test_score/math/hard": 0.1,
+    }
+    file.write_text(json.dumps({"step": 1, "data": verl}))
+    found = read_log(file).rows[0][1]
+    assert found["eval/reward"] == pytest.approx((0.5 + 0.1) / 2)
+    assert found["eval/val-core/gsm8k/acc/mean@1"] == 0.8
+    file.write_text(json.dumps({"step": 1, "env/all/reward/total": 0.5, "env/all/by_group/frac_mixed": 0.75}))
+    assert read_log(file).rows[0][1]["frac_reward_zero_std"] == 0.25
+
+
 def test_what_cannot_be_used_is_counted(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "kl": 1}\n{"step": 2, "kl": \n{"kl": 3}\n{"step": 4, "name": "x"}\n{"step": 5, "kl": 5}\n')

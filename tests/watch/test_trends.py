@@ -83,7 +83,7 @@ def test_a_collapsed_reward_is_told():
         return {watch.check(i, row | trends.update(row)).action for i, row in enumerate(rows)} | set(told)
 
     assert verdicts([0.1] * 10 + [0.9] * 20 + [0.65] * 20) == {"continue"}, "by less than its spread"
-    assert verdicts([0.1] * 10 + [0.9] * 20 + [0.0] * 20) == {"continue", "collapse"}
+    assert verdicts([0.1] * 10 + [0.9] * 20 + [0.0] * 20) == {"continue", "collapse", "reward-plunge"}
 
 
 def test_drift_by_hand():

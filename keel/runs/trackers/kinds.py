@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +35,12 @@ class Path:
 
     def close(self) -> None:
         self.end()
+
+
+def _apart(call: Callable[[], Any]) -> Any:
+    """What a tracker says of itself goes to standard error: standard output is for results."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return call()
 
 
 def name_of(run: RunDir, rollback: int) -> str:
@@ -109,8 +117,9 @@ def trackio(run: RunDir, config: TrackingConfig) -> Open:
     def begin(rollback: int, sent: int) -> Tracker:
         name = f"{name_of(run, rollback)} {id_of(run, rollback)[:6]}"  # a name is all that it knows a run by
         module: Any = importlib.import_module("trackio")
-        opened: Any = module.init(project=config.trackio_project, name=name, resume="allow", config=run.manifest["config"])
-        return Path(lambda step, metrics: opened.log(dict(metrics), step=step), opened.finish)
+        given = {"project": config.trackio_project, "config": run.manifest["config"]}
+        opened: Any = _apart(lambda: module.init(**given, name=name, resume="allow"))
+        return Path(lambda step, metrics: opened.log(dict(metrics), step=step), lambda: _apart(opened.finish))
 
     return begin
 
@@ -123,7 +132,7 @@ def swanlab(run: RunDir, config: TrackingConfig) -> Open:
         module: Any = importlib.import_module("swanlab")
         given = {"project": config.swanlab_project, "mode": config.swanlab_mode, "logdir": str(run.path / "swanlab")}
         again = {"id": id_of(run, rollback), "resume": "allow"} if config.swanlab_mode == "cloud" else {}
-        opened: Any = module.init(**given, **again, experiment_name=name_of(run, rollback), config=run.manifest["config"])
+        opened: Any = _apart(lambda: module.init(**given, **again, experiment_name=name_of(run, rollback), config=run.manifest["config"]))
 
         left_out: Counter[str] = Counter()
 
@@ -132,7 +141,7 @@ def swanlab(run: RunDir, config: TrackingConfig) -> Open:
             left_out.update(name for name, value in metrics.items() if not math.isfinite(value))
 
         def end() -> None:
-            opened.finish()
+            _apart(opened.finish)
             if left_out:
                 which = ", ".join(f"{name} {n}" for name, n in left_out.most_common())
                 log.warning("tracker swanlab takes no NaN and no infinity: %d values left out (%s)", left_out.total(), which)

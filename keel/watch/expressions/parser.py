@@ -27,7 +27,7 @@ COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-FUNCTIONS = (*WINDOWS, "first", "best", "age", "absent", "finite", "count")
+FUNCTIONS = (*WINDOWS, "first", "best", "age", "absent", "finite", "count", "either")
 _OPTIONAL = frozenset({"mean", "min", "max", "count"})  # without n: over the whole run
 
 
@@ -240,6 +240,8 @@ class _Parser:
             )
         self.expect("(", "after the function's name")
         inner = self.either()
+        if name == "either":
+            return self.instead(inner)
         n = self.size(name) if self.accept(",") else None
         self.expect(")", f"at the end of {name}(...)")
         if name in ("absent", "age", "finite", "best"):
@@ -254,6 +256,21 @@ class _Parser:
             kinds = "a condition: count(x > 1, 10)" if wanted == "truth" else "a number, not a condition"
             raise self.fail(inner.start, f"{name} takes {kinds}")
         return self.function(token, inner, n)
+
+    def instead(self, first: Node) -> Node:
+        """``either(x, y)``: x, or y while x is absent. Both are asked each time, for what they remember."""
+        self.expect(",", "and what stands in: either(x, y)")
+        second = self.either()
+        self.expect(")", "at the end of either(...)")
+        for node in (first, second):
+            if node.kind != "number":
+                raise self.fail(node.start, "either takes two numbers, and this is a condition")
+
+        def run(scope: Scope) -> Value:
+            value, other = first.run(scope), second.run(scope)
+            return other if value is None else value
+
+        return Node("number", run, first.names | second.names, first.start)
 
     def size(self, name: str) -> int:
         token = self.take()

@@ -17,8 +17,8 @@ from labs.watchbench.judge import Verdict
 from labs.watchbench.plan import HEALTHY, SICK, Run, all_runs, make
 from labs.watchbench.roc import with_limit
 from labs.watchbench.store import packed, rounded, unpacked
-from labs.watchbench.summary import family, goals, halves, rule
-from labs.watchbench.truth import shows_at, took
+from labs.watchbench.summary import before_onset, family, goals, halves, rule
+from labs.watchbench.truth import ill_before, shows_at, took
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,20 @@ def test_a_run_that_nothing_was_put_into_can_fall_ill() -> None:
     assert took(well, held, {"reward": 0.4}), "more than half of what it had learned is lost"
     assert took(well, rows(eval__reward=[0.3, 0.3]), {"reward": 0.1}), "below where it began"
     assert took(well, rows(eval__reward=[0.3, 0.3]), {}), "its weights are broken"
+
+
+def test_a_run_can_fall_ill_before_it_is_made_sick() -> None:
+    sick = run("drift", task="last", onset=3)
+    assert ill_before(sick, rows(eval__reward=[0.1, 0.9, 0.2, 0.9])), "most of what it had learned was lost by then"
+    assert not ill_before(sick, rows(eval__reward=[0.1, 0.9, 0.8, 0.0])), "what comes later is the sickness that was put in"
+    assert not ill_before(sick, rows(eval__reward=[0.9, math.nan, math.nan, 0.0])), "one evaluation shows no fall"
+    found = [
+        verdict(sick, [("kl", 2), ("kl", 3), ("kl", 9)]),
+        verdict(replace(sick, number=1), [("no-signal", 2), ("kl", 9)], ill_before=True),
+        verdict(run(HEALTHY), [("kl", 1)]),
+    ]
+    told = before_onset(found)
+    assert (told["steps"], told["alarms"], told["ill"]) == (3, 2, {"drift-001": ["no-signal"]})
 
 
 def test_what_a_guard_costs() -> None:

@@ -1,6 +1,7 @@
 // The view of one or several runs: tabs, what is new, and whose turn it is.
 import { h } from "../site/dom.js";
 import { about, comparison } from "./about.js";
+import { checks } from "./checks.js";
 import { Board } from "./curves.js";
 import { head } from "./head.js";
 import { follow, get, trouble } from "./net.js";
@@ -14,7 +15,7 @@ const runs = [...new Set(query.getAll("r"))];
 const names = shortNames(runs);
 const byId = (id) => document.getElementById(id);
 const board = new Board(runs);
-const parts = { samples, tokens, events: told, compare: comparison, about };
+const parts = { samples, tokens, events: told, checks, compare: comparison, about };
 const known = { rows: new Map(), events: [], left_out: 0, metrics: new Set() };
 const opened = new Set();
 
