@@ -8,7 +8,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-ab demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-ab demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms reference docs clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -108,8 +108,9 @@ types: $(VENV)/.dev
 rooms: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.dev  ## regenerate docs/reference.md from the config models
+reference: $(VENV)/.dev  ## docs/reference.md and the names of settings that completion offers, from the config models
 	$(BIN)/python -m keel.cli reference > docs/reference.md
+	$(BIN)/python -m keel.cli reference --keys > keel/completion/keys.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
