@@ -1,7 +1,7 @@
 """`make docs`: the pages of docs/ as a site in two languages, checked. Needs the extra `docs`.
 
-The start page of a language is the navigation: its headings become captions, the links of its lists entries. A Chinese page is NAME.zh.md; in
-the Chinese tree it stands as NAME.
+The start page of a language is the navigation: its headings become captions, the links of its lists entries. A Chinese page is NAME.zh.md;
+in the Chinese tree it stands as NAME.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ def across(text: str, page: str, language: str) -> str:
         name, zh, anchor = found[1], found[2], found[3] or ""
         other = "zh" if zh else "en"
         below = "/".join([*page.split("/")[:-1], name]) if "/" in page else name
-        return f"]({name}.md{anchor})" if other == language else f"]({'place' if anchor else 'page'}:{up}{other}/{os.path.normpath(below)}.html{anchor})"
+        return (
+            f"]({name}.md{anchor})"
+            if other == language
+            else f"]({'place' if anchor else 'page'}:{up}{other}/{os.path.normpath(below)}.html{anchor})"
+        )
 
     return outside(re.sub(r"\]\(([\w./-]+?)(\.zh)?\.md(#[^)]*)?\)", link, text), page)
 
@@ -96,7 +100,8 @@ def build(out: Path) -> None:
         command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-c", str(DOCS / "site"), "-b", "html"]
         command += ["-d", str(work / f"{language}-cache"), str(work / language), str(out / language)]
         runs.append(subprocess.Popen(command, env=environment))
-    if any([run.wait() for run in runs]):
+    codes = [run.wait() for run in runs]
+    if any(codes):
         raise SystemExit(1)
     (out / "index.html").write_text(REDIRECT.format("en/index.html"), encoding="utf-8")
     found = problems(out)

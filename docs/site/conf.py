@@ -19,7 +19,7 @@ class Bilingual(SearchLanguage):
     """Latin words, stemmed as English; of Chinese every pair of neighbouring characters, in the index and in what is looked for."""
 
     lang = "zh_CN"
-    language_name = "Chinese and English"
+    language_name = "English"  # names the class of the stemmer in its JavaScript
     js_stemmer_rawcode = "english-stemmer.js"
     js_splitter_code = """
 function splitQuery(query) {

@@ -41,7 +41,9 @@ def problems(root: Path) -> list[str]:
 
 
 def _of_page(file: Path, page: Page, read: dict[Path, Page]) -> list[str]:
-    found = [f"loads {target} from the network" for target in page.loads if urlsplit(target).scheme in ("http", "https") or target[:2] == "//"]
+    found = [
+        f"loads {target} from the network" for target in page.loads if urlsplit(target).scheme in ("http", "https") or target[:2] == "//"
+    ]
     for target in dict.fromkeys([*page.targets, *page.loads]):
         parts = urlsplit(target)
         if parts.scheme or parts.netloc:
