@@ -1,4 +1,4 @@
-"""The site of the documentation: links between the trees, navigation, and the check of the finished pages. Sphinx itself runs in `make docs`."""
+"""The site of the documentation: links between trees, navigation, the check of finished pages. Sphinx itself runs in `make docs`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from pages import ROOT
 
 sys.path.insert(0, str(ROOT / "docs" / "site"))
-from build import across, navigation, pages, toctrees
 from links import problems
+
+from build import across, navigation, pages, toctrees
 
 
 def test_links_between_trees_are_addresses() -> None:
