@@ -8,7 +8,7 @@ ROOM ?=
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-ab demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms docs clean
+.PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-ab demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms reference docs gallery clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -108,8 +108,19 @@ types: $(VENV)/.dev
 rooms: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.dev  ## regenerate docs/reference.md from the config models
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation as a site in build/site, English and Chinese, every link checked
+	$(BIN)/python docs/site/build.py build/site
+
+gallery: $(VENV)/.dev  ## the pictures of docs/gallery.md again, from small runs; needs chromium
+	$(BIN)/python docs/site/gallery.py runs/gallery
+
+reference: $(VENV)/.dev  ## docs/reference.md and the names of settings that completion offers, from the config models
 	$(BIN)/python -m keel.cli reference > docs/reference.md
+	$(BIN)/python -m keel.cli reference --keys > keel/completion/keys.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

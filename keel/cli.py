@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 
 from keel import commands
 from keel.advise.cli import add_arguments as advise_arguments
+from keel.completion.cli import add_arguments as completion_arguments
 from keel.core.errors import UserError
+from keel.help import Parser, next_step, no_such_command
+from keel.new.cli import add_arguments as new_arguments
 
 
 def _count(text: str) -> int:
@@ -27,12 +30,12 @@ def _count(text: str) -> int:
 Add = Callable[[str, str, Callable[[argparse.Namespace], commands.Summary | None]], argparse.ArgumentParser]
 
 
-def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+def parser(given: Sequence[str] = ()) -> Parser:
     """The command line. Overrides are `key.path=value`, values are YAML. ``given``: its words, where they are known; the table of rewards
     is read only for the help of `keel score`, the laboratory only for its own verbs."""
-    top = argparse.ArgumentParser(prog="keel", description="Align language models with what people prefer.")
+    top = Parser(prog="keel", description="Align language models with what people prefer.")
     top.add_argument("--version", action="store_true", help="print the version")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+    verbs = top.add_subparsers(dest="verb", metavar="COMMAND", parser_class=argparse.ArgumentParser)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the summary as one JSON line, last on standard output")
 
@@ -41,6 +44,7 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         sub.set_defaults(action=action)
         return sub
 
+    new_arguments(verbs.add_parser("new", help="a project that runs: recipe, data, the next commands", parents=[common]))
     _add_recipes(add)
     _add_looks(add)
     _add_score(add, commands.reward_names() if "score" in given else "NAME")
@@ -70,12 +74,17 @@ def parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         else:
             sub.add_argument("rest", nargs=argparse.REMAINDER)
     _add_runs(add)
-    add("reference", "print every setting as Markdown", commands.reference)
+    sub = add("reference", "print every setting as Markdown", commands.reference)
+    sub.add_argument("--keys", action="store_true", help="their names alone, as completion reads them")
+    completion_arguments(verbs.add_parser("completion", help="completion for a shell: keel completion bash, zsh or fish"), parser)
+    top.helps = {choice.dest: choice.help or "" for choice in verbs._choices_actions}
+    for name, sub in verbs.choices.items():
+        sub.epilog = next_step(name)
     return top
 
 
 def _add_recipes(add: Add) -> None:
-    for name, help_text in {"run": "a whole pipeline from one recipe"}.items() | commands.STAGES.items():
+    for name, help_text in {"run": "a whole pipeline from one recipe", **commands.STAGES}.items():
         sub = add(name, help_text, commands.pipeline if name == "run" else commands.stage(name))
         sub.add_argument("recipe", help="YAML file, see recipes/")
         sub.add_argument(
@@ -353,6 +362,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     top = parser(given)
     if given[:2] in (["eval", "reward"], ["eval", "hallucination"], ["eval", "refusals"], ["judge", "report"]):
         given[:2] = ["-".join(given[:2])]
+    if given and not given[0].startswith("-") and given[0] not in top.helps:
+        no_such_command(given[0], top.helps)
     json_file = _take_json_file(given) if given[:1] == ["eval"] else ""
     names_a_file = given[:1] and given[0] in _JSON_FILE
     args, rest = top.parse_known_args(given if names_a_file else [a for a in given if a != "--json"])

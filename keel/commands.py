@@ -316,6 +316,6 @@ def no_lab(args: argparse.Namespace) -> None:
 
 
 def reference(args: argparse.Namespace) -> None:
-    from keel.reference import reference_markdown
+    from keel.reference import reference_markdown, setting_keys
 
-    print(reference_markdown(), end="")
+    print(setting_keys() if args.keys else reference_markdown(), end="")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from keel.advise.config import AdviseRecipe
+from keel.completion.keys import STAGE, write_keys
 from keel.core.config import FieldDoc, Section, describe
 from keel.critique.templates import WritingTemplate
 from keel.evaluate.ab.config import AbConfig
@@ -26,6 +27,7 @@ from keel.serve.policy.config import ChatConfig, ServePolicyConfig
 from keel.serve.policy.filters import FilterFile
 from keel.tune.config import TuneRecipe
 from keel.verbs.annotate.recipe import AnnotateRecipe
+from keel.verbs.assemble import AssembleRecipe
 from keel.verbs.campaign.recipe import LabelRecipe
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
@@ -42,7 +44,7 @@ from keel.verbs.sweep.recipe import SweepRecipe
 
 _INTRODUCTION = """# Settings
 
-Made by `make docs` from the code; do not edit. Any setting can be given on the command line as `key.path=value`, the value written as
+Made by `make reference` from the code; do not edit. Any setting can be given on the command line as `key.path=value`, the value written as
 in YAML:
 
     keel rl recipes/tiny_grpo.yaml algorithm.name=rloo optim.lr=1e-3 rewards.0.weight=2
@@ -83,6 +85,17 @@ _TITLES: Mapping[type[Section], str] = {
     AbConfig: "`keel ab plan|check FILE`",
     GatesConfig: "`keel release RUN --gates FILE`, `keel export RUN`",
 }
+
+
+def setting_keys() -> str:
+    """What completion offers: `keel/completion/keys.txt`."""
+    own: dict[str, type[Section]] = {"run": PipelineRecipe, "data": DataShowRecipe, "annotate": AnnotateRecipe, "advise": AdviseRecipe}
+    own |= {"chat": ChatConfig, "sweep": SweepRecipe, "drift": DriftRecipe, "judge": JudgeRecipe, "judge-report": JudgeReportRecipe}
+    own |= {"serve": ServePolicyConfig, "eval-reward": EvalRewardConfig, "scenes": ScenesRecipe}
+    own |= {"tune": TuneRecipe, "mine": MineRecipe, "assemble": AssembleRecipe, STAGE + "annotate": LabelRecipe}
+    paths = {verb: [doc.path for doc in describe(recipe)] for verb, recipe in {**RECIPES, **own}.items()}
+    paths["run"] = [path for path in paths["run"] if not path.startswith("stages.")]
+    return write_keys(paths)
 
 
 def reference_markdown() -> str:

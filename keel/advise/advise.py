@@ -13,26 +13,24 @@ from typing import Any
 
 import yaml
 
+from keel.advise.choose import ranking_of
 from keel.advise.config import AdviseRecipe
-from keel.advise.estimate import Estimate, Load, Mode, Plan, estimate, load_of
-from keel.advise.learned import recall, remember, with_experience
+from keel.advise.estimate import Estimate, Mode
+from keel.advise.learned import recall, remember
 from keel.advise.machine import Machine, measure_machine
 from keel.advise.measure import Measures, measure
 from keel.advise.race import run_race, with_result
-from keel.advise.rank import Ranked, possible, ranked, reasons, warnings
+from keel.advise.rank import Ranked, possible, warnings
 from keel.advise.size import Size, size_of
 from keel.advise.text import report
 from keel.advise.ways import Start, Way, start
 from keel.core.config import dump, load
 from keel.core.errors import DataError, ModelError, UserError
-from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.runs.durable import write_atomic
 
 log = logging.getLogger("keel")
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-MODES: tuple[Mode, ...] = ("full", "lora")
-MARGIN = 0.9  # of the memory: what an estimate may take
 
 
 def run_advise(path: str, model: str, budget: str, race: bool, json_file: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def run_advise(path: str, model: str, budget: str, race: bool, json_file: str, o
     machine = measure_machine(config.model_options)
     size, unknown = _size(config, asked=bool(model) or any(o.startswith("model=") for o in overrides))
     earlier = recall(Path(config.out), m)
-    mode, ranking = _ranking(data, m, earlier, machine, size, seconds)
+    mode, ranking = ranking_of(data, m, earlier, machine, size, seconds)
     raced: dict[str, Any] | None = None
     if race:
         raced = run_race(config, m, ranking, mode)
@@ -80,28 +78,6 @@ def _size(config: AdviseRecipe, asked: bool) -> tuple[Size | None, str]:
         if asked:
             raise
         return None, f"no --model was given, and the usual one cannot be read ({error.message}): nothing is said of memory and time"
-
-
-def _ranking(
-    data: Dataset, m: Measures, earlier: Sequence[dict[str, Any]], machine: Machine, size: Size | None, seconds: float | None
-) -> tuple[Mode, list[Ranked]]:
-    """The ways that the data allow, ranked, and the mode: full training where the best way fits, else adapters."""
-    ways, _ = possible(m)
-    if size is None:
-        return "full", ranked(with_experience([Ranked(way, reasons(way, m), None, None, None) for way in ways], earlier, m))
-    tokens = load_of(data.records, data.prompts(), size)
-    found: dict[Mode, list[Ranked]] = {}
-    for mode in MODES:
-        found[mode] = with_experience([_judge(way, m, mode, tokens, size, machine, seconds) for way in ways], earlier, m)
-    best = max(found["full"], key=lambda r: r.score, default=None)
-    mode: Mode = "full" if best is None or best.fits else "lora"
-    return mode, ranked(found[mode])
-
-
-def _judge(way: Way, m: Measures, mode: Mode, tokens: Load, size: Size, machine: Machine, seconds: float | None) -> Ranked:
-    found = estimate(way.kind, mode, tokens, size, machine, Plan(), way.reward_model)
-    in_time = None if seconds is None else found.seconds <= seconds
-    return Ranked(way, reasons(way, m), found, found.memory <= MARGIN * machine.memory, in_time)
 
 
 def _advice(

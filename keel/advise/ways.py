@@ -90,10 +90,8 @@ class Start:
 
 def start(way: Way, m: Measures, path: str | list[str], model: str, mode: Mode, data: Mapping[str, Any]) -> Start:
     """The verb and recipe of a way on these data. ``data`` are settings of the data section beside its path."""
-    base: dict[str, Any] = {"model": model, "data": {"path": path, **data}, "held_out": 0.1}
-    if mode == "lora":
-        base["lora"] = {"r": 16, "alpha": 32}
-    train = {"optim": {"lr": way.lr, "warmup_ratio": 0.1}, "loop": {"epochs": 1, "batch_size": 16}}
+    base: dict[str, Any] = {"model": model, "data": {"path": path, **data}, "held_out": 0.1, **_adapters(mode)}
+    train = _train(way)
     if way.kind == "sft":
         return Start("sft", _converted({**base, **train}, "" if m.kinds.keys() <= {"demonstration"} else "demonstrations"))
     if way.objective:
@@ -101,7 +99,7 @@ def start(way: Way, m: Measures, path: str | list[str], model: str, mode: Mode, 
         return Start("prefer", _converted(given, "" if m.kinds.keys() <= {"pair", "unpaired"} else "pairs"))
     if way.kind == "reward":
         return Start("reward", {**base, **train})
-    rl = {"algorithm": {"name": way.algorithm}, "samples": 8, "sampling": {"max_tokens": 128}, **train}
+    rl = _rl(way, train)
     if not way.reward_model:
         assert m.checkable is not None
         reward = {"type": m.checkable.verifier, "name": m.checkable.verifier, **m.checkable.settings}
@@ -110,6 +108,25 @@ def start(way: Way, m: Measures, path: str | list[str], model: str, mode: Mode, 
     first = {"model": "@model", **rest, "optim": {"lr": 1e-5, "warmup_ratio": 0.1}, "loop": {"epochs": 1, "batch_size": 16}}
     second = {"model": "@model", **rest, "rewards": [{"type": "model", "name": "reward_model", "path": "@reward"}], **rl}
     return Start("run", {"model": model, "stages": {"reward": first, "rl": second}})
+
+
+def start_own_reward(path: str, model: str, mode: Mode, reward: Mapping[str, Any]) -> Start:
+    """Prompts and a reward of the user's own (a section of ``rewards``): the way of a verifier with that reward in its place."""
+    way = BY_NAME["grpo_verifier"]
+    base: dict[str, Any] = {"model": model, "data": {"path": path}, "held_out": 0.1, **_adapters(mode)}
+    return Start("rl", {**base, "rewards": [dict(reward)], **_rl(way, _train(way))})
+
+
+def _train(way: Way) -> dict[str, Any]:
+    return {"optim": {"lr": way.lr, "warmup_ratio": 0.1}, "loop": {"epochs": 1, "batch_size": 16}}
+
+
+def _rl(way: Way, train: Mapping[str, Any]) -> dict[str, Any]:
+    return {"algorithm": {"name": way.algorithm}, "samples": 8, "sampling": {"max_tokens": 128}, **train}
+
+
+def _adapters(mode: Mode) -> dict[str, Any]:
+    return {"lora": {"r": 16, "alpha": 32}} if mode == "lora" else {}
 
 
 def _converted(recipe: dict[str, Any], to: str) -> dict[str, Any]:

@@ -69,6 +69,22 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return _read_recipe(Path(path), ())
 
 
+def _which_recipe(path: Path) -> str:
+    """What somebody may have meant who named a recipe that is not there."""
+    there = sorted(p.name for p in path.parent.glob("*.y*ml"))
+    by_stem = {Path(name).stem: name for name in there}  # endings are alike: they say nothing
+    near = difflib.get_close_matches(path.stem, by_stem, 1, 0.6)
+    if near:
+        return f"did you mean {path.parent / by_stem[near[0]]}?"
+    if there:
+        shown = ", ".join(there[:5]) + (" ..." if len(there) > 5 else "")
+        return f"there are, in {path.parent.absolute()}: {shown}"
+    start = "keel new DIR makes a project with a recipe"
+    if path.parts[0] == "recipes":
+        return f"recipes/ lies in a checkout of Keel: start there, or {start}"
+    return f"no recipe is in {path.parent.absolute()}: start where yours is, or {start}"
+
+
 def _read_recipe(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in below:
         raise ConfigError(
@@ -77,9 +93,9 @@ def _read_recipe(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.glob("*.y*ml")), 1, 0.5)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise ConfigError(f"no such recipe: {path}", hint) from None
+        raise ConfigError(f"no such recipe: {path}", _which_recipe(path)) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, not a recipe", _which_recipe(path / "recipe.yaml")) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(

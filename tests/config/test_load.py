@@ -182,7 +182,7 @@ def test_missing_file_suggests_a_neighbour(tmp_path: Path) -> None:
 
 
 def test_folder_instead_of_file(tmp_path: Path) -> None:
-    assert "cannot be read" in message([], tmp_path)
+    assert "is a folder, not a recipe" in message([], tmp_path)
 
 
 def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def reads() -> set[str]:
 
 
 def test_the_page_is_what_the_code_says():
-    assert (ROOT / "docs/reference.md").read_text(encoding="utf-8") == reference_markdown(), "run `make docs`"
+    assert (ROOT / "docs/reference.md").read_text(encoding="utf-8") == reference_markdown(), "run `make reference`"
 
 
 def test_the_page_names_every_field():
