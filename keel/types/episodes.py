@@ -28,7 +28,11 @@ class Reply:
 class Episode(Protocol):
     """One conversation's world. It knows messages only, no tokens."""
 
-    tools: Sequence[Callable[..., Any]]  # typed and described functions; they are called by name, and what they return is told to the model
+    @property
+    def tools(self) -> Sequence[Callable[..., Any]]:
+        """Typed and described functions. They are called by name, and what they return is told to the model; one that returns a ``Reply``
+        gives a reward for the turn, or ends the conversation."""
+        ...
 
     def start(self) -> Sequence[Message]:
         """What the world says before the first answer, behind the prompt's own messages. The same for the same prompt and seed."""

@@ -174,17 +174,19 @@ class _Sample:
 
     def with_signals(self, trained: Mapping[str, Tensor]) -> _Sample:
         """Spread signals over the trained tokens, 0 elsewhere."""
-        sizes = [int(b.trained_T.sum()) for b in self.branches]
-        parts = {name: x.float().split(sizes) for name, x in trained.items()}
-        branches = tuple(
-            replace(b, signals={**b.signals, **{name: _spread(part[k], b.trained_T) for name, part in parts.items()}})
-            for k, b in enumerate(self.branches)
-        )
-        return replace(self, branches=branches)
+        branches: list[Branch] = []
+        start = 0
+        for branch in self.branches:
+            end = start + int(branch.trained_T.sum())
+            spread = {name: _spread(values[start:end], branch.trained_T) for name, values in trained.items()}
+            branches.append(replace(branch, signals={**branch.signals, **spread}))
+            start = end
+        return replace(self, branches=tuple(branches))
 
 
 def _spread(values: Tensor, mask_T: Tensor) -> Tensor:
-    return torch.zeros(len(mask_T)).masked_scatter(mask_T, values)
+    """``values``, one a token of the mask, at those tokens; 0 elsewhere."""
+    return torch.zeros(len(mask_T)).masked_scatter(mask_T, values.float())
 
 
 def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
@@ -196,7 +198,8 @@ def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
         valid = [i for i, ok in enumerate(group.valid_G) if ok]
         forks = [len(group.rollouts[i].forks) for i in valid]
         end = first + 1 + sum(forks)
-        assert end <= len(units) and len(units[first].branches) == len(valid), "units do not belong to these groups"
+        assert end <= len(units), "units do not belong to these groups"
+        assert len(units[first].branches) == len(valid), "units do not belong to these groups"
         complexity, fork = units[first].prompt.complexity, first + 1
         for k, (i, n) in enumerate(zip(valid, forks, strict=True)):
             places = (first, *range(fork, fork + n))
