@@ -30,7 +30,7 @@ class EnvironmentConfig(Section):
         description="Put the tools' schemas into prompts where the chat template shows none; false: your prompts tell of them.",
     )
     processes: int = Field(
-        default=2, ge=0, le=256, description="Episodes that work at the same time, each in a process; 0: in this process, no time limit."
+        default=8, ge=0, le=256, description="Episodes that work at the same time, each in a process; 0: in this process, no time limit."
     )
     timeout_s: float = Field(
         default=20.0, gt=0, description="Seconds for one reply; an episode that takes longer is ended, its conversation failed."

@@ -88,3 +88,15 @@ class Conversation:
         """All rewards of the world together; None where it gave none."""
         known = [r for r in (*self.turn_rewards, self.reward) if r is not None]
         return sum(known) if known else None
+
+    def told(self) -> list[dict[str, Any]]:
+        """The turns for people and files: role, text, and what there is of thought, tool calls, the tool's name, the answer's reward."""
+        rewards = iter(self.turn_rewards)
+        rows: list[dict[str, Any]] = []
+        for message in self.messages:
+            row: dict[str, Any] = {"role": message.role, "text": message.text}
+            row |= {key: message.extra[key] for key in ("name", "reasoning_content", "tool_calls") if message.extra.get(key)}
+            if message.role == "assistant":
+                row["reward"] = next(rewards, None)
+            rows.append(row)
+        return rows
