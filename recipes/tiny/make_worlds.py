@@ -16,7 +16,7 @@ def guessing(n: int) -> list[Row]:
     rows: list[Row] = []
     for i in range(n):
         draw = random.Random(f"guess {i}")
-        hidden, turns = draw.randint(1, 9), [{"role": "user", "content": f"Game {i}: guess my number, 1 to 9."}]
+        hidden, turns = draw.randint(1, 9), [{"role": "user", "content": f"Game {i}"}]
         low, high = 1, 9
         for k in range(4):
             guess = draw.randint(low, high) if draw.random() < 0.5 else draw.randint(1, 9)
@@ -30,7 +30,7 @@ def guessing(n: int) -> list[Row]:
 
 
 def call(a: int, b: int) -> str:
-    return f'<tool_call>{{"name": "add", "arguments": {{"a": {a}, "b": {b}}}}}</tool_call>'
+    return f'<tool_call>{{"name":"add","arguments":{{"a":{a},"b":{b}}}}}</tool_call>'
 
 
 def sums(n: int, wrong: float) -> list[Row]:
@@ -59,11 +59,11 @@ def write(name: str, rows: list[Row]) -> None:
 
 
 def prompts(rows: list[Row]) -> list[Row]:
-    return [{"prompt": row["messages"][:1]} for row in rows]
+    return [{"prompt": row["messages"][0]["content"]} for row in rows]
 
 
 if __name__ == "__main__":
     write("guess_games.jsonl", guessing(400))
-    write("guess_prompts.jsonl", prompts(guessing(500)[400:]))
+    write("guess_prompts.jsonl", prompts(guessing(1700)[400:]))
     write("sum_chains.jsonl", sums(600, wrong=0.2))
     write("sum_prompts.jsonl", prompts(sums(700, wrong=0.0)[600:]))
