@@ -17,7 +17,7 @@ from keel.core.errors import SelfTestError
 from keel.core.events import EventBus
 from keel.evaluate.blindness import REMEDY, Changed, Look, changed, policy_moves, scores_move
 from keel.loops.online import publish, sample_groups, with_signal
-from keel.methods.credit.assign import rollout_units
+from keel.methods.credit.units import rollout_units
 from keel.rewards.sources.model import Scorer
 from keel.rollout import prove
 from keel.types import (

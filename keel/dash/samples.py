@@ -14,6 +14,7 @@ from keel.dash.tail import CHUNK, Tail
 from keel.runs import logs
 
 _TEXT = 20_000  # characters of a text that are sent
+_TURNS = 200  # of a conversation that are sent
 _NAME = 300  # characters by which a prompt is shown in a list
 
 
@@ -95,6 +96,37 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
             kept[name] = text[:_TEXT]
             if len(text) > _TEXT:
                 kept[f"{name}_length"] = len(text)
+    if isinstance(turns := row.get("turns"), list):
+        kept["turns"] = turns_shown(turns)
     if kept.get("raw") == kept.get("text"):
         kept.pop("raw", None)
     return kept
+
+
+def turns_shown(turns: Sequence[Any]) -> list[dict[str, Any]]:
+    """A conversation's turns as the page shows them: who, what, what for. Calls of tools are lines of text."""
+    found: list[dict[str, Any]] = []
+    for turn in turns[:_TURNS]:
+        if not isinstance(turn, Mapping):
+            continue
+        row: Mapping[str, Any] = turn
+        shown_turn: dict[str, Any] = {"role": str(row.get("role", "")), "text": str(row.get("text", ""))[:_TEXT]}
+        if row.get("name"):
+            shown_turn["name"] = str(row["name"])
+        if row.get("reasoning_content"):
+            shown_turn["thought"] = str(row["reasoning_content"])[:_TEXT]
+        calls = [_call_text(call) for call in row.get("tool_calls") or () if isinstance(call, Mapping)]
+        if calls:
+            shown_turn["calls"] = calls
+        reward = logs.number(row.get("reward"))
+        if reward is not None and abs(reward) < float("inf"):
+            shown_turn["reward"] = reward
+        found.append(shown_turn)
+    return found
+
+
+def _call_text(call: Mapping[str, Any]) -> str:
+    function: Any = call.get("function") or call
+    arguments: Any = function.get("arguments") or {}
+    given = ", ".join(f"{k}={v!r}" for k, v in arguments.items()) if isinstance(arguments, Mapping) else str(arguments)
+    return f"{function.get('name', '')}({given})"[:_TEXT]

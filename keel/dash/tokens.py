@@ -8,6 +8,7 @@ from typing import Any
 
 from keel.core.errors import UserError
 from keel.dash.folder import Run, number_text
+from keel.dash.samples import turns_shown
 from keel.runs import rollouts
 from keel.runs.rollouts import KeptFile, KeptRollout
 
@@ -58,6 +59,7 @@ def _answer(row: KeptRollout) -> dict[str, Any]:
         "finish": row.finish_reason,
         "error": row.error,
         "rule": row.rule,
+        "turns": turns_shown(row.turns),
         "undone": row.undone,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -174,5 +175,16 @@ def _samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
         reward = row.get("reward")
         text = number(reward) if isinstance(reward, int | float) else ""
         shown = {"step": row.get("step"), "text": row.get("text", ""), "raw": row.get("raw", ""), "reward": text, "why": row.get("why", "")}
+        shown["turns"] = [_turn(turn) for turn in row.get("turns") or ()]
         by_prompt.setdefault(str(row.get("prompt", "")), []).append(shown)
     return [{"prompt": prompt, "answers": answers} for prompt, answers in by_prompt.items()]
+
+
+def _turn(turn: Row) -> Row:
+    """A turn of a conversation: who, what was said, which tools were called, what the world gave."""
+    calls = [call.get("function") or call for call in turn.get("tool_calls") or ()]
+    told = [f"{call.get('name', '')}({json.dumps(call.get('arguments'), ensure_ascii=False)})" for call in calls]
+    thought, reward = turn.get("reasoning_content"), turn.get("reward")
+    text = "\n".join(part for part in (thought and f"({thought})", turn.get("text", ""), *told) if part)
+    given = number(reward) if isinstance(reward, int | float) else ""
+    return {"role": turn.get("role", ""), "name": turn.get("name", ""), "text": text, "reward": given}

@@ -124,6 +124,7 @@ class Keeper:
             {name: float(part_G[i]) for name, part_G in group.parts.items()},
             rollout.finish_reason,
             rollout.error,
+            turns=rollout.conversation.told() if rollout.conversation is not None else (),
         )
 
 

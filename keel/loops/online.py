@@ -162,6 +162,7 @@ class OnlineTrainer:
         self.keeper: Keeper | None = None  # who keeps answers for people
         self.auditor: Auditor | None = None  # who asks people about the reward
         self.red_team: RedTeam | None = None  # who tries to game it
+        self.longest = params.max_tokens  # tokens that may be sampled of one answer, or of one conversation
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
         self.feed = Feed(0, self.total_steps - 1)
 
@@ -252,7 +253,7 @@ class OnlineTrainer:
         return tuple(sampled), tuple(kept[: len(ids)]), {**sums, **{name: float(n) for name, n in counts.items()}}
 
     def _shaped(self, group: Group) -> Group:
-        overlong, limit = self.algorithm.overlong, self.params.max_tokens
+        overlong, limit = self.algorithm.overlong, self.longest
         return group if overlong is None else with_overlong_penalty(group, limit, overlong.buffer * limit, overlong.factor)
 
     def _requests(self, ids: Sequence[str], step: int) -> list[SampleRequest]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from keel.loops.config import LoopConfig
 from keel.loops.online import Actors, Evaluator, OnlineTrainer, collect, means, minibatches, publish
 from keel.loops.pairing import Pairing
-from keel.methods.credit.assign import CreditRule, rollout_units
+from keel.methods.credit.assign import CreditRule
 from keel.methods.credit.measures import group_metrics, kl_metrics
+from keel.methods.credit.units import rollout_units
 from keel.methods.objectives.common import edges_of, measured
 from keel.methods.objectives.mixture import DirectObjective
 from keel.methods.rl_parts import Algorithm

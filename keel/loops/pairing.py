@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 
 from keel.core.hashing import permutation
-from keel.methods.credit.assign import rollout_units
+from keel.methods.credit.units import rollout_units
 from keel.rewards.sources.duels import Duel, PairJudge
 from keel.types import Edge, Group, PairTarget, Unit
 

@@ -5,8 +5,8 @@ and `rl_checks` are the overrides by field, and what is refused. `preference` is
 losses on logged rewards. What the online loop calls is imported from here.
 """
 
-from keel.methods.credit.assign import rollout_units
 from keel.methods.credit.measures import group_metrics
+from keel.methods.credit.units import rollout_units
 from keel.methods.math.policy import POLICY_LOSSES, PolicyLoss
 from keel.methods.rl import ALGORITHMS, AlgorithmConfig, resolve
 from keel.methods.rl_parts import KL, Algorithm, Control, Credited, Critic, Entropy, OldKL, Overlong, ReferenceRule, credit

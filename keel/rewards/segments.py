@@ -62,7 +62,8 @@ def token_ends(rollout: Rollout, ends: Sequence[int], decode: Decode) -> list[in
     """The token by which each end (a count of characters of ``rollout.text``) is reached. Text grows with tokens, so it is looked for by
     halves."""
     tokens_T = rollout.tokens_T
-    start = max(0, decode(tokens_T).find(rollout.text))
+    text = decode(tokens_T)
+    start = max(0, text.find(rollout.text) if rollout.conversation is None else text.rfind(rollout.text))  # a conversation's last answer
     found: list[int] = []
     for end in ends:
         low, high = found[-1] if found else 0, len(tokens_T) - 1

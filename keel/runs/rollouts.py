@@ -49,6 +49,7 @@ class KeptRollout:
     finish_reason: str = ""
     error: str = ""
     rule: str = ""  # the alarm for which it was kept
+    turns: Sequence[Mapping[str, Any]] = ()  # of a conversation behind the prompt: role, text, reward ... (``Conversation.told``)
     undone: int = 0  # number of the rollback that took the step back
 
     @property

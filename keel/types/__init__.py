@@ -1,13 +1,15 @@
 """The records that flow through Keel, and the seams between its rooms.
 
-`records` is what people write, `judgements` what they are asked and say, `units` what the model reads, `outputs` what comes of a pass,
-`sampling` what is sampled, `seams` the protocols. All records are frozen: a stage returns new ones, nobody changes a record upstream.
-Import them from here; ``Support`` (which tokens could have been drawn) comes from ``keel.types.support``, as it alone needs torch.
+`records` is what people write, `judgements` what they are asked and say, `episodes` worlds that a policy talks with, `units` what the model
+reads, `outputs` what comes of a pass, `sampling` what is sampled, `seams` the protocols. All records are frozen: a stage returns new ones,
+nobody changes a record upstream. Import them from here; ``Support`` (which tokens could have been drawn) comes from
+``keel.types.support``, as it alone needs torch.
 
 Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` packed tokens, ``S`` scored tokens, ``T`` tokens of one
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
 """
 
+from keel.types.episodes import Conversation, Ending, Environment, Episode, Fork, Points, Reply
 from keel.types.judgements import (
     Annotator,
     Answer,
@@ -82,12 +84,17 @@ __all__ = [
     "Chosen",
     "Comparing",
     "Comparison",
+    "Conversation",
     "Counts",
     "Demonstration",
     "Divergence",
     "Edge",
     "Encoded",
+    "Ending",
+    "Environment",
+    "Episode",
     "FinishReason",
+    "Fork",
     "GradientReport",
     "Group",
     "Guard",
@@ -105,6 +112,7 @@ __all__ = [
     "Outputs",
     "Pair",
     "PairTarget",
+    "Points",
     "PolicyVersion",
     "Prompt",
     "Purpose",
@@ -114,6 +122,7 @@ __all__ = [
     "Rating",
     "RatingTarget",
     "Record",
+    "Reply",
     "RewardSource",
     "Rollout",
     "SampleRequest",

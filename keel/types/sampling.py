@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from keel.types.episodes import Conversation, Fork
 from keel.types.records import Prompt
 from keel.types.units import Encoded
 
@@ -83,9 +84,18 @@ class Rollout:
     error: str = ""
     support: Support | None = None  # of each token [T], where it was asked for and something was cut
     biased: bool = False  # drawn under a ``TokenBias``
+    turn_T: Tensor | None = None  # int64 [T]: the turn that the token is of, the world's reply with the answer before it; None: all of one
+    forks: tuple[Fork, ...] = ()  # where another past begins, rising; empty: the tokens are one stream behind their prompt
+    conversation: Conversation | None = None  # with an environment: what was said, and what the world gave for it
 
     def __len__(self) -> int:
         return self.tokens_T.shape[0]
+
+    @property
+    def streams(self) -> tuple[slice, ...]:
+        """The tokens behind each prompt: the group's, then those of the forks. Together they are all tokens, each once."""
+        starts = [0, *(fork.start for fork in self.forks)]
+        return tuple(slice(a, b) for a, b in zip(starts, [*starts[1:], len(self)]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,7 @@ def test_the_guides_have_examples():
         "ab.md",
         "evaluate.md",
         "constitutions.md",
+        "environments.md",
         "README.md",
     } == {p.name for p in WITH_EXAMPLES if p.parent.name != "tutorials"}
 

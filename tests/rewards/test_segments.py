@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from keel.core.errors import ConfigError
-from keel.methods.credit.assign import CreditRule, assign, rollout_units
+from keel.methods.credit.assign import CreditRule, assign
 from keel.methods.credit.scaling import RewardRule, RewardScale, scaled
+from keel.methods.credit.units import rollout_units
 from keel.rewards.build import build_rewards, text_source
 from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.score import Score, failure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keel.core.errors import UserError
-from keel.methods.credit.assign import rollout_units
+from keel.methods.credit.units import rollout_units
 from keel.rollout.phrases import PhraseBias, Speller, forms, names_of
 from keel.simulate.scenes.judge import judge
 from keel.simulate.scenes.read import read

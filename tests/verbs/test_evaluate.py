@@ -15,7 +15,7 @@ from keel.core.config import load
 from keel.core.errors import ConfigError, UserError
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
-from keel.methods.credit.assign import rollout_units
+from keel.methods.credit.units import rollout_units
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig

@@ -18,7 +18,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from keel.core.errors import UserError
 from keel.methods.credit.estimators import (
     batch_baseline,
     batch_normalised,
@@ -101,32 +100,6 @@ ESTIMATORS: dict[str, SequenceEstimator | TokenEstimator] = {
 }
 
 
-def rollout_units(groups: Sequence[Group]) -> tuple[Unit, ...]:
-    """One unit for every group that has a valid rollout, a branch for each valid rollout in the group's order.
-
-    Branches carry ``sampler_logprobs`` and the rollouts' supports; the tokens that the policy sampled are the trained ones.
-
-    Raises:
-        UserError: a rollout was drawn under a bias on tokens: its distribution is not the policy's, and no ratio here would say so.
-    """
-    biased = next((r for g in groups for r in g.rollouts if r.biased), None)
-    if biased is not None:
-        raise UserError(
-            f"an answer to prompt {biased.prompt_id} was drawn with some of its words made less likely: it is no sample of the policy",
-            "learn from such answers as pairs or demonstrations, or sample without a bias on tokens",
-        )
-    units: list[Unit] = []
-    for group in groups:
-        branches = tuple(
-            Branch(r.tokens_T, r.sampled_T, {"sampler_logprobs": r.logprobs_T}, r.support)
-            for r, ok in zip(group.rollouts, group.valid_G, strict=True)
-            if ok
-        )
-        if branches:
-            units.append(Unit(f"{group.prompt.prompt_id}/{group.rollouts[0].attempt}", group.encoded, branches, meta=group.prompt.meta))
-    return tuple(units)
-
-
 def assign(groups: Sequence[Group], units: Sequence[Unit], rule: CreditRule) -> tuple[Unit, ...]:
     """Give every trained token of ``units`` (made by ``rollout_units`` from the same groups) its credit.
 
@@ -157,31 +130,43 @@ def assign(groups: Sequence[Group], units: Sequence[Unit], rule: CreditRule) -> 
         kept = _whitened(kept)
     branches: list[list[Branch]] = [[] for _ in units]
     for sample in kept:
-        branches[sample.unit].append(sample.branch)
+        for unit, branch in zip(sample.units, sample.branches, strict=True):
+            branches[unit].append(branch)
     return tuple(replace(unit, branches=tuple(b)) for unit, b in zip(units, branches, strict=True) if b)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A valid rollout on its way to a credited branch."""
+    """A valid rollout on its way to credited branches: one a stream. Its trained tokens are one sequence, wherever they stand."""
 
-    unit: int
+    group: int  # counted from 0 over the groups that have a valid rollout
+    units: tuple[int, ...]  # of each branch
     reward: float
     greedy: float  # reward of the greedy answer to the same prompt; NaN where none was asked for
     truncated: bool
-    branch: Branch
+    branches: tuple[Branch, ...]
     complexity: float  # of the prompt
     moved_T: Tensor | None = None  # over all tokens: what of the reward is due before the end
 
+    @property
+    def mask_T(self) -> Tensor:
+        """Which of all tokens are trained."""
+        return torch.cat([b.trained_T for b in self.branches])
+
+    @property
+    def length(self) -> int:
+        """How many tokens are trained."""
+        return sum(int(b.trained_T.sum()) for b in self.branches)
+
     def trained(self, name: str) -> Tensor:
         """A signal at the trained tokens only."""
-        return self.branch.signals[name][self.branch.trained_T]
+        return torch.cat([b.signals[name][b.trained_T] for b in self.branches])
 
     def penalties(self, rule: CreditRule) -> Tensor:
         """The KL price of each trained token, zeros where there is none."""
         if rule.kl_coef == 0.0:
-            return torch.zeros(int(self.branch.trained_T.sum()))
-        policy = "old_logprobs" if "old_logprobs" in self.branch.signals else "sampler_logprobs"
+            return torch.zeros(self.length)
+        policy = "old_logprobs" if "old_logprobs" in self.branches[0].signals else "sampler_logprobs"
         penalties_T = kl_penalty(self.trained(policy), self.trained("ref_logprobs"), rule.kl_coef)
         if rule.kl_kinds == (1.0, 1.0):
             return penalties_T
@@ -189,46 +174,61 @@ class _Sample:
 
     def with_signals(self, trained: Mapping[str, Tensor]) -> _Sample:
         """Spread signals over the trained tokens, 0 elsewhere."""
-        mask_T = self.branch.trained_T
-        spread = {name: torch.zeros(len(mask_T)).masked_scatter(mask_T, x.float()) for name, x in trained.items()}
-        return replace(self, branch=replace(self.branch, signals={**self.branch.signals, **spread}))
+        branches: list[Branch] = []
+        start = 0
+        for branch in self.branches:
+            end = start + int(branch.trained_T.sum())
+            spread = {name: _spread(values[start:end], branch.trained_T) for name, values in trained.items()}
+            branches.append(replace(branch, signals={**branch.signals, **spread}))
+            start = end
+        return replace(self, branches=tuple(branches))
+
+
+def _spread(values: Tensor, mask_T: Tensor) -> Tensor:
+    """``values``, one a token of the mask, at those tokens; 0 elsewhere."""
+    return torch.zeros(len(mask_T)).masked_scatter(mask_T, values.float())
 
 
 def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
-    """The valid rollouts in order, each with its branch."""
-    valid = [[i for i, ok in enumerate(g.valid_G) if ok] for g in groups]
-    alive = [(g, indices) for g, indices in zip(groups, valid) if indices]
-    assert [len(i) for _, i in alive] == [len(u.branches) for u in units], "units do not belong to these groups"
-    return [
-        _Sample(
-            u,
-            float(group.rewards_G[i]),
-            group.greedy_reward,
-            group.rollouts[i].finish_reason == "length",
-            branch,
-            unit.prompt.complexity,
-            group.moved[i] if group.moved else None,
-        )
-        for u, ((group, indices), unit) in enumerate(zip(alive, units))
-        for i, branch in zip(indices, unit.branches)
-    ]
+    """The valid rollouts in order, each with its branches, as ``rollout_units`` lays them out."""
+    samples: list[_Sample] = []
+    alive = [group for group in groups if bool(group.valid_G.any())]
+    first = 0
+    for g, group in enumerate(alive):
+        valid = [i for i, ok in enumerate(group.valid_G) if ok]
+        forks = [len(group.rollouts[i].forks) for i in valid]
+        end = first + 1 + sum(forks)
+        assert end <= len(units), "units do not belong to these groups"
+        assert len(units[first].branches) == len(valid), "units do not belong to these groups"
+        complexity, fork = units[first].prompt.complexity, first + 1
+        for k, (i, n) in enumerate(zip(valid, forks, strict=True)):
+            places = (first, *range(fork, fork + n))
+            branches = (units[first].branches[k], *(units[u].branches[0] for u in places[1:]))
+            moved_T = group.moved[i] if group.moved else None
+            truncated = group.rollouts[i].finish_reason == "length"
+            reward = float(group.rewards_G[i])
+            samples.append(_Sample(g, places, reward, group.greedy_reward, truncated, branches, complexity, moved_T))
+            fork += n
+        first = end
+    assert first == len(units), "units do not belong to these groups"
+    return samples
 
 
 def _by_sequence(samples: Sequence[_Sample], estimator: SequenceEstimator, rule: CreditRule) -> list[_Sample]:
     rewards_B = torch.tensor([s.reward + float(s.penalties(rule).sum()) for s in samples], dtype=torch.float64)
-    group_B = torch.tensor([s.unit for s in samples], dtype=torch.int64)
-    known = {"lengths_B": [float(s.branch.trained_T.sum()) for s in samples], "greedy_B": [s.greedy for s in samples]}
+    group_B = torch.tensor([s.group for s in samples], dtype=torch.int64)
+    known = {"lengths_B": [float(s.length) for s in samples], "greedy_B": [s.greedy for s in samples]}
     extra = {name: torch.tensor(known[name], dtype=torch.float64) for name in estimator.reads}
     assert not any(x.isnan().any() for x in extra.values()), f"{rule.estimator} was not given what it reads: {', '.join(extra)}"
     advantages_B = estimator.advantages(rewards_B, group_B, **extra)
-    return [s.with_signals({"advantages": a.expand(int(s.branch.trained_T.sum()))}) for s, a in zip(samples, advantages_B)]
+    return [s.with_signals({"advantages": a.expand(s.length)}) for s, a in zip(samples, advantages_B)]
 
 
 def _by_token(sample: _Sample, estimator: TokenEstimator, rule: CreditRule) -> _Sample:
     rewards_T = with_terminal_reward(sample.penalties(rule), sample.reward)
     if sample.moved_T is not None:
-        rewards_T = rewards_T + sample.moved_T[sample.branch.trained_T]
-    signals_T = {name: sample.trained(name) for name in sample.branch.signals}
+        rewards_T = rewards_T + sample.moved_T[sample.mask_T]
+    signals_T = {name: sample.trained(name) for name in sample.branches[0].signals}
     return sample.with_signals(estimator.signals(rewards_T, signals_T, rule.for_complexity(sample.complexity)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from keel.methods.credit.conversations import conversation_metrics
 from keel.types import Group, Rollout, Unit
 
 _SAME = 1e-6  # less than this is rounding: rewards, or lengths, are the same
@@ -24,11 +25,12 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     ``unique_token_ratio`` different tokens of an answer over its length (mean over answers), ``distinct_1`` and
     ``distinct_2`` different tokens and pairs of neighbours over all of the batch, ``perplexity`` of the distribution sampled from,
     ``failed_ratio`` the share of samples that are not valid. Without a valid sample only ``completions/failed_ratio`` is given; what no
-    reward has judged has no metrics of rewards.
+    reward has judged has no metrics of rewards. Conversations have those of ``conversation_metrics`` too, also without a valid one.
     """
     n_samples = sum(len(g.rollouts) for g in groups)
     valid = [(g, i) for g in groups for i in range(len(g.rollouts)) if bool(g.valid_G[i])]
-    metrics = {"completions/failed_ratio": 1.0 - len(valid) / n_samples if n_samples else 0.0}
+    failed = {"completions/failed_ratio": 1.0 - len(valid) / n_samples if n_samples else 0.0}
+    metrics = failed | conversation_metrics(groups)
     if not valid:
         return metrics
     rollouts = [g.rollouts[i] for g, i in valid]

@@ -159,7 +159,15 @@ def units_of(group: Group, ending: Ending) -> tuple[Unit | None, list[int]]:
     A reward model has learnt to give its score at the end of an answer. So every answer that does not end so (cut off at the length limit,
     stopped at a text, ended by another end token) is closed by ``ending``, as cut-off candidates were in training. Read anywhere else the
     score would mean nothing.
+
+    Raises:
+        UserError: a conversation that the chat template shows in another way as it goes on: it is no one text that could be read.
     """
+    if any(rollout.forks for rollout in group.rollouts):
+        raise UserError(
+            f"a reward model reads a conversation as it was written; the chat template rewrites that of prompt {group.prompt.prompt_id}",
+            "let the environment give the reward, or a reward that reads text, or take a template that keeps thoughts",
+        )
     used = [i for i, valid in enumerate(group.valid_G.tolist()) if valid]
     branches = tuple(_closed(group.rollouts[i], ending(group.prompt, group.rollouts[i].tokens_T)) for i in used)
     return (Unit(group.prompt.prompt_id, group.encoded, branches) if used else None), used

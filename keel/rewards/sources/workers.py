@@ -9,7 +9,6 @@ is pickled by the process that started it; what goes out is JSON. Standard outpu
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from keel.core.errors import UserError
 from keel.rewards.score import Score, as_score, failure
 from keel.rewards.settings import WorkerConfig
 from keel.rewards.text import OnceLog, score_texts
+from keel.sandbox.frames import die_with_parent, frame_of, read_frame
 from keel.sandbox.process import ending_text
 from keel.types import Group, Prompt
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from keel.rewards.settings import SourceConfig
     from keel.rewards.sources.python import CompareConfig
 
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
 _START_S = 120.0  # imports of a user's file may be slow; one that takes longer hangs
 
 Scorer = Callable[[Prompt, Any], float]  # of an answer, or of two
@@ -196,7 +195,7 @@ class WorkerSource:
 
 def main() -> None:
     """Build the reward that the first frame describes, say so, and score what the others hold, until there are no more."""
-    _die_with_parent()
+    die_with_parent()
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -236,28 +235,9 @@ def score_of(answer: dict[str, Any]) -> Score:
     return Score(math.nan if answer["score"] is None else answer["score"], answer["reason"], answer["error"])
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """The next frame's body; None when the other end is gone."""
-    head = stream.read(4)
-    if len(head) < 4:
-        return None
-    body = stream.read(struct.unpack(">I", head)[0])
-    return body
-
-
-def frame_of(body: bytes) -> bytes:
-    """A body as it goes over the pipe."""
-    return struct.pack(">I", len(body)) + body
-
-
 def _write(stream: BinaryIO, answer: dict[str, Any]) -> None:
     stream.write(frame_of(json.dumps(answer, ensure_ascii=True).encode()))
     stream.flush()
-
-
-def _die_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

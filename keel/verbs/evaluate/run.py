@@ -27,7 +27,7 @@ from keel.judges.ask import check_images
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.loops.online import sample_groups
-from keel.methods.credit.assign import rollout_units
+from keel.methods.credit.units import rollout_units
 from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.composition.rewards import Reward

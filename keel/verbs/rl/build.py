@@ -31,6 +31,7 @@ from keel.verbs.rl.resolved import resolved_numbers
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.asking import askers_of
 from keel.verbs.shared.continual import remember
+from keel.verbs.shared.environment import World, world_of
 from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
 from keel.verbs.shared.other_model import other_model
@@ -57,6 +58,7 @@ class RLParts(SampledParts):
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     lag: int = 0  # steps that the sampler is ahead
+    world: World | None = None  # that the policy talks with
 
     @classmethod
     def of(
@@ -104,6 +106,7 @@ class RLParts(SampledParts):
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
         trainer.feed.lag = self.lag
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
+        trainer.longest = self.params.max_tokens if self.world is None else self.world.sampled(self.params)
         return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
@@ -116,9 +119,8 @@ class RLParts(SampledParts):
             ready = list(with_signal(ready, "ref_logprobs", self.reference.logprobs(ready)))
             if not algorithm.taught:  # a teacher is not where training starts
                 check_reference(self.policy, ready, bus, skip)
-        longest = longest_batch(
-            ready, prompts, -(-self.training.loop.batch_size // algorithm.minibatches), self.samples, self.params.max_tokens
-        )
+        tokens = self.params.max_tokens if self.world is None else self.world.config.max_tokens
+        longest = longest_batch(ready, prompts, -(-self.training.loop.batch_size // algorithm.minibatches), self.samples, tokens)
         check_training(self.policy, algorithm.policy_objective(), ready, bus, skip, longest)
         if self.critic is not None:
             check_training(self.critic, algorithm.value_objective(), ready, bus, skip, longest)
@@ -135,16 +137,19 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     record(session, loaded, renderer)
     session.run.record(algorithm=resolved_numbers(algorithm))
     params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
-    prompts = encode_sides(splits, renderer, account, params.max_tokens)
-    sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), params))
+    world = world_of(recipe.environment, renderer, recipe.seed)
+    whole = params if world is None else replace(params, max_tokens=world.config.max_tokens)
+    prompts = encode_sides(splits, renderer, account, whole.max_tokens, world.open if world is not None else None)
+    sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), whole))
     record_sampling(session, sampler)
+    sampler = sampler if world is None else world.sampler(sampler)
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
     _same_vocabulary(recipe, params, loaded.model, teacher, whole=algorithm.kl is not None and algorithm.kl.divergence is not None)
     _needs_images(recipe, algorithm, prompts["train"])
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
-    rewards = rewards_of(
-        recipe.rewards, recipe, loaded.model, renderer, fit_scores(sampler, first, params, recipe.samples, renderer), asks=True
-    )
+    fit = fit_scores(sampler, first, params, recipe.samples, renderer)
+    rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit, asks=True)
+    rewards = rewards if world is None else (*world.rewards(), *rewards)
     record_judges(session.run, rewards)
     composer = Composer(recipe.composition, {r.name: r.weight for r in rewards})
     askers = askers_of(recipe.rewards, session.run.path)
@@ -158,6 +163,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         parts,
         rewards=rewards,
         composer=composer,
+        world=world,
         judge=judge,
         told=lambda: {**askers.summary(), **memory.told()},
         exploration=recipe.exploration,
@@ -186,7 +192,8 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
 
 def _best(recipe: RLRecipe) -> EarlyStopConfig:
     """What makes an evaluation the best: its reward, or where none counts the distance to the teacher."""
-    if recipe.teacher and not any(r.weight for r in recipe.rewards):
+    own = recipe.environment.weight if recipe.environment is not None else None
+    if recipe.teacher and not own and not any(r.weight for r in recipe.rewards):
         return EarlyStopConfig(metric="eval/teacher/kl", mode="min")
     return EarlyStopConfig(metric="eval/reward", mode="max")
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from keel.core.errors import ConfigError
 from keel.core.python_file import file_of, names_a_file
+from keel.environments.config import EnvironmentConfig
 from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig, GroundingConfig, RolloutsConfig
 from keel.methods import AlgorithmConfig, resolve
@@ -41,8 +42,13 @@ class RLRecipe(ContinualRecipe):
     grounding: GroundingConfig = Field(
         default=GroundingConfig(), description="Which tokens hang on the images of their prompt, for measures and for algorithm.kl."
     )
+    environment: EnvironmentConfig | None = Field(
+        default=None, description="The world that the policy talks with in many turns, with tools and a reward of its own; empty = none."
+    )
     rewards: list[RewardConfig] = Field(
-        default=[], description="Named rewards and their weights; at least one, unless a teacher is followed. Weight 0: only measured."
+        default=[],
+        description="Named rewards and their weights; at least one, unless a teacher is followed or an environment gives one. Weight 0: "
+        "only measured.",
     )
     teacher: str = Field(
         default="",
@@ -82,12 +88,13 @@ class RLRecipe(ContinualRecipe):
             raise ConfigError(
                 f"teacher would have no effect: the algorithm '{algorithm.name}' follows none", "set algorithm.name=distill or gkd"
             )
-        if not self.rewards and not algorithm.taught:
+        rewarded = bool(self.rewards) or (self.environment is not None and self.environment.weight is not None)
+        if not rewarded and not algorithm.taught:
             raise ConfigError("rewards: there are none, and nothing else says which answers are good", "name at least one reward")
         unread = [name for name in ("composition", "on_reward_failure") if name in self.changed]
-        if not self.rewards and unread:
+        if not rewarded and unread:
             raise ConfigError(f"{' and '.join(unread)} would have no effect: there are no rewards", "leave it out")
-        counted = [r.name for r in self.rewards if r.weight]
+        counted = [r.name for r in self.rewards if r.weight] + (["environment"] if self.environment and self.environment.weight else [])
         if algorithm.taught and counted and algorithm.credits_tokens and algorithm.credit.gamma == 0:
             raise ConfigError(
                 f"reward '{counted[0]}' would count for the last token of an answer alone: algorithm.credit.gamma is 0",
@@ -106,8 +113,25 @@ class RLRecipe(ContinualRecipe):
     def _parts_of_a_sum(self) -> RLRecipe:
         """What is due at a token is a share of a weighted sum whose weights stand."""
         parted = [r.name for r in self.rewards if in_parts(r)]
+        if self.environment is not None and self.environment.weight is not None:
+            parted.append("environment")
         if parted and resolve(self.algorithm, self.samples).credits_tokens and self.composition.changed:
             raise ConfigError(f"reward '{parted[0]}' is credited part by part, and composition makes no plain sum", "leave composition out")
+        return self
+
+    @model_validator(mode="after")
+    def _the_world_is_whole(self) -> RLRecipe:
+        if self.environment is None:
+            return self
+        if any(r.name == "environment" for r in self.rewards):
+            raise ConfigError("a reward is named 'environment', which is the name of the environment's own", "give it another name")
+        if self.environment.max_tokens < self.sampling.max_tokens:
+            raise ConfigError(
+                f"environment.max_tokens is {self.environment.max_tokens}, less than the {self.sampling.max_tokens} of one answer",
+                "raise it, or lower sampling.max_tokens",
+            )
+        if self.settings.tracking.red_team.every:
+            raise ConfigError("settings.tracking.red_team makes single answers, and the environment wants conversations", "leave it out")
         return self
 
     @model_validator(mode="after")
@@ -177,4 +201,6 @@ class RLRecipe(ContinualRecipe):
             yield NamedFile("algorithm.objective", file_of(self.algorithm.objective))
         if self.sampler.file:
             yield NamedFile("sampler.engine", self.sampler.file)
+        if self.environment is not None:
+            yield NamedFile("environment.path", self.environment.file)
         yield from reward_files("rewards", self.rewards)

@@ -108,12 +108,13 @@ class RolloutEvaluator:
         chance = {rest[stable_hash("random sample", step) % len(rest)]: "random"} if rest else {}
         return {**fixed, **chance, **({order[0]: "worst", order[-1]: "best"} if order else {})}
 
-    def _row(self, group: Group, why: str, step: int) -> dict[str, str | int | float]:
+    def _row(self, group: Group, why: str, step: int) -> dict[str, Any]:
         first = group.rollouts[0]
         raw = self.renderer.tokenizer.decode(first.tokens_T, skip_special_tokens=False)
         answer = {"prompt": group.prompt.last_user_text, "text": first.text, "raw": raw}
         reward = {"reward": float(group.rewards_G[0])} if bool(group.valid_G[0]) else {}
-        return {"step": step, **answer, **reward, "why": why}
+        turns = {"turns": first.conversation.told()} if first.conversation is not None else {}
+        return {"step": step, **answer, **turns, **reward, "why": why}
 
 
 def _got(group: Group) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from keel.methods.credit.assign import ESTIMATORS, CreditRule, assign, rollout_units
+from keel.methods.credit.assign import ESTIMATORS, CreditRule, assign
 from keel.methods.credit.measures import complexity, group_metrics, kl_metrics
+from keel.methods.credit.units import rollout_units
 from keel.types import Encoded, Group, Prompt, Rollout, Unit
 
 

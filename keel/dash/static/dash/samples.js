@@ -2,6 +2,7 @@
 import { h } from "../site/dom.js";
 import { get, trouble } from "./net.js";
 import { number, say, whole } from "./text.js";
+import { turns } from "./turns.js";
 
 const MOST = 6; // steps side by side
 
@@ -73,7 +74,7 @@ function answer(a, raw, asked = false) {
     h("header", {}, h("b", {}, say("samples.step", { step: a.step ?? "–" })), h("span", { class: "soft" }, failed ? say("samples.failed") : say("samples.reward", { value: number(a.reward, 3) })), a.why ? h("span", { class: "chip" }, a.why) : ""),
     asked && h("p", { class: "asked" }, a.prompt || ""),
     a.error && h("p", { class: "error" }, a.error),
-    h("p", { class: "text", dir: "auto" }, text || say("samples.empty")),
+    a.turns?.length && !raw ? turns(a.turns) : h("p", { class: "text", dir: "auto" }, text || say("samples.empty")),
     a.text_length && h("p", { class: "note" }, say("samples.cut", { n: whole(a.text_length) })),
   );
 }

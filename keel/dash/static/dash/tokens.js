@@ -2,6 +2,7 @@
 import { h } from "../site/dom.js";
 import { get, trouble } from "./net.js";
 import { known, number, say, whole } from "./text.js";
+import { turns } from "./turns.js";
 
 const name = (signal) => (known(`signal.${signal}`) ? say(`signal.${signal}`) : signal);
 const finite = (values) => values.filter((v) => typeof v === "number");
@@ -83,6 +84,7 @@ function shown(one, signal) {
   const top = numbers.length ? values.indexOf(numbers.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a))) : -1;
   return [
     h("section", { class: "card" }, h("h2", {}, say("tokens.prompt")), h("p", { class: "text asked" }, one.prompt || say("samples.empty"))),
+    one.turns?.length ? h("section", { class: "card answer" }, h("h2", {}, say("turns.title")), turns(one.turns)) : "",
     h(
       "section",
       { class: "card" },
