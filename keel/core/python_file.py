@@ -13,7 +13,6 @@ from typing import Any, TypeGuard
 
 from keel.core.errors import UserError
 
-
 USER_MODULE = "keel_user_"  # what the names of their modules begin with
 
 

@@ -79,8 +79,8 @@ class BatchConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Several processes in place of one: ranks on this machine, a GPU each, or on CPU threads of their own. Results are those of one process
-    but for the order of sums."""
+    """Several processes in place of one: ranks on this machine, a GPU each, or on CPU some threads each. Results are those of one process but
+    for the order of sums."""
 
     ranks: int = Field(default=1, ge=1, le=1024, description="Processes that share the passes; 1 = all in this one.")
     shard: Literal["full", 1] = Field(
@@ -88,7 +88,9 @@ class ClusterConfig(Section):
         description="full = each rank holds its share of weights, gradients and moments (FSDP2); 1 = each holds all, for small models.",
     )
     timeout_s: float = Field(
-        default=600.0, gt=0, description="Seconds that a rank waits for the others amid a pass before it gives up. Between passes none waits."
+        default=600.0,
+        gt=0,
+        description="Seconds that a rank waits for the others amid a pass before it gives up. Between passes none waits.",
     )
 
     @model_validator(mode="after")

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 import torch
 
-import keel
 from keel.core import errors
 from keel.core.errors import ConfigError, RankError, UserError
 from keel.learner.config import ClusterConfig
@@ -75,7 +74,7 @@ class Host:
         # GPUs are told apart by number, CPU cores are shared out
         threads = torch.get_num_threads() if self.device.type == "cuda" else max(1, torch.get_num_threads() // self.cluster.ranks)
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
-        env["PYTHONPATH"] = os.pathsep.join([str(Path(keel.__file__).parents[1]), *filter(None, [env.get("PYTHONPATH")])])
+        env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [env.get("PYTHONPATH")])])
         command = [sys.executable, *self.PROGRAM, str(theirs.fileno()), str(life)]
         self._processes.append(subprocess.Popen(command, pass_fds=(theirs.fileno(), life), env=env, stdin=subprocess.DEVNULL))
         theirs.close()
@@ -167,7 +166,9 @@ def _check(cluster: ClusterConfig, device: torch.device) -> None:
         raise ConfigError(f"cluster.ranks={cluster.ranks}: several processes run on Linux and macOS only", "set cluster.ranks=1")
     if device.type == "cuda" and cluster.ranks > torch.cuda.device_count():
         there = torch.cuda.device_count()
-        raise ConfigError(f"cluster.ranks={cluster.ranks}, but this machine has {there} GPUs: each rank needs its own", f"set it to {there}")
+        raise ConfigError(
+            f"cluster.ranks={cluster.ranks}, but this machine has {there} GPUs: each rank needs its own", f"set it to {there}"
+        )
 
 
 def _user_error(name: str, message: str, hint: str) -> UserError:
@@ -175,9 +176,7 @@ def _user_error(name: str, message: str, hint: str) -> UserError:
     return found(message, hint)
 
 
-def _end(
-    driver: int, processes: Sequence[subprocess.Popen[bytes]], connections: Sequence[Connection], hold: int, folder: Path
-) -> None:
+def _end(driver: int, processes: Sequence[subprocess.Popen[bytes]], connections: Sequence[Connection], hold: int, folder: Path) -> None:
     if os.getpid() != driver:  # a child that the driver forked
         return
     for process in processes:

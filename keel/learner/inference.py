@@ -234,10 +234,11 @@ class LocalInference:
     def _keep_step(self, units: Sequence[Unit], objective: Objective) -> Tensor:
         """A pass through all layers that a micro-batch goes through. Returns its hidden states [N, H]."""
         batch = pack(smallest(units))
-        if objective.needs & {"ref_kl", "divergence"}:
+        hidden_NH = self.model.hidden(batch)
+        if objective.needs & {"ref_kl", "divergence"}:  # as ``_compared``: behind the model's own
             with torch.no_grad(), self._reference_or_itself() as reference:
                 reference.hidden(batch)
-        return self.model.hidden(batch)
+        return hidden_NH
 
     def _joined(self, sums: MetricSums) -> MetricSums:
         """Those of all ranks."""

@@ -1,4 +1,4 @@
-"""One rank: ``python -m keel.learner.rank PIPE LIFE``, started by ``learner.host``. It does what the driver says until the driver is gone."""
+"""One rank: ``python -m keel.learner.rank PIPE LIFE``, started by ``learner.host``. It does what the driver says until that is gone."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A learner whose work is done by ranks. The driver keeps a whole copy of the model for what needs one (drawing, saving, looking); it has no
-gradients and no moments, and is brought up to date when it is asked for."""
+"""A learner whose work is done by ranks. The driver keeps a whole copy of the model for what needs one (drawing, saving, looking), without
+gradients and moments; it is brought up to date when it is asked for."""
 
 from __future__ import annotations
 

@@ -181,9 +181,10 @@ class Served:
         shapes = source.shapes if isinstance(source, Pieces) else {name: tuple(t.shape) for name, t in source.items()}
         found: dict[str, Tensor] = {}
         for name, shape in shapes.items():
-            owner = trained.get(name.removeprefix("model/") if name.startswith("model/") else name.removeprefix("optim/").rpartition("/")[0])
-            as_owner = owner is not None and tuple(owner.shape) == shape
-            found[name] = _rows(source, name, owner) if as_owner else source[name]
+            owner = trained.get(
+                name.removeprefix("model/") if name.startswith("model/") else name.removeprefix("optim/").rpartition("/")[0]
+            )
+            found[name] = source[name] if owner is None or tuple(owner.shape) != shape else _rows(source, name, owner)
         role.learner.load_state(found, state)
 
 

@@ -5,7 +5,7 @@ Gradients are summed, never averaged: losses are divided by counts of the whole 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -56,7 +56,9 @@ def shard(model: Model, mesh: DeviceMesh) -> None:
 
 def _layers(model: Model) -> list[nn.Module]:
     decoder = model.module.get_decoder()
-    found = next((getattr(decoder, name) for name in ("layers", "h", "blocks") if isinstance(getattr(decoder, name, None), nn.ModuleList)), None)
+    found = next(
+        (getattr(decoder, name) for name in ("layers", "h", "blocks") if isinstance(getattr(decoder, name, None), nn.ModuleList)), None
+    )
     if found is None:
         raise ModelError(f"the layers of a '{model.config.model_type}' model cannot be told apart", "set cluster.shard=1")
     return list(found)
@@ -177,7 +179,7 @@ def piece_of(tensor: Tensor) -> Piece:
     assert tensor.placements == (Shard(0),), tensor.placements
     rows = -(-tensor.shape[0] // tensor.device_mesh.size())  # torch.chunk's
     first = min(tensor.shape[0], rows * tensor.device_mesh.get_local_rank())
-    return Piece(tensor.detach().to_local(), first, tuple(tensor.shape))
+    return Piece(tensor.to_local().detach(), first, tuple(tensor.shape))
 
 
 def like(tensor: Tensor, local: Tensor) -> Tensor:

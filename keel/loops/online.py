@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from keel.core.hashing import permutation
 from keel.data.batching import units_for_step

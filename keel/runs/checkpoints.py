@@ -1,9 +1,9 @@
 """Checkpoints: written whole or not at all, loaded only when whole. No pickles: tensors are safetensors, the rest is JSON.
 
-``checkpoints/<step>/`` holds ``<stem>.safetensors`` files (of several ranks ``<stem>.rank<k>of<n>.safetensors``, see ``runs.pieces``), ``state.json`` and, written last, ``complete.json`` with the size and sha256 of
-each file. ``latest``, ``best`` and ``good`` are small files beside them that name a step. The order of writing (temporary name, files
-synced, renamed, folder synced, then the pointers, ``latest`` last) means that a power cut at any moment leaves the checkpoint before it or
-this one, with all that its marks promise.
+``checkpoints/<step>/`` holds ``<stem>.safetensors`` files (of several ranks ``<stem>.rank<k>of<n>.safetensors``, see ``runs.pieces``),
+``state.json`` and, written last, ``complete.json`` with the size and sha256 of each file. ``latest``, ``best`` and ``good`` are small files
+beside them that name a step. The order of writing (temporary name, files synced, renamed, folder synced, then the pointers, ``latest``
+last) means that a power cut at any moment leaves the checkpoint before it or this one, with all that its marks promise.
 """
 
 from __future__ import annotations

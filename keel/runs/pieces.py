@@ -71,7 +71,7 @@ class Pieces(Mapping[str, "Tensor"]):
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             with _open(path) as file:
-                pieces = json.loads((file.metadata() or {}).get(_PIECES, "{}"))
+                pieces = json.loads(cast("dict[str, str]", file.metadata() or {}).get(_PIECES, "{}"))
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
                     held = tuple(file.get_slice(name).get_shape())
                     first, shape = pieces.get(name, (0, held))

@@ -11,6 +11,7 @@ from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.host import Host
 from keel.learner.local import LocalLearner
 from keel.learner.remote import RankLearner
+from keel.methods.math.policy import POLICY_LOSSES
 from keel.methods.math.reduce import REDUCTIONS
 from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.preference import PreferenceObjective, TokenPreferenceObjective
@@ -91,7 +92,7 @@ SCORE, VALUE = frozenset({"score"}), frozenset({"value"})
 CASES = (
     Case("grpo per token", PolicyObjective()),
     Case("grpo per prompt", PolicyObjective(reduction=REDUCTIONS["per_prompt"])),
-    Case("gspo", PolicyObjective(ratio="sequence")),
+    Case("gspo", PolicyObjective(POLICY_LOSSES["gspo"], REDUCTIONS["per_sequence"])),
     Case("sft", SupervisedObjective(), plain(units())),
     Case("dpo", PreferenceObjective(), pairs()),
     Case("token dpo", TokenPreferenceObjective(), pairs()),
