@@ -79,8 +79,8 @@ class BatchConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Several processes in place of one: ranks on this machine, a GPU each, or on CPU some threads each. Results are those of one process but
-    for the order of sums."""
+    """Several processes in place of one: ranks on this machine, a GPU each, or on CPU some threads each. Results are those of one process
+    but for the order of sums."""
 
     ranks: int = Field(default=1, ge=1, le=1024, description="Processes that share the passes; 1 = all in this one.")
     shard: Literal["full", 1] = Field(

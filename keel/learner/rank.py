@@ -48,7 +48,7 @@ def main(pipe: int, life: int) -> None:
     while True:
         try:
             command, args = unpacked(connection.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):  # the driver is gone
             os._exit(0)
         try:
             answer = packed(("done", served.do(command, args)))
@@ -56,7 +56,10 @@ def main(pipe: int, life: int) -> None:
             answer = packed(("user", (type(error).__name__, error.message, error.hint)))
         except BaseException:
             answer = packed(("crash", traceback.format_exc()))
-        connection.send_bytes(answer)
+        try:
+            connection.send_bytes(answer)
+        except OSError:
+            os._exit(0)
 
 
 def _end_with_the_driver(life: int, driver: int) -> None:

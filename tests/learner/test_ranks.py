@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_cases import CASES, OPTIM, Case, plain, units
+from rank_cases import BATCH, CASES, OPTIM, Case, plain, units
 
 from keel.core.errors import ConfigError, ModelError, RankError
 from keel.learner.config import ClusterConfig, OptimConfig
 from keel.learner.host import Host
+from keel.learner.inference import LocalInference
+from keel.learner.moving import MovingReference
 from keel.learner.remote import RankLearner, check_remote
 from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.supervised import SupervisedObjective
+from keel.methods.rl_parts import ReferenceRule
 from keel.runs.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
@@ -114,6 +117,27 @@ def test_parts_at_rest_get_no_gradient(pair: Host) -> None:
         learner.forward_backward(case.given, case.objective)
     assert gradient_error(alone, many) <= case.allowed
     assert alone.step().metrics["grad_norm"] == pytest.approx(many.step().metrics["grad_norm"], rel=5e-6)
+
+
+@pytest.mark.stages
+@pytest.mark.parametrize("rule", [ReferenceRule("ema", decay=0.5), ReferenceRule("refresh", every=2)])
+def test_a_moving_reference_follows_on_the_ranks(rule: ReferenceRule, pair: Host, tmp_path: Path) -> None:
+    case = BY_NAME["tied"]
+    alone, many = case.alone(), case.over(pair)
+    twin = alone.model.frozen_copy()
+    moving, held = MovingReference(twin, alone.model, rule), many.refer(None, rule, whole=False)
+    for step in (1, 2):
+        for learner, reference in ((alone, moving), (many, held)):
+            learner.forward_backward(case.given, case.objective)
+            learner.step()
+            reference.follow(step)
+        if step == 1:
+            Checkpoints(tmp_path / "c").save(1, {"reference": held.state()}, {})
+            before = held.logprobs(case.given)
+    expected = LocalInference(twin, BATCH).logprobs(case.given)
+    torch.testing.assert_close(held.logprobs(case.given), expected, rtol=0, atol=1e-4)
+    held.load_state(Checkpoints(tmp_path / "c").load(1).tensors["reference"])
+    assert all(torch.equal(a, b) for x, y in zip(held.logprobs(case.given), before, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def bad_host(bug: str) -> Host:
