@@ -302,6 +302,7 @@ class LocalLearner(LocalInference):
         model = self.model
         tokens_BL = torch.cat([unit.prompt.tokens_T, unit.branches[0].tokens_T])[None]
         model.logits(model.run_plain(tokens_BL, torch.ones_like(tokens_BL), unit.prompt.media)[0]).sum().backward()
+        self.team.rest()
         heads = {id(p) for head in model.heads.values() for p in head.parameters()}
         return frozenset(name for name, p in self._trained if p.grad is None and id(p) not in heads)
 

@@ -4,15 +4,16 @@ gradients and moments; it is brought up to date when it is asked for."""
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from keel.core.errors import ConfigError, RankError, SelfTestError
+from keel.core.errors import ConfigError, RankError
 from keel.learner.config import BatchConfig, ClusterConfig, OptimConfig
+from keel.learner.held import RankReference, RankTensors, RankWeights
 from keel.learner.host import Host
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner, image_tokens
@@ -21,7 +22,6 @@ from keel.learner.packing import longest_microbatch
 from keel.learner.served import LearnerAsk, ModelAsk, Pace
 from keel.methods.rl_parts import ReferenceRule
 from keel.models.model import Model
-from keel.models.weights import ModelWeights
 from keel.runs.pieces import Pieces
 from keel.types import (
     BranchTensors,
@@ -85,6 +85,11 @@ class RankLearner:
         return self.lr_scale * rate_now(self.lr_now, self.progress, self.total_steps, self.config, self._factor)
 
     @property
+    def trained_bytes(self) -> int:
+        """Of the trained weights, all together."""
+        return sum(p.numel() * p.element_size() for _, p in self._whole.model.trainable())
+
+    @property
     def ranks(self) -> int:
         """Processes that share its work."""
         return self.host.cluster.ranks
@@ -94,26 +99,27 @@ class RankLearner:
         """``float32`` or ``bfloat16``."""
         return self._whole.model.precision
 
-    def _call(self, command: str, *args: Any) -> Any:
+    def ask(self, command: str, *args: Any) -> Any:
+        """Let the ranks do a command in this learner's role; returns what rank 0 says."""
         return self.host.call(command, self.role, *args)
 
     # -------------------------------------------------------------------------------------------------------- without gradients
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """As ``LocalInference``'s."""
-        return self._call("logprobs", units)
+        return self.ask("logprobs", units)
 
     def values(self, units: Sequence[Unit]) -> BranchTensors:
         """As ``LocalInference``'s."""
-        return self._call("values", units)
+        return self.ask("values", units)
 
     def scores(self, units: Sequence[Unit]) -> list[Tensor]:
         """As ``LocalInference``'s."""
-        return self._call("scores", units)
+        return self.ask("scores", units)
 
     def information(self, units: Sequence[Unit]) -> float:
         """As ``LocalInference``'s."""
-        return self._call("information", units)
+        return self.ask("information", units)
 
     def divergences(self, units: Sequence[Unit], others: Sequence[Unit]) -> BranchTensors:
         """As ``LocalInference``'s, of the driver's copy: it is asked for prompts with images alone."""
@@ -121,29 +127,29 @@ class RankLearner:
 
     def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """As ``LocalInference``'s."""
-        return self._call("evaluate", units, objective)
+        return self.ask("evaluate", units, objective)
 
     # ---------------------------------------------------------------------------------------------------------------- training
 
     def forward_backward(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """As ``LocalLearner``'s; ``balance`` among the metrics is the work of the rank with the most over the mean."""
-        return self._call("forward_backward", units, objective)
+        return self.ask("forward_backward", units, objective)
 
     def step(self) -> StepReport:
         """As ``LocalLearner``'s."""
         self._current = False
-        report = self._call("step", Pace(self.lr_scale, self.lr_now, self.progress))
+        report = self.ask("step", Pace(self.lr_scale, self.lr_now, self.progress))
         self._updates += 1
         self.progress += 1
         return report
 
     def train_only(self, parts: Sequence[str]) -> None:
         """As ``LocalLearner``'s."""
-        self._call("train_only", parts)
+        self.ask("train_only", parts)
 
     def discard_gradients(self) -> None:
         """Forget what was accumulated since the last step."""
-        self._call("discard_gradients")
+        self.ask("discard_gradients")
 
     # --------------------------------------------------------------------------------------------------------------- reference
 
@@ -153,7 +159,7 @@ class RankLearner:
         model = self._whole.model
         self._holds = other or (None if model.peft_model is not None and rule is None else model)
         if other is not None or rule is not None or model.peft_model is None:
-            self._call("refer", ask_of(other or model), rule, whole)
+            self.ask("refer", ask_of(other or model), rule, whole)
         return RankReference(self)
 
     # ----------------------------------------------------------------------------------------------------------------- weights
@@ -173,7 +179,7 @@ class RankLearner:
 
     def digest(self) -> str:
         """Of the weights on the ranks."""
-        return self._call("digest")
+        return self.ask("digest")
 
     def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
         """Write a folder that plain transformers loads."""
@@ -181,12 +187,12 @@ class RankLearner:
 
     def state(self) -> tuple[RankTensors, dict[str, Any]]:
         """Everything that the next step depends on; the tensors stay where they are until they are written."""
-        return RankTensors(self, "learner"), self._call("state")
+        return RankTensors(self, "learner"), self.ask("state")
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from what was written, by however many processes: in the same number bit for bit, in another to rounding."""
         self._current = False
-        self._call("read", "learner", tensors.files if isinstance(tensors, Pieces) else dict(tensors), dict(state))
+        self.ask("read", "learner", tensors.files if isinstance(tensors, Pieces) else dict(tensors), dict(state))
         self._updates = int(state["step"])
         self.progress = int(state.get("progress", self._updates))
 
@@ -199,9 +205,11 @@ class RankLearner:
     @contextlib.contextmanager
     def plain_passes(self, tokens: int) -> Iterator[None]:
         """As ``LocalLearner``'s."""
-        self._call("enter", "plain_passes", tokens)
-        yield
-        self._call("leave")
+        self.ask("enter", "plain_passes", tokens)
+        try:
+            yield
+        finally:
+            self.ask("leave")
 
     def longest(self, units: Sequence[Unit], objective: Objective) -> tuple[Unit, ...]:
         """The micro-batch with the most tokens that ``units`` are cut into."""
@@ -210,7 +218,7 @@ class RankLearner:
     def fits(self, units: Sequence[Unit], objective: Objective) -> str:
         """As ``LocalLearner``'s. Where memory does not suffice the ranks have ended."""
         try:
-            return self._call("fits", units, objective)
+            return self.ask("fits", units, objective)
         except RankError as error:
             if any(word in error.message for word in _MEMORY):
                 return error.message.splitlines()[-1]
@@ -218,24 +226,26 @@ class RankLearner:
 
     def gradients(self) -> GradientReport:
         """What the passes since the last step left behind."""
-        return self._call("gradients")
+        return self.ask("gradients")
 
     def negate_gradients(self) -> None:
         """So that what is left after a second pass is the difference of the two."""
-        self._call("negate_gradients")
+        self.ask("negate_gradients")
 
     def idle(self, unit: Unit) -> frozenset[str]:
         """Trained parameters that the model itself has no use for in a pass over ``unit``."""
-        return self._call("idle", unit)
+        return self.ask("idle", unit)
 
     @contextlib.contextmanager
     def altered(self) -> Iterator[None]:
         """With one trained parameter changed, as by a fault."""
-        self._call("enter", "altered")
+        self.ask("enter", "altered")
         self._current = False
-        yield
-        self._call("leave")
-        self._current = False
+        try:
+            yield
+        finally:
+            self._current = False
+            self.ask("leave")
 
     def apart(self, units: Sequence[Unit], objective: Objective) -> GradientGap:
         """The gradient over the ranks against that of the driver's copy, which one process takes by itself. Leaves no gradients."""
@@ -251,8 +261,8 @@ class RankLearner:
             for name, theirs in self.host.stream("send_gradients", self.role):
                 mine = own[name]
                 if (mine is None) != (theirs is None):
-                    raise SelfTestError(f"self-test 'ranks' failed: {name} has a gradient on the ranks alone, or in one process alone")
-                if mine is not None:
+                    apart = math.inf
+                elif mine is not None:
                     apart += float((theirs.to(mine.device) - mine).double().square().sum())
         finally:
             alone.discard_gradients()
@@ -273,67 +283,3 @@ def ask_of(model: Model) -> ModelAsk:
     """What ranks need to load the same model."""
     assert model.origin is not None, "a model that was put together by hand cannot be loaded by other processes"
     return ModelAsk(model.origin, model.transform, model.packed)
-
-
-class RankWeights:
-    """``types.Weights`` of a learner on ranks: proven by the digest that the ranks take of their shares."""
-
-    def __init__(self, learner: RankLearner) -> None:
-        self._learner = learner
-
-    def digest(self) -> str:
-        """Over the trained parameters."""
-        return self._learner.digest()
-
-    def arrive(self) -> None:
-        """Bring the driver's copy up to date."""
-        self._learner.whole()
-
-    def merged(self, names: Sequence[str]) -> Mapping[str, Tensor]:
-        """The weights under the names of the saved model, adapters merged."""
-        return ModelWeights(self._learner.whole().model).merged(names)
-
-    def probe(self, tokens_T: Tensor) -> Tensor:
-        """Log-probabilities of the tokens but the first: float32 [T - 1]."""
-        return ModelWeights(self._learner.whole().model).probe(tokens_T)
-
-
-@dataclass(frozen=True, slots=True)
-class RankTensors:
-    """``runs.pieces.Written``: each rank writes the rows that it has."""
-
-    learner: RankLearner
-    what: str  # learner or reference
-
-    @property
-    def size(self) -> int:
-        """Bytes: weights, and two moments of each."""
-        weights = sum(p.numel() * p.element_size() for _, p in self.learner._whole.model.trainable())
-        return weights * (3 if self.what == "learner" else 1)
-
-    def write(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> None:
-        """One file a rank."""
-        self.learner._call("write", self.what, folder, stem, dict(metadata))
-
-
-@dataclass(frozen=True, slots=True)
-class RankReference:
-    """A reference on the ranks, beside the learner that is kept near to it."""
-
-    learner: RankLearner
-
-    def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
-        """Its log-probabilities."""
-        return self.learner._call("reference_logprobs", units)
-
-    def follow(self, step: int) -> None:
-        """As ``MovingReference``'s."""
-        self.learner._call("follow", step)
-
-    def state(self) -> RankTensors:
-        """For a checkpoint."""
-        return RankTensors(self.learner, "reference")
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from ``state()``."""
-        self.learner._call("read", "reference", tensors.files if isinstance(tensors, Pieces) else dict(tensors), {})
