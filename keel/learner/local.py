@@ -142,7 +142,8 @@ class LocalLearner(LocalInference):
         with self.team.adding_up([p for _, p in self._trained]):
             for item in self._dealt(planned, objective):
                 if item is None:
-                    self._learn_nothing(units, objective)
+                    with self._at_rest():
+                        self._learn_nothing(units, objective)
                     continue
                 self._passes, part = before + item[0], item[1]
                 batch = pack(with_contrasts(part))
