@@ -47,6 +47,7 @@ CheckName = Literal[
     "longest-batch",
     "gradients",
     "micro-batches",
+    "ranks",
     "reference",
     "sampler",
     "ratio",
@@ -64,6 +65,7 @@ _UNREAD = 1e-2  # standard deviations of scores; rounding moves them by 1e-5, an
 _UNTRAINED = 0.5  # nats a token that a policy knows; random weights know up to 0.2, and have nothing to be blind with
 _LOOKED_AT = 16  # units
 _NO_GRADIENT = 1e-5  # a norm below it is rounding, which differs from processor to processor
+_RANKS = {"float32": 1e-4, "bfloat16": 3e-2}  # only sums have another order: measured 1e-6 in float32
 _GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
@@ -120,6 +122,8 @@ def training(run: Run, learner: Learner, objective: Objective, units: Sequence[U
         pictured = [u for u in by_size if u.prompt.media][-1:]
         run("gradients", lambda: _missing_gradients(learner, objective, [by_size[len(by_size) // 2], *pictured]))
         run("micro-batches", lambda: _micro_batches(learner, objective, by_size[-2:]))
+        if learner.ranks > 1:
+            run("ranks", lambda: _ranks_differ(learner, objective, by_size[-2:]))
     finally:
         learner.discard_gradients()
 
@@ -251,6 +255,22 @@ def _micro_batches(learner: Learner, objective: Objective, units: Sequence[Unit]
     return ""
 
 
+def _ranks_differ(learner: Learner, objective: Objective, units: Sequence[Unit]) -> str:
+    """The gradient that the ranks take together, against that of one process: each rank has a part of the work, or none."""
+    gap = learner.apart(units, objective)
+    if gap is None or max(gap.norm, gap.norm_alone) < _NO_GRADIENT:
+        return ""
+    allowed = _RANKS[learner.precision] * gap.norm_alone
+    if not gap.apart <= allowed:
+        return (
+            f"the gradient over {learner.ranks} ranks is {gap.apart / max(gap.norm_alone, 1e-30):.2g} (relative) away from that of one "
+            f"process; their norms are {gap.norm:.6g} and {gap.norm_alone:.6g}"
+        )
+    if not abs(gap.norm - gap.norm_alone) <= allowed:
+        return f"grad_norm is {gap.norm:.6g} over {learner.ranks} ranks and {gap.norm_alone:.6g} in one process"
+    return ""
+
+
 def _does_not_fit(learner: Learner, objective: Objective, units: Sequence[Unit]) -> str:
     """The largest micro-batch of ``units`` forward and backward, beside the memory that the optimizer will take."""
     part = learner.longest(units, objective)
@@ -305,14 +325,13 @@ def _sampler_differs(learner: Learner, units: Sequence[Unit]) -> str:
     return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > nats(learner) else ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _TrainedLogprobs:
-    """An objective of no loss that keeps how far the training pass's log-probabilities are from the recorded ones."""
+    """An objective of no loss that tells how far the training pass's log-probabilities are from the recorded ones."""
 
     needs: frozenset[Need] = frozenset({"logprobs"})
     token_local: bool = True
     couples_branches: bool = False
-    gap: float = 0.0
 
     def counts(self, units: Sequence[Unit]) -> Counts:
         return {}
@@ -320,8 +339,7 @@ class _TrainedLogprobs:
     def loss(self, batch: Batch, outputs: Outputs, counts: Counts) -> LossOutput:
         assert outputs.logprobs_S is not None
         apart_S = outputs.logprobs_S.detach() - batch.signals["old_logprobs"]
-        self.gap = max(self.gap, float(apart_S.abs().max()))
-        return LossOutput(outputs.logprobs_S.sum() * 0.0, {})
+        return LossOutput(outputs.logprobs_S.sum() * 0.0, {"gap/max": (float(apart_S.abs().max()), 1.0)})
 
 
 def _ratio_moves(learner: Learner, units: Sequence[Unit]) -> str:
@@ -330,13 +348,12 @@ def _ratio_moves(learner: Learner, units: Sequence[Unit]) -> str:
     whole = learner.logprobs(units)
     with learner.plain_passes(1):
         split = learner.logprobs(units)
-    again = _TrainedLogprobs()
     try:
-        learner.forward_backward(with_signal(units, "old_logprobs", whole), again)
+        again = learner.forward_backward(with_signal(units, "old_logprobs", whole), _TrainedLogprobs())
     finally:
         learner.discard_gradients()
     gaps = [float((a - b).abs().max()) for x, y in zip(whole, split, strict=True) for a, b in zip(x, y, strict=True)]
-    gap = max(again.gap, *gaps)
+    gap = max(again.metrics["gap/max"], *gaps)
     if gap <= nats(learner):
         return ""
     return f"the same weights give log-probabilities {gap:.3g} nats apart when asked twice: the first ratio would not be 1"

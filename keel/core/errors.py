@@ -42,5 +42,9 @@ class SelfTestError(UserError):
     """A check of the self-test failed: training would have been silently wrong. The message names the check."""
 
 
+class RankError(UserError):
+    """A process that shares the work of a learner ended, or failed by itself; all others were ended too."""
+
+
 class DivergedError(UserError):
     """Training cannot go on (several non-finite steps in a row, a hard limit crossed); the last good checkpoint stands."""

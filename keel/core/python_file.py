@@ -13,6 +13,8 @@ from typing import Any, TypeGuard
 
 from keel.core.errors import UserError
 
+USER_MODULE = "keel_user_"  # what the names of their modules begin with
+
 
 def names_a_file(name: str | None) -> TypeGuard[str]:
     """Is this ``FILE.py:NAME`` rather than a name of ours?"""
@@ -40,7 +42,7 @@ def load_object(spec: str, what: str, fits: Callable[[Any], bool] = callable) ->
     if not path.is_file():
         raise UserError(f"{what} {spec}: no such file: {path}", "check the path; it starts where the command is run")
     try:
-        module = _run(path)
+        module = load_module(path)
     except Exception as error:  # whatever the user's file raises is the user's to mend
         raise UserError(f"{what} {spec}: {path} cannot be run: {type(error).__name__}: {error}", "run the file by itself") from error
     found = getattr(module, name, None)
@@ -50,9 +52,10 @@ def load_object(spec: str, what: str, fits: Callable[[Any], bool] = callable) ->
     return found
 
 
-def _run(path: Path) -> ModuleType:
+def load_module(file: str | Path) -> ModuleType:
     """The file as a module under a name of its own, which its dataclasses look up."""
-    name = f"keel_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    path = Path(file)
+    name = f"{USER_MODULE}{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None, "a .py file always has a loader"
     assert found.loader is not None

@@ -76,3 +76,26 @@ class BatchConfig(Section):
     inference_tokens: int = Field(
         default=16384, ge=1, description="Tokens of a pass without gradients (log-probabilities, values, scores)."
     )
+
+
+class ClusterConfig(Section):
+    """Several processes in place of one: ranks on this machine, a GPU each, or on CPU some threads each. Results are those of one process
+    but for the order of sums."""
+
+    ranks: int = Field(default=1, ge=1, le=1024, description="Processes that share the passes; 1 = all in this one.")
+    shard: Literal["full", 1] = Field(
+        default="full",
+        description="full = each rank holds its share of weights, gradients and moments (FSDP2); 1 = each holds all, for small models.",
+    )
+    timeout_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="Seconds that a rank waits for the others amid a pass before it gives up. Between passes none waits.",
+    )
+
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> Self:
+        unread = sorted({"shard", "timeout_s"} & self.changed)
+        if unread and self.ranks == 1:
+            raise ValueError(f"cluster.{unread[0]} would have no effect: cluster.ranks is 1")
+        return self

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from keel.kernels.pooling import single, spans
 from keel.kernels.tiles import Head
 from keel.learner.config import BatchConfig
 from keel.learner.packing import Piece, narrow, pack, plan_microbatches, plan_pieces, to_device, with_contrasts
+from keel.learner.team import Alone, Team
 from keel.models.heads import ScoreHead
 from keel.models.model import Model
 from keel.types import (
@@ -35,6 +37,7 @@ from keel.types import (
 
 EXTREMES: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "max": max}  # for metrics named .../min and .../max
 REVERSE_KL = Divergence("reverse_kl")
+T = TypeVar("T")
 
 
 class MetricSums:
@@ -55,6 +58,16 @@ class MetricSums:
             else:
                 self.pairs[name] = (before + float(total), seen + float(count))
 
+    @staticmethod
+    def of(parts: Sequence[MetricSums]) -> MetricSums:
+        """Those of all parts."""
+        whole = MetricSums()
+        for part in parts:
+            whole.loss += part.loss
+            whole.n_tokens += part.n_tokens
+            whole.add(part.pairs)
+        return whole
+
     def report(self) -> StepReport:
         means = {name: (total**2 if name.endswith("/ess") else total) / count for name, (total, count) in self.pairs.items() if count}
         return StepReport({"loss": self.loss, **means}, self.n_tokens)
@@ -67,9 +80,14 @@ class LocalInference:
     reference, adapters off.
     """
 
-    def __init__(self, model: Model, batch: BatchConfig, temperature: float = 1.0) -> None:
+    def __init__(self, model: Model, batch: BatchConfig, temperature: float = 1.0, team: Team | None = None) -> None:
         self.model, self.batch, self.temperature = model, batch, temperature
         self.reference: Model | None = None
+        self.team: Team = team or Alone()
+
+    def whole(self) -> LocalInference:
+        """The model in this process with all its weights as they are now, for what reads it beside training."""
+        return self
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """Log-probabilities per unit and branch: float32 [T], 0 at tokens that are not trained. No gradient, no dropout."""
@@ -83,7 +101,6 @@ class LocalInference:
         """The score head's one score of each branch: float32 [G] per unit."""
         return [members_GM.mean(1) for members_GM, _ in self.judgements(units)]
 
-    @torch.no_grad()
     def judgements(self, units: Sequence[Unit]) -> list[tuple[Tensor, Tensor]]:
         """Each ensemble member's one score of each branch, and the variance that it expects of the label: float32 [G, M] twice per
         unit, on the CPU. M is 1 without an ensemble."""
@@ -93,57 +110,78 @@ class LocalInference:
             return [(torch.cat([s for s, _ in each], 1), torch.cat([v for _, v in each], 1)) for each in zip(*shifted, strict=True)]
         members = self._score_head().spec.members
         out = [(torch.zeros(len(u.branches), members), torch.zeros(len(u.branches), members)) for u in units]
-        for pieces in plan_pieces(units, self.batch.inference_tokens, False):
-            batch = pack([p.unit for p in pieces])
-            judged = self._judge(batch, self.model.hidden(batch))
-            sizes = [len(p.unit.branches) for p in pieces]
-            for piece, *found in zip(pieces, judged.members_RM.cpu().split(sizes), judged.variance_RM.cpu().split(sizes), strict=True):
-                for whole, part in zip(out[piece.index], found, strict=True):
-                    whole[piece.first : piece.first + len(part)] = part
+
+        def judged(batch: Batch, hidden_NH: Tensor, pieces: Sequence[Piece]) -> Iterable[tuple[Tensor, ...]]:
+            found, sizes = self._judge(batch, hidden_NH), [len(p.unit.branches) for p in pieces]
+            return zip(found.members_RM.cpu().split(sizes), found.variance_RM.cpu().split(sizes), strict=True)
+
+        for index, first, found in self._looked_at(units, False, judged):
+            for whole, part in zip(out[index], found, strict=True):
+                whole[first : first + len(part)] = part
         return out
 
-    @torch.no_grad()
     def dimensions(self, units: Sequence[Unit]) -> list[Tensor]:
         """The mean over members of each dimension's score: float32 [G, D] per unit, on the CPU."""
         if self.model.members:
             each = zip(*(LocalInference(m, self.batch).dimensions(units) for m in self.model.members), strict=True)
             return [torch.stack(of_unit).mean(0) for of_unit in each]
         out: list[Tensor] = [torch.zeros(len(u.branches), len(self._score_head().spec.dimensions)) for u in units]
-        for pieces in plan_pieces(units, self.batch.inference_tokens, False):
-            batch = pack([p.unit for p in pieces])
-            scores_RD = self._judge(batch, self.model.hidden(batch)).scores_RMD.mean(1).cpu()
-            for piece, part in zip(pieces, scores_RD.split([len(p.unit.branches) for p in pieces]), strict=True):
-                out[piece.index][piece.first : piece.first + len(part)] = part
+
+        def judged(batch: Batch, hidden_NH: Tensor, pieces: Sequence[Piece]) -> Iterable[Tensor]:
+            return self._judge(batch, hidden_NH).scores_RMD.mean(1).cpu().split([len(p.unit.branches) for p in pieces])
+
+        for index, first, part in self._looked_at(units, False, judged):
+            out[index][first : first + len(part)] = part
         return out
 
-    @torch.no_grad()
     def steps(self, units: Sequence[Unit]) -> list[tuple[Tensor, ...]]:
         """The score at the end of each step: per unit and branch float32 [steps], on the CPU. Units carry a StepsTarget."""
         if self.model.members:
             each = zip(*(LocalInference(m, self.batch).steps(units) for m in self.model.members), strict=True)
             return [tuple(torch.stack(b).mean(0) for b in zip(*of_unit, strict=True)) for of_unit in each]
         out: list[tuple[Tensor, ...]] = [()] * len(units)
-        for pieces in plan_pieces(units, self.batch.inference_tokens, True):
-            batch = pack([p.unit for p in pieces])
-            judged = self._judge_steps(batch, self.model.hidden(batch))
-            assert judged is not None, "units without steps were asked for the scores of steps"
+
+        def judged(batch: Batch, hidden_NH: Tensor, pieces: Sequence[Piece]) -> Iterable[tuple[Tensor, ...]]:
+            found = self._judge_steps(batch, hidden_NH)
+            assert found is not None, "units without steps were asked for the scores of steps"
             ends = [_steps_of(p.unit).ends for p in pieces]
-            parts = iter(judged.scores_R.cpu().split([len(e) for of_unit in ends for e in of_unit]))
-            for piece, of_unit in zip(pieces, ends, strict=True):
-                out[piece.index] = tuple(next(parts) for _ in of_unit)
+            parts = iter(found.scores_R.cpu().split([len(e) for of_unit in ends for e in of_unit]))
+            return [tuple(next(parts) for _ in of_unit) for of_unit in ends]
+
+        for index, _, found in self._looked_at(units, True, judged):
+            out[index] = found
         return out
 
     @torch.no_grad()
+    def _looked_at(
+        self, units: Sequence[Unit], whole: bool, look: Callable[[Batch, Tensor, Sequence[Piece]], Iterable[T]], scored: bool = False
+    ) -> list[tuple[int, int, T]]:
+        """What ``look`` says of each piece of the units, in passes without gradients: (unit, its first branch there, what). The team's
+        passes are shared out. With ``scored`` those without a trained token are left out."""
+        planned = [p for p in plan_pieces(units, self.batch.inference_tokens, whole) if not scored or any(_has_scored(x.unit) for x in p)]
+        found: list[tuple[int, int, T]] = []
+        for pieces in self.team.deal(planned, [sum(p.unit.n_tokens for p in pieces) for pieces in planned]):
+            if pieces is None:
+                self.model.hidden(pack(smallest(units)))
+                continue
+            batch = pack([p.unit for p in pieces])
+            said = look(batch, self.model.hidden(batch), pieces)
+            found += [(p.index, p.first, of_piece) for p, of_piece in zip(pieces, said, strict=True)]
+        self.team.rest()
+        return self.team.gather(found)
+
     def _per_token(self, units: Sequence[Unit], scored: Callable[[Batch, Tensor, Sequence[Piece]], Tensor]) -> BranchTensors:
         out = [[torch.zeros(len(b)) for b in u.branches] for u in units]
-        for pieces in plan_pieces(units, self.batch.inference_tokens, False):
-            batch = pack([p.unit for p in pieces])
-            if batch.n_scored == 0:
-                continue
-            branches = [(p.index, p.first + i, b) for p in pieces for i, b in enumerate(p.unit.branches)]
-            values = scored(to_device(batch, self.model.device), self.model.hidden(batch), pieces).cpu()
-            for (u, i, branch), value in zip(branches, values.split([int(b.trained_T.sum()) for _, _, b in branches]), strict=True):
-                out[u][i][branch.trained_T] = value
+
+        def look(batch: Batch, hidden_NH: Tensor, pieces: Sequence[Piece]) -> Iterable[tuple[Tensor, ...]]:
+            values = scored(to_device(batch, self.model.device), hidden_NH, pieces).cpu()
+            sizes = [[int(b.trained_T.sum()) for b in p.unit.branches] for p in pieces]
+            parts = iter(values.split([n for of_piece in sizes for n in of_piece]))
+            return [tuple(next(parts) for _ in of_piece) for of_piece in sizes]
+
+        for u, first, values in self._looked_at(units, False, look, scored=True):
+            for i, value in enumerate(values, first):
+                out[u][i][units[u].branches[i].trained_T] = value
         return [tuple(u) for u in out]
 
     def divergences(self, units: Sequence[Unit], others: Sequence[Unit]) -> BranchTensors:
@@ -179,11 +217,35 @@ class LocalInference:
         """The objective's loss and metrics on ``units``, without gradients and dropout."""
         sums = MetricSums()
         counts = objective.counts(units)
-        for part in plan_microbatches(units, self.batch.inference_tokens, objective.couples_branches):
-            batch = pack(with_contrasts(part))
-            if batch.n_scored or "scores" in objective.needs:
-                self._account(sums, batch, self._loss(batch, self.model.hidden(batch), objective, counts))
-        return sums.report()
+        for item in self._dealt(plan_microbatches(units, self.batch.inference_tokens, objective.couples_branches), objective):
+            if item is None:
+                self._keep_step(units, objective)
+                continue
+            batch = pack(with_contrasts(item[1]))
+            self._account(sums, batch, self._loss(batch, self.model.hidden(batch), objective, counts))
+        self.team.rest()
+        return self._joined(sums).report()
+
+    def _dealt(self, planned: Sequence[Sequence[Unit]], objective: Objective) -> list[tuple[int, Sequence[Unit]] | None]:
+        """This process's micro-batches with their places among all; those with nothing to look at are left out. None: one for nothing."""
+        kept = [(i, part) for i, part in enumerate(planned) if "scores" in objective.needs or any(map(_has_scored, with_contrasts(part)))]
+        return self.team.deal(kept, [sum(u.n_tokens for u in part) for _, part in kept])
+
+    def _keep_step(self, units: Sequence[Unit], objective: Objective) -> Tensor:
+        """A pass through all layers that a micro-batch goes through. Returns its hidden states [N, H]."""
+        batch = pack(smallest(units))
+        hidden_NH = self.model.hidden(batch)
+        if objective.needs & {"ref_kl", "divergence"}:  # as ``_compared``: behind the model's own
+            with torch.no_grad(), self._reference_or_itself() as reference:
+                reference.hidden(batch)
+        return hidden_NH
+
+    def _joined(self, sums: MetricSums) -> MetricSums:
+        """Those of all ranks."""
+        return sums if self.team.world == 1 else MetricSums.of(self.team.gather([sums]))
+
+    def _reference_or_itself(self) -> AbstractContextManager[Model]:
+        return self.model.as_reference() if self.reference is None else nullcontext(self.reference)
 
     def _loss(self, batch: Batch, hidden_NH: Tensor, objective: Objective, counts: Counts) -> LossOutput:
         batch = to_device(batch, self.model.device)
@@ -228,7 +290,7 @@ class LocalInference:
         """What an objective reads that compares whole distributions with the reference's."""
         by = objective.divergence if isinstance(objective, Comparing) else None
         head = self._head()
-        with torch.no_grad(), self.model.as_reference() if self.reference is None else nullcontext(self.reference) as reference:
+        with torch.no_grad(), self._reference_or_itself() as reference:
             ref_hidden_SH, ref_head = reference.hidden(batch)[batch.source_S], _over_the_tokens_of(head, self._head(reference))
             if reference is self.model and reference.start_rows:  # rows of its head that are trained are put back when this block ends
                 ref_head = replace(ref_head, weight_VH=ref_head.weight_VH.clone())
@@ -281,3 +343,14 @@ def _over_the_tokens_of(own: Head, other: Head) -> Head:
 def _steps_of(unit: Unit) -> StepsTarget:
     assert isinstance(unit.target, StepsTarget), f"unit '{unit.unit_id}' has no steps"
     return unit.target
+
+
+def smallest(units: Sequence[Unit]) -> list[Unit]:
+    """The shortest prompt with its first branch, for a pass that counts for nothing."""
+    unit = min(units, key=lambda u: len(u.prompt) + len(u.branches[0]))
+    return [replace(unit, branches=unit.branches[:1], target=None, contrast=None)]
+
+
+def _has_scored(unit: Unit) -> bool:
+    """Is there a trained token? Units that are not right count: whoever packs them says what is wrong."""
+    return not len(unit.prompt) or any(not len(b) or bool(b.trained_T.any()) for b in unit.branches)

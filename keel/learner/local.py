@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from keel.core.hashing import stable_hash
 from keel.learner.anchor import Anchor
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference, MetricSums
-from keel.learner.optim import learning_rate, make_optimizer, warmup_steps
-from keel.learner.packing import pack, plan_microbatches, with_contrasts
+from keel.learner.optim import factor_of, make_optimizer, rate_now, warmup_steps
+from keel.learner.packing import longest_microbatch, pack, plan_microbatches, with_contrasts
+from keel.learner.team import Team
 from keel.models.model import Model
 from keel.models.parts import trained_parts
 from keel.models.weights import ModelWeights
@@ -31,9 +33,16 @@ class LocalLearner(LocalInference):
     """One model with its optimizer. ``temperature`` is that of the distribution sampled from: log-probabilities are of it."""
 
     def __init__(
-        self, model: Model, config: OptimConfig, batch: BatchConfig, total_steps: int, seed: int, temperature: float = 1.0
+        self,
+        model: Model,
+        config: OptimConfig,
+        batch: BatchConfig,
+        total_steps: int,
+        seed: int,
+        temperature: float = 1.0,
+        team: Team | None = None,
     ) -> None:
-        super().__init__(model, batch, temperature)
+        super().__init__(model, batch, temperature, team)
         model.refuse_quantised("trained")
         self.config, self.total_steps, self.seed = config, total_steps, seed
         self._dropped, self._balanced = True, True  # adapters' dropout and the balance of experts; off for comparing passes
@@ -42,7 +51,7 @@ class LocalLearner(LocalInference):
             raise ModelError("nothing to train: every parameter of the model is frozen")
         embeddings = {id(model.module.get_input_embeddings().weight), id(model.head_weight_VH)}
         self._parts = trained_parts(model)
-        self._factor = config.lora_lr_factor if model.peft_model is not None else 1.0
+        self._factor = factor_of(config, model)
         self._part_paces = self._paces_of_parts()
         self._optimizer = make_optimizer(self._trained, embeddings, config, self._paces())
         self.anchor: Anchor | None = None  # a term of the loss that holds the weights near where they were
@@ -66,6 +75,11 @@ class LocalLearner(LocalInference):
         return list(self._trained)
 
     @property
+    def ranks(self) -> int:
+        """Processes that share its work."""
+        return self.team.world
+
+    @property
     def updates(self) -> int:
         """Optimizer steps tried so far."""
         return self._step
@@ -73,9 +87,7 @@ class LocalLearner(LocalInference):
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        if self.lr_now is not None:
-            return self.lr_scale * self._factor * self.lr_now
-        return self.lr_scale * learning_rate(self.progress, self.total_steps, self.config, self._factor * self.config.lr)
+        return self.lr_scale * rate_now(self.lr_now, self.progress, self.total_steps, self.config, self._factor)
 
     def _paces(self) -> dict[str, float]:
         """Factors on the rate, by parameter: of parts with a rate of their own, and of what is trained in full beside adapters."""
@@ -113,7 +125,12 @@ class LocalLearner(LocalInference):
 
     @contextlib.contextmanager
     def _at_rest(self) -> Iterator[None]:
-        """What has no part in the updates gets no gradient in here."""
+        """What has no part in the updates gets no gradient in here. In lockstep the passes are those of all weights, and gradients go."""
+        if self.team.lockstep:
+            yield
+            for p in self._resting:
+                p.grad = None
+            return
         for p in self._resting:
             p.requires_grad_(False)
         try:
@@ -127,30 +144,57 @@ class LocalLearner(LocalInference):
         forward, so the result does not depend on how they are cut into micro-batches."""
         sums = MetricSums()
         counts = self.counts(units, objective)
-        for part in plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches):
-            batch = pack(with_contrasts(part))
-            if batch.n_scored or "scores" in objective.needs:
+        planned = plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches)
+        before, answers = self._passes, max(1, _answer_tokens(units))
+        with self.team.adding_up([p for _, p in self._trained]):
+            for item in self._dealt(planned, objective):
+                if item is None:
+                    with self._at_rest():
+                        self._learn_nothing(units, objective)
+                    continue
+                self._passes, part = before + item[0], item[1]
+                batch = pack(with_contrasts(part))
                 with self._dropout(units), self._at_rest():
-                    output = self._training_loss(batch, objective, counts, _answer_tokens(part) / max(1, _answer_tokens(units)))
+                    output = self._training_loss(batch, objective, counts, _answer_tokens(part) / answers)
                     if output.loss.requires_grad:
                         output.loss.backward()
                 self._account(sums, batch, output)
-            self._passes += 1
-        return sums.report()
+            self.team.rest()
+        self._passes = before + len(planned)
+        report = self._joined(sums).report()
+        return report if self.team.world == 1 else replace(report, metrics={**report.metrics, "balance": self.team.balance})
+
+    def _learn_nothing(self, units: Sequence[Unit], objective: Objective) -> None:
+        """A pass and its backward that add 0 to every gradient that a micro-batch adds to."""
+        nothing = self._nothing(self._keep_step(units, objective), objective)
+        if nothing.requires_grad:
+            nothing.backward()
+
+    def _nothing(self, hidden_NH: Tensor, objective: Objective) -> Tensor:
+        """0, with the gradient 0 for all shared weights that a loss of this objective has one for. In lockstep every micro-batch has it, so
+        that all ranks send gradients of the same weights, whatever their micro-batches hold."""
+        nothing = (hidden_NH * 0.0).sum()
+        for weight in (self.model.head_weight_VH, self.model.head_bias_V):
+            if weight is not None and weight.requires_grad and objective.needs & {"logprobs", "entropy", "ref_kl", "divergence"}:
+                nothing = nothing + (weight.flatten()[:1] * 0.0).sum()
+        return nothing
 
     def counts(self, units: Sequence[Unit], objective: Objective) -> Counts:
-        """The divisors of a loss over the whole optimizer batch. All of it is here; a learner of several processes, each with a part of
-        the batch, adds up those of the parts: the one place where it must."""
+        """The divisors of a loss over the whole optimizer batch. All of it is on every rank."""
         return objective.counts(units)
 
     def _training_loss(self, batch: Batch, objective: Objective, counts: Counts, share: float) -> LossOutput:
         """The objective's loss; that of a mixture of experts with its routers' balance, taken in each micro-batch by itself and weighted by
         its ``share`` of the answers' tokens: unlike all others it depends on how a batch is cut."""
         if self.model.router is None or not self._balanced:
-            return self._loss(batch, self.model.hidden(batch), objective, counts)
-        hidden_NH, balance = self.model.hidden_and_balance(batch)
+            hidden_NH, balance = self.model.hidden(batch), None
+        else:
+            hidden_NH, balance = self.model.hidden_and_balance(batch)
         output = self._loss(batch, hidden_NH, objective, counts)
-        assert balance is not None
+        if self.team.lockstep:
+            output = replace(output, loss=output.loss + self._nothing(hidden_NH, objective))
+        if self.model.router is None or balance is None:
+            return output
         loss = output.loss + self.model.router.coefficient * share * balance if self.model.router.coefficient else output.loss
         return LossOutput(loss, {**output.metrics, "aux_loss": (share * float(balance.detach()), share)})
 
@@ -162,12 +206,12 @@ class LocalLearner(LocalInference):
         pulled = self._pull()
         parameters = [p for _, p in self._trained]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = self.team.norm(gradients) if gradients else torch.zeros(())
         finite = bool(torch.isfinite(norm))
-        norms = {f"grad_norm/{part}": _norm(of) for part, of in self._parts.items()}
+        norms = {f"grad_norm/{part}": self._norm(of) for part, of in self._parts.items()}
         if finite:
             if self.config.clip_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+                self.team.clip(parameters, self.config.clip_norm, norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = lr * group["pace"]
             self._optimizer.step()
@@ -194,10 +238,18 @@ class LocalLearner(LocalInference):
         self.anchor.add_gradient(named)
         return {"ewc": self.anchor.penalty(named)}
 
+    def _norm(self, parameters: Sequence[torch.nn.Parameter]) -> float:
+        """Of their gradients; 0 where they have none."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        return float(self.team.norm(gradients)) if gradients else 0.0
+
     def discard_gradients(self) -> None:
         """Forget what was accumulated since the last step."""
         self._optimizer.zero_grad(set_to_none=True)
         self._passes = 0
+
+    def apart(self, units: Sequence[Unit], objective: Objective) -> None:
+        """There is one process."""
 
     def weights(self) -> Weights:
         """What a sampler takes over."""
@@ -216,8 +268,7 @@ class LocalLearner(LocalInference):
 
     def image_tokens(self, unit: Unit) -> int | None:
         """Placeholder tokens of images in the prompt of ``unit``; None for a model that has none."""
-        placeholder = getattr(self.model.config, "image_token_id", None)
-        return None if placeholder is None else int((unit.prompt.tokens_T == placeholder).sum())
+        return image_tokens(self.model, unit)
 
     @contextlib.contextmanager
     def plain_passes(self, tokens: int) -> Iterator[None]:
@@ -231,8 +282,7 @@ class LocalLearner(LocalInference):
 
     def longest(self, units: Sequence[Unit], objective: Objective) -> tuple[Unit, ...]:
         """The micro-batch with the most tokens that ``units`` are cut into."""
-        parts = plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches)
-        return tuple(max(parts, key=lambda part: sum(u.n_tokens for u in part)))
+        return longest_microbatch(units, self.batch.microbatch_tokens, objective.couples_branches)
 
     def fits(self, units: Sequence[Unit], objective: Objective) -> str:
         """Forward and backward of ``units`` beside the memory that the optimizer will take: "", or the first line of what memory says."""
@@ -251,7 +301,7 @@ class LocalLearner(LocalInference):
         trained = dict(self._trained)
         found = {name: p.grad for name, p in trained.items() if p.grad is not None}
         return GradientReport(
-            norm=float(torch.nn.utils.get_total_norm(found.values())) if found else 0.0,
+            norm=float(self.team.norm(list(found.values()))) if found else 0.0,
             missing=tuple(name for name in trained if name not in found),
             frozen=tuple(name for name, p in self.model.module.named_parameters() if not p.requires_grad and p.grad is not None),
             broken=tuple(name for name, gradient in found.items() if not bool(torch.isfinite(gradient).all())),
@@ -270,6 +320,7 @@ class LocalLearner(LocalInference):
         model = self.model
         tokens_BL = torch.cat([unit.prompt.tokens_T, unit.branches[0].tokens_T])[None]
         model.logits(model.run_plain(tokens_BL, torch.ones_like(tokens_BL), unit.prompt.media)[0]).sum().backward()
+        self.team.rest()
         heads = {id(p) for head in model.heads.values() for p in head.parameters()}
         return frozenset(name for name, p in self._trained if p.grad is None and id(p) not in heads)
 
@@ -337,10 +388,10 @@ class LocalLearner(LocalInference):
         self.progress = int(state.get("progress", self._step))
 
 
-def _norm(parameters: Sequence[torch.nn.Parameter]) -> float:
-    """Of their gradients; 0 where they have none."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+def image_tokens(model: Model, unit: Unit) -> int | None:
+    """Placeholder tokens of images in the prompt of ``unit``; None for a model that has none."""
+    placeholder = getattr(model.config, "image_token_id", None)
+    return None if placeholder is None else int((unit.prompt.tokens_T == placeholder).sum())
 
 
 def _answer_tokens(units: Sequence[Unit]) -> int:

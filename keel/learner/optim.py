@@ -14,6 +14,7 @@ from transformers.optimization import Adafactor
 
 from keel.core.errors import ConfigError
 from keel.learner.config import OptimConfig
+from keel.models.model import Model
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig, peak: float) -> float:
@@ -32,6 +33,16 @@ def warmup_steps(config: OptimConfig, total_steps: int) -> int:
     return config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total_steps)
 
 
+def factor_of(config: OptimConfig, model: Model) -> float:
+    """What the recipe's rates are multiplied by: adapters want more."""
+    return config.lora_lr_factor if model.peft_model is not None else 1.0
+
+
+def rate_now(lr_now: float | None, progress: int, total_steps: int, config: OptimConfig, factor: float) -> float:
+    """The rate of the next step: ``lr_now``, or where that is None the schedule's at planned step ``progress``."""
+    return factor * lr_now if lr_now is not None else learning_rate(progress, total_steps, config, factor * config.lr)
+
+
 TIE = "score_head.tie"  # the log of a tie's weight, of each member
 PACE = 30.0  # one number that has to move by 1, where weights move by hundredths: steps of one length would leave it where it starts
 
@@ -41,13 +52,13 @@ def decay_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups: matrices with decay; vectors (norms, biases) and embeddings (by ``id``) without. Each goes at ``pace`` times the
     rate: 1, or what ``paces`` says by name; the weight of a tie at ``PACE`` times that."""
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, float, bool], dict[str, Any]] = {}
     for name, p in named:
         decays = p.dim() >= 2 and id(p) not in embeddings and name != TIE
         pace = (paces or {}).get(name, 1.0) * (PACE if name == TIE else 1.0)
         group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "pace": pace}
-        groups.setdefault((decays, pace), group)["params"].append(p)
-    return [groups[key] for key in sorted(groups, key=lambda key: (key[1] != 1.0, key[1], not key[0]))]
+        groups.setdefault((decays, pace, hasattr(p, "device_mesh")), group)["params"].append(p)  # what is shared out is updated by itself
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[1] != 1.0, key[1], not key[0], key[2]))]
 
 
 def make_optimizer(

@@ -151,6 +151,11 @@ def plan_microbatches(units: Sequence[Unit], max_tokens: int, keep_units_whole: 
     return [[piece.unit for piece in pieces] for pieces in plan_pieces(units, max_tokens, keep_units_whole)]
 
 
+def longest_microbatch(units: Sequence[Unit], max_tokens: int, keep_units_whole: bool) -> tuple[Unit, ...]:
+    """The micro-batch with the most tokens that ``units`` are cut into."""
+    return tuple(max(plan_microbatches(units, max_tokens, keep_units_whole), key=lambda part: sum(u.n_tokens for u in part)))
+
+
 def _split(index: int, unit: Unit, max_tokens: int, whole: bool) -> list[Piece]:
     if whole or unit.n_tokens <= max_tokens or len(unit.branches) < 2:
         return [Piece(index, 0, unit)]

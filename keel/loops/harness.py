@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-from torch import Tensor
-
 from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.loops.config import LoopConfig
@@ -25,7 +23,7 @@ from keel.watch.early_stop import EarlyStop, settled
 from keel.watch.engine import Finding, Watch
 from keel.watch.trends import Trends
 
-TensorFiles = Mapping[str, Mapping[str, Tensor]]
+TensorFiles = Mapping[str, Any]  # by stem: tensors by name, or what writes them (``runs.pieces.Written``)
 FAILED = "eval/completions/failed_ratio"  # the share of held-out samples that could not be judged
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from keel.core.hashing import permutation
 from keel.data.batching import units_for_step
@@ -25,7 +24,6 @@ from keel.loops.harness import TensorFiles
 from keel.loops.keeping import Keeper
 from keel.loops.offline import total_steps
 from keel.loops.red_team import RedTeam
-from keel.loops.reference import MovingReference
 from keel.methods import Algorithm, credit, group_metrics, rollout_units
 from keel.methods.credit.measures import complexity, staleness, support_metrics
 from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
@@ -35,6 +33,7 @@ from keel.types import (
     Encoded,
     Group,
     Learner,
+    Moving,
     PolicyVersion,
     Prompt,
     Rollout,
@@ -60,7 +59,7 @@ class Actors:
     reward: Rewarder
     reference_logprobs: Callable[[Sequence[Unit]], BranchTensors] | None  # None: the algorithm has no use for one
     critic: Learner | None = None
-    reference: MovingReference | None = None  # behind ``reference_logprobs``, where it follows the policy
+    reference: Moving | None = None  # behind ``reference_logprobs``, where it follows the policy
 
     @property
     def learners(self) -> dict[str, Learner]:
@@ -379,7 +378,7 @@ class OnlineTrainer:
 
     def state(self) -> tuple[TensorFiles, dict[str, Any]]:
         tensors, state = self.actors.policy.state()
-        files: dict[str, Mapping[str, Tensor]] = {"policy": tensors}
+        files: dict[str, Any] = {"policy": tensors}
         states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state(), "scale": self.scale.state()}
         if self.composer is not None:
             states["composer"] = self.composer.state()

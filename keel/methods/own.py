@@ -43,13 +43,22 @@ def own_pair_loss(spec: str) -> PairLoss:
     """
     function = load_object(spec, "preference loss")
     _takes(spec, "preference loss", function, 5, _PAIR)
+    return partial(_pair_loss, spec, function)
 
-    def checked(winner_E: Tensor, loser_E: Tensor, label_E: Tensor, margin_E: Tensor, beta: float) -> Tensor:
-        loss_E = _called(f"preference loss {spec}", function, winner_E, loser_E, label_E, margin_E, beta)
-        _is_loss(f"preference loss {spec}", loss_E, winner_E, f"it must be {_PAIR}")
-        return loss_E
 
-    return checked
+def _pair_loss(
+    spec: str,
+    function: Callable[..., Tensor],
+    winner_E: Tensor,
+    loser_E: Tensor,
+    label_E: Tensor,
+    margin_E: Tensor,
+    beta: float,
+) -> Tensor:
+    """The user's function with the contract kept."""
+    loss_E = _called(f"preference loss {spec}", function, winner_E, loser_E, label_E, margin_E, beta)
+    _is_loss(f"preference loss {spec}", loss_E, winner_E, f"it must be {_PAIR}")
+    return loss_E
 
 
 def _takes(spec: str, what: str, function: Callable[..., Any], n: int, wanted: str) -> None:

@@ -67,11 +67,15 @@ def _pairs(pair_loss: PairLoss, **fixed: Any) -> Callable[[Numbers], DirectObjec
             "per_token": n.length_normalised,
             "gamma": n.gamma,
             "margin_coef": n.margin_coef,
-            "divergence": None if n.divergence == "reverse_kl" else lambda ratio_R: DIVERGENCES[n.divergence](ratio_R, n.alpha),
+            "divergence": None if n.divergence == "reverse_kl" else partial(_divergence, name=n.divergence, alpha=n.alpha),
         }
         return PreferenceObjective(pair_loss=pair_loss, **(given | fixed))
 
     return make
+
+
+def _divergence(ratio_R: Tensor, name: str, alpha: float) -> Tensor:
+    return DIVERGENCES[name](ratio_R, alpha)
 
 
 def _robust(n: Numbers) -> DirectObjective:
@@ -91,7 +95,18 @@ def _bco(n: Numbers) -> DirectObjective:
 
 
 def _without_margin(pair_loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> PairLoss:
-    return lambda winner_E, loser_E, label_E, margin_E, beta: pair_loss(winner_E, loser_E, label_E, beta)
+    return partial(_marginless, pair_loss)
+
+
+def _marginless(
+    pair_loss: Callable[[Tensor, Tensor, Tensor, float], Tensor],
+    winner_E: Tensor,
+    loser_E: Tensor,
+    label_E: Tensor,
+    margin_E: Tensor,
+    beta: float,
+) -> Tensor:
+    return pair_loss(winner_E, loser_E, label_E, beta)
 
 
 def _no_mixture(n: Numbers) -> DirectObjective:

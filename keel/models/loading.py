@@ -31,6 +31,7 @@ from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, ValueKind, l
 from keel.models.lora import add_lora
 from keel.models.media import MediaStore
 from keel.models.model import Model
+from keel.models.origin import Origin
 from keel.models.parts import train_beside, train_only
 from keel.models.pictured import pictured
 from keel.models.placing import counts_in_rows, image_token
@@ -87,6 +88,7 @@ def load_model(
     The folder of an ensemble of reward models gives one model with all of them as ``members``.
     Raises ModelError with what is wrong and what to do.
     """
+    origin = Origin(spec, options, lora, heads, seed, new_heads, score, value)
     manifest = read_manifest(Path(spec).expanduser()) if not spec.startswith((tiny.PREFIX, PACKAGE)) else None
     if manifest is not None:
         if new_heads or lora is not None or heads != {"score"}:
@@ -123,6 +125,7 @@ def load_model(
         lm_head=parts.lm_head,
         router=router_of(module, options.router_aux_loss),
         quantised="" if options.quantise == "none" else options.quantise,
+        origin=origin,
     )
     _choose_trained(model, options, lora, seed, new_tokens)
     if options.gradient_checkpointing:

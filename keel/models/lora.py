@@ -52,6 +52,7 @@ def add_lora(module: PreTrainedModel, config: LoraConfig, seed: int, new_tokens:
             wrapped = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, **settings), adapter_name=ADAPTER)
         except ValueError as error:
             raise ModelError(f"PEFT cannot adapt this model: {error}", "name other modules with lora.targets") from None
+    set_lora_dropout(module, False)  # PEFT's new layers have it on
     started = _train_rows(module, new_tokens) if new_tokens else []
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     log.info("LoRA: %d modules adapted, %d of %d parameters are trained", len(names), trained, sum(p.numel() for p in module.parameters()))

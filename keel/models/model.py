@@ -31,6 +31,7 @@ from keel.models.checksum import checksum
 from keel.models.heads import ScoreHead
 from keel.models.lora import ADAPTER, linear_units, set_lora_dropout
 from keel.models.media import ImageFeatures, MediaStore, in_place
+from keel.models.origin import Origin
 from keel.models.parts import belonging, parts_of
 from keel.models.pictured import Pictured
 from keel.models.placing import image_token, type_ids
@@ -72,6 +73,8 @@ class Model:
     stop_tokens: tuple[int, ...] = ()  # all that an answer may end with, from the renderer: saved, so that plain generate stops there
     quantised: str = ""  # how its matrices are kept, where that is in 8 bits: it is read, and neither trained nor saved
     towers: Towers | None = None  # what makes features of images, once an image was shown
+    origin: Origin | None = None  # how another process loads the same
+    trunk: nn.Module | None = None  # the body as its passes go, where its weights are shared out over processes
 
     @property
     def config(self) -> Any:
@@ -200,7 +203,8 @@ class Model:
         are made already."""
         self._use_adapter()
         with self.compute(), self._shown(media, features) as pixels:
-            return self.module.base_model(input_ids=tokens_BL.to(self.device), **({"use_cache": False} | inputs), **pixels)
+            trunk = self.module.base_model if self.trunk is None else self.trunk
+            return trunk(input_ids=tokens_BL.to(self.device), **({"use_cache": False} | inputs), **pixels)
 
     @contextlib.contextmanager
     def _shown(self, media: Sequence[MediaRef], features: Mapping[str, ImageFeatures] | None) -> Iterator[dict[str, Tensor]]:
@@ -368,8 +372,11 @@ class Model:
     def digest(self) -> str:
         """sha256 over the names and checksums of the trained parameters (of all, when none is trained): a check against weights that did
         not arrive, not against an adversary. Computed where the weights lie."""
-        named = self.trainable() or list(self._parameters().items())
-        return digest_bytes(json.dumps([(name, checksum(p)) for name, p in named]).encode())
+        return digest_bytes(json.dumps([(name, checksum(p)) for name, p in self.digested()]).encode())
+
+    def digested(self) -> list[tuple[str, nn.Parameter]]:
+        """What ``digest`` is of, in its order."""
+        return self.trainable() or list(self._parameters().items())
 
     def refuse_quantised(self, what: str) -> None:
         """Raise ModelError where matrices are kept in 8 bits: "it cannot be ``what``"."""

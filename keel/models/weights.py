@@ -21,6 +21,9 @@ class ModelWeights:
         """Over the trained parameters."""
         return self._model.digest()
 
+    def arrive(self) -> None:
+        """They are here."""
+
     def merged(self, names: Sequence[str]) -> Mapping[str, Tensor]:
         """The weights under the names of the saved model, adapters merged; each is made when it is taken."""
         return save.as_saved(self._model, names)

@@ -68,7 +68,8 @@ class LocalSampler:
             yield from self._sample(rows)
 
     def load(self, version: PolicyVersion, weights: Weights) -> None:
-        """Take over new weights: they are this process's own, so this only checks that they are the announced ones."""
+        """Take over new weights: this process has them, or brings its copy up to date. Then it checks that they are the announced ones."""
+        weights.arrive()
         if self.model.digest() != version.digest:
             raise SelfTestError(
                 f"weight sync: the sampler's weights are not those of policy version {version.version}",

@@ -1,9 +1,9 @@
 """Checkpoints: written whole or not at all, loaded only when whole. No pickles: tensors are safetensors, the rest is JSON.
 
-``checkpoints/<step>/`` holds ``<stem>.safetensors`` files, ``state.json`` and, written last, ``complete.json`` with the size and sha256 of
-each file. ``latest``, ``best`` and ``good`` are small files beside them that name a step. The order of writing (temporary name, files
-synced, renamed, folder synced, then the pointers, ``latest`` last) means that a power cut at any moment leaves the checkpoint before it or
-this one, with all that its marks promise.
+``checkpoints/<step>/`` holds ``<stem>.safetensors`` files (of several ranks ``<stem>.rank<k>of<n>.safetensors``, see ``runs.pieces``),
+``state.json`` and, written last, ``complete.json`` with the size and sha256 of each file. ``latest``, ``best`` and ``good`` are small files
+beside them that name a step. The order of writing (temporary name, files synced, renamed, folder synced, then the pointers, ``latest``
+last) means that a power cut at any moment leaves the checkpoint before it or this one, with all that its marks promise.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from keel.core.errors import RunError
 from keel.runs.durable import DISK, Disk, publish_folder, read_tensors, recover_folders, write_atomic
+from keel.runs.pieces import Pieces, Written, stem_of
 
 if TYPE_CHECKING:
     from torch import Tensor  # those who only read runs start without torch
@@ -32,7 +33,7 @@ log = logging.getLogger("keel")
 
 SCHEMA = 1
 STATE, COMPLETE = "state.json", "complete.json"
-TensorFiles: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
+TensorFiles: TypeAlias = "Mapping[str, Mapping[str, Tensor] | Written]"
 Mark = Literal["latest", "best", "good"]
 MARKS: tuple[Mark, ...] = ("latest", "best", "good")
 
@@ -42,7 +43,7 @@ class Checkpoint:
     """What was saved after ``step``: tensors by file and name (cpu), and the JSON state."""
 
     step: int
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: dict[str, Mapping[str, Tensor]]
     state: dict[str, Any]
 
 
@@ -106,8 +107,12 @@ class Checkpoints:
                 self._point(name, marked)
 
     def _fill(self, folder: Path, step: int, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
+        metadata = {"schema": str(SCHEMA), "step": str(step)}
         for stem, named in tensors.items():
-            self._disk.write_tensors(folder / f"{stem}.safetensors", _separate(named), {"schema": str(SCHEMA), "step": str(step)})
+            if isinstance(named, Mapping):
+                self._disk.write_tensors(folder / f"{stem}.safetensors", _separate(named), metadata)
+            else:
+                named.write(folder, stem, metadata)
         record = {"schema": SCHEMA, "step": step, "state": _to_json(state, "state")}
         self._disk.write(folder / STATE, json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
         names = sorted(p.name for p in folder.iterdir())
@@ -139,7 +144,7 @@ class Checkpoints:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "quota exceeded" in text.lower()
         if not full:
             return RunError(f"{self.folder}: the checkpoint of step {step} could not be written ({text}); {stands}")
-        needed = sum(t.numel() * t.element_size() for named in tensors.values() for t in named.values()) / 2**20
+        needed = sum(map(_size, tensors.values())) / 2**20
         free = shutil.disk_usage(self.folder).free / 2**20
         return RunError(
             f"{self.folder}: the disk is full, the checkpoint of step {step} needs about {needed:.0f} MB, {free:.0f} MB are free; {stands}",
@@ -204,14 +209,26 @@ class Checkpoints:
         folder = self.folder / str(step)
         files = _verified_files(folder, step)
         record = _read_json(folder / STATE)
-        tensors: dict[str, dict[str, Tensor]] = {}
+        tensors: dict[str, Mapping[str, Tensor]] = {}
+        pieces: dict[str, list[Path]] = {}
         for name in files:
-            if name.endswith(".safetensors"):
+            if (stem := stem_of(name)) is not None:
+                pieces.setdefault(stem, []).append(folder / name)
+            elif name.endswith(".safetensors"):
                 try:
                     tensors[name.removesuffix(".safetensors")] = read_tensors(folder / name)
                 except (SafetensorError, OSError) as error:
                     raise BrokenCheckpointError(f"{name}: {error}") from None
+        for stem, paths in pieces.items():
+            try:
+                tensors[stem] = Pieces(sorted(paths))
+            except (SafetensorError, OSError, ValueError) as error:
+                raise BrokenCheckpointError(f"{stem}: {error}") from None
         return Checkpoint(step, tensors, cast("dict[str, Any]", _from_json(record["state"])))
+
+
+def _size(named: Mapping[str, Tensor] | Written) -> int:
+    return sum(t.numel() * t.element_size() for t in named.values()) if isinstance(named, Mapping) else named.size
 
 
 def _verified_files(folder: Path, step: int) -> list[str]:

@@ -45,6 +45,9 @@ OBSERVATIONAL = re.compile(
     r"(^|\.)(run_dir$|loop\.pause_at$|settings\.(tracking|checkpoint|watch|threads|skip_self_test)(\.|$))"
 )  # not what is trained
 EXTENDING = re.compile(r"(^|\.)loop\.(steps|epochs)$")  # how far the run goes: told, and the learning rate's schedule is laid out anew
+REGROUPING = re.compile(r"(^|\.)cluster\.(ranks|shard)$")  # over how many processes: told, as sums then have another order
+_WAITING = re.compile(r"(^|\.)cluster\.timeout_s$")
+_ONE_PROCESS = (None, 1, "full")  # what a run without these settings had
 _HISTORY = frozenset(  # of processes and of the way that a run took: not undone when it goes back
     {"run_started", "resumed", "interrupted", "self_test", "stage_started", "stage_finished", "emergency", "paused"}
 )
@@ -120,7 +123,7 @@ class RunDir:
             warnings: list[str] = []
         else:
             changed = _check_same_run(path, before, wanted)
-            warnings = [f"the setting {text}" for text, extends in changed if extends]
+            warnings = [f"the setting {text}" for text, _ in changed]
             warnings += differences({k: before.get(k) for k in now}, now)
             if any(extends for _, extends in changed):
                 (path / SUMMARY).unlink(missing_ok=True)  # it goes on: no longer finished
@@ -275,14 +278,14 @@ def _refuse_other(path: Path, names: Sequence[str]) -> None:
 
 
 def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """The settings that differ and may: (in words, does it extend the run). Raises RunError for those that may not."""
+    """The settings that differ, may, and are told: (in words, does it extend the run). Raises RunError for those that may not."""
     if before.get("verb") != wanted["verb"]:
         raise RunError(f"{path} holds a run of `keel {before.get('verb')}`, not of `keel {wanted['verb']}`", "choose another run_dir")
     old, new = ({"seed": record.get("seed"), **flatten(record.get("config") or {})} for record in (before, wanted))
     missing = object()
     keys = [k for k in {**new, **old} if old.get(k, missing) != new.get(k, missing)]
     texts = {k: f"{k}: {old.get(k, '(not set)')} -> {new.get(k, '(not set)')}" for k in keys}
-    refused = [texts[k] for k in keys if not (OBSERVATIONAL.search(k) or EXTENDING.search(k))]
+    refused = [texts[k] for k in keys if not any(rule.search(k) for rule in (OBSERVATIONAL, EXTENDING, REGROUPING, _WAITING))]
     if refused:
         shown = "\n".join(f"  {text}" for text in refused[:12]) + (f"\n  and {len(refused) - 12} more" if len(refused) > 12 else "")
         raise RunError(
@@ -291,4 +294,5 @@ def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, 
         )
     began = before.get("data", {})
     _refuse_other(path, sorted(name for name, found in wanted["data"].items() if began.get(name) != found))
-    return [(texts[k], bool(EXTENDING.search(k))) for k in keys]
+    regrouped = [k for k in keys if REGROUPING.search(k) and not (k not in old and new.get(k) in _ONE_PROCESS)]
+    return [(texts[k], True) for k in keys if EXTENDING.search(k)] + [(texts[k], False) for k in regrouped]

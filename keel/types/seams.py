@@ -88,6 +88,10 @@ class Weights(Protocol):
         """What proves that they arrived; that of the ``PolicyVersion``."""
         ...
 
+    def arrive(self) -> None:
+        """Bring a copy in this process that follows them up to date; nothing to do where the weights themselves are here."""
+        ...
+
     def merged(self, names: Sequence[str]) -> Mapping[str, Tensor]:
         """The weights under the names of the saved model, adapters merged; each is made when it is taken."""
         ...
@@ -116,6 +120,15 @@ class UpdatePlan:
     microbatch_tokens: int  # at most so many tokens go through the model at once
 
 
+@dataclass(frozen=True, slots=True)
+class GradientGap:
+    """The gradient of one batch as several processes took it, beside that of one."""
+
+    norm: float
+    norm_alone: float
+    apart: float  # norm of their difference
+
+
 class Learner(Inference, Protocol):
     """A model that learns, in this process or behind others. Loops, self-tests and samplers know no more of it than this."""
 
@@ -130,6 +143,11 @@ class Learner(Inference, Protocol):
 
     @property
     def plan(self) -> UpdatePlan: ...
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share its work."""
+        ...
 
     @property
     def updates(self) -> int:
@@ -150,14 +168,19 @@ class Learner(Inference, Protocol):
 
     def discard_gradients(self) -> None: ...
 
+    def apart(self, units: Sequence[Unit], objective: Objective) -> GradientGap | None:
+        """How far the gradient over several processes is from that of one, in micro-batches of one unit; None where there is only one.
+        Leaves no gradients."""
+        ...
+
     def weights(self) -> Weights: ...
 
     def save(self, folder: Path, tokenizer: Any, processor: Any = None) -> None:
         """Write a folder that plain transformers loads."""
         ...
 
-    def state(self) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on: tensors, and numbers as JSON."""
+    def state(self) -> tuple[Any, dict[str, Any]]:
+        """Everything that the next step depends on: tensors by name (or what writes them, ``runs.pieces.Written``), and numbers as JSON."""
         ...
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None: ...
@@ -198,6 +221,20 @@ class Learner(Inference, Protocol):
     def altered(self) -> AbstractContextManager[None]:
         """With one trained parameter changed, as by a fault."""
         ...
+
+
+class Moving(Protocol):
+    """A reference that follows the policy."""
+
+    def follow(self, step: int) -> None:
+        """After ``step`` steps (1 is the first)."""
+        ...
+
+    def state(self) -> Any:
+        """For a checkpoint: tensors by name, or what writes them."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class Sampler(Protocol):

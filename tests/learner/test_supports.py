@@ -184,6 +184,7 @@ def test_cached_reference_logprobs_hang_on_the_supports(load, units: list[Unit],
     shadow = SimpleNamespace(
         model=own.model, temperature=TEMPERATURE, logprobs=lambda given: asked.append(len(given)) or own.logprobs(given)
     )
+    shadow.whole = lambda: shadow
     cache = ReferenceCache(tmp_path, shadow, "digest")  # type: ignore[arg-type]
     first = cache.logprobs(units)
     assert furthest(cache.logprobs(units), first) == 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from keel.loops.reference import MovingReference
+from keel.learner.moving import MovingReference
 from keel.methods.rl_parts import ReferenceRule
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model

@@ -16,6 +16,7 @@ from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.augment import shown, with_reference
 from keel.verbs.shared.continual import remember
+from keel.verbs.shared.learners import compare_whole
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.probes import probe_of
@@ -49,7 +50,7 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
     learner = parts.learner
     other, digest = other_model(session, recipe, ("reference_model", recipe.reference_model), renderer, loaded.model.media)
     if other is not None and "ref_kl" in objective.needs:
-        learner.reference = other
+        compare_whole(learner, other)
     looked = shown(recipe.augment, renderer, recipe.seed, units.train)
     if looked is not None and objective.needs_reference:
         looked = with_reference(looked, reference_of(learner, None, other).logprobs)

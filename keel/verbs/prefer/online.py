@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from keel.core.errors import ConfigError
 from keel.core.events import EventBus
-from keel.learner.local import LocalLearner
 from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
 from keel.loops.online_preference import OnlinePreferenceTrainer, Plan, trainable
@@ -29,6 +28,7 @@ from keel.verbs.prefer.recipe import PreferRecipe
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
+from keel.verbs.shared.learners import AnyLearner, learner_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import encode_sides
 from keel.verbs.shared.reference import Reference, actors_of, reference_of
@@ -141,7 +141,7 @@ def build_online(session: Session, recipe: PreferRecipe, online: OnlineConfig, s
     )
 
 
-def _policy(recipe: PreferRecipe, online: OnlineConfig, model: Model, n: int, params: SamplingParams) -> LocalLearner:
+def _policy(recipe: PreferRecipe, online: OnlineConfig, model: Model, n: int, params: SamplingParams) -> AnyLearner:
     """The learner of all updates on ``n`` prompts. Raises ConfigError for a reference that would be refreshed after the last round at the
     earliest."""
     rounds, config = total_steps(recipe.loop, n), online.reference
@@ -152,12 +152,12 @@ def _policy(recipe: PreferRecipe, online: OnlineConfig, model: Model, n: int, pa
             "lower it, or leave kind=refresh out",
         )
     updates = rounds * online.epochs * online.minibatches
-    policy = LocalLearner(model, recipe.optim, recipe.batch, updates, recipe.seed, params.temperature)
+    policy = learner_of("policy", model, recipe.optim, recipe.training, updates, params.temperature)
     check_phases(policy, recipe.loop.phases)
     return policy
 
 
-def _reference(policy: LocalLearner, objective: DirectObjective, config: ReferenceConfig, other: Model | None) -> Reference | None:
+def _reference(policy: AnyLearner, objective: DirectObjective, config: ReferenceConfig, other: Model | None) -> Reference | None:
     """None for a loss that has none. It follows the policy where the recipe says so."""
     whole = "ref_kl" in objective.needs
     if not (objective.needs_reference or whole):

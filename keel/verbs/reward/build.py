@@ -45,7 +45,8 @@ class RewardParts(OfflineParts):
         """``final/`` (a sequence classifier with one label where its head is a plain one; of a member that is an adapter ``adapter/``
         alone) with the scale of its scores; the summary with its held-out measures."""
         learner, units, path = self.learner, self.units, session.run.path
-        constants, measures = scale(learner, units.train), held_out_measures(learner, units)
+        whole = learner.whole()
+        constants, measures = scale(whole, units.train), held_out_measures(whole, units)
         if self.is_member:
             save_member(session, self.loaded)
         else:
@@ -87,7 +88,7 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
     learner = parts.learner
 
     def remember() -> dict[str, float]:
-        return remembered(learner, renderer, splits.earlier, dimensions)
+        return remembered(learner.whole(), renderer, splits.earlier, dimensions)
 
     asked = judges(train, recipe, loaded, learner)
     pairs = sum(len(u.target.edges) for u in train if isinstance(u.target, PairTarget))

@@ -18,15 +18,16 @@ from keel.models.loading import Loaded
 from keel.types import PairTarget, StepsTarget, Unit
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.reward.refresh import other_judge
+from keel.verbs.shared.learners import AnyLearner
 from keel.verbs.shared.scored_labels import judge
 
 log = logging.getLogger("keel")
 
 
-def judges(units: Sequence[Unit], recipe: RewardRecipe, loaded: Loaded, learner: LocalInference) -> Judges:
+def judges(units: Sequence[Unit], recipe: RewardRecipe, loaded: Loaded, learner: AnyLearner) -> Judges:
     """What the recipe's order asks of the training units. Raises ConfigError where nothing could be ordered."""
     config = recipe.order
-    measure = (lambda some: measured(learner, some)) if config.again is not None else None
+    measure = (lambda some: measured(learner.whole(), some)) if config.again is not None else None
     if config.again is not None and not any(_can_be_wrong(u) for u in units):
         raise ConfigError("order.again: no row prefers anything, so none can be right or wrong", "leave order.again out")
     return Judges(_difficulty(units, config, recipe, loaded), measure)

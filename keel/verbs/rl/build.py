@@ -11,7 +11,6 @@ import torch
 from keel.core.errors import ConfigError
 from keel.core.events import EventBus
 from keel.learner.config import OptimConfig
-from keel.learner.local import LocalLearner
 from keel.loops.config import ExplorationConfig, GroundingConfig
 from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
@@ -34,6 +33,7 @@ from keel.verbs.shared.continual import remember
 from keel.verbs.shared.environment import World, world_of
 from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.keeping import auditor_of, keeper_of, red_team_of
+from keel.verbs.shared.learners import learner_of
 from keel.verbs.shared.other_model import other_model
 from keel.verbs.shared.prompts import Prompts, encode_sides
 from keel.verbs.shared.recipes import Training
@@ -79,8 +79,7 @@ class RLParts(SampledParts):
         """With the learners that the algorithm needs. Its reference is ``reference``, or ``other``, or the weights as they are now;
         ``critic`` is a model with a value head, and its optimizer."""
         updates = total_steps(training.loop, len(prompts["train"])) * algorithm.epochs * algorithm.minibatches
-        batch, seed = training.batch, training.seed
-        policy = LocalLearner(loaded.model, training.optim, batch, updates, seed, params.temperature or 1.0)
+        policy = learner_of("policy", loaded.model, training.optim, training, updates, params.temperature or 1.0)
         check_phases(policy, training.loop.phases)
         kl = algorithm.kl
         if kl is not None and reference is None:
@@ -92,7 +91,7 @@ class RLParts(SampledParts):
             sampler=sampler,
             reward=reward,
             reference=reference if kl is not None else None,
-            critic=LocalLearner(critic[0].model, critic[1], batch, updates, seed) if critic is not None else None,
+            critic=learner_of("critic", critic[0].model, critic[1], training, updates, beside=policy) if critic is not None else None,
             prompts=prompts,
             params=params,
             samples=samples,

@@ -3,13 +3,13 @@ for every verb that trains. Experiments and tests put the same parts together by
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from keel.core.events import EventBus
-from keel.learner.local import LocalLearner
 from keel.loops.control import check_phases
 from keel.loops.harness import TrainResult
 from keel.loops.offline import OfflineTrainer, Probe, Shown, Sides, total_steps
@@ -19,6 +19,7 @@ from keel.models.loading import Loaded
 from keel.models.looking import looking
 from keel.selftest import CheckName, check_policy_looks, check_reference, check_reward_reads, check_training, largest
 from keel.types import Objective, Twin
+from keel.verbs.shared.learners import AnyLearner, close, compare_whole, learner_of
 from keel.verbs.shared.recipes import Training, TrainRecipe
 from keel.verbs.shared.session import Session, open_session, save_final, train
 from keel.verbs.shared.units import Splits, datasets
@@ -40,6 +41,10 @@ class Parts(Protocol):
         """Leave ``final/`` in the run directory; returns what the summary says of the parts."""
         ...
 
+    def close(self) -> None:
+        """End processes that were started for them."""
+        ...
+
 
 AnyRecipe = TypeVar("AnyRecipe", bound=TrainRecipe)
 
@@ -58,9 +63,10 @@ def run_parts(
         if (done := session.finished()) is not None:
             return done
         parts = build(session, recipe, splits)
-        parts.self_test(session.bus, recipe.settings.skip_self_test)
-        result = parts.train(session)
-        return session.finish({} if result.interrupted else parts.save(session), result)
+        with contextlib.closing(parts):
+            parts.self_test(session.bus, recipe.settings.skip_self_test)
+            result = parts.train(session)
+            return session.finish({} if result.interrupted else parts.save(session), result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +77,7 @@ class OfflineParts:
     loaded: Loaded
     objective: Objective
     units: Sides
-    learner: LocalLearner
+    learner: AnyLearner
     training: Training
     best: EarlyStopConfig = field(default_factory=lambda: EarlyStopConfig(metric="eval/loss"))
     probe: Probe | None = None
@@ -88,19 +94,28 @@ class OfflineParts:
         """With the learner that these units need. Where the loss compares whole distributions with the starting weights it holds a copy
         of them; with adapters they are the model itself, adapters off."""
         model, steps = loaded.model, total_steps(training.loop, len(units.train))
-        learner = LocalLearner(model, training.optim, training.batch, steps, training.seed)
+        learner = learner_of("policy", model, training.optim, training, steps)
         check_phases(learner, training.loop.phases)
-        if "ref_kl" in objective.needs and model.peft_model is None:
-            learner.reference = model.frozen_copy()
+        if "ref_kl" in objective.needs:
+            compare_whole(learner)
         return cls(loaded=loaded, objective=objective, units=units, learner=learner, training=training)
 
     def trainer(self) -> OfflineTrainer:
         """The loop over these parts, one step at a time."""
         loop, seed = self.training.loop, self.training.seed
-        trainer = OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self.probe, self.order)
+        trainer = OfflineTrainer(self.learner, self.objective, self.units, loop, seed, self._probe if self.probe else None, self.order)
         trainer.shown = self.shown
-        trainer.measures = lambda units: looking(self.loaded.model, units)
+        trainer.measures = lambda units: looking(self.learner.whole().model, units)
         return trainer
+
+    def _probe(self, step: int) -> None:
+        """The probe draws from the model in this process: it has the newest weights then."""
+        assert self.probe is not None
+        self.learner.whole()
+        self.probe(step)
+
+    def close(self) -> None:
+        close(self.learner)
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
         """The checks of the training on its largest batch; of its reference, where that is the start; that a policy looks at

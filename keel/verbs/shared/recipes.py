@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from keel.core.config import Section
 from keel.core.errors import ConfigError
 from keel.data.config import DataConfig
-from keel.learner.config import BatchConfig, OptimConfig
+from keel.learner.config import BatchConfig, ClusterConfig, OptimConfig
 from keel.loops.config import LoopConfig
 from keel.models.config import LoraConfig, ModelOptions
 from keel.render.config import RenderConfig
@@ -70,6 +70,7 @@ class Training:
     loop: LoopConfig
     seed: int = 0
     batch: BatchConfig = field(default_factory=BatchConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 class TrainRecipe(ModelRecipe):
@@ -82,6 +83,7 @@ class TrainRecipe(ModelRecipe):
     )
     optim: OptimConfig = Field(default=OptimConfig(), description="Optimizer, learning rate, schedule.")
     batch: BatchConfig = Field(default=BatchConfig(), description="How an optimizer batch is cut into micro-batches.")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="Processes that share the work of training.")
     loop: LoopConfig = Field(default=LoopConfig(), description="How long, how much at once, when to evaluate.")
     data: DataConfig = Field(description="Training data.")
     held_out: DataConfig | float = Field(
@@ -95,7 +97,7 @@ class TrainRecipe(ModelRecipe):
 
     @property
     def training(self) -> Training:
-        return Training(self.optim, self.loop, self.seed, self.batch)
+        return Training(self.optim, self.loop, self.seed, self.batch, self.cluster)
 
     @field_validator("held_out", "test")
     @classmethod

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
+from keel.learner.moving import MovingReference
 from keel.loops.online import Actors, Rewarder
-from keel.loops.reference import MovingReference
 from keel.methods.rl_parts import ReferenceRule
 from keel.models.model import Model
-from keel.types import BranchTensors, Sampler, Unit
+from keel.types import BranchTensors, Moving, Sampler, Unit
+from keel.verbs.shared.learners import AnyLearner
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,15 @@ class Reference:
     """Its log-probabilities, and what moves it, if something does."""
 
     logprobs: Callable[[Sequence[Unit]], BranchTensors]
-    moving: MovingReference | None = None
+    moving: Moving | None = None
 
 
-def reference_of(policy: LocalLearner, rule: ReferenceRule | None, other: Model | None = None, *, whole: bool = False) -> Reference:
+def reference_of(policy: AnyLearner, rule: ReferenceRule | None, other: Model | None = None, *, whole: bool = False) -> Reference:
     """Adapters off where that is the reference; else a frozen copy of the policy, or ``other``, moved by ``rule``. With ``whole`` the
     policy's losses compare whole distributions with it."""
+    if not isinstance(policy, LocalLearner):
+        held = policy.refer(other, rule, whole=whole)
+        return Reference(held.logprobs, held if rule is not None else None)
     model = policy.model
     if other is None and rule is None and model.peft_model is not None:
 
@@ -40,7 +44,7 @@ def reference_of(policy: LocalLearner, rule: ReferenceRule | None, other: Model 
 
 
 def actors_of(
-    policy: LocalLearner, sampler: Sampler, reward: Rewarder, reference: Reference | None, critic: LocalLearner | None = None
+    policy: AnyLearner, sampler: Sampler, reward: Rewarder, reference: Reference | None, critic: AnyLearner | None = None
 ) -> Actors:
     """Who takes part in a loop that samples."""
     if reference is None:

@@ -18,6 +18,7 @@ from keel.core.errors import RunError
 from keel.learner.inference import LocalInference
 from keel.runs.durable import write_atomic
 from keel.types import Unit
+from keel.verbs.shared.learners import AnyLearner
 from keel.verbs.shared.session import Session
 
 log = logging.getLogger("keel")
@@ -28,7 +29,7 @@ _FORMAT = 1
 class ReferenceCache:
     """Files in ``folder``, one for each set of units. ``learner`` is the reference (still); ``model_digest`` is that of its weights."""
 
-    def __init__(self, folder: Path, learner: LocalInference, model_digest: str) -> None:
+    def __init__(self, folder: Path, learner: LocalInference | AnyLearner, model_digest: str) -> None:
         self.folder, self.learner, self.model_digest = folder, learner, model_digest
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
@@ -36,7 +37,7 @@ class ReferenceCache:
 
         Raises RunError when the folder cannot be written.
         """
-        file = self.folder / f"{_key(self.model_digest, self.learner, units)}.safetensors"
+        file = self.folder / f"{_key(self.model_digest, self.learner.whole(), units)}.safetensors"
         found = _read(file, units)
         if found is not None:
             log.info("reference log-probabilities of %d units read from %s", len(units), file)
@@ -51,7 +52,7 @@ class ReferenceCache:
         return taken
 
 
-def cache_of(session: Session, folder: str, learner: LocalInference, digest: str = "") -> ReferenceCache:
+def cache_of(session: Session, folder: str, learner: LocalInference | AnyLearner, digest: str = "") -> ReferenceCache:
     """Log-probabilities of the starting weights, or of another model with this ``digest``: taken before the first step and kept on disk, so
     that no second model is held while training: in ``folder``, or the run's own when it is empty."""
     return ReferenceCache(Path(folder or session.run.path / "reference"), learner, digest or session.run.manifest["model"]["digest"])

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from keel.core.errors import DivergedError
 from keel.core.events import EventBus
-from keel.learner.local import LocalLearner
 from keel.loops.auditing import Auditor
 from keel.loops.harness import TrainResult
 from keel.loops.keeping import Keeper
@@ -21,6 +20,7 @@ from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.rewards import Reward, RunRewards
 from keel.selftest import CheckName, check_policy_looks
 from keel.types import Sampler, SamplingParams, Twin, Unit
+from keel.verbs.shared.learners import AnyLearner, close
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.reference import Reference, actors_of
@@ -36,14 +36,14 @@ class SampledParts:
     NOTHING: ClassVar[str]  # what there was none of, where no update was made
 
     loaded: Loaded
-    policy: LocalLearner
+    policy: AnyLearner
     sampler: Sampler
     reward: Rewarder
     prompts: Mapping[str, Prompts]  # by side: train, and perhaps held_out and test
     params: SamplingParams
     training: Training
     reference: Reference | None = None
-    critic: LocalLearner | None = None
+    critic: AnyLearner | None = None
     rewards: tuple[Reward, ...] = ()  # behind ``reward``
     composer: Composer | None = None  # how they become one
     judge: RunRewards | PairByJudge | None = None  # who knows what failed
@@ -83,6 +83,10 @@ class SampledParts:
             text = f"{error.message}; the first failure: {self.judge.failure}"
             raise DivergedError(text, "mend the reward and start again in another run_dir") from None
         return result
+
+    def close(self) -> None:
+        """End the ranks, if there are any."""
+        close(self.policy)
 
     def save(self, session: Session) -> dict[str, Any]:
         """``final/``, read again and compared on the policy's own answers, and ``critic/``; the summary."""

@@ -21,7 +21,6 @@ from keel.core.config import Section, dump
 from keel.core.errors import ConfigError, DataError
 from keel.core.events import EventBus
 from keel.evaluate.report import collect, write_report
-from keel.learner.inference import LocalInference
 from keel.loops.harness import Harness, TrainResult
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
@@ -43,6 +42,7 @@ from keel.runs.memory import peak_mb
 from keel.runs.sinks import make_sinks
 from keel.types import Sampler, Unit
 from keel.verbs.shared.inputs import inputs_of
+from keel.verbs.shared.learners import AnyLearner
 from keel.verbs.shared.plan import check_plan, plan_line
 from keel.verbs.shared.recipes import ModelRecipe
 from keel.verbs.shared.reread import compare_saved
@@ -227,14 +227,14 @@ def starting_weights(model: Model) -> list[tuple[str, Tensor]]:
     return [(name, p) for name, p in named if model.peft_model is None or not p.requires_grad]
 
 
-def save_final(session: Session, loaded: Loaded, learner: LocalInference, units: Sequence[Unit]) -> None:
+def save_final(session: Session, loaded: Loaded, learner: AnyLearner, units: Sequence[Unit]) -> None:
     """``final/``: what plain transformers loads; ``adapter/``: what PEFT loads, when adapters and nothing but them were trained. ``final/``
     is then read again and compared with ``learner`` on ``units``."""
-    folder = session.run.path / "final"
+    folder, whole = session.run.path / "final", learner.whole()
     loaded.model.save(folder, loaded.tokenizer, loaded.processor)
     if loaded.model.peft_model is not None and not loaded.model.whole_parts:
         loaded.model.save_adapter(session.run.path / "adapter", loaded.tokenizer)
-    session.saved = compare_saved(folder, session.recipe.model_options, learner, units)
+    session.saved = compare_saved(folder, session.recipe.model_options, whole, units)
 
 
 def show_recipe(recipe: Section) -> None:

@@ -1,0 +1,212 @@
+"""One model over several ranks: whole on each of them, or its layers shared out (FSDP2, Zhao et al. 2023, https://arxiv.org/abs/2304.11277).
+
+Gradients are summed, never averaged: losses are divided by counts of the whole batch already, which every rank has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from keel.core.errors import ConfigError, ModelError
+from keel.core.hashing import digest_bytes
+from keel.learner.team import balance_of, dealt
+from keel.models.checksum import added, checksum, checksum_part
+from keel.models.model import Model
+from keel.runs.pieces import Piece
+
+T = TypeVar("T")
+_BUCKET = 1 << 24  # numbers that are summed over ranks at once
+
+
+class Trunk(nn.Module):
+    """The module with its body as its forward: what is put together at its beginning (embedding, norm, language-model head) stays whole
+    until the backward pass is over, so that losses may read the head's weight."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.module = model.module
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.module.base_model(**inputs)
+
+
+def shard(model: Model, mesh: DeviceMesh) -> None:
+    """Leave this rank its share of the weights. Scalar heads stay whole on every rank. Raises ConfigError for what cannot be shared out."""
+    _refuse(model)
+    trunk = Trunk(model)
+    layers = _layers(model)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(trunk, mesh=mesh, reshard_after_forward=False)
+    for part in trunk.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo has no product before the sum, and needs none
+    model.trunk = trunk
+
+
+def _layers(model: Model) -> list[nn.Module]:
+    decoder = model.module.get_decoder()
+    found = next(
+        (getattr(decoder, name) for name in ("layers", "h", "blocks") if isinstance(getattr(decoder, name, None), nn.ModuleList)), None
+    )
+    if found is None:
+        raise ModelError(f"the layers of a '{model.config.model_type}' model cannot be told apart", "set cluster.shard=1")
+    return list(found)
+
+
+def _refuse(model: Model) -> None:
+    for wrong, what in (
+        (model.pictured is not None, "a vision-language model"),
+        (bool(model.start_rows), "LoRA with new tokens or with whole parts trained beside the adapters"),
+        (bool(model.members), "an ensemble"),
+        (bool(model.quantised), "a model that is kept in 8 bits"),
+    ):
+        if wrong:
+            raise ConfigError(f"cluster.shard=full cannot share out {what}", "set cluster.shard=1, or cluster.ranks=1")
+
+
+class Ranks:
+    """A ``Team`` over the processes of torch.distributed. ``talk`` is a group on the CPU for what is no gradient."""
+
+    def __init__(self, device: torch.device, *, full: bool, talk: dist.ProcessGroup | None = None) -> None:
+        self.world, self.rank, self.lockstep = dist.get_world_size(), dist.get_rank(), full
+        self.balance = 1.0
+        self._device, self._talk = device, talk or dist.new_group(backend="gloo")
+        self._trunks: list[FSDPModule] = []
+        self._mesh = DeviceMesh(device.type, list(range(self.world)))
+
+    def take(self, model: Model) -> Model:
+        """Share out a model's weights, where they are to be."""
+        if self.lockstep:
+            shard(model, self._mesh)
+            self._trunks.append(cast(FSDPModule, model.trunk))
+        return model
+
+    # ------------------------------------------------------------------------------------------------------------------ passes
+
+    def deal(self, parts: Sequence[T], sizes: Sequence[int]) -> list[T | None]:
+        places = dealt(sizes, self.world)
+        self.balance = balance_of(sizes, places) if sizes else 1.0
+        mine: list[T | None] = [parts[i] for i in places[self.rank]]
+        idle = max(map(len, places)) - len(mine) if self.lockstep else 0
+        return mine + [None] * idle
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, list(mine), group=self._talk)
+        return [item for of_rank in found for item in of_rank]
+
+    @contextmanager
+    def adding_up(self, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Sharded weights are added up in each backward pass; the others here, all at once."""
+        own = [p for p in trained if not isinstance(p, DTensor)]
+        before = [p.grad for p in own]
+        for p in own:
+            p.grad = None
+        yield
+        self._add_up(own)
+        for p, gradient in zip(own, before, strict=True):
+            if gradient is not None:
+                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+
+    def _add_up(self, parameters: Sequence[nn.Parameter]) -> None:
+        if not parameters:
+            return
+        there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        dist.all_reduce(there, dist.ReduceOp.MAX, group=self._talk)
+        named = [p for p, some in zip(parameters, there.tolist(), strict=True) if some]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in named]
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradients[i].reshape(-1) for i in bucket])
+            dist.all_reduce(flat)
+            for i, part in zip(bucket, flat.split([gradients[i].numel() for i in bucket]), strict=True):
+                named[i].grad = part.view_as(named[i]).clone()
+
+    def rest(self) -> None:
+        for trunk in self._trunks:
+            trunk.reshard()
+
+    # --------------------------------------------------------------------------------------------------------------- gradients
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        kinds = [g for g in gradients if isinstance(g, DTensor)], [g for g in gradients if not isinstance(g, DTensor)]
+        norms = [_plain(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+    def clip(self, parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
+        for kind in (True, False):
+            some = [p for p in parameters if isinstance(p, DTensor) is kind]
+            if some:
+                nn.utils.clip_grads_with_norm_(some, most, norm)
+
+    # ----------------------------------------------------------------------------------------------------------------- weights
+
+    def digest(self, model: Model) -> str:
+        """The very digest that one process computes of the whole weights (``Model.digest``). Raises RuntimeError where weights that every
+        rank has whole differ."""
+        sums: list[Any] = [None] * self.world
+        dist.all_gather_object(sums, [_checksum(p) for _, p in model.digested()], group=self._talk)
+        whole: list[tuple[str, int]] = []
+        for (name, p), *parts in zip(model.digested(), *sums, strict=True):
+            if not isinstance(p, DTensor) and len(set(parts)) > 1:
+                raise RuntimeError(f"the ranks have different weights: {name}")
+            whole.append((name, added(parts) if isinstance(p, DTensor) else parts[0]))
+        return digest_bytes(json.dumps(whole).encode())
+
+
+def _checksum(p: Tensor) -> int:
+    if not isinstance(p, DTensor):
+        return checksum(p)
+    piece = piece_of(p)
+    width = p.element_size() * p.numel() // max(1, p.shape[0])
+    return checksum_part(piece.tensor, piece.first * width, p.numel() * p.element_size())
+
+
+def piece_of(tensor: Tensor) -> Piece:
+    """This rank's rows of a sharded tensor; all of one that every rank has whole."""
+    if not isinstance(tensor, DTensor):
+        return Piece(tensor.detach(), 0, tuple(tensor.shape))
+    assert tensor.placements == (Shard(0),), tensor.placements
+    rows = -(-tensor.shape[0] // tensor.device_mesh.size())  # torch.chunk's
+    first = min(tensor.shape[0], rows * tensor.device_mesh.get_local_rank())
+    return Piece(tensor.to_local().detach(), first, tuple(tensor.shape))
+
+
+def like(tensor: Tensor, local: Tensor) -> Tensor:
+    """``local`` rows as a tensor that is shared out as ``tensor`` is."""
+    if not isinstance(tensor, DTensor):
+        return local
+    return DTensor.from_local(local, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """All rows, put together on every rank."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Places of tensors of one type, about ``_BUCKET`` numbers together."""
+    bucket: list[int] = []
+    size = 0
+    for i, tensor in enumerate(tensors):
+        if bucket and (size + tensor.numel() > _BUCKET or tensor.dtype != tensors[bucket[0]].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(i)
+        size += tensor.numel()
+    if bucket:
+        yield bucket

@@ -1,0 +1,51 @@
+"""Who learns: a learner in this process, or ranks that the recipe's ``cluster`` asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from keel.learner.config import OptimConfig
+from keel.learner.local import LocalLearner
+from keel.models.model import Model
+from keel.verbs.shared.recipes import Training
+
+if TYPE_CHECKING:
+    from keel.learner.remote import RankLearner  # loads what only several processes need
+
+AnyLearner: TypeAlias = "LocalLearner | RankLearner"
+
+
+def learner_of(
+    role: str,
+    model: Model,
+    optim: OptimConfig,
+    training: Training,
+    updates: int,
+    temperature: float = 1.0,
+    beside: AnyLearner | None = None,
+) -> AnyLearner:
+    """The learner of ``model`` in ``role`` (policy, critic); on the same ranks as ``beside``, where there is one. Raises ConfigError for
+    what several processes cannot do."""
+    batch, seed = training.batch, training.seed
+    if training.cluster.ranks == 1:
+        return LocalLearner(model, optim, batch, updates, seed, temperature)
+    from keel.learner.host import Host
+    from keel.learner.remote import RankLearner, check_remote
+
+    check_remote(model, optim, training.cluster)
+    host = beside.host if isinstance(beside, RankLearner) else Host(training.cluster, model.device)
+    return RankLearner(host, role, model, optim, batch, updates, seed, temperature)
+
+
+def close(learner: AnyLearner) -> None:
+    """End the ranks of a learner, if it has any."""
+    if not isinstance(learner, LocalLearner):
+        learner.host.close()
+
+
+def compare_whole(learner: AnyLearner, other: Model | None = None) -> None:
+    """Its losses compare whole distributions with ``other``, or with the starting weights; adapters off where there are some."""
+    if not isinstance(learner, LocalLearner):
+        learner.refer(other, None, whole=True)
+    elif other is not None or learner.model.peft_model is None:
+        learner.reference = other or learner.model.frozen_copy()
