@@ -17,7 +17,10 @@ _SUPPORT = ("words_W", "starts_T")
 
 
 def packed(rollouts: Sequence[Rollout]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Tensors by name, those of all rollouts joined, and what is plain of each rollout, in order. ``unpacked`` gives equal rollouts."""
+    """Tensors by name, those of all rollouts joined, and what is plain of each rollout, in order. ``unpacked`` gives equal rollouts. Raises
+    ValueError for a conversation's, which has more."""
+    if any(r.turn_T is not None or r.forks or r.conversation is not None for r in rollouts):
+        raise ValueError("rollouts of conversations cannot be packed")
     tensors = {name: torch.cat([getattr(r, name) for r in rollouts]) for name in _TENSORS} if rollouts else {}
     cut = [r.support for r in rollouts if r.support is not None]
     if cut:

@@ -9,9 +9,8 @@ import pytest
 from pages import ROOT
 
 sys.path.insert(0, str(ROOT / "docs" / "site"))
-from links import problems
-
 from build import across, navigation, pages, toctrees
+from links import problems
 
 
 def test_links_between_trees_are_addresses() -> None:

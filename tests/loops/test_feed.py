@@ -73,6 +73,10 @@ def test_refilled_groups_are_drawn_by_the_newest_weights(stage: Stage, rows: Row
     [
         (("rollouts.lag=1",), "nothing would correct for it"),
         (("rollouts.lag=1", "algorithm.correction.kind=truncate", "algorithm.objective=policy_gradient"), "does not clip"),
+        (
+            ("rollouts.lag=1", "algorithm.correction.kind=truncate", "environment.path=recipes/tiny/worlds.py:NONE"),
+            "conversations are drawn",
+        ),
     ],
 )
 def test_a_lag_that_nothing_holds_is_refused(overrides: tuple[str, ...], why: str, stage: Stage, tmp_path: Path) -> None:

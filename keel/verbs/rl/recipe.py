@@ -160,6 +160,8 @@ class RLRecipe(ContinualRecipe):
                 "exploration draws rollouts from another distribution than the policy's, and nothing would correct for it",
                 "set algorithm.correction.kind=truncate (or mask)",
             )
+        if self.rollouts.lag and self.environment is not None:
+            raise ConfigError("rollouts.lag: conversations are drawn by the newest weights only", "set rollouts.lag=0")
         if self.rollouts.lag and algorithm.correction is None:
             raise ConfigError(
                 f"rollouts.lag={self.rollouts.lag} trains on what an older policy drew, and nothing would correct for it",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from keel.core.config import Section
 from keel.core.errors import ConfigError, DataError
@@ -67,6 +67,12 @@ class ContinualRecipe(TrainRecipe):
     """A training that may come after another."""
 
     continual: ContinualConfig | None = Field(default=None, description="What was learnt before: replay, EWC, and what was forgotten.")
+
+    @model_validator(mode="after")
+    def _in_one_process(self) -> Self:
+        if self.continual is not None and self.cluster.ranks > 1:
+            raise ConfigError("continual looks at a model in this process, and cluster.ranks shares it out", "set cluster.ranks=1")
+        return self
 
 
 def datasets_after_earlier(recipe: ContinualRecipe) -> Splits:
