@@ -83,7 +83,7 @@ def test_another_base_model_is_refused(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=rf"not what the run began with: model \({model}\)"):
         stage("sft", run, *settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keel.verbs.shared.session.inputs_of", lambda recipe: {})
+        patch.setattr("keel.verbs.shared.session.inputs_of", lambda *_: {})
         (run / "summary.json").unlink()
         with pytest.raises(RunError, match=r"not what the run began with: the model's weights \(float32\)"):
             stage("sft", run, *settings)
@@ -100,7 +100,7 @@ def test_another_chat_template_is_refused(stage: Stage, tmp_path: Path) -> None:
     template = model / "chat_template.jinja"
     template.write_text(template.read_text() + "{# changed #}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keel.verbs.shared.session.inputs_of", lambda recipe: {})
+        patch.setattr("keel.verbs.shared.session.inputs_of", lambda *_: {})
         with pytest.raises(RunError, match="not what the run began with: the chat template"):
             stage("sft", run, *settings)
 
@@ -123,6 +123,6 @@ def test_another_critic_is_refused(stage: Stage, tmp_path: Path) -> None:
     shutil.rmtree(critic)
     save(critic, "tiny:llama?seed=2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keel.verbs.shared.session.inputs_of", lambda recipe: {})
+        patch.setattr("keel.verbs.shared.session.inputs_of", lambda *_: {})
         with pytest.raises(RunError, match=r"not what the run began with: the critic's weights \(float32\)"):
             stage("ppo", run, *settings)
