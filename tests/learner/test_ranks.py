@@ -144,7 +144,7 @@ def bad_host(bug: str) -> Host:
     class Bad(Host):
         PROGRAM = (str(Path(__file__).with_name("bad_rank.py")), bug)
 
-    return Bad(ClusterConfig(ranks=2), CPU)
+    return Bad(ClusterConfig(ranks=2, timeout_s=20.0), CPU)  # a rank that waits in vain gives up then
 
 
 @pytest.mark.slow
