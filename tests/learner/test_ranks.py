@@ -155,7 +155,7 @@ def test_the_fields_wrong_sums_are_seen(bug: str) -> None:
         with pytest.raises(AssertionError):
             compare(BY_NAME["sft"], host, steps=1)
         gap = BY_NAME["sft"].over(host).apart(plain(units()), SupervisedObjective())
-        assert gap.apart > 1e-3 * gap.norm_alone, "the self-test, whose limit is 1e-4, sees it too"
+        assert gap.apart > 1e-2 * gap.norm_alone, "the self-test, whose limit is 1e-4, sees it too"
     finally:
         host.close()
 
