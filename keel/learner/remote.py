@@ -248,14 +248,16 @@ class RankLearner:
             self.ask("leave")
 
     def apart(self, units: Sequence[Unit], objective: Objective) -> GradientGap:
-        """The gradient over the ranks against that of the driver's copy, which one process takes by itself. Leaves no gradients."""
+        """The gradient over the ranks against that of the driver's copy, which one process takes by itself: of the batch
+        cut as small as can be, and of it whole, added up. Leaves no gradients."""
         alone = LocalLearner(self.whole().model, self.config, self.batch, self.total_steps, self.seed, self.temperature)
         alone.reference = self._holds
         self.discard_gradients()
         try:
-            with alone.plain_passes(1), self.plain_passes(1):
-                alone.forward_backward(units, objective)
-                self.forward_backward(units, objective)
+            for tokens in (1, 1 << 30):  # a part for each rank, and all of it on one: the others have nothing then
+                with alone.plain_passes(tokens), self.plain_passes(tokens):
+                    alone.forward_backward(units, objective)
+                    self.forward_backward(units, objective)
             own = {name: p.grad for name, p in alone.model.trainable()}
             norm, norm_alone, apart = self.gradients().norm, alone.gradients().norm, 0.0
             for name, theirs in self.host.stream("send_gradients", self.role):

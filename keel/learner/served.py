@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,11 @@ class Served:
         if command == "make":
             return self._make(*args)
         role = self._roles[args[0]]
-        if command in PLAIN:
-            return getattr(role.learner, command)(*args[1:])
-        return getattr(self, f"_{command}")(role, *args[1:])
+        found = getattr(role.learner, command) if command in PLAIN else partial(getattr(self, f"_{command}"), role)
+        try:
+            return found(*args[1:])
+        finally:
+            self._team.rest()  # an error that all ranks find may leave weights whole
 
     # ------------------------------------------------------------------------------------------------------------------ making
 

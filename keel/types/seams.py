@@ -169,7 +169,7 @@ class Learner(Inference, Protocol):
     def discard_gradients(self) -> None: ...
 
     def apart(self, units: Sequence[Unit], objective: Objective) -> GradientGap | None:
-        """How far the gradient over several processes is from that of one, in micro-batches of one unit; None where there is only one.
+        """How far the gradient over several processes is from that of one, shared out and not; None where there is only one process.
         Leaves no gradients."""
         ...
 
