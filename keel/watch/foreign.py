@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -122,10 +122,12 @@ def read_log(run: Path) -> Log:
     path = log_file(run)
     rows, torn = raw_rows(path.read_bytes(), path.suffix)
     form = form_of(rows)
-    found = list(steps_of(rows, form))
+    told = [form.row(_unprefixed(row)) for row in rows]
+    del rows  # a long log is held once
+    found = tuple(_joined(told))
     if not found:
         raise DataError(f"{path} holds no row with a step and a number", "give a log of Keel, TRL, verl, OpenRLHF, tinker or LLaMA-Factory")
-    return Log(path, form.name, tuple(found), torn + sum(not usable(form.row(_unprefixed(row))) for row in rows))
+    return Log(path, form.name, found, torn + sum(not usable(row) for row in told))
 
 
 def raw_rows(data: bytes, suffix: str = ".jsonl") -> tuple[list[Row], int]:
@@ -177,9 +179,12 @@ def form_of(rows: Sequence[Row]) -> Form:
 
 def steps_of(rows: Sequence[Row], form: Form) -> Iterator[Step]:
     """Step and metrics of each row that has both; rows of one step in a row become one."""
+    return _joined(form.row(_unprefixed(row)) for row in rows)
+
+
+def _joined(rows: Iterable[tuple[int | None, Mapping[str, float]]]) -> Iterator[Step]:
     last: Step | None = None
-    for raw in rows:
-        step, numbers = form.row(_unprefixed(raw))
+    for step, numbers in rows:
         if step is None or not numbers:
             continue
         if last is not None and last[0] == step:

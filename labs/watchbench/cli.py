@@ -13,7 +13,7 @@ from keel.core.errors import UserError
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     """The arguments of ``keel watchbench``."""
-    whats = top.add_subparsers(dest="what", required=True, metavar="record|pack|judge|guard|peers")
+    whats = top.add_subparsers(dest="what", required=True, metavar="record|pack|judge|guard|peers|trainers")
     record = whats.add_parser("record", help="run all runs and keep what they report; goes on where it was stopped")
     record.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records are kept while the bench is under way")
     record.add_argument("--only", nargs="+", default=[], metavar="FAMILY", help="healthy, explosion ... (default: all)")
@@ -34,6 +34,9 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     peers = whats.add_parser("peers", help="public tools on the same records, those that are installed")
     peers.add_argument("--records", type=Path, metavar="FOLDER", help="as for `judge`")
     peers.add_argument("--json", type=Path, metavar="FILE", help="write what each says of each run there")
+    trainers = whats.add_parser("trainers", help="the same records with the metrics that other trainers report, under their names")
+    trainers.add_argument("--records", type=Path, metavar="FOLDER", help="as for `judge`")
+    trainers.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     guard = whats.add_parser("guard", help="what an acting guard costs healthy runs: the same runs with and without it")
     guard.add_argument("acting", type=Path, metavar="FOLDER", help="of `record --act --only healthy`")
     guard.add_argument("--records", type=Path, metavar="FOLDER", help="the same runs without (default: those of the repository)")
@@ -42,7 +45,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what was asked for. Raises UserError for what cannot be done."""
-    {"record": _record, "pack": _pack, "judge": _judge, "guard": _guard, "peers": _peers}[args.what](args)
+    {"record": _record, "pack": _pack, "judge": _judge, "guard": _guard, "peers": _peers, "trainers": _trainers}[args.what](args)
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -141,6 +144,15 @@ def _peers(args: argparse.Namespace) -> None:
     said = ask(stored)
     print(report.peers(verdicts(stored), said))
     _write(args.json, said)
+
+
+def _trainers(args: argparse.Namespace) -> None:
+    from labs.watchbench import report
+    from labs.watchbench.trainers import ask
+
+    found = ask(_stored(args.records))
+    print(report.trainers(found))
+    _write(args.json, found)
 
 
 def _stored(folder: Path | None) -> list[Mapping[str, Any]]:

@@ -12,10 +12,12 @@ from labs.watchbench.roc import Point, Sweep
 SWEEPS: Mapping[str, Sweep] = {
     "kl-jump": Sweep("change(kl, 3) > 4", (0.5, 1, 2, 3, 6, 10, 20, 50), ("explosion",)),
     "entropy-jump": Sweep("change(entropy, 3) < -0.5", (-0.05, -0.1, -0.2, -0.3, -0.4, -0.6, -0.8, -0.95), ("explosion",)),
+    "reward-plunge": Sweep("max(mean(reward, 10)) - 3", (0, 0.5, 1, 2, 4, 6, 10), ("explosion",)),
+    "collapse": Sweep("max(mean(reward, 10)) - mean(reward, 10) > 2.5", (0, 1, 4, 6, 10), ("explosion",)),
     "gradient-jump": Sweep("mean(grad_norm, 3) > 8", (1.5, 2, 3, 4, 6, 12, 20), ("explosion",)),
     "entropy-fall": Sweep("change(entropy, 5) < -0.13", (-0.02, -0.05, -0.08, -0.1, -0.16, -0.2, -0.3), ("entropy",)),
     "length-up": Sweep("mean(completions/mean_length, 3) > 1.3", (1.05, 1.1, 1.2, 1.5, 1.8, 2.2, 3), ("length",)),
-    "held-out-gap": Sweep("first(eval/reward, 1) - 0.3", (-0.5, 0, 0.1, 0.2, 0.5, 1), ("leak", "proxy")),
+    "held-out-gap": Sweep("first(eval/reward_std, 1) * 0.3", (-0.5, 0, 0.1, 0.2, 0.5, 1), ("leak", "proxy")),
     "gold-gap": Sweep(
         "max(eval/rewards/gold/mean) - 0.5", (0, 0.1, 0.2, 0.3, 0.7, 1, 1.5, 2), ("length", "format", "keyword", "leak", "proxy")
     ),

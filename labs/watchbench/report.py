@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from labs.watchbench.intervals import share
+from labs.watchbench.intervals import rate, share
 from labs.watchbench.judge import EXPECTED, Verdict
 
 HALVES = ("kept apart", "tuned on", "all")
@@ -104,3 +104,14 @@ def peers(found: Sequence[Verdict], said: Mapping[str, Mapping[str, bool | None]
     failed = [f"{name} failed on {n} runs" for name, answers in tools.items() if (n := sum(a is None for a in answers.values()))]
     missing = [f"{name}: {why}" for name, why in said.items() if isinstance(why, str)]
     return "\n".join([*lines, *failed, *missing])
+
+
+def trainers(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each trainer's names: alarms in 1,000 healthy steps, and of each sickness the runs in which it is named."""
+    families = list(next(iter(found.values()))["named"])
+    lines = [f"| names of | alarms in 1,000 healthy steps | {' | '.join(families)} |", f"|---|---|{'---|' * len(families)}"]
+    for name, told in found.items():
+        healthy = told["healthy"]
+        cells = [f"{hits} of {n}" for hits, n in told["named"].values()]
+        lines.append(f"| {name} | {per(asdict(rate(healthy['alarms'], healthy['steps'] / 1000)))} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -15,6 +15,7 @@ from labs.watchbench.cli import run as command
 from labs.watchbench.judge import EXPECTED, judge
 from labs.watchbench.plan import HEALTHY, SICK, make
 from labs.watchbench.store import FAMILIES, FOLDER, read, tuned_on
+from labs.watchbench.trainers import TRAINERS, told
 
 
 @cache
@@ -82,3 +83,13 @@ def test_real_logs_stand_beside_the_records(tmp_path: Path, capsys: pytest.Captu
     assert json.loads((tmp_path / "out.json").read_text())["logs"][0]["alarms"] == [["no-update", 3]]
     with pytest.raises(UserError, match="no records"):
         command(argparse.Namespace(**{**vars(args), "records": tmp_path / "none"}))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_records_under_the_names_of_other_trainers(trainer: str) -> None:
+    """An explosion is named by what each of them reports; where nothing happened nothing is said."""
+    exploded = next(row for row in of("explosion") if row["run"].number == 3)
+    well = next(row for row in of(HEALTHY) if row["run"].number == 0)
+    named = [step for step, rule in told(exploded["rows"], trainer) if rule in EXPECTED["explosion"].rules]
+    assert any(exploded["run"].onset < step <= exploded["run"].onset + 10 for step in named)
+    assert told(well["rows"], trainer) == []
