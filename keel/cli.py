@@ -13,7 +13,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from keel import commands
+from keel import commands, extras
 from keel.advise.cli import add_arguments as advise_arguments
 from keel.completion.cli import add_arguments as completion_arguments
 from keel.core.errors import UserError
@@ -452,6 +452,12 @@ def _main(argv: Sequence[str] | None) -> int:
         summary = args.action(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        lacking = extras.missing(error, args.verb)
+        if lacking is None:
+            raise
+        print(f"error: {lacking}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in DISK_TROUBLE:

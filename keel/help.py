@@ -56,7 +56,7 @@ NEXT: Mapping[str, str] = {
     "release": "keel serve policy RELEASE/model",
     "merge": "keel eval RECIPE compares it with its parts",
     "assemble": "keel sft RECIPE model=DIR with pictures in the data",
-    "serve": "keel chat http://HOST:PORT",
+    "serve": "keel chat http://HOST:PORT#NAME",
     "chat": "keel feedback status --store FILE, if votes were stored",
 }
 

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from keel.cli import main
+from keel.extras import ENOUGH_FOR, EXTRA_OF
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -54,7 +57,7 @@ def imported() -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 names = [node.module]
             elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("import_module", "find_spec") and node.args:
-                names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+                names = [str(node.args[0].value)] if isinstance(node.args[0], ast.Constant) else []
             for name in names:
                 found.setdefault(str(name).split(".")[0], set()).add(path.relative_to(ROOT).as_posix())
     return found
@@ -80,6 +83,34 @@ def test_everything_imported_is_a_dependency() -> None:
     brought = {"huggingface_hub", "tokenizers", "starlette", "markupsafe", "pydantic_core", "pyarrow", "sympy", "anyio", "referencing"}
     where_installed = {"torchvision", "nltk", "spacy", "pattern", "trackio", "swanlab"}  # taken where they are, or asked for by name
     assert {name: files for name, files in IMPORTS.items() if name not in known | brought | where_installed} == {}
+
+
+@pytest.mark.parametrize("module", EXTRA_OF)
+def test_a_missing_module_names_an_extra_that_brings_it(module: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert module == "starlette" or module in {module_of(name) for name in requirements(EXTRA_OF[module])}
+
+    def act(args: object) -> None:
+        raise ModuleNotFoundError(f"No module named '{module}.part'", name=f"{module}.part")
+
+    monkeypatch.setattr("keel.commands.runs", act)
+    assert main(["runs"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: keel runs needs {module}, which is not installed\n  hint: pip install 'keel-align[{EXTRA_OF[module]}]'\n"
+    )
+
+
+def test_extras_of_commands_bring_what_they_need() -> None:
+    assert {"fastapi", "uvicorn", "sqlalchemy"} <= set(requirements(ENOUGH_FOR["annotate"]))
+    assert {"fastapi", "uvicorn", "httpx", "prometheus-client"} <= set(requirements(ENOUGH_FOR["serve"]))
+
+
+def test_a_missing_module_of_no_extra_is_a_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(args: object) -> None:
+        raise ModuleNotFoundError("No module named 'keel.nothing'", name="keel.nothing")
+
+    monkeypatch.setattr("keel.commands.runs", act)
+    with pytest.raises(ModuleNotFoundError):
+        main(["runs"])
 
 
 def test_messages_name_extras_that_there_are() -> None:
