@@ -25,8 +25,9 @@ from keel.loops.keeping import Keeper
 from keel.loops.offline import total_steps
 from keel.loops.red_team import RedTeam
 from keel.loops.reference import MovingReference
-from keel.methods import Algorithm, credit, group_metrics, rollout_units
+from keel.methods import Algorithm, Credited, credit, group_metrics, rollout_units
 from keel.methods.credit.measures import complexity, staleness, support_metrics
+from keel.methods.credit.robust import GroupWeights
 from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
 from keel.rewards.composition.composer import Composer
 from keel.types import (
@@ -157,6 +158,7 @@ class OnlineTrainer:
         self.keeper: Keeper | None = None  # who keeps answers for people
         self.auditor: Auditor | None = None  # who asks people about the reward
         self.red_team: RedTeam | None = None  # who tries to game it
+        self.robust: GroupWeights | None = None  # which groups of prompts count more
         self.longest = params.max_tokens  # tokens that may be sampled of one answer, or of one conversation
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
 
@@ -177,6 +179,9 @@ class OnlineTrainer:
         groups = scaled(groups, self.scale, algorithm.rewards)
         units = self._told_apart(self._with_signals(rollout_units(groups)), step)
         credited = credit(groups, units, algorithm)
+        if self.robust is not None:
+            weighed, told = self.robust.weigh(sampled, credited.units)
+            credited = Credited(weighed, {**credited.metrics, **told})
         counted = time.perf_counter()
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **support_metrics(sampled)}
         metrics |= {**self.asked([g.encoded.tokens_T for g in sampled]), **credited.metrics}
@@ -364,6 +369,8 @@ class OnlineTrainer:
         states: dict[str, Any] = {"policy": state, "coefficients": self.coefficients.state(), "scale": self.scale.state()}
         if self.composer is not None:
             states["composer"] = self.composer.state()
+        if self.robust is not None:
+            states["robust"] = self.robust.state()
         if self.actors.reference is not None:
             files["reference"] = self.actors.reference.state()
         if self.actors.critic is not None:
@@ -376,6 +383,8 @@ class OnlineTrainer:
         self.scale = RewardScale.of_state(state["scale"])
         if self.composer is not None and "composer" in state:
             self.composer.load_state(state["composer"])
+        if self.robust is not None and "robust" in state:
+            self.robust.load_state(state["robust"])
         if self.actors.reference is not None:
             self.actors.reference.load_state(tensors["reference"])
         if self.actors.critic is not None:
