@@ -41,7 +41,7 @@ class GroupWeights:
         times the number of groups: equal weights change nothing. With metrics ``robust/{weight,reward}/GROUP`` and ``robust/worst``."""
         sums: dict[str, list[float]] = {}
         for group in groups:
-            known = group.rewards_G[group.valid_G].double().tolist()
+            known = [float(reward) for reward, ok in zip(group.rewards_G, group.valid_G, strict=True) if bool(ok)]
             sums.setdefault(str(group.prompt.meta[self.by]), []).extend(known)
         means = {name: sum(rewards) / len(rewards) for name, rewards in sums.items() if rewards}
         self.weights = next_weights(self.weights, {name: -mean for name, mean in means.items()}, self.step)
