@@ -58,6 +58,14 @@ class RolloutsConfig(Section):
     )
 
 
+class RobustConfig(Section):
+    """The group of prompts that does worst counts most (group DRO, Sagawa et al. 2020): a group's weight rises while its rewards are below
+    the others'."""
+
+    by: str = Field(min_length=1, description="Key of the prompts' extra columns that names the group; every prompt needs it.")
+    step: float = Field(default=0.01, gt=0, description="How fast weights move: a group's is multiplied by exp(-step * its mean reward).")
+
+
 class PhaseConfig(Section):
     """A stretch of a training with settings of its own; what is left empty stays as it is elsewhere in the recipe."""
 

@@ -24,8 +24,9 @@ from keel.loops.harness import TensorFiles
 from keel.loops.keeping import Keeper
 from keel.loops.offline import total_steps
 from keel.loops.red_team import RedTeam
-from keel.methods import Algorithm, credit, group_metrics, rollout_units
+from keel.methods import Algorithm, Credited, credit, group_metrics, rollout_units
 from keel.methods.credit.measures import complexity, staleness, support_metrics
+from keel.methods.credit.robust import GroupWeights
 from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
 from keel.rewards.composition.composer import Composer
 from keel.types import (
@@ -161,6 +162,7 @@ class OnlineTrainer:
         self.keeper: Keeper | None = None  # who keeps answers for people
         self.auditor: Auditor | None = None  # who asks people about the reward
         self.red_team: RedTeam | None = None  # who tries to game it
+        self.robust: GroupWeights | None = None  # which groups of prompts count more
         self.longest = params.max_tokens  # tokens that may be sampled of one answer, or of one conversation
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
         self.feed = Feed(0, self.total_steps - 1)
@@ -182,6 +184,9 @@ class OnlineTrainer:
         groups = scaled(groups, self.scale, algorithm.rewards)
         units = self._told_apart(self._with_signals(rollout_units(groups)), step)
         credited = credit(groups, units, algorithm)
+        if self.robust is not None:
+            weighed, told = self.robust.weigh(sampled, credited.units)
+            credited = Credited(weighed, {**credited.metrics, **told})
         counted = time.perf_counter()
         metrics |= {**group_metrics(sampled), **staleness(sampled, step), **support_metrics(sampled)}
         metrics |= {**self.asked([g.encoded.tokens_T for g in sampled]), **credited.metrics}
@@ -384,6 +389,8 @@ class OnlineTrainer:
             states["composer"] = self.composer.state()
         if self.feed.lag:
             files["rollouts"], states["rollouts"] = self.feed.state()
+        if self.robust is not None:
+            states["robust"] = self.robust.state()
         if self.actors.reference is not None:
             files["reference"] = self.actors.reference.state()
         if self.actors.critic is not None:
@@ -398,6 +405,8 @@ class OnlineTrainer:
             self.composer.load_state(state["composer"])
         if self.feed.lag:
             self.feed.load_state(tensors.get("rollouts", {}), state.get("rollouts", []), self._asking)
+        if self.robust is not None and "robust" in state:
+            self.robust.load_state(state["robust"])
         if self.actors.reference is not None:
             self.actors.reference.load_state(tensors["reference"])
         if self.actors.critic is not None:

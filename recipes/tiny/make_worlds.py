@@ -1,30 +1,39 @@
-"""Writes the data of the worlds in this folder: what a player says who knows the form and little else. ``python recipes/tiny/make_worlds.py``"""
+"""Writes the data of the worlds in this folder: what a player says who knows the form and little else.
+
+``python recipes/tiny/make_worlds.py``"""
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
+
+from keel.types import Message, Prompt
+
+sys.path.insert(0, str(Path(__file__).parent))
+from worlds import GuessNumber
 
 FOLDER = Path(__file__).parent
 Row = dict[str, Any]
 
 
 def guessing(n: int) -> list[Row]:
-    """Games of a player who heeds what was said every other time, and then guesses anything that it leaves."""
+    """Games of a player who heeds what was said one time in three, and else guesses anything."""
     rows: list[Row] = []
     for i in range(n):
         draw = random.Random(f"guess {i}")
-        hidden, turns = draw.randint(1, 9), [{"role": "user", "content": f"Game {i}"}]
-        low, high = 1, 9
-        for k in range(4):
-            guess = draw.randint(low, high) if draw.random() < 0.5 else draw.randint(1, 9)
+        world = GuessNumber(Prompt("p"), draw.randrange(10**9))
+        turns, low, high = [{"role": "user", "content": f"Game {i}"}], 1, 9
+        while True:
+            guess = draw.randint(low, high) if draw.random() < 1 / 3 else draw.randint(1, 9)
             turns.append({"role": "assistant", "content": str(guess)})
-            if guess == hidden or k == 3:
+            reply = world.answer(Message("assistant", str(guess)))
+            if reply.done:
                 break
-            turns.append({"role": "user", "content": "higher" if guess < hidden else "lower"})
-            low, high = (max(low, guess + 1), high) if guess < hidden else (low, min(high, guess - 1))
+            turns.append({"role": "user", "content": str(reply.messages)})
+            low, high = map(int, str(reply.messages).split(" to "))
         rows.append({"messages": turns})
     return rows
 

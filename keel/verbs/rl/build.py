@@ -11,11 +11,12 @@ import torch
 from keel.core.errors import ConfigError
 from keel.core.events import EventBus
 from keel.learner.config import OptimConfig
-from keel.loops.config import ExplorationConfig, GroundingConfig
+from keel.loops.config import ExplorationConfig, GroundingConfig, RobustConfig
 from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
 from keel.loops.online import OnlineTrainer, Rewarder, with_signal
 from keel.methods import Algorithm, resolve
+from keel.methods.credit.robust import GroupWeights
 from keel.models.loading import Loaded
 from keel.models.looking import looking
 from keel.models.media import MediaStore
@@ -59,6 +60,7 @@ class RLParts(SampledParts):
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     lag: int = 0  # steps that the sampler is ahead
     world: World | None = None  # that the policy talks with
+    robust: RobustConfig | None = None  # which groups of prompts count more
 
     @classmethod
     def of(
@@ -105,6 +107,9 @@ class RLParts(SampledParts):
         trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
         trainer.feed.lag = self.lag
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
+        if self.robust is not None:
+            names = [str(prompt.meta[self.robust.by]) for prompt, _ in prompts.values()]
+            trainer.robust = GroupWeights.of(self.robust.by, self.robust.step, names)
         trainer.longest = self.params.max_tokens if self.world is None else self.world.sampled(self.params)
         return trainer
 
@@ -145,6 +150,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
     _same_vocabulary(recipe, params, loaded.model, teacher, whole=algorithm.kl is not None and algorithm.kl.divergence is not None)
     _needs_images(recipe, algorithm, prompts["train"])
+    _needs_groups(recipe, prompts["train"])
     first = dict(list(prompts["train"].items())[: recipe.loop.batch_size])
     fit = fit_scores(sampler, first, params, recipe.samples, renderer)
     rewards = rewards_of(recipe.rewards, recipe, loaded.model, renderer, fit, asks=True)
@@ -163,6 +169,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         rewards=rewards,
         composer=composer,
         world=world,
+        robust=recipe.robust,
         judge=judge,
         told=lambda: {**askers.summary(), **memory.told()},
         exploration=recipe.exploration,
@@ -230,6 +237,18 @@ def _needs_images(recipe: RLRecipe, algorithm: Algorithm, prompts: Prompts) -> N
     for name, is_asked in asked.items():
         if is_asked:
             raise ConfigError(f"{name} would have no effect: no prompt shows an image", "leave it out")
+
+
+def _needs_groups(recipe: RLRecipe, prompts: Prompts) -> None:
+    """Raise ConfigError where a prompt has no group, or all are of one."""
+    if recipe.robust is None:
+        return
+    by = recipe.robust.by
+    missing = next((prompt for prompt, _ in prompts.values() if by not in prompt.meta), None)
+    if missing is not None:
+        raise ConfigError(f"robust.by={by}: the prompt {missing.source_id} has no column '{by}'", "name a column that every row has")
+    if len({str(prompt.meta[by]) for prompt, _ in prompts.values()}) < 2:
+        raise ConfigError(f"robust.by={by} would have no effect: all prompts are of one group", "leave robust out")
 
 
 def _critic(session: Session, recipe: RLRecipe, media: MediaStore, prompts: Prompts) -> Loaded:

@@ -11,7 +11,7 @@ from keel.core.errors import ConfigError
 from keel.core.python_file import file_of, names_a_file
 from keel.environments.config import EnvironmentConfig
 from keel.learner.config import OptimConfig
-from keel.loops.config import ExplorationConfig, GroundingConfig, RolloutsConfig
+from keel.loops.config import ExplorationConfig, GroundingConfig, RobustConfig, RolloutsConfig
 from keel.methods import AlgorithmConfig, resolve
 from keel.models.heads import ValueKind
 from keel.rewards.composition.config import CompositionConfig
@@ -44,6 +44,9 @@ class RLRecipe(ContinualRecipe):
     )
     environment: EnvironmentConfig | None = Field(
         default=None, description="The world that the policy talks with in many turns, with tools and a reward of its own; empty = none."
+    )
+    robust: RobustConfig | None = Field(
+        default=None, description="The group of prompts that does worst counts most; empty = all prompts count the same."
     )
     rewards: list[RewardConfig] = Field(
         default=[],
