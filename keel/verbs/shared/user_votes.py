@@ -16,7 +16,7 @@ from keel.feedback.db import Store
 from keel.feedback.rows import named, utc
 from keel.serve.policy.frames import Row
 from keel.serve.policy.memory import Said, Served
-from keel.serve.policy.worker import prompt_of
+from keel.serve.policy.prompts import prompt_of
 from keel.types import Annotator, Answer, Candidate, Choice, Judgement, Prompt, Scores, Task
 
 THUMB, EDIT, VOTE = "thumb", "edit", "vote"
