@@ -103,6 +103,10 @@ class Worker:
         except DataError as error:
             self._send({"refused": row.name, "message": error.message, "hint": error.hint})
             return
+        except Exception as error:  # one request that nobody foresaw must not end the answers of all others
+            log.exception("a request cannot be rendered")
+            self._send({"piece": frames.plain(Piece(row.name, end="error", error=f"it cannot be rendered ({type(error).__name__})"))})
+            return
         said = self._renderer.codec.encode(prompt.last_user_text) if self._count_words else ()
         self._send({"piece": frames.plain(Piece(row.name, prompt_tokens=len(encoded), words=tuple(said)))})
         ask = RowAsk(row.name, encoded, params, stable_hash(row.seed, "", 0, row.sample), row.said, row.top)

@@ -36,7 +36,7 @@ class StoredVotes:
         """Store a thumb or an edit."""
         prompt = prompt_named(served.row)
         origin = {"model": served.model, "arm": served.arm, "answer_id": served.answer_id, "temperature": served.row.temperature}
-        answer = _candidate(prompt, served.texts[said.choice], origin)
+        answer = _candidate(prompt, served.texts[said.choice], origin | {"finish": served.finishes[said.choice]})
         if said.kind == EDIT:
             better = _candidate(prompt, said.edit, {"edited": served.answer_id})
             if better.candidate_id == answer.candidate_id:
