@@ -59,7 +59,18 @@ def run_check(
             _print(of_it, when, lang, out)
     counts = Counter(c.status for c in found)
     out.print(", ".join(f"{_SAID[lang][s]} {counts[s]}" for s in STATUSES if counts[s]), markup=False, highlight=False)
-    return {"target": target, "counts": dict(counts), "items": [c.to_json() for c in found]}
+    said: dict[str, Any] = {"target": target, "counts": dict(counts), "items": [c.to_json() for c in found]}
+    return said | ({"model_fingerprint": made} if (made := fingerprint_of(path)) else {})
+
+
+def fingerprint_of(run: Path) -> str:
+    """That of the model that a run left, by which `keel release` knows whose list it is; empty where there is none."""
+    final = run / "final"
+    if not final.is_dir():
+        return ""
+    from keel.runs.fingerprints import model_fingerprint
+
+    return model_fingerprint(final)
 
 
 def facts_of_recipe(path: Path, overrides: Sequence[str], verb: str) -> Facts:

@@ -109,6 +109,7 @@ def _add_looks(add: Add) -> None:
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="settings over the recipe")
     sub.add_argument("--verb", dest="verb_of", default="", choices=["rl", "reward", "prefer", "sft", "offline"], help="whose recipe it is")
     sub.add_argument("--lang", default="en", choices=["en", "zh"], help="language of the items")
+    sub.add_argument("--out", default="", metavar="FILE", help="also write what was found there, as JSON; a gate of keel release reads it")
     sub = add("data", "look at data, or clean it: keel data show PATH, keel data clean PATH --out FILE", commands.data)
     sub.add_argument("what", choices=["show", "clean"])
     sub.add_argument("path", help="file, folder or data set id")

@@ -62,7 +62,10 @@ def pipeline(args: argparse.Namespace) -> Summary | None:
 def check(args: argparse.Namespace) -> Summary:
     from keel.check import run_check
 
-    return run_check(args.target, args.overrides, args.verb_of, args.lang)
+    found = run_check(args.target, args.overrides, args.verb_of, args.lang)
+    if args.out:
+        _write_json(Path(args.out), found)
+    return found
 
 
 def tune(args: argparse.Namespace) -> Summary:

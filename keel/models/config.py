@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from keel.core.config import Section
-from keel.models.heads import Pooling
+
+Pooling = Literal["last", "mean", "attention", "last_mean"]  # which hidden states a reward model's score is read from
 
 
 class FeaturesConfig(Section):

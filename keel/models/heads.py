@@ -19,6 +19,7 @@ from keel.core.hashing import stable_hash
 from keel.kernels import pooling
 from keel.kernels.pooling import Spans
 from keel.methods.math.reward import cumulative_link
+from keel.models.config import Pooling
 from keel.models.vision_value_head import LookingValueHead
 from keel.types import HeadScores
 
@@ -26,7 +27,6 @@ HeadName = Literal["score", "value"]
 ValueKind = Literal["linear", "image_attention"]
 FILE = "keel_heads.safetensors"  # beside the model, for heads that the saved architecture has no place for
 CONFIG_KEY = "keel_reward_head"  # in the model's config.json: the HeadSpec of its score head
-Pooling = Literal["last", "mean", "attention", "last_mean"]
 Output = Literal["point", "gaussian", "ordinal", "distribution"]
 FLOOR = 1e-4  # least variance of a Gaussian head, least distance of two cuts
 

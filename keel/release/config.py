@@ -188,10 +188,18 @@ class RewardGate(SampledGate):
 
 
 class ChecklistGate(GateConfig):
-    """A checklist: every item passes."""
+    """A checklist: every item passes, by the program's finding or by the word of a person."""
 
     kind: Literal["checklist"] = Field(default="checklist", description="A checklist.")
-    path: str = Field(description="JSON file with a list `items` (or `checks`) of {name, state: pass | fail | cannot_tell}.")
+    path: str = Field(
+        description="JSON file of `keel check RUN --out FILE`, or another one with a list `items` (or `checks`) of {name, state: pass | fail "
+        "| cannot_tell}."
+    )
+    answers: str = Field(
+        default="",
+        description="YAML file in which people answer what a program cannot tell: {ITEM: {state: pass | fail, by: NAME, note: why}}. What "
+        "has failed stays so.",
+    )
 
 
 class SignOffGate(GateConfig):

@@ -14,7 +14,7 @@ from keel.serve.policy.memory import Said, Served
 from keel.verbs.shared.user_votes import StoredVotes
 
 ROW = Row("r", messages=({"role": "user", "content": "你好?"},), temperature=0.7)
-SERVED = Served("chatcmpl-1", ROW, ("Hello ", "Hi"), "canary", "runs/new", 0.0)
+SERVED = Served("chatcmpl-1", ROW, ("Hello ", "Hi"), ("stop", "length"), "canary", "runs/new", 0.0)
 BOTH = {"store": True, "train": True, "version": "2026-11"}
 
 

@@ -96,6 +96,47 @@ def test_checklists(tmp_path: Path, candidate: Candidate, states: list[str], sta
         checklist(ChecklistGate(path=written(tmp_path / "c.json", {"items": []})), candidate)
 
 
+KEEL_CHECK = {"items": [{"name": n, "when": "after", "status": s} for n, s in zip("abcd", ("pass", "cannot tell", "for a person", "pass"))]}
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "names"),
+    [
+        ("", "cannot_tell", "b, c"),
+        ("b: {state: pass, by: A. Reader}", "cannot_tell", "c"),
+        ("b: {state: pass, by: A. Reader}\nc: {state: pass, by: A. Reader, note: I read them}", "pass", None),
+        ("b: {state: pass, by: A. Reader}\nc: {state: fail, by: A. Reader}", "fail", "c"),
+    ],
+)
+def test_people_answer_what_the_program_leaves_open(
+    tmp_path: Path, candidate: Candidate, answers: str, state: str, names: str | None
+) -> None:
+    gate = ChecklistGate(path=written(tmp_path / "c.json", KEEL_CHECK), answers=str(tmp_path / "a.yaml"))
+    assert checklist(gate, candidate).state == "cannot_tell", "no file, no answers"
+    (tmp_path / "a.yaml").write_text(answers, encoding="utf-8")
+    said = checklist(gate, candidate)
+    assert (said.state, said.facts.get("names")) == (state, names)
+
+
+def test_nobody_talks_a_failure_away(tmp_path: Path, candidate: Candidate) -> None:
+    (tmp_path / "a.yaml").write_text("a: {state: pass, by: A. Reader}", encoding="utf-8")
+    path = written(tmp_path / "c.json", {"items": [{"name": "a", "status": "fail"}]})
+    assert checklist(ChecklistGate(path=path, answers=str(tmp_path / "a.yaml")), candidate).state == "fail"
+
+
+@pytest.mark.parametrize("answers", ["z: {state: pass, by: A}", "a: {state: pass}", "a: pass", "a: {state: perhaps, by: A}", "[a]"])
+def test_what_is_no_answer_is_refused(tmp_path: Path, candidate: Candidate, answers: str) -> None:
+    (tmp_path / "a.yaml").write_text(answers, encoding="utf-8")
+    with pytest.raises(DataError, match="a.yaml"):
+        checklist(ChecklistGate(path=written(tmp_path / "c.json", KEEL_CHECK), answers=str(tmp_path / "a.yaml")), candidate)
+
+
+@pytest.mark.parametrize(("model", "state"), [(OWN, "pass"), (MADE_FROM, "pass"), ("another", "cannot_tell")])
+def test_a_checklist_is_of_this_model(tmp_path: Path, candidate: Candidate, model: str, state: str) -> None:
+    path = written(tmp_path / "c.json", {"model_fingerprint": model, "items": [{"name": "a", "status": "pass"}]})
+    assert checklist(ChecklistGate(path=path), candidate).state == state
+
+
 ONCE = f"{{name: A, date: 2026-11-30, model: {OWN}, decision: approve}}"
 AGAIN = ONCE.replace("11-30", "12-01")
 SIGNED = f"name: A. Reader\ndate: 2026-11-30\nmodel: {OWN}\ndecision: approve\n"

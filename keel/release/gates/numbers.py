@@ -54,7 +54,7 @@ def hallucination(gate: HallucinationGate, candidate: Candidate) -> Verdict:
 
 
 def checklist(gate: ChecklistGate, candidate: Candidate) -> Verdict:
-    """Every item passes; one that fails decides."""
+    """Every item passes; one that fails decides. People may answer what the program leaves open, not what it found."""
     path = Path(gate.path).expanduser()
     if not path.is_file():
         return cannot_tell("missing", path=str(path))
@@ -62,14 +62,47 @@ def checklist(gate: ChecklistGate, candidate: Candidate) -> Verdict:
     items = record.get("items", record.get("checks")) if isinstance(record, dict) else record
     if not isinstance(items, list) or not items or not all(isinstance(i, dict) and i.get("name") for i in items):
         raise DataError(f"{path}: no list of items {{name, state}}", "give the JSON file of a checklist")
-    states = {str(i["name"]): _STATES.get(str(i.get("state", i.get("result", ""))).lower(), "cannot_tell") for i in items}
+    model = record.get("model_fingerprint") if isinstance(record, dict) else None
+    if model and not candidate.measured(str(model)):
+        return cannot_tell("other_model", path=str(path), model=str(model), own=candidate.fingerprints["released"])
+    states = {str(i["name"]): _STATES.get(_said(i), "cannot_tell") for i in items}
+    answered = _answers(Path(gate.answers).expanduser(), states) if gate.answers else {}
+    states |= {name: a["state"] for name, a in answered.items() if states[name] == "cannot_tell"}
     of = {state: sorted(name for name, found in states.items() if found == state) for state in ("pass", "fail", "cannot_tell")}
-    facts = {"path": str(path), "passed": len(of["pass"]), "items": len(items)}
+    facts: dict[str, Any] = {"path": str(path), "passed": len(of["pass"]), "items": len(items)}
+    facts |= {"answered": answered} if answered else {}
     if of["fail"]:
         return Verdict("fail", why=("items_failed",), facts=facts | {"names": ", ".join(of["fail"])})
     if of["cannot_tell"]:
         return cannot_tell("items_open", **facts, names=", ".join(of["cannot_tell"]))
     return Verdict("pass", facts=facts)
+
+
+def _said(item: Mapping[str, Any]) -> str:
+    """An item's state, by whichever of its names: `keel check` says `status`."""
+    return str(next((item[key] for key in ("state", "status", "result") if key in item), "")).lower()
+
+
+def _answers(path: Path, states: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What people say of items, by item. No file: nobody has said anything yet. Raises DataError."""
+    if not path.is_file():
+        return {}
+    try:
+        found = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: answers are a mapping of items", "write ITEM: {state: pass, by: NAME, note: why}")
+    if unknown := sorted(map(str, found.keys() - states.keys())):
+        raise DataError(f"{path}: the checklist has no item {unknown[0]}", f"items are {', '.join(states)}")
+    return {name: _answer(path, name, said) for name, said in found.items()}
+
+
+def _answer(path: Path, name: str, said: Any) -> dict[str, str]:
+    text = {k: str(v or "").strip() for k, v in said.items()} if isinstance(said, dict) else {}
+    if text.keys() - {"state", "by", "note"} or text.get("state") not in ("pass", "fail") or not text.get("by"):
+        raise DataError(f"{path}: {name}: an answer is {{state: pass or fail, by: NAME, note: why}}", "say who answers, and nothing else")
+    return text
 
 
 def sign_off(gate: SignOffGate, candidate: Candidate) -> Verdict:

@@ -14,9 +14,11 @@ from keel.serve.policy.canary import ArmName, Ended
 from keel.serve.policy.engine import RefusedError
 from keel.serve.policy.filters import RuleConfig, Score, StreamFilter
 from keel.serve.policy.frames import Piece, TokenText
+from keel.serve.policy.pace import Pace, per_token_s
 from keel.serve.policy.replies import Choice
-from keel.serve.policy.requests import SEEDS, Asked, RequestError, texts_of
+from keel.serve.policy.requests import SEEDS, Asked, RequestError
 from keel.serve.policy.router import LostError, Router
+from keel.serve.policy.texts import question_of
 from keel.serve.policy.tool_calls import CallSplitter, Form
 
 log = logging.getLogger("keel")
@@ -53,6 +55,7 @@ class Answer:
         self.rows = tuple(replace(row, name=secrets.token_hex(8), seed=seed) for row in asked.rows)
         self.choices = [Choice() for _ in self.rows]
         self.ids = [list[int]() for _ in self.rows]
+        self._paces = [Pace() for _ in self.rows]
         self.words: tuple[int, ...] = ()
         self.prompt_tokens = 0
         self.began, self.first_token_s = time.monotonic(), 0.0
@@ -141,6 +144,7 @@ class Answer:
                     raise FailedError(piece.error)
                 ids += piece.ids
                 choice.ids += len(piece.ids)
+                self._paces[index].add(piece)
                 if piece.counted is not None:
                     self._count(index, *piece.counted)
                 if not self.first_token_s:
@@ -150,7 +154,8 @@ class Answer:
                 held += piece.tokens
                 text = look.add(piece.text)
                 if piece.end:
-                    text += await look.finish("\n".join(texts_of([row])), self._score)
+                    text += await look.finish(question_of(row), self._score)
+                choice.written += text
                 if look.hit is not None:
                     text += calls.finish(())[0] if calls is not None else ""
                     choice.note = look.hit.name
@@ -202,6 +207,4 @@ class Answer:
 
     def outcome(self, ok: bool) -> Ended:
         """For the canary's windows."""
-        drawn = sum(choice.ids for choice in self.choices)
-        per_token_s = self.seconds * len(self.rows) / drawn if drawn else None
-        return Ended(ok, any(c.finish == "content_filter" for c in self.choices), per_token_s)
+        return Ended(ok, any(c.finish == "content_filter" for c in self.choices), per_token_s(self._paces))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import json
 import logging
 import secrets
 import time
@@ -20,29 +18,17 @@ from starlette.routing import BaseRoute, Route
 from keel.core.errors import UserError
 from keel.serve.policy import replies
 from keel.serve.policy.answer import Answer, FailedError
-from keel.serve.policy.front import Front, read_said
+from keel.serve.policy.front import Front, read_said, why_not_kept
 from keel.serve.policy.metrics import CONTENT_TYPE
 from keel.serve.policy.replies import Choice, Head
 from keel.serve.policy.requests import Asked, Kind, RequestError, read_request
 from keel.serve.policy.router import FullError
+from keel.serve.policy.wire import Keys, read_json, refuse, reply
 from keel.site.guard import Guard
 
 log = logging.getLogger("keel")
 _RETRY = {"retry-after": "1"}
 _LOOK_S = 0.2  # between two looks whether a client that does not stream is still there
-OPEN_PATHS = ("/health", "/ready", "/static/", "/favicon.ico")  # need no key
-
-
-def refuse(status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str) -> Response:
-    """An error in OpenAI's form."""
-    body = json.dumps(replies.error_body(message, kind, param, code), ensure_ascii=False)
-    return Response(body.encode("utf-8", "replace"), status, {k.replace("_", "-"): v for k, v in headers.items()}, "application/json")
-
-
-def reply(body: Any, status: int = 200, **headers: str) -> Response:
-    """JSON without NaN."""
-    raw = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
-    return Response(raw, status, {k.replace("_", "-"): v for k, v in headers.items()}, "application/json")
 
 
 class PolicyApi:
@@ -85,16 +71,17 @@ class PolicyApi:
         if front.votes is None:
             return refuse(404, "feedback is not taken here: no store is set", "invalid_request_error")
         try:
-            body = await _body(request)
+            body = await read_json(request)
             served = front.memory.get(str(body.get("id", "")) if isinstance(body, dict) else "")
             if served is None:
                 return refuse(404, "this answer is not remembered (any more)", "invalid_request_error", "id", "not_found")
-            event = await front.feedback(served, read_said(body, len(served.texts)))
+            said = read_said(body, len(served.texts))
+            event = await front.feedback(served, said)
         except RequestError as error:
             return refuse(400, error.message, "invalid_request_error", error.param)
         except UserError as error:
             return refuse(400, error.message, "invalid_request_error")
-        return reply({"stored": bool(event), "event_id": event or None, "why": "" if event else "without consent.store nothing is kept"})
+        return reply({"stored": bool(event), "event_id": event or None, "why": why_not_kept(served, said)})
 
     async def _ask(self, kind: Kind, request: Request) -> Response:
         front, refused = self.front, self.front.metrics.refused
@@ -102,7 +89,7 @@ class PolicyApi:
             refused.labels("stopping").inc()
             return refuse(503, "the server is going down: ask again", "server_error", code="stopping", **_headers(_RETRY))
         try:
-            asked = read_request(kind, await _body(request), front.name, front.router.engines["stable"].about, front.config.queue)
+            asked = read_request(kind, await read_json(request), front.name, front.router.engines["stable"].about, front.config.queue)
         except RequestError as error:
             refused.labels("bad").inc()
             return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
@@ -160,6 +147,8 @@ class PolicyApi:
         try:
             if await self._left(request, answer.whole()):
                 return self._gone(answer, head.answer_id, asked.kind)
+        except RequestError as error:  # the engine that went on with it has less room
+            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "invalid_request_error", error.param)
         except FailedError as error:
             return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "server_error")
         self.front.over(answer, head.answer_id, asked.kind, 200)
@@ -181,7 +170,7 @@ class PolicyApi:
                 yield replies.event(replies.usage_chunk(head, answer.prompt_tokens, answer.choices))
             left = False
             yield replies.event("[DONE]")
-        except FailedError as error:
+        except (FailedError, RequestError) as error:
             status, left = error.status, False
             yield replies.event(replies.error_body(error.message, "server_error"))
         finally:
@@ -203,31 +192,6 @@ def _stopped(head: Head, asked: Asked, message: str, rule: str) -> Response:
 
 def _headers(pairs: dict[str, str]) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in pairs.items()}
-
-
-async def _body(request: Request) -> Any:
-    try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise RequestError("the body is no JSON") from None
-
-
-class Keys:
-    """ASGI: without the key nothing is answered but whether the server is there."""
-
-    def __init__(self, app: Any, key: str, refused: Callable[[], None], is_open: Callable[[Request], bool]) -> None:
-        self.app, self._key, self._refused, self._is_open = app, key, refused, is_open
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and self._key and not str(scope["path"]).startswith(OPEN_PATHS):
-            request = Request(scope)
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), self._key.encode()) and not self._is_open(request):
-                self._refused()
-                return await refuse(401, "the key is missing or wrong", "invalid_request_error", code="invalid_api_key")(
-                    scope, receive, send
-                )
-        await self.app(scope, receive, send)
 
 
 def make_app(front: Front, door: Any, more: Sequence[BaseRoute] = (), is_open: Callable[[Request], bool] = lambda _: False) -> Starlette:
@@ -252,8 +216,11 @@ def make_app(front: Front, door: Any, more: Sequence[BaseRoute] = (), is_open: C
     async def wrong_method(request: Request, _: Exception) -> Response:
         return refuse(405, f"{request.url.path} does not answer {request.method}", "invalid_request_error")
 
+    async def broken(_: Request, error: Exception) -> Response:  # the log has the traceback
+        return refuse(500, f"the server failed: {type(error).__name__}", "server_error")
+
     routes = [*(Route(path, call, methods=[method]) for path, call, method in calls), *more]
-    app = Starlette(routes=routes, lifespan=life, exception_handlers={404: missing, 405: wrong_method})
+    app = Starlette(routes=routes, lifespan=life, exception_handlers={404: missing, 405: wrong_method, 500: broken})
     app.state.front = front
     app.add_middleware(Keys, key=front.key, refused=lambda: front.metrics.refused.labels("key").inc(), is_open=is_open)
     app.add_middleware(Guard, settings=door)

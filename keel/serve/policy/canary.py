@@ -32,7 +32,7 @@ def share_of(key: str, salt: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a request ended. ``per_token_s`` is None where nothing was drawn."""
+    """How a request ended. ``per_token_s``: time between its tokens; None where there are not two."""
 
     ok: bool
     filtered: bool = False
@@ -44,13 +44,18 @@ class Window:
 
     def __init__(self, size: int) -> None:
         self._ended: deque[Ended] = deque(maxlen=size)
-        self._thumbs: deque[bool] = deque(maxlen=size)
+        self._size = size
+        self._thumbs: dict[str, bool] = {}  # by answer, in the order of the last word on each
 
     def add(self, ended: Ended) -> None:
         self._ended.append(ended)
 
-    def thumb(self, up: bool) -> None:
-        self._thumbs.append(up)
+    def thumb(self, answer: str, up: bool) -> None:
+        """The last word on an answer counts: one user who presses again and again is one thumb."""
+        self._thumbs.pop(answer, None)
+        self._thumbs[answer] = up
+        if len(self._thumbs) > self._size:
+            del self._thumbs[next(iter(self._thumbs))]
 
     def __len__(self) -> int:
         return len(self._ended)
@@ -69,7 +74,7 @@ class Window:
 
     @property
     def down(self) -> float:
-        return _share([not up for up in self._thumbs])
+        return _share([not up for up in self._thumbs.values()])
 
     @property
     def per_token_s(self) -> float | None:

@@ -15,9 +15,10 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 
 from keel.core.errors import UserError
-from keel.serve.policy.app import Keys, refuse, reply
 from keel.serve.policy.duel import Duel, Turn
 from keel.serve.policy.replies import event
+from keel.serve.policy.requests import RequestError
+from keel.serve.policy.wire import Keys, read_json, refuse, reply
 from keel.site.guard import Guard
 from keel.site.languages import LANGUAGES, language_of, remember
 from keel.site.shared import HERE as COMMON
@@ -105,9 +106,9 @@ def make_chat_app(duel: Duel, door: Any, key: str) -> Starlette:
 
 async def _body(request: Request) -> Mapping[str, Any]:
     try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        body = None
+        body = await read_json(request)
+    except RequestError as error:
+        raise UserError(error.message) from None
     if not isinstance(body, dict):
         raise UserError("the body must be a JSON object")
     return body

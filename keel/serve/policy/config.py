@@ -41,7 +41,10 @@ class ProbeConfig(Section):
         "step: it must take less.",
     )
     restart_s: float = Field(default=1.0, ge=0, description="Pause before an ended worker starts again; doubled each time, up to 30 s.")
-    moves: int = Field(default=3, ge=0, description="How often a request goes on elsewhere, or again, when its worker ends; then 500.")
+    gone_s: float = Field(
+        default=60.0, gt=0, description="Longest wait of a request for a worker that is gone and starts again (503 after it)."
+    )
+    moves: int = Field(default=3, ge=0, description="How often a request goes on elsewhere, or again, when its worker ends; then 503.")
 
 
 class GuardsConfig(Section):
@@ -51,7 +54,7 @@ class GuardsConfig(Section):
     least: int = Field(default=20, ge=1, description="Requests of the canary before shares and times are judged.")
     errors: float = Field(default=0.05, ge=0, le=1, description="Largest share of failed requests above the stable arm's own share.")
     filtered: float = Field(default=0.05, ge=0, le=1, description="Largest share of filtered answers above the stable arm's own share.")
-    slower: float = Field(default=2.0, gt=1, description="Largest ratio of the median time per token to the stable arm's own.")
+    slower: float = Field(default=2.0, gt=1, description="Largest ratio of the median time between tokens to the stable arm's own.")
     thumbs_down: float = Field(default=0.2, ge=0, le=1, description="Largest share of thumbs down above the stable arm's own share.")
     silence_s: float = Field(
         default=30.0, gt=0, description="The canary was asked and has said nothing for so many seconds: no metrics, rolled back."

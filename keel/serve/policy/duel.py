@@ -126,16 +126,22 @@ class Duel:
             raise UserError("an answer is missing or not complete", "wait for both, or ask again")
         if turn.vote is not None:
             raise UserError("this turn has its vote")
-        turn.vote = vote
+        turn.vote = vote  # before it is stored: a second one that comes meanwhile is refused
         winner = {"left": turn.order[0], "right": turn.order[1]}.get(vote)
+        if self._votes is not None:
+            try:
+                await self._store(self._votes, turn, vote, winner)
+            except BaseException:
+                turn.vote = None  # it was not acknowledged, and can be given again
+                raise
         self.tally[vote if winner is None else f"model {winner}"] += 1
-        if self._votes is None:
-            return False
+        return self._votes is not None
+
+    async def _store(self, votes: PairVotes, turn: Turn, vote: str, winner: int | None) -> None:
         at = [turn.order.index(model) for model in (0, 1)]
         texts, models = (turn.texts[at[0]], turn.texts[at[1]]), (self.models[0], self.models[1])
         chosen = vote if winner is None else ("first", "second")[winner]
-        await asyncio.to_thread(self._votes.vote_on, turn.row, models, texts, chosen, (turn.order[0], turn.order[1]))
-        return True
+        await asyncio.to_thread(votes.vote_on, turn.row, models, texts, chosen, (turn.order[0], turn.order[1]))
 
     def revealed(self) -> dict[str, Any]:
         """Which model is which, and how often each was better."""

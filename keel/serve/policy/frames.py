@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 End = Literal["", "stop", "length", "error"]
@@ -84,8 +85,19 @@ def line(frame: Mapping[str, Any]) -> bytes:
 
 
 def plain(record: Row | Piece | About) -> dict[str, Any]:
-    """A record as a JSON object, what is at its default left out: most of a piece is."""
-    return {k: v for k, v in asdict(record).items() if v not in ((), "", None, False) or k == "prompt"}
+    """A record as a JSON object, what is at its default left out: most of a piece is. A temperature of 0 is not: its default is 1."""
+    usual = _usual(type(record))
+    return {k: v for k, v in asdict(record).items() if k not in usual or v != usual[k] or type(v) is not type(usual[k])}
+
+
+@cache
+def _usual(kind: type) -> Mapping[str, Any]:
+    """The defaults of a record's fields."""
+    return {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(kind) if _has_default(f)}
+
+
+def _has_default(field_: Any) -> bool:
+    return field_.default is not MISSING or field_.default_factory is not MISSING
 
 
 def row_from(plain: Mapping[str, Any]) -> Row:
@@ -96,4 +108,4 @@ def row_from(plain: Mapping[str, Any]) -> Row:
 def piece_from(plain: Mapping[str, Any]) -> Piece:
     """The piece of a frame."""
     tokens = tuple(TokenText(t["text"], t["logprob"], tuple((w, p) for w, p in t.get("top", ()))) for t in plain.get("tokens", ()))
-    return Piece(**{**plain, "tokens": tokens, **{k: tuple(plain[k]) for k in ("ids", "words") if k in plain}})
+    return Piece(**{**plain, "tokens": tokens, **{k: tuple(plain[k]) for k in ("ids", "words", "counted") if k in plain}})

@@ -17,8 +17,9 @@ from keel.serve.policy.drifting import DriftWatch
 from keel.serve.policy.filters import RuleConfig, Score, hit_in, rules_of
 from keel.serve.policy.memory import Memory, Said, Served, Votes
 from keel.serve.policy.metrics import Metrics
-from keel.serve.policy.requests import Asked, texts_of
+from keel.serve.policy.requests import Asked
 from keel.serve.policy.router import Router
+from keel.serve.policy.texts import texts_of
 
 log = logging.getLogger("keel")
 _TICK_S = 0.5
@@ -103,9 +104,10 @@ class Front:
 
     def _remember(self, answer: Answer, answer_id: str, arm: ArmName) -> None:
         if self.votes is not None:
-            texts = tuple(choice.text for choice in answer.choices)
-            model = self.router.engines[arm].about.model
-            self.memory.add(Served(answer_id, answer.rows[0], texts, arm, model, self.memory.now(), self._key(answer.asked, answer_id)))
+            texts = tuple(choice.written for choice in answer.choices)
+            ends = tuple(choice.finish for choice in answer.choices)
+            model, key = self.router.engines[arm].about.model, self._key(answer.asked, answer_id)
+            self.memory.add(Served(answer_id, answer.rows[0], texts, ends, arm, model, self.memory.now(), key))
         for watch, bags in ((self.drifts["prompts"], [answer.words]), (self.drifts["answers"], answer.ids)):
             for ids in bags:
                 task = watch.add(ids)
@@ -118,17 +120,18 @@ class Front:
         task.add_done_callback(self.tasks.discard)
 
     async def feedback(self, served: Served, said: Said) -> str:
-        """Store what a user says of an answer; without consent only count it. Returns the event's id, empty where nothing is stored."""
+        """Store what a user says of an answer; without consent only count it. Returns the event's id, empty where nothing is stored.
+        Counted is what could be stored: a client that is told of a failure asks again."""
         canary = self.router.canary
         arm: ArmName = "canary" if served.arm == "canary" else "stable"
-        if said.kind == "thumb" and canary is not None:
-            canary.windows[arm].thumb(said.up)
         stored = ""
-        if said.consent.get("store") is True and self.votes is not None:
+        if not why_not_kept(served, said) and self.votes is not None:
             stored = await asyncio.to_thread(self.votes.keep, served, said)
             if said.kind == "thumb" and canary is not None and canary.config.outcomes:
                 line = outcome_line(canary.config, served.key, arm, said.up)
                 await asyncio.to_thread(_append, canary.config.outcomes, line)
+        if said.kind == "thumb" and canary is not None:
+            canary.windows[arm].thumb(f"{served.answer_id}/{said.choice}", said.up)
         self.metrics.feedback.labels(said.kind, "yes" if stored else "no").inc()
         return stored
 
@@ -167,6 +170,15 @@ class Front:
                     self.metrics.rollbacks.inc()
             except OSError as error:  # the state file cannot be written: the rollback stands all the same
                 log.error("the rollback could not be written down: %s", error)
+
+
+def why_not_kept(served: Served, said: Said) -> str:
+    """Why nothing of a feedback is stored; empty where it is."""
+    if said.consent.get("store") is not True:
+        return "without consent.store nothing is kept"
+    if served.finishes[said.choice] == "content_filter":
+        return "a rule stopped this answer: what was read is not what the model wrote"
+    return ""
 
 
 def _append(path: str, line: str) -> None:

@@ -13,11 +13,12 @@ from keel.serve.policy.frames import Row
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One request with its answers."""
+    """One request with its answers. ``texts``: as the model wrote them, calls of tools included; ``finishes``: what ended each."""
 
     answer_id: str
     row: Row
     texts: tuple[str, ...]
+    finishes: tuple[str, ...]
     arm: str
     model: str
     at: float

@@ -77,7 +77,7 @@ class RemoteEngine:
                     raise GoneError
                 async for piece in self._pieces(row, answer):
                     yield piece
-        except self._httpx.HTTPError:
+        except (self._httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):  # gone, or what it says is not the protocol
             raise GoneError from None
 
     async def _pieces(self, row: Row, answer: Any) -> AsyncIterator[Piece]:

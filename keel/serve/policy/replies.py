@@ -21,6 +21,7 @@ class Choice:
     finish: str = ""  # stop, length, tool_calls, content_filter
     ids: int = 0  # tokens drawn
     note: str = ""  # which rule stopped it
+    written: str = ""  # what the model wrote, calls of tools too, without what a rule put in its place
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,7 +32,10 @@ _EMPTY: Mapping[str, tuple[Any, ...]] = {
 _ROLES = ("system", "user", "assistant", "tool")
 _MOST_STOPS = 16
 _MOST_TOP = 20
+_ALL = 1 << 30  # more tokens than any model has: a top_k beyond it cuts nothing off, and has room in a tensor
+_LARGEST = 1e300  # numbers beyond it may have no float
 SEEDS = 2**63
+_NUMBER = (int, float)
 
 
 class RequestError(Exception):
@@ -72,14 +74,14 @@ def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsCo
     most = min(limits.max_tokens, wanted) if wanted is not None else limits.max_tokens
     if wanted is not None and wanted < 1:
         raise RequestError(f"must be at least 1, is {wanted}", "max_tokens")
-    temperature = float(_get(body, "temperature", (int, float), 1.0))
+    temperature = float(_get(body, "temperature", _NUMBER, 1.0))
     _between("temperature", temperature, 0.0, 2.0)
     if 0 < temperature < 1e-3:
         raise RequestError(f"{temperature} is too small to divide by; 0 takes the likeliest token", "temperature")
-    top_p = float(_get(body, "top_p", (int, float), 1.0))
+    top_p = float(_get(body, "top_p", _NUMBER, 1.0))
     if not 0 < top_p <= 1:
         raise RequestError(f"must be above 0 and at most 1, is {top_p}", "top_p")
-    top_k = max(0, _get(body, "top_k", int, 0))
+    top_k = min(max(0, _get(body, "top_k", int, 0)), _ALL)
     n, seed = _get(body, "n", int, 1), _get(body, "seed", int, None)
     prompts = _prompts(body) if kind == "text" else [None]
     if n < 1 or n * len(prompts) > limits.choices:
@@ -96,8 +98,8 @@ def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsCo
 
 def _known(body: Mapping[str, Any], known: frozenset[str]) -> None:
     for name, value in body.items():
-        if name in known:
-            continue
+        if name in known or value is None:
+            continue  # null says what leaving it out says
         if name not in _EMPTY:
             raise RequestError("is not known here", name, code="unknown_parameter")
         if not any(value == empty and isinstance(value, bool) == isinstance(empty, bool) for empty in _EMPTY[name]):
@@ -110,7 +112,7 @@ def _get(body: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
     if value is None:
         return default
     wrong_bool = isinstance(value, bool) and kind is not bool
-    if not isinstance(value, kind) or wrong_bool or (isinstance(value, float) and not math.isfinite(value)):
+    if not isinstance(value, kind) or wrong_bool or (kind is _NUMBER and not abs(value) <= _LARGEST):
         wanted = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object", list: "a list"}.get(kind, "a number")
         raise RequestError(f"must be {wanted}, is {json.dumps(value)[:80]}", name)
     return value
@@ -158,14 +160,19 @@ def _tools(body: Mapping[str, Any], about: About) -> tuple[Mapping[str, Any], ..
     given, choice = _get(body, "tools", list, []), body.get("tool_choice")
     if choice not in (None, "auto", "none"):
         raise RequestError("must be auto or none: the model cannot be made to call a tool", "tool_choice", code="unsupported_parameter")
+    parallel = _get(body, "parallel_tool_calls", bool, True)
     if not given or choice == "none":
         return ()
+    if not parallel:
+        raise RequestError("must be true: the model cannot be kept to one call", "parallel_tool_calls", code="unsupported_parameter")
     if not about.tool_form:
         raise RequestError("the chat template of this model knows no tools", "tools", code="unsupported_parameter")
     for i, tool in enumerate(given):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type") != "function" or not isinstance(function.get("name"), str):
             raise RequestError("must be {type: function, function: {name, ...}}", f"tools.{i}")
+        if not isinstance(function.get("parameters", {}), dict | None) or not isinstance(function.get("description", ""), str | None):
+            raise RequestError("description must be a text, parameters a JSON schema (an object)", f"tools.{i}.function")
     return tuple(given)
 
 
@@ -195,12 +202,18 @@ def _message(one: Any, where: str, about: About) -> dict[str, Any]:
     elif not isinstance(content, str):
         raise RequestError("must be a text or a list of parts", f"{where}.content")
     more = {name: one[name] for name in ("tool_calls", "tool_call_id", "name", "reasoning_content") if one.get(name) is not None}
+    for name in more.keys() - {"tool_calls"}:
+        if not isinstance(more[name], str):
+            raise RequestError("must be a text", f"{where}.{name}")
     return {"role": role, "content": content, **more}
 
 
 def _check_calls(calls: Any, where: str) -> None:
-    if not isinstance(calls, list) or not all(isinstance(c, dict) and isinstance(c.get("function"), dict) for c in calls):
-        raise RequestError("must be a list of {id, type: function, function: {name, arguments}}", where)
+    for call in calls if isinstance(calls, list) else [None]:
+        function = call.get("function") if isinstance(call, dict) else None
+        known = function if isinstance(function, dict) else {}
+        if not isinstance(known.get("name"), str) or not isinstance(known.get("arguments", ""), str | dict):
+            raise RequestError("must be a list of {id, type: function, function: {name, arguments}}", where)
 
 
 def _parts(parts: Sequence[Any], where: str, about: About) -> str | list[dict[str, Any]]:
@@ -223,14 +236,3 @@ def _parts(parts: Sequence[Any], where: str, about: About) -> str | list[dict[st
     if all(part["type"] == "text" for part in found):
         return "".join(part["text"] for part in found)
     return found
-
-
-def texts_of(rows: Sequence[Row]) -> list[str]:
-    """All that the client wrote: turns, raw prompts, results of tools, for filters."""
-    found: list[str] = []
-    for row in rows:
-        found += [row.prompt] if row.prompt is not None else []
-        for message in row.messages:
-            content = message["content"]
-            found += [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
-    return list(dict.fromkeys(found))

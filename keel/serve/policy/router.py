@@ -15,6 +15,7 @@ from keel.serve.policy.config import ProbeConfig, RowsConfig
 from keel.serve.policy.engine import Engine, GoneError, RefusedError
 from keel.serve.policy.frames import Piece, Row
 from keel.serve.policy.metrics import Metrics
+from keel.serve.policy.pace import Pace, per_token_s
 
 log = logging.getLogger("keel")
 _LOOK_S = 0.05  # between two looks whether an engine is back
@@ -96,7 +97,8 @@ class Router:
                 self.metrics.moved.labels("canary" if engine is self.engines.get("canary") else "stable").inc()
 
     async def _engine(self, arm: ArmName, not_now: Engine | None = None) -> Engine:
-        """The arm's engine, the other one where it is gone, the first that is back where both are."""
+        """The arm's engine, the other one where it is gone, the first that is back where both are. Raises LostError where none comes."""
+        deadline = time.monotonic() + self.probe.gone_s
         while True:
             usable = [self.engines[arm]] if arm in self.engines else []
             if arm == "canary" or (self.canary is not None and self.canary.active):
@@ -106,6 +108,8 @@ class Router:
                 found = not_now
             if found is not None:
                 return found
+            if time.monotonic() > deadline:
+                raise LostError(f"the worker has been gone for {self.probe.gone_s:g} s")
             await asyncio.sleep(_LOOK_S)
 
     def shadow(self, row: Row, key: str) -> None:
@@ -120,11 +124,11 @@ class Router:
 
     async def _shadow(self, row: Row, canary: Canary) -> None:
         canary.sent()
-        began, drawn, ok = time.monotonic(), 0, False
+        pace, ok = Pace(), False
         try:
             async with asyncio.timeout(self.limits.timeout_s), aclosing(self.engines["canary"].ask(row)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    drawn += len(piece.ids)
+                    pace.add(piece)
                     ok = piece.end in ("stop", "length")
         except RefusedError:
             ok = True
@@ -133,8 +137,7 @@ class Router:
         finally:
             self.held["canary"] -= 1
             canary.left()
-        spent = time.monotonic() - began
-        canary.ended("canary", Ended(ok, per_token_s=spent / drawn if drawn else None))
+        canary.ended("canary", Ended(ok, per_token_s=per_token_s([pace])))
         self.metrics.shadows.labels("ok" if ok else "failed").inc()
 
     async def ready(self) -> str:

@@ -21,9 +21,10 @@ from keel.render.renderer import Renderer
 from keel.rollout.continuous import ContinuousSampler, RowAsk, RowToken
 from keel.serve.policy import frames
 from keel.serve.policy.frames import About, Piece, Row, TokenText
+from keel.serve.policy.prompts import prompt_of
 from keel.serve.policy.text_stream import TextStream
 from keel.serve.policy.tool_calls import form_of
-from keel.types import ImagePart, Message, Prompt, SamplingParams, TextPart
+from keel.types import SamplingParams
 
 log = logging.getLogger("keel")
 Send = Callable[[Mapping[str, Any]], None]
@@ -102,6 +103,10 @@ class Worker:
         except DataError as error:
             self._send({"refused": row.name, "message": error.message, "hint": error.hint})
             return
+        except Exception as error:  # one request that nobody foresaw must not end the answers of all others
+            log.exception("a request cannot be rendered")
+            self._send({"piece": frames.plain(Piece(row.name, end="error", error=f"it cannot be rendered ({type(error).__name__})"))})
+            return
         said = self._renderer.codec.encode(prompt.last_user_text) if self._count_words else ()
         self._send({"piece": frames.plain(Piece(row.name, prompt_tokens=len(encoded), words=tuple(said)))})
         ask = RowAsk(row.name, encoded, params, stable_hash(row.seed, "", 0, row.sample), row.said, row.top)
@@ -164,20 +169,6 @@ def serve(channel: Channel, worker: Worker) -> None:
     """Until the front is gone."""
     while (incoming := channel.read(block=worker.idle)) is not None:
         worker.turn(incoming)
-
-
-def prompt_of(row: Row) -> Prompt:
-    """The prompt of a row."""
-    if row.prompt is not None:
-        return Prompt(row.name, text=row.prompt)
-    return Prompt(row.name, tuple(map(_message, row.messages)), tools=row.tools)
-
-
-def _message(one: Mapping[str, Any]) -> Message:
-    content = one["content"]
-    if not isinstance(content, str):
-        content = tuple(ImagePart(p["source"]) if p["type"] == "image" else TextPart(p["text"]) for p in content)
-    return Message(one["role"], content, {k: v for k, v in one.items() if k not in ("role", "content")})
 
 
 def about(renderer: Renderer, model: str, fast: bool, tools: str, details: Mapping[str, Any]) -> About:

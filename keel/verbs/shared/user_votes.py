@@ -16,7 +16,7 @@ from keel.feedback.db import Store
 from keel.feedback.rows import named, utc
 from keel.serve.policy.frames import Row
 from keel.serve.policy.memory import Said, Served
-from keel.serve.policy.worker import prompt_of
+from keel.serve.policy.prompts import prompt_of
 from keel.types import Annotator, Answer, Candidate, Choice, Judgement, Prompt, Scores, Task
 
 THUMB, EDIT, VOTE = "thumb", "edit", "vote"
@@ -36,7 +36,7 @@ class StoredVotes:
         """Store a thumb or an edit."""
         prompt = prompt_named(served.row)
         origin = {"model": served.model, "arm": served.arm, "answer_id": served.answer_id, "temperature": served.row.temperature}
-        answer = _candidate(prompt, served.texts[said.choice], origin)
+        answer = _candidate(prompt, served.texts[said.choice], origin | {"finish": served.finishes[said.choice]})
         if said.kind == EDIT:
             better = _candidate(prompt, said.edit, {"edited": served.answer_id})
             if better.candidate_id == answer.candidate_id:

@@ -74,15 +74,15 @@ def test_a_canary_like_the_stable_arm_stays() -> None:
     for i in range(200):
         for arm in ("stable", "canary"):
             canary.ended(arm, OK if i % 10 else Ended(ok=False))  # type: ignore[arg-type]
-            canary.windows[arm].thumb(i % 3 > 0)  # type: ignore[index]
+            canary.windows[arm].thumb(str(i), i % 3 > 0)  # type: ignore[index]
         assert canary.judge() == ""
 
 
 def test_thumbs_down_roll_back() -> None:
     canary = canary_of(guards={"least": 10})
-    for _ in range(10):
-        canary.windows["stable"].thumb(True)
-        canary.windows["canary"].thumb(False)
+    for i in range(10):
+        canary.windows["stable"].thumb(str(i), True)
+        canary.windows["canary"].thumb(str(i), False)
     assert "thumbs down" in canary.judge()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -9,7 +10,9 @@ from fakes import finish
 
 from keel.core.errors import ConfigError
 from keel.models.tiny import parse
+from keel.serve.policy import frames
 from keel.serve.policy.filters import RuleConfig, StreamFilter, hit_in, read_filters
+from keel.serve.policy.frames import Piece, Row, TokenText
 from keel.serve.policy.text_stream import TextStream, overlap
 from keel.serve.policy.tool_calls import CallSplitter, form_of
 
@@ -150,3 +153,25 @@ def test_a_whole_answer_of_json_is_a_call_where_the_template_has_that_form() -> 
     assert splitter.add('{"name": "f", "parameters": {"a": 2}}') == ""
     (call,) = splitter.finish(["f"])[1]
     assert call["function"] == {"name": "f", "arguments": '{"a": 2}'}
+
+
+ROWS = [
+    Row("a", prompt="x", temperature=0.0, top=0),
+    Row("b", messages=({"role": "user", "content": ""},), temperature=1.0, top=3, stop=("x",), said=(0,), probe=True),
+    Row("c", prompt="", max_tokens=1, top_p=0.5, top_k=0, seed=0, sample=0),
+    Row("d", temperature=1, tools=({"type": "function"},), seed=1, sample=2),  # type: ignore[arg-type]
+]
+PIECES = [
+    Piece("a", prompt_tokens=0),
+    Piece("b", ids=(0,), tokens=(TokenText("", 0.0),)),
+    Piece("c", (1,), "x", (TokenText("x", -0.0, (("y", 0.0),)),), "stop", counted=(0, 0)),
+    Piece("d", end="error", error="it broke"),
+]
+
+
+@pytest.mark.parametrize("record", [*ROWS, *PIECES])
+def test_front_and_worker_read_the_same_record(record: Row | Piece) -> None:
+    """To the last zero: a temperature of 0 that is left out would be one of 1."""
+    sent = json.loads(frames.line(frames.plain(record)))
+    read = frames.row_from(sent) if isinstance(record, Row) else frames.piece_from(sent)
+    assert repr(read) == repr(record)  # 0, 0.0 and False are equal, and not the same

@@ -1,0 +1,60 @@
+"""How answers, errors and bodies stand on the wire, for all apps of policies: OpenAI's forms, JSON in UTF-8, a key."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from keel.serve.policy import replies
+from keel.serve.policy.requests import RequestError
+
+OPEN_PATHS = ("/health", "/ready", "/static/", "/favicon.ico")  # need no key
+
+
+def refuse(status: int, message: str, kind: str, param: str | None = None, code: str | None = None, **headers: str) -> Response:
+    """An error in OpenAI's form."""
+    body = json.dumps(replies.error_body(message, kind, param, code), ensure_ascii=False)
+    return Response(body.encode("utf-8", "replace"), status, {k.replace("_", "-"): v for k, v in headers.items()}, "application/json")
+
+
+def reply(body: Any, status: int = 200, **headers: str) -> Response:
+    """JSON without NaN."""
+    raw = json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    return Response(raw, status, {k.replace("_", "-"): v for k, v in headers.items()}, "application/json")
+
+
+async def read_json(request: Request) -> Any:
+    """The JSON of a body. Raises RequestError; also for text that is none: half of a surrogate pair is no character to a tokenizer."""
+    raw = await request.body()
+    try:
+        found = json.loads(raw.decode("utf-8-sig"))
+        if b"\\u" in raw:
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError("the body holds half of a pair of surrogates (\\ud800 to \\udfff), which is no character") from None
+    except (ValueError, RecursionError):
+        raise RequestError("the body is no JSON in UTF-8") from None
+    return found
+
+
+class Keys:
+    """ASGI: without the key nothing is answered but whether the server is there."""
+
+    def __init__(self, app: Any, key: str, refused: Callable[[], None], is_open: Callable[[Request], bool]) -> None:
+        self.app, self._key, self._refused, self._is_open = app, key, refused, is_open
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and self._key and not str(scope["path"]).startswith(OPEN_PATHS):
+            request = Request(scope)
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode("utf-8", "replace"), self._key.encode()) and not self._is_open(request):
+                self._refused()
+                return await refuse(401, "the key is missing or wrong", "invalid_request_error", code="invalid_api_key")(
+                    scope, receive, send
+                )
+        await self.app(scope, receive, send)

@@ -1,0 +1,124 @@
+"""The worker with a model in it: images end to end, and requests that break on their way to tokens."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from keel.core.config import dump
+from keel.serve.policy import frames
+from keel.serve.policy.config import ServePolicyConfig
+from keel.serve.policy.frames import Row
+from keel.serve.policy.requests import Asked, read_request
+from keel.verbs.serve_policy.build import worker_settings
+from keel.verbs.serve_policy.worker import make
+
+CONFIG = ServePolicyConfig(model="fake", threads=1)
+
+
+class Wire:
+    """A channel that keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+
+    def send(self, frame: Mapping[str, Any]) -> None:
+        self.sent.append(frame)
+
+
+class Loaded:
+    """A worker in this process, and what it says to rows."""
+
+    def __init__(self, model: str) -> None:
+        self.wire = Wire()
+        settings = worker_settings(CONFIG, model, [])
+        assert settings["model_options"] == dump(CONFIG.model_options)
+        self.worker, self.about = make(settings, self.wire)  # type: ignore[arg-type]
+
+    def say(self, *rows: Row) -> dict[str, Any]:
+        """By row: its text, or ('refused' or 'error', why)."""
+        self.wire.sent.clear()
+        self.worker.turn([{"ask": frames.plain(row)} for row in rows])
+        while not self.worker.idle:
+            self.worker.turn([])
+        said: dict[str, Any] = {}
+        for frame in self.wire.sent:
+            if "refused" in frame:
+                said[frame["refused"]] = ("refused", frame["message"])
+            elif frame["piece"].get("error"):
+                said[frame["piece"]["name"]] = ("error", frame["piece"]["error"])
+            else:
+                name = frame["piece"]["name"]
+                said[name] = said.get(name, "") + frame["piece"].get("text", "")
+        return said
+
+    def asked(self, content: Any, **more: Any) -> Asked:
+        body = {"messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 4, **more}
+        return read_request("chat", body, "fake", self.about, CONFIG.queue)
+
+    def row(self, name: str, content: Any, **more: Any) -> Row:
+        return Row(name, **{k: getattr(self.asked(content, **more).rows[0], k) for k in ("messages", "temperature", "max_tokens", "top")})
+
+
+@pytest.fixture(scope="module")
+def text() -> Loaded:
+    return Loaded("tiny:llama?seed=1")
+
+
+@pytest.fixture(scope="module")
+def eyes() -> Loaded:
+    return Loaded("tiny:llava?seed=1&std=0.3")
+
+
+def test_a_request_that_breaks_leaves_the_others_their_answers(text: Loaded) -> None:
+    good = text.row("good", "Hello")
+    alone = text.say(good)
+    broken = Row("broken", messages=({"role": "user", "content": "\ud800"},), max_tokens=4, temperature=0.0)
+    assert text.say(broken, good) == {"broken": ("error", "it cannot be rendered (TypeError)"), **alone}
+
+
+def picture(colour: str, size: int = 30) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(file, "PNG")
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}}
+
+
+def question(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*parts, {"type": "text", "text": "What colour?"}]
+
+
+def first_logprob(loaded: Loaded, row: Row) -> float:
+    loaded.say(row)
+    return next(f["piece"]["tokens"][0]["logprob"] for f in loaded.wire.sent if f.get("piece", {}).get("tokens"))
+
+
+def test_what_is_in_an_image_reaches_the_model(eyes: Loaded) -> None:
+    assert eyes.about.images
+    told = {c: first_logprob(eyes, eyes.row("r", question(picture(c)), logprobs=True)) for c in ("red", "blue", "#ff0000")}
+    assert told["red"] == pytest.approx(told["#ff0000"], abs=1e-5)
+    assert abs(told["red"] - told["blue"]) > 1e-3
+
+
+def test_the_likeliest_token_is_drawn_at_temperature_0_and_its_log_probability_told(text: Loaded) -> None:
+    """With no others asked for: both are zeros on their way."""
+    for i in range(8):
+        text.say(text.row("r", f"Question {i}", logprobs=True, seed=i))
+        whole = [f["piece"] for f in text.wire.sent if f.get("piece", {}).get("tokens")]
+        text.say(text.row("r", f"Question {i}", logprobs=True, top_logprobs=1, seed=i + 1))
+        beside = [f["piece"] for f in text.wire.sent if f.get("piece", {}).get("tokens")]
+        assert len(whole) == 4
+        assert [p["ids"] for p in whole] == [p["ids"] for p in beside]
+        assert all(t["logprob"] == t["top"][0][1] for p in beside for t in p["tokens"])
+
+
+@pytest.mark.parametrize("data", ["AA", "", "!!!", base64.b64encode(b"\x89PNG\r\n\x1a\nbroken").decode()])
+def test_what_is_no_image_is_refused_and_ends_nobody(eyes: Loaded, data: str) -> None:
+    bad = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + data}}
+    said = eyes.say(eyes.row("bad", question(bad)), eyes.row("good", question(picture("red"))))
+    assert said["bad"][0] == "refused", said["bad"]
+    assert isinstance(said["good"], str)
