@@ -45,6 +45,7 @@ def trained(parts: OfflineParts) -> LocalLearner:
     trainer = parts.trainer()
     for step in range(trainer.total_steps):
         trainer.step(step)
+    assert isinstance(parts.learner, LocalLearner), "one process"
     return parts.learner
 
 

@@ -21,7 +21,7 @@ from keel.methods.objectives.reward import RewardObjective
 from keel.models.loading import Loaded, load_model
 from keel.rewards.sources.model import Standardiser, fit_standardiser, units_of
 from keel.rollout.local import LocalSampler
-from keel.types import Edge, Encoded, Group, PairTarget, Prompt, SampleRequest, SamplingParams, Unit
+from keel.types import Edge, Encoded, Group, Inference, PairTarget, Prompt, SampleRequest, SamplingParams, Unit
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.recipes import Training
 from labs.bench.model import make_model
@@ -139,7 +139,7 @@ class Meter:
         self.prompts = make_prompts(n_prompts, "held out", world.seed)
         self.reference = LocalInference(world.policy().model, BatchConfig())
 
-    def __call__(self, policy: LocalInference, sampler: LocalSampler, proxy: Source) -> Point:
+    def __call__(self, policy: Inference, sampler: LocalSampler, proxy: Source) -> Point:
         """KL(policy || start) by the mean of the samples' log-ratios; rewards by the mean of the samples."""
         groups = draw(sampler, self.prompts, self.samples, self.world.seed)
         units = as_units(groups)
