@@ -23,7 +23,7 @@ from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.render.renderer import Renderer
-from keel.types import Prompt, Unit
+from keel.types import Learner, Prompt, Unit
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.recipes import TrainRecipe
 from keel.verbs.shared.units import Earlier, Splits, datasets
@@ -110,7 +110,7 @@ def _named(record: Item, name: str) -> Item:
 class Memory:
     """Earlier answers that are only measured, and their negative log-likelihood before the training, by name and unit."""
 
-    inference: LocalInference
+    inference: LocalInference | None  # None: nothing was learnt before
     units: Mapping[str, Sequence[Unit]]
     before: Mapping[str, Mapping[str, float]]
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
@@ -121,6 +121,7 @@ class Memory:
         nats a token, with a verdict. {} where nothing was learnt before."""
         found: dict[str, dict[str, Any]] = {}
         for name, units in self.units.items():
+            assert self.inference is not None, "who measures"
             tokens = {u.unit_id: sum(int(b.trained_T.sum()) for b in u.branches) for u in units}
             loss = text_loss(self.before[name], losses(self.inference, units), tokens, tolerance=self.tolerance)
             found[name] = loss | dict(self.facts[name])
@@ -134,13 +135,14 @@ def losses(inference: LocalInference, units: Sequence[Unit]) -> dict[str, float]
     return {u.unit_id: -sum(float(b.double().sum()) for b in row) for u, row in zip(units, rows, strict=True)}
 
 
-def remember(recipe: ContinualRecipe, learner: LocalLearner, renderer: Renderer, splits: Splits, account: Account) -> Memory:
+def remember(recipe: ContinualRecipe, learner: Learner, renderer: Renderer, splits: Splits, account: Account) -> Memory:
     """Measure what was learnt before, at the starting weights, and anchor the learner there where the recipe says so. Raises ConfigError
     for EWC over data without answers."""
     config = recipe.continual
-    inference = LocalInference(learner.model, BatchConfig())
     if config is None:
-        return Memory(inference, {}, {})
+        return Memory(None, {}, {})
+    assert isinstance(learner, LocalLearner), "the recipe refuses ranks"
+    inference = LocalInference(learner.model, BatchConfig())
     units: dict[str, Sequence[Unit]] = {}
     facts: dict[str, dict[str, Any]] = {}
     anchor: list[Unit] = []
