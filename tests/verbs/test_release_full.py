@@ -94,7 +94,7 @@ def test_every_gate_can_tell_nothing_fail_and_pass(finished: Callable[[str], Pat
     # speed and memory are measured or not: they tell nothing only where the process that answers ends without a word
     assert {n for n, state in said.items() if state != "cannot_tell"} == {n for n, kind in told.items() if kind in ("speed", "memory")}
 
-    own = json.loads((out / "gates.json").read_text(encoding="utf-8"))["model"]["fingerprint"]
+    own = json.loads((out / "gates.json").read_text(encoding="utf-8"))["export"]["fingerprint"]
     checked(run, tmp_path, "fail")
     measured(tmp_path, own, LOW, HIGH, "refuse")
     never = {"refusal": {"at_most": 1e-9, "at_least": 1}}
