@@ -25,7 +25,7 @@ SHORT = {
     "memory": {"tokens": 4},
 }
 OTHERS = {"number": "number.json", "hallucination": "rates.json", "checklist": "checks.json", "sign_off": "sign.yaml"}
-LOOSE = {"quantisation": {"at_most": 9}, "retention": {"at_most": 9}, "refusal": {"at_most": 1, "at_least": 0}, "length": {"at_most": 7.9}}
+LOOSE = {"quantisation": {"at_most": 9}, "retention": {"at_most": 9}, "refusal": {"at_most": 1, "at_least": 0}, "length": {"at_most": None}}
 LOOSE |= {"speed": {"at_least": 1e-6}, "memory": {"at_most": 1e9}}
 # What fails whatever the model: no share is above 1, no change below -90%.
 STRICT = {"quantisation": {"at_most": -0.9}, "retention": {"at_most": -0.9}, "length": {"at_most": 1e-3, "at_least": 0}}
