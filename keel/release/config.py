@@ -192,8 +192,8 @@ class ChecklistGate(GateConfig):
 
     kind: Literal["checklist"] = Field(default="checklist", description="A checklist.")
     path: str = Field(
-        description="JSON file of `keel check RUN --out FILE`, or another one with a list `items` (or `checks`) of {name, state: pass | "
-        "fail | cannot_tell}."
+        description="JSON file of `keel check RUN --out FILE`, or another one with a list `items` (or `checks`) of {name, state: "
+        "pass | fail | cannot_tell}."
     )
     answers: str = Field(
         default="",

@@ -25,7 +25,7 @@ SHORT = {
     "memory": {"tokens": 4},
 }
 OTHERS = {"number": "number.json", "hallucination": "rates.json", "checklist": "checks.json", "sign_off": "sign.yaml"}
-LOOSE = {"quantisation": {"at_most": 9}, "retention": {"at_most": 9}, "refusal": {"at_most": 1, "at_least": 0}, "length": {"at_most": 7.9}}
+LOOSE = {"quantisation": {"at_most": 9}, "retention": {"at_most": 9}, "refusal": {"at_most": 1, "at_least": 0}, "length": {"at_most": None}}
 LOOSE |= {"speed": {"at_least": 1e-6}, "memory": {"at_most": 1e9}}
 # What fails whatever the model: no share is above 1, no change below -90%.
 STRICT = {"quantisation": {"at_most": -0.9}, "retention": {"at_most": -0.9}, "length": {"at_most": 1e-3, "at_least": 0}}
@@ -94,7 +94,7 @@ def test_every_gate_can_tell_nothing_fail_and_pass(finished: Callable[[str], Pat
     # speed and memory are measured or not: they tell nothing only where the process that answers ends without a word
     assert {n for n, state in said.items() if state != "cannot_tell"} == {n for n, kind in told.items() if kind in ("speed", "memory")}
 
-    own = json.loads((out / "gates.json").read_text(encoding="utf-8"))["model"]["fingerprint"]
+    own = json.loads((out / "gates.json").read_text(encoding="utf-8"))["export"]["fingerprint"]
     checked(run, tmp_path, "fail")
     measured(tmp_path, own, LOW, HIGH, "refuse")
     never = {"refusal": {"at_most": 1e-9, "at_least": 1}}

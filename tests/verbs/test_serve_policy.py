@@ -176,6 +176,50 @@ def test_the_only_worker_killed_under_load_is_started_again_and_goes_on(served) 
     assert server.get("/health").json()["arms"]["stable"]["restarts"] == 1
 
 
+def test_a_verdict_under_load_loses_nobody_and_what_was_acknowledged_outlives_a_kill(served, tmp_path: Path) -> None:
+    """The new model is taken back while it answers; then the server itself is killed in the middle of thumbs."""
+    verdict, state, store = tmp_path / "verdict.json", tmp_path / "state.json", f"sqlite:///{tmp_path / 'f.db'}"
+    verdict.write_text('{"answer": "cannot_tell"}', encoding="utf-8")
+    canary = f"canary={{model: 'tiny:llama?seed=2', share: 0.5, verdict: '{verdict}', state: '{state}'}}"
+    server = served("queue.rows=16", canary, f"feedback.store={store}")
+    waited: list[float] = []
+
+    def decide() -> None:
+        assert server.get("/health").json()["canary"]["active"]
+        beside = tmp_path / "verdict.new"
+        beside.write_text('{"answer": "not_better"}', encoding="utf-8")
+        os.replace(beside, verdict)
+        began = time.monotonic()
+        until(lambda: not server.get("/health").json()["canary"]["active"])
+        waited.append(time.monotonic() - began)
+
+    answers = finish(ask_all(server, [body(i, max_tokens=100) for i in range(30)], decide))
+    assert len(texts(answers)) == 30
+    print(f"rolled back {waited[0]:.2f} s after the verdict")
+    assert "not better" in json.loads(state.read_text(encoding="utf-8"))["reason"]
+    finish(ask_all(server, [body(i, max_tokens=2) for i in range(10)]))
+    assert server.get("/health").json()["arms"]["canary"]["held"] == 0
+
+    worker = server.workers()["stable"]
+    kept: list[str] = []
+    for i, answer in enumerate(answers):
+        said = {"id": answer.json()["id"], "rating": "up", "consent": {"store": True, "train": True}, "by": f"user-{i}"}
+        if i == 20:
+            server.process.send_signal(signal.SIGKILL)
+        try:
+            kept.append(httpx.post(server.url + "/v1/feedback", json=said, timeout=WAIT).json()["event_id"])
+        except httpx.HTTPError:
+            break
+    server.process.wait(WAIT)
+    from keel.feedback.db import Store
+
+    with Store(store) as opened:
+        stored = {j.event_id for j in opened.judgements("served-thumbs")}
+    assert len(kept) >= 20
+    assert set(kept) <= stored
+    until(lambda: not Path(f"/proc/{worker}").exists())  # a worker does not outlive its front
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -75,7 +75,7 @@ def checklist(gate: ChecklistGate, candidate: Candidate) -> Verdict:
         return Verdict("fail", why=("items_failed",), facts=facts | {"names": ", ".join(of["fail"])})
     if of["cannot_tell"]:
         return cannot_tell("items_open", **facts, names=", ".join(of["cannot_tell"]))
-    return Verdict("pass", facts=facts)
+    return Verdict("pass", why=("items_passed",), facts=facts)
 
 
 def _said(item: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from keel.serve.policy.tool_calls import form_of
 from keel.types import SamplingParams
 
 log = logging.getLogger("keel")
-Send = Callable[[Mapping[str, Any]], None]
+Send = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
 class Channel:
@@ -37,9 +37,9 @@ class Channel:
         self._sock = sock
         self._rest = b""
 
-    def send(self, frame: Mapping[str, Any]) -> None:
-        """Raises OSError when the front is gone."""
-        self._sock.sendall(frames.line(frame))
+    def send(self, said: Sequence[Mapping[str, Any]]) -> None:
+        """Frames, in one piece. Raises OSError when the front is gone."""
+        self._sock.sendall(b"".join(map(frames.line, said)))
 
     def read(self, block: bool) -> list[dict[str, Any]] | None:
         """All frames that are there."""
@@ -69,10 +69,11 @@ class Worker:
     def __init__(
         self, sampler: ContinuousSampler, renderer: Renderer, send: Send, rows: int, prefill_tokens: int, count_words: bool
     ) -> None:
-        self._sampler, self._renderer, self._send = sampler, renderer, send
+        self._sampler, self._renderer, self._out = sampler, renderer, send
         self._rows, self._prefill_tokens, self._count_words = rows, prefill_tokens, count_words
         self._waiting: deque[tuple[Row, RowAsk]] = deque()
         self._open: dict[str, _Open] = {}
+        self._saying: list[Mapping[str, Any]] = []  # what goes out together: the front wakes once a step, not once a row
 
     @property
     def idle(self) -> bool:
@@ -85,12 +86,22 @@ class Worker:
                 self._take(frames.row_from(frame["ask"]))
             elif "cancel" in frame:
                 self._cancel(frame["cancel"])
+        self._flush()  # who was taken up hears of it before the step
         new = list(self._joining())
         if new or self._open:
             done = {token.name for token in self._sampler.advance(new) if self._told(token)}
             for name in done:
                 self._open.pop(name, None)
             self._sampler.drop(done)
+            self._flush()
+
+    def _send(self, frame: Mapping[str, Any]) -> None:
+        self._saying.append(frame)
+
+    def _flush(self) -> None:
+        if self._saying:
+            said, self._saying = self._saying, []
+            self._out(said)
 
     def _take(self, row: Row) -> None:
         try:

@@ -55,9 +55,9 @@ def main(fd: int) -> int:
         try:
             worker, said = make(settings[0], channel)
         except UserError as error:
-            channel.send({"failed": error.message, "hint": error.hint})
+            channel.send([{"failed": error.message, "hint": error.hint}])
             return 2
-        channel.send({"ready": frames.plain(said)})
+        channel.send([{"ready": frames.plain(said)}])
         try:
             serve(channel, worker)
         except (BrokenPipeError, ConnectionResetError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -122,3 +123,12 @@ def test_a_request_that_kills_its_worker_is_not_tried_for_ever() -> None:
         assert (answer.status_code, len(engine.asked)) == (503, 3)
 
     finish(main())
+
+
+def test_a_front_starts_without_torch() -> None:
+    """It holds no model, and is there in a second."""
+    rooms = ("serve.policy.app", "serve.policy.server", "serve.policy.chat_app", "verbs.serve_policy.run", "verbs.serve_policy.build")
+    rooms += ("verbs.chat.run", "verbs.shared.user_votes", "verbs.drift.run")
+    heavy = "{'torch', 'transformers', 'PIL'} & set(sys.modules)"
+    lines = ["import sys", *(f"import keel.{room}" for room in rooms), f"assert not {heavy}, {heavy}"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=300)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -27,8 +27,8 @@ class Wire:
     def __init__(self) -> None:
         self.sent: list[Mapping[str, Any]] = []
 
-    def send(self, frame: Mapping[str, Any]) -> None:
-        self.sent.append(frame)
+    def send(self, said: Sequence[Mapping[str, Any]]) -> None:
+        self.sent += said
 
 
 class Loaded:
