@@ -14,25 +14,26 @@ from typing import Any
 import yaml
 
 from keel.advise.config import AdviseRecipe
-from keel.advise.estimate import Estimate, Load, Mode, Plan, estimate, load_of
+from keel.advise.estimate import Estimate, Load, Plan, estimate, load_of
 from keel.advise.learned import recall, remember, with_experience
-from keel.advise.machine import Machine, measure_machine
 from keel.advise.measure import Measures, measure
 from keel.advise.race import run_race, with_result
 from keel.advise.rank import Ranked, possible, ranked, reasons, warnings
-from keel.advise.size import Size, size_of
 from keel.advise.text import report
 from keel.advise.ways import Start, Way, start
 from keel.core.config import dump, load
 from keel.core.errors import DataError, ModelError, UserError
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
+from keel.plan.fit import MARGIN
+from keel.plan.machine import Machine, measure_machine
+from keel.plan.size import Size, size_of
+from keel.plan.work import Mode
 from keel.runs.durable import write_atomic
 
 log = logging.getLogger("keel")
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 MODES: tuple[Mode, ...] = ("full", "lora")
-MARGIN = 0.9  # of the memory: what an estimate may take
 
 
 def run_advise(path: str, model: str, budget: str, race: bool, json_file: str, overrides: Sequence[str]) -> dict[str, Any]:

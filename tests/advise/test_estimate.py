@@ -8,8 +8,8 @@ import pytest
 
 from keel.advise.advise import budget_seconds
 from keel.advise.estimate import FIXED, SHARE, Load, Plan, estimate, forward, memory, trained_model, training
-from keel.advise.machine import Machine
-from keel.advise.size import Size, size_of
+from keel.plan.machine import Machine
+from keel.plan.size import Size, size_of
 from keel.core.errors import ModelError, UserError
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
