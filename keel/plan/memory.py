@@ -97,13 +97,13 @@ def standing(work: Work) -> float:
 def policy_weights(work: Work) -> float:
     """Of the model that is trained; with adapters its frozen base and these."""
     if work.rank:
-        return f.frozen_weights(work.size.parameters, work.size.matrices, work.value) + f.trained_weights(work.trained)
+        return f.frozen_weights(work.size.parameters, work.size.rounded, work.value) + f.trained_weights(work.trained)
     return f.trained_weights(work.trained, work.shards)
 
 
 def frozen_model(size: Size, value: int) -> float:
     """Of a reference or a reward model."""
-    return f.frozen_weights(size.parameters, size.matrices, value)
+    return f.frozen_weights(size.parameters, size.rounded, value)
 
 
 def _standing(work: Work, phase: Phase) -> Iterator[Part]:

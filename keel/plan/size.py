@@ -36,7 +36,8 @@ class Size:
     cache: int  # keys and values of one token in one layer
     vocab: int
     bytes_per_token: float  # of text, as the tokenizer cuts it
-    linear: int = 0  # values of all matrices of layers (experts all of them): what is kept in compute precision where it is frozen
+    linear: int = 0  # values of the layers' matrices that are kept in compute precision where they are frozen
+    experts: int = 0  # values of a mixture's stacked experts, which stay float32
     largest: int = 0  # values of the largest of them
     sides: int = 0  # rows and columns of all trained tensors of two dimensions, and values of the others
     tower: int = 0  # parameters of what reads images
@@ -46,7 +47,12 @@ class Size:
     @property
     def matrices(self) -> int:
         """Values of the matrices of layers; ``body`` where nobody counted them."""
-        return self.linear or self.body
+        return self.linear + self.experts or self.body
+
+    @property
+    def rounded(self) -> int:
+        """Values that a frozen model keeps in compute precision."""
+        return self.linear if self.linear or self.experts else self.body
 
     @property
     def layer(self) -> float:
@@ -123,7 +129,8 @@ def _measure(module: Any, text: Any, bytes_per_token: float) -> Size:
         cache=2 * kv * per_head,
         vocab=head.weight.shape[0],
         bytes_per_token=bytes_per_token,
-        linear=sum(m.weight.numel() for m in matrices) + sum(p.numel() for p in stacked),
+        linear=sum(m.weight.numel() for m in matrices if isinstance(m, nn.Linear)),
+        experts=sum(p.numel() for p in stacked),
         largest=max((m.weight.numel() for m in matrices), default=0),
         sides=sum(sum(p.shape) if p.dim() == 2 else p.numel() for p in module.parameters()),
         **_images(module),

@@ -12,10 +12,10 @@ from advice_rows import pair, question, votes
 from keel.advise.checkable import checkable, kind_of
 from keel.advise.coverage import coverage, near_duplicates, topics
 from keel.advise.labels import flip_rate, length_bias, preferences
-from keel.plan.machine import free_memory, matmul_rate, measure_machine
 from keel.advise.measure import measure
 from keel.data.dataset import read
 from keel.models.config import ModelOptions
+from keel.plan.machine import free_memory, matmul_rate, measure_machine
 from keel.types import Message, Pair, Prompt
 
 

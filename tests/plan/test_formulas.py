@@ -63,8 +63,8 @@ def test_images_ranks_and_files() -> None:
 
 
 def test_table_of_70b() -> None:
-    """A well-known table says policy 280, reference 140, reward 140, value 280 GB: 840. 280 GB are 4 bytes a parameter, weights and gradients
-    in bfloat16, and no optimizer. Trained weights in float32, their gradients and two moments are 16."""
+    """A well-known table says policy 280, reference 140, reward 140, value 280 GB: 840. 280 GB are 4 bytes a parameter, weights and
+    gradients in bfloat16, and no optimizer. Trained weights in float32, their gradients and two moments are 16."""
     billions = 70e9
     trained = f.trained_weights(billions) + f.gradients(billions) + f.moments(billions, "adamw")
     read = f.frozen_weights(billions, billions, 2)
@@ -77,7 +77,7 @@ def test_table_of_70b() -> None:
 
 
 def test_70b_of_its_real_shape() -> None:
-    """Hidden 8192, 80 layers: counted by hand. Roles by themselves are the table's; together less, policy and critic are trained in turn."""
+    """Hidden 8192, 80 layers: counted by hand. Together the roles are less than their sum: policy and critic are trained in turn."""
     size = decoder(hidden=8192, layers=80, vocab=128256, heads=64, kv_heads=8, intermediate=28672)
     layer = 8192 * (2 * 8192 + 2 * 1024) + 3 * 8192 * 28672
     assert size.body == 80 * layer
