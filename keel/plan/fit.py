@@ -86,7 +86,7 @@ def _changes(work: Work, factors: Factors, limit: float) -> Iterator[Change]:
 
     if work.rows > 8:
         rows = max(8, work.rows // 4)
-        yield change("rows", str(rows), f"sampler.max_rows={rows}")
+        yield change("rows", str(rows), f"{work.sampler}.max_rows={rows}")
     tokens = math.ceil(max(work.smallest, work.microbatch / 4))
     if max(work.inference, work.evaluated) > tokens:
         yield change("inference", str(tokens), f"batch.inference_tokens={tokens}")
@@ -100,7 +100,7 @@ def _changes(work: Work, factors: Factors, limit: float) -> Iterator[Change]:
         yield change("adamw_8bit", "", "optim.name=adamw_8bit")
     if not work.rank:
         yield change("lora", str(_RANK), f"lora.r={_RANK}")
-    ranks = _ranks(work, factors, limit)
+    ranks = _ranks(work, factors, limit) if work.shareable else 1
     if ranks > work.ranks:
         yield change("ranks", str(ranks), f"cluster.ranks={ranks}", "cluster.shard=full")
 

@@ -97,6 +97,7 @@ def work_of(asked: Asked) -> Work:
         device=device,
         ranks=asked.ranks,
         share=asked.share,
+        shareable="cluster" in type(recipe).model_fields,
     )
     sampled = sampling_of(recipe)
     return _sampled(base, asked, *sampled) if sampled is not None else _read(base, asked)
@@ -183,6 +184,7 @@ def _sampled(base: Work, asked: Asked, sampling: SamplingConfig, samples: int, m
         named=named,
         rewards=tuple(_reward(r, asked) for r in rewards if isinstance(r, ModelReward)),
         critic=algorithm is not None and algorithm.needs_critic,
+        sampler="sampler" if rl is not None else "online.sampler",
     )
 
 

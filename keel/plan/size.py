@@ -36,7 +36,7 @@ class Size:
     cache: int  # keys and values of one token in one layer
     vocab: int
     bytes_per_token: float  # of text, as the tokenizer cuts it
-    linear: int = 0  # values of the layers' matrices that are kept in compute precision where they are frozen
+    linear: int = 0  # values of the layers' matrices, with biases, that are kept in compute precision where they are frozen
     experts: int = 0  # values of a mixture's stacked experts, which stay float32
     largest: int = 0  # values of the largest of them
     sides: int = 0  # rows and columns of all trained tensors of two dimensions, and values of the others
@@ -91,7 +91,7 @@ def _config(spec: str, options: ModelOptions) -> tuple[Any, float]:
     """The config and how many bytes of text a token is worth: what byte-level vocabularies of a size give for plain text."""
     if spec.startswith(tiny.PREFIX):
         parsed = tiny.parse(spec, 0)
-        tokenizer = tiny.make_tokenizer(parsed.vocab, [], parsed.arch)
+        tokenizer = tiny.make_tokenizer(parsed.vocab, tiny.extra_tokens(parsed.arch), parsed.arch)
         return tiny.ARCHITECTURES[parsed.arch](parsed, len(tokenizer), tokenizer), 1.6
     path = package_file(spec) if spec.startswith("package:") else Path(spec).expanduser()
     if path.suffix == ".gguf":
@@ -129,7 +129,7 @@ def _measure(module: Any, text: Any, bytes_per_token: float) -> Size:
         cache=2 * kv * per_head,
         vocab=head.weight.shape[0],
         bytes_per_token=bytes_per_token,
-        linear=sum(m.weight.numel() for m in matrices if isinstance(m, nn.Linear)),
+        linear=sum(p.numel() for m in matrices if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)),
         experts=sum(p.numel() for p in stacked),
         largest=max((m.weight.numel() for m in matrices), default=0),
         sides=sum(sum(p.shape) if p.dim() == 2 else p.numel() for p in module.parameters()),

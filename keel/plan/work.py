@@ -40,6 +40,8 @@ class Work:
     critic: bool = False
     ranks: int = 1
     share: bool = True  # what is trained is shared out among the ranks; False: every rank has all of it
+    sampler: str = "sampler"  # where the recipe has the sampler's settings
+    shareable: bool = False  # the recipe has settings of ranks
     counted: float = 0.0  # parameters that are trained, where they were counted
 
     @property

@@ -65,6 +65,18 @@ def test_the_fewest_changes_are_enough_and_none_is_idle() -> None:
             assert found.enough[0] == singles[0]  # the gentlest
 
 
+def test_ranks_are_offered_where_the_recipe_knows_them() -> None:
+    """So many as one rank fits with; the sampler's whole copy, which no rank shares, is counted."""
+    now = memory(WORK).peak
+    assert "ranks" not in {c.name for c in fit(WORK, Factors(), now / 2).changes}
+    read = replace(WORK, shareable=True, rows=0, reference=False)
+    peak = memory(read).peak
+    found = {c.name: c for c in fit(read, Factors(), 0.7 * peak / MARGIN).changes}["ranks"]
+    ranks = int(found.value)
+    assert found.peak == memory(replace(read, ranks=ranks)).peak <= 0.7 * peak < memory(replace(read, ranks=ranks // 2)).peak
+    assert found.settings == (f"cluster.ranks={ranks}", "cluster.shard=full")
+
+
 def test_nothing_fits_a_process_that_is_larger_alone() -> None:
     found = fit(WORK, Factors(process=2e9), 1e9)
     assert found.enough is None
