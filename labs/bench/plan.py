@@ -74,9 +74,9 @@ SHAPES: Mapping[str, Shape] = {
     "sft-2M": Shape("sft", "2.6M, all weights", {"model": _model(256), **_options()}),
     "sft-58M-checkpointing": Shape("sft", "58M, checkpointing", {"model": _model(1024, 6), **_options(gradient_checkpointing=True)}),
     "grpo-39M": Shape("rl", "39M, 32 x 16 tokens", _rl("grpo", 1024, 16)),
-    "grpo-10M-long": Shape("rl", "10M, 32 x 256 tokens", _rl("grpo", 512, 256)),
+    "grpo-2M-long": Shape("rl", "2.6M, 32 x 256 tokens", _rl("grpo", 256, 256)),
     "grpo-39M-lora": Shape("rl", "39M, LoRA r = 8, 32 x 32 tokens", _rl("grpo", 1024, 32, lora={"r": 8})),
-    "ppo-10M-critic": Shape("rl", "10M, critic and reference, 32 x 32 tokens", _rl("ppo", 512, 32)),
+    "ppo-10M-critic": Shape("rl", "10M, critic, 32 x 32 tokens", _rl("ppo", 512, 32)),
     "dpo-39M-bf16": Shape("prefer", "39M, bfloat16", {"model": _model(1024), **_options(precision="bf16")}),
     "reward-39M": Shape("reward", "39M, pairs", {"model": _model(1024), **_options()}),
 }
