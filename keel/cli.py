@@ -19,6 +19,7 @@ from keel.completion.cli import add_arguments as completion_arguments
 from keel.core.errors import UserError
 from keel.help import Parser, next_step, no_such_command
 from keel.new.cli import add_arguments as new_arguments
+from keel.plan.cli import add_arguments as plan_arguments
 
 
 def _count(text: str) -> int:
@@ -65,6 +66,7 @@ def parser(given: Sequence[str] = ()) -> Parser:
     _add_watch(verbs.add_parser("watch", help="rules on a run, while it goes or afterwards: keel watch RUN, keel watch test RULES"))
     _add_ab(verbs.add_parser("ab", help="is B better than A: keel ab plan FILE, keel ab check FILE"))
     advise_arguments(verbs.add_parser("advise", help="measure data and machine, and say which way to take"))
+    plan_arguments(verbs.add_parser("plan", help="memory and time of a run before it starts, and what to change so that it fits"))
     for name, help_text in commands.LABS.items():
         sub = verbs.add_parser(name, help=help_text)
         lab = commands.lab(name) if not given or name in given else None
@@ -334,6 +336,7 @@ _JSON_FILE = (
     "eval-hallucination",
     "eval-refusals",
     "judge-report",
+    "plan",
     "advise",
     "study",
     "watch",
@@ -423,8 +426,8 @@ def _reader_is_gone() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 done, 1 a release that was refused, 2 a mistake of the user's (one message,
-    no traceback), 130 interrupted (resumable), 141 nobody reads the output any more."""
+    """Run one command. Exit codes: 0 done, 1 a release that was refused or a plan that does not fit, 2 a mistake of the user's (one
+    message, no traceback), 130 interrupted (resumable), 141 nobody reads the output any more."""
     try:
         code = _main(argv)
     except BrokenPipeError:
@@ -474,7 +477,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(json.dumps(plain(summary), ensure_ascii=False, allow_nan=False))
     if summary is not None and summary.get("interrupted"):
         return 130
-    return 1 if summary is not None and summary.get("released") is False else 0
+    return 1 if summary is not None and (summary.get("released") is False or summary.get("fits") is False) else 0
 
 
 if __name__ == "__main__":

@@ -15,18 +15,19 @@ import yaml
 
 from keel.advise.choose import ranking_of
 from keel.advise.config import AdviseRecipe
-from keel.advise.estimate import Estimate, Mode
+from keel.advise.estimate import Estimate
 from keel.advise.learned import recall, remember
-from keel.advise.machine import Machine, measure_machine
 from keel.advise.measure import Measures, measure
 from keel.advise.race import run_race, with_result
 from keel.advise.rank import Ranked, possible, warnings
-from keel.advise.size import Size, size_of
 from keel.advise.text import report
 from keel.advise.ways import Start, Way, start
 from keel.core.config import dump, load
 from keel.core.errors import DataError, ModelError, UserError
 from keel.data.dataset import load as load_data
+from keel.plan.machine import Machine, measure_machine
+from keel.plan.size import Size, size_of
+from keel.plan.work import Mode
 from keel.runs.durable import write_atomic
 
 log = logging.getLogger("keel")

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keel.advise.estimate import Load, Mode, Plan, estimate, load_of
+from keel.advise.estimate import Load, Plan, estimate, load_of
 from keel.advise.learned import with_experience
-from keel.advise.machine import Machine
 from keel.advise.measure import Measures
 from keel.advise.rank import Ranked, possible, ranked, reasons
-from keel.advise.size import Size
 from keel.advise.ways import Start, Way, start
 from keel.data.dataset import Dataset
+from keel.plan.fit import MARGIN
+from keel.plan.machine import Machine
+from keel.plan.size import Size
+from keel.plan.work import Mode
 
 MODES: tuple[Mode, ...] = ("full", "lora")
-MARGIN = 0.9  # of the memory: what an estimate may take
 
 
 @dataclass(frozen=True, slots=True)

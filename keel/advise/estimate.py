@@ -15,15 +15,7 @@ With ``B`` the body's weights, ``V`` those of the head (which only scored tokens
 
 seconds = operations / (rate of the machine's products x ``SHARE``), SHARE = 0.5 being what is left after everything that is no product.
 
-Memory, in bytes. ``P`` parameters, ``T`` trained ones (P, or r times the ports of all matrices with adapters), ``b`` bytes a value in
-compute precision, ``N`` tokens of a micro-batch, ``L`` layers, ``H`` hidden, ``I`` intermediate size::
-
-    trained model  = 4 P + 12 T      weights, gradient, two moments; a frozen base under adapters b P + 16 T
-    autocast       = b P              full training in bfloat16: the rounded copies of the weights
-    activations    = b N L (10 H + 4 I) + 8 min(N, 256) V_rows
-    extra models   = a reference of RL in full training b P (adapters need none), a reward model 4 P, a critic as the trained model
-    sampling       = b rows tokens L cache (keys and values)
-    fixed          = 0.6e9            interpreter and libraries
+Memory: by the formulas of `keel.plan`, which knows no other.
 """
 
 from __future__ import annotations
@@ -33,20 +25,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from keel.advise.machine import Machine
-from keel.advise.measure import answers_of
-from keel.advise.size import Size
 from keel.data.identity import Item
+from keel.plan.machine import Machine
+from keel.plan.memory import memory
+from keel.plan.seconds import SHARE
+from keel.plan.seconds import forward_operations as forward
+from keel.plan.seconds import training_operations as training
+from keel.plan.size import Size
+from keel.plan.tokens import lengths_of
+from keel.plan.work import Mode, Work
 from keel.types import Prompt
 
-SHARE = 0.5  # of the measured rate of products that a whole step reaches
-FIXED = 0.6e9
 MICROBATCH = 2048  # learner.BatchConfig.microbatch_tokens
+INFERENCE = 16384  # learner.BatchConfig.inference_tokens
 ROWS = 128  # rollout.SamplerConfig.max_rows
-_HEAD_ROWS = 256
-_TEMPLATE = 8  # tokens around a turn
 
-Mode = Literal["full", "lora"]
 Kind = Literal["sft", "reference_free", "referred", "reward", "rl", "rl_critic"]
 
 
@@ -89,22 +82,17 @@ class Estimate:
 
 
 def load_of(records: Sequence[Item], prompts: Sequence[Prompt], size: Size) -> Load:
-    """Tokens of the records, from their bytes in UTF-8 (in Chinese a character is three) and the tokens of the template around turns."""
-
-    def tokens(texts: Sequence[str]) -> float:
-        return sum(len(t.encode("utf-8", "replace")) / size.bytes_per_token + _TEMPLATE for t in texts)
-
-    asked = [tokens([m.text for m in p.messages] or [p.text or ""]) for r in records for p in [r if isinstance(r, Prompt) else r.prompt]]
-    given = [[tokens([m.text for m in a]) for a in answers_of(r)] for r in records]
-    flat = [n for row in given for n in row]
+    """Tokens of the records, told from their bytes."""
+    found = lengths_of(records, prompts, size.bytes_per_token)
+    flat = [n for row in found.answers for n in row]
     return Load(
         records=len(records),
         prompts=len(prompts),
-        prompt_tokens=sum(asked),
+        prompt_tokens=sum(found.prompts),
         answer_tokens=sum(flat),
-        distinct_prompt_tokens=sum(tokens([m.text for m in p.messages] or [p.text or ""]) for p in prompts),
+        distinct_prompt_tokens=sum(found.distinct),
         answer=sum(flat) / len(flat) if flat else 0.0,
-        longest=max((a + sum(g) for a, g in zip(asked, given)), default=0.0),
+        longest=max(found.units, default=0.0),
     )
 
 
@@ -116,17 +104,8 @@ def estimate(kind: Kind, mode: Mode, load: Load, size: Size, machine: Machine, p
     seconds = _rl_seconds(kind, mode, load, size, machine, plan, reward_model) if rl else _seconds(kind, mode, load, size, machine, plan)
     if rl and reward_model:
         seconds += _seconds("reward", mode, load, size, machine, plan)
-    return Estimate(mode, memory(kind, mode, load, size, machine, plan, reward_model), seconds, steps)
-
-
-def forward(size: Size, tokens: float, scored: float) -> float:
-    """Operations of a forward pass."""
-    return 2.0 * (size.body * tokens + size.head * scored)
-
-
-def training(size: Size, tokens: float, scored: float, mode: Mode) -> float:
-    """Operations of forward and backward."""
-    return (2.0 if mode == "lora" else 3.0) * forward(size, tokens, scored)
+    work = work_of(kind, mode, load, size, machine, plan, reward_model)
+    return Estimate(mode, memory(work).peak, seconds, steps)
 
 
 def _seconds(kind: Kind, mode: Mode, load: Load, size: Size, machine: Machine, plan: Plan) -> float:
@@ -146,27 +125,30 @@ def _rl_seconds(kind: Kind, mode: Mode, load: Load, size: Size, machine: Machine
     return plan.epochs * (decode + learn / (machine.wide * SHARE))
 
 
-def memory(kind: Kind, mode: Mode, load: Load, size: Size, machine: Machine, plan: Plan, reward_model: bool = False) -> float:
-    """Bytes at the peak; the formula is at the top of the file."""
-    b, rl = machine.bytes_per_value, kind in ("rl", "rl_critic")
-    trained = trained_model(size, mode, b, plan.rank)
-    longest = load.distinct_prompt_tokens / max(1, load.prompts) + plan.samples * plan.max_tokens if rl else load.longest
-    batch = plan.batch * (longest if rl else (load.prompt_tokens + load.answer_tokens) / max(1, load.records))
+def work_of(kind: Kind, mode: Mode, load: Load, size: Size, machine: Machine, plan: Plan, reward_model: bool = False) -> Work:
+    """What a way asks of memory, in the settings that its recipe begins with."""
+    rl, answer = kind in ("rl", "rl_critic"), float(plan.max_tokens)
+    prompt = load.distinct_prompt_tokens / max(1, load.prompts)
+    unit = prompt + plan.samples * answer if rl else (load.prompt_tokens + load.answer_tokens) / max(1, load.records)
+    longest = prompt + answer if rl else load.longest
+    batch = plan.batch * unit
+    share = plan.samples * answer / unit if rl else load.answer_tokens / max(1.0, load.prompt_tokens + load.answer_tokens)
     tokens = max(longest, min(MICROBATCH, batch))
-    total = FIXED + trained + b * tokens * size.layers * (10 * size.hidden + 4 * size.intermediate)
-    total += 8 * min(tokens, _HEAD_ROWS) * size.vocab
-    if rl:
-        rows = min(ROWS, plan.batch * plan.samples)
-        total += b * rows * plan.max_tokens * size.layers * size.cache
-        total += b * size.parameters if mode == "full" else 0.0
-        total += 4.0 * size.parameters if reward_model else 0.0
-        total += trained if kind == "rl_critic" else 0.0
-    return total
-
-
-def trained_model(size: Size, mode: Mode, bytes_per_value: int, rank: int) -> float:
-    """Bytes of weights, gradients and moments of a model in training."""
-    if mode == "lora":
-        return bytes_per_value * size.parameters + 16.0 * rank * size.ports
-    rounded = 2.0 * size.parameters if bytes_per_value == 2 else 0.0
-    return 16.0 * size.parameters + rounded
+    whole = batch if rl else load.records * unit
+    return Work(
+        size=size,
+        value=machine.bytes_per_value,
+        rank=plan.rank if mode == "lora" else 0,
+        device="cpu" if machine.device == "cpu" else "cuda",
+        microbatch=tokens,
+        smallest=longest,
+        scored=0.0 if kind == "reward" else share * tokens,
+        inference=max(longest, min(INFERENCE, whole)) if rl or kind == "referred" else 0.0,
+        rows=min(ROWS, plan.batch * plan.samples) if rl else 0,
+        prompts=plan.batch,
+        prompt=prompt,
+        answer=answer,
+        reference=rl and mode == "full",
+        rewards=(size,) if rl and reward_model else (),
+        critic=kind == "rl_critic",
+    )

@@ -13,7 +13,8 @@ from keel.advise.labels import annotators, n_words, preferences
 from keel.data.dataset import Dataset
 from keel.data.findings import find
 from keel.data.identity import Item
-from keel.types import Comparison, Demonstration, ImagePart, Message, Pair, Prompt, Ranking, Rating, Steps, Unpaired
+from keel.plan.tokens import answers_of
+from keel.types import ImagePart, Prompt, Ranking, Rating, Unpaired
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +108,3 @@ def _other(records: Sequence[Item]) -> dict[str, Any]:
     if any(isinstance(r, Rating) for r in records):
         found["dimensions"] = sorted({name for r in records if isinstance(r, Rating) for name in r.scores})
     return found
-
-
-def answers_of(record: Item) -> tuple[tuple[Message, ...], ...]:
-    """All answers of a record."""
-    match record:
-        case Prompt():
-            return ()
-        case Demonstration():
-            return (record.completion,)
-        case Pair():
-            return (record.chosen, record.rejected)
-        case Comparison():
-            return tuple((Message("assistant", c.text),) for c in record.candidates)
-        case Ranking():
-            return record.answers
-        case Rating() | Unpaired():
-            return (record.answer,)
-        case Steps():
-            return ((Message("assistant", "\n".join(record.steps)),),)

@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 from keel.advise.config import AdviseRecipe
-from keel.advise.estimate import Mode
 from keel.advise.measure import Measures
 from keel.advise.race_data import Sides, sides
 from keel.advise.race_score import HeldOut, Scores
@@ -31,6 +30,7 @@ from keel.advise.ways import Way, start
 from keel.core.errors import UserError
 from keel.core.hashing import digest_bytes
 from keel.evaluate.statistics import Interval, mean_interval, paired_difference, wilson
+from keel.plan.work import Mode
 from keel.runs.durable import write_atomic
 from keel.verbs.run import run_verb
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from keel.advise.estimate import Kind, Mode
+from keel.advise.estimate import Kind
 from keel.advise.measure import Measures
+from keel.plan.work import Mode
 
 PREFERENCES = frozenset({"pair", "comparison", "ranking", "rating"})  # records that give pairs
 Needs = Literal["preferences", "judgements", "answers", "demonstrations", "checkable", "steps"]

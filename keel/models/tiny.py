@@ -74,7 +74,7 @@ def parse(spec: str, default_seed: int) -> TinySpec:
 
 def build(spec: TinySpec) -> tuple[PreTrainedModel, Any, Any]:
     """The model (fp32, seeded), its tokenizer, and a processor when it takes images."""
-    tokenizer = make_tokenizer(spec.vocab, list(FAMILIES[spec.arch].tokens) if spec.arch in FAMILIES else [], spec.arch)
+    tokenizer = make_tokenizer(spec.vocab, extra_tokens(spec.arch), spec.arch)
     config = ARCHITECTURES[spec.arch](spec, len(tokenizer), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -86,6 +86,11 @@ def build(spec: TinySpec) -> tuple[PreTrainedModel, Any, Any]:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, _processor(spec.arch, tokenizer)
+
+
+def extra_tokens(arch: str) -> list[str]:
+    """What the tokenizer of a vision-language model has beside words: the marks of images."""
+    return list(FAMILIES[arch].tokens) if arch in FAMILIES else []
 
 
 def make_tokenizer(vocab: int, extra: list[str], arch: str = "llama") -> Any:

@@ -16,9 +16,7 @@ from typing import Any, Literal, cast
 
 from keel.advise.choose import choose
 from keel.advise.estimate import Mode
-from keel.advise.machine import measure_machine
 from keel.advise.measure import Measures, measure
-from keel.advise.size import size_of
 from keel.advise.ways import start_own_reward
 from keel.core.errors import DataError, UserError
 from keel.data.config import DataConfig
@@ -31,6 +29,8 @@ from keel.new.recipe import MODELS, TINY, collect_pipeline, commented, pipeline_
 from keel.new.target import check_target
 from keel.new.words import template, words
 from keel.pipeline import load_pipeline
+from keel.plan.machine import measure_machine
+from keel.plan.size import size_of
 
 log = logging.getLogger("keel")
 KINDS: dict[str, frozenset[str]] = {  # records that each answer to "what labels?" speaks of

@@ -7,12 +7,13 @@ import math
 import pytest
 
 from keel.advise.advise import budget_seconds
-from keel.advise.estimate import FIXED, SHARE, Load, Plan, estimate, forward, memory, trained_model, training
-from keel.advise.machine import Machine
-from keel.advise.size import Size, size_of
+from keel.advise.estimate import SHARE, Load, Plan, estimate, forward, training, work_of
 from keel.core.errors import ModelError, UserError
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import load_model
+from keel.plan.machine import Machine
+from keel.plan.memory import memory
+from keel.plan.size import Size, size_of
 
 SIZE = Size(parameters=1000, body=600, head=200, ports=50, layers=2, hidden=8, intermediate=16, cache=4, vocab=100, bytes_per_token=4.0)
 LOAD = Load(records=20, prompts=10, prompt_tokens=200, answer_tokens=400, distinct_prompt_tokens=100, answer=10, longest=40)
@@ -50,19 +51,21 @@ def test_seconds_of_rl() -> None:
     assert scored.seconds - found.seconds == pytest.approx(first + 2 * 2 * 600 * tokens / (1e6 * SHARE))
 
 
-def test_memory() -> None:
-    assert trained_model(SIZE, "full", 4, 3) == 16 * 1000
-    assert trained_model(SIZE, "full", 2, 3) == 18 * 1000
-    assert trained_model(SIZE, "lora", 2, 3) == 2 * 1000 + 16 * 3 * 50
+def test_memory_is_that_of_the_plan() -> None:
+    """What a way asks, by hand; bytes are `keel.plan`'s alone."""
+    direct = work_of("referred", "full", LOAD, SIZE, FP32, PLAN)
     tokens = 8 * 600 / 20  # of a batch; the longest record has 40
-    direct = FIXED + 16000 + 4 * tokens * 2 * (10 * 8 + 4 * 16) + 8 * min(tokens, 256) * 100
-    assert memory("referred", "full", LOAD, SIZE, FP32, PLAN) == pytest.approx(direct)
-    longest = 100 / 10 + 4 * 5
-    tokens = 8 * longest
-    rl = FIXED + 16000 + 4 * tokens * 2 * 144 + 8 * min(tokens, 256) * 100 + 4 * 32 * 5 * 2 * 4 + 4 * 1000
-    assert memory("rl", "full", LOAD, SIZE, FP32, PLAN) == pytest.approx(rl)
-    assert memory("rl", "full", LOAD, SIZE, FP32, PLAN, reward_model=True) == pytest.approx(rl + 4000)
-    assert memory("rl_critic", "full", LOAD, SIZE, FP32, PLAN) == pytest.approx(rl + 16000)
+    assert (direct.microbatch, direct.scored) == (tokens, tokens * 400 / 600)
+    assert (direct.inference, direct.rows, direct.reference) == (600, 0, False)
+    assert direct.trained == 1000
+    assert estimate("referred", "full", LOAD, SIZE, FP32, PLAN).memory == memory(direct).peak
+    rl = work_of("rl_critic", "full", LOAD, SIZE, FP32, PLAN, reward_model=True)
+    unit = 100 / 10 + 4 * 5
+    assert (rl.microbatch, rl.inference, rl.smallest) == (8 * unit, 8 * unit, 100 / 10 + 5)
+    assert (rl.rows, rl.prompt, rl.answer) == (32, 10, 5)
+    assert (rl.reference, rl.critic, rl.rewards) == (True, True, (SIZE,))
+    lora = work_of("rl", "lora", LOAD, SIZE, FP32, PLAN)
+    assert (lora.trained, lora.reference, lora.critic) == (3 * 50, False, False)
 
 
 @pytest.mark.parametrize("spec", ["tiny:llama?seed=1", "tiny:qwen3?hidden=32&layers=3"])

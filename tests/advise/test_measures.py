@@ -12,10 +12,10 @@ from advice_rows import pair, question, votes
 from keel.advise.checkable import checkable, kind_of
 from keel.advise.coverage import coverage, near_duplicates, topics
 from keel.advise.labels import flip_rate, length_bias, preferences
-from keel.advise.machine import free_memory, matmul_rate, measure_machine
 from keel.advise.measure import measure
 from keel.data.dataset import read
 from keel.models.config import ModelOptions
+from keel.plan.machine import free_memory, matmul_rate, measure_machine
 from keel.types import Message, Pair, Prompt
 
 
@@ -148,5 +148,5 @@ def test_machine() -> None:
 
 def test_matmul_rate_counts_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(1000))
-    monkeypatch.setattr("keel.advise.machine.time.perf_counter", lambda: float(next(ticks)))  # every product takes a second
+    monkeypatch.setattr("keel.plan.machine.time.perf_counter", lambda: float(next(ticks)))  # every product takes a second
     assert matmul_rate(3, 5, torch.float32, torch.device("cpu")) == 2 * 3 * 5 * 5

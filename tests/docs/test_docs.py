@@ -23,6 +23,7 @@ from keel.methods import ALGORITHMS, POLICY_LOSSES
 from keel.methods.credit.assign import ESTIMATORS
 from keel.methods.preference import PREFERENCE_OBJECTIVES
 from keel.pipeline import load_pipeline
+from keel.plan.read import recipe_of
 from keel.tune.recipe import read_search
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
@@ -130,6 +131,8 @@ def test_commands_are_valid(page, line):
         load(DataCleanRecipe if args.what == "clean" else DataShowRecipe, None, [f"data.path={args.path}", *args.overrides])
     elif args.verb == "tune":
         read_search(ROOT / args.recipe, args.overrides)
+    elif args.verb == "plan":
+        recipe_of(ROOT / args.recipe, args.overrides, args.verb_of)
     elif hasattr(args, "recipe") and args.recipe != "recipe.yaml":  # that one keel new writes; its tests run it
         path = ROOT / args.recipe
         load_pipeline(path, args.overrides) if args.verb == "run" else load(RECIPES[args.verb], path, args.overrides)

@@ -118,7 +118,7 @@ class RLParts(SampledParts):
         reward models read what they score."""
         algorithm, prompts = self.algorithm, self.prompts["train"]
         units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
-        ready = [_ready(u) for u in units]
+        ready = [ready_unit(u) for u in units]
         if self.reference is not None:
             ready = list(with_signal(ready, "ref_logprobs", self.reference.logprobs(ready)))
             if not algorithm.taught:  # a teacher is not where training starts
@@ -262,7 +262,7 @@ def _critic(session: Session, recipe: RLRecipe, media: MediaStore, prompts: Prom
     return loaded
 
 
-def _ready(unit: Unit) -> Unit:
+def ready_unit(unit: Unit) -> Unit:
     """A sampled unit with advantages that make a gradient and a loss that is not 0: 1 for the first branch, -1/2 for the others; the same
     are the critic's returns, where it had expected 0."""
     advantages = tuple(b.trained_T.float() * (1.0 if i == 0 else -0.5) for i, b in enumerate(unit.branches))

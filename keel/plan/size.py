@@ -36,6 +36,33 @@ class Size:
     cache: int  # keys and values of one token in one layer
     vocab: int
     bytes_per_token: float  # of text, as the tokenizer cuts it
+    linear: int = 0  # values of the layers' matrices, with biases, that are kept in compute precision where they are frozen
+    experts: int = 0  # values of a mixture's stacked experts, which stay float32
+    largest: int = 0  # values of the largest of them
+    sides: int = 0  # rows and columns of all trained tensors of two dimensions, and values of the others
+    tower: int = 0  # parameters of what reads images
+    image_tokens: int = 0  # of one image
+    pixels: int = 0  # values of one image, as the processor leaves it
+
+    @property
+    def matrices(self) -> int:
+        """Values of the matrices of layers; ``body`` where nobody counted them."""
+        return self.linear + self.experts or self.body
+
+    @property
+    def rounded(self) -> int:
+        """Values that a frozen model keeps in compute precision."""
+        return self.linear if self.linear or self.experts else self.body
+
+    @property
+    def layer(self) -> float:
+        """Values of one layer."""
+        return self.matrices / self.layers
+
+    @property
+    def root(self) -> int:
+        """Values outside the layers: tables, head, norms."""
+        return self.parameters - self.matrices
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the advice."""
@@ -64,7 +91,7 @@ def _config(spec: str, options: ModelOptions) -> tuple[Any, float]:
     """The config and how many bytes of text a token is worth: what byte-level vocabularies of a size give for plain text."""
     if spec.startswith(tiny.PREFIX):
         parsed = tiny.parse(spec, 0)
-        tokenizer = tiny.make_tokenizer(parsed.vocab, [], parsed.arch)
+        tokenizer = tiny.make_tokenizer(parsed.vocab, tiny.extra_tokens(parsed.arch), parsed.arch)
         return tiny.ARCHITECTURES[parsed.arch](parsed, len(tokenizer), tokenizer), 1.6
     path = package_file(spec) if spec.startswith("package:") else Path(spec).expanduser()
     if path.suffix == ".gguf":
@@ -76,7 +103,9 @@ def _config(spec: str, options: ModelOptions) -> tuple[Any, float]:
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"'{spec}' has no config.json", "give the folder that holds config.json and the weights")
     name = str(path) if path.is_dir() else spec
-    more = {} if path.is_dir() or options.revision is None else {"revision": options.revision}
+    more: dict[str, Any] = {} if path.is_dir() or options.revision is None else {"revision": options.revision}
+    if not path.is_dir():
+        more["local_files_only"] = True  # of a model of the Hub what is here already: nothing is downloaded to make a plan
     return transformers.AutoConfig.from_pretrained(name, trust_remote_code=options.trust_remote_code, **more), 4.0
 
 
@@ -100,4 +129,22 @@ def _measure(module: Any, text: Any, bytes_per_token: float) -> Size:
         cache=2 * kv * per_head,
         vocab=head.weight.shape[0],
         bytes_per_token=bytes_per_token,
+        linear=sum(p.numel() for m in matrices if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)),
+        experts=sum(p.numel() for p in stacked),
+        largest=max((m.weight.numel() for m in matrices), default=0),
+        sides=sum(sum(p.shape) if p.dim() == 2 else p.numel() for p in module.parameters()),
+        **_images(module),
     )
+
+
+def _images(module: Any) -> dict[str, int]:
+    """What reads images: its parameters, and tokens and pixels of one image of the tower's own size; nothing of a model without one."""
+    vision = getattr(module.config, "vision_config", None)
+    if vision is None:
+        return {}
+    inner = {id(p) for p in module.get_decoder().parameters()} | {id(output_layer(module).weight)}
+    side, patch = getattr(vision, "image_size", 0) or 0, getattr(vision, "patch_size", 0) or 1
+    side = side[0] if isinstance(side, list | tuple) else side
+    patch = patch[0] if isinstance(patch, list | tuple) else patch
+    tokens = getattr(module.config, "image_seq_length", None) or (side // patch) ** 2
+    return {"tower": sum(p.numel() for p in module.parameters() if id(p) not in inner), "image_tokens": tokens, "pixels": 3 * side * side}
