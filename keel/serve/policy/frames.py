@@ -93,11 +93,13 @@ def plain(record: Row | Piece | About) -> dict[str, Any]:
 @cache
 def _usual(kind: type) -> Mapping[str, Any]:
     """The defaults of a record's fields."""
-    return {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(kind) if _has_default(f)}
-
-
-def _has_default(field_: Any) -> bool:
-    return field_.default is not MISSING or field_.default_factory is not MISSING
+    found: dict[str, Any] = {}
+    for f in fields(kind):
+        if f.default is not MISSING:
+            found[f.name] = f.default
+        elif f.default_factory is not MISSING:
+            found[f.name] = f.default_factory()
+    return found
 
 
 def row_from(plain: Mapping[str, Any]) -> Row:
