@@ -85,8 +85,11 @@ class Conversation:
 
     @property
     def total(self) -> float | None:
-        """All rewards of the world together; None where it gave none."""
+        """All rewards of the world together; None where it gave none. Cut in the very first answer, so that the world was never asked, the
+        conversation is worth 0."""
         known = [r for r in (*self.turn_rewards, self.reward) if r is not None]
+        if not known and self.turns == 1 and self.ended in ("answer", "tokens"):
+            return 0.0
         return sum(known) if known else None
 
     def told(self) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class GuessNumber:
 
 class ChainSum:
     """A sum like "2+5+4" in the prompt, and a tool that adds two numbers. The last answer is worth 1 where it is the sum; each call that
-    adds what the chain wants next, 0.1."""
+    adds what the chain wants next, 0.25."""
 
     def __init__(self, prompt: Prompt, seed: int) -> None:
         self.numbers = [int(n) for n in re.findall(r"\d+", prompt.last_user_text)]
@@ -50,7 +50,7 @@ class ChainSum:
         wanted = self.done < len(self.numbers) and (a, b) == (self.total, self.numbers[self.done])
         if wanted:
             self.total, self.done = a + b, self.done + 1
-        return Reply(str(a + b), reward={"right_call": 0.1 if wanted else 0.0})
+        return Reply(str(a + b), reward={"right_call": 0.25 if wanted else 0.0})
 
     def answer(self, message: Message) -> Reply:
         self.right = message.text.strip() == str(sum(self.numbers))

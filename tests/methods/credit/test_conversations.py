@@ -103,6 +103,8 @@ def test_what_the_world_does_not_say_is_no_zero():
     (group,) = rewarded(rollout(0, (None, None), None), rollout(1, (0.0, None), None))
     assert group.valid_G.tolist() == [False, True]
     assert bool(group.parts["environment"][0].isnan())
+    assert Conversation(SAID[:1], (None,), ended="answer").total == 0.0  # the world was never asked
+    assert Conversation(SAID, (None, None), ended="answer").total is None
 
 
 def test_parts_by_name_are_measured():
