@@ -20,7 +20,7 @@ from keel.models.loading import Loaded
 from keel.release.candidate import Open, Reader
 from keel.release.config import ExportConfig
 from keel.release.gguf.checked import Checked, check_in_llama_cpp
-from keel.release.gguf.write import write_gguf
+from keel.release.gguf.write import refuse_unwritable, write_gguf
 from keel.release.probes import Probe, distance, probes_of, score_distance
 from keel.release.source import Source
 from keel.runs.fingerprints import model_fingerprint, tensors_digest
@@ -45,6 +45,8 @@ def export(
 ) -> Exported:
     """Write the model of ``source`` into the folder ``target``, which is new, read it again and compare. Raises ModelError, and leaves
     nothing, where the two differ by more than the precision explains."""
+    if config.to == "gguf":
+        refuse_unwritable(source.folder)
     reader = open_model(str(source.folder))
     scores = reader.loaded.model.score_head is not None
     if scores and config.to != "merged":

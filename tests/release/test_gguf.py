@@ -17,9 +17,12 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qw
 from keel.core.errors import ModelError
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
+from keel.release.config import ExportConfig
+from keel.release.export import export
 from keel.release.gguf.architectures import architecture_of
 from keel.release.gguf.vocabulary import vocabulary_of
 from keel.release.gguf.write import write_gguf
+from keel.release.source import find_source
 
 Load = Callable[..., Any]
 TEXTS = ["Hello 12345, don't", "您好，感谢 2024年", "a\n\n  b\t<|im_start|>user\nHi<|im_end|>\n"]
@@ -74,6 +77,18 @@ def test_other_architectures_are_refused_before_anything_is_written(load: Load, 
     with pytest.raises(ModelError, match="'gemma2' is not among"):
         write_gguf(tmp_path / "final", tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
+
+
+def test_they_are_refused_before_the_model_is_even_opened(load: Load, tmp_path: Path) -> None:
+    own = load("gemma2")
+    own.model.save(tmp_path / "final", own.tokenizer)
+
+    def never(spec: str) -> Any:
+        raise AssertionError(f"{spec} is opened")
+
+    with pytest.raises(ModelError, match="'gemma2' is not among"):
+        export(find_source(str(tmp_path / "final")), tmp_path / "out", ExportConfig(to="gguf"), never, never, ())
+    assert not (tmp_path / "out").exists()
 
 
 def wrapped(model: Any, pre_tokenizer: Any) -> PreTrainedTokenizerFast:

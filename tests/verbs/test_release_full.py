@@ -14,7 +14,7 @@ from keel.cli import main
 from keel.core.recipe_files import read_recipe
 from keel.runs.fingerprints import model_fingerprint
 
-pytestmark = [pytest.mark.stages]
+pytestmark = pytest.mark.slow
 FULL = "recipes/gates/full.yaml"
 GATES: list[dict[str, Any]] = list(read_recipe(Path(__file__).resolve().parents[2] / FULL)["gates"])
 KINDS = [g["kind"] for g in GATES]

@@ -24,6 +24,14 @@ _TYPES = {"f32": "F32", "f16": "F16", "q8_0": "Q8_0"}
 _ONE_PLACE = 32  # numbers that share a scale in q8_0
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raises ModelError, from config and tokenizer alone, where no GGUF file can be made of a model: before it is loaded."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    architecture_of(config)
+    numbers(config)
+    vocabulary_of(transformers.AutoTokenizer.from_pretrained(folder), int(config.vocab_size), stops_of(folder))
+
+
 def write_gguf(folder: Path, target: Path, quant: Quant = "f32", facts: Mapping[str, str] | None = None) -> None:
     """Write the model in ``folder`` (config, tokenizer, safetensors) to ``target``. Vectors stay float32, matrices are kept as ``quant``
     says. ``facts`` stand in the file under ``keel.``: where the model comes from.
