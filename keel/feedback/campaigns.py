@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,46 +14,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from keel.core.errors import ConfigError, DataError
 from keel.feedback import schema
 from keel.feedback.answers import FITS, answer_from, answer_row, likeness
+from keel.feedback.campaign import ROLES, Campaign, CampaignSettings, Role
 from keel.feedback.rows import check_annotator, check_task, digest, dumps, named, task_content
 from keel.feedback.sql import is_sqlite, run
 from keel.feedback.texts import candidate_from, candidate_row, prompt_from, prompt_row
-from keel.types import Annotator, Task, TaskKind
-
-Role = Literal["work", "gold", "training", "qualification"]
-ROLES = ("work", "gold", "training", "qualification")
+from keel.types import Annotator, Task
 
 
 class ConflictError(DataError):
     """Something of this name is there and says something else: nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class CampaignSettings:
-    """How a campaign judges answers; all of it may be left as it is."""
-
-    pass_mark: float = 0.8  # share of qualification items that must be right
-    right_at: float = 1.0  # likeness to the known answer from which an answer is right
-    scale: float = 1.0  # width of the protocol's scale of scores: differences are measured against it
-    disagreement: float | None = None  # votes that disagree more than this go to an adjudicator; None = none do
-    repeat_gap: int = 5  # slots between an item and its repeat, at least
-    page: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what only pages read: dimensions, kinds of spans ...
-
-
-@dataclass(frozen=True, slots=True)
-class Campaign:
-    """One round of questions of one kind and protocol. ``seed`` decides all that is random in it."""
-
-    name: str
-    wanted: int  # different people an item
-    kind: TaskKind
-    protocol: str
-    guideline: str = ""
-    gold_share: float = 0.0  # of the items that a person gets
-    repeat_share: float = 0.0
-    lease_seconds: float = 1800.0
-    paused: bool = False
-    seed: int = 0
-    settings: CampaignSettings = field(default_factory=CampaignSettings)
 
 
 def settings_from(row: Mapping[str, Any]) -> CampaignSettings:

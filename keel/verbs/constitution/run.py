@@ -15,7 +15,7 @@ from keel.critique.rlaif import Answer, compare, cut_off, for_people
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
-from keel.feedback.campaigns import Campaign
+from keel.feedback.campaign import Campaign
 from keel.feedback.rows import task_row, utc
 from keel.judges.build import read_judges
 from keel.judges.templates import load_template

@@ -16,8 +16,7 @@ from keel.core.errors import ConfigError, RunError
 from keel.core.hashing import digest_bytes
 from keel.core.version import VERSION
 from keel.evaluate.judge_labels import reference_of
-from keel.feedback.campaigns import Campaign
-from keel.feedback.db import Store
+from keel.feedback.campaign import Campaign
 from keel.feedback.rows import annotator_row, judgement_row, task_row, utc
 from keel.judges.ask import Judge, Question, Said, check_images, failed
 from keel.judges.build import read_judges
@@ -153,6 +152,8 @@ def _lines(campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequen
 def _store(url: str, campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement]) -> int:
     """How many judgements are new in the store. What a judge said before, at another time, is the same event; where it says something else
     now, or its mean is of more calls, the new judgement takes the place of the old one, which stays in the history."""
+    from keel.feedback.db import Store  # the database is an extra
+
     with Store(url) as store:
         if all(c.name != campaign.name for c in store.campaigns()):
             store.add_campaign(campaign)
