@@ -38,7 +38,6 @@ from keel.runs.logs import read as read_rows
 from keel.runs.memory import give_back_memory, peak_mb
 from keel.verbs.assemble import AssembleRecipe, make_model
 from keel.verbs.campaign.recipe import LabelRecipe
-from keel.verbs.campaign.run import run_labels
 from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.mine.recipe import MineRecipe
 from keel.verbs.mine.run import run_mine
@@ -54,11 +53,20 @@ from keel.verbs.shared.session import show_recipe
 
 log = logging.getLogger("keel")
 JOINED = "stages.jsonl"
+
+
+def _run_labels(recipe: Any, path: Path, parent: str) -> dict[str, Any]:
+    """The stage of people, whose server and database are an extra that other pipelines do without."""
+    from keel.verbs.campaign.run import run_labels
+
+    return run_labels(recipe, path, parent)
+
+
 STAGES: Mapping[str, tuple[type[Section], StageFunction]] = {
     **{verb: (recipe, STAGE_FUNCTIONS[verb]) for verb, recipe in RECIPES.items()},
     "scenes": (ScenesRecipe, make_scenes),
     "assemble": (AssembleRecipe, make_model),
-    "annotate": (LabelRecipe, run_labels),
+    "annotate": (LabelRecipe, _run_labels),
     "mine": (MineRecipe, run_mine),
 }
 SHARED = ("model_options", "render", "seed", "settings")  # what every stage inherits from the pipeline

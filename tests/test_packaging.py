@@ -129,6 +129,32 @@ def test_the_container_copies_what_is_there() -> None:
             assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
 
 
+WITHOUT_EXTRAS = """
+import importlib, sys
+from keel.extras import EXTRA_OF
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        importer = sys._getframe(1)
+        while importer and "importlib" in importer.f_code.co_filename:
+            importer = importer.f_back
+        if name.split(".")[0] in EXTRA_OF and importer and importer.f_globals.get("__name__", "").startswith("keel"):
+            raise ModuleNotFoundError(f"{importer.f_globals['__name__']} imports {name}", name=name)
+sys.meta_path.insert(0, Hidden())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+BASE = ["api", "pipeline", "verbs.run", "doctor", "check", "reference", "new.project", "advise.advise", "tune.run", "evaluate.report"]
+BASE += ["verbs.data_show", "verbs.data_clean", "verbs.score.run", "verbs.export.run", "verbs.release.run", "verbs.eval_reward.run"]
+BASE += ["verbs.ab.run", "verbs.judge.run", "verbs.judge.report", "verbs.sweep.run", "verbs.watch.run", "verbs.scenes", "runs.listing"]
+
+
+def test_what_needs_no_extra_imports_none() -> None:
+    """`pip install keel-align` alone trains, evaluates and advises: an import of an extra at the head of a file would end all of it."""
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, *(f"keel.{name}" for name in BASE)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: the checkout gets no build folder."""

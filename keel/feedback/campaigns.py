@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -13,31 +13,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from keel.core.errors import ConfigError, DataError
 from keel.feedback import schema
 from keel.feedback.answers import FITS
-from keel.feedback.campaign_settings import CampaignSettings, check_settings, read_settings, settings_row
+from keel.feedback.campaign import Campaign
+from keel.feedback.campaign_settings import check_settings, read_settings, settings_row
 from keel.feedback.rows import check_annotator, dumps
 from keel.feedback.sql import is_sqlite, run
-from keel.types import Annotator, TaskKind
+from keel.types import Annotator
 
 
 class ConflictError(DataError):
     """Something of this name is there and says something else: nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Campaign:
-    """One round of questions of one kind and protocol. ``seed`` decides all that is random in it."""
-
-    name: str
-    wanted: int  # different people an item
-    kind: TaskKind
-    protocol: str
-    guideline: str = ""
-    gold_share: float = 0.0  # of the items that a person gets
-    repeat_share: float = 0.0
-    lease_seconds: float = 1800.0
-    paused: bool = False
-    seed: int = 0
-    settings: CampaignSettings = field(default_factory=CampaignSettings)
 
 
 def add_campaign(c: Connection, campaign: Campaign, now: float) -> None:

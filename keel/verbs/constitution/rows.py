@@ -10,7 +10,7 @@ from typing import Any
 from keel.critique.config import AuditConfig
 from keel.critique.revise import Draft
 from keel.critique.rlaif import Answer, ScoredPair
-from keel.feedback.campaigns import Campaign
+from keel.feedback.campaign import Campaign
 from keel.feedback.candidates import make_candidate
 from keel.feedback.rows import annotator_row, judgement_row, named, task_row
 from keel.feedback.store import pair_row

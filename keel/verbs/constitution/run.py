@@ -15,7 +15,7 @@ from keel.critique.rlaif import Answer
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.data.left_out import LeftOut
-from keel.feedback.campaigns import Campaign
+from keel.feedback.campaign import Campaign
 from keel.feedback.rows import utc
 from keel.judges.build import read_judges
 from keel.judges.templates import load_template

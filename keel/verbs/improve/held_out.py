@@ -28,7 +28,6 @@ from keel.runs.logs import json_line
 from keel.runs.logs import read as read_rows
 from keel.types import Candidate, Prompt, Task
 from keel.verbs.campaign.recipe import GoldConfig, LabelRecipe
-from keel.verbs.campaign.run import COMPARISONS, UNWANTED, run_labels
 from keel.verbs.improve.recipe import HeldOutConfig, ImproveRecipe
 from keel.verbs.shared.judges import check_seen_by, judge_named
 
@@ -192,6 +191,8 @@ def ask_people(
             turned[f"{i} {k}"] = (i, turn)
     folder.mkdir(parents=True, exist_ok=True)
     if tasks:
+        from keel.verbs.campaign.run import COMPARISONS, UNWANTED, run_labels  # people need the database, which is an extra
+
         write_atomic(folder / "tasks.jsonl", b"".join(json_line(task_row(t)) for t in tasks.values()))
         given = {"people": use.people, "per_item": use.per_item, "app": use.app, "seed": recipe.seed, "repeat_share": 0.0}
         if use.port:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import RunError
-from keel.feedback.campaigns import Campaign
-from keel.feedback.db import Store
+from keel.feedback.campaign import Campaign
 from keel.feedback.rows import annotator_row, judgement_row, named, task_row, utc
 from keel.judges.ask import Judge, Question
 from keel.judges.orders import Verdict, verdicts
@@ -160,6 +159,8 @@ def keep(path: Path, store: str, campaign: str, asked: Sequence[Asked]) -> int:
     rows = [*head, *({"task": task_row(t)} for t in tasks.values()), *({"judgement": judgement_row(j)} for j in said.values())]
     write_atomic(path, b"".join(map(json_line, rows)))
     if store:
+        from keel.feedback.db import Store  # the database is an extra
+
         with Store(store) as opened:
             if all(c.name != campaign for c in opened.campaigns()):
                 opened.add_campaign(kept)

@@ -16,9 +16,7 @@ from keel.core.errors import ConfigError, RunError
 from keel.core.hashing import digest_bytes
 from keel.core.version import VERSION
 from keel.evaluate.judge_labels import reference_of
-from keel.feedback.arrivals import made_again
-from keel.feedback.campaigns import Campaign
-from keel.feedback.db import Store
+from keel.feedback.campaign import Campaign
 from keel.feedback.rows import annotator_row, judgement_row, task_row, utc
 from keel.judges.ask import Judge, Question, Said, check_images, failed
 from keel.judges.build import read_judges
@@ -163,6 +161,9 @@ def _lines(campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequen
 def _store(recipe: JudgeRecipe, campaign: Campaign, judge: Judge, tasks: Sequence[Task], said: Sequence[Judgement], failed: Failed) -> int:
     """How many judgements are new in the store. What a judge said before, at another time, is the same event; where it says something else
     now, or its mean is of more calls, the new judgement takes the place of the old one, which stays in the history."""
+    from keel.feedback.arrivals import made_again  # the database is an extra
+    from keel.feedback.db import Store
+
     with Store(recipe.store) as store:
         by = annotator_of(judge)
         store.add_annotator(by)
