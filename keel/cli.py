@@ -99,6 +99,15 @@ def _add_recipes(add: Add) -> None:
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. tune.budget=400; run_dir=DIR goes on in DIR")
     sub.add_argument("--dry-run", action="store_true", help="say what would be run and how many steps it takes, and stop")
 
+    sub = add("ablate", "switch settings of a recipe off, over seeds, and say what each is good for", commands.ablate)
+    sub.add_argument("recipe", help="a recipe of a stage that trains")
+    sub.add_argument(
+        "keys", nargs="*", default=[], metavar="KEY", help="KEY or KEY=VALUE,VALUE; settings of the study: ablate.seeds=5, run_dir=DIR"
+    )
+    sub.add_argument("--set", dest="overrides", action="append", default=[], metavar="key.path=value", help="for all runs, e.g. loop.steps=50")
+    sub.add_argument("--jobs", type=_count, default=0, metavar="N", help="runs at a time, each in a process of its own (ablate.jobs)")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be run, and about how long it takes once one run is known")
+
 
 def _add_looks(add: Add) -> None:
     sub = add("doctor", "prove that this machine and this model compute what they should", commands.doctor)

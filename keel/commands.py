@@ -65,6 +65,13 @@ def check(args: argparse.Namespace) -> Summary:
     return run_check(args.target, args.overrides, args.verb_of, args.lang)
 
 
+def ablate(args: argparse.Namespace) -> Summary:
+    from keel.ablate.run import run_ablate
+
+    jobs = [f"ablate.jobs={args.jobs}"] if args.jobs else []
+    return run_ablate(Path(args.recipe), [*args.keys, *jobs], args.overrides, dry_run=args.dry_run)
+
+
 def tune(args: argparse.Namespace) -> Summary:
     from keel.tune.run import run_tune
 

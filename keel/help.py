@@ -13,7 +13,7 @@ from typing import NoReturn
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Start": ("new", "advise", "doctor", "run", "check"),
     "Data": ("data", "collect", "constitution", "scenes"),
-    "Train": ("sft", "reward", "prefer", "rl", "offline", "improve", "tune"),
+    "Train": ("sft", "reward", "prefer", "rl", "offline", "improve", "tune", "ablate"),
     "Judge": ("annotate", "feedback", "judge", "judge-report", "score"),
     "Watch": ("dash", "runs", "watch", "report"),
     "Evaluate": ("eval", "eval-reward", "eval-hallucination", "ab", "sweep", "drift"),
@@ -40,6 +40,7 @@ NEXT: Mapping[str, str] = {
     "offline": "keel eval RECIPE compares it with the model before",
     "improve": "report.html in its folder; keel release RUN --gates FILE",
     "tune": "the same recipe with the settings that it names",
+    "ablate": "the recipe without what changes nothing; more seeds where it cannot tell: ablate.seeds=8",
     "annotate": "keel feedback export --store FILE --as training --out pairs.jsonl",
     "feedback": "keel advise FILE on what was exported",
     "judge": "keel judge report --labels FILE --judge NAME, before it may label",
