@@ -19,8 +19,8 @@ Row = Mapping[str, Any]
 
 
 def rows(trainer: Trainer, trials: Sequence[Trial], steps: int, jobs: int) -> Iterator[Row]:
-    """The row of each run as it ends: that of ``Trainer.advance`` with ``seconds`` and ``weights``, a digest of what was trained. Raises what
-    a run raises; the others that go on then end first."""
+    """The row of each run as it ends: that of ``Trainer.advance`` with ``seconds`` and ``weights``, a digest of what was trained. Raises
+    what a run raises; the others that go on then end first."""
     if jobs == 1:
         for trial in trials:
             yield one(trainer, trial, steps)

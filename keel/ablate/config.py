@@ -13,7 +13,7 @@ class AblateConfig(MeasureConfig):
 
     keys: list[str] = Field(
         default=[],
-        description="What is switched off, as on the command line: `KEY` (off is what its type says: false, 0, null), or `KEY=VALUE,VALUE`.",
+        description="What is switched off, as in the command: `KEY` (off is what its type says: false, 0, null), or `KEY=VALUE,VALUE`.",
     )
     seeds: int = Field(default=3, ge=2, description="Seeds of each change and of the recipe as it stands: its own and those after it.")
     jobs: int = Field(default=1, ge=1, description="Runs at a time, each in a process of its own where there are several.")

@@ -102,7 +102,9 @@ def _off(training: Training, key: str) -> Change:
             continue
         return Change(key, value, was, meaning, _about(field))
     if already:
-        raise ConfigError(f"{key} is {shown(was)} in the recipe: there is nothing to switch off", f"write {key}=VALUE to see what it would do")
+        raise ConfigError(
+            f"{key} is {shown(was)} in the recipe: there is nothing to switch off", f"write {key}=VALUE to see what it would do"
+        )
     if isinstance(was, Mapping | list):
         entries = was if isinstance(was, Mapping) else range(len(was))
         raise ConfigError(f"{key} has no off", f"name one of its settings: {', '.join(f'{key}.{e}' for e in list(entries)[:6])}")

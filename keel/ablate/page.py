@@ -35,7 +35,9 @@ def write_pages(folder: Path, result: Mapping[str, Any]) -> None:
 def page(result: Mapping[str, Any], lang: str) -> str:
     """The page in one language."""
     words: Mapping[str, str] = json.loads((resources.files("keel.ablate") / "lang" / f"{lang}.json").read_text(encoding="utf-8"))
-    css = "".join((resources.files("keel.evaluate") / "templates" / f"{name}.css").read_text(encoding="utf-8") for name in ("report", "page"))
+    css = "".join(
+        (resources.files("keel.evaluate") / "templates" / f"{name}.css").read_text(encoding="utf-8") for name in ("report", "page")
+    )
     other = next(x for x in FILES if x != lang)
     chips = [
         (words["recipe"], result["recipe"]),
@@ -64,7 +66,9 @@ def _headline(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 def _picture(result: Mapping[str, Any], words: Mapping[str, str]) -> str:
     bars = [
-        Bar(c["name"], d["mean"], d["low"], d["high"], f"{number(d['mean'])} [{number(d['low'])}, {number(d['high'])}]", words[c["verdict"]])
+        Bar(
+            c["name"], d["mean"], d["low"], d["high"], f"{number(d['mean'])} [{number(d['low'])}, {number(d['high'])}]", words[c["verdict"]]
+        )
         for c in result["changes"]
         if (d := c["change"])
     ]
@@ -118,7 +122,9 @@ def _table(title: str, heads: list[str], rows: list[tuple[Any, ...]], marks: lis
     head = "".join(f"<th scope='col'>{escape(h)}</th>" for h in heads)
     body = ""
     for i, row in enumerate(rows):
-        cells = (f"<td><span{marks[i]}>{escape(c)}</span></td>" if marks and k == marked else f"<td>{escape(c)}</td>" for k, c in enumerate(row))
+        cells = (
+            f"<td><span{marks[i]}>{escape(c)}</span></td>" if marks and k == marked else f"<td>{escape(c)}</td>" for k, c in enumerate(row)
+        )
         body += f"<tr>{''.join(cells)}</tr>"
     table = f"<div style='overflow-x:auto'><table class='pairs'><tr>{head}</tr>{body}</table></div>"
     return f"<section><h2>{escape(title)}</h2>{table}</section>"

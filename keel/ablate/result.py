@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from keel.evaluate.statistics import LEVEL, Interval, clustered, difference, holm
+from keel.evaluate.statistics import LEVEL, Estimate, Interval, clustered, holm
 from keel.tune.compare import Outcome, compare
 
 Verdict = Literal["better", "worse", "cannot tell", "changes nothing"]
@@ -16,8 +17,8 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a change does. ``change``: the measure with it less the measure of the recipe as it stands, in the measure's own units. ``p``: of
-    no change, the larger of that over seeds and that over prompts; ``p_holm``: the same beside all other changes (Holm 1979)."""
+    """What a change does. ``change``: the measure with it less the measure of the recipe as it stands, in the measure's own units. ``p``:
+    of no change, the larger of that over seeds and that over prompts; ``p_holm``: the same beside all other changes (Holm 1979)."""
 
     verdict: Verdict
     why: str
@@ -28,7 +29,9 @@ class Effect:
     prompts: int
 
 
-def effects(own: Sequence[Row], changed: Mapping[str, Sequence[Row]], outcomes: Mapping[int, Sequence[Outcome]], higher: bool) -> dict[str, Effect]:
+def effects(
+    own: Sequence[Row], changed: Mapping[str, Sequence[Row]], outcomes: Mapping[int, Sequence[Outcome]], higher: bool
+) -> dict[str, Effect]:
     """By name of a change, in order. Rows and outcomes are of the same seeds in their order; ``outcomes[0]`` are the recipe's own, those of
     the i-th change come under i, from 1."""
     found: dict[str, Effect] = {}
@@ -41,20 +44,35 @@ def effects(own: Sequence[Row], changed: Mapping[str, Sequence[Row]], outcomes: 
 def _effect(own: Sequence[Row], rows: Sequence[Row], before: Sequence[Outcome], after: Sequence[Outcome], higher: bool) -> Effect:
     n = len(own)
     if all(_same(a, b) for a, b in zip(own, rows, strict=True)):
-        why = "weights and measure are the same bit for bit on every seed: nothing reads this setting here"
+        why = "weights and measure are the same bit for bit on every seed: this setting has no effect in this recipe"
         return Effect("changes nothing", why, Interval(0.0, 0.0, 0.0, n), None, None, n, 0)
     told = compare(before, after, higher)
-    if told.difference is None:
+    if told.difference is None:  # a run that did not come to its end, or no number
         return Effect(_verdict(told.verdict), told.why, None, None, None, n, 0)
-    sign = 1.0 if higher else -1.0
-    d = told.difference
-    low, high = sorted((sign * d.low, sign * d.high))
-    p = clustered([b.value - a.value for a, b in zip(before, after, strict=True)]).p_value()
-    if told.prompts:
-        shared = set.intersection(*(set(o.by_prompt) for o in (*before, *after)))
-        sides = ({k: [o.by_prompt[k] for o in side] for k in sorted(shared)} for side in (before, after))
-        p = max(p, difference(*sides).p_value())
-    return Effect(_verdict(told.verdict), told.why, Interval(sign * d.mean, low, high, d.n), p, None, n, told.prompts)
+    over_seeds, over_prompts = gaps_of(before, after)
+    seen = [x for x in (over_seeds, over_prompts) if x is not None and x.n > 1]
+    ends = [x.interval() for x in seen]
+    change = Interval(over_seeds.mean, min(i.low for i in ends), max(i.high for i in ends), n)
+    p, prompts = max(x.p_value() for x in seen), over_prompts.n if over_prompts is not None else 0
+    if change.low <= 0 <= change.high:
+        return Effect("cannot tell", "0 is in the interval", change, p, None, n, prompts)
+    side = "above" if change.low > 0 else "below"
+    verdict: Verdict = "better" if (change.low > 0) == higher else "worse"
+    return Effect(verdict, f"the whole interval is {side} 0", change, p, None, n, prompts)
+
+
+def gaps_of(before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[Estimate, Estimate | None]:
+    """The mean change over seeds, and over prompts: each with its changes on all seeds that have it on both sides, as seeds may hold out
+    different prompts. None where the measure is not known by prompt."""
+    over_seeds = clustered([b.value - a.value for a, b in zip(before, after, strict=True)])
+    by_prompt: defaultdict[str, list[float]] = defaultdict(list)
+    for a, b in zip(before, after, strict=True):
+        for prompt in a.by_prompt.keys() & b.by_prompt.keys():
+            by_prompt[prompt].append(b.by_prompt[prompt] - a.by_prompt[prompt])
+    if not by_prompt:
+        return over_seeds, None
+    order = sorted(by_prompt)
+    return over_seeds, clustered([math.fsum(by_prompt[p]) for p in order], [float(len(by_prompt[p])) for p in order])
 
 
 def _verdict(said: str) -> Verdict:

@@ -82,7 +82,9 @@ def plan_lines(study: Study, known: Mapping[Cell, Row]) -> list[str]:
     ]
     took = [float(row["seconds"]) for row in known.values()]
     if took and left:
-        lines.append(f"time: about {_time(took, len(left), study.config.jobs)}, as those that are done took {duration(sum(took) / len(took))} each")
+        lines.append(
+            f"time: about {_time(took, len(left), study.config.jobs)}, as those that are done took {duration(sum(took) / len(took))} each"
+        )
     return [*lines, *(f"warning: {said}" for said in study.warnings())]
 
 
@@ -106,7 +108,9 @@ def _begin(folder: Path, study: Study) -> None:
         if differ == ["changes"] and wanted["changes"][: len(before["changes"])] == before["changes"]:
             differ = []
         if differ:
-            raise RunError(f"{folder} holds another ablation: {', '.join(differ)} differ", "choose another run_dir; new keys go behind the old")
+            raise RunError(
+                f"{folder} holds another ablation: {', '.join(differ)} differ", "choose another run_dir; new keys go behind the old"
+            )
     elif any((folder / name).exists() for name in (JOURNAL, "manifest.json")):
         raise RunError(f"{folder} holds something else than an ablation", "choose another run_dir")
     write_atomic(folder / RECIPE, with_point(study.training.raw, {}).encode())

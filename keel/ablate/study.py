@@ -88,5 +88,3 @@ def run_folder(study: Study) -> Path:
     """Where it is kept: ``run_dir``, or a folder named after the recipe."""
     wanted = study.training.recipe.run_dir
     return Path(wanted) if wanted else Path("runs") / f"ablate_{study.training.path.stem}"
-
-

@@ -14,7 +14,7 @@ import pytest
 from keel.ablate import run as ablate_run
 from keel.ablate.cells import rows as run_rows
 from keel.ablate.off import changes_of
-from keel.ablate.result import effects
+from keel.ablate.result import effects, gaps_of
 from keel.ablate.run import run_ablate
 from keel.ablate.study import read_study
 from keel.cli import main
@@ -191,6 +191,16 @@ def test_one_of_many_is_not_called_found(tmp_path: Path) -> None:
     assert "after Holm" in among.why
     lower = effects(own, {"real": rows["real"]}, {0: outcomes[0], 1: outcomes[1]}, False)["real"]
     assert (lower.verdict, lower.change) == ("worse", alone.change), "in the measure's own units, whichever is better"
+
+
+def test_seeds_that_hold_out_different_prompts_are_paired_within_each_seed() -> None:
+    before = [Outcome(1.5, {"a": 1.0, "b": 2.0}), Outcome(2.5, {"b": 2.0, "c": 3.0})]
+    after = [Outcome(2.0, {"a": 1.0, "b": 3.0}), Outcome(3.5, {"b": 3.0, "c": 4.0})]
+    seeds, prompts = gaps_of(before, after)
+    assert prompts is not None
+    assert (seeds.mean, seeds.n) == (0.75, 2)
+    assert (prompts.mean, prompts.n) == (0.75, 3), "changes 0 of a, 1 and 1 of b, 1 of c: 3 / 4"
+    assert gaps_of([Outcome(1.0, {})], [Outcome(2.0, {})])[1] is None
 
 
 @pytest.mark.stages
