@@ -124,7 +124,9 @@ def _candidates(field: FieldInfo | None, given: bool) -> Iterator[tuple[Any, Mea
         yield 0, "0"
     for member in members:
         if typing.get_origin(member) is Literal:
-            yield from ((name, "none") for name in typing.get_args(member) if name in ("none", "off", "None"))
+            for name in typing.get_args(member):
+                if name in ("none", "off"):
+                    yield name, "none"
     if default is not ... and default in ("", [], {}):
         yield default, "empty"
     if _takes_null(field.annotation):

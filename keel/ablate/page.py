@@ -48,7 +48,7 @@ def page(result: Mapping[str, Any], lang: str) -> str:
     told = "".join(f"<span class='chip'><span class='dim'>{escape(k)}</span> {escape(v)}</span>" for k, v in chips)
     parts = [f'<!doctype html><html lang="{lang}"><head>{_HEAD}<title>{escape(words["title"])}</title><style>{css}</style></head><body>']
     parts.append(f"<header><div class='wrap'><p class='brand'>Keel <span class='dim'>{escape(words['title'])}</span> ")
-    parts.append(f"<a class='small' href='{FILES[other]}' lang='{other}'>{escape(words['other'])}</a></p>")
+    parts.append(f"<a class='other' href='{FILES[other]}' lang='{other}'>{escape(words['other'])}</a></p>")
     parts.append(f"<h1>{escape(_headline(result, words))}</h1><p class='chips'>{told}</p></div></header><main class='wrap'>")
     parts += [f"<section><p class='verdict bad'>{escape(said)}</p></section>" for said in result["warnings"]]
     parts.append(_picture(result, words))

@@ -41,7 +41,7 @@ def write_run(
     """A run of keel eval as it stands on the disk."""
     (run / "samples").mkdir(parents=True)
     config = {"model": "m", "model_name": "tuned", "baseline_name": "start"}
-    (run / "manifest.json").write_text(json.dumps({"schema": 1, "verb": "eval", "config": config}))
+    (run / "manifest.json").write_text(json.dumps({"schema": 1, "verb": "eval", "config": config, "starts": [{"folder": str(run.parent)}]}))
     rate = {"mean": 0.25, "low": 0.1, "high": 0.4}
     board = {"headline": "gold", "models": {"tuned": {"win_rates": {"gold": rate}}}}
     (run / "summary.json").write_text(json.dumps({"schema": 1, "board": board}))
@@ -186,8 +186,10 @@ def test_the_page_shows_both_sides_marks_and_pictures(tmp_path: Path) -> None:
         row(i, [answer("Old words.", 0.5, 0.5)], [answer(f"New words {i} {hostile}", i / 10, 0.5)], images=[str(tmp_path / "a.png")])
         for i in range(8)
     ]
+    rows[0]["images"] = ["a.png"]  # as seen from where the run was started
     rows[0]["after"][0] |= {"errors": [["existence", 4, 9]]}  # "words"
     run = write_run(tmp_path / "run", rows)
+    assert read_run(run).cases["p0"].images == (str(tmp_path / "a.png"),)
     found = run_cases(run, ["fixed=1", "extremes=2", "random=1", "picture_kb=80"])
     assert [s["why"] for s in found["shown"]] == ["fixed", "worst", "worst", "best", "best", "random"]
     english, chinese = ((run / name).read_text() for name in ("cases.html", "cases.zh.html"))

@@ -34,6 +34,7 @@ _CSS = """
 .case-head p { margin: 4px 0; white-space: pre-wrap; } .case-head img { max-height: 168px; border-radius: 6px; margin: 6px 8px 0 0; }
 .why { font-size: 12.5px; color: var(--bad); margin: 4px 0 0; } .answer .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .people { padding: 8px 20px 12px; border-top: 1px solid var(--line); }
+.scroll td { vertical-align: top; } .scroll td:last-child { white-space: normal; min-width: 220px; overflow-wrap: anywhere; }
 @media print { .case { break-inside: avoid; } }
 """
 
@@ -110,7 +111,7 @@ def _groups(model: str, groups: list[Mapping[str, Any]], read: Read, reasons: Re
     for g in groups:
         rate = g["rate"]
         first = [read.cases[e["prompt_id"]].sides[e["model"]][e["answer"]].text for e in g["examples"]]
-        shown = " ⏎ ".join(f"“{_cut(text, 90)}”" for text in first)
+        shown = " ⏎ ".join(f"“{_cut(text, 90)}”" for text in dict.fromkeys(first))
         share = f"{percent(rate['mean'])} [{percent(rate['low'])}, {percent(rate['high'])}]"
         rows.append((words[f"by.{g['by']}"], g["name"], f"{g['failures']} / {g['answers']}", share, shown))
     heads = [words["by"], words["group"], words["count"], words["share"], words["examples"]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from keel.feedback.rows import RowError
 from keel.feedback.texts import prompt_from
 from keel.runs import logs, rollouts
 from keel.runs.directory import read_manifest, read_summary
-from keel.types import Message, Prompt
+from keel.runs.places import folders
+from keel.types import ImagePart, Message, Prompt
 
 Key = tuple[str, str, int]  # prompt, model, number of the answer
 
@@ -82,7 +83,9 @@ def _evaluation(run: Path, manifest: Mapping[str, Any]) -> Read:
         one = PromptAnswers.from_row(row)
         sides[one.prompt_id] |= {baseline: one.before, model: one.after}
         prompt, whole = _prompt(one, asked.get(one.prompt_id))
-        cases[one.prompt_id] = Case(prompt, one.prompt, one.language, one.category, one.images, sides[one.prompt_id], whole)
+        images = tuple(_place(source, folders(manifest)) for source in one.images)
+        prompt = _with_places(prompt, folders(manifest))
+        cases[one.prompt_id] = Case(prompt, one.prompt, one.language, one.category, images, sides[one.prompt_id], whole)
     models = tuple(dict.fromkeys(model for model, _ in rows))
     found = _refusals(run, cases, sides, models)
     headline = str((summary.get("board") or {}).get("headline") or "")
@@ -96,6 +99,23 @@ def _prompt(row: PromptAnswers, asked: Mapping[str, Any] | None) -> tuple[Prompt
         except RowError as error:
             raise DataError(f"samples/prompts.jsonl: {error.message}") from None
     return Prompt(row.prompt_id, (Message("user", row.prompt),)), False
+
+
+def _with_places(prompt: Prompt, bases: Sequence[Path]) -> Prompt:
+    """The prompt with pictures that are found from any folder."""
+
+    def placed(part: Any) -> Any:
+        return replace(part, source=_place(part.source, bases)) if isinstance(part, ImagePart) else part
+
+    turns = tuple(m if isinstance(m.content, str) else replace(m, content=tuple(map(placed, m.content))) for m in prompt.messages)
+    return replace(prompt, messages=turns)
+
+
+def _place(source: str, bases: Sequence[Path]) -> str:
+    """A picture's path as the run that named it saw it: relative ones begin where it was started."""
+    if not source or source.startswith("data:") or Path(source).is_absolute():
+        return source
+    return str(next((base / source for base in bases if (base / source).is_file()), Path(source)))
 
 
 def _refusals(

@@ -17,6 +17,10 @@ MOST_TERMS = 4000
 _FEWEST = 8  # texts; fewer are no matter of groups
 _ROUNDS = 30
 _HAN = ("\u3400", "\u9fff")
+_SAY_NOTHING = frozenset(
+    "a an and are as at be by can could do does for from has have how i if in is it me my no not of on one or please so tell that the their "
+    "them there they this to us was we what when where which who why will with would you your".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,10 @@ class Cluster:
 
 
 def terms(text: str) -> list[str]:
-    """Words in small letters; Chinese, which has no spaces, by two characters."""
+    """Words in small letters, but for those that say nothing of a subject; Chinese, which has no spaces, by two characters."""
     found = words(text)
     pairs = [a + b for a, b in itertools.pairwise(found) if _han(a) and _han(b)]
-    return [w for w in found if not _han(w)] + (pairs or [w for w in found if _han(w)])
+    return [w for w in found if not _han(w) and w not in _SAY_NOTHING] + (pairs or [w for w in found if _han(w)])
 
 
 def _han(word: str) -> bool:
