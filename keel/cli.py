@@ -60,6 +60,7 @@ def parser(given: Sequence[str] = ()) -> Parser:
     _add_chat(add)
     _add_annotate(add)
     _add_dash(add)
+    _add_cases(add)
     _add_feedback(add)
     _add_judge(add)
     _add_judge_report(verbs.add_parser("judge-report", help="measure a judge beside people: keel judge report --labels FILE --judge NAME"))
@@ -100,6 +101,17 @@ def _add_recipes(add: Add) -> None:
     sub.add_argument("recipe", help="a recipe of a stage that trains; its section `tune` says what is searched")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. tune.budget=400; run_dir=DIR goes on in DIR")
     sub.add_argument("--dry-run", action="store_true", help="say what would be run and how many steps it takes, and stop")
+
+    sub = add("ablate", "switch settings of a recipe off, over seeds, and say what each is good for", commands.ablate)
+    sub.add_argument("recipe", help="a recipe of a stage that trains")
+    sub.add_argument(
+        "keys", nargs="*", default=[], metavar="KEY", help="KEY or KEY=VALUE,VALUE; settings of the study: ablate.seeds=5, run_dir=DIR"
+    )
+    sub.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="key.path=value", help="for all runs, e.g. loop.steps=50"
+    )
+    sub.add_argument("--jobs", type=_count, default=0, metavar="N", help="runs at a time, each in a process of its own (ablate.jobs)")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be run, and about how long it takes once one run is known")
 
 
 def _add_looks(add: Add) -> None:
@@ -220,6 +232,21 @@ def _add_chat(add: Add) -> None:
     sub.add_argument("--host", default="127.0.0.1", help="page: where to listen; elsewhere than here the link holds a key")
     sub.add_argument("--port", type=_count, default=8768, help="page: 0 = one that is free")
     sub.add_argument("--no-browser", action="store_true", help="page: open no browser")
+
+
+def _add_cases(add: Add) -> None:
+    sub = add("cases", "a page of a run's cases side by side, and its failures by group", commands.cases)
+    sub.add_argument("run", help="the folder of a keel eval or keel rl run")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. worst=0.2 scorer=reward_model extremes=5")
+    sub.add_argument("--store", default="", metavar="URL", help="a store of feedback: people's votes on these answers")
+    sub.add_argument("--campaign", default="", metavar="NAME", help="its campaign")
+    sub.add_argument("--out", default="", metavar="DIR", help="where the page goes; the run's folder unless given")
+    sub = add("mine", "send a run's failures to people: tasks of a campaign, none twice", commands.mine)
+    sub.add_argument("run", help="the folder of a keel eval or keel rl run")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="e.g. tasks=100 worst=0.2, as for keel cases")
+    sub.add_argument("--to", required=True, metavar="URL", help="the store: sqlite:///feedback.db or postgresql://user@host/name")
+    sub.add_argument("--campaign", required=True, metavar="NAME", help="the campaign; it is made where it is not there")
+    sub.add_argument("--out", default="", metavar="DIR", help="where page and tasks go; the run's folder unless given")
 
 
 def _add_feedback(add: Add) -> None:

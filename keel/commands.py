@@ -68,6 +68,25 @@ def check(args: argparse.Namespace) -> Summary:
     return found
 
 
+def ablate(args: argparse.Namespace) -> Summary:
+    from keel.ablate.run import run_ablate
+
+    jobs = [f"ablate.jobs={args.jobs}"] if args.jobs else []
+    return run_ablate(Path(args.recipe), [*args.keys, *jobs], args.overrides, dry_run=args.dry_run)
+
+
+def cases(args: argparse.Namespace) -> Summary:
+    from keel.verbs.cases.run import run_cases
+
+    return run_cases(Path(args.run), args.overrides, args.store, args.campaign, args.out)
+
+
+def mine(args: argparse.Namespace) -> Summary:
+    from keel.mining import mine_run
+
+    return mine_run(Path(args.run), args.to, args.campaign, args.overrides, args.out)
+
+
 def tune(args: argparse.Namespace) -> Summary:
     from keel.tune.run import run_tune
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from keel.ablate.config import AblateRecipe
 from keel.advise.config import AdviseRecipe
 from keel.completion.keys import STAGE, write_keys
 from keel.core.config import FieldDoc, Section, describe
@@ -29,6 +30,7 @@ from keel.tune.config import TuneRecipe
 from keel.verbs.annotate.recipe import AnnotateRecipe
 from keel.verbs.assemble import AssembleRecipe
 from keel.verbs.campaign.recipe import LabelRecipe
+from keel.verbs.cases.config import CasesConfig
 from keel.verbs.data_clean import DataCleanRecipe
 from keel.verbs.data_show import DataShowRecipe
 from keel.verbs.drift.run import DriftRecipe
@@ -82,6 +84,8 @@ _TITLES: Mapping[type[Section], str] = {
     MineRecipe: "The stage `mine` of `keel run`",
     AdviseRecipe: "`keel advise DATA`",
     TuneRecipe: "`keel tune RECIPE`",
+    CasesConfig: "`keel cases RUN`, `keel mine RUN`",
+    AblateRecipe: "`keel ablate RECIPE KEY...`",
     AbConfig: "`keel ab plan|check FILE`",
     GatesConfig: "`keel release RUN --gates FILE`, `keel export RUN`",
 }
@@ -92,7 +96,15 @@ def setting_keys() -> str:
     own: dict[str, type[Section]] = {"run": PipelineRecipe, "data": DataShowRecipe, "annotate": AnnotateRecipe, "advise": AdviseRecipe}
     own |= {"chat": ChatConfig, "sweep": SweepRecipe, "drift": DriftRecipe, "judge": JudgeRecipe, "judge-report": JudgeReportRecipe}
     own |= {"serve": ServePolicyConfig, "eval-reward": EvalRewardConfig, "scenes": ScenesRecipe}
-    own |= {"tune": TuneRecipe, "mine": MineRecipe, "assemble": AssembleRecipe, STAGE + "annotate": LabelRecipe}
+    own |= {
+        "tune": TuneRecipe,
+        "ablate": AblateRecipe,
+        "cases": CasesConfig,
+        "mine": CasesConfig,
+        STAGE + "mine": MineRecipe,
+        "assemble": AssembleRecipe,
+        STAGE + "annotate": LabelRecipe,
+    }
     paths = {verb: [doc.path for doc in describe(recipe)] for verb, recipe in {**RECIPES, **own}.items()}
     paths["run"] = [path for path in paths["run"] if not path.startswith("stages.")]
     return write_keys(paths)
@@ -129,6 +141,8 @@ def reference_markdown() -> str:
         WritingTemplate,
         AdviseRecipe,
         TuneRecipe,
+        AblateRecipe,
+        CasesConfig,
         GatesConfig,
     ]
     verbs: dict[type[Section], str] = {recipe: verb for verb, recipe in RECIPES.items()}

@@ -69,11 +69,30 @@ class RangeConfig(Section):
         return (int(self.low), int(self.high)) if self.scale == "whole" else (self.low, self.high)
 
 
-class TuneConfig(Section):
+class MeasureConfig(Section):
+    """Which stage is run, and what of it counts."""
+
+    verb: Verb = Field(default="rl", description="The stage that is run.")
+    measure: str = Field(
+        default="",
+        description="What counts: a metric of evaluations on held-out data, `eval/...`. Empty: in RL the first reward of weight 0 "
+        "among `rewards` (it trains nothing, so nothing is gamed for it), else eval/reward; elsewhere eval/loss.",
+    )
+    mode: Literal["min", "max"] | None = Field(default=None, description="Whether less or more of it is better; empty: as its name says.")
+
+    @model_validator(mode="after")
+    def _measures_held_out(self) -> MeasureConfig:
+        if self.measure and not self.measure.startswith("eval/"):
+            raise ValueError(f"measure={self.measure}: what a run trains on chooses nothing; name a metric of evaluations, eval/...")
+        if self.measure and self.mode is None and direction(self.measure) is None:
+            raise ValueError(f"is a higher or a lower {self.measure} better? Set mode to max or min")
+        return self
+
+
+class TuneConfig(MeasureConfig):
     """A search for settings: many runs begin, the better part of them goes on, the best is set against the recipe as it stands, on seeds
     that chose nothing."""
 
-    verb: Verb = Field(default="rl", description="The stage that is run.")
     search: dict[str, RangeConfig] = Field(
         default={},
         description="What is searched, by key path. Empty: optim.lr and, where the algorithm has a KL, algorithm.kl.coef: a tenth to ten "
@@ -85,12 +104,6 @@ class TuneConfig(Section):
     seeds: int = Field(
         default=3, ge=2, description="New seeds that train the best and the recipe's own settings to the end, to compare them."
     )
-    measure: str = Field(
-        default="",
-        description="What counts: a metric of evaluations on held-out data, `eval/...`. Empty: in RL the first reward of weight 0 "
-        "among `rewards` (it trains nothing, so nothing is gamed for it), else eval/reward; elsewhere eval/loss.",
-    )
-    mode: Literal["min", "max"] | None = Field(default=None, description="Whether less or more of it is better; empty: as its name says.")
 
     @field_validator("search")
     @classmethod
@@ -99,14 +112,6 @@ class TuneConfig(Section):
             if key in OWN or key.startswith("settings."):
                 raise ValueError(f"{key} is no setting of a training that can be searched")
         return search
-
-    @model_validator(mode="after")
-    def _measures_held_out(self) -> TuneConfig:
-        if self.measure and not self.measure.startswith("eval/"):
-            raise ValueError(f"measure={self.measure}: what a run trains on chooses nothing; name a metric of evaluations, eval/...")
-        if self.measure and self.mode is None and direction(self.measure) is None:
-            raise ValueError(f"is a higher or a lower {self.measure} better? Set mode to max or min")
-        return self
 
 
 class TuneRecipe(Section):

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import yaml
 
-from keel.core.config import dump, load, parse_yaml, read_recipe
+from keel.core.config import Section, dump, load, parse_yaml, read_recipe
 from keel.core.errors import ConfigError
 from keel.core.recipe_files import as_override
 from keel.methods import resolve
-from keel.tune.config import RangeConfig, TuneConfig, TuneRecipe
+from keel.tune.config import MeasureConfig, RangeConfig, TuneConfig, TuneRecipe
 from keel.tune.space import Point, rounded
 from keel.verbs.rl.recipe import RLRecipe
 from keel.verbs.run import RECIPES
@@ -40,45 +40,65 @@ class Search:
     own: Point  # the recipe's own values
 
 
-def read_search(path: Path, overrides: Sequence[str] = ()) -> Search:
-    """Read a recipe. Raises ConfigError for what cannot be searched, with the place."""
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A recipe of a stage that trains, read with a section of settings for many runs of it."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    whole: type[Section]  # the stage's recipe with that section
+    config: Any  # the section
+    recipe: TrainRecipe  # as it stands
+    raw: dict[str, Any]  # the recipe as a mapping, without the section
+
+    def check(self, key: str, value: Any) -> None:
+        """Read the recipe with one setting changed. Raises ConfigError that tells the place."""
+        load(self.whole, self.path, [*self.overrides, as_override(key, value)])
+
+
+def read_training(path: Path, overrides: Sequence[str], section: str, settings: type[Section]) -> Training:
+    """Read a recipe whose stage stands in ``section``. Raises ConfigError."""
     raw = read_recipe(path)
     for override in overrides:
         key, _, text = override.partition("=")
         put(raw, key.strip().split("."), parse_yaml(text))
-    section = raw.get("tune")
-    verb = (section.get("verb") if isinstance(section, Mapping) else None) or "rl"
+    own = raw.get(section)
+    verb = (own.get("verb") if isinstance(own, Mapping) else None) or "rl"
     if verb not in RECIPES or not issubclass(RECIPES[verb], TrainRecipe):
-        raise ConfigError(f"{path}: tune.verb={verb} is no stage that trains", "rl, prefer, sft, reward or offline")
-    combined = cast("type[TrainRecipe]", type("Tuned", (TuneRecipe, RECIPES[verb]), {"__doc__": TuneRecipe.__doc__}))
+        raise ConfigError(f"{path}: {section}.verb={verb} is no stage that trains", "rl, prefer, sft, reward or offline")
+    bases: tuple[type, ...] = (settings, RECIPES[verb])
+    combined = cast("type[Section]", type(settings.__name__, bases, {"__doc__": settings.__doc__}))
     whole: Any = load(combined, path, overrides)
-    config: TuneConfig = whole.tune
-    plain = {key: value for key, value in raw.items() if key not in ("tune", "run_dir")}
-    recipe: Any = RECIPES[verb].model_validate({key: value for key, value in dump(whole).items() if key != "tune"})
-    _can_be_searched(path, recipe)
+    plain = {key: value for key, value in raw.items() if key not in (section, "run_dir")}
+    recipe: Any = RECIPES[verb].model_validate({key: value for key, value in dump(whole).items() if key != section})
+    if recipe.held_out == 0.0:
+        raise ConfigError(f"{path}: held_out is 0, and what a run trains on chooses nothing", "set held_out")
+    return Training(path, tuple(overrides), combined, getattr(whole, section), recipe, plain)
+
+
+def read_search(path: Path, overrides: Sequence[str] = ()) -> Search:
+    """Read a recipe. Raises ConfigError for what cannot be searched, with the place."""
+    training = read_training(path, overrides, "tune", TuneRecipe)
+    config: TuneConfig = training.config
+    recipe = training.recipe
+    if recipe.loop.steps is None:
+        raise ConfigError(f"{path}: a search needs to know how long a run is", "set loop.steps")
     ranges = config.search or default_ranges(recipe)
     own = {key: value_of(recipe, key) for key in ranges}
     for key, where in ranges.items():  # a key or an end that the recipe refuses is told now, not at the tenth run
         for value in where.ends:
-            load(combined, path, [*overrides, as_override(key, value)])
-    measure, gamed = measure_of(recipe, verb, config)
+            training.check(key, value)
+    measure, gamed = measure_of(recipe, config)
     higher = (config.mode or direction(measure)) == "max"
-    return Search(path, config, recipe, plain, ranges, measure, higher, gamed, own)
+    return Search(path, config, recipe, training.raw, ranges, measure, higher, gamed, own)
 
 
-def _can_be_searched(path: Path, recipe: TrainRecipe) -> None:
-    if recipe.loop.steps is None:
-        raise ConfigError(f"{path}: a search needs to know how long a run is", "set loop.steps")
-    if recipe.held_out == 0.0:
-        raise ConfigError(f"{path}: held_out is 0, and what a run trains on chooses nothing", "set held_out")
-
-
-def measure_of(recipe: TrainRecipe, verb: str, config: TuneConfig) -> tuple[str, bool]:
+def measure_of(recipe: TrainRecipe, config: MeasureConfig) -> tuple[str, bool]:
     """What counts, and whether the run is trained on the same. In RL a reward of weight 0 trains nothing: it is a measure."""
     rewards = recipe.rewards if isinstance(recipe, RLRecipe) else []
     trained = {"eval/reward"} | {f"eval/rewards/{r.name}/mean" for r in rewards if r.weight}
     unseen = [f"eval/rewards/{r.name}/mean" for r in rewards if not r.weight]
-    measure = config.measure or (unseen[0] if unseen else MEASURES.get(verb, "eval/reward"))
+    measure = config.measure or (unseen[0] if unseen else MEASURES.get(config.verb, "eval/reward"))
     return measure, bool(rewards) and measure in trained
 
 

@@ -87,7 +87,7 @@ class Trainer:
         if ended:
             return {}
         there = ", ".join(sorted(seen)) or "none: is there held-out data?"
-        raise ConfigError(f"{path}: no evaluation reported {self.measure!r} (tune.measure)", f"evaluations report: {there}")
+        raise ConfigError(f"{path}: no evaluation reported {self.measure!r} (the setting `measure`)", f"evaluations report: {there}")
 
 
 def alarms(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, blocks, tracked_files
 
+from keel.ablate.study import read_study
 from keel.cli import main, parse
 from keel.core.config import load
 from keel.data import layouts
@@ -133,6 +134,8 @@ def test_commands_are_valid(page, line):
         read_search(ROOT / args.recipe, args.overrides)
     elif args.verb == "plan":
         recipe_of(ROOT / args.recipe, args.overrides, args.verb_of)
+    elif args.verb == "ablate":
+        read_study(ROOT / args.recipe, args.keys, args.overrides)
     elif hasattr(args, "recipe") and args.recipe != "recipe.yaml":  # that one keel new writes; its tests run it
         path = ROOT / args.recipe
         load_pipeline(path, args.overrides) if args.verb == "run" else load(RECIPES[args.verb], path, args.overrides)

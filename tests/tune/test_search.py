@@ -175,7 +175,7 @@ def test_what_trains_is_no_measure_where_something_else_is_there(monkeypatch: py
     assert (dpo.measure, dpo.higher, list(dpo.ranges)) == ("eval/rewards/accuracies", True, ["optim.lr"])
     with pytest.raises(ConfigError):
         read_search(RECIPE, ["tune.measure=reward"])
-    assert measure_of(search.recipe, "rl", search.config.model_copy(update={"measure": "eval/rewards/share_of_e/mean"}))[1]
+    assert measure_of(search.recipe, search.config.model_copy(update={"measure": "eval/rewards/share_of_e/mean"}))[1]
 
 
 SHORT = ("loop.steps=2", "tune.first=1", "tune.budget=12", "tune.seeds=2", "tune.search={optim.lr: [1e-3, 1e-2]}", "sampling.max_tokens=4")

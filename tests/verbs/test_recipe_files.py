@@ -89,7 +89,7 @@ def verb_of(path: Path) -> str:
     return "prefer" if last == "dpo" or "online" in path.stem else last if last in RECIPES else "rl"
 
 
-OTHERS = ("judges", "tune_tiny")  # a file of judges, and a recipe of keel tune, which its own tests read
+OTHERS = ("judges", "tune_tiny", "ablate_tiny")  # a file of judges, recipes of keel tune and keel ablate, which their own tests read
 STAGES = sorted(p for p in (ROOT / "recipes").glob("*.yaml") if "stages:" not in p.read_text() and p.stem not in OTHERS)
 
 

@@ -23,6 +23,7 @@ from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
 from keel.evaluate.result_lines import result_lines
+from keel.feedback.texts import prompt_row
 from keel.judges.ask import check_images
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
@@ -114,6 +115,7 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         rows_of = {recipe.model_name: every_row}
         rows = [row for row in every_row if sets.inside(row.prompt_id)]
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in every_row))
+        write_atomic(path / "samples" / "prompts.jsonl", b"".join(json_line(prompt_row(g.prompt)) for g in before.groups))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
         if config.kl_prompts and same and after.whole:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
