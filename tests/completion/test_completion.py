@@ -51,7 +51,7 @@ def test_commands() -> None:
     assert {"new", "run", "sft", "completion"} <= set(words(""))
     assert "reward" in words("eval re")
     assert "judge-report" not in words("j"), "people type judge report"
-    assert words("serve ") == ["policy", "reward"]
+    assert words("serve ") == ["policy", "reward", "rollouts"]
     assert words("new x --labels p") == ["pairs"]
     assert words("export runs/a --to ") == ["merged", "adapter", "gguf"]
     assert words("rl --dr") == ["--dry-run"]
@@ -101,7 +101,7 @@ def test_the_scripts_are_shell(shell: str, capsys: pytest.CaptureFixture[str], t
     [
         ("keel adv", "advise"),
         ("keel new x --labels p", "pairs"),
-        ("keel sft recipes/tiny_sft.yaml data.path=recipes/tiny_p", "recipes/tiny_ppo.yaml"),
+        ("keel sft recipes/tiny_sft.yaml data.path=recipes/tiny_pp", "recipes/tiny_ppo.yaml"),
     ],
 )
 def test_bash_asks_and_offers(line: str, found: str) -> None:
@@ -141,14 +141,14 @@ def test_every_command_is_in_a_group_and_says_what_comes_next() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(set(helps)), "each command once"
     assert set(NEXT) <= set(helps)
-    assert set(helps) - set(NEXT) <= {"sweep", "drift", "eval-hallucination", "bench", "study", "watchbench", "reference", "completion"}
+    assert set(helps) - set(NEXT) <= {"sweep", "drift", "eval-hallucination", "eval-refusals", "bench", "study", "watchbench", "reference", "completion"}
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["rnu", "x"], "did you mean keel run"),
-        (["evaluate"], "did you mean keel eval"),
+        (["evaluat"], "keel eval"),
         (["xyzzy"], "keel --help lists the commands"),
     ],
 )

@@ -123,6 +123,9 @@ def test_commands_are_valid(page, line):
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
         return
+    if words[:2] == ["python", "-m"]:
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), f"{page}: no such module: {line}"
+        return
     if words[0] == "python":
         assert (ROOT / words[1]).is_file(), f"{page}: no such program: {line}"
         return

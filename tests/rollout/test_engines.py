@@ -71,7 +71,7 @@ def test_what_is_no_sampler_is_refused(load: Callable[..., Loaded], file: str, n
 
 
 def test_settings_of_ones_own(file: str) -> None:
-    with pytest.raises(ConfigError, match=r"'lokal' is none of: local, vllm; nor is it FILE.py:NAME"):
+    with pytest.raises(ConfigError, match=r"'lokal' is none of: local, server, vllm; nor is it FILE.py:NAME"):
         load_config(RLRecipe, Path("recipes/tiny_grpo.yaml"), ["sampler.engine=lokal"])
     with pytest.raises(ConfigError, match=r"sampler.vllm.cache_gb would have no effect with engine=mine.py:S"):
         load_config(RLRecipe, Path("recipes/tiny_grpo.yaml"), ["sampler.engine=mine.py:S", "sampler.vllm.cache_gb=2"])

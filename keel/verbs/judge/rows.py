@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from keel.core.errors import DataError
 from keel.core.image_digest import image_digest
 from keel.data.config import DataConfig
@@ -18,8 +16,6 @@ from keel.data.errors import FieldError
 from keel.data.fields import place_images
 from keel.data.turns import as_image, as_messages
 from keel.evaluate.judge_labels import labelled
-from keel.feedback import schema
-from keel.feedback.db import Store
 from keel.feedback.rows import digest, named
 from keel.judges.pictures import holds_image
 from keel.types import Candidate, Comparison, Demonstration, ImagePart, Message, Pair, Prompt, Ranking, Rating, Task, Unpaired
@@ -42,6 +38,11 @@ def tasks_of(path: str, campaign: str) -> list[Task]:
 
 def stored_tasks(store: str, campaign: str) -> list[Task]:
     """The items of work of a campaign, in their order. Raises DataError where there are none, or none that judges are asked about."""
+    from sqlalchemy import select  # the database is an extra
+
+    from keel.feedback import schema
+    from keel.feedback.db import Store
+
     t = schema.task
     with Store(store) as opened:
         found = opened.campaign(campaign)
