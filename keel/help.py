@@ -21,7 +21,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Laboratory, in a checkout": ("bench", "study", "watchbench"),
     "More": ("reference", "completion"),
 }
-SPOKEN = {name: name.replace("-", " ") for name in ("judge-report", "eval-reward", "eval-hallucination", "eval-refusals")}  # what people type
+SPOKEN = {
+    name: name.replace("-", " ") for name in ("judge-report", "eval-reward", "eval-hallucination", "eval-refusals")
+}  # what people type
 FIRST = "New here? keel new DIR makes a project that runs; keel COMMAND --help says more of a command."
 NEXT: Mapping[str, str] = {
     "new": "cd DIR, then keel run recipe.yaml",
@@ -98,7 +100,8 @@ class Parser(argparse.ArgumentParser):
 def no_such_command(name: str, helps: Mapping[str, str]) -> NoReturn:
     """One message for a command that there is not; exit code 2."""
     known = {**{n: n for n in helps}, **{word: name for name, word in SPOKEN.items()}}
-    near = difflib.get_close_matches(name, known, 2, 0.5)
+    begun = [command for command in known if name.startswith(command)]  # evaluate: eval, and not what only sounds like it
+    near = begun or difflib.get_close_matches(name, known, 2, 0.5)
     meant = f"did you mean keel {' or keel '.join(near)}?" if near else "keel --help lists the commands"
     print(f"error: there is no command 'keel {name}'\n  hint: {meant}", file=sys.stderr)
     raise SystemExit(2)

@@ -66,8 +66,8 @@ def read_training(path: Path, overrides: Sequence[str], section: str, settings: 
     verb = (own.get("verb") if isinstance(own, Mapping) else None) or "rl"
     if verb not in RECIPES or not issubclass(RECIPES[verb], TrainRecipe):
         raise ConfigError(f"{path}: {section}.verb={verb} is no stage that trains", "rl, prefer, sft, reward or offline")
-    bases: tuple[type, ...] = (settings, RECIPES[verb])
-    combined = cast("type[Section]", type(settings.__name__, bases, {"__doc__": settings.__doc__}))
+    make: Any = type  # bases that are known only here
+    combined = cast("type[Section]", make(settings.__name__, (settings, RECIPES[verb]), {"__doc__": settings.__doc__}))
     whole: Any = load(combined, path, overrides)
     plain = {key: value for key, value in raw.items() if key not in (section, "run_dir")}
     recipe: Any = RECIPES[verb].model_validate({key: value for key, value in dump(whole).items() if key != section})
