@@ -51,7 +51,7 @@ def draw(curves: Mapping[str, Sequence[Point]], path: Path) -> None:
         axis.set_ylim(-0.03, 1.03)
         axis.set_title(names[k], fontsize=9)
         axis.tick_params(labelsize=7)
-        if k // _COLUMNS == rows - 1:
+        if k + _COLUMNS >= len(names):  # the lowest of its column
             axis.set_xlabel("healthy runs in which it speaks", fontsize=7)
         if k % _COLUMNS == 0:
             axis.set_ylabel("sick runs that it names", fontsize=7)
