@@ -141,7 +141,17 @@ def test_every_command_is_in_a_group_and_says_what_comes_next() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(set(helps)), "each command once"
     assert set(NEXT) <= set(helps)
-    assert set(helps) - set(NEXT) <= {"sweep", "drift", "eval-hallucination", "eval-refusals", "bench", "study", "watchbench", "reference", "completion"}
+    assert set(helps) - set(NEXT) <= {
+        "sweep",
+        "drift",
+        "eval-hallucination",
+        "eval-refusals",
+        "bench",
+        "study",
+        "watchbench",
+        "reference",
+        "completion",
+    }
 
 
 @pytest.mark.parametrize(
