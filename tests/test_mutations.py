@@ -21,7 +21,7 @@ MUTANTS = runpy.run_path(str(TESTS / "mutants.py"))
 TESTED_BY = {
     "keel.methods.credit.estimators": ["methods/credit/test_tokens.py", "methods/credit/test_group.py"],
     "keel.methods.credit.scaling": ["methods/credit/test_tokens.py", "methods/credit/test_scaling.py"],
-    "keel.methods.credit.assign": ["methods/credit/test_credit.py"],
+    "keel.methods.credit.assign": ["methods/credit/test_credit.py", "methods/credit/test_conversations.py"],
     "keel.methods.objectives.policy": ["methods/objectives/test_policy_by_hand.py", "methods/objectives/test_policy_parts.py"],
     "keel.rewards.composition.rewards": [
         "rewards/test_compose.py",

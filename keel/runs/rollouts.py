@@ -49,7 +49,8 @@ class KeptRollout:
     finish_reason: str = ""
     error: str = ""
     rule: str = ""  # the alarm for which it was kept
-    turns: Sequence[Mapping[str, Any]] = ()  # of a conversation behind the prompt: role, text, reward ... (``Conversation.told``)
+    # of a conversation behind the prompt: role, text, reward ... (``Conversation.told``)
+    turns: Sequence[Mapping[str, Any]] = field(default_factory=list["Mapping[str, Any]"])
     undone: int = 0  # number of the rollback that took the step back
 
     @property

@@ -138,8 +138,8 @@ def change(values: Sequence[float]) -> float:
 def slope(values: Sequence[float]) -> float:
     """The least-squares line's rise per report."""
     middle, height = (len(values) - 1) / 2, mean(values)
-    spread = sum((i - middle) ** 2 for i in range(len(values)))
-    return total([(i - middle) * (v - height) for i, v in enumerate(values)]) / spread
+    places = [i - middle for i in range(len(values))]
+    return total([p * (v - height) for p, v in zip(places, values, strict=True)]) / sum(p * p for p in places)
 
 
 def divided(a: float, b: float) -> float:

@@ -144,3 +144,11 @@ def test_turns_are_told_with_their_rewards():
         {"role": "tool", "text": "4", "name": "add"},
         {"role": "assistant", "text": "c", "reward": None},
     ]
+
+
+def test_units_of_other_groups_are_refused():
+    (group,) = rewarded(rollout(0, (1.0, None), 0.5), rollout(1, (None, 0.5), None))
+    units = rollout_units([group])
+    for wrong in ((), (*units, *units)):
+        with pytest.raises(AssertionError, match="do not belong to these groups"):
+            assign([group], wrong, CreditRule("reward_to_go"))
