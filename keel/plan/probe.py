@@ -30,7 +30,7 @@ from keel.plan.meter import Meter
 from keel.plan.tokens import lengths_of
 from keel.rollout.config import RolloutConfig
 from keel.runs.directory import RunDir
-from keel.types import Objective, SampleRequest, Unit
+from keel.types import Learner, Objective, SampleRequest, Unit
 from keel.verbs.reward.build import build as build_reward
 from keel.verbs.rl.build import RLParts, ready_unit
 from keel.verbs.rl.recipe import RLRecipe
@@ -109,7 +109,7 @@ def _longest(splits: Splits, n: int) -> Splits:
 
 
 def _probe_read(parts: OfflineParts, meter: Meter, found: Probed) -> None:
-    learner, objective = parts.learner, parts.objective
+    learner, objective = _alone(parts.learner), parts.objective
     units = sorted(credited(objective, parts.units.train), key=lambda u: -u.n_tokens)
     batch = units[: parts.training.loop.batch_size]
     _score(learner, units, partial(learner.evaluate, objective=objective), meter, found)
@@ -134,12 +134,20 @@ def _probe_sampled(parts: RLParts, meter: Meter, found: Probed) -> None:
     per = -(-parts.training.loop.batch_size // parts.algorithm.minibatches)
     batch = longest_batch(ready, prompts, per, samples, params.max_tokens)
     passed = parts.reference.logprobs if parts.reference is not None else parts.policy.logprobs
-    _score(parts.policy, batch, passed, meter, found)
-    _train(parts.policy, parts.algorithm.policy_objective(), batch, meter, found)
+    policy = _alone(parts.policy)
+    _score(policy, batch, passed, meter, found)
+    _train(policy, parts.algorithm.policy_objective(), batch, meter, found)
     if parts.critic is not None:
         meter.start(trim=True)
-        _twice(parts.critic, parts.algorithm.value_objective(), batch)
+        _twice(_alone(parts.critic), parts.algorithm.value_objective(), batch)
         found.critic = meter.peak()
+
+
+def _alone(learner: Learner) -> LocalLearner:
+    """The learner, of this process. Raises ConfigError for ranks, whose memory this process does not see."""
+    if not isinstance(learner, LocalLearner):
+        raise ConfigError("--measure looks at one process, and cluster.ranks shares the work out", "measure with cluster.ranks=1 --ranks N")
+    return learner
 
 
 def _score(learner: LocalLearner, units: Sequence[Unit], passed: Callable[[Sequence[Unit]], Any], meter: Meter, found: Probed) -> None:
