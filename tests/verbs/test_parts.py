@@ -151,6 +151,9 @@ class Noted:
         self.asked.append("save")
         return {"units": 3}
 
+    def close(self) -> None:
+        self.asked.append("close")
+
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_build_self_test_train_save(interrupted: bool, tmp_path: Path) -> None:
@@ -166,7 +169,7 @@ def test_build_self_test_train_save(interrupted: bool, tmp_path: Path) -> None:
         return parts
 
     found = [run_parts("sft", build, recipe, tmp_path / "run") for _ in range(2)]
-    once = ["self_test without reference", "train", *(["save"] if not interrupted else [])]
+    once = ["self_test without reference", "train", *(["save"] if not interrupted else []), "close"]
     assert (parts.asked, built) == ((once * 2, [1, 1]) if interrupted else (once, [1]))
     assert (tmp_path / "run" / "summary.json").exists() is not interrupted
     assert found[0].get("units") == found[1].get("units") == (None if interrupted else 3)
