@@ -33,7 +33,7 @@ TESTED_BY = {
     "keel.rewards.composition.composer": ["rewards/test_composition.py"],
     "keel.loops.control": ["loops/test_controllers.py", "loops/test_phases.py"],
     "keel.watch.expressions.windows": ["watch/test_expressions.py"],
-    "keel.watch.early_stop": ["watch/test_watch.py"],
+    "keel.watch.early_stop": ["watch/test_early_stop.py"],
     "keel.watch.trends": ["watch/test_trends.py"],
     "keel.watch.drift": ["watch/test_trends.py"],
     "keel.evaluate.compare": ["evaluate/test_compare.py"],

@@ -35,13 +35,14 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _goals(found: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"| | goal | {' | '.join(HALVES)} | met |", f"|---|---|{'---|' * len(HALVES)}---|"]
+    halves = [half for half in HALVES if half in found]
+    lines = [f"| | goal | {' | '.join(halves)} | met |", f"|---|---|{'---|' * len(halves)}---|"]
     for i, row in enumerate(found["all"]["goals"]):
         cells = [
             per(found[half]["goals"][i]["found"]) if "1,000" in row["what"] else percent(found[half]["goals"][i]["found"])
-            for half in HALVES
+            for half in halves
         ]
-        met = "yes" if found["kept apart"]["goals"][i]["met"] and row["met"] else "no"
+        met = "yes" if all(found[half]["goals"][i]["met"] for half in halves if half != "tuned on") else "no"
         lines.append(f"| {row['what']} | {row['goal']} | {' | '.join(cells)} | {met} |")
     return "\n".join(lines)
 

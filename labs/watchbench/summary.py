@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from keel.core.errors import UserError
 from keel.evaluate.statistics import Interval
 from labs.watchbench.intervals import rate, share
 from labs.watchbench.judge import EXPECTED, Verdict
@@ -76,8 +77,10 @@ def rule(name: str, found: Sequence[Verdict]) -> RuleRow:
 
 
 def goals(found: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Each goal with what was measured, and whether it is met by the estimate itself."""
+    """Each goal with what was measured, and whether it is met by the estimate itself. Raises UserError without a healthy run."""
     well, sick = [v for v in found if v.well], [v for v in found if v.sick and v.took]
+    if not well:
+        raise UserError("no healthy run is among the records", "keel watchbench record --out FOLDER makes some")
     acting = share(sum(bool(v.acting) for v in well), len(well))
     warnings = rate(sum(len(v.alarms) for v in well), sum(v.steps for v in well) / 1000)
     rows = [
@@ -132,9 +135,12 @@ def before_onset(found: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def halves(found: Sequence[Verdict], tuned_on: Collection[str]) -> dict[str, list[Verdict]]:
-    """All; those that were in view (by name) when rules and their limits were chosen; and those that came afterwards."""
-    return {
-        "all": list(found),
+    """All; those that were in view (by name) when rules and their limits were chosen; and those that came afterwards.
+
+    A part without a healthy run (one's own records were never in view) is left out: it has no rate of false alarms.
+    """
+    parts = {
         "tuned on": [v for v in found if v.run.name in tuned_on],
         "kept apart": [v for v in found if v.run.name not in tuned_on],
     }
+    return {"all": list(found)} | {name: part for name, part in parts.items() if any(v.well for v in part)}

@@ -69,10 +69,10 @@ def test_a_torn_file_is_told(tmp_path: Path) -> None:
 def test_real_logs_stand_beside_the_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import argparse
     import json
-    import shutil
 
-    for family in (HEALTHY, "nan"):
-        shutil.copy(FOLDER / f"{family}.jsonl.xz", tmp_path)
+    for family, count in ((HEALTHY, 12), ("nan", 4)):
+        few = lzma.decompress((FOLDER / f"{family}.jsonl.xz").read_bytes()).splitlines(keepends=True)[:count]
+        (tmp_path / f"{family}.jsonl.xz").write_bytes(lzma.compress(b"".join(few)))
     log = tmp_path / "trainer.jsonl"
     log.write_text("".join(json.dumps({"step": i, "loss": 1.0, "reward": 0.1, "learning_rate": 0.0}) + "\n" for i in range(1, 9)))
     args = argparse.Namespace(what="judge", records=tmp_path, rules="", logs=[log], json=tmp_path / "out.json", plot=None)
@@ -81,6 +81,9 @@ def test_real_logs_stand_beside_the_records(tmp_path: Path, capsys: pytest.Captu
     assert "| nan | " in said
     assert "| trainer.jsonl | TRL | 8 | no-update (3) |" in said
     assert json.loads((tmp_path / "out.json").read_text())["logs"][0]["alarms"] == [["no-update", 3]]
+    (tmp_path / f"{HEALTHY}.jsonl.xz").unlink()
+    with pytest.raises(UserError, match="no healthy run"):
+        command(args)
     with pytest.raises(UserError, match="no records"):
         command(argparse.Namespace(**{**vars(args), "records": tmp_path / "none"}))
 
