@@ -26,7 +26,7 @@ from keel.data.left_out import LeftOut, left_out
 from keel.data.rows import without_pictures
 from keel.data.sources import BadRow, RawRow, Source, read_source
 from keel.data.text_only import with_questions_alone
-from keel.data.unread import told, unread_columns
+from keel.data.unread import judged_columns, told, unheard, unread_columns
 from keel.types import ImagePart, Pair, Prompt
 
 log = logging.getLogger("keel")
@@ -187,7 +187,8 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
         layouts = " + ".join(dict.fromkeys(p.layout for p in parts))
         bad = tuple(b for p in parts for b in p.bad)
         whole = Dataset(tuple(_distinct(records)), layouts, counts, bad, fingerprint, " + ".join(p.source for p in parts))
-    for found in (str(find(whole.records)), told(unread_columns(whole.records), whole.layout)):
+    unread, judged = told(unread_columns(whole.records), whole.layout), unheard(judged_columns(whole.records), whole.layout)
+    for found in (str(find(whole.records)), unread, judged):
         if found:
             log.warning("%s: %s", whole.source, found)
     return _with_questions_alone(convert(whole, config.convert), config, seed)

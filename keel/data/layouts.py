@@ -13,6 +13,7 @@ from keel.core.errors import DataError
 from keel.data import converters as to
 from keel.data import own_rows
 from keel.data.fields import Fields
+from keel.data.guess import keys_for, written
 from keel.data.layout import PAIR_EXTRAS, Layout, Values
 from keel.data.vision_layouts import VISION
 
@@ -266,6 +267,10 @@ def _unknown(rows: Sequence[Fields], source: str) -> DataError:
     if separator is not None:
         what = f"the columns are separated by {separator!r}: save the file with commas, or with tabs as .tsv"
         return DataError(f"{source}: no known layout has the column {columns[0]!r}", what)
+    guess = keys_for(columns)
+    if any(role != column for role, column in guess.items()):
+        what = f"if the names say it rightly: '{written(guess)}'; all layouts: docs/data.md"
+        return DataError(f"{source}: no known layout has these columns: {', '.join(columns)}", what)
     if not set(near.needs) & set(columns):
         what = "say what they are, as in data.keys={prompt: YOUR_COLUMN, completion: YOUR_COLUMN}; all layouts: docs/data.md"
         return DataError(f"{source}: no known layout has these columns: {', '.join(columns) or '(none)'}", what)

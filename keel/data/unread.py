@@ -1,5 +1,6 @@
-"""Columns that no layout reads and that look as if the model should see them: a question's context, its history, its choices, a thought
-beside the answer. They are kept with the prompt (rewards may read them); nobody should have to find out that the model did not."""
+"""Columns that no layout reads and that look as if they should be: a question's context, its history, its choices, a thought beside the
+answer; and what somebody thought of an answer that is imitated all the same. They are kept with the prompt (rewards may read them); nobody
+should have to find out that the training did not."""
 
 from __future__ import annotations
 
@@ -18,6 +19,39 @@ _SPEAKS = re.compile(
     r"table|schema_text|code_context|上下文|背景|历史)s?\Z",
     re.IGNORECASE,
 )
+
+_JUDGES = re.compile(
+    r"\A(?:thumbs?(?:_?(?:up|down))?|(?:user_|human_)?(?:ratings?|scores?|stars|feedback|votes?|labels?|grades?)|upvotes?|downvotes?|"
+    r"liked?|disliked?|is_?(?:good|bad|correct|chosen|accepted)|accepted|helpful|correct|desirable|评分|打分|得分|点赞|好评|是否有用|反馈)\Z",
+    re.IGNORECASE,
+)
+_WORDS = ("up", "down", "good", "bad", "yes", "no", "true", "false", "like", "dislike", "positive", "negative", "accepted", "rejected")
+_WORDS_ZH = ("好", "差", "坏", "是", "否")
+
+
+def judged_columns(records: Iterable[Item]) -> dict[str, Counter[str]]:
+    """Columns beside demonstrations that look like judgements of their answers, with how often each value stands there (the eight most
+    frequent). One value alone says nothing: such a column is left out."""
+    found: dict[str, Counter[str]] = {}
+    for record in records:
+        if isinstance(record, Demonstration):
+            for name, value in prompt_of(record).meta.items():
+                if _JUDGES.match(name) and (isinstance(value, int | float) or str(value).strip().lower() in (*_WORDS, *_WORDS_ZH)):
+                    found.setdefault(name, Counter())[str(value)] += 1
+    return {name: Counter(dict(values.most_common(8))) for name, values in found.items() if len(values) > 1}
+
+
+def unheard(columns: dict[str, Counter[str]], layout: str) -> str:
+    """The judgements in words, with what to do; "" without any."""
+    if not columns:
+        return ""
+    name = next(iter(columns))
+    counts = "; ".join(f"{n!r} ({', '.join(f'{v}: {count}' for v, count in values.items())})" for n, values in columns.items())
+    return (
+        f"columns that look like judgements of the answers, and that layout {layout!r} does not read: {counts}; every answer is imitated,"
+        f" the poor ones too: say what they are (data.keys={{label: {name}}} or rating), or set the column aside with"
+        f" data.keys={{unused: {name}}}"
+    )
 
 
 def unread_columns(records: Iterable[Item]) -> Counter[str]:

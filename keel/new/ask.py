@@ -26,6 +26,7 @@ class Given:
     language: str = ""
     model: str = ""
     data: str = ""
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Wanted:
     language: str
     model: str
     data: str
+    settings: tuple[str, ...] = ()
 
 
 def usual_machine() -> str:
@@ -46,14 +48,21 @@ def usual_machine() -> str:
 
 
 def answered(given: Given, ask: Callable[[str], str] | None) -> Wanted:
-    """Every answer: of a flag, else asked by ``ask`` (``input``), else the usual one. What the user's own data tell is not asked."""
+    """Every answer: of a flag, else asked by ``ask`` (``input``), else the usual one. What the user's own data tell is not asked.
+
+    Raises UserError for settings without data that they speak of, and for others than those of data."""
+    other = next((s for s in given.settings if not s.startswith("data.")), None)
+    if other is not None:
+        raise UserError(f"{other}: keel new takes settings of data alone", "the recipe that it writes is yours to change")
+    if given.settings and not given.data:
+        raise UserError(f"{given.settings[0]} says how rows are read, and there are none", "--data FILE names them")
     language = given.language or _choice(ask, "en", "language", LANGUAGES, "en")
     labels, images = given.labels, given.images
     if not given.data:
         labels = labels or _choice(ask, language, "labels", LABELS, "pairs")
         images = images or _choice(ask, language, "images", ("no", "yes"), "no")
     machine = given.machine or _choice(ask, language, "machine", MACHINES, usual_machine())
-    return Wanted(labels, {"yes": True, "no": False}.get(images), machine, language, given.model, given.data)
+    return Wanted(labels, {"yes": True, "no": False}.get(images), machine, language, given.model, given.data, given.settings)
 
 
 def missing(given: Given) -> list[str]:

@@ -13,6 +13,9 @@ from keel.new.ask import LABELS, LANGUAGES, MACHINES, Given, answered, missing
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of ``keel new``."""
     sub.add_argument("folder", metavar="DIR", help="a new folder; one that holds anything is left alone")
+    sub.add_argument(
+        "overrides", nargs="*", default=[], metavar="data.key=value", help="how --data is read, e.g. data.keys='{prompt: question}'"
+    )
     sub.add_argument("--labels", default="", choices=LABELS, help="what there is to learn from; of --data it is found")
     sub.add_argument("--images", default="", choices=["yes", "no"], help="are there pictures in the questions?")
     sub.add_argument("--machine", default="", choices=MACHINES, help="where it will be trained")
@@ -25,7 +28,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Ask what was not given, and write the project. Raises UserError where nobody can be asked."""
-    given = Given(args.labels, args.images, args.machine, args.language, args.model, args.data)
+    given = Given(args.labels, args.images, args.machine, args.language, args.model, args.data, tuple(args.overrides))
     can_ask = sys.stdin is not None and sys.stdin.isatty()
     if not args.yes and not can_ask and (lacking := missing(given)):
         raise UserError(

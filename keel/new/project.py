@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -18,6 +19,7 @@ from keel.advise.choose import choose
 from keel.advise.estimate import Mode
 from keel.advise.measure import Measures, measure
 from keel.advise.ways import start_own_reward
+from keel.core.config import Section, dump, load
 from keel.core.errors import DataError, UserError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
@@ -41,6 +43,12 @@ KINDS: dict[str, frozenset[str]] = {  # records that each answer to "what labels
 REWARD = {"type": "python", "name": "own", "function": "rewards.py:reward"}
 
 
+class OwnRows(Section):
+    """The user's own rows, as settings say that they are read."""
+
+    data: DataConfig
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The data of a project. ``path`` stands in the recipe, ``held_out`` too ("" for none)."""
@@ -50,6 +58,7 @@ class Rows:
     path: str
     held_out: str
     own: bool  # the user's file, not examples
+    settings: Mapping[str, Any]  # how they are read: the recipe's data section beside its path
 
 
 def write_project(name: str, wanted: Wanted) -> dict[str, Any]:
@@ -129,16 +138,18 @@ def _rows(work: Path, wanted: Wanted) -> Rows:
     if wanted.data:
         there = Path(wanted.data).expanduser()
         path = str(there.absolute()) if there.exists() else wanted.data
+        config = load(OwnRows, None, [f"data={{path: {json.dumps(path)}}}", *wanted.settings])
+        given = dump(config)["data"]
         with _quiet():
-            data = load_data(DataConfig(path=path))
-        return Rows(data, measure(data), path, "", True)
+            data = load_data(config.data)
+        return Rows(data, measure(data), path, "", True, {k: given[k] for k in sorted(config.data.model_fields_set - {"path"})})
     folder = work / "data"
     folder.mkdir()
     language = cast("Literal['en', 'zh']", wanted.language)
     train, held_out = write_examples(folder, wanted.labels, bool(wanted.images), language)
     with _quiet():
         data = load_data(DataConfig(path=str(folder / train)))
-    return Rows(data, measure(data), f"data/{train}", f"data/{held_out}", False)
+    return Rows(data, measure(data), f"data/{train}", f"data/{held_out}", False, {})
 
 
 def _found(rows: Rows) -> str:
@@ -173,11 +184,11 @@ def _recipe(rows: Rows, labels: str, model: str, wanted: Wanted, said: dict[str,
     size = size_of(model, options) if local else None
     mode: Mode | None = "lora" if size is None else None  # of a model that is not here nothing is known: adapters need least
     if labels == "none":
-        return collect_pipeline(rows.path, model), [said["recipe.collecting"]]
+        return collect_pipeline(rows.path, model, rows.settings), [said["recipe.collecting"]]
     if labels == "reward":
-        begin = start_own_reward(rows.path, model, mode or "full", REWARD)
+        begin = start_own_reward(rows.path, model, mode or "full", REWARD, rows.settings)
         return pipeline_of(begin, model, rows.held_out), [said["recipe.own"].format(title="GRPO")]
-    choice = choose(rows.data, rows.measures, model, size, measure_machine(options), rows.path, {}, mode)
+    choice = choose(rows.data, rows.measures, model, size, measure_machine(options), rows.path, rows.settings, mode)
     if choice is None:
         raise DataError(f"{rows.path}: no way can be taken with these labels", f"keel advise {rows.path} says what they lack")
     reasons = [f"  {r.why} [{r.source}]" for r in choice.ranked.reasons if r.points > 0]

@@ -41,13 +41,13 @@ def pipeline_of(begin: Start, model: str, held_out: str) -> dict[str, Any]:
     return {"model": model, "seed": 0, "stages": stages}
 
 
-def collect_pipeline(path: str, model: str) -> dict[str, Any]:
-    """Without any label: answers of the model as pairs that people compare."""
+def collect_pipeline(path: str, model: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Without any label: answers of the model as pairs that people compare. ``data``: settings of the data section beside its path."""
     sources = [{"type": "model", "name": "drawn", "samples": 3, "temperatures": [0.7, 1.0, 1.3]}]
     stage = {
         "verb": "collect",
         "model": "@model",
-        "data": {"path": path},
+        "data": {"path": path, **data},
         "sources": sources,
         "sampling": {"max_tokens": 128},
         "candidates": {"min_words": 2},

@@ -14,7 +14,7 @@ from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset, load
 from keel.data.thoughts import is_thought, thoughts_in
-from keel.data.unread import unread_columns
+from keel.data.unread import judged_columns, unread_columns
 
 PAIR = {"prompt": "Q?", "chosen": "a", "rejected": "b"}
 CHAT = [{"role": "user", "content": "q"}]
@@ -164,3 +164,29 @@ def test_an_answer_that_goes_on_where_the_other_ends_begins_at_its_first_turn(tm
     texts = [[m.text for m in answer] for answer in (pair.chosen, pair.rejected)]  # type: ignore[union-attr]
     assert texts[side] == ["a"]
     assert texts[1 - side] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("thumbs_up", [True, False], True),
+        ("score", [1, 5], True),
+        ("feedback", ["good", "bad"], True),
+        ("评分", [1, 2], True),
+        ("score", [3, 3], False),  # one value alone tells nothing
+        ("feedback", ["I like the second sentence.", "Nothing to say."], False),  # a text, no judgement of kinds
+        ("length", [1, 2], False),
+    ],
+)
+def test_judgements_beside_answers_that_are_imitated(
+    column: str, values: list[object], told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": f"q{i}", "completion": f"a{i}", column: value} for i, value in enumerate(values)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    caplog.clear()
+    data = load(DataConfig(path=str(path)))
+    assert len(judged_columns(data.records)) == told
+    assert ("look like judgements of the answers" in caplog.text) == told
+    aside = load(DataConfig(path=str(path), keys={"unused": column}))
+    assert not judged_columns(aside.records)

@@ -244,3 +244,23 @@ def test_one_project_runs(tmp_path: Path, proofs: None, monkeypatch: pytest.Monk
     """The quickest of the stages' combinations, in every run of the tests."""
     assert make(tmp_path / "mine", "--labels", "none", "--yes") == 0
     assert run(tmp_path / "mine", False, monkeypatch)["stages"] == ["collect"]
+
+
+def test_own_columns_are_named_by_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hint of the message is what the command takes, and the recipe reads the rows in the same way."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("问题,好的回答,差的回答\n" + "".join(f"问{i},好{i},差{i}\n" for i in range(20)), encoding="utf-8")
+    assert make(tmp_path / "a", "--data", str(rows), "--yes") == 2
+    keys = "data.keys={prompt: 问题, chosen: 好的回答, rejected: 差的回答}"
+    assert keys in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert make(tmp_path / "a", "--data", str(rows), "--yes", keys) == 0
+    recipe = yaml.safe_load((tmp_path / "a" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["stages"]["prefer"]["data"] == {
+        "path": str(rows),
+        "keys": {"prompt": "问题", "chosen": "好的回答", "rejected": "差的回答"},
+    }
+    assert make(tmp_path / "b", "--data", str(rows), "--yes", "optim.lr=1") == 2
+    assert "settings of data alone" in capsys.readouterr().err
+    assert make(tmp_path / "b", "--labels", "pairs", "--yes", keys) == 2
+    assert "--data FILE" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from keel.core.errors import DataError
 from keel.data.dataset import Dataset
 from keel.data.findings import find, untrained_turns
 from keel.data.left_out import LeftOut
-from keel.data.unread import unread_columns
+from keel.data.unread import judged_columns, unread_columns
 from keel.render.renderer import Refusal
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -120,7 +120,7 @@ class Account:
     def summary(self) -> dict[str, dict[str, int]]:
         """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them (told and kept),
         records refused, records that make no label or pair (``left_out``), records taken out because they are held out, columns that look
-        as if the model should read them and are not shown to it (``unread_columns``),
+        as if the model should read them and are not shown to it (``unread_columns``), columns that look like judgements of answers that are imitated (``judged_columns``),
         conversations that became several units (``split``), turns that are not trained because the file says so (``untrained_turns``),
         answers that were cut and prompts that lost turns."""
         found: dict[str, dict[str, int]] = {}
@@ -130,6 +130,8 @@ class Account:
             found[side] |= {"duplicates": labels.duplicates, "contradictions": labels.contradictions}
             if unread := unread_columns(data.records):
                 found[side]["unread_columns"] = len(unread)
+            if judged := judged_columns(data.records):
+                found[side]["judged_columns"] = len(judged)
             found[side] |= {name: data.counts[name] for name in ("images", "without_image") if data.counts.get(name)}
             if data.in_held_out:
                 found[side]["in_held_out"] = data.in_held_out
