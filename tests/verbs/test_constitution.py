@@ -412,6 +412,7 @@ def test_how_often_a_critic_is_wrong_by_hand() -> None:
 
 
 @pytest.mark.stages
+@pytest.mark.slow
 def test_killed_and_started_again_pays_nothing_twice(served: Server, tmp_path: Path) -> None:
     """The server answers so many calls, holds the next ones, and the process is killed; then it is started again."""
     path = recipe_file(tmp_path, served.url)

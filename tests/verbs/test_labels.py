@@ -131,6 +131,7 @@ def test_a_killed_stage_goes_on_and_asks_nothing_twice(tasks: Path, tmp_path: Pa
         assert max(asked_once.values()) == 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_votes(tmp_path: Path) -> None:
     tasks = write(tmp_path / "tasks.jsonl", 10)
     runs = [

@@ -230,6 +230,7 @@ def test_a_reward_model_in_8_bits(finished: Finished, tmp_path: Path, gates: Cal
     assert run_release(str(finished("sft")), gates(gate), str(tmp_path / "no"))["gates"] == {"reward_quantisation": "cannot_tell"}
 
 
+@pytest.mark.slow
 def test_speed_and_memory_are_of_this_machine(finished: Finished, tmp_path: Path, gates: Callable[..., str]) -> None:
     rows = {"kind": "speed", "at_least": 1e-3, "repeats": 6, "tokens": 4}, {"kind": "memory", "at_most": 1.0, "tokens": 4}
     found = run_release(str(finished("sft")), gates(*rows), str(tmp_path / "out"))

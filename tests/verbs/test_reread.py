@@ -13,8 +13,17 @@ from keel.models import lora
 LORA = "lora={r: 4, alpha: 8}"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "online_dpo"])
+SLOW = {("sft", "bf16"), ("grpo", "bf16"), ("online_dpo", "bf16")}  # one of bf16 is enough for every day
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=[pytest.mark.slow] if (name, precision) in SLOW else [])
+        for name in ("sft", "dpo", "grpo", "online_dpo")
+        for precision in ("fp32", "bf16")
+    ],
+)
 def test_a_policy_is_saved_as_it_was_trained(stage, tmp_path: Path, name: str, precision: str) -> None:
     saved = stage(name, tmp_path / "run", LORA, "optim.lr=3e-2", f"model_options.precision={precision}")["saved"]
     assert saved["tokens"] > 0

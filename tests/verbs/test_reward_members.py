@@ -79,6 +79,7 @@ def test_adapters_share_one_base_and_score_as_peft_does(run: Run, tmp_path: Path
         assert float(together_GM[0, k]) == pytest.approx(float(alone_G) - part.mean, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_whole_models_are_scored_weighed_and_asked_only_in_doubt(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(AUTO_PRECISION, "fp32")  # what is compared was computed in it
     summary = run("run")
@@ -161,7 +162,7 @@ def test_settings_that_cannot_be(override: str, match: str, run: Run) -> None:
         run("never", override)
 
 
-@pytest.mark.parametrize("settings", [(LORA,), ()], ids=["adapters", "models"])
+@pytest.mark.parametrize("settings", [pytest.param((LORA,), id="adapters", marks=pytest.mark.slow), pytest.param((), id="models")])
 def test_every_command_takes_the_folder_of_an_ensemble(settings: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     run("run", *settings)
     final = str(tmp_path / "run" / "final")

@@ -140,6 +140,7 @@ def test_openai_s_client_and_a_stop_under_load(served) -> None:
     assert server.workers() == {}
 
 
+@pytest.mark.slow
 def test_a_canary_s_worker_that_is_killed_costs_nobody_an_answer(served) -> None:
     canary = "canary={model: 'tiny:llama?seed=2', share: 0.5, guards: {least: 3, silence_s: 60}}"
     server = served("queue.rows=16", "queue.waiting=64", "probe.restart_s=1", canary)

@@ -72,6 +72,7 @@ def test_the_self_test_sees_a_trainer_that_forgets_the_supports(stage: Stage, tm
         stage("grpo", tmp_path / "b", *QUICK, "sampling.top_p=0.9")
 
 
+@pytest.mark.slow
 def test_a_crashed_run_ends_bit_for_bit_like_an_undisturbed_one(
     stage: Stage, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

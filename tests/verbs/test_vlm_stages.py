@@ -64,7 +64,7 @@ def test_staged_unfreezing(proofs: None, rows: Rows, tmp_path: Path) -> None:
     assert all(row["lr/projector"] == pytest.approx(10 * row["lr"]) and row["lr/vision"] == pytest.approx(0.5 * row["lr"]) for row in steps)
 
 
-@pytest.mark.parametrize("step", [2, 3, 6])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_run_that_ends_at_a_border_goes_on_exactly(step: int, proofs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the last step before a border, in the first one behind it, and at the next border."""
     fast = ("loop.steps=10", "optim={lr: 1e-3, weight_decay: 0.1, lr_parts: {projector: 3e-3}}")

@@ -36,6 +36,7 @@ def small(monkeypatch: pytest.MonkeyPatch, proofs: None) -> None:
         monkeypatch.setattr(module, "Plan", lambda *args, plan=plan, more=more: plan(*args, **few, **more))
 
 
+@pytest.mark.slow
 def test_overoptimisation_writes_table_plot_and_numbers(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "new" / "o.json", tmp_path / "out"
     assert main(["study", "overoptimisation", "--seeds", "0", "1", "--steps", "4", "--json", str(file), "--out", str(out)]) == 0
@@ -57,6 +58,7 @@ def test_overoptimisation_writes_table_plot_and_numbers(small: None, tmp_path: P
     assert (out / "overoptimisation.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_frontier_writes_all_algorithms(small: None, tmp_path: Path) -> None:
     file, out = tmp_path / "f.json", tmp_path / "out"
     assert main(["study", "frontier", "--seeds", "3", "--steps", "4", "--json", str(file), "--out", str(out)]) == 0
@@ -124,6 +126,7 @@ def test_votes_follow_the_gold_reward(small: None, tmp_path: Path) -> None:
     assert 0.3 < right(1e3) < 0.7  # a coin: 48 throws
 
 
+@pytest.mark.slow
 def test_looking_measures_every_kind(monkeypatch: pytest.MonkeyPatch, proofs: None, tmp_path: Path) -> None:
     plan = looking.Plan
     monkeypatch.setattr(looking, "Plan", lambda seeds, steps: plan(seeds, rows=8, held_out=4, steps=steps, batch=2))
