@@ -15,6 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal, cast
 
+from pydantic import Field
+
 from keel.advise.choose import choose
 from keel.advise.estimate import Mode
 from keel.advise.measure import Measures, measure
@@ -46,7 +48,7 @@ REWARD = {"type": "python", "name": "own", "function": "rewards.py:reward"}
 class OwnRows(Section):
     """The user's own rows, as settings say that they are read."""
 
-    data: DataConfig
+    data: DataConfig = Field(description="The rows, and how they are read.")
 
 
 @dataclass(frozen=True, slots=True)
