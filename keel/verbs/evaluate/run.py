@@ -27,7 +27,7 @@ from keel.feedback.texts import prompt_row
 from keel.judges.ask import check_images
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.methods.credit.units import rollout_units
 from keel.models.model import Model
 from keel.render.renderer import Renderer
