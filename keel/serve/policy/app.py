@@ -78,7 +78,7 @@ class PolicyApi:
             said = read_said(body, len(served.texts))
             event = await front.feedback(served, said)
         except RequestError as error:
-            return refuse(400, error.message, "invalid_request_error", error.param)
+            return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
         except UserError as error:
             return refuse(400, error.message, "invalid_request_error")
         return reply({"stored": bool(event), "event_id": event or None, "why": why_not_kept(served, said)})
