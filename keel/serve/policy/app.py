@@ -23,7 +23,7 @@ from keel.serve.policy.metrics import CONTENT_TYPE
 from keel.serve.policy.replies import Choice, Head
 from keel.serve.policy.requests import Asked, Kind, RequestError, read_request
 from keel.serve.policy.router import FullError
-from keel.serve.policy.wire import Keys, read_json, refuse, reply
+from keel.serve.policy.wire import FAULTS, Keys, guarded_form, read_json, refuse, reply
 from keel.site.guard import Guard
 
 log = logging.getLogger("keel")
@@ -213,15 +213,9 @@ def make_app(front: Front, door: Any, more: Sequence[BaseRoute] = (), is_open: C
     async def missing(request: Request, _: Exception) -> Response:
         return refuse(404, f"{request.url.path}: there is {', '.join(path for path, _, _ in calls)}", "invalid_request_error")
 
-    async def wrong_method(request: Request, _: Exception) -> Response:
-        return refuse(405, f"{request.url.path} does not answer {request.method}", "invalid_request_error")
-
-    async def broken(_: Request, error: Exception) -> Response:  # the log has the traceback
-        return refuse(500, f"the server failed: {type(error).__name__}", "server_error")
-
     routes = [*(Route(path, call, methods=[method]) for path, call, method in calls), *more]
-    app = Starlette(routes=routes, lifespan=life, exception_handlers={404: missing, 405: wrong_method, 500: broken})
+    app = Starlette(routes=routes, lifespan=life, exception_handlers={**FAULTS, 404: missing})
     app.state.front = front
     app.add_middleware(Keys, key=front.key, refused=lambda: front.metrics.refused.labels("key").inc(), is_open=is_open)
-    app.add_middleware(Guard, settings=door)
+    app.add_middleware(Guard, settings=door, form=guarded_form)
     return app

@@ -23,7 +23,9 @@ class Heard:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict[str, tuple[str, int]])  # by rater: content, its number
-    _done: OrderedDict[str, tuple[str, str]] = field(default_factory=OrderedDict[str, tuple[str, str]])  # by id: who said what, what is stored
+    _done: OrderedDict[str, tuple[str, str]] = field(
+        default_factory=OrderedDict[str, tuple[str, str]]
+    )  # by id: who said what, what is stored
 
     def event(self, answer_id: str, rater: str, content: str, given: str) -> str:
         """The id of a word: ``given`` by the client, or one that follows from answer, rater and content. Somebody who says up, down, up
