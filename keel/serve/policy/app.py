@@ -89,7 +89,8 @@ class PolicyApi:
             refused.labels("stopping").inc()
             return refuse(503, "the server is going down: ask again", "server_error", code="stopping", **_headers(_RETRY))
         try:
-            asked = read_request(kind, await read_json(request), front.name, front.router.engines["stable"].about, front.config.queue)
+            body, size = await read_json(request), len(await request.body())
+            asked = read_request(kind, body, front.name, front.router.engines["stable"].about, front.config.queue, size)
         except RequestError as error:
             refused.labels("bad").inc()
             return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
@@ -107,21 +108,28 @@ class PolicyApi:
             if await self._left(request, answer.accepted()):
                 return self._gone(answer, answer_id, kind)
         except RequestError as error:
-            return self._failed(answer, answer_id, kind, error.status, error.message, "invalid_request_error", error.param)
+            return self._turned_away(answer, answer_id, kind, error)
         except FailedError as error:
-            return self._failed(answer, answer_id, kind, error.status, error.message, "server_error")
+            return self._failed(answer, answer_id, kind, error.status, error.message)
         if asked.stream:
             stream = StreamingResponse(self._events(head, asked, answer), media_type="text/event-stream")
             stream.headers["x-accel-buffering"] = "no"
             return stream
         return await self._whole(request, head, asked, answer)
 
-    def _failed(
-        self, answer: Answer, answer_id: str, kind: Kind, status: int, message: str, what: str, param: str | None = None
-    ) -> Response:
+    def _failed(self, answer: Answer, answer_id: str, kind: Kind, status: int, message: str) -> Response:
         answer.cancel()
         self.front.over(answer, answer_id, kind, status)
-        return refuse(status, message, what, param, **(_headers(_RETRY) if status == 503 else {}))
+        return refuse(status, message, "server_error", **(_headers(_RETRY) if status == 503 else {}))
+
+    def _turned_away(self, answer: Answer, answer_id: str, kind: Kind, error: RequestError) -> Response:
+        """The engine does not take it: never, or not now."""
+        answer.cancel()
+        self.front.over(answer, answer_id, kind, error.status)
+        if error.status != 429:
+            return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
+        self.front.metrics.refused.labels("full").inc()
+        return refuse(429, error.message, "rate_limit_error", code=error.code, **_headers(_RETRY))
 
     def _gone(self, answer: Answer, answer_id: str, kind: Kind) -> Response:
         """Nobody is there to read it."""
@@ -148,9 +156,9 @@ class PolicyApi:
             if await self._left(request, answer.whole()):
                 return self._gone(answer, head.answer_id, asked.kind)
         except RequestError as error:  # the engine that went on with it has less room
-            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "invalid_request_error", error.param)
+            return self._turned_away(answer, head.answer_id, asked.kind, error)
         except FailedError as error:
-            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "server_error")
+            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message)
         self.front.over(answer, head.answer_id, asked.kind, 200)
         with_logprobs = asked.rows[0].top is not None
         return reply(replies.whole(head, answer.choices, answer.prompt_tokens, with_logprobs))

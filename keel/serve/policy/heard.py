@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from keel.serve.policy.requests import RequestError
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 _MOST = 256  # words on one answer that are remembered
 _SPACE = uuid.UUID("3b1c1f5e-9d0a-5f0e-8a51-6c0f2f4f7d11")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from keel.core.errors import ModelError
-from keel.serve.policy.engine import GoneError, RefusedError
+from keel.serve.policy.engine import BusyError, GoneError, RefusedError
 from keel.serve.policy.frames import About, Piece, Row, TokenText
 
 _ENDS = {"stop": "stop", "length": "length", "tool_calls": "stop"}
@@ -71,6 +71,8 @@ class RemoteEngine:
         path = "/v1/completions" if row.prompt is not None else "/v1/chat/completions"
         try:
             async with self._client.stream("POST", self._url + path, json=self._body(row)) as answer:
+                if answer.status_code == 429:
+                    raise BusyError(_message(await answer.aread()))
                 if answer.status_code in (400, 404, 413, 422):
                     raise RefusedError(_message(await answer.aread()))
                 if answer.status_code != 200:

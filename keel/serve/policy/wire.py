@@ -31,7 +31,7 @@ def reply(body: Any, status: int = 200, **headers: str) -> Response:
 
 async def read_json(request: Request) -> Any:
     """The JSON of a body. Raises RequestError; also for text that is none: half of a surrogate pair is no character to a tokenizer."""
-    raw = await request.body()
+    raw = await request.body()  # kept by the request: whoever wants its size asks again
     try:
         found = json.loads(raw.decode("utf-8-sig"))
         if b"\\u" in raw:
