@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.evaluate.ab.config import AbConfig, GuardConfig
 from keel.evaluate.compare import PromptAnswers
 from keel.evaluate.statistics import pair_score
@@ -53,7 +54,7 @@ class Units:
 def read_units(path: Path, config: AbConfig) -> Units:
     """Read JSONL. Raises DataError that names line and field for a row that says nothing."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}", "give a JSONL file; docs/ab.md says what stands in it") from None
     rows: list[tuple[str, Row]] = []

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from keel.core.errors import ModelError
+from keel.core.json_lines import lines_in
 from keel.serve.policy.engine import BusyError, GoneError, RefusedError
 from keel.serve.policy.frames import About, Piece, Row, TokenText
 
@@ -85,7 +86,7 @@ class RemoteEngine:
     async def _pieces(self, row: Row, answer: Any) -> AsyncIterator[Piece]:
         yield Piece(row.name, prompt_tokens=0)
         end, usage, drawn = "", (0, 0), 0
-        async for line in answer.aiter_lines():
+        async for line in lines_in(answer.aiter_bytes()):
             if not line.startswith("data:"):
                 continue
             data = line[5:].strip()

@@ -10,6 +10,7 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.core.image_digest import image_digest
+from keel.core.json_lines import lines_of
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.data.errors import FieldError
@@ -74,7 +75,7 @@ def _has_answers(path: Path) -> bool:
 def _own_rows(path: Path) -> list[Found]:
     """Rows ``{prompt, answers}``; an answer is a text or ``{text, origin}``. Other columns go to the prompt."""
     found: list[Found] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         if not line.strip():
             continue
         try:
