@@ -100,10 +100,14 @@ def _settled(found: Mapping[str, Unit], settle: int | None, rows: int, online: b
 
 def _offline(rows: Sequence[tuple[str, Row]], config: AbConfig) -> Units:
     found: dict[str, Unit] = {}
+    said: dict[str, tuple[str, Any]] = {}  # what each id stands for, where it is told
     for where, row in rows:
         key = row.get("prompt_id", row.get("prompt"))
         if not isinstance(key, str | int):
             raise DataError(f"{where}: no prompt_id", "verdicts of one prompt hang together: each row names its prompt")
+        place, prompt = said.setdefault(str(key), (where, row["prompt"])) if "prompt" in row else (where, None)
+        if "prompt" in row and prompt != row["prompt"]:
+            raise DataError(f"{where}: prompt_id {key!r} stands for another prompt at {place}", "give every prompt an id of its own")
         unit = found.setdefault(str(key), Unit(str(key), None))
         if "before" in row and "after" in row:
             pair, share = _scored(where, row, config)
