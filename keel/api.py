@@ -17,7 +17,7 @@ from keel.core.errors import ConfigError, DataError
 from keel.core.hashing import digest_bytes
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.local import LocalLearner
-from keel.loops import online
+from keel.loops import gathering, online
 from keel.methods import Algorithm, AlgorithmConfig, resolve, rollout_units
 from keel.methods import credit as credit_units
 from keel.methods.objectives.supervised import SupervisedObjective
@@ -132,7 +132,7 @@ def sample(
     given = SamplingParams(stop_tokens=policy.renderer.stop_tokens, banned_tokens=policy.renderer.banned_tokens, **params)
     encoded: dict[str, Encoded] = {p.prompt_id: policy.renderer.prompt(p, given.max_tokens) for p in prompts}
     requests = [SampleRequest(i, tokens, n, given, seed, step, keep_support=True) for i, tokens in encoded.items()]
-    return online.sample_groups(draw, requests, {p.prompt_id: p for p in prompts})
+    return gathering.sample_groups(draw, requests, {p.prompt_id: p for p in prompts})
 
 
 def score(groups: Sequence[Group], *rewards: Callable[[Prompt, str], float] | Reward) -> tuple[Group, ...]:

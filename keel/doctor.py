@@ -26,7 +26,8 @@ from keel.evaluate.blindness import changed
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
-from keel.loops.online import sample_groups, with_signal
+from keel.loops.gathering import sample_groups
+from keel.loops.online import with_signal
 from keel.methods import rollout_units
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.models.config import ModelOptions

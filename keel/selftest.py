@@ -16,7 +16,8 @@ from torch import Tensor
 from keel.core.errors import SelfTestError
 from keel.core.events import EventBus
 from keel.evaluate.blindness import REMEDY, Changed, Look, changed, policy_moves, scores_move
-from keel.loops.online import publish, sample_groups, with_signal
+from keel.loops.gathering import sample_groups
+from keel.loops.online import publish, with_signal
 from keel.methods.credit.units import rollout_units
 from keel.rewards.sources.model import Scorer
 from keel.rollout import prove

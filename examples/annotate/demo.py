@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from keel.core.json_lines import lines_of
 from keel.feedback.rows import named, task_row
 from keel.simulate.scenes.config import SceneConfig
 from keel.simulate.scenes.write import write_scenes
@@ -30,7 +31,7 @@ def from_pictures(folder: Path, seed: int) -> Iterator[Task]:
     """A true description against one with an error planted in it."""
     write_scenes(folder / "scenes", PICTURES, seed, SceneConfig(), chinese=0.5)
     rng = random.Random(f"pictures {seed}")
-    for i, line in enumerate((folder / "scenes" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()):
+    for i, line in enumerate(lines_of((folder / "scenes" / "pairs.jsonl").read_text(encoding="utf-8"))):
         row = json.loads(line)
         question = row["prompt"][0]["content"][1]["text"]
         prompt = Prompt(f"scene-{i}", (Message("user", (ImagePart(f"scenes/{row['images'][0]}"), TextPart(question))),))
@@ -44,7 +45,7 @@ def from_pictures(folder: Path, seed: int) -> Iterator[Task]:
 
 def from_the_shop(seed: int) -> Iterator[Task]:
     """The answer that was written for a question against one that was written for another question of the same kind."""
-    rows = [json.loads(line) for line in SHOP.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in lines_of(SHOP.read_text(encoding="utf-8"))]
     rng = random.Random(f"shop {seed}")
     chinese = [r for r in rows if r["language"] == "zh"]
     english = [r for r in rows if r["language"] == "en"]

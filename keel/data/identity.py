@@ -111,6 +111,24 @@ def settle_ids(records: Sequence[R], source: str) -> list[R]:
     return [_renamed(r, f"{prompt_of(r).prompt_id}~{k[:8]}") if prompt_of(r).prompt_id in clashes else r for r, k in zip(records, keys)]
 
 
+class PromptIds:
+    """One id, one content, asked row by row: for files that are no records."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, str, Prompt]] = {}  # id -> content, place, prompt
+
+    def check(self, prompt: Prompt, where: str) -> None:
+        """Raises DataError naming both rows where the id stood for another prompt before: what is kept by prompt would be of both."""
+        key = content_key(prompt)
+        before, place, other = self._first.setdefault(prompt.prompt_id, (key, where, prompt))
+        if before != key:
+            raise DataError(
+                f"{where}: prompt_id {prompt.prompt_id!r} stands for another prompt ({_excerpt(prompt)})"
+                f" than at {place} ({_excerpt(other)})",
+                "give every prompt an id of its own",
+            )
+
+
 def _refuse_clash_within_a_file(name: str, contents: Mapping[str, Mapping[str, Prompt]], source: str) -> None:
     seen: dict[str, Prompt] = {}
     for files in contents.values():

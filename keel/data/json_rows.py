@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.data.image_sets import coco_rows, is_coco
 from keel.data.rows import BadRow, Rows, TwiceError, escapes, json_type, parse_json, row, utf8
 from keel.data.triples import is_triples, triple_rows
@@ -70,7 +71,7 @@ def read_json(content: bytes, file: Path) -> Rows:
     except TwiceError as error:
         raise DataError(f"{file}: {error.msg}", "one of its two values would be lost: rename it or take it out") from None
     except json.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines_of(text) if line.strip()]
         if len(lines) > 1 and all(line.lstrip().startswith("{") for line in lines[:2]):  # JSON lines under the wrong name
             yield from read_jsonl(content, file)
             return

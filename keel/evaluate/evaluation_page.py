@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.core.json_lines import lines_of
 from keel.evaluate.compare import Answer, PromptAnswers
 from keel.evaluate.page_kit import Say, knows, render, say, write_pages
 from keel.evaluate.part_tables import tables
@@ -40,7 +41,7 @@ def _answers(folder: Path, data: ReportData) -> dict[str, dict[str, PromptAnswer
     found: dict[str, dict[str, PromptAnswers]] = {first: {row.prompt_id: row for row in data.answers}}
     file = folder / "samples" / "models.jsonl"
     if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in lines_of(file.read_text(encoding="utf-8")):
             row = json.loads(line)
             found.setdefault(row["model"], {})[row["prompt_id"]] = PromptAnswers.from_row(row)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 
 from keel.core.hashing import stable_hash, uniform
 from keel.evaluate import statistics
+from keel.evaluate.compare import Answer, PromptAnswers
 from keel.evaluate.statistics import Interval
 from keel.judges.ask import Judge, Question
 from keel.judges.orders import verdicts
 from keel.types import Candidate, Prompt
 
+JUDGE = "judge"  # its name among the scorers
 LEAST = 0.55  # agreement below which nothing can be told behind a judge's errors
 
 
@@ -29,6 +31,7 @@ class Wins:
     failures: int
     cost: float | None
     ties: float = 0.0  # share of the verdicts
+    by_number: Mapping[str, Mapping[int, float]] = field(default_factory=dict[str, "Mapping[int, float]"])  # by prompt and answer
 
 
 Sides = tuple[Prompt, Sequence[str | None], Sequence[str | None]]  # answers of the baseline and of the trained model; None = it failed
@@ -37,22 +40,38 @@ Sides = tuple[Prompt, Sequence[str | None], Sequence[str | None]]  # answers of 
 def judge_answers(judge: Judge, rows: Iterable[Sides], samples: int = 1) -> Wins:
     """Each answer of the baseline against the trained model's of the same number, in both orders."""
     asked = [
-        (prompt.prompt_id, Question(prompt, (Candidate("before", b), Candidate("after", a))))
+        (prompt.prompt_id, number, Question(prompt, (Candidate("before", b), Candidate("after", a))))
         for prompt, before, after in rows
-        for b, a in zip(before, after)
+        for number, (b, a) in enumerate(zip(before, after))
         if a is not None and b is not None
     ]
-    found = verdicts(judge, [q for _, q in asked], samples)
-    by: dict[str, list[float]] = {}
+    found = verdicts(judge, [q for _, _, q in asked], samples)
+    by: dict[str, dict[int, float]] = {}
     told = [v.mean.chosen for v in found if not v.mean.error]
-    for (name, _), verdict in zip(asked, found, strict=True):
+    for (name, number, _), verdict in zip(asked, found, strict=True):
         if not verdict.mean.error:
-            by.setdefault(name, []).append({"first": 0.0, "second": 1.0, "tie": 0.5}[verdict.mean.chosen])
+            by.setdefault(name, {})[number] = {"first": 0.0, "second": 1.0, "tie": 0.5}[verdict.mean.chosen]
     costs = [v.mean.cost for v in found]
     cost = None if any(c is None for c in costs) else math.fsum(c for c in costs if c is not None)
-    shares = {name: math.fsum(x) / len(x) for name, x in by.items()}
+    shares = {name: math.fsum(x.values()) / len(x) for name, x in by.items()}
     ties = told.count("tie") / len(told) if told else 0.0
-    return Wins(shares, len(asked), sum(bool(v.mean.error) for v in found), cost, ties)
+    return Wins(shares, len(asked), sum(bool(v.mean.error) for v in found), cost, ties, by)
+
+
+def with_judge(rows: Sequence[PromptAnswers], wins: Wins | None) -> list[PromptAnswers]:
+    """The rows with what the judge said of each answer as its score ``judge``: 1 where it is the better of its pair, 0.5 of a tie, else 0.
+    An answer that was not judged has none."""
+    if wins is None:
+        return list(rows)
+
+    def scored(answers: Sequence[Answer], found: Mapping[int, float]) -> tuple[Answer, ...]:
+        return tuple(replace(a, rules={**a.rules, JUDGE: found[n]}) if n in found else a for n, a in enumerate(answers))
+
+    made: list[PromptAnswers] = []
+    for row in rows:
+        won = wins.by_number.get(row.prompt_id, {})
+        made.append(replace(row, before=scored(row.before, {n: 1 - w for n, w in won.items()}), after=scored(row.after, won)))
+    return made
 
 
 def summary(judged: Wins, report: Mapping[str, Any] | None, *, draws: int, level: float, seed: int) -> dict[str, Any]:

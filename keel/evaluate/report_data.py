@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import RunError
+from keel.core.json_lines import lines_of
 from keel.evaluate.compare import PromptAnswers
 from keel.runs.columns import Columns, load
 
@@ -117,7 +118,7 @@ def _rows(path: Path) -> tuple[dict[str, Any], ...]:
         return ()
     rows: list[dict[str, Any]] = []
     broken = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in lines_of(path.read_text(encoding="utf-8", errors="replace")):
         try:
             value = json.loads(line) if line.strip() else None
         except ValueError:  # a run that is being written ends in half a line

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 
 KINDS: tuple[str, ...] = ("campaign", "guideline", "annotator", "task", "judgement", "unjudged", "retraction")
 _BESIDE = {"task": frozenset({"role", "priority"})}  # fields that may stand beside the record itself
@@ -48,7 +49,7 @@ def read_lines(path: Path) -> list[tuple[int, str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}", "give a JSON Lines file in UTF-8") from None
     found: list[tuple[int, str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if not line.strip():
             continue
         try:

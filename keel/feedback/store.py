@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.feedback.texts import RowError, candidate_from, candidate_row, get, message_row, prompt_from, prompt_row
 from keel.runs.disk import DISK
 from keel.types import Comparison, Pair
@@ -47,7 +48,7 @@ def read(path: Path) -> tuple[Comparison, ...]:
     Raises DataError naming the line and the field: broken JSON, another schema, a missing or impossible value, one id with two contents.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such preference store", "run the stage that collects comparisons first, or give another path"

@@ -65,7 +65,7 @@ class OnlinePreferenceTrainer(OnlineTrainer):
         phase = self._enter_phase(step)
         if self.composer is not None:
             self.composer.begin(step / max(1, self.total_steps))
-        sampled, _, metrics = self._groups(step)
+        sampled, _, metrics = self.gatherer.groups(step)
         if self.composer is not None:
             metrics |= self.composer.learn(sampled)
         started = time.perf_counter()
@@ -78,7 +78,7 @@ class OnlinePreferenceTrainer(OnlineTrainer):
             self.keeper.take(step + 1, sampled, rollout_units(sampled))
         if trainable(made.units, self.plan.objective):
             referred = self.plan.refer(made.units)
-            if self.plan.objective.needs_reference and not self.params.cut:
+            if self.plan.objective.needs_reference and not self.gatherer.drawn.params.cut:
                 kls = kl_metrics(made.groups, referred, 0.0)
                 metrics |= {name: value for name, value in kls.items() if name.startswith("objective/kl")}
             metrics |= self._learn(referred, step)

@@ -6,6 +6,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from keel.core.json_lines import lines_of
+
 _HERE = Path(__file__).parent
 
 
@@ -22,4 +24,4 @@ def template(name: str) -> str:
 
 def example_rows(language: str) -> list[dict[str, str]]:
     """Questions with a good and a poor answer, written for this."""
-    return [json.loads(line) for line in (_HERE / "examples" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines_of((_HERE / "examples" / f"{language}.jsonl").read_text(encoding="utf-8"))]

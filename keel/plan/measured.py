@@ -13,6 +13,7 @@ import yaml
 
 from keel.core.config import dump
 from keel.core.errors import UserError
+from keel.core.json_lines import lines_of
 from keel.plan import formulas as f
 from keel.plan.memory import memory, standing
 from keel.plan.probe import Probed
@@ -31,7 +32,7 @@ def run_probe(verb: str, recipe: TrainRecipe) -> Probed:
         file.write_text(yaml.safe_dump(dump(recipe), sort_keys=False, allow_unicode=True))
         command = [sys.executable, "-m", "keel.plan.probe", verb, str(file), folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
+    lines = lines_of(done.stdout.strip())
     try:
         said = json.loads(lines[-1]) if lines else {}
     except json.JSONDecodeError:

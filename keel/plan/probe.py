@@ -22,7 +22,8 @@ from keel.core.errors import ConfigError, UserError
 from keel.core.events import EventBus
 from keel.learner.local import LocalLearner
 from keel.learner.packing import plan_pieces
-from keel.loops.online import sample_groups, with_signal
+from keel.loops.gathering import sample_groups
+from keel.loops.online import with_signal
 from keel.methods import rollout_units
 from keel.methods.objectives.common import credited
 from keel.models.loading import device_of

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import RunError
+from keel.core.json_lines import lines_of
 from keel.runs.directory import read_manifest, read_summary
 
 _TRAINED = ("sft", "prefer", "offline", "rl", "reward")
@@ -49,7 +50,7 @@ class Source:
         file = self.run / "samples" / "training.jsonl" if self.run is not None else None
         if file is None or not file.is_file():
             return []
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in lines_of(file.read_text(encoding="utf-8"))]
         return list(dict.fromkeys(str(r["prompt"]) for r in rows if r.get("prompt")))[:_QUESTIONS]
 
 

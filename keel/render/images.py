@@ -7,7 +7,7 @@ its bytes and of the processor's settings.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -191,6 +191,13 @@ class Images:
         found = self._known(digest, lambda: TWINS[name](self._opened(source, raw))).ref
         assert found.n_tokens == ref.n_tokens, "as many pixels are as many tokens"
         return found
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Let go of all other images and of where they came from; shown again, they are read again."""
+        for digest in (self._sources.keys() | self._expanded.keys()) - set(digests):
+            self._expanded.pop(digest, None)
+            self._sources.pop(digest, None)
+            self.media.drop(digest)
 
     def _one(self, source: ImagePart) -> _Expanded:
         """One image in a prompt; its pixels go into the store."""

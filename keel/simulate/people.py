@@ -19,6 +19,7 @@ from typing import Any
 
 from keel.core.errors import UserError
 from keel.core.hashing import digest_bytes, stable_hash
+from keel.core.json_lines import lines_of
 from keel.data.text import word_count
 from keel.simulate import gold
 from keel.simulate.annotators import Annotator, Worth, make_annotators
@@ -187,7 +188,7 @@ class Work:
         if not self.slips.is_file():
             return
         newest: dict[str, dict[str, Any]] = {}
-        for line in self.slips.read_text(encoding="utf-8").split("\n"):
+        for line in lines_of(self.slips.read_text(encoding="utf-8")):
             try:
                 row = json.loads(line) if line.strip() else None
             except ValueError:  # half a line: nothing of it was sent

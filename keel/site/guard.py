@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ HEADERS: Mapping[str, str] = {
 _KEPT = tuple((name.encode(), value.encode()) for name, value in HEADERS.items())
 _FRESH = (*_KEPT, (b"cache-control", b"no-store"))
 _READ = frozenset({b"host", b"origin", b"content-length"})
+Form = Callable[[int, str, str, str], Mapping[str, Any]]  # (status, code, message, what to do) -> the body of a refusal
 _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -91,11 +92,17 @@ def is_allowed(header: str, names: frozenset[str], loopback: bool) -> bool:
     return not loopback
 
 
+def house_form(_: int, code: str, message: str, todo: str) -> Mapping[str, Any]:
+    """A refusal as the pages' own calls read it."""
+    return {"error": {"code": code, "message": message, "todo": todo}}
+
+
 class Guard:
     """ASGI: refuses wrong hosts, foreign origins and large bodies; adds the headers of safety to every response."""
 
-    def __init__(self, app: ASGIApp, settings: Door) -> None:
-        self.app, self.limits = app, settings.limits
+    def __init__(self, app: ASGIApp, settings: Door, form: Form = house_form) -> None:
+        """``form``: of refusals, as those who ask read errors."""
+        self.app, self.limits, self._form = app, settings.limits, form
         names, loopback = allowed_names(settings), settings.host in LOOPBACK
         self._is_allowed = lru_cache(maxsize=256)(lambda header: is_allowed(header, names, loopback))
 
@@ -105,22 +112,29 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
         safe = _safe(send, str(scope["path"]))
         if not self._is_allowed(headers.get(b"host", "")):
-            return await _refuse(
+            return await self._refuse(
                 safe, 421, "host", "this server is not known by that name", "use the address that was printed at its start"
             )
         if scope["method"] in _CHANGES:
             origin = headers.get(b"origin", "")
             if origin and place_of(origin) != headers.get(b"host", "").lower():
-                return await _refuse(safe, 403, "origin", "another site asked for this", "open the server's own page")
+                return await self._refuse(safe, 403, "origin", "another site asked for this", "open the server's own page")
             try:
                 async with asyncio.timeout(self.limits.body_seconds):
                     body = await _body(headers, receive, self.limits.body_bytes)
             except TimeoutError:
-                return await _refuse(safe, 408, "slow", "the request took too long")
+                return await self._refuse(safe, 408, "slow", "the request took too long")
             if body is None:
-                return await _refuse(safe, 413, "large", f"a request may have {self.limits.body_bytes} bytes", "send fewer at a time")
+                said = f"a request may have {self.limits.body_bytes} bytes"
+                return await self._refuse(safe, 413, "large", said, "send fewer at a time")
             receive = _replay(body, receive)
         await self.app(scope, receive, safe)
+
+    async def _refuse(self, send: Send, status: int, error: str, message: str, todo: str = "") -> None:
+        body = json.dumps(self._form(status, error, message, todo)).encode()
+        head: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": body})
 
 
 async def _body(headers: Mapping[bytes, str], receive: Receive, limit: int) -> bytes | None:
@@ -164,10 +178,3 @@ def _safe(send: Send, path: str) -> Send:
         await send(message)
 
     return wrapped
-
-
-async def _refuse(send: Send, status: int, error: str, message: str, hint: str = "") -> None:
-    body = json.dumps({"error": {"code": error, "message": message, "todo": hint}}).encode()
-    head: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})

@@ -12,6 +12,8 @@ import anyio.to_thread
 import uvicorn
 from starlette.types import ASGIApp
 
+from keel.site.protocol import EitherProtocol
+
 
 def serve(
     app: ASGIApp,
@@ -31,6 +33,7 @@ def serve(
     """
     config = uvicorn.Config(
         app,
+        http=EitherProtocol,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from pydantic import create_model
 
 from keel.core.config import Section, dump, load, parse_yaml, read_recipe
 from keel.core.errors import ConfigError
@@ -21,6 +22,7 @@ from keel.verbs.shared.recipes import TrainRecipe
 from keel.watch.names import direction
 
 MEASURES: Mapping[str, str] = {"prefer": "eval/rewards/accuracies", "reward": "eval/accuracy", "sft": "eval/loss", "offline": "eval/loss"}
+STUDIES = ("tune", "ablate")  # sections of many runs: one recipe may have both, each command reads its own
 LR, KL = "optim.lr", "algorithm.kl.coef"
 FACTOR = 10.0  # a default range goes from a tenth of the recipe's value to ten times it
 
@@ -67,10 +69,12 @@ def read_training(path: Path, overrides: Sequence[str], section: str, settings: 
     if verb not in RECIPES or not issubclass(RECIPES[verb], TrainRecipe):
         raise ConfigError(f"{path}: {section}.verb={verb} is no stage that trains", "rl, prefer, sft, reward or offline")
     make: Any = type  # bases that are known only here
-    combined = cast("type[Section]", make(settings.__name__, (settings, RECIPES[verb]), {"__doc__": settings.__doc__}))
+    others: Any = {name: (Any, None) for name in STUDIES if name != section}
+    beside = create_model("Beside", __base__=Section, **others)
+    combined = cast("type[Section]", make(settings.__name__, (settings, beside, RECIPES[verb]), {"__doc__": settings.__doc__}))
     whole: Any = load(combined, path, overrides)
-    plain = {key: value for key, value in raw.items() if key not in (section, "run_dir")}
-    recipe: Any = RECIPES[verb].model_validate({key: value for key, value in dump(whole).items() if key != section})
+    plain = {key: value for key, value in raw.items() if key not in (*STUDIES, "run_dir")}
+    recipe: Any = RECIPES[verb].model_validate({key: value for key, value in dump(whole).items() if key not in STUDIES})
     if recipe.held_out == 0.0:
         raise ConfigError(f"{path}: held_out is 0, and what a run trains on chooses nothing", "set held_out")
     return Training(path, tuple(overrides), combined, getattr(whole, section), recipe, plain)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from keel.core.config import Section, load
 from keel.core.errors import DataError, UserError
+from keel.core.json_lines import lines_of
 from keel.models.align import Cells, align_projector
 from keel.models.assemble import assemble, read_tower
 from keel.models.read_errors import quiet
@@ -77,7 +78,7 @@ def _make(recipe: AssembleRecipe, out: Path) -> dict[str, Any]:
 def read_cells(path: Path) -> list[tuple[Image.Image, Cells]]:
     """Pictures with what is where in them. Raises DataError with file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"align.path: {path} cannot be read: {error.strerror}") from None
     found: list[tuple[Image.Image, Cells]] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.runs.directory import METRICS
 from keel.watch.foreign_names import LLAMA_FACTORY, OPENRLHF, TINKER, TRL, VERL, groups_of_tinker, held_out_of_verl
 
@@ -137,7 +138,7 @@ def raw_rows(data: bytes, suffix: str = ".jsonl") -> tuple[list[Row], int]:
         return _whole(data)
     rows: list[Row] = []
     torn = 0
-    for line in data.decode("utf-8", "replace").split("\n"):  # other ends of lines (U+2028) may stand in texts
+    for line in lines_of(data.decode("utf-8", "replace")):
         row = _line(line)
         if row is not None:
             rows.append(row)

@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from keel.core.json_lines import lines_of
+
 WAYS = {
     "local": (),
     "server, lag 0": ("sampler.engine=server",),
@@ -38,7 +40,7 @@ def run(way: str, folder: Path, model: str, steps: int, cores: int, tokens: int)
     ]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in lines_of((folder / "metrics.jsonl").read_text(encoding="utf-8"))]
     return [row["time/step_s"] for row in rows if row.get("step", 0) > _WARM and "time/step_s" in row]
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from keel.core.errors import UserError
 from keel.learner.config import OptimConfig
 from keel.loops.config import LoopConfig
-from keel.loops.online import OnlineTrainer, sample_groups
+from keel.loops.gathering import sample_groups
+from keel.loops.online import OnlineTrainer
 from keel.methods import ALGORITHMS, AlgorithmConfig, resolve
 from keel.rollout.local import LocalSampler
 from keel.types import Group, Prompt, SampleRequest, SamplingParams, Unit

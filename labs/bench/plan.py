@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from keel.core.json_lines import lines_of
+
 _REWARD = "def reward(prompt, completion):\n    return completion.count('e') / max(1, len(completion))\n"
 _WORDS = [
     "the",
@@ -214,7 +216,7 @@ def compare(names: Sequence[str]) -> list[dict[str, Any]]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{name}: the run failed\n{done.stderr}")
-            measured = json.loads(done.stdout.strip().splitlines()[-1])
+            measured = json.loads(lines_of(done.stdout.strip())[-1])
         rows.append({"shape": name, "verb": shape.verb, "what": shape.what, "predicted": predicted, "measured": measured})
         print(line(rows[-1]), flush=True)
     return rows

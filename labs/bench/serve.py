@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keel.core.json_lines import lines_in
+
 QUESTION = "Question {i}: what would you take along on a walk of {i} hours?"
 
 
@@ -65,7 +67,7 @@ async def stream(client: Any, url: str, i: int, tokens: int) -> Streamed:
     began, first, drawn = time.perf_counter(), 0.0, 0
     async with client.stream("POST", url + "/chat/completions", json=body | {"stream_options": {"include_usage": True}}) as answer:
         answer.raise_for_status()
-        async for line in answer.aiter_lines():
+        async for line in lines_in(answer.aiter_bytes()):
             if not line.startswith("data: {"):
                 continue
             said = json.loads(line[6:])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.data.attacks import ATTACKS, Honest, attack
 from keel.data.gaming import DETECTORS, LIMITS, gaming
 from keel.data.text import words
@@ -33,7 +34,7 @@ def read(path: Path) -> list[Said]:
     """Prompts and answers of a JSONL file, perhaps compressed: {prompt, answer}, {question, answer}, or dialogues {chosen, rejected} of
     ``Human:`` and ``Assistant:``, whose last answers both count. Raises DataError where there is none."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    found = [said for line in data.decode().splitlines() if line.strip() for said in _said(json.loads(line))]
+    found = [said for line in lines_of(data.decode()) if line.strip() for said in _said(json.loads(line))]
     if not found:
         raise DataError(f"{path}: no prompts with answers", "rows {prompt, answer}, {question, answer} or {chosen, rejected}")
     return found
@@ -79,7 +80,7 @@ class Hacked:
 
 def read_hacked(path: Path) -> Hacked:
     """A file that ``hacked.optimise`` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in lines_of(path.read_text(encoding="utf-8"))]
     sides = {when: [r for r in rows if r["when"] == when] for when in ("before", "after")}
     if not all(sides.values()):
         raise DataError(f"{path}: no answers before or after", "write it with keel study gaming --optimise FOLDER")

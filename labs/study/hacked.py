@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import keel
+from keel.core.json_lines import lines_of
 from keel.data.text import words
 from keel.types import Prompt
 
@@ -95,7 +96,7 @@ def speaking(plan: Plan, out: Path, folder: Path) -> keel.Policy:
         return keel.load(MODEL, precision="fp32", seed=plan.seed)
     if not start.is_dir():
         policy = keel.load(MODEL, precision="fp32", seed=plan.seed)
-        rows = [json.loads(line) for line in (folder / "demonstrations.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in lines_of((folder / "demonstrations.jsonl").read_text(encoding="utf-8"))]
         turns = [row["messages"] for row in rows if row.get("language", "en") == "en"]
         spoken = [(said[-2]["content"], said[-1]["content"]) for said in turns]
         units = [policy.demonstration(policy.prompt(asked), said) for asked, said in spoken]
@@ -111,7 +112,7 @@ def speaking(plan: Plan, out: Path, folder: Path) -> keel.Policy:
 
 def questions(path: Path, n: int) -> list[str]:
     """The first English questions of a file of prompts."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    rows = (json.loads(line) for line in lines_of(path.read_text(encoding="utf-8")))
     return [row["prompt"][-1]["content"] for row in islice((r for r in rows if r.get("language", "en") == "en"), n)]
 
 

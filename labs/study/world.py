@@ -15,8 +15,8 @@ from keel.core.hashing import stable_hash
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.inference import LocalInference
 from keel.loops.config import LoopConfig
+from keel.loops.gathering import sample_groups
 from keel.loops.offline import Sides
-from keel.loops.online import sample_groups
 from keel.methods.objectives.reward import RewardObjective
 from keel.models.loading import Loaded, load_model
 from keel.rewards.sources.model import Standardiser, fit_standardiser, units_of

@@ -152,10 +152,10 @@ def _stale(p: Patient) -> None:
 
 def _drift(p: Patient) -> None:
     rng = random.Random(f"drift {p.run.name}")
-    names = list(p.trainer.prompts)
+    names = list(p.trainer.gatherer.prompts)
     new = [p.judge.task.drifted(rng) for _ in range(_POOL)]
-    p.trainer.encoded = {name: encoded(new[i % _POOL]) for i, name in enumerate(names)}
-    p.trainer.prompts = {name: Prompt(name, text="") for name in names}
+    p.trainer.gatherer.encoded = {name: encoded(new[i % _POOL]) for i, name in enumerate(names)}
+    p.trainer.gatherer.prompts = {name: Prompt(name, text="") for name in names}
 
 
 def _critic(p: Patient) -> None:

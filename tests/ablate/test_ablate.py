@@ -21,6 +21,7 @@ from keel.cli import main
 from keel.core.errors import ConfigError, RunError
 from keel.evaluate.statistics import student
 from keel.tune.compare import Outcome
+from keel.tune.recipe import read_search
 from keel.tune.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,19 @@ def test_more_seeds_and_keys_come_to_what_is_known_and_nothing_else_does(formula
         ablated(tmp_path, keys=KEYS[1:])
     with pytest.raises(RunError, match="another ablation: higher, measure, recipe differ"):
         run_ablate(RECIPE, [*KEYS[:2], f"run_dir={tmp_path}", "ablate.measure=eval/kl", "ablate.mode=min"], ["samples=6"])
+
+
+def test_one_recipe_may_be_searched_and_ablated(tmp_path: Path) -> None:
+    """Each command reads its own section, and a run of either has none of them."""
+    both = tmp_path / "both.yaml"
+    text = RECIPE.read_text(encoding="utf-8").replace("base: ", f"base: {RECIPE.parent}/")
+    both.write_text(text + "\ntune: {search: {optim.lr: {low: 0.001, high: 0.01}}}\n", encoding="utf-8")
+    study, own = read_study(both, KEYS[:1]), read_study(RECIPE, KEYS[:1])
+    assert (study.training.raw, study.training.recipe, study.trials) == (own.training.raw, own.training.recipe, own.trials)
+    search = read_search(both)
+    assert (search.raw, set(search.ranges)) == (own.training.raw, {"optim.lr"})
+    with pytest.raises(ConfigError, match="sedes"):
+        read_study(both, [*KEYS[:1], "ablate.sedes=3"])
 
 
 def test_a_dry_run_says_what_and_after_the_first_how_long(

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from keel.evaluate.judge_scorer import behind_errors, judge_answers, summary
+from keel.evaluate.compare import Answer, PromptAnswers
+from keel.evaluate.judge_scorer import behind_errors, judge_answers, summary, with_judge
 from keel.evaluate.statistics import win_rate
 from keel.judges.config import ScriptedConfig
 from keel.judges.scripted import ScriptedJudge
@@ -64,6 +65,22 @@ def test_answers_are_compared_in_both_orders():
     judged = judge_answers(judge, rows)
     assert judged.shares == {"0": 1.0, "1": 0.5, "3": 0.5}  # equal ones are a tie: the place cancels
     assert (judged.pairs, judged.failures, judged.cost) == (4, 0, 4.0)
+
+
+def test_each_answer_keeps_what_the_judge_said_of_it():
+    """By its number among the answers: one whose pair failed has no score, and takes nobody else's."""
+    before, after = ("one", None, "three", "four"), ("one", "two", "x", "four five six seven")
+    wins = judge_answers(ScriptedJudge("j", ScriptedConfig(noise=0.0)), [(Prompt("p", (Message("user", "q"),)), before, after)])
+    shares = wins.by_number["p"]
+    assert set(shares) == {0, 2, 3}
+    assert wins.shares["p"] == sum(shares.values()) / 3
+    sides = [tuple(Answer(text or "", rules={"r": 1.0}) for text in side) for side in (before, after)]
+    (row,) = with_judge([PromptAnswers("p", "p", *sides)], wins)
+    assert [a.score("judge") for a in row.after] == [shares[0], None, shares[2], shares[3]]
+    assert [a.score("judge") for a in row.before] == [1 - shares[0], None, 1 - shares[2], 1 - shares[3]]
+    assert row.after[0].score("r") == 1.0
+    other = PromptAnswers("q", "q", *sides)
+    assert with_judge([other], wins) == [other] == with_judge([other], None)
 
 
 def test_summary_says_what_it_carries():

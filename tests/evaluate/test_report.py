@@ -17,6 +17,7 @@ from keel.evaluate.report import collect, flatten, render, write_report
 from keel.evaluate.report_series import Series, series_of
 from keel.runs.columns import Columns
 
+ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "input", "br", "line", "circle", "rect", "path", "link", "img"}
 
 
@@ -263,3 +264,26 @@ def test_labels_of_intervals_have_room() -> None:
         lines = [float(x) for x in re.findall(r'class="(?:grid|half)" x1="([\d.]+)"', svg)]
         assert min(lines) <= 0.45 * 520.0
         assert min(lines) >= max(float(x) for x, _ in shown)
+
+
+def palettes(css: str) -> list[dict[str, str]]:
+    """The variables of each ``:root``: by day, by night."""
+    return [dict(re.findall(r"--([\w-]+):\s*([^;]+);", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)]
+
+
+def test_reports_wear_the_colours_of_the_house():
+    """A report and the pages of servers stand side by side on one screen: the same names for the same colours, by day and by night."""
+    house = palettes((ROOT / "keel/site/static/site/site.css").read_text(encoding="utf-8"))
+    report = (ROOT / "keel/evaluate/templates/report.css").read_text(encoding="utf-8")
+    own = palettes(report)
+    assert len(house) == len(own) == 2
+    for of_house, of_report in zip(house, own, strict=True):
+        assert of_house
+        assert {name: of_report.get(name) for name in of_house} == of_house
+    pages = [*(ROOT / "keel").rglob("*.css"), *(ROOT / "keel").rglob("*.j2"), *(ROOT / "keel").rglob("*.html")]
+    pages = [page for page in pages if not {"annotate", "vendored"} & set(page.parts)]  # the annotators' page has themes of its own
+    here = [(ROOT / "keel/dash/static/dash/dash.css").read_text(encoding="utf-8"), report]
+    known = {name for css in here for palette in palettes(css) for name in palette} | set(house[0])
+    used = {(page.name, name) for page in pages for name in re.findall(r"var\(--([\w-]+)", page.read_text(encoding="utf-8"))}
+    set_there = {name for page in pages for name in re.findall(r"--([\w-]+):", page.read_text(encoding="utf-8"))}
+    assert {(page, name) for page, name in used if name not in known | set_there} == set()

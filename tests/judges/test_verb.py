@@ -291,6 +291,16 @@ def test_rows_of_layouts(tmp_path: Path):
     assert len(same) == 1
 
 
+def test_a_prompt_id_that_stands_for_two_prompts_is_refused_with_both_lines(tmp_path: Path) -> None:
+    """Their answers would be judged as answers to one."""
+    one, other = ({"prompt_id": "p", "prompt": text, "answers": ["a", "b"]} for text in ("What is tea?", "What is rain?"))
+    more = one | {"answers": ["c", "d"], "prompt": [{"role": "user", "content": one["prompt"]}]}
+    assert len(tasks_of(rows(tmp_path / "same.jsonl", [one, more]), "c")) == 2
+    path = rows(tmp_path / "two.jsonl", [one, more, other])
+    with pytest.raises(DataError, match=r"two.jsonl:3: prompt_id 'p' stands for another prompt \('What is rain\?'\) than at .*two.jsonl:1"):
+        tasks_of(path, "c")
+
+
 def test_a_reward_model_as_judge():
     class Scores:
         name = "rm"

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from keel.loops.config import ExplorationConfig, LoopConfig
-from keel.loops.online import Actors, OnlineTrainer, by_temperature
+from keel.loops.gathering import by_temperature
+from keel.loops.online import Actors, OnlineTrainer
 from keel.methods import AlgorithmConfig, resolve
 from keel.rollout.scripted import ScriptedSampler
 from keel.types import Encoded, Group, Prompt, SampleRequest, SamplingParams, StepReport, Unit
@@ -271,7 +272,7 @@ def test_over_long_answers_are_punished_after_groups_were_chosen():
     assert advantages(learner) == {"rich/0": pytest.approx([-2.4, 2.4])}  # rewards 2 and 8 - 1.2
     assert metrics["rewards/overlong/mean"] == pytest.approx(-0.3)
     same = trainer(settings, {"dry": [[7] * 2, [7] * 8]}, CountingLearner())
-    same.actors = replace(same.actors, reward=lambda groups: groups)  # all rewards are 0
+    same.gatherer.reward = lambda groups: groups  # all rewards are 0
     assert same.step(0)["dynamic_sampling/kept_groups"] == 0.0
 
 
@@ -341,7 +342,7 @@ def test_samples_are_by_temperature_among_temperatures():
     learner = CountingLearner()
     settings = {"name": "remax", "kl": {"place": "none"}, "objective": "ppo_clip", "correction": {"kind": "truncate"}, "epochs": 2}
     run = trainer(settings, {"p": [*script["p"], [7] * 3]}, learner, samples=5)
-    run.exploration = ExplorationConfig(temperatures=(0.7, 0.9, 1.1), share=0.1, hot=3.0)
+    run.gatherer.exploration = ExplorationConfig(temperatures=(0.7, 0.9, 1.1), share=0.1, hot=3.0)
     run.step(0)
     asked = [
         (r.first_sample, r.n, r.params.temperature, r.params.explore, r.params.explore_temperature) for r in run.actors.sampler.requests

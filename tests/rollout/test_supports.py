@@ -11,7 +11,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.methods.credit.units import rollout_units
 from keel.rollout.distribution import RowParams, draw
 from keel.types import Encoded, Group, Prompt, Rollout, SampleRequest, SamplingParams

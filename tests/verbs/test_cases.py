@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from keel.core.errors import ConfigError, DataError
 from keel.evaluate.statistics import wilson
 from keel.runs.logs import json_line
 from keel.types import Message
+from keel.verbs.cases import spoken
 from keel.verbs.cases.config import CasesConfig
 from keel.verbs.cases.groups import groups_of
 from keel.verbs.cases.people import add_people
 from keel.verbs.cases.read import read_run
-from keel.verbs.cases.reasons import reasons_of, scorers_of
+from keel.verbs.cases.reasons import KINDS, reasons_of, scorers_of
 from keel.verbs.cases.run import run_cases, tasks_in
 from keel.verbs.cases.tasks import asked_of, make_tasks
 from keel.verbs.cases.wording import clusters, terms, tf_idf
@@ -203,6 +205,29 @@ def test_the_page_shows_both_sides_marks_and_pictures(tmp_path: Path) -> None:
     assert english.index("start · baseline") < english.index("tuned</h4>")
     again = run_cases(run, ["fixed=1", "extremes=2", "random=1", "picture_kb=80"])
     assert again == found
+
+
+def test_reasons_are_in_the_language_of_the_page(run: Path) -> None:
+    """Every reason that answers have, on the page of people who read no English; what the user named stays as it is."""
+    reasons = {r for told in reasons_of(read_run(run), CasesConfig()).values() for r in told}
+    assert {r.partition(":")[0] for r in reasons} >= {"made up", "hack", "lost", "worst", "refusal", "complied", "disagree"}
+    run_cases(run)
+    chinese = (run / "cases.zh.html").read_text(encoding="utf-8")
+    shown = "".join(re.findall(r"<td>[^<]*</td>|<p class='why'>[^<]*</p>|<p class='chips'>.*?</p>", chinese))
+    for told in (
+        "编造：存在",
+        "迎合奖励：复述提示",
+        "拒绝安全的提示：完全",
+        "对不安全的提示照做",
+        "输（按标准效用）",
+        "奖励模型认为好，标准效用认为差",
+    ):
+        assert told in shown, told
+    assert not [r for r in (*reasons, "reward_model", "safe prompts") if r in re.sub("<[^>]*>", "", chinese)]
+    words = json.loads((ROOT / "keel/verbs/cases/lang/zh.json").read_text(encoding="utf-8"))
+    assert {f"reason.{kind}" for kind in KINDS} <= set(words)
+    assert spoken.reason("alarm:my rule", words) == "警报：my rule"
+    assert spoken.reason("disagree:my scorer > people", words) == "my scorer认为好，人工认为差"
 
 
 def test_mistakes_are_told(run: Path, tmp_path: Path) -> None:

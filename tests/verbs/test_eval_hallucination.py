@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from keel.cli import main
+from keel.runs.fingerprints import model_fingerprint
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -33,6 +35,34 @@ def test_it_prints_the_rate_beside_the_coverage_and_writes_both(tmp_path: Path, 
     assert found["coverage"]["mean"] == pytest.approx(2 / 3)
     assert found["overall"] is None
     assert [json.loads(line)["said"] for line in verdicts.read_text(encoding="utf-8").splitlines()] == ["yes", "no", "neither"]
+
+
+def test_it_says_whose_answers_it_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the settings, or by the rows; a folder by its fingerprint, which is what a gate before a release asks for."""
+    out, model = tmp_path / "out.json", tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    own = model_fingerprint(model)
+
+    def judged(rows: list[Any], *more: str) -> dict[str, Any]:
+        file = write(tmp_path / "answers.jsonl", rows)
+        assert main(["eval", "hallucination", file, "--measure", "pope", "--json", str(out), "draws=100", *more]) == 0
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    unsaid = judged(ROWS)
+    assert ("model_fingerprint" in unsaid, unsaid["answers"]["model"]) == (False, None)
+    assert unsaid["answers"]["sha256"] == hashlib.sha256((tmp_path / "answers.jsonl").read_bytes()).hexdigest()
+    assert "whose answers these are is not said" in capsys.readouterr().out
+    assert judged(ROWS, f"model={model}")["model_fingerprint"] == own
+    assert "not said" not in capsys.readouterr().out
+    assert "model_fingerprint" not in judged(ROWS, "model=some-api")
+    marked = [row | {"model_fingerprint": own, "model": "a" if row["id"] == 1 else "b"} for row in ROWS]
+    found = judged(marked)
+    assert (found["model_fingerprint"], found["answers"]["models"]) == (own, {"a": 1, "b": 2})
+    assert "answers of 2 models are judged as one: a, b" in capsys.readouterr().out
+    file = write(tmp_path / "answers.jsonl", [row | {"model_fingerprint": "other"} for row in ROWS])
+    assert main(["eval", "hallucination", file, "--measure", "pope", f"model={model}"]) == 2
+    assert "model_fingerprint other" in capsys.readouterr().err
 
 
 def test_the_script_s_numbers_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

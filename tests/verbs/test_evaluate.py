@@ -20,7 +20,7 @@ from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.render.config import RenderConfig
 from keel.types import Group, Message, Prompt
-from keel.verbs.evaluate.run import Side, answer, drawn_in_full, sequence_kl
+from keel.verbs.evaluate.answering import Side, answer, drawn_in_full, sequence_kl
 from keel.verbs.evaluate.scoring import judges_of, score
 from keel.verbs.run import RECIPES, run_verb
 from keel.verbs.shared.rewards import rewards_of

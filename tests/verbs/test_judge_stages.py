@@ -59,6 +59,10 @@ def test_eval_by_a_judge(proofs: None, tmp_path: Path, judges: str) -> None:
     assert found["error_carried"] is False
     assert (found["pairs"], found["n"], found["judge"]) == (12, 6, "words")
     assert manifest(tmp_path / "bare")["judges"][0]["as"] == "a scorer"
+    kept = [json.loads(line) for line in (tmp_path / "bare" / "samples" / "evaluation.jsonl").read_text().split("\n") if line]
+    won = [sum(a["rules"]["judge"] for a in row["after"]) / 2 for row in kept]
+    assert sum(won) / len(won) == pytest.approx(found["mean"])
+    assert all(a["rules"]["judge"] + b["rules"]["judge"] == 1 for row in kept for a, b in zip(row["after"], row["before"], strict=True))
     labels = tmp_path / "labels.jsonl"
     rows = [{"prompt": f"Question {k}?", "chosen": " ".join(f"w{i}" for i in range(45)), "rejected": f"no {k}"} for k in range(60)]
     rows = [{**r, "chosen": r["rejected"], "rejected": r["chosen"]} if k % 8 == 0 else r for k, r in enumerate(rows)]

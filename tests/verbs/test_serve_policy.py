@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
@@ -107,6 +110,47 @@ async def ask_all(server: Served, bodies: list[dict[str, Any]], meanwhile=None) 
 def texts(answers: list[Any]) -> list[str]:
     assert [a.status_code for a in answers] == [200] * len(answers)
     return [a.json()["choices"][0]["message"]["content"] for a in answers]
+
+
+def picture(colour: str) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 30), colour).save(file, "PNG")
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}}
+
+
+@pytest.mark.slow
+def test_images_go_from_openai_s_client_to_the_model_and_back(served) -> None:
+    """Over HTTP and through a worker's process: the answer hangs on what is in the picture; what is no picture is refused."""
+    openai = pytest.importorskip("openai")
+    name = "tiny:llava?seed=1&std=0.3"
+    server = served("queue.image_mpx=0.5", model=name)
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=WAIT)
+
+    def asked(*pictures: dict[str, Any], **more: Any) -> Any:
+        content = [*pictures, {"type": "text", "text": "What colour?"}]
+        messages = [{"role": "user", "content": content}]
+        return client.chat.completions.create(model=name, messages=messages, temperature=0, max_tokens=6, **more)
+
+    def logprob(*pictures: dict[str, Any]) -> float:
+        return asked(*pictures, logprobs=True).choices[0].logprobs.content[0].logprob
+
+    red, blue = logprob(picture("red")), logprob(picture("blue"))
+    assert red == pytest.approx(logprob(picture("#ff0000")), abs=1e-5)
+    assert abs(red - blue) > 1e-3
+    assert abs(red - logprob(picture("red"), picture("blue"))) > 1e-3
+    whole = asked(picture("red"), picture("blue"))
+    parts = list(asked(picture("red"), picture("blue"), stream=True))
+    assert "".join(p.choices[0].delta.content or "" for p in parts) == whole.choices[0].message.content
+    assert whole.usage.prompt_tokens > asked(picture("red")).usage.prompt_tokens > asked().usage.prompt_tokens
+    for wrong, said in (("data:image/png;base64,AAAA", "image"), ("https://example.com/a.png", "none is fetched")):
+        with pytest.raises(openai.BadRequestError, match=said):
+            asked({"type": "image_url", "image_url": {"url": wrong}})
+    large = io.BytesIO()
+    Image.new("1", (1000, 1000)).save(large, "PNG")
+    with pytest.raises(openai.APIStatusError, match="megapixels") as refused:
+        asked({"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(large.getvalue()).decode()}})
+    assert refused.value.status_code == 413
+    assert asked(picture("blue")).choices[0].message.content is not None  # nobody else suffers from it
 
 
 def test_openai_s_client_and_a_stop_under_load(served) -> None:

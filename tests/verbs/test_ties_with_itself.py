@@ -24,7 +24,7 @@ from keel.rollout.config import EvalSamplingConfig, SamplingConfig
 from keel.rollout.local import LocalSampler
 from keel.runs.directory import RunDir
 from keel.types import Message, Prompt, Sampler, SamplingParams
-from keel.verbs.evaluate.run import answer
+from keel.verbs.evaluate.answering import answer
 from keel.verbs.evaluate.scoring import score
 from keel.verbs.prefer import preference_source
 from keel.verbs.prefer.online_config import OnlineConfig

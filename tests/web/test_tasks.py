@@ -128,6 +128,18 @@ def test_whatever_is_wrong_is_found_before_anything_is_stored(store: Store, tmp_
     assert _take(store, _write(path, many)) == Imported({"work": 448}, 2)
 
 
+def test_two_prompts_under_one_id_are_refused_by_both_readers_of_tasks(store: Store, tmp_path: Path) -> None:
+    one, other = make_task(0), make_task(1)
+    path = _write(
+        tmp_path / "t.jsonl", [task_row(one), task_row(replace(other, prompt=replace(other.prompt, prompt_id=one.prompt.prompt_id)))]
+    )
+    said = rf"t.jsonl:2: prompt_id '{one.prompt.prompt_id}' stands for another prompt .* than at .*t.jsonl:1"
+    for read in (lambda: _take(store, path), lambda: tasks_of_stage(path)):
+        with pytest.raises(DataError, match=said):
+            read()
+    assert store.campaigns() == ()
+
+
 def test_pictures_are_compared_by_their_bytes(store: Store, tmp_path: Path) -> None:
     picture, path = tmp_path / "dot.png", _write(tmp_path / "t.jsonl", [task_row(with_picture(0, "dot.png"))])
     picture.write_bytes(PIXEL)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.evaluate.ab.config import AbConfig, GuardConfig
 from keel.evaluate.compare import PromptAnswers
 from keel.evaluate.statistics import pair_score
@@ -53,7 +54,7 @@ class Units:
 def read_units(path: Path, config: AbConfig) -> Units:
     """Read JSONL. Raises DataError that names line and field for a row that says nothing."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}", "give a JSONL file; docs/ab.md says what stands in it") from None
     rows: list[tuple[str, Row]] = []
@@ -99,10 +100,14 @@ def _settled(found: Mapping[str, Unit], settle: int | None, rows: int, online: b
 
 def _offline(rows: Sequence[tuple[str, Row]], config: AbConfig) -> Units:
     found: dict[str, Unit] = {}
+    said: dict[str, tuple[str, Any]] = {}  # what each id stands for, where it is told
     for where, row in rows:
         key = row.get("prompt_id", row.get("prompt"))
         if not isinstance(key, str | int):
             raise DataError(f"{where}: no prompt_id", "verdicts of one prompt hang together: each row names its prompt")
+        place, prompt = said.setdefault(str(key), (where, row["prompt"])) if "prompt" in row else (where, None)
+        if "prompt" in row and prompt != row["prompt"]:
+            raise DataError(f"{where}: prompt_id {key!r} stands for another prompt at {place}", "give every prompt an id of its own")
         unit = found.setdefault(str(key), Unit(str(key), None))
         if "before" in row and "after" in row:
             pair, share = _scored(where, row, config)

@@ -19,6 +19,11 @@ class HallucinationConfig(Section):
     mode: Literal["fixed", "original"] = Field(
         default="fixed", description="original: the numbers of the published script, its quirks included; fixed: the quirks mended."
     )
+    model: str = Field(
+        default="",
+        description="Whose answers these are: a folder or a GGUF file, whose fingerprint stands in the JSON (gates of `keel release` need "
+        "it), or a name. Empty = what the rows say in `model_fingerprint` and `model`.",
+    )
     truth: str = Field(default="", description="What is right, by id; empty = it stands in the rows of answers (for `amber`: needed).")
     objects: str = Field(
         default="",

@@ -10,7 +10,7 @@ from keel.evaluate.hallucination import amber, chair, hallusion, mmhal, objhal, 
 from keel.evaluate.hallucination.config import HallucinationConfig
 from keel.evaluate.hallucination.result import Result
 
-_EVERY = frozenset({"file", "measure", "mode", "draws", "rows"})
+_EVERY = frozenset({"file", "measure", "mode", "draws", "rows", "model"})
 
 
 @dataclass(frozen=True, slots=True)

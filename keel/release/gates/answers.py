@@ -7,7 +7,7 @@ from typing import Any
 
 from keel.evaluate.refusals import read
 from keel.evaluate.statistics import mean_interval, wilson
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.release.candidate import Candidate, prompts_of
 from keel.release.config import AnswersGate, LengthGate, RefusalGate
 from keel.release.gates.verdict import Verdict, decide

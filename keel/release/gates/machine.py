@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+from keel.core.json_lines import lines_of
 from keel.evaluate.statistics import Interval
 from keel.release.candidate import Candidate
 from keel.release.config import MemoryGate, SpeedGate
@@ -65,7 +66,7 @@ def _measured(candidate: Candidate, tokens: int, repeats: int) -> dict[str, Any]
         )
     except subprocess.TimeoutExpired:
         return f"the model did not answer within {_LONGEST} s"
-    lines = done.stdout.splitlines()
+    lines = lines_of(done.stdout)
     if done.returncode != 0 or not lines:
         return f"the process that answers ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"
     return json.loads(lines[-1])

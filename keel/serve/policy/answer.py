@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from keel.serve.policy.canary import ArmName, Ended
-from keel.serve.policy.engine import RefusedError
+from keel.serve.policy.engine import BusyError, RefusedError
 from keel.serve.policy.filters import RuleConfig, Score, StreamFilter
 from keel.serve.policy.frames import Piece, TokenText
 from keel.serve.policy.pace import Pace, per_token_s
@@ -47,7 +47,7 @@ class Answer:
 
     def __init__(self, asked: Asked, arm: ArmName, router: Router, rules: Sequence[RuleConfig], score: Score | None, form: str) -> None:
         """Takes its room. Raises FullError. ``rules`` of output."""
-        router.take(arm, len(asked.rows))
+        router.take(arm, len(asked.rows), asked.size)
         self.arm: ArmName = arm
         self.asked, self._router, self._rules, self._score = asked, router, rules, score
         self._form: Form | None = "hermes" if form == "hermes" else "json" if form == "json" else None
@@ -70,7 +70,7 @@ class Answer:
             self._canary.sent()
 
     def _row_is_over(self, task: asyncio.Task[None]) -> None:
-        self._router.give(self.arm)
+        self._router.give(self.arm, self.asked.size)
         self._queue.put_nowait(None)
         if self._canary is not None and all(t.done() for t in self._tasks):
             self._canary.left()
@@ -112,6 +112,8 @@ class Answer:
         try:
             async with asyncio.timeout(self._router.limits.timeout_s):
                 await self._draw(index)
+        except BusyError as error:
+            self._fail(RequestError(str(error), status=429, code="queue_full"))
         except RefusedError as error:
             self._fail(RequestError(str(error), "messages" if self.asked.kind == "chat" else "prompt"))
         except TimeoutError:

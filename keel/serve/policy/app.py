@@ -23,7 +23,7 @@ from keel.serve.policy.metrics import CONTENT_TYPE
 from keel.serve.policy.replies import Choice, Head
 from keel.serve.policy.requests import Asked, Kind, RequestError, read_request
 from keel.serve.policy.router import FullError
-from keel.serve.policy.wire import Keys, read_json, refuse, reply
+from keel.serve.policy.wire import FAULTS, Keys, guarded_form, read_json, refuse, reply
 from keel.site.guard import Guard
 
 log = logging.getLogger("keel")
@@ -78,7 +78,7 @@ class PolicyApi:
             said = read_said(body, len(served.texts))
             event = await front.feedback(served, said)
         except RequestError as error:
-            return refuse(400, error.message, "invalid_request_error", error.param)
+            return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
         except UserError as error:
             return refuse(400, error.message, "invalid_request_error")
         return reply({"stored": bool(event), "event_id": event or None, "why": why_not_kept(served, said)})
@@ -89,7 +89,8 @@ class PolicyApi:
             refused.labels("stopping").inc()
             return refuse(503, "the server is going down: ask again", "server_error", code="stopping", **_headers(_RETRY))
         try:
-            asked = read_request(kind, await read_json(request), front.name, front.router.engines["stable"].about, front.config.queue)
+            body, size = await read_json(request), len(await request.body())
+            asked = read_request(kind, body, front.name, front.router.engines["stable"].about, front.config.queue, size)
         except RequestError as error:
             refused.labels("bad").inc()
             return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
@@ -107,21 +108,28 @@ class PolicyApi:
             if await self._left(request, answer.accepted()):
                 return self._gone(answer, answer_id, kind)
         except RequestError as error:
-            return self._failed(answer, answer_id, kind, error.status, error.message, "invalid_request_error", error.param)
+            return self._turned_away(answer, answer_id, kind, error)
         except FailedError as error:
-            return self._failed(answer, answer_id, kind, error.status, error.message, "server_error")
+            return self._failed(answer, answer_id, kind, error.status, error.message)
         if asked.stream:
             stream = StreamingResponse(self._events(head, asked, answer), media_type="text/event-stream")
             stream.headers["x-accel-buffering"] = "no"
             return stream
         return await self._whole(request, head, asked, answer)
 
-    def _failed(
-        self, answer: Answer, answer_id: str, kind: Kind, status: int, message: str, what: str, param: str | None = None
-    ) -> Response:
+    def _failed(self, answer: Answer, answer_id: str, kind: Kind, status: int, message: str) -> Response:
         answer.cancel()
         self.front.over(answer, answer_id, kind, status)
-        return refuse(status, message, what, param, **(_headers(_RETRY) if status == 503 else {}))
+        return refuse(status, message, "server_error", **(_headers(_RETRY) if status == 503 else {}))
+
+    def _turned_away(self, answer: Answer, answer_id: str, kind: Kind, error: RequestError) -> Response:
+        """The engine does not take it: never, or not now."""
+        answer.cancel()
+        self.front.over(answer, answer_id, kind, error.status)
+        if error.status != 429:
+            return refuse(error.status, error.message, "invalid_request_error", error.param, error.code)
+        self.front.metrics.refused.labels("full").inc()
+        return refuse(429, error.message, "rate_limit_error", code=error.code, **_headers(_RETRY))
 
     def _gone(self, answer: Answer, answer_id: str, kind: Kind) -> Response:
         """Nobody is there to read it."""
@@ -148,9 +156,9 @@ class PolicyApi:
             if await self._left(request, answer.whole()):
                 return self._gone(answer, head.answer_id, asked.kind)
         except RequestError as error:  # the engine that went on with it has less room
-            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "invalid_request_error", error.param)
+            return self._turned_away(answer, head.answer_id, asked.kind, error)
         except FailedError as error:
-            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message, "server_error")
+            return self._failed(answer, head.answer_id, asked.kind, error.status, error.message)
         self.front.over(answer, head.answer_id, asked.kind, 200)
         with_logprobs = asked.rows[0].top is not None
         return reply(replies.whole(head, answer.choices, answer.prompt_tokens, with_logprobs))
@@ -213,15 +221,9 @@ def make_app(front: Front, door: Any, more: Sequence[BaseRoute] = (), is_open: C
     async def missing(request: Request, _: Exception) -> Response:
         return refuse(404, f"{request.url.path}: there is {', '.join(path for path, _, _ in calls)}", "invalid_request_error")
 
-    async def wrong_method(request: Request, _: Exception) -> Response:
-        return refuse(405, f"{request.url.path} does not answer {request.method}", "invalid_request_error")
-
-    async def broken(_: Request, error: Exception) -> Response:  # the log has the traceback
-        return refuse(500, f"the server failed: {type(error).__name__}", "server_error")
-
     routes = [*(Route(path, call, methods=[method]) for path, call, method in calls), *more]
-    app = Starlette(routes=routes, lifespan=life, exception_handlers={404: missing, 405: wrong_method, 500: broken})
+    app = Starlette(routes=routes, lifespan=life, exception_handlers={**FAULTS, 404: missing})
     app.state.front = front
     app.add_middleware(Keys, key=front.key, refused=lambda: front.metrics.refused.labels("key").inc(), is_open=is_open)
-    app.add_middleware(Guard, settings=door)
+    app.add_middleware(Guard, settings=door, form=guarded_form)
     return app

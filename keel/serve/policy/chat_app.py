@@ -18,7 +18,7 @@ from keel.core.errors import UserError
 from keel.serve.policy.duel import Duel, Turn
 from keel.serve.policy.replies import event
 from keel.serve.policy.requests import RequestError
-from keel.serve.policy.wire import Keys, read_json, refuse, reply
+from keel.serve.policy.wire import FAULTS, Keys, guarded_form, read_json, refuse, reply
 from keel.site.guard import Guard
 from keel.site.languages import LANGUAGES, language_of, remember
 from keel.site.shared import HERE as COMMON
@@ -98,9 +98,9 @@ def make_chat_app(duel: Duel, door: Any, key: str) -> Starlette:
         Route("/chat/reveal", page.reveal, methods=["POST"]),
         Mount("/static", static_files(HERE), name="static"),
     ]
-    app = Starlette(routes=routes)
+    app = Starlette(routes=routes, exception_handlers=FAULTS)
     app.add_middleware(Keys, key=key, refused=lambda: None, is_open=lambda request: allowed(request, key))
-    app.add_middleware(Guard, settings=door)
+    app.add_middleware(Guard, settings=door, form=guarded_form)
     return app
 
 

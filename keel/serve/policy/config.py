@@ -18,6 +18,12 @@ class RowsConfig(Section):
 
     rows: int = Field(default=32, ge=1, description="Answers decoded side by side in one worker; more is faster and takes more memory.")
     waiting: int = Field(default=64, ge=0, description="Answers that may wait for a place; a request beyond them is refused (429).")
+    waiting_mb: float = Field(
+        default=64.0, gt=0, description="Megabytes of all requests that are held, each as often as it has answers; beyond them: 429."
+    )
+    waiting_tokens: int = Field(
+        default=262144, ge=1, description="Prompt tokens that may wait for a place in one worker; a request beyond them is refused (429)."
+    )
     prefill_tokens: int = Field(
         default=2048, ge=1, description="Prompt tokens that join in one step; those that are being answered wait for them."
     )
@@ -25,12 +31,17 @@ class RowsConfig(Section):
     choices: int = Field(default=16, ge=1, description="Answers of one request at most (`n` times its prompts).")
     timeout_s: float = Field(default=600.0, gt=0, description="Longest time of a request, waiting included (504 after it).")
     max_body_mb: float = Field(default=16.0, gt=0, description="Largest request (413 above).")
+    images: int = Field(default=16, ge=0, description="Images of one request at most (413 above).")
+    image_mpx: float = Field(
+        default=64.0, gt=0, description="Megapixels of all images of a request (413 above): a small file may be a very large picture."
+    )
     drain_s: float = Field(default=60.0, ge=0, description="Time that accepted requests get to end when the server is told to stop.")
 
 
 class ProbeConfig(Section):
     """How it is found out that a worker does not answer any more."""
 
+    load_s: float = Field(default=1800.0, gt=0, description="A worker whose model is not there after so many seconds is ended, and named.")
     ready_s: float = Field(
         default=4.0, gt=0, description="`/ready` says 503 when a token that it asks for has not come after so many seconds."
     )

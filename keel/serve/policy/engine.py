@@ -32,6 +32,10 @@ class RefusedError(Exception):
     """The engine will never answer this request: it is too long, or cannot be rendered. The message is for whoever asked."""
 
 
+class BusyError(RefusedError):
+    """Too many tokens wait there already. Later there will be room."""
+
+
 class Engine(Protocol):
     """One arm's model."""
 
@@ -51,7 +55,8 @@ class Engine(Protocol):
         ...
 
     def ask(self, row: Row) -> AsyncIterator[Piece]:
-        """The answer, piece by piece; the last one has an ``end``. Left early, the row is cancelled. Raises GoneError, RefusedError."""
+        """The answer, piece by piece; the last one has an ``end``. Left early, the row is cancelled. Raises GoneError, RefusedError,
+        BusyError."""
         ...
 
     async def stop(self) -> None: ...
@@ -103,7 +108,16 @@ class ProcessEngine:
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=frames.LARGEST)
         self._writer.write(frames.line(self._settings))
-        said = await reader.readline()
+        try:
+            async with asyncio.timeout(self._probe.load_s):
+                said = await reader.readline()
+        except TimeoutError:
+            model, pid = self._settings.get("model", "?"), self.pid
+            await self._end()
+            raise ModelError(
+                f"the worker of {model} (process {pid}) had not loaded it after {self._probe.load_s:g} s, and was ended",
+                "see what it wrote on standard error; probe.load_s=SECONDS gives it longer",
+            ) from None
         first: dict[str, Any] = json.loads(said) if said else {"failed": "the worker ended while it was starting"}
         if "ready" not in first:
             await self._end()
@@ -181,7 +195,7 @@ class ProcessEngine:
                     self._answer(piece.name, piece)
                 elif "refused" in frame:
                     message = frame["message"] + (f" ({frame['hint']})" if frame.get("hint") else "")
-                    self._answer(frame["refused"], RefusedError(message))
+                    self._answer(frame["refused"], BusyError(message) if frame.get("busy") else RefusedError(message))
 
     def _answer(self, name: str, said: Piece | Exception) -> None:
         if name in self._answers:

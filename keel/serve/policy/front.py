@@ -23,6 +23,7 @@ from keel.serve.policy.texts import texts_of
 
 log = logging.getLogger("keel")
 _TICK_S = 0.5
+_LONGEST_ID = 200
 
 
 @dataclass(slots=True)
@@ -120,13 +121,26 @@ class Front:
         task.add_done_callback(self.tasks.discard)
 
     async def feedback(self, served: Served, said: Said) -> str:
-        """Store what a user says of an answer; without consent only count it. Returns the event's id, empty where nothing is stored.
+        """Store what a user says of an answer; without consent only count it. Returns the event's id, empty where nothing is stored. The
+        same again changes nothing and returns the same; raises RequestError (409) where an ``event_id`` stands for something else.
         Counted is what could be stored: a client that is told of a failure asks again."""
+        heard = served.heard
+        async with heard.lock:
+            event = heard.event(served.answer_id, said.rater, said.content, said.event_id)
+            before = heard.told(event, said.rater, said.content)
+            if before is not None:
+                return before
+            stored = await self._hear(served, said, event)
+            heard.add(event, said.rater, said.content, stored)
+        return stored
+
+    async def _hear(self, served: Served, said: Said, event: str) -> str:
+        """What is said for the first time."""
         canary = self.router.canary
         arm: ArmName = "canary" if served.arm == "canary" else "stable"
         stored = ""
         if not why_not_kept(served, said) and self.votes is not None:
-            stored = await asyncio.to_thread(self.votes.keep, served, said)
+            stored = await asyncio.to_thread(self.votes.keep, served, said, event)
             if said.kind == "thumb" and canary is not None and canary.config.outcomes:
                 line = outcome_line(canary.config, served.key, arm, said.up)
                 await asyncio.to_thread(_append, canary.config.outcomes, line)
@@ -190,7 +204,7 @@ def read_said(body: Any, choices: int) -> Said:
     """What a body of `/v1/feedback` says. Raises UserError naming the field."""
     if not isinstance(body, dict):
         raise UserError("the body must be a JSON object")
-    known = {"id", "choice", "rating", "edit", "consent", "by", "reason"}
+    known = {"id", "choice", "rating", "edit", "consent", "by", "reason", "event_id"}
     unknown = sorted(set(body) - known)
     if unknown:
         raise UserError(f"{unknown[0]} is not known; there are: {', '.join(sorted(known))}")
@@ -205,7 +219,9 @@ def read_said(body: Any, choices: int) -> Said:
         raise UserError("edit must be a text that is not empty")
     if not isinstance(consent, dict) or any(not isinstance(consent.get(k, False), bool) for k in ("store", "train")):
         raise UserError("consent must be an object with store and train (true or false), and what else you want kept of it")
-    by, reason = body.get("by", ""), body.get("reason", "")
+    by, reason, event_id = body.get("by", ""), body.get("reason", ""), body.get("event_id", "")
+    if not isinstance(event_id, str) or ("event_id" in body and not 0 < len(event_id.strip()) <= _LONGEST_ID):
+        raise UserError(f"event_id must be a text of 1 to {_LONGEST_ID} characters, is {json.dumps(event_id)[:40]}")
     if not isinstance(by, str) or not isinstance(reason, str):
         raise UserError("by and reason must be texts")
-    return Said("thumb" if rating else "edit", choice, rating == "up", edit or "", by, reason, consent)
+    return Said("thumb" if rating else "edit", choice, rating == "up", edit or "", by, reason, consent, event_id)

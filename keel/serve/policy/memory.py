@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from keel.serve.policy.frames import Row
+from keel.serve.policy.heard import Heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Served:
     model: str
     at: float
     key: str = ""  # by which the arm was chosen
+    heard: Heard = field(default_factory=Heard, compare=False)  # what was said of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,24 @@ class Said:
     by: str = ""
     reason: str = ""
     consent: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    event_id: str = ""  # the client's own
+
+    @property
+    def rater(self) -> str:
+        """Who says what kind of thing of which of the answers: the last word of each counts."""
+        return json.dumps([self.choice, self.kind, self.by])
+
+    @property
+    def content(self) -> str:
+        """All that is said, as a text to compare."""
+        return json.dumps([self.up, self.edit, self.reason, self.consent], sort_keys=True)
 
 
 class Votes(Protocol):
     """Where feedback is kept."""
 
-    def keep(self, served: Served, said: Said) -> str:
-        """Store it and return the event's id. Raises UserError. Called on a thread."""
+    def keep(self, served: Served, said: Said, event: str) -> str:
+        """Store it under this id, once however often, and return the id. Raises UserError. Called on a thread."""
         ...
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from keel.core.errors import ModelError
-from keel.serve.policy.engine import GoneError, RefusedError
+from keel.core.json_lines import lines_in
+from keel.serve.policy.engine import BusyError, GoneError, RefusedError
 from keel.serve.policy.frames import About, Piece, Row, TokenText
 
 _ENDS = {"stop": "stop", "length": "length", "tool_calls": "stop"}
@@ -71,6 +72,8 @@ class RemoteEngine:
         path = "/v1/completions" if row.prompt is not None else "/v1/chat/completions"
         try:
             async with self._client.stream("POST", self._url + path, json=self._body(row)) as answer:
+                if answer.status_code == 429:
+                    raise BusyError(_message(await answer.aread()))
                 if answer.status_code in (400, 404, 413, 422):
                     raise RefusedError(_message(await answer.aread()))
                 if answer.status_code != 200:
@@ -83,7 +86,7 @@ class RemoteEngine:
     async def _pieces(self, row: Row, answer: Any) -> AsyncIterator[Piece]:
         yield Piece(row.name, prompt_tokens=0)
         end, usage, drawn = "", (0, 0), 0
-        async for line in answer.aiter_lines():
+        async for line in lines_in(answer.aiter_bytes()):
             if not line.startswith("data:"):
                 continue
             data = line[5:].strip()

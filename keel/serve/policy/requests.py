@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from keel.serve.policy.config import RowsConfig
 from keel.serve.policy.frames import About, Row
+from keel.serve.policy.pictures import image_fault
 
 Kind = Literal["chat", "text"]
 _COMMON = frozenset(
@@ -58,10 +59,11 @@ class Asked:
     tool_names: tuple[str, ...]
     seed: int | None
     model: str
+    size: int = 0  # bytes of its body
 
 
-def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsConfig) -> Asked:
-    """The request that a body makes. ``model``: the name that is served. Raises RequestError naming the field."""
+def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsConfig, size: int = 0) -> Asked:
+    """The request that a body of ``size`` bytes makes. ``model``: the name that is served. Raises RequestError naming the field."""
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     _known(body, _CHAT if kind == "chat" else _TEXT)
@@ -89,11 +91,21 @@ def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsCo
     stream = _get(body, "stream", bool, False)
     options = _get(body, "stream_options", dict, {})
     messages = _messages(body, about) if kind == "chat" else ()
+    _fits(messages, size * n * len(prompts), limits)
     common: dict[str, Any] = {"messages": messages, "tools": tools, "max_tokens": most, "temperature": temperature, "top_p": top_p}
     common |= {"top_k": top_k, "stop": _stops(body), "top": _top(body, kind)}
     rows = tuple(Row("", prompt=prompt, sample=i * n + k, **common) for i, prompt in enumerate(prompts) for k in range(n))
     names = tuple(tool["function"]["name"] for tool in tools)
-    return Asked(kind, rows, stream, bool(options.get("include_usage")), _get(body, "user", str, ""), names, seed, named)
+    return Asked(kind, rows, stream, bool(options.get("include_usage")), _get(body, "user", str, ""), names, seed, named, size)
+
+
+def _fits(messages: Sequence[Mapping[str, Any]], size: int, limits: RowsConfig) -> None:
+    """Raises RequestError (413) for what would have no room on an idle server either."""
+    if size > limits.waiting_mb * 1e6:
+        said = f"{size / 1e6:.1f} MB, as often as it has answers; there is room for {limits.waiting_mb:g} MB"
+        raise RequestError(said, "n", 413, "request_too_large")
+    if fault := image_fault(messages, limits):
+        raise RequestError(fault, "messages", 413, "request_too_large")
 
 
 def _known(body: Mapping[str, Any], known: frozenset[str]) -> None:

@@ -40,6 +40,7 @@ class Router:
     metrics: Metrics
     canary: Canary | None = None
     held: dict[ArmName, int] = field(default_factory=lambda: {"stable": 0, "canary": 0})
+    held_bytes: dict[ArmName, int] = field(default_factory=lambda: {"stable": 0, "canary": 0})  # of their requests, as often as rows
     elsewhere: set[str] = field(default_factory=set[str])  # rows that another arm has answered
     shadows: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     _ready: tuple[float, str] | None = None
@@ -49,14 +50,17 @@ class Router:
         """Where a key's requests go now."""
         return self.canary.arm_of(key) if self.canary is not None and "canary" in self.engines else "stable"
 
-    def take(self, arm: ArmName, rows: int) -> None:
-        """Room for rows, which `give` returns. Raises FullError."""
-        if self.held[arm] + rows > self.limits.rows + self.limits.waiting:
+    def take(self, arm: ArmName, rows: int, size: int) -> None:
+        """Room for rows of ``size`` bytes each, which `give` returns. Raises FullError."""
+        many = self.held[arm] + rows > self.limits.rows + self.limits.waiting
+        if many or self.held_bytes[arm] + rows * size > self.limits.waiting_mb * 1e6:
             raise FullError
         self.held[arm] += rows
+        self.held_bytes[arm] += rows * size
 
-    def give(self, arm: ArmName) -> None:
+    def give(self, arm: ArmName, size: int) -> None:
         self.held[arm] -= 1
+        self.held_bytes[arm] -= size
 
     def ended(self, arm: ArmName, names: Sequence[str], ended: Ended | None) -> None:
         """A request of this arm is over; None: it says nothing of the arm. Neither does one that another arm answered."""

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from keel.core.errors import ConfigError
 from keel.serve.policy.front import Front
 from keel.site.listening import LOOPBACK
+from keel.site.protocol import EitherProtocol
 
 log = logging.getLogger("keel")
 SHORTEST_KEY = 16
@@ -87,6 +88,7 @@ async def serve(app: Starlette, front: Front, listening: socket.socket, told: Ca
     """Answer until SIGINT or SIGTERM. ``told`` is called when the server answers. The engines are up already, and are ended here."""
     config = uvicorn.Config(
         app,
+        http=EitherProtocol,
         log_level="warning",
         access_log=False,
         server_header=False,

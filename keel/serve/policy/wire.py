@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from keel.serve.policy import replies
 from keel.serve.policy.requests import RequestError
 
+_GUARDED = {"large": "request_too_large", "host": "misdirected_request", "origin": "foreign_origin", "slow": "request_timeout"}
 OPEN_PATHS = ("/health", "/ready", "/static/", "/favicon.ico")  # need no key
 
 
@@ -30,7 +31,7 @@ def reply(body: Any, status: int = 200, **headers: str) -> Response:
 
 async def read_json(request: Request) -> Any:
     """The JSON of a body. Raises RequestError; also for text that is none: half of a surrogate pair is no character to a tokenizer."""
-    raw = await request.body()
+    raw = await request.body()  # kept by the request: whoever wants its size asks again
     try:
         found = json.loads(raw.decode("utf-8-sig"))
         if b"\\u" in raw:
@@ -40,6 +41,30 @@ async def read_json(request: Request) -> Any:
     except (ValueError, RecursionError):
         raise RequestError("the body is no JSON in UTF-8") from None
     return found
+
+
+def guarded_form(status: int, code: str, message: str, todo: str) -> Mapping[str, Any]:
+    """What the guard refuses, in OpenAI's form. ``code`` is its word for why."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return replies.error_body(f"{message}: {todo}" if todo else message, kind, code=_GUARDED.get(code, code))
+
+
+async def not_found(request: Request, _: Exception) -> Response:
+    """A path that is not there."""
+    return refuse(404, f"there is no {request.url.path}", "invalid_request_error", code="not_found")
+
+
+async def wrong_method(request: Request, _: Exception) -> Response:
+    """A path that is asked another way."""
+    return refuse(405, f"{request.url.path} does not answer {request.method}", "invalid_request_error", code="method_not_allowed")
+
+
+async def broken(_: Request, error: Exception) -> Response:
+    """A fault of ours; the log has the traceback."""
+    return refuse(500, f"the server failed: {type(error).__name__}", "server_error")
+
+
+FAULTS: Mapping[Any, Any] = {404: not_found, 405: wrong_method, 500: broken}  # of an app: no error leaves in another form
 
 
 class Keys:

@@ -10,7 +10,7 @@ import json
 import logging
 import select
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +58,7 @@ class _Open:
     """An answer that is being drawn."""
 
     row: Row
+    ask: RowAsk
     stream: TextStream
     count: int  # tokens so far
     limit: int  # of them
@@ -67,12 +68,20 @@ class Worker:
     """Rows that wait, rows that are decoded. ``turn`` takes what has come in, then makes one step."""
 
     def __init__(
-        self, sampler: ContinuousSampler, renderer: Renderer, send: Send, rows: int, prefill_tokens: int, count_words: bool
+        self,
+        sampler: ContinuousSampler,
+        renderer: Renderer,
+        send: Send,
+        rows: int,
+        prefill_tokens: int,
+        waiting_tokens: int,
+        count_words: bool,
     ) -> None:
         self._sampler, self._renderer, self._out = sampler, renderer, send
-        self._rows, self._prefill_tokens, self._count_words = rows, prefill_tokens, count_words
+        self._rows, self._prefill_tokens, self._waiting_tokens, self._count_words = rows, prefill_tokens, waiting_tokens, count_words
         self._waiting: deque[tuple[Row, RowAsk]] = deque()
         self._open: dict[str, _Open] = {}
+        self._images: Counter[str] = Counter()  # how many rows show an image
         self._saying: list[Mapping[str, Any]] = []  # what goes out together: the front wakes once a step, not once a row
 
     @property
@@ -91,7 +100,7 @@ class Worker:
         if new or self._open:
             done = {token.name for token in self._sampler.advance(new) if self._told(token)}
             for name in done:
-                self._open.pop(name, None)
+                self._forget(self._open.pop(name).ask)
             self._sampler.drop(done)
             self._flush()
 
@@ -112,15 +121,21 @@ class Worker:
                 max_tokens=max(1, min(row.max_tokens, room)), temperature=row.temperature, top_p=row.top_p, top_k=row.top_k
             )
         except DataError as error:
+            self._keep_images()
             self._send({"refused": row.name, "message": error.message, "hint": error.hint})
             return
         except Exception as error:  # one request that nobody foresaw must not end the answers of all others
             log.exception("a request cannot be rendered")
             self._send({"piece": frames.plain(Piece(row.name, end="error", error=f"it cannot be rendered ({type(error).__name__})"))})
             return
+        ask = RowAsk(row.name, encoded, params, stable_hash(row.seed, "", 0, row.sample), row.said, row.top)
+        self._images.update(ref.digest for ref in encoded.media)
+        if self._full(row, len(encoded)):
+            self._forget(ask)
+            self._send({"refused": row.name, "busy": True, "message": "too many tokens are waiting: ask again later"})
+            return
         said = self._renderer.codec.encode(prompt.last_user_text) if self._count_words else ()
         self._send({"piece": frames.plain(Piece(row.name, prompt_tokens=len(encoded), words=tuple(said)))})
-        ask = RowAsk(row.name, encoded, params, stable_hash(row.seed, "", 0, row.sample), row.said, row.top)
         if row.probe:
             self._waiting.appendleft((row, ask))
         else:
@@ -132,9 +147,30 @@ class Worker:
         return 1 << 30 if limit is None else limit
 
     def _cancel(self, name: str) -> None:
+        left = [(row, ask) for row, ask in self._waiting if row.name == name]
         self._waiting = deque((row, ask) for row, ask in self._waiting if row.name != name)
-        if self._open.pop(name, None) is not None:
+        for _, ask in left:
+            self._forget(ask)
+        open_ = self._open.pop(name, None)
+        if open_ is not None:
+            self._forget(open_.ask)
             self._sampler.drop({name})
+
+    def _forget(self, ask: RowAsk) -> None:
+        """The row is over: images that no other row shows go, or a server would keep all that it was ever shown."""
+        for ref in ask.prompt.media:
+            self._images[ref.digest] -= 1
+        self._images = +self._images
+        self._keep_images()
+
+    def _keep_images(self) -> None:
+        if self._renderer.images is not None:
+            self._renderer.images.keep_only(self._images)
+
+    def _full(self, row: Row, tokens: int) -> bool:
+        """Is there no room to wait in? A prompt that waits alone has room, and so have answers that have begun."""
+        waiting = sum(len(ask.prompt) for _, ask in self._waiting)
+        return not row.probe and not row.said and waiting > 0 and waiting + tokens > self._waiting_tokens
 
     def _joining(self) -> Iterator[RowAsk]:
         """As many as there is room for, with so many tokens as one step may read; at least one."""
@@ -150,7 +186,7 @@ class Worker:
             stream = TextStream(self._renderer.decode, row.stop)
             for token in row.said:
                 stream.add(token)  # it was told before
-            self._open[row.name] = _Open(row, stream, len(row.said), ask.params.max_tokens)
+            self._open[row.name] = _Open(row, ask, stream, len(row.said), ask.params.max_tokens)
             yield ask
 
     def _told(self, token: RowToken) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from keel.core.errors import ConfigError, DataError
+from keel.data.identity import PromptIds
 from keel.feedback.campaigns import Campaign
 from keel.feedback.db import RowError, Store
 from keel.feedback.own_rows import body_of, kind_of
@@ -59,11 +60,13 @@ def read_tasks(path: Path) -> Iterator[Asked]:
         lines = path.open(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", "--tasks names a file with a task a line (JSONL)") from None
+    ids = PromptIds()
     with lines:
         try:
             for number, line in enumerate(lines, 1):
                 where = f"{path}:{number}"
                 if line.strip() and (asked := _asked(where, _row(where, line))) is not None:
+                    ids.check(asked.task.prompt, where)
                     yield asked
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: is no UTF-8: {error}", "save the file as UTF-8") from None

@@ -16,6 +16,7 @@ from keel.evaluate.compare import Answer
 from keel.evaluate.report_made_up import pictures, pieces
 from keel.evaluate.report_plots import number, percent
 from keel.runs.durable import write_atomic
+from keel.verbs.cases import spoken
 from keel.verbs.cases.config import CasesConfig
 from keel.verbs.cases.people import Votes, pairs_of
 from keel.verbs.cases.read import Case, Read
@@ -72,7 +73,11 @@ def page(read: Read, result: Mapping[str, Any], reasons: Reasons, votes: Votes, 
     templates = resources.files("keel.evaluate") / "templates"
     css = "".join((templates / f"{name}.css").read_text(encoding="utf-8") for name in ("report", "page")) + _CSS
     other = next(x for x in FILES if x != lang)
-    chips = [(words["prompts"], result["prompts"]), (words["answers"], result["answers"]), (words["scorer"], result["scorer"] or "–")]
+    chips = [
+        (words["prompts"], result["prompts"]),
+        (words["answers"], result["answers"]),
+        (words["scorer"], spoken.who(result["scorer"], words) or "–"),
+    ]
     told = "".join(f"<span class='chip'><span class='dim'>{escape(k)}</span> {escape(v)}</span>" for k, v in chips)
     headline = words["headline"].format(failures=result["failures"], answers=result["answers"])
     parts = [f'<!doctype html><html lang="{lang}"><head>{_HEAD}<title>{escape(words["title"])}</title><style>{css}</style></head><body>']
@@ -84,7 +89,9 @@ def page(read: Read, result: Mapping[str, Any], reasons: Reasons, votes: Votes, 
     parts.append(_rates(result, read, words))
     parts += [_groups(model, groups, read, reasons, words) for model, groups in result["groups"].items()]
     room = _Pictures(config.picture_kb * 1000)
-    chosen = words["choice"].format(scorer=result["scorer"] or "–", fixed=config.fixed, extremes=config.extremes, random=config.random)
+    chosen = words["choice"].format(
+        scorer=spoken.who(result["scorer"], words) or "–", fixed=config.fixed, extremes=config.extremes, random=config.random
+    )
     parts.append(f"<section id='cases'><h2>{escape(words['cases'])}</h2><p class='dim small'>{escape(chosen)}</p>")
     for row in result["shown"]:
         parts.append(_case(row["prompt_id"], read.cases[row["prompt_id"]], row["why"], read, reasons, votes, room, words))
@@ -97,7 +104,7 @@ def _rates(result: Mapping[str, Any], read: Read, words: Mapping[str, str]) -> s
     """Win rates by scorer, as the evaluation found them."""
     models: Mapping[str, Any] = (read.summary.get("board") or {}).get("models") or {}
     rows = [
-        (name, scorer, f"{percent(r['mean'])} [{percent(r['low'])}, {percent(r['high'])}]")
+        (name, spoken.who(scorer, words), f"{percent(r['mean'])} [{percent(r['low'])}, {percent(r['high'])}]")
         for name, model in models.items()
         for scorer, r in model["win_rates"].items()
     ]
@@ -113,7 +120,7 @@ def _groups(model: str, groups: list[Mapping[str, Any]], read: Read, reasons: Re
         first = [read.cases[e["prompt_id"]].sides[e["model"]][e["answer"]].text for e in g["examples"]]
         shown = " ⏎ ".join(f"“{_cut(text, 90)}”" for text in dict.fromkeys(first))
         share = f"{percent(rate['mean'])} [{percent(rate['low'])}, {percent(rate['high'])}]"
-        rows.append((words[f"by.{g['by']}"], g["name"], f"{g['failures']} / {g['answers']}", share, shown))
+        rows.append((words[f"by.{g['by']}"], spoken.group(g["by"], g["name"], words), f"{g['failures']} / {g['answers']}", share, shown))
     heads = [words["by"], words["group"], words["count"], words["share"], words["examples"]]
     return _table(f"{words['failures']} · {model}", heads, rows) if rows else ""
 
@@ -128,7 +135,7 @@ def _table(title: str, heads: list[str], rows: list[tuple[str, ...]]) -> str:
 def _case(
     prompt_id: str, case: Case, why: str, read: Read, reasons: Reasons, votes: Votes, room: _Pictures, words: Mapping[str, str]
 ) -> str:
-    chips = [c for c in (words[f"why.{why}"], case.category, case.language) if c]
+    chips = [c for c in (words[f"why.{why}"], spoken.who(case.category, words), case.language) if c]
     told = "".join(f"<span class='chip'>{escape(c)}</span>" for c in chips)
     parts = [
         f"<article class='card case'><div class='case-head'><p class='chips'>{told} <span class='dim small'>{escape(prompt_id)}</span></p>"
@@ -151,13 +158,13 @@ def _case(
 
 def _answer(answer: Answer, reasons: Mapping[str, float], language: str, words: Mapping[str, str]) -> str:
     marked = "".join(
-        f"<mark class='wrong {escape(kind)}' title='{escape(kind)}'>{escape(text)}</mark>" if kind else str(escape(text))
+        f"<mark class='wrong {escape(kind)}' title='{escape(spoken.who(kind, words))}'>{escape(text)}</mark>" if kind else str(escape(text))
         for text, kind in pieces(answer, _cut(answer.text))
     )
     names = [name for name in ("gold", "reward_model", *sorted(answer.rules)) if answer.score(name) is not None]
-    scores = "".join(f"<span>{escape(name)} <b>{number(answer.score(name))}</b></span>" for name in names)
+    scores = "".join(f"<span>{escape(spoken.who(name, words))} <b>{number(answer.score(name))}</b></span>" for name in names)
     unit = words["words" if answer.tokens is None else "tokens"]
-    why = f"<p class='why'>{escape(', '.join(reasons))}</p>" if reasons else ""
+    why = f"<p class='why'>{escape('; '.join(spoken.reason(r, words) for r in reasons))}</p>" if reasons else ""
     body = marked or f"<span class='dim'>{escape(words['empty'])}</span>"
     return (
         f"<div class='answer'><p class='text' lang='{escape(language)}' dir='auto'>{body}</p>"

@@ -91,6 +91,7 @@ def _page(config: ChatConfig, duel: Any, host: str, port: int, browser: bool) ->
     from keel.serve.policy.chat_app import make_chat_app
     from keel.serve.policy.server import BodyLimits, Door, key_for, run
     from keel.site.listening import address_of, listen
+    from keel.site.protocol import EitherProtocol
 
     key = key_for(host, "", "")
     with contextlib.closing(listen(host, port)) as listening:
@@ -101,7 +102,9 @@ def _page(config: ChatConfig, duel: Any, host: str, port: int, browser: bool) ->
             await start(duel)
             try:
                 app = make_chat_app(duel, door, key)
-                server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=2))
+                server = uvicorn.Server(
+                    uvicorn.Config(app, http=EitherProtocol, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+                )
                 print(f"chat: {link}", flush=True)
                 if browser and not key:
                     threading.Timer(0.3, webbrowser.open, [link]).start()

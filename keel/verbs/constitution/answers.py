@@ -19,7 +19,7 @@ from keel.judges.ask import Judge
 from keel.judges.config import LocalConfig, TemplatesConfig
 from keel.judges.local import LocalJudge
 from keel.judges.pictures import holds_image
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.models.loading import Loaded
 from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer

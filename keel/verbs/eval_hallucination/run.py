@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from keel.evaluate.statistics import Interval
 from keel.rewards.checks import drawn, verdict_file, write
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
+from keel.verbs.eval_hallucination.whose import whose
 
 _SHOWN = 5
 
@@ -29,7 +31,9 @@ def run_eval_hallucination(file: str, name: str, json_file: str = "", overrides:
         if target and Path(target).resolve() == Path(file).resolve():
             raise UserError(f"{target} is the file that is read", "give another name: the answers are not overwritten")
     result = measure(config)
-    found = {"measure": config.measure, "mode": config.mode, "file": config.file, "truth": config.truth, **to_json(result)}
+    of, notes = whose(config)
+    result = replace(result, notes=(*result.notes, *notes))
+    found = {"measure": config.measure, "mode": config.mode, "file": config.file, "truth": config.truth, **of, **to_json(result)}
     if config.rows:
         write_atomic(Path(config.rows), b"".join(json_line(row) for row in result.rows))
     if checks is not None:

@@ -16,7 +16,7 @@ from keel.evaluate.choices import Chosen, Item, gained, read_items, table
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.refusals.rates import SIDES, Asked, Reader, changes, labels_of, rates
 from keel.evaluate.retained import report, task_loss, text_loss
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.models.loading import Loaded
 from keel.release import candidate
 from keel.render.renderer import Refusal, Renderer

@@ -77,15 +77,16 @@ def scorer_of(recipe: EvalRecipe) -> Scorer | None:
 
 def made_board(
     recipe: EvalRecipe, path: Path, baseline: Sequence[Group], compared: Sequence[Compared], scorer: Scorer | None
-) -> dict[str, Any]:
-    """All models by all scorers. ``judged``: what else is told of the judge, for the first model."""
+) -> tuple[dict[str, Any], dict[str, judge_scorer.Wins]]:
+    """All models by all scorers, and the judge's verdicts by model. ``judged``: what else is told of the judge, for the first model."""
     config = recipe.evaluate
     given: dict[str, dict[str, Shares]] = {c.name: {} for c in compared}
     judged: dict[str, Any] = {}
+    wins: dict[str, judge_scorer.Wins] = {}
     for c in compared if scorer is not None else ():
         assert scorer is not None
-        wins, judged[c.name] = scorer.judged(recipe, c.rows, baseline, c.groups)
-        given[c.name]["judge"] = Shares(wins.shares, wins.ties)
+        wins[c.name], judged[c.name] = scorer.judged(recipe, c.rows, baseline, c.groups)
+        given[c.name]["judge"] = Shares(wins[c.name].shares, wins[c.name].ties)
     if recipe.people is not None:
         for name, shares in people(recipe.people, path, baseline, {c.name: c.groups for c in compared}).items():
             given[name]["people"] = shares
@@ -108,7 +109,7 @@ def made_board(
     found["shots"] = {c.name: c.shots for c in compared if c.shots}
     if config.reference:
         found["wording"] = _wording(recipe, prompts, entries, found["headline"], how)
-    return found
+    return found, wins
 
 
 def _fields(config: EvaluateConfig, prompts: Mapping[str, Prompt]) -> dict[str, dict[str, str]]:

@@ -8,62 +8,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from keel.core.errors import DataError
-from keel.data.config import DataConfig
-from keel.data.dataset import Dataset
-from keel.data.dataset import load as load_data
-from keel.evaluate.compare import GOLD, REWARD_MODEL, compare
-from keel.evaluate.config import EvaluateConfig
+from keel.evaluate.compare import PromptAnswers, compare
 from keel.evaluate.hallucination.answers import made_up
+from keel.evaluate.judge_scorer import Wins, with_judge
 from keel.evaluate.measures import retention
 from keel.evaluate.result_lines import result_lines
 from keel.feedback.texts import prompt_row
 from keel.judges.ask import check_images
-from keel.learner.config import BatchConfig
-from keel.learner.inference import LocalInference
-from keel.loops.online import sample_groups
-from keel.methods.credit.units import rollout_units
-from keel.models.model import Model
-from keel.render.renderer import Renderer
-from keel.rewards.composition.rewards import Reward
-from keel.rewards.sources.model import ModelReward
-from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
-from keel.types import Branch, Encoded, Group, Prompt, Sampler, SampleRequest, Unit
-from keel.verbs.evaluate.ensemble import Ensemble
-from keel.verbs.evaluate.parts import Measured, Parts
-from keel.verbs.evaluate.recipe import EvalRecipe, OtherModel
+from keel.types import Group
+from keel.verbs.evaluate.answering import drawn_in_full, sequence_kl
+from keel.verbs.evaluate.parts import Parts
+from keel.verbs.evaluate.recipe import EvalRecipe
 from keel.verbs.evaluate.results import Compared, made_board, scorer_of
-from keel.verbs.evaluate.scoring import language_of, pair_rows, side_answers
+from keel.verbs.evaluate.scoring import pair_rows, side_answers
 from keel.verbs.evaluate.sets import Sets, read_sets
-from keel.verbs.evaluate.shots import shot_curve
+from keel.verbs.evaluate.sides import answered_by_all, compare_texts_only, other_of, shots_of, side_of, validation_of
 from keel.verbs.shared.account import Account
-from keel.verbs.shared.grounded_decoding import biases
 from keel.verbs.shared.judges import check_seen_by, record_judges
-from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
-from keel.verbs.shared.session import load, open_session
+from keel.verbs.shared.session import open_session
 
 log = logging.getLogger("keel")
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two models with its answers."""
-
-    inference: LocalInference
-    groups: tuple[Group, ...]
-    retained: float | None  # summed log-probability of the unrelated text
-    retained_tokens: int
-    measured: Measured = field(default_factory=Measured)
-    whole: bool = True  # does ``inference`` have the log-probabilities of what answered? Not those of an ensemble
 
 
 def run_eval(recipe: EvalRecipe, path: Path, parent: str = "") -> dict[str, Any]:
@@ -80,7 +51,7 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
     sets = read_sets(config)
     parts = Parts(recipe)
     data, asked = sets.data, sets.prompts
-    validation = _validation(recipe, data)
+    validation = validation_of(recipe, data)
     fingerprints = {d.source: d.fingerprint for d in (data, validation, *sets.outside.values()) if d is not None}
     with open_session("eval", recipe, path, fingerprints, parent) as session:
         if (done := session.finished()) is not None:
@@ -96,42 +67,39 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         def told(step: int, groups: Sequence[Group]) -> None:
             session.bus.emit("step", step, metrics={"answers": float(sum(len(g.rollouts) for g in groups))})
 
-        before, renderer_before, _ = _side(recipe, recipe.baseline, asked, parts, account, "baseline")
+        before, renderer_before, _ = side_of(recipe, recipe.baseline, asked, parts, account, "baseline")
         told(1, before.groups)
         others: list[Compared] = []
         for k, other in enumerate(recipe.others):
-            others.append(_other(recipe, other, before, renderer_before, asked, parts, account))
+            others.append(other_of(recipe, other, before, renderer_before, asked, parts, account))
             told(2 + k, others[-1].groups)
-        after, renderer, ensemble = _side(recipe, recipe.model, asked, parts, account, "model")
+        after, renderer, ensemble = side_of(recipe, recipe.model, asked, parts, account, "model")
         told(total - 1, after.groups)
-        before, after, others = _answered_by_all(before, after, others)
+        before, after, others = answered_by_all(before, after, others)
         same = renderer_before.tokenizer.get_vocab() == renderer.tokenizer.get_vocab()
         if not same:
-            _compare_texts_only(recipe)
+            compare_texts_only(recipe)
         given = rewards_of(recipe.rewards, recipe, after.inference.model, renderer)
         record_judges(session.run, given, [scorer.admitted] if scorer is not None else [])
         scored_before = side_answers(recipe, before.groups, given)
         every_row = pair_rows(before.groups, scored_before, side_answers(recipe, after.groups, given))
         rows_of = {recipe.model_name: every_row}
         rows = [row for row in every_row if sets.inside(row.prompt_id)]
-        write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in every_row))
         write_atomic(path / "samples" / "prompts.jsonl", b"".join(json_line(prompt_row(g.prompt)) for g in before.groups))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
         if config.kl_prompts and same and after.whole:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
         if before.retained is not None and after.retained is not None and same:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
-        curve = _shot_curve(recipe, after.inference.model, renderer, given, "model", account)
+        curve = shots_of(recipe, after.inference.model, renderer, given, "model", account)
         price = {key: summary[key] for key in ("kl", "retention") if key in summary}
         compared = [Compared(recipe.model_name, _inside(sets, after.groups), price, recipe.at, rows, curve)]
         for other in others:
             rows_of[other.name] = pair_rows(before.groups, scored_before, side_answers(recipe, other.groups, given))
             kept = [row for row in rows_of[other.name] if sets.inside(row.prompt_id)]
             compared.append(replace(other, groups=_inside(sets, other.groups), rows=kept))
-        if recipe.others:
-            lines = [json_line({"model": c.name, **row.to_row()}) for c in compared for row in c.rows]
-            write_atomic(path / "samples" / "models.jsonl", b"".join(lines))
-        summary["board"] = made_board(recipe, path, _inside(sets, before.groups), compared, scorer)
+        summary["board"], wins = made_board(recipe, path, _inside(sets, before.groups), compared, scorer)
+        _write_samples(path, recipe.model_name, every_row, compared if recipe.others else (), wins)
         if scorer is not None and "judge" in summary["board"]["judged"]:
             summary["win_rate_judge"] = summary["board"]["judged"].pop("judge")
         if gap := sets.gap(config, rows_of):
@@ -148,193 +116,17 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         return session.finish(summary | two.to_json() | {"data": account.summary()})
 
 
+def _write_samples(
+    path: Path, first: str, every_row: Sequence[PromptAnswers], compared: Sequence[Compared], wins: Mapping[str, Wins]
+) -> None:
+    """``samples/evaluation.jsonl``, and of more models ``samples/models.jsonl``: answers with what each scorer said of each."""
+    rows = with_judge(every_row, wins.get(first))
+    write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in rows))
+    if compared:
+        lines = [json_line({"model": c.name, **row.to_row()}) for c in compared for row in with_judge(c.rows, wins.get(c.name))]
+        write_atomic(path / "samples" / "models.jsonl", b"".join(lines))
+
+
 def _inside(sets: Sets, groups: Sequence[Group]) -> tuple[Group, ...]:
     """Answers to what is held out, without those to the outside sets."""
     return tuple(g for g in groups if sets.inside(g.prompt.prompt_id))
-
-
-def _side(
-    recipe: EvalRecipe, spec: str, prompts: Sequence[Prompt], parts: Parts, account: Account, name: str
-) -> tuple[Side, Renderer, dict[str, Any]]:
-    """A side's answers, its renderer, and what its ensemble is made of ({} for a model alone)."""
-    config = recipe.evaluate
-    loaded, renderer = load(recipe, spec=spec)
-    if recipe.ensemble is None:  # whose members' weights may be averaged, in float32
-        loaded.model.freeze()
-    encoded = encode(prompts, renderer, account, name, config.max_tokens)
-    sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
-    grounded = recipe.grounded_decoding is not None and name == "model"
-    groups = answer(loaded.model, renderer, encoded, recipe, sampler, grounded)
-    inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
-    measured = parts.measure(loaded, renderer, account, name)
-    whole = not ensemble or ensemble["of"] == "weights"
-    if not whole:
-        log.warning("KL and retention need the log-probabilities of one model: of an ensemble of %s they are left out", ensemble["of"])
-    if not config.retention_text or not whole:
-        return Side(inference, groups, None, 0, measured, whole), renderer, ensemble
-    text = text_units(renderer, config)
-    plain = LocalInference(loaded.model, BatchConfig())
-    total = sum(float(b.sum()) for row in plain.logprobs(text) for b in row)
-    return Side(inference, groups, total, sum(len(b) for u in text for b in u.branches), measured), renderer, ensemble
-
-
-def _validation(recipe: EvalRecipe, evaluated: Dataset) -> Dataset | None:
-    """The prompts that an ensemble's weight is fitted on; none of those that are evaluated."""
-    if recipe.ensemble is None or not recipe.ensemble.fit:
-        return None
-    return load_data(DataConfig(path=list(recipe.ensemble.fit)), recipe.evaluate.seed).without_prompts(evaluated)
-
-
-def _ensemble(recipe: EvalRecipe, model: Model, renderer: Renderer, account: Account) -> tuple[Sampler | None, dict[str, Any]]:
-    """The sampler of the recipe's ensemble and what it is; (None, {}) without one."""
-    config = recipe.ensemble
-    if config is None:
-        return None, {}
-    ensemble = Ensemble.of(recipe, model, renderer)
-    weights, more = ensemble.settled(), dict[str, Any]()
-    if config.fit:
-        prompts = account.sides["validation"].prompts()
-        encoded = encode(prompts, renderer, account, "validation", recipe.evaluate.max_tokens)
-        rewards = rewards_of(recipe.rewards, recipe, model, renderer)
-        weights, more = ensemble.fitted(lambda sampler: answer(model, renderer, encoded, recipe, sampler), rewards)
-    members = [{"model": m, "weight": w} for m, w in zip((recipe.model, *config.models), weights, strict=True)]
-    return ensemble.sampler(weights), {"of": config.of, "members": members, **more}
-
-
-def _answered_by_all(before: Side, after: Side, others: Sequence[Compared]) -> tuple[Side, Side, list[Compared]]:
-    """All sides without the prompts that the limits or template of one of them refused."""
-    kept = {g.prompt.prompt_id for g in before.groups} & {g.prompt.prompt_id for g in after.groups}
-    for other in others:
-        kept &= {g.prompt.prompt_id for g in other.groups}
-    if not kept:
-        raise DataError("no prompt is left that all models can be asked", "refused.jsonl says why each one was refused")
-
-    def only(groups: tuple[Group, ...]) -> tuple[Group, ...]:
-        return tuple(g for g in groups if g.prompt.prompt_id in kept)
-
-    first, second = (replace(side, groups=only(side.groups)) for side in (before, after))
-    return first, second, [replace(other, groups=only(other.groups)) for other in others]
-
-
-def _other(
-    recipe: EvalRecipe,
-    other: OtherModel,
-    before: Side,
-    renderer_before: Renderer,
-    prompts: Sequence[Prompt],
-    parts: Parts,
-    account: Account,
-) -> Compared:
-    """One more model: its answers and what they cost; it is let go of before the next one is loaded."""
-    alone = recipe.model_copy(update={"ensemble": None, "grounded_decoding": None})
-    side, renderer, _ = _side(alone, other.model, prompts, parts, account, f"others.{other.name}")
-    price: dict[str, Any] = {}
-    if renderer_before.tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
-        _compare_texts_only(recipe)
-    else:
-        asked = {g.prompt.prompt_id for g in before.groups}
-        shared = replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in asked))
-        if recipe.evaluate.kl_prompts and shared.groups:
-            price["kl"] = sequence_kl(shared, before, drawn_in_full(alone, shared, renderer))
-        if before.retained is not None and side.retained is not None:
-            price["retention"] = retention(before.retained, side.retained, side.retained_tokens).to_json()
-    given = rewards_of(recipe.rewards, recipe, side.inference.model, renderer) if recipe.evaluate.shots else []
-    curve = _shot_curve(alone, side.inference.model, renderer, given, other.name, account)
-    return Compared(other.name, side.groups, price, other.at, (), curve, side.measured)
-
-
-def _shot_curve(
-    recipe: EvalRecipe, model: Model, renderer: Renderer, rewards: Sequence[Reward], name: str, account: Account
-) -> Mapping[str, Any]:
-    """Scores with more and more examples before the prompts; {} where none are asked for."""
-    config = recipe.evaluate
-    if not config.shots:
-        return {}
-    prompts = load_data(DataConfig(path=list(config.prompts), limit=config.limit), config.seed).prompts()
-    prompts = [p for p in prompts if not config.languages or language_of(p) in config.languages]
-    names = [*([GOLD] if config.gold else []), *(r.source.name for r in rewards)]
-    names = [REWARD_MODEL if any(isinstance(c, ModelReward) and c.name == n for c in recipe.rewards) else n for n in names]
-    return shot_curve(
-        config,
-        prompts,
-        lambda shown: answer(model, renderer, encode(shown, renderer, account, f"{name} with examples", config.max_tokens), recipe),
-        lambda groups: side_answers(recipe, groups, rewards),
-        names,
-        recipe.render.as_chat is not False,
-    )
-
-
-def _compare_texts_only(recipe: EvalRecipe) -> None:
-    """Two tokenizers: what goes by token ids is left out, and a reward model, which reads ids, is refused."""
-    if any(isinstance(reward, ModelReward) for reward in recipe.rewards):
-        raise DataError(
-            "the two models have different tokenizers: a reward model would read the ids of one of them as other words",
-            "leave out the rewards of type model; texts are still compared by rules and functions",
-        )
-    log.warning("the two models have different tokenizers: KL and retention compare token ids and are left out")
-
-
-def answer(
-    model: Model,
-    renderer: Renderer,
-    prompts: Mapping[str, tuple[Prompt, Encoded]],
-    recipe: EvalRecipe,
-    sampler: Sampler | None = None,
-    grounded: bool = False,
-) -> tuple[Group, ...]:
-    """``evaluate.samples`` answers to every prompt, in the evaluation's own distribution, by ``model`` or by the ``sampler`` given; with
-    the recipe's grounding if ``grounded``."""
-    config = recipe.evaluate
-    sampler = sampler or LocalSampler(model, renderer.decode, recipe.sampler)
-    params = config.sampling(renderer.stop_tokens, renderer.banned_tokens)
-    asked = {i: prompt for i, (prompt, _) in prompts.items()}
-    bias = biases(recipe.grounded_decoding if grounded else None, asked, renderer.tokenizer)
-    how = {"n": config.samples, "params": params, "seed": config.seed}
-    requests = [SampleRequest(i, encoded, **how, bias=bias.get(i)) for i, (_, encoded) in prompts.items()]
-    log.info("%d answers to each of %d prompts", config.samples, len(requests))
-    return sample_groups(sampler, requests, asked)
-
-
-def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
-    """The unrelated text as units: each paragraph predicted from its own first token on, up to ``retention_tokens`` in all."""
-    texts = load_data(DataConfig(path=config.retention_text)).records
-    units: list[Unit] = []
-    left = config.retention_tokens
-    for i, record in enumerate(texts):
-        text = record.text if isinstance(record, Prompt) else "".join(m.text for m in getattr(record, "completion", ()))
-        ids = torch.tensor(renderer.codec.start(text or "")[: left + 1], dtype=torch.int64)
-        if len(ids) < 2:
-            continue
-        branch = Branch(ids[1:], torch.ones(len(ids) - 1, dtype=torch.bool))
-        units.append(Unit(f"text-{i}", Encoded(ids[:1]), (branch,)))
-        left -= len(branch)
-        if left <= 0:
-            break
-    if not units:
-        raise DataError(f"{config.retention_text}: no text in it", 'give a file of {"text": ...} rows')
-    return units
-
-
-def drawn_in_full(recipe: EvalRecipe, side: Side, renderer: Renderer) -> tuple[Group, ...]:
-    """Answers of ``side`` to the first ``kl_prompts`` prompts from its whole distribution: those that are there, or new ones where the
-    evaluation draws from a part of it (``top_p`` below 1, greedy) or with grounding."""
-    config = recipe.evaluate
-    groups = side.groups[: config.kl_prompts]
-    if config.top_p == 1 and config.temperature > 0 and recipe.grounded_decoding is None:
-        return groups
-    whole = config.model_copy(update={"top_p": 1.0, "temperature": config.temperature or 1.0})
-    prompts = {g.prompt.prompt_id: (g.prompt, g.encoded) for g in groups}
-    return answer(side.inference.model, renderer, prompts, recipe.model_copy(update={"evaluate": whole}))
-
-
-def sequence_kl(after: Side, before: Side, groups: Sequence[Group]) -> dict[str, float]:
-    """KL(after || before) in nats per sequence and per token, estimated (k1) on ``groups``, answers that ``after`` sampled. Both sides are
-    the whole distributions at the evaluation's temperature (1 when it is greedy), never cut by ``top_p``, and so must be the answers'."""
-    units = rollout_units(groups)
-    ratios = [
-        (float((new - old).sum()), len(new))
-        for row_new, row_old in zip(after.inference.logprobs(units), before.inference.logprobs(units), strict=True)
-        for new, old in zip(row_new, row_old, strict=True)
-    ]
-    total, tokens = sum(r for r, _ in ratios), sum(n for _, n in ratios)
-    return {"mean": total / len(ratios), "per_token": total / tokens, "n": len(ratios)}

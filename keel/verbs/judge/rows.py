@@ -10,10 +10,12 @@ from typing import Any
 
 from keel.core.errors import DataError
 from keel.core.image_digest import image_digest
+from keel.core.json_lines import lines_of
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.data.errors import FieldError
 from keel.data.fields import place_images
+from keel.data.identity import PromptIds
 from keel.data.turns import as_image, as_messages
 from keel.evaluate.judge_labels import labelled
 from keel.feedback.rows import digest, named
@@ -72,9 +74,11 @@ def _has_answers(path: Path) -> bool:
 
 
 def _own_rows(path: Path) -> list[Found]:
-    """Rows ``{prompt, answers}``; an answer is a text or ``{text, origin}``. Other columns go to the prompt."""
+    """Rows ``{prompt, answers}``; an answer is a text or ``{text, origin}``. Other columns go to the prompt. Raises DataError,
+    also where one prompt_id stands for two prompts."""
     found: list[Found] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    ids = PromptIds()
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         if not line.strip():
             continue
         try:
@@ -86,7 +90,9 @@ def _own_rows(path: Path) -> list[Found]:
             raise DataError(f"{path}:{number}: answers must be a list of texts", 'a row is {"prompt": ..., "answers": ["...", "..."]}')
         candidates = tuple(_candidate(a, f"{path}:{number}", i) for i, a in enumerate(answers))
         meta = {k: v for k, v in row.items() if k not in ("prompt", "answers", "prompt_id", "image", "images")}
-        found.append((_prompt(row, f"{path}:{number}", meta, str(path.parent)), candidates, _kind(len(candidates))))
+        prompt = _prompt(row, f"{path}:{number}", meta, str(path.parent))
+        ids.check(prompt, f"{path}:{number}")
+        found.append((prompt, candidates, _kind(len(candidates))))
     return found
 
 

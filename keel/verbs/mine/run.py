@@ -16,7 +16,7 @@ from keel.feedback.active import Planned, plan
 from keel.feedback.candidates import make_candidate
 from keel.feedback.rows import named, task_row
 from keel.feedback.store import pair_row
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.rewards.composition.rewards import apply_rewards
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic

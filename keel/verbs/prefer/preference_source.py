@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from keel.loops.online import Rewarder
+from keel.loops.gathering import Rewarder
 from keel.loops.pairing import PairByJudge, PairByReward, Pairing
 from keel.models.model import Model
 from keel.render.renderer import Renderer

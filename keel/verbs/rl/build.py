@@ -13,8 +13,9 @@ from keel.core.events import EventBus
 from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig, GroundingConfig, RobustConfig
 from keel.loops.control import check_phases
+from keel.loops.gathering import Rewarder
 from keel.loops.offline import total_steps
-from keel.loops.online import OnlineTrainer, Rewarder, with_signal
+from keel.loops.online import OnlineTrainer, with_signal
 from keel.methods import Algorithm, resolve
 from keel.methods.credit.robust import GroupWeights
 from keel.models.loading import Loaded
@@ -104,13 +105,13 @@ class RLParts(SampledParts):
         prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
         trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
         trainer.keeper, trainer.auditor, trainer.red_team = self.keeper, self.auditor, self.red_team
-        trainer.exploration, trainer.composer = self.exploration, self.composer if self.rewards else None
-        trainer.feed.lag = self.lag
+        trainer.composer = self.composer if self.rewards else None
+        trainer.gatherer.feed.lag, trainer.gatherer.exploration = self.lag, self.exploration
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         if self.robust is not None:
             names = [str(prompt.meta[self.robust.by]) for prompt, _ in prompts.values()]
             trainer.robust = GroupWeights.of(self.robust.by, self.robust.step, names)
-        trainer.longest = self.params.max_tokens if self.world is None else self.world.sampled(self.params)
+        trainer.gatherer.longest = self.params.max_tokens if self.world is None else self.world.sampled(self.params)
         return trainer
 
     def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:

@@ -31,6 +31,7 @@ def worker_settings(config: ServePolicyConfig, model: str, reference: list[str])
         "threads": config.threads,
         "rows": q.rows,
         "prefill_tokens": q.prefill_tokens,
+        "waiting_tokens": q.waiting_tokens,
     }
     found |= {"model_options": dump(config.model_options), "render": dump(config.render), "count_words": config.drift.window > 0}
     return found | {"reference": reference}

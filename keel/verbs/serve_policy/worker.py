@@ -36,7 +36,8 @@ def make(settings: Mapping[str, Any], channel: Channel) -> tuple[Worker, frames.
     renderer = renderer_of(loaded, checked(RenderConfig, {**settings["render"], "as_chat": False}))
     fast = prove_slots(loaded.model)
     sampler = ContinuousSampler(loaded.model, fast, settings["rows"])
-    worker = Worker(sampler, renderer, channel.send, settings["rows"], settings["prefill_tokens"], settings["count_words"])
+    sizes = (settings["rows"], settings["prefill_tokens"], settings["waiting_tokens"])
+    worker = Worker(sampler, renderer, channel.send, *sizes, settings["count_words"])
     reference = [renderer.codec.encode(text) for text in settings["reference"]]
     return worker, about(renderer, settings["model"], fast, settings["tools"], {"reference": reference} if reference else {})
 

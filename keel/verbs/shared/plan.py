@@ -31,7 +31,7 @@ def plan_line(trainer: OfflineTrainer | OnlineTrainer) -> str:
     n = len(_items(trainer))
     batch = min(trainer.config.batch_size, n)
     if isinstance(trainer, OnlineTrainer):
-        each = f"{batch} of {n} prompts x {trainer.samples} samples"
+        each = f"{batch} of {n} prompts x {trainer.gatherer.drawn.samples} samples"
     else:
         each = f"{batch} of {n} units"
     plan = learner.plan
@@ -40,4 +40,4 @@ def plan_line(trainer: OfflineTrainer | OnlineTrainer) -> str:
 
 
 def _items(trainer: OfflineTrainer | OnlineTrainer) -> Sequence[Unit | Prompt]:
-    return list(trainer.prompts.values()) if isinstance(trainer, OnlineTrainer) else trainer.units.train
+    return list(trainer.gatherer.prompts.values()) if isinstance(trainer, OnlineTrainer) else trainer.units.train

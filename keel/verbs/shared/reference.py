@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.learner.moving import MovingReference
-from keel.loops.online import Actors, Rewarder
+from keel.loops.gathering import Rewarder
+from keel.loops.online import Actors
 from keel.methods.rl_parts import ReferenceRule
 from keel.models.model import Model
 from keel.types import BranchTensors, Moving, Sampler, Unit

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keel.core.events import EventBus
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.methods import rollout_units
 from keel.render.renderer import Renderer
 from keel.rewards.composition.rewards import Reward

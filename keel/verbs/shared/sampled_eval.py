@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from keel.core.hashing import stable_hash
+from keel.loops.gathering import sample_groups
 from keel.loops.keeping import Keeper
 from keel.loops.offline import Measures
-from keel.loops.online import Actors, sample_groups
+from keel.loops.online import Actors
 from keel.methods import group_metrics, rollout_units
 from keel.render.renderer import Renderer
 from keel.rollout.config import EvalSamplingConfig

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from keel.core.errors import DivergedError
 from keel.core.events import EventBus
 from keel.loops.auditing import Auditor
+from keel.loops.gathering import Rewarder
 from keel.loops.harness import TrainResult
 from keel.loops.keeping import Keeper
-from keel.loops.online import Actors, Evaluator, OnlineTrainer, Rewarder
+from keel.loops.online import Actors, Evaluator, OnlineTrainer
 from keel.loops.pairing import PairByJudge
 from keel.loops.red_team import RedTeam
 from keel.methods import rollout_units

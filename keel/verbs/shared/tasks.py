@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keel.core.errors import DataError
+from keel.data.identity import PromptIds
 from keel.feedback.own_rows import body_of, read_lines
 from keel.feedback.rows import task_from
 from keel.feedback.texts import RowError, optional
@@ -15,8 +16,11 @@ from keel.types import Task
 
 def read_tasks(path: Path) -> tuple[Task, ...]:
     """The tasks of a file: rows of tasks, or lines of Keel's own feedback. Raises DataError naming file, line and field, and for tasks
-    that are not pairs of one protocol."""
-    tasks = tuple(_task(f"{path}:{line}", row, body_of(row, kind)) for line, kind, row in read_lines(path) if kind == "task")
+    that are not pairs of one protocol, or ask two prompts under one id."""
+    placed = [(f"{path}:{line}", row, body_of(row, kind)) for line, kind, row in read_lines(path) if kind == "task"]
+    tasks, ids = tuple(_task(*one) for one in placed), PromptIds()
+    for task, (where, _, _) in zip(tasks, placed, strict=True):
+        ids.check(task.prompt, where)
     if not tasks:
         raise DataError(f"{path}: holds no task")
     first = tasks[0]

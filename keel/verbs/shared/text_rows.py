@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from keel.core.errors import DataError
+from keel.core.json_lines import lines_of
 from keel.watch.token_drift import LEAST
 
 _FIELDS = ("text", "prompt", "messages")
@@ -15,7 +16,7 @@ def texts_of(path: Path) -> list[str]:
     """The texts of a file of rows with ``text``, ``prompt`` or ``messages`` (the last user turn). Raises DataError naming file and line."""
     found: list[str] = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = lines_of(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}", "a JSON Lines file in UTF-8") from None
     for number, line in enumerate(lines, 1):

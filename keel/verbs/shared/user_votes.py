@@ -32,8 +32,8 @@ class StoredVotes:
         self._store, self._campaign = store, campaign
         self._known: set[str] = set()
 
-    def keep(self, served: Served, said: Said) -> str:
-        """Store a thumb or an edit."""
+    def keep(self, served: Served, said: Said, event: str) -> str:
+        """Store a thumb or an edit, once however often it comes. Raises ConflictError where the id stands for another one."""
         prompt = prompt_named(served.row)
         origin = {"model": served.model, "arm": served.arm, "answer_id": served.answer_id, "temperature": served.row.temperature}
         answer = _candidate(prompt, served.texts[said.choice], origin | {"finish": served.finishes[said.choice]})
@@ -41,8 +41,8 @@ class StoredVotes:
             better = _candidate(prompt, said.edit, {"edited": served.answer_id})
             if better.candidate_id == answer.candidate_id:
                 raise UserError("the edit is the answer as it was", "send a thumb in its place")
-            return self._store_one(prompt, (better, answer), Choice("first"), EDIT, said.by, said.reason, said.consent)
-        return self._store_one(prompt, (answer,), Scores(0, {"thumb": float(said.up)}), THUMB, said.by, said.reason, said.consent)
+            return self._store_one(prompt, (better, answer), Choice("first"), EDIT, event, said.by, said.reason, said.consent)
+        return self._store_one(prompt, (answer,), Scores(0, {"thumb": float(said.up)}), THUMB, event, said.by, said.reason, said.consent)
 
     def vote_on(self, row: Row, models: tuple[str, str], texts: tuple[str, str], chosen: str, order: tuple[int, int]) -> str:
         """``serve.policy.duel.PairVotes``: whoever votes in `keel chat` does it for the store."""
@@ -52,7 +52,7 @@ class StoredVotes:
         if sides[0].candidate_id == sides[1].candidate_id:  # the same answer twice: two candidates all the same
             sides[1] = replace(sides[1], candidate_id=f"{sides[1].candidate_id}-2")
         consent = {"store": True, "train": True}
-        return self._store_one(prompt, tuple(sides), Choice(cast("Any", chosen)), VOTE, "", "", consent, order)
+        return self._store_one(prompt, tuple(sides), Choice(cast("Any", chosen)), VOTE, str(uuid.uuid4()), "", "", consent, order)
 
     def _store_one(
         self,
@@ -60,6 +60,7 @@ class StoredVotes:
         candidates: tuple[Candidate, ...],
         answer: Answer,
         kind: str,
+        event: str,
         by: str,
         reason: str,
         consent: Mapping[str, Any],
@@ -72,7 +73,6 @@ class StoredVotes:
             self._known.add(campaign)
         who = f"user:{stable_hash('served', by):016x}" if by else "user:anonymous"
         self._store.add_annotator(Annotator(who, "person"))
-        event = str(uuid.uuid4())
         # every event is an item of its own: what two users say of one answer are two votes on two items
         task = named(Task("", prompt, candidates, task_kind, protocol, campaign=campaign, meta={"event": event}))
         self._store.add_tasks(campaign, [task])

@@ -14,7 +14,7 @@ from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import load as load_data
 from keel.evaluate.sweep import Cell, Ranked, least_surprising, rank
-from keel.loops.online import sample_groups
+from keel.loops.gathering import sample_groups
 from keel.render.renderer import Renderer
 from keel.render.template import RefusedError
 from keel.rewards.composition.rewards import Reward, apply_rewards

@@ -157,6 +157,19 @@ def test_rows_that_say_nothing_are_refused_by_their_line(tmp_path: Path, row: di
         read_units(file, config())
 
 
+def test_an_id_that_stands_for_two_prompts_is_refused_by_both_lines(tmp_path: Path):
+    """Verdicts of one prompt count as one: two prompts under one id would be taken for it."""
+    file = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt_id": p, "verdict": "tie", **more} for p, more in (("p", {"prompt": "a"}), ("q", {}), ("p", {}), ("p", {"prompt": "a"}))
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(read_units(file, config()).units) == 2
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "prompt": "b"}]))
+    with pytest.raises(DataError, match=r"rows.jsonl:5: prompt_id 'p' stands for another prompt at .*rows.jsonl:1"):
+        read_units(file, config())
+
+
 def test_what_cannot_go_together_is_refused():
     for values in (
         {"control": "a", "treatment": "a"},

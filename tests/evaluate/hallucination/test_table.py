@@ -17,7 +17,7 @@ def test_settings_the_command_line_and_the_table_name_the_same_measures() -> Non
 
 
 def test_every_setting_is_read_by_some_measure() -> None:
-    read = {name for row in MEASURES.values() for name in row.reads} | {"file", "measure", "mode", "draws", "rows"}
+    read = {name for row in MEASURES.values() for name in row.reads} | {"file", "measure", "mode", "draws", "rows", "model"}
     assert read == set(HallucinationConfig.model_fields)
 
 

@@ -79,9 +79,9 @@ class Kept:
 
     votes: list[Any] = field(default_factory=list)
 
-    def keep(self, served: Any, said: Any) -> str:
+    def keep(self, served: Any, said: Any, event: str) -> str:
         self.votes.append((served, said))
-        return f"event-{len(self.votes)}"
+        return event
 
 
 def front_of(stable: FakeEngine, new: FakeEngine | None = None, rules: Sequence[RuleConfig] = (), key: str = "", **settings: Any) -> Front:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 from typing import Any
 
 import httpx
 import pytest
 from fakes import FakeEngine, chat, client_of, finish, front_of, until
+from PIL import Image
 
+from keel.serve.policy.engine import BusyError
 from keel.serve.policy.frames import About
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -142,6 +146,62 @@ def test_what_does_not_fit_is_told_to_come_again_and_what_was_taken_is_answered(
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
 
     finish(run())
+
+
+def test_the_queue_is_bounded_by_bytes_as_well() -> None:
+    """Each answer of a request holds its body: what fits alone waits its turn, what never will is told so."""
+
+    async def run() -> None:
+        engine = FakeEngine(gate=asyncio.Event())
+        front = front_of(engine, queue={"waiting_mb": 0.02})
+        async with client_of(front) as client:
+            long = chat("x" * 9_000)
+            taken = [asyncio.create_task(client.post("/v1/chat/completions", json=long)) for _ in range(2)]
+            await until(lambda: front.router.held["stable"] == 2)
+            full = await client.post("/v1/chat/completions", json=long)
+            assert (full.status_code, full.headers["retry-after"], full.json()["error"]["type"]) == (429, "1", "rate_limit_error")
+            assert (await client.post("/v1/chat/completions", json=chat() | {"n": 16, "messages": long["messages"]})).status_code == 413
+            engine.gate.set()  # type: ignore[union-attr]
+            assert [a.status_code for a in await asyncio.gather(*taken)] == [200] * 2
+            await until(lambda: not front.router.held_bytes["stable"])
+            assert (await client.post("/v1/chat/completions", json=long | {"n": 2})).status_code == 200
+
+    finish(run())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engine_with_too_much_waiting_is_a_429_that_says_when(stream: bool) -> None:
+    class Busy(FakeEngine):
+        async def ask(self, row):
+            raise BusyError("too many tokens are waiting")
+            yield
+
+    async def run() -> None:
+        front = front_of(Busy())
+        async with client_of(front) as client:
+            said = await client.post("/v1/chat/completions", json=chat(stream=stream))
+            assert (said.status_code, said.headers["retry-after"]) == (429, "1")
+            assert (said.json()["error"]["code"], said.json()["error"]["type"]) == ("queue_full", "rate_limit_error")
+            assert 'keel_refused_total{why="full"} 1.0' in (await client.get("/metrics")).text
+
+    finish(run())
+
+
+def picture(width: int, height: int = 10) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "status"), [((9, 9), 200), ((9, 9, 9), 413), ((90_000,), 413), ((60_000, 60_000), 413), ((60_000,), 200)]
+)
+def test_images_are_bounded_by_number_and_by_what_they_become(sizes: tuple[int, ...], status: int) -> None:
+    front = front_of(FakeEngine(about=About("fake", "t", images=True)), queue={"images": 2, "image_mpx": 0.8})
+    said = ask(front, {"model": "fake", "messages": [{"role": "user", "content": [picture(size) for size in sizes]}]})
+    assert said.status_code == status
+    if status == 413:
+        assert (said.json()["error"]["code"], said.json()["error"]["param"]) == ("request_too_large", "messages")
 
 
 @pytest.mark.parametrize("stream", [True, False])

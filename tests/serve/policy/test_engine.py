@@ -106,6 +106,19 @@ def test_a_worker_that_cannot_start_says_why() -> None:
     finish(main())
 
 
+def test_a_worker_that_hangs_while_it_loads_is_ended_and_named() -> None:
+    async def main() -> None:
+        engine = ProcessEngine({"model": "m-17", "hangs": True}, ProbeConfig(load_s=0.2), WORKER)
+        with pytest.raises(ModelError, match=r"worker of m-17 \(process \d+\).* 0.2 s") as hung:
+            await asyncio.wait_for(engine.start(), 60)
+        assert "probe.load_s" in hung.value.hint
+        with pytest.raises(ProcessLookupError):
+            os.kill(engine.pid, 0)
+        assert not engine.alive
+
+    finish(main())
+
+
 def test_a_request_that_kills_its_worker_is_not_tried_for_ever() -> None:
     async def main() -> None:
         from fakes import FakeEngine, chat, client_of

@@ -116,6 +116,41 @@ def test_a_thumb_that_could_not_be_stored_is_not_counted_and_can_be_given_again(
     finish(run())
 
 
+def test_feedback_that_comes_again_is_one_word_and_a_change_of_mind_another(tmp_path) -> None:
+    """By content where the client sends no id: up, up (a retry), down, up are three words, and each is told of once."""
+
+    async def run() -> None:
+        outcomes = tmp_path / "outcomes.jsonl"
+        canary = {"model": "new", "share": 0.0, "outcomes": str(outcomes)}
+        front = front_of(FakeEngine(), FakeEngine(), feedback={"store": "sqlite://"}, canary=canary)
+        async with client_of(front) as client:
+            answer_id, other = await served(client), await served(client)
+
+            async def give(answer: str = answer_id, **said: Any) -> Any:
+                return await client.post("/v1/feedback", json={"id": answer, "rating": "up", "by": "me", "consent": BOTH, **said})
+
+            twice = await asyncio.gather(give(), give())  # a client that waited too little
+            first = twice[0].json()["event_id"]
+            assert [a.json() for a in (*twice, await give())] == [{"stored": True, "event_id": first, "why": ""}] * 3
+            words = [give(rating="down"), give(), give(by="you"), give(other), give(rating=None, edit="Better.")]
+            events = [(await word).json()["event_id"] for word in words]
+            assert len({first, *events}) == 6
+            assert len(outcomes.read_text().splitlines()) == 5
+            mine = [await give(other, event_id="mine", rating="down") for _ in range(2)]
+            assert [a.json()["event_id"] for a in mine] == ["mine", "mine"]
+            assert (await give(other, event_id="mine", rating="up")).json()["error"]["code"] == "conflict"
+            for wrong in ("", 7, "x" * 201):
+                assert (await give(event_id=wrong)).status_code == 400
+            assert len(front.votes.votes) == 7  # type: ignore[union-attr]
+            for by in ("a", "a", "b"):  # without consent the id is not told, and a retry is not counted all the same
+                assert (await give(by=by, consent={})).json()["event_id"] is None
+            counts = (await client.get("/metrics")).text
+            assert 'keel_feedback_total{kind="thumb",stored="yes"} 6.0' in counts
+            assert 'keel_feedback_total{kind="thumb",stored="no"} 2.0' in counts
+
+    finish(run())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_worker_that_does_not_come_back_is_a_503_in_time(stream: bool) -> None:
     """New requests and those under way alike."""

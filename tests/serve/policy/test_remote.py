@@ -8,6 +8,7 @@ from fakes import FakeEngine, chat, client_of, finish, front_of, until
 
 from keel.core.errors import ConfigError, ModelError
 from keel.serve.policy.app import make_app
+from keel.serve.policy.frames import Row
 from keel.serve.policy.launched import command_of
 from keel.serve.policy.remote import RemoteEngine
 from keel.serve.policy.server import BodyLimits, Door
@@ -72,3 +73,15 @@ def test_an_answer_that_has_not_begun_goes_to_another_arm() -> None:
 def test_a_server_that_is_not_installed_is_refused() -> None:
     with pytest.raises(ConfigError, match="is not installed"):
         command_of("sglang", "m", 1)
+
+
+def test_ends_of_lines_in_a_text_do_not_end_it() -> None:
+    async def run() -> str:
+        remote = remote_of(FakeEngine(words=("one\u2028", "two\x85", "three")))
+        await remote.start()
+        try:
+            return "".join([piece.text async for piece in remote.ask(Row("r", prompt="x", max_tokens=9))])
+        finally:
+            await remote.stop()
+
+    assert finish(run()) == "one\u2028two\x85three"

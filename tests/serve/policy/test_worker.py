@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from fakes import client_of, finish, front_of
 from PIL import Image
 
 from keel.core.config import dump
 from keel.serve.policy import frames
 from keel.serve.policy.config import ServePolicyConfig
+from keel.serve.policy.engine import RefusedError
 from keel.serve.policy.frames import Row
 from keel.serve.policy.requests import Asked, read_request
 from keel.verbs.serve_policy.build import worker_settings
@@ -122,3 +125,71 @@ def test_what_is_no_image_is_refused_and_ends_nobody(eyes: Loaded, data: str) ->
     said = eyes.say(eyes.row("bad", question(bad)), eyes.row("good", question(picture("red"))))
     assert said["bad"][0] == "refused", said["bad"]
     assert isinstance(said["good"], str)
+
+
+def test_prompts_that_wait_are_bounded_by_their_tokens(text: Loaded) -> None:
+    """A single one always has room; what has begun, and the probe of readiness, are never refused."""
+    rows = [text.row(f"r{i}", "Hello " * 20) for i in range(3)]
+    worker: Any = text.worker
+    before, worker._waiting_tokens = worker._waiting_tokens, 1
+    said = text.say(rows[0], rows[1], replace(rows[2], said=(5, 6)), Row("probe", prompt="Hello", max_tokens=1, probe=True))
+    busy = [f for f in text.wire.sent if f.get("busy")]
+    worker._waiting_tokens = before
+    assert [f["refused"] for f in busy] == ["r1"]
+    assert {name for name, one in said.items() if isinstance(one, str)} == {"r0", "r2", "probe"}
+
+
+def test_images_go_when_no_answer_shows_them_any_more(eyes: Loaded) -> None:
+    """However an answer ends: a server that has run for a month holds no more than one that has just begun."""
+    images: Any = eyes.worker._renderer.images
+    same = [eyes.row(name, question(picture("green"))) for name in ("a", "b")]
+    eyes.worker.turn([{"ask": frames.plain(row)} for row in same])
+    assert len(images.media) == 1
+    eyes.worker.turn([{"cancel": "a"}])
+    assert len(images.media) == 1
+    eyes.worker.turn([{"cancel": "b"}])
+    eyes.say(eyes.row("c", question(picture("red"))))
+    assert len(images.media) == 0
+    long = eyes.row("long", question(picture("blue"), {"type": "text", "text": "word " * 5000}))
+    assert eyes.say(long)["long"][0] == "refused"
+    assert (len(images.media), images._sources, images._expanded) == (0, {}, {})
+
+
+class Here:
+    """The worker as an engine of a front, in this process."""
+
+    alive, restarts = True, 0
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded, self.about = loaded, loaded.about
+
+    async def ask(self, row: Row) -> AsyncIterator[frames.Piece]:
+        self._loaded.say(row)
+        for frame in list(self._loaded.wire.sent):
+            if "refused" in frame:
+                raise RefusedError(frame["message"])
+            yield frames.piece_from(frame["piece"])
+
+
+def test_openai_s_client_sends_images_and_reads_what_was_seen(eyes: Loaded) -> None:
+    openai = pytest.importorskip("openai")
+
+    async def run() -> None:
+        async with client_of(front_of(Here(eyes))) as there:  # type: ignore[arg-type]
+            client = openai.AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=there, max_retries=0)
+
+            async def asked(*parts: dict[str, Any], **more: Any) -> Any:
+                messages = [{"role": "user", "content": question(*parts)}]
+                return await client.chat.completions.create(model="fake", messages=messages, temperature=0, max_tokens=4, **more)
+
+            told = [
+                (await asked(*parts, logprobs=True)).choices[0].logprobs.content[0].logprob
+                for parts in ([picture("red")], [picture("blue")], [picture("red"), picture("blue")])
+            ]
+            assert min(abs(told[0] - told[1]), abs(told[0] - told[2])) > 1e-3
+            whole, stream = await asked(picture("red")), await asked(picture("red"), stream=True)
+            assert "".join([p.choices[0].delta.content or "" async for p in stream]) == whole.choices[0].message.content
+            with pytest.raises(openai.BadRequestError, match="image"):
+                await asked({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})
+
+    finish(run())

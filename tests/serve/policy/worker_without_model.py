@@ -18,6 +18,8 @@ def main(fd: int) -> None:
             lines.write(json.dumps(frame) + "\n")
             lines.flush()
 
+        if settings.get("hangs"):
+            time.sleep(3600)
         if settings.get("fails"):
             send({"failed": "no such model", "hint": "name another"})
             return
