@@ -27,13 +27,13 @@ def learner_of(
     """The learner of ``model`` in ``role`` (policy, critic); on the same ranks as ``beside``, where there is one. Raises ConfigError for
     what several processes cannot do."""
     batch, seed = training.batch, training.seed
-    if training.cluster.ranks == 1:
+    if not training.cluster.several:
         return LocalLearner(model, optim, batch, updates, seed, temperature)
-    from keel.learner.host import Host
+    from keel.learner.hosts import host_of
     from keel.learner.remote import RankLearner, check_remote
 
     check_remote(model, optim, training.cluster)
-    host = beside.host if isinstance(beside, RankLearner) else Host(training.cluster, model.device)
+    host = beside.host if isinstance(beside, RankLearner) else host_of(training.cluster, model.device)
     return RankLearner(host, role, model, optim, batch, updates, seed, temperature)
 
 
