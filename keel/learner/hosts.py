@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 
@@ -22,6 +23,12 @@ def host_of(cluster: ClusterConfig, device: torch.device) -> Host:
     from keel.learner.processes import Processes
 
     return Host(cluster, Processes(cluster, device))
+
+
+def check_ray() -> None:
+    """Raise ModuleNotFoundError where ray is not installed; the command line names the extra that brings it."""
+    if importlib.util.find_spec("ray") is None:
+        raise ModuleNotFoundError("cluster.ray needs the package ray: pip install 'keel-align[ray]'", name="ray")
 
 
 def refuse_launchers(environment: Mapping[str, str] = os.environ) -> None:
