@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from keel.core.errors import ConfigError, RankLostError
 from keel.learner.config import ClusterConfig
 from keel.learner.group import Fate, refuse_windows, setup_of, threads_of_a_rank
-from keel.learner.ray_cluster import Cluster, connect, worker_environment
+from keel.learner.ray_cluster import Cluster, connect, first_line, worker_environment
 from keel.learner.ray_rank import Look, RayRank, joined, versions
 from keel.learner.wire import packed
 
@@ -45,39 +45,44 @@ class Actors:
 
     def _start(self, cluster: ClusterConfig, device: torch.device) -> None:
         import ray
-        from ray.util.placement_group import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         self.world = world_of(cluster, device, ray.cluster_resources())
         threads = threads_of_a_rank(device, self.world)
-        share = {"CPU": 1, "GPU": 1} if device.type == "cuda" else {"CPU": threads}
-        places = placement_group([share] * self.world, strategy="PACK")
+        self._place({"CPU": 1, "GPU": 1} if device.type == "cuda" else {"CPU": threads}, threads)
+        try:
+            self._looks: list[Look] = ray.get([actor.look.remote(os.getcwd()) for actor in self._actors], timeout=_START_S)
+            check_looks(self._looks)
+            meeting = ray.get(self._actors[0].listen.remote(), timeout=_START_S)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            what = f"the ranks did not start on {self._here.where}: {first_line(error)}"
+            raise RankLostError(what, "start the same command again") from None
+        self._streams: list[Any] = [None] * self.world
+        self._parts: list[list[bytes]] = [[] for _ in range(self.world)]
+        self._gone: dict[int, str] = {}
+        setups = (setup_of(rank, self.world, cluster, device, meeting, gpu=0) for rank in range(self.world))
+        self._joins = [actor.join.remote(packed(setup)) for actor, setup in zip(self._actors, setups, strict=True)]
+        log.info("%d ranks on %s: %s", self.world, self._here.where, ", ".join(f"{x.machine} ({x.pid})" for x in self._looks))
+
+    def _place(self, share: Mapping[str, int], threads: int) -> None:
+        """Room for all ranks or for none, and an actor in each place."""
+        import ray
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        places = placement_group([dict(share)] * self.world, strategy="PACK")
         self._places.append(places)
         try:
             ray.get(places.ready(), timeout=_ROOM_S)
         except ray.exceptions.GetTimeoutError:
             what = f"the Ray cluster has no room for {self.world} ranks of {_said(share)} within {_ROOM_S:g} s"
-            raise ConfigError(f"{what}; free are {_said(ray.available_resources())}", "wait until others are done, or lower cluster.ranks") from None
-        options = {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0), "max_restarts": 0}
+            free = f"free are {_said(ray.available_resources())}"
+            raise ConfigError(f"{what}; {free}", "wait until others are done, or lower cluster.ranks") from None
+        options: dict[str, Any] = {"num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0), "max_restarts": 0}
         options["runtime_env"] = {"env_vars": worker_environment(threads, os.environ)}
         kind = ray.remote(RayRank)
         for rank in range(self.world):
             strategy = PlacementGroupSchedulingStrategy(places, placement_group_bundle_index=rank)
             self._actors.append(kind.options(scheduling_strategy=strategy, **options).remote())
-        try:
-            looks = ray.get([actor.look.remote(os.getcwd()) for actor in self._actors], timeout=_START_S)
-            check_looks(looks)
-            meeting = ray.get(self._actors[0].listen.remote(), timeout=_START_S)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            raise RankLostError(f"the ranks did not start on {self._here.where}: {_words(error)}", "start the same command again") from None
-        self._looks = looks
-        self._streams: list[Any] = [None] * self.world
-        self._parts: list[list[bytes]] = [[] for _ in range(self.world)]
-        self._gone: dict[int, str] = {}
-        self._joins = [
-            actor.join.remote(packed(setup_of(rank, self.world, cluster, device, meeting, gpu=0))) for rank, actor in enumerate(self._actors)
-        ]
-        log.info("%d ranks on %s: %s", self.world, self._here.where, ", ".join(f"{x.machine} ({x.pid})" for x in looks))
 
     @property
     def pids(self) -> list[int]:
@@ -151,7 +156,9 @@ def check_looks(looks: Sequence[Look]) -> None:
     """Raise ConfigError where a rank runs other versions than the driver, or has not its working folder."""
     ours = versions()
     for rank, look in enumerate(looks):
-        other = [f"{name} {look.versions.get(name)} (here {version})" for name, version in ours.items() if look.versions.get(name) != version]
+        other = [
+            f"{name} {look.versions.get(name)} (here {version})" for name, version in ours.items() if look.versions.get(name) != version
+        ]
         if other:
             raise ConfigError(f"rank {rank} on {look.machine} runs {', '.join(other)}", "install the same versions on all machines")
         if not look.folder:
@@ -159,12 +166,8 @@ def check_looks(looks: Sequence[Look]) -> None:
             raise ConfigError(what, "start the command in a folder that all machines share, under the same path")
 
 
-def _said(resources: dict[str, Any]) -> str:
+def _said(resources: Mapping[str, float]) -> str:
     return " and ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU") if name in resources) or "nothing"
-
-
-def _words(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _end(driver: int, here: Cluster, actors: list[Any], places: list[Any]) -> None:

@@ -83,7 +83,10 @@ class ClusterConfig(Section):
     Results are those of one process but for the order of sums."""
 
     ranks: int = Field(
-        default=1, ge=1, le=1024, description="Processes that share the passes; 1 = all in this one, with cluster.ray one a GPU of the cluster."
+        default=1,
+        ge=1,
+        le=1024,
+        description="Processes that share the passes; 1 = all in this one, with cluster.ray one a GPU of the cluster.",
     )
     shard: Literal["full", 1] = Field(
         default="full",

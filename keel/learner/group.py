@@ -40,7 +40,7 @@ class Fate:
 
 
 class Group(Protocol):
-    """Ranks that do what they are told, all at once. Those that are gone are told of by ``answers``; nothing else raises because of them."""
+    """Ranks that do what they are told, all at once. Of those that are gone ``answers`` tells; nothing raises because of them."""
 
     @property
     def world(self) -> int:
@@ -52,7 +52,7 @@ class Group(Protocol):
         ...
 
     def answers(self, waited: Collection[int], within_s: float) -> list[tuple[int, bytes | None]]:
-        """What some of these ranks said, one message each, as soon as one did; nothing after ``within_s`` seconds. None: that rank is gone."""
+        """What some of these ranks said, one message each, as soon as one did; nothing after ``within_s`` seconds. None: it is gone."""
         ...
 
     def fate(self, rank: int) -> Fate:

@@ -132,11 +132,11 @@ class Host:
             raise ConfigError(what, "ranks write checkpoints there: put run_dir on a disk that all machines share, under the same path")
 
 
-def wait_for(paths: list[Path], within_s: float = _SEEN_S) -> None:
+def wait_for(paths: list[Path]) -> None:
     """Until files that other machines have written are seen here. Raises FileNotFoundError for one that is not."""
-    until = time.monotonic() + within_s
+    until = time.monotonic() + _SEEN_S
     while missing := [path for path in paths if not path.exists()]:
         if time.monotonic() > until:
-            raise FileNotFoundError(f"{missing[0].name} is not seen after {within_s:g} s")
+            raise FileNotFoundError(f"{missing[0].name} is not seen after {_SEEN_S:g} s")
         list(paths[0].parent.iterdir())  # reading the folder anew is what makes a network file system look again
         time.sleep(0.2)

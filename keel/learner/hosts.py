@@ -36,7 +36,7 @@ def refuse_launchers(environment: Mapping[str, str] = os.environ) -> None:
     world = environment.get("WORLD_SIZE", "")
     if world.isdecimal() and int(world) > 1 and "RANK" in environment:
         raise ConfigError(
-            f"this is process {environment['RANK']} of {world} that a launcher started (RANK and WORLD_SIZE are set): a run has one driver, "
-            "which starts its ranks",
+            f"this is process {environment['RANK']} of {world} that a launcher started (RANK and WORLD_SIZE are set): a run has one "
+            "driver, which starts its ranks",
             f"start the command once, without torchrun: cluster.ranks={world} on one machine, cluster.ray=auto on several",
         )

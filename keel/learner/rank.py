@@ -1,4 +1,4 @@
-"""One rank: ``python -m keel.learner.rank PIPE LIFE``, started by ``learner.processes``. It does what the driver says until that is gone."""
+"""One rank: ``python -m keel.learner.rank PIPE LIFE``, started by ``learner.processes``. It lives as long as the driver."""
 
 from __future__ import annotations
 

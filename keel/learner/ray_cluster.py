@@ -26,7 +26,19 @@ _OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a cluster of one machine: everything listens on 127.0.0.1 alone
     "RAY_memory_monitor_refresh_ms": "0",  # ranks are not ended for the memory that others take
 }
-_PASSED = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "TORCH_", "PYTORCH_", "CUBLAS_", "NCCL_", "GLOO_", "MKL_", "PYTHONHASHSEED")
+_PASSED = (
+    "HF_",
+    "HUGGINGFACE_",
+    "TRANSFORMERS_",
+    "TOKENIZERS_",
+    "TORCH_",
+    "PYTORCH_",
+    "CUBLAS_",
+    "NCCL_",
+    "GLOO_",
+    "MKL_",
+    "PYTHONHASHSEED",
+)
 
 
 @dataclass(slots=True)
@@ -75,8 +87,10 @@ def connect(wanted: str, cpus: int) -> Cluster:
         ray.init("local", num_cpus=most, object_store_memory=store, **here, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         found.leave()
-        what = f"cluster.ray={wanted}: {found.where} cannot be used: {_first_line(error)}"
-        raise ConfigError(what, "look with `ray status`; `ray start --head` starts a cluster, cluster.ray=auto one of this machine") from None
+        what = f"cluster.ray={wanted}: {found.where} cannot be used: {first_line(error)}"
+        raise ConfigError(
+            what, "look with `ray status`; `ray start --head` starts a cluster, cluster.ray=auto one of this machine"
+        ) from None
     return found
 
 
@@ -125,5 +139,6 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

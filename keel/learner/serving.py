@@ -27,7 +27,7 @@ class Rank:
     """One rank."""
 
     def __init__(self, setup: Setup, listener: socket.socket | None = None) -> None:
-        """Join the others; rank 0 over TCP listens with ``listener``. Raises what ``torch.distributed`` does where they cannot be reached."""
+        """Join the others; over TCP rank 0 listens with ``listener``. Raises what ``torch.distributed`` does for want of them."""
         logging.getLogger("keel").setLevel(logging.WARNING if setup.rank == 0 else logging.ERROR)
         torch.set_num_threads(setup.threads)
         torch.use_deterministic_algorithms(setup.deterministic, warn_only=True)

@@ -50,8 +50,8 @@ class Checkpoint:
 def latest_step(run: Path) -> int:
     """The step that a run in this directory goes on from, by what is written there; 0 without a checkpoint."""
     try:
-        return int((run / "checkpoints" / "latest").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return int(json.loads((run / "checkpoints" / "latest").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
 
 

@@ -1,5 +1,5 @@
-"""Whole stages over ranks of a Ray cluster that the command starts: the very weights of local ranks, and runs that go on after a kill. All of
-it in a network of its own that has the loopback interface alone, where the system grants one."""
+"""Whole stages over ranks of a Ray cluster that the command starts: the very weights of local ranks, and runs that go on after a kill.
+All of it in a network of its own that has the loopback interface alone, where the system grants one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ pytestmark = pytest.mark.slow
 SETTINGS = ["settings={threads: 2, checkpoint: {every: 2}}", "cluster.ranks=2"]
 STAGES = {
     "sft": ["sft", "recipes/tiny_sft.yaml", "loop={steps: 8, batch_size: 4, eval_every: 0, probes: 0}"],
-    "rl": ["rl", "recipes/tiny_grpo.yaml", "loop={steps: 8, batch_size: 4, eval_every: 0, probes: 0}", "samples=4", "sampling.max_tokens=6"],
+    "rl": [
+        "rl",
+        "recipes/tiny_grpo.yaml",
+        "loop={steps: 8, batch_size: 4, eval_every: 0, probes: 0}",
+        "samples=4",
+        "sampling.max_tokens=6",
+    ],
 }
 STAGES["rl"] += ["rewards.0.worker={processes: 1}", "model_options.precision=fp32"]
 COMPARED = ("loss", "grad_norm", "reward", "lr", "eval/loss")
