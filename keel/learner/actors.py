@@ -15,7 +15,7 @@ import torch
 from keel.core.errors import ConfigError, RankLostError
 from keel.learner.config import ClusterConfig
 from keel.learner.group import Fate, refuse_windows, setup_of, threads_of_a_rank
-from keel.learner.ray_cluster import Cluster, connect, first_line, worker_environment
+from keel.learner.ray_cluster import Cluster, connect, first_line, loaded_ray, worker_environment
 from keel.learner.ray_rank import Look, RayRank, joined, versions
 from keel.learner.wire import packed
 
@@ -44,8 +44,7 @@ class Actors:
             raise
 
     def _start(self, cluster: ClusterConfig, device: torch.device) -> None:
-        import ray
-
+        ray = loaded_ray()
         self.world = world_of(cluster, device, ray.cluster_resources())
         threads = threads_of_a_rank(device, self.world)
         self._place({"CPU": 1, "GPU": 1} if device.type == "cuda" else {"CPU": threads}, threads)
@@ -65,11 +64,8 @@ class Actors:
 
     def _place(self, share: Mapping[str, int], threads: int) -> None:
         """Room for all ranks or for none, and an actor in each place."""
-        import ray
-        from ray.util.placement_group import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        places = placement_group([dict(share)] * self.world, strategy="PACK")
+        ray = loaded_ray()
+        places = ray.util.placement_group([dict(share)] * self.world, strategy="PACK")
         self._places.append(places)
         try:
             ray.get(places.ready(), timeout=_ROOM_S)
@@ -81,7 +77,7 @@ class Actors:
         options["runtime_env"] = {"env_vars": worker_environment(threads, os.environ)}
         kind = ray.remote(RayRank)
         for rank in range(self.world):
-            strategy = PlacementGroupSchedulingStrategy(places, placement_group_bundle_index=rank)
+            strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(places, placement_group_bundle_index=rank)
             self._actors.append(kind.options(scheduling_strategy=strategy, **options).remote())
 
     @property
@@ -91,8 +87,7 @@ class Actors:
 
     def begin(self, data: bytes) -> None:
         """See ``Group``."""
-        import ray
-
+        ray = loaded_ray()
         message = ray.put(data)
         for rank, actor in enumerate(self._actors):
             stream = actor.do.options(num_returns="streaming", _generator_backpressure_num_objects=_AHEAD)
@@ -100,8 +95,7 @@ class Actors:
 
     def answers(self, waited: Collection[int], within_s: float) -> list[tuple[int, bytes | None]]:
         """See ``Group``."""
-        import ray
-
+        ray = loaded_ray()
         streams = {self._streams[rank]: rank for rank in waited}
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=within_s, fetch_local=False)
         said: list[tuple[int, bytes | None]] = []
@@ -120,19 +114,14 @@ class Actors:
 
     def fate(self, rank: int) -> Fate:
         """See ``Group``."""
-        look, why = self._looks[rank], self._gone.get(rank, "")
-        with_machine = "node" in why and any(word in why for word in ("node has died", "node died", "node was", "node failed"))
-        who = f"(process {look.pid} on {look.machine}, {look.address})"
-        if "memory" in why and "running low" in why:
-            return Fate(f"{who} was ended by Ray, because memory was low", "lower batch.microbatch_tokens, or share out over more ranks")
-        return Fate(f"{who} is gone with its machine" if with_machine else f"{who} was killed or ended by itself")
+        return fate_of(self._looks[rank], self._gone.get(rank, ""))
 
     def end(self) -> None:
         """See ``Group``."""
         self._end()
 
 
-def world_of(cluster: ClusterConfig, device: torch.device, resources: dict[str, float]) -> int:
+def world_of(cluster: ClusterConfig, device: torch.device, resources: Mapping[str, float]) -> int:
     """How many ranks: as many as asked for, or as there are GPUs. Raises ConfigError where the cluster does not have that much."""
     gpus, cpus = math.floor(resources.get("GPU", 0)), math.floor(resources.get("CPU", 0))
     if device.type == "cuda":
@@ -150,6 +139,16 @@ def world_of(cluster: ClusterConfig, device: torch.device, resources: dict[str, 
         what = f"{cluster.ranks} ranks of {wanted // cluster.ranks} threads need {wanted} CPUs, and the Ray cluster has {cpus}"
         raise ConfigError(what, "lower settings.threads or cluster.ranks")
     return cluster.ranks
+
+
+def fate_of(look: Look, why: str) -> Fate:
+    """How a rank ended, by what Ray says of it."""
+    who = f"(process {look.pid} on {look.machine}, {look.address})"
+    if "running low on memory" in why:
+        return Fate(f"{who} was ended by Ray, because memory was low", "Lower batch.microbatch_tokens, or share out over more ranks")
+    if "node has died" in why or "node was terminated" in why:
+        return Fate(f"{who} is gone with its machine")
+    return Fate(f"{who} was killed or ended by itself")
 
 
 def check_looks(looks: Sequence[Look]) -> None:
@@ -173,13 +172,11 @@ def _said(resources: Mapping[str, float]) -> str:
 def _end(driver: int, here: Cluster, actors: list[Any], places: list[Any]) -> None:
     if os.getpid() != driver:  # a child that the driver forked
         return
-    import ray
-    from ray.util.placement_group import remove_placement_group
-
+    ray = loaded_ray()
     with contextlib.suppress(Exception):  # the cluster may be gone: there is nothing to end then
         for actor in actors:
             ray.kill(actor)
         for group in places:
-            remove_placement_group(group)
+            ray.util.remove_placement_group(group)
     actors.clear()
     here.leave()

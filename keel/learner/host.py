@@ -67,7 +67,7 @@ class Host:
         while waited and time.monotonic() < until:
             for rank, data in self._group.answers(waited, _POLL_S):
                 if data is None:
-                    self._died(rank)
+                    raise self._died(rank)
                 kind, value = unpacked(data)
                 if kind == "item":
                     yield value
@@ -79,11 +79,11 @@ class Host:
                 (raised if kind == "user" else failed)[rank] = self._error(rank, kind, value)
                 until = min(until, time.monotonic() + (_CRASH_GRACE_S if kind == "crash" else _GRACE_S))
         if failed:
-            self._fail(next((e for e in failed.values() if not isinstance(e, RankLostError)), failed[min(failed)]))
+            raise self._fail(next((e for e in failed.values() if not isinstance(e, RankLostError)), failed[min(failed)]))
         if raised:
             first = raised[min(raised)]
             if len(raised) < self.world:  # the others wait for it
-                self._fail(RankError(f"rank {min(raised)} of {self.world} failed: {first.message}", first.hint))
+                raise self._fail(RankError(f"rank {min(raised)} of {self.world} failed: {first.message}", first.hint))
             raise first
         return said
 
@@ -95,15 +95,16 @@ class Host:
             return RankLostError(f"rank {rank} of {self.world} lost touch with the others: {value}; all were ended", AGAIN)
         return RankError(f"rank {rank} of {self.world} failed:\n{value}")
 
-    def _died(self, rank: int) -> None:
+    def _died(self, rank: int) -> UserError:
         fate = self._group.fate(rank)
         hint = f"{AGAIN}. {fate.hint}" if fate.hint else AGAIN
-        self._fail(RankLostError(f"rank {rank} of {self.world} {fate.how}; the others were ended", hint))
+        return self._fail(RankLostError(f"rank {rank} of {self.world} {fate.how}; the others were ended", hint))
 
-    def _fail(self, error: UserError) -> None:
+    def _fail(self, error: UserError) -> UserError:
+        """End all; from now on every command raises ``error``."""
         self._ended = error
         self._group.end()
-        raise error
+        return error
 
     def close(self) -> None:
         """End all ranks."""

@@ -26,9 +26,9 @@ def host_of(cluster: ClusterConfig, device: torch.device) -> Host:
 
 
 def check_ray() -> None:
-    """Raise ModuleNotFoundError where ray is not installed; the command line names the extra that brings it."""
+    """Raise ConfigError where ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise ModuleNotFoundError("cluster.ray needs the package ray: pip install 'keel-align[ray]'", name="ray")
+        raise ConfigError("cluster.ray needs the package ray", "pip install 'keel-align[ray]' on all machines; or leave cluster.ray out")
 
 
 def refuse_launchers(environment: Mapping[str, str] = os.environ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import secrets
@@ -52,10 +53,8 @@ class Cluster:
 
     def leave(self) -> None:
         """Disconnect; fine to call twice."""
-        import ray
-
         if not self.borrowed:
-            ray.shutdown()
+            loaded_ray().shutdown()
         for name, value in self.before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -65,14 +64,18 @@ class Cluster:
             shutil.rmtree(self.own, ignore_errors=True)
 
 
+def loaded_ray() -> Any:
+    """The package; it is an extra."""
+    return importlib.import_module("ray")
+
+
 def connect(wanted: str, cpus: int) -> Cluster:
     """The cluster that ``cluster.ray`` names. ``cpus``: what a cluster of our own says it has at least. Raises ConfigError where there is
     none at the address."""
     address = running_cluster(os.environ) if wanted == "auto" else wanted
     folder = None if address or _connected() else Path(tempfile.mkdtemp(prefix="keel-ray-"))
     before = _set({**_QUIET, **(_OWN | {"RAY_AUTH_TOKEN_PATH": str(_token(folder))} if folder is not None else {})})
-    import ray  # reads the environment once, so after it is set
-
+    ray = loaded_ray()  # it reads the environment once: after it is set
     if ray.is_initialized():
         return Cluster("the cluster that this program is connected with", None, True, before)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

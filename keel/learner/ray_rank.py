@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import struct
@@ -111,6 +112,4 @@ def interface_of(address: str) -> str | None:
 
 
 def _address() -> str:
-    import ray
-
-    return ray.util.get_node_ip_address()
+    return importlib.import_module("ray").util.get_node_ip_address()

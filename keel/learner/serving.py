@@ -78,7 +78,7 @@ def _join(setup: Setup, listener: socket.socket | None) -> None:
         return
     assert place.hostname is not None
     assert place.port is not None
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         place.hostname,
         place.port,
         setup.world,

@@ -15,10 +15,9 @@ import pytest
 import torch
 
 from keel.core.errors import ConfigError, ModelError, RankError, RankLostError
-from keel.extras import missing
 from keel.learner import host as host_module
 from keel.learner import hosts
-from keel.learner.actors import check_looks, world_of
+from keel.learner.actors import check_looks, fate_of, world_of
 from keel.learner.config import ClusterConfig
 from keel.learner.group import Fate
 from keel.learner.host import Host
@@ -234,11 +233,9 @@ def test_settings_of_a_cluster() -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError) as found:
+    with pytest.raises(ConfigError, match="needs the package ray") as found:
         hosts.check_ray()
-    told_user = missing(found.value, "sft")
-    assert told_user is not None
-    assert "keel-align[ray]" in told_user.hint
+    assert "keel-align[ray]" in found.value.hint
 
 
 def test_torchrun_is_refused() -> None:
@@ -273,6 +270,16 @@ def test_other_versions_and_other_folders_are_refused() -> None:
         check_looks([same, replace(same, versions={**versions(), "torch": "1.0"})])
     with pytest.raises(ConfigError, match="rank 0 on far does not find the folder"):
         check_looks([replace(same, folder=False)])
+
+
+def test_a_machine_that_is_gone_is_told_from_a_process() -> None:
+    look = Look("10.0.0.2", "far", 7, {}, True)
+    for why, said in (
+        ("The actor died because its node has died. Node Id: 7", "(process 7 on far, 10.0.0.2) is gone with its machine"),
+        ("Task was killed due to the node running low on memory.", "(process 7 on far, 10.0.0.2) was ended by Ray, because memory was low"),
+        ("The actor is dead because its worker process has died.", "(process 7 on far, 10.0.0.2) was killed or ended by itself"),
+    ):
+        assert fate_of(look, why).how == said
 
 
 def test_messages_go_in_frames() -> None:

@@ -41,8 +41,7 @@ def learner_of(
 
 
 def check_start(cluster: ClusterConfig) -> None:
-    """Before anything is loaded: raise ConfigError for a command that a launcher started several times, ModuleNotFoundError for want of
-    ray."""
+    """Before anything is loaded: raise ConfigError for a command that a launcher started several times, and for want of ray."""
     from keel.learner.hosts import check_ray, refuse_launchers
 
     refuse_launchers()
