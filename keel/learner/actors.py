@@ -88,14 +88,19 @@ class Actors:
     def begin(self, data: bytes) -> None:
         """See ``Group``."""
         ray = loaded_ray()
-        message = ray.put(data)
-        for rank, actor in enumerate(self._actors):
-            stream = actor.do.options(num_returns="streaming", _generator_backpressure_num_objects=_AHEAD)
-            self._streams[rank], self._parts[rank] = stream.remote(message), []
+        try:
+            message = ray.put(data)
+            for rank, actor in enumerate(self._actors):
+                stream = actor.do.options(num_returns="streaming", _generator_backpressure_num_objects=_AHEAD)
+                self._streams[rank], self._parts[rank] = stream.remote(message), []
+        except ray.exceptions.RayError as error:  # the cluster is out of reach
+            self._gone = dict.fromkeys(range(self.world), str(error))
 
     def answers(self, waited: Collection[int], within_s: float) -> list[tuple[int, bytes | None]]:
         """See ``Group``."""
         ray = loaded_ray()
+        if gone := [rank for rank in waited if rank in self._gone]:
+            return [(gone[0], None)]
         streams = {self._streams[rank]: rank for rank in waited}
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=within_s, fetch_local=False)
         said: list[tuple[int, bytes | None]] = []

@@ -88,7 +88,7 @@ def connect(wanted: str, cpus: int) -> Cluster:
         store, most = max(1 << 27, min(_STORE, _memory() // 10)), max(cpus, os.cpu_count() or 1)
         here: dict[str, Any] = {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
         ray.init("local", num_cpus=most, object_store_memory=store, **here, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
         found.leave()
         what = f"cluster.ray={wanted}: {found.where} cannot be used: {first_line(error)}"
         raise ConfigError(

@@ -34,7 +34,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
-        if self.requested and isinstance(error, RankLostError):  # as one by one they were told to stop: the run is not to go on by itself
+        if self.requested and isinstance(error, RankLostError):  # what was told to stop does not go on by itself
             raise RankError(error.message, error.hint) from None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
