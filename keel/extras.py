@@ -19,6 +19,7 @@ EXTRA_OF: Mapping[str, str] = {  # by the module that is imported; the smallest 
     "onnx": "onnx",
     "prometheus_client": "serve",
     "psycopg": "postgres",
+    "ray": "ray",
     "reasoning_gym": "gym",
     "sqlalchemy": "feedback",
     "starlette": "web",

@@ -46,5 +46,9 @@ class RankError(UserError):
     """A process that shares the work of a learner ended, or failed by itself; all others were ended too."""
 
 
+class RankLostError(RankError):
+    """It was killed, its machine is gone or cannot be reached: started again, the run goes on."""
+
+
 class DivergedError(UserError):
     """Training cannot go on (several non-finite steps in a row, a hard limit crossed); the last good checkpoint stands."""

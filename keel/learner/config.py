@@ -79,10 +79,15 @@ class BatchConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Several processes in place of one: ranks on this machine, a GPU each, or on CPU some threads each. Results are those of one process
-    but for the order of sums."""
+    """Several processes in place of one: ranks on this machine or on those of a Ray cluster, a GPU each, or on CPU some threads each.
+    Results are those of one process but for the order of sums."""
 
-    ranks: int = Field(default=1, ge=1, le=1024, description="Processes that share the passes; 1 = all in this one.")
+    ranks: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Processes that share the passes; 1 = all in this one, with cluster.ray one a GPU of the cluster.",
+    )
     shard: Literal["full", 1] = Field(
         default="full",
         description="full = each rank holds its share of weights, gradients and moments (FSDP2); 1 = each holds all, for small models.",
@@ -92,10 +97,35 @@ class ClusterConfig(Section):
         gt=0,
         description="Seconds that a rank waits for the others amid a pass before it gives up. Between passes none waits.",
     )
+    ray: str = Field(
+        default="",
+        description="Ranks as actors of a Ray cluster: HOST:PORT, or auto = the cluster of RAY_ADDRESS, the one that `ray start` began on "
+        "this machine, or else a new one here, on the loopback interface. Empty = processes of this machine.",
+    )
+    restarts: int = Field(
+        default=3,
+        ge=0,
+        description="How often a run whose ranks were lost (killed, machine or network gone) goes on by itself from its last checkpoint, "
+        "without a new one in between; 0 = it ends.",
+    )
+
+    @property
+    def several(self) -> bool:
+        """Is the work shared out?"""
+        return self.ranks > 1 or bool(self.ray)
+
+    @field_validator("ray")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value.startswith("ray://"):
+            raise ValueError("ray:// goes through Ray's client, which Keel does not; start the command on a machine of the cluster")
+        if value not in ("", "auto") and not value.rpartition(":")[2].isdecimal():
+            raise ValueError(f"'{value}' is no address: HOST:PORT as `ray start` prints it, or auto")
+        return value
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:
-        unread = sorted({"shard", "timeout_s"} & self.changed)
-        if unread and self.ranks == 1:
+        unread = sorted({"shard", "timeout_s", "restarts"} & self.changed)
+        if unread and not self.several:
             raise ValueError(f"cluster.{unread[0]} would have no effect: cluster.ranks is 1")
         return self

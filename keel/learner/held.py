@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from keel.learner.host import wait_for
 from keel.models.weights import ModelWeights
-from keel.runs.pieces import Pieces
+from keel.runs.pieces import Pieces, file_name
 from keel.types import BranchTensors, Unit
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class RankTensors:
         return self.learner.trained_bytes * (3 if self.what == "learner" else 1)
 
     def write(self, folder: Path, stem: str, metadata: Mapping[str, str]) -> None:
-        """One file a rank."""
+        """One file a rank. Raises FileNotFoundError where one that another machine wrote is not seen here."""
         self.learner.ask("write", self.what, folder, stem, dict(metadata))
+        wait_for([folder / file_name(stem, rank, self.learner.ranks) for rank in range(self.learner.ranks)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class RankLearner:
     @property
     def ranks(self) -> int:
         """Processes that share its work."""
-        return self.host.cluster.ranks
+        return self.host.world
 
     @property
     def precision(self) -> str:

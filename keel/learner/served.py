@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ PLAIN = frozenset(  # methods of a learner that are called as they are
     {"logprobs", "values", "scores", "judgements", "dimensions", "steps", "information", "evaluate", "forward_backward"}
     | {"discard_gradients", "train_only", "gradients", "negate_gradients", "idle"}
 )
+PIECEWISE = frozenset({"weights", "send_gradients"})  # answered tensor by tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +71,23 @@ class _Role:
 
 
 class Served:
-    """The learners of one rank. ``send`` hands pieces of an answer to the driver (of rank 0; others send nothing)."""
+    """The learners of one rank."""
 
-    def __init__(self, team: Ranks, send: Callable[[Any], None]) -> None:
-        self._team, self._send = team, send
+    def __init__(self, team: Ranks) -> None:
+        self._team = team
         self._roles: dict[str, _Role] = {}
 
-    def do(self, command: str, args: Sequence[Any]) -> Any:
-        """One command of the driver."""
+    def do(self, command: str, args: Sequence[Any]) -> Generator[Any, None, Any]:
+        """One command of the driver; yields the pieces of a long answer (rank 0's are those that count), returns a short one."""
         if command == "make":
             return self._make(*args)
+        if command == "touch":
+            return self._touch(*args)
         role = self._roles[args[0]]
+        if command in PIECEWISE:
+            yield from getattr(self, f"_{command}")(role, *args[1:])
+            self._team.rest()
+            return None
         found = getattr(role.learner, command) if command in PLAIN else partial(getattr(self, f"_{command}"), role)
         try:
             return found(*args[1:])
@@ -94,6 +102,16 @@ class Served:
         learner = LocalLearner(model, ask.optim, ask.batch, ask.total_steps, ask.seed, ask.temperature, self._team)
         self._roles[name] = _Role(learner)
         return self._team.digest(model)
+
+    def _touch(self, path: Path, mark: str) -> str:
+        """Does each rank see the driver's file, and can it write one beside it? What is wrong on the first that does not."""
+        try:
+            wrong = "" if path.read_text(encoding="utf-8") == mark else f"{path.name} is another file"
+            path.with_name(f"{path.name}-{self._team.rank}").write_text(mark, encoding="utf-8")
+        except OSError as error:
+            wrong = str(error)
+        found = self._team.gather([wrong and f"rank {self._team.rank} on {socket.gethostname()}: {wrong}"])
+        return next(filter(None, found), "")
 
     def _load(self, ask: ModelAsk) -> Model:
         origin = ask.origin
@@ -148,14 +166,14 @@ class Served:
     def _digest(self, role: _Role) -> str:
         return self._team.digest(role.learner.model)
 
-    def _weights(self, role: _Role) -> None:
-        """Send the trained weights, one whole tensor at a time."""
+    def _weights(self, role: _Role) -> Iterator[tuple[str, Tensor]]:
+        """The trained weights, one whole tensor at a time."""
         for name, tensor in role.learner.model.state_tensors().items():
-            self._send((name, whole_of(tensor)))
+            yield name, whole_of(tensor)
 
-    def _send_gradients(self, role: _Role) -> None:
+    def _send_gradients(self, role: _Role) -> Iterator[tuple[str, Tensor | None]]:
         for name, p in role.learner.model.trainable():
-            self._send((name, None if p.grad is None else whole_of(p.grad)))
+            yield name, None if p.grad is None else whole_of(p.grad)
 
     def _tensors(self, role: _Role, what: str) -> Mapping[str, Tensor]:
         if what == "reference":

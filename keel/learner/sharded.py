@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -78,10 +79,11 @@ def _refuse(model: Model) -> None:
 class Ranks:
     """A ``Team`` over the processes of torch.distributed. ``talk`` is a group on the CPU for what is no gradient."""
 
-    def __init__(self, device: torch.device, *, full: bool, talk: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, device: torch.device, *, full: bool, timeout_s: float) -> None:
+        """``timeout_s``: how long a rank waits for another one in a pass."""
         self.world, self.rank, self.lockstep = dist.get_world_size(), dist.get_rank(), full
         self.balance = 1.0
-        self._device, self._talk = device, talk or dist.new_group(backend="gloo")
+        self._device, self._talk = device, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._trunks: list[FSDPModule] = []
         self._mesh = DeviceMesh(device.type, list(range(self.world)))
 

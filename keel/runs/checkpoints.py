@@ -47,6 +47,14 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+def latest_step(run: Path) -> int:
+    """The step that a run in this directory goes on from, by what is written there; 0 without a checkpoint."""
+    try:
+        return int(json.loads((run / "checkpoints" / "latest").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 class BrokenCheckpointError(Exception):
     """A checkpoint is not what was written; the message says which part."""
 

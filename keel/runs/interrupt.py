@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from keel.core.errors import RankError, RankLostError
+
 log = logging.getLogger("keel")
 
 
@@ -32,6 +34,8 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        if self.requested and isinstance(error, RankLostError):  # what was told to stop does not go on by itself
+            raise RankError(error.message, error.hint) from None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

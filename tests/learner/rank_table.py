@@ -14,6 +14,7 @@ from rank_cases import CASES, Case
 
 from keel.learner.config import ClusterConfig
 from keel.learner.host import Host
+from keel.learner.hosts import host_of
 
 
 def row(case: Case, host: Host) -> str:
@@ -43,7 +44,7 @@ def row(case: Case, host: Host) -> str:
 def main(ranks: int, shard: str) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    host = Host(ClusterConfig(ranks=ranks, shard=1 if shard == "1" else "full"), torch.device("cpu"))
+    host = host_of(ClusterConfig(ranks=ranks, shard=1 if shard == "1" else "full"), torch.device("cpu"))
     print("| case | gradient | grad_norm | weights after 2 steps | digest | balance |\n|---|---|---|---|---|---|")
     for case in CASES:
         print(row(case, host), flush=True)

@@ -14,8 +14,10 @@ from rank_cases import BATCH, CASES, OPTIM, Case, plain, units
 from keel.core.errors import ConfigError, ModelError, RankError
 from keel.learner.config import ClusterConfig, OptimConfig
 from keel.learner.host import Host
+from keel.learner.hosts import host_of
 from keel.learner.inference import LocalInference
 from keel.learner.moving import MovingReference
+from keel.learner.processes import Processes
 from keel.learner.remote import RankLearner, check_remote
 from keel.methods.objectives.policy import PolicyObjective
 from keel.methods.objectives.supervised import SupervisedObjective
@@ -29,7 +31,7 @@ BY_NAME = {case.name: case for case in CASES}
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Host]:
     """Two ranks for all tests of this file that leave them alive."""
-    host = Host(ClusterConfig(ranks=2), CPU)
+    host = host_of(ClusterConfig(ranks=2), CPU)
     yield host
     host.close()
 
@@ -69,7 +71,7 @@ def compare(case: Case, host: Host, steps: int = 2) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "shard"), [(2, "full"), (3, "full"), (2, 1)])
 def test_gradients_are_those_of_one_process(ranks: int, shard) -> None:
-    host = Host(ClusterConfig(ranks=ranks, shard=shard), CPU)
+    host = host_of(ClusterConfig(ranks=ranks, shard=shard), CPU)
     for case in CASES:
         compare(case, host)
     host.close()
@@ -141,10 +143,9 @@ def test_a_moving_reference_follows_on_the_ranks(rule: ReferenceRule, pair: Host
 
 
 def bad_host(bug: str) -> Host:
-    class Bad(Host):
-        PROGRAM = (str(Path(__file__).with_name("bad_rank.py")), bug)
-
-    return Bad(ClusterConfig(ranks=2, timeout_s=20.0), CPU)  # a rank that waits in vain gives up then
+    program = (str(Path(__file__).with_name("bad_rank.py")), bug)
+    cluster = ClusterConfig(ranks=2, timeout_s=20.0)  # a rank that waits in vain gives up then
+    return Host(cluster, Processes(cluster, CPU, program))
 
 
 @pytest.mark.slow
@@ -173,7 +174,7 @@ def test_checkpoints_go_from_any_number_to_any(tmp_path: Path) -> None:
     """Written at 2, read at 1, 2 and 3: the digest is the same; at 2 the next steps are bit for bit those of the undisturbed run, elsewhere
     to rounding. Written at 1, read at 2."""
     case = BY_NAME["grpo per token"]
-    hosts = {n: Host(ClusterConfig(ranks=n), CPU) for n in (2, 3)}
+    hosts = {n: host_of(ClusterConfig(ranks=n), CPU) for n in (2, 3)}
     first = case.over(hosts[2])
 
     def go_on(learner) -> list[float]:
@@ -215,9 +216,10 @@ def test_checkpoints_go_from_any_number_to_any(tmp_path: Path) -> None:
 
 @pytest.mark.stages
 def test_a_dead_rank_is_named_and_the_others_end() -> None:
-    host = Host(ClusterConfig(ranks=2), CPU)
+    host = host_of(ClusterConfig(ranks=2), CPU)
     many = BY_NAME["sft"].over(host)
-    victim, other = host.pids
+    assert isinstance(host.group, Processes)
+    victim, other = host.group.pids
     os.kill(other, signal.SIGKILL)
     with pytest.raises(RankError, match=r"rank 1 of 2 was killed by signal 9"):
         many.forward_backward(plain(units()), SupervisedObjective())
@@ -241,4 +243,4 @@ def test_what_ranks_cannot_do_is_refused(load) -> None:
 def test_ranks_need_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="this machine has 1 GPU"):
-        Host(ClusterConfig(ranks=2), torch.device("cuda"))
+        host_of(ClusterConfig(ranks=2), torch.device("cuda"))

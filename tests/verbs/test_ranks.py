@@ -53,7 +53,8 @@ def test_a_run_goes_on_over_another_number_of_ranks_and_says_so(stage, tmp_path:
 
 @pytest.mark.parametrize("who", ["driver", "rank"])
 def test_a_killed_run_takes_the_undisturbed_course(who: str, stage, tmp_path: Path, root: Path) -> None:
-    """kill -9 behind step 2, where a checkpoint stands: the ranks end too, and the weights are bit for bit those of the other run."""
+    """kill -9 behind step 2, where a checkpoint stands: the ranks end too, and the weights are bit for bit those of the other run. For a
+    rank that is lost the command goes on by itself; a driver is started again."""
     overrides = [TWO, "loop={steps: 6, batch_size: 4, eval_every: 0, probes: 0}", "settings={threads: 1, checkpoint: {every: 2}}"]
     overrides += ["samples=4", "sampling.max_tokens=6", "rewards.0.worker={processes: 1}", "model_options.precision=fp32"]
     command = [sys.executable, "-m", "keel.cli", "rl", "recipes/tiny_grpo.yaml", *overrides]
@@ -72,14 +73,15 @@ def test_a_killed_run_takes_the_undisturbed_course(who: str, stage, tmp_path: Pa
     assert len(ranks) == 2
     ends = [os.pidfd_open(pid) for pid in ranks]
     os.kill(first.pid if who == "driver" else ranks[1], signal.SIGKILL)
+    for end in ends:
+        assert select.select([end], [], [], 60)[0], "the ranks end with the driver, and with each other"
+        os.close(end)
     told = first.communicate()[1].decode()
     if who == "rank":
-        assert "rank 1 of 2 was killed by signal 9" in told
-        assert first.returncode == 2
-    for end in ends:
-        assert select.select([end], [], [], 60)[0], "the ranks end with the driver"
-        os.close(end)
-    assert start(run).wait() == 0
+        assert "rank 1 of 2 was killed by signal 9; the others were ended. Going on from step" in told
+        assert first.returncode == 0
+    else:
+        assert start(run).wait() == 0
     assert course(run) == course(tmp_path / "whole")
     whole, other = ((path / "final" / "model.safetensors").read_bytes() for path in (tmp_path / "whole", run))
     assert whole == other

@@ -70,7 +70,7 @@ class ContinualRecipe(TrainRecipe):
 
     @model_validator(mode="after")
     def _in_one_process(self) -> Self:
-        if self.continual is not None and self.cluster.ranks > 1:
+        if self.continual is not None and self.cluster.several:
             raise ConfigError("continual looks at a model in this process, and cluster.ranks shares it out", "set cluster.ranks=1")
         return self
 

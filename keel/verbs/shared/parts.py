@@ -19,8 +19,9 @@ from keel.models.loading import Loaded
 from keel.models.looking import looking
 from keel.selftest import CheckName, check_policy_looks, check_reference, check_reward_reads, check_training, largest
 from keel.types import Objective, Twin
-from keel.verbs.shared.learners import AnyLearner, close, compare_whole, learner_of
+from keel.verbs.shared.learners import AnyLearner, check_start, close, compare_whole, learner_of, meet
 from keel.verbs.shared.recipes import Training, TrainRecipe
+from keel.verbs.shared.restarts import gone_on
 from keel.verbs.shared.session import Session, open_session, save_final, train
 from keel.verbs.shared.units import Splits, datasets
 from keel.watch.config import EarlyStopConfig
@@ -57,16 +58,22 @@ def run_parts(
     parent: str = "",
     read: Callable[[AnyRecipe], Splits] = datasets,
 ) -> dict[str, Any]:
-    """A stage that trains, from its data to its summary: ``read`` the data, ``build`` the parts, prove them, train, save."""
-    splits = read(recipe)
-    with open_session(verb, recipe, path, splits.fingerprints, parent) as session:
-        if (done := session.finished()) is not None:
-            return done
-        parts = build(session, recipe, splits)
-        with contextlib.closing(parts):
-            parts.self_test(session.bus, recipe.settings.skip_self_test)
-            result = parts.train(session)
-            return session.finish({} if result.interrupted else parts.save(session), result)
+    """A stage that trains, from its data to its summary: ``read`` the data, ``build`` the parts, prove them, train, save. Where ranks are
+    lost it goes on from the last checkpoint, ``cluster.restarts`` times."""
+    check_start(recipe.cluster)
+
+    def run() -> dict[str, Any]:
+        splits = read(recipe)
+        with open_session(verb, recipe, path, splits.fingerprints, parent) as session:
+            if (done := session.finished()) is not None:
+                return done
+            parts = build(session, recipe, splits)
+            with contextlib.closing(parts):
+                parts.self_test(session.bus, recipe.settings.skip_self_test)
+                result = parts.train(session)
+                return session.finish({} if result.interrupted else parts.save(session), result)
+
+    return gone_on(run, path, recipe.cluster.restarts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +138,7 @@ class OfflineParts:
             check_reward_reads(learner.scores, units, bus, skip)
 
     def train(self, session: Session) -> TrainResult:
+        meet(self.learner, session.run)
         return train(session, self.trainer(), self.best)
 
     def save(self, session: Session) -> dict[str, Any]:

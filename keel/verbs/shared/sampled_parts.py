@@ -21,7 +21,7 @@ from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.rewards import Reward, RunRewards
 from keel.selftest import CheckName, check_policy_looks
 from keel.types import Sampler, SamplingParams, Twin, Unit
-from keel.verbs.shared.learners import AnyLearner, close
+from keel.verbs.shared.learners import AnyLearner, close, meet
 from keel.verbs.shared.prompts import Prompts
 from keel.verbs.shared.recipes import Training
 from keel.verbs.shared.reference import Reference, actors_of
@@ -74,6 +74,7 @@ class SampledParts:
 
     def train(self, session: Session) -> TrainResult:
         """Raises DivergedError, where no update was made too; where rewards failed to the end it tells the first failure."""
+        meet(self.policy, session.run)
         try:
             result = train(session, self.trainer(), self.best)
             if not result.interrupted and not self.policy.updates:
