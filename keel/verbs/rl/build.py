@@ -14,7 +14,7 @@ from keel.learner.config import OptimConfig
 from keel.loops.config import ExplorationConfig, GroundingConfig, RobustConfig
 from keel.loops.control import check_phases
 from keel.loops.offline import total_steps
-from keel.loops.online import OnlineTrainer, Rewarder, with_signal
+from keel.loops.online import Evaluator, OnlineTrainer, Rewarder, with_signal
 from keel.methods import Algorithm, resolve
 from keel.methods.credit.robust import GroupWeights
 from keel.models.loading import Loaded
@@ -164,6 +164,11 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     memory = remember(recipe, parts.policy, renderer, splits, account)
     keeper = keeper_of(session, renderer, parts.actors)
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
+
+    def evaluators_for(sides: Mapping[str, Prompts]) -> Mapping[str, Evaluator]:
+        asked = params, recipe.eval_sampling, renderer, session.run, recipe.loop.probes, algorithm.taught
+        return evaluators_of(sides, measuring, *asked, lambda units: looking(loaded.model, units), keeper)
+
     return replace(
         parts,
         rewards=rewards,
@@ -177,18 +182,8 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         lag=recipe.rollouts.lag,
         best=_best(recipe),
         twins=renderer.twins,
-        evaluators=evaluators_of(
-            measured,
-            measuring,
-            params,
-            recipe.eval_sampling,
-            renderer,
-            session.run,
-            recipe.loop.probes,
-            algorithm.taught,
-            lambda units: looking(loaded.model, units),
-            keeper,
-        ),
+        evaluators=evaluators_for(measured),
+        evaluators_for=evaluators_for,
         keeper=keeper,
         auditor=auditor_of(session),
         red_team=red_team_of(session, renderer, judge.evaluate, params.max_tokens),

@@ -59,7 +59,7 @@ def run_parts(
 ) -> dict[str, Any]:
     """A stage that trains, from its data to its summary: ``read`` the data, ``build`` the parts, prove them, train, save."""
     splits = read(recipe)
-    with open_session(verb, recipe, path, splits.fingerprints, parent) as session:
+    with open_session(verb, recipe, path, splits.fingerprints, parent, splits.growing) as session:
         if (done := session.finished()) is not None:
             return done
         parts = build(session, recipe, splits)

@@ -48,6 +48,7 @@ class SampledParts:
     composer: Composer | None = None  # how they become one
     judge: RunRewards | PairByJudge | None = None  # who knows what failed
     evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
+    evaluators_for: Callable[[Mapping[str, Prompts]], Mapping[str, Evaluator]] | None = None  # the same for other prompts, by side
     keeper: Keeper | None = None  # of answers, for people
     auditor: Auditor | None = None  # of the reward, by people
     red_team: RedTeam | None = None  # against the reward
