@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from keel.core.errors import ConfigError
 from keel.core.events import EventBus
 from keel.loops.config import PersonalConfig
 from keel.loops.harness import TrainResult
@@ -18,6 +19,7 @@ from keel.loops.offline import Sides
 from keel.loops.personal import Owners, PersonalTrainer, folder_of
 from keel.loops.rounds import Share
 from keel.models.loading import Loaded
+from keel.models.owned import standing_name, tell_base
 from keel.runs.durable import write_atomic
 from keel.selftest import CheckName
 from keel.types import Encoded, Prompt, Unit
@@ -62,6 +64,7 @@ class PersonalParts:
         for owner in trainer.names:
             trainer.take_in(owner)
             self.loaded.model.save_adapter(final / folder_of(owner))
+            tell_base(final / folder_of(owner), self.base, owner)
             of_owner = [share for round_ in trainer.rounds for share in round_ if share.owner == owner]
             told[owner] = {
                 "folder": folder_of(owner),
@@ -152,15 +155,6 @@ def named(units: Iterable[Unit]) -> dict[str, Unit]:
     return found
 
 
-def read_adapters(final: Path) -> Mapping[str, Path]:
-    """The folder of each owner's adapter below a run's ``final/``, by owner; {} where there are none."""
-    try:
-        index = json.loads((final / ADAPTERS).read_bytes())
-    except FileNotFoundError:
-        return {}
-    return {owner: final / told["folder"] for owner, told in index["adapters"].items()}
-
-
 Build = Callable[[Session, Any, Any], Any]
 
 
@@ -169,6 +163,11 @@ def for_owners(build: Build) -> Build:
 
     def built(session: Session, recipe: Any, splits: Any) -> Any:
         parts = build(session, recipe, splits)
-        return parts if recipe.personal is None else PersonalParts(parts, recipe.personal, recipe.model)
+        if recipe.personal is None:
+            return parts
+        if parts.loaded.model.start_rows:
+            what = f"the tokenizer of {recipe.model} has tokens that the model has no rows for: they would be trained beside the adapters"
+            raise ConfigError(f"personal: {what}", "train the model by keel sft without personal first, and give its final/ as model")
+        return PersonalParts(parts, recipe.personal, standing_name(recipe.model, recipe.seed))
 
     return built
