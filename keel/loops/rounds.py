@@ -41,8 +41,8 @@ def next_round(
         new = tuple(name for name in rows[owner] if name not in seen)
         if not new:
             continue
-        old = sorted((n for n in rows[owner] if n in seen), key=lambda n, k=len(own): stable_hash("again", seed, owner, k, n))
-        again = tuple(old[: round(replay * len(new))])
+        by_hash = {stable_hash("again", seed, owner, len(own), name): name for name in rows[owner] if name in seen}
+        again = tuple(by_hash[key] for key in sorted(by_hash)[: round(replay * len(new))])
         found.append(Share(owner, len(own), new, again, steps_of(len(new) + len(again))))
     return tuple(found)
 

@@ -214,7 +214,10 @@ def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName
     if path.is_dir():
         if (base := base_of(path)) is not None:
             parts = _read(base, options, seed, heads)
-            parts.module, parts.source = with_adapter(parts.module, path, compute_dtype(options)), {"spec": spec, "kind": "adapter", "base": base}
+            parts.module, parts.source = (
+                with_adapter(parts.module, path, compute_dtype(options)),
+                {"spec": spec, "kind": "adapter", "base": base},
+            )
             return parts
         check_folder(path)
         return _read_pretrained(spec, path, options, heads)

@@ -131,7 +131,12 @@ class RunDir:
             if grown or any(extends for _, extends in changed):
                 (path / SUMMARY).unlink(missing_ok=True)  # it goes on: no longer finished
             data = before.get("data", {}) | {name: wanted["data"][name] for name in grown}
-            manifest = {**before, "config": wanted["config"], "data": data, "starts": [*before.get("starts", ()), {**start, "changed": warnings}]}
+            manifest = {
+                **before,
+                "config": wanted["config"],
+                "data": data,
+                "starts": [*before.get("starts", ()), {**start, "changed": warnings}],
+            }
             for warning in warnings:
                 log.warning("%s: resumed with %s; the result may not be bit-identical to an undisturbed run", path, warning)
         write_atomic(path / MANIFEST, _record(manifest))  # first: pieces of a run without it are no run
@@ -281,9 +286,7 @@ def _refuse_other(path: Path, names: Sequence[str]) -> None:
         raise RunError(f"{path}: not what the run began with: {', '.join(names)}", "put back what was there, or choose another run_dir")
 
 
-def _check_same_run(
-    path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any], growing: frozenset[str]
-) -> list[tuple[str, bool]]:
+def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any], growing: frozenset[str]) -> list[tuple[str, bool]]:
     """The settings that differ, may, and are told: (in words, does it extend the run). Raises RunError for those that may not, and for data
     that differ and are not ``growing``."""
     if before.get("verb") != wanted["verb"]:

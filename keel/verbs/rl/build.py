@@ -162,7 +162,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
     memory = remember(recipe, parts.policy, renderer, splits, account)
-    keeper = keeper_of(session, renderer, parts.actors)
+    keeper = keeper_of(session, renderer, parts.actors) if recipe.personal is None else None
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
 
     def evaluators_for(sides: Mapping[str, Prompts]) -> Mapping[str, Evaluator]:

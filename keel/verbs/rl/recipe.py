@@ -198,7 +198,7 @@ class RLRecipe(ContinualRecipe):
 
     def shared(self) -> list[tuple[str, bool, str]]:
         algorithm, tracking = resolve(self.algorithm, self.samples), self.settings.tracking
-        kl, watching = algorithm.kl, (tracking.rollouts.every, tracking.audit.every, tracking.red_team.every)
+        kl, watching = algorithm.kl, ("rollouts" in tracking.changed, tracking.audit.every, tracking.red_team.every)
         return [
             ("algorithm.name", algorithm.needs_critic, f"has no critic for each owner, and {algorithm.name} needs one: use grpo or rloo"),
             ("algorithm.kl.reference", kl is not None and kl.reference is not None, "keeps the base as it is: leave it out"),

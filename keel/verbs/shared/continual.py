@@ -82,7 +82,9 @@ class ContinualRecipe(TrainRecipe):
     @model_validator(mode="after")
     def _owners_are_apart(self) -> Self:
         if self.personal is not None:
-            refuse_what_is_shared(self, [("continual", self.continual is not None, "has replay of its own: leave continual out"), *self.shared()])
+            refuse_what_is_shared(
+                self, [("continual", self.continual is not None, "has replay of its own: leave continual out"), *self.shared()]
+            )
         return self
 
     def shared(self) -> list[tuple[str, bool, str]]:

@@ -41,7 +41,9 @@ def owned_datasets(recipe: TrainRecipe, personal: PersonalConfig) -> Splits:
 def _only(data: Dataset, keys: set[str], inside: bool) -> Dataset:
     records = tuple(r for r in data.records if (side_key(r) in keys) == inside)
     note, counts = "held out" if inside else "rest", {**data.counts, "records": len(records)}
-    return replace(data, records=records, counts=counts, source=f"{data.source} ({note})", **({"bad": (), "left_out": ()} if inside else {}))
+    return replace(
+        data, records=records, counts=counts, source=f"{data.source} ({note})", **({"bad": (), "left_out": ()} if inside else {})
+    )
 
 
 def _owned(config: DataConfig, by: str, seed: int) -> Dataset:

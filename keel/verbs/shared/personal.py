@@ -6,9 +6,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from keel.core.errors import ConfigError
@@ -52,7 +51,11 @@ class PersonalParts:
     def train(self, session: Session) -> TrainResult:
         """Rounds until every row was learnt from."""
         loop, seed = self.parts.training.loop, self.parts.training.seed
-        owners = offline_owners(self.parts, self.config.by) if isinstance(self.parts, OfflineParts) else sampled_owners(self.parts, self.config.by)
+        owners = (
+            offline_owners(self.parts, self.config.by)
+            if isinstance(self.parts, OfflineParts)
+            else sampled_owners(self.parts, self.config.by)
+        )
         self.trainer = PersonalTrainer(owners, loop, self.config, seed, isinstance(self.parts, SampledParts))
         plan = f"{len(self.trainer.names)} adapters by '{self.config.by}', batches of up to {loop.batch_size} rows of one of them"
         return run_loop(session, self.trainer, loop, self.parts.best, plan)

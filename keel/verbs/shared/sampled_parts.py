@@ -66,6 +66,10 @@ class SampledParts:
         """The loop over these parts, one step at a time."""
         raise NotImplementedError
 
+    def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
+        """Prove the parts on the loaded model and the real data. Raises SelfTestError; leaves the learners as they were."""
+        raise NotImplementedError
+
     def check_looks(self, units: Sequence[Unit], bus: EventBus, skip: Sequence[CheckName]) -> None:
         """The policy looks at images, where prompts show any, and the reward models read what they score."""
         pictured = looking_answers(self.sampler, self.prompts["train"], self.params)
