@@ -117,7 +117,8 @@ class RLParts(SampledParts):
         """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the policy looks at images, the
         reward models read what they score."""
         algorithm, prompts = self.algorithm, self.prompts["train"]
-        units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
+        talking = self.world.trial(self.sampler) if self.world is not None else None
+        units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip, talking)
         ready = [ready_unit(u) for u in units]
         if self.reference is not None:
             ready = list(with_signal(ready, "ref_logprobs", self.reference.logprobs(ready)))
