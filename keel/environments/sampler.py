@@ -66,8 +66,8 @@ class ConversationSampler:
 
     Requests for prompts that ``opener`` has not opened are passed on as they are: they have no world.
 
-    ``trial`` > 0 is for trying out all turns with a policy that cannot end an answer yet: answers are cut to so many tokens, and what is cut
-    is given to the world all the same.
+    ``trial`` > 0 is for trying out all turns with a policy that cannot end an answer yet: answers are cut to so many tokens, and what is
+    cut is given to the world all the same.
     """
 
     def __init__(self, inner: Sampler, opener: Opener, parser: Parser, trial: int = 0) -> None:

@@ -6,6 +6,7 @@ reported apart from it. Sampling and randomness are the evaluation's own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,11 @@ from keel.core.errors import DataError
 from keel.data.config import DataConfig
 from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
+from keel.environments.config import EnvironmentConfig
 from keel.evaluate.compare import GOLD, REWARD_MODEL, compare
 from keel.evaluate.config import EvaluateConfig
+from keel.evaluate.conversations import changes
+from keel.evaluate.conversations import measured as talked
 from keel.evaluate.hallucination.answers import made_up
 from keel.evaluate.measures import retention
 from keel.evaluate.result_lines import result_lines
@@ -33,6 +37,7 @@ from keel.models.model import Model
 from keel.render.renderer import Renderer
 from keel.rewards.composition.rewards import Reward
 from keel.rewards.sources.model import ModelReward
+from keel.rewards.sources.world import WorldSource
 from keel.rollout.local import LocalSampler
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -45,6 +50,7 @@ from keel.verbs.evaluate.scoring import language_of, pair_rows, side_answers
 from keel.verbs.evaluate.sets import Sets, read_sets
 from keel.verbs.evaluate.shots import shot_curve
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.environment import world_of
 from keel.verbs.shared.grounded_decoding import biases
 from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.prompts import encode
@@ -109,6 +115,8 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         if not same:
             _compare_texts_only(recipe)
         given = rewards_of(recipe.rewards, recipe, after.inference.model, renderer)
+        if recipe.environment is not None:
+            given = [Reward(WorldSource(), 1.0), *given]
         record_judges(session.run, given, [scorer.admitted] if scorer is not None else [])
         scored_before = side_answers(recipe, before.groups, given)
         every_row = pair_rows(before.groups, scored_before, side_answers(recipe, after.groups, given))
@@ -117,7 +125,7 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         write_atomic(path / "samples" / "evaluation.jsonl", b"".join(json_line(row.to_row()) for row in every_row))
         write_atomic(path / "samples" / "prompts.jsonl", b"".join(json_line(prompt_row(g.prompt)) for g in before.groups))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
-        if config.kl_prompts and same and after.whole:
+        if config.kl_prompts and same and after.whole and recipe.environment is None:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
         if before.retained is not None and after.retained is not None and same:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
@@ -134,6 +142,8 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         summary["board"] = made_board(recipe, path, _inside(sets, before.groups), compared, scorer)
         if scorer is not None and "judge" in summary["board"]["judged"]:
             summary["win_rate_judge"] = summary["board"]["judged"].pop("judge")
+        if recipe.environment is not None:
+            summary["environment"] = _talks(recipe, sets, before.groups, compared)
         if gap := sets.gap(config, rows_of):
             summary["gap"] = gap
         measured = {recipe.model_name: after.measured, **{o.name: o.measured for o in others}}
@@ -146,6 +156,14 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         if (hallucination := made_up(rows, draws=config.draws, level=config.level, seed=config.seed)) is not None:
             summary["hallucination"] = hallucination
         return session.finish(summary | two.to_json() | {"data": account.summary()})
+
+
+def _talks(recipe: EvalRecipe, sets: Sets, before: Sequence[Group], compared: Sequence[Compared]) -> dict[str, Any]:
+    """What each model's conversations came to, and how they differ from the baseline's."""
+    config, base = recipe.evaluate, _inside(sets, before)
+    how = {"above": config.success, "level": config.level}
+    found: dict[str, Any] = {recipe.baseline_name: talked(base, **how)}
+    return found | {c.name: {**talked(c.groups, **how), "change": changes(base, c.groups, **how)} for c in compared}
 
 
 def _inside(sets: Sets, groups: Sequence[Group]) -> tuple[Group, ...]:
@@ -161,10 +179,12 @@ def _side(
     loaded, renderer = load(recipe, spec=spec)
     if recipe.ensemble is None:  # whose members' weights may be averaged, in float32
         loaded.model.freeze()
-    encoded = encode(prompts, renderer, account, name, config.max_tokens)
     sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
-    grounded = recipe.grounded_decoding is not None and name == "model"
-    groups = answer(loaded.model, renderer, encoded, recipe, sampler, grounded)
+    if recipe.environment is not None:
+        groups = conversations(loaded.model, renderer, prompts, recipe, recipe.environment, account, name)
+    else:
+        encoded = encode(prompts, renderer, account, name, config.max_tokens)
+        groups = answer(loaded.model, renderer, encoded, recipe, sampler, recipe.grounded_decoding is not None and name == "model")
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
     measured = parts.measure(loaded, renderer, account, name)
     whole = not ensemble or ensemble["of"] == "weights"
@@ -234,7 +254,7 @@ def _other(
     else:
         asked = {g.prompt.prompt_id for g in before.groups}
         shared = replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in asked))
-        if recipe.evaluate.kl_prompts and shared.groups:
+        if recipe.evaluate.kl_prompts and shared.groups and recipe.environment is None:
             price["kl"] = sequence_kl(shared, before, drawn_in_full(alone, shared, renderer))
         if before.retained is not None and side.retained is not None:
             price["retention"] = retention(before.retained, side.retained, side.retained_tokens).to_json()
@@ -293,6 +313,23 @@ def answer(
     requests = [SampleRequest(i, encoded, **how, bias=bias.get(i)) for i, (_, encoded) in prompts.items()]
     log.info("%d answers to each of %d prompts", config.samples, len(requests))
     return sample_groups(sampler, requests, asked)
+
+
+def conversations(
+    model: Model,
+    renderer: Renderer,
+    prompts: Sequence[Prompt],
+    recipe: EvalRecipe,
+    config: EnvironmentConfig,
+    account: Account,
+    name: str,
+) -> tuple[Group, ...]:
+    """``evaluate.samples`` conversations of ``model`` about every prompt with the recipe's world, as ``answer`` draws."""
+    world = world_of(config, renderer, recipe.evaluate.seed)
+    assert world is not None, "an environment is named"
+    with contextlib.closing(world.opener.host):
+        encoded = encode(prompts, renderer, account, name, config.max_tokens, world.open)
+        return answer(model, renderer, encoded, recipe, world.sampler(LocalSampler(model, renderer.decode, recipe.sampler)))
 
 
 def text_units(renderer: Renderer, config: EvaluateConfig) -> list[Unit]:
