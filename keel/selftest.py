@@ -25,6 +25,7 @@ from keel.types import (
     Batch,
     Counts,
     Encoded,
+    Group,
     Inference,
     Learner,
     LossOutput,
@@ -51,6 +52,7 @@ CheckName = Literal[
     "ranks",
     "reference",
     "sampler",
+    "turns",
     "ratio",
     "weight-sync",
     "reward-reads-prompt",
@@ -153,6 +155,7 @@ def check_sampling(
     params: SamplingParams,
     bus: EventBus,
     skip: Sequence[str],
+    talking: Sampler | None = None,
 ) -> tuple[Unit, ...]:
     """The sampler draws from the very distribution that the trainer scores (cut where sampling is), refuses weights it was not told of, and
     shows new ones.
@@ -162,7 +165,12 @@ def check_sampling(
 
 
 def sampling(
-    run: Run, learner: Learner, sampler: Sampler, prompts: Sequence[tuple[Prompt, Encoded]], params: SamplingParams
+    run: Run,
+    learner: Learner,
+    sampler: Sampler,
+    prompts: Sequence[tuple[Prompt, Encoded]],
+    params: SamplingParams,
+    talking: Sampler | None = None,
 ) -> tuple[Unit, ...]:
     """The checks of ``check_sampling``, by whichever runner."""
     run("weight-sync", lambda: _accepts_wrong_digest(learner, sampler))
@@ -170,8 +178,11 @@ def sampling(
     longest = min(8, params.max_tokens)
     short = replace(params, max_tokens=longest, min_tokens=min(longest, params.min_tokens), stop=())
     requests = [SampleRequest(p.prompt_id, encoded, 2, short, 0, keep_support=True) for p, encoded in prompts[:2]]
-    units = rollout_units(sample_groups(sampler, requests, {p.prompt_id: p for p, _ in prompts[:2]}))
+    asked = {p.prompt_id: p for p, _ in prompts[:2]}
+    units = rollout_units(sample_groups(sampler, requests, asked))
     run("sampler", lambda: _sampler_differs(learner, units))
+    if talking is not None:
+        run("turns", lambda: _turns_differ(learner, sample_groups(talking, requests, asked)))
     run("ratio", lambda: _ratio_moves(learner, units))
     return units
 
@@ -324,6 +335,20 @@ def _reference_differs(learner: Learner, units: Sequence[Unit]) -> str:
 def _sampler_differs(learner: Learner, units: Sequence[Unit]) -> str:
     gap = _largest_gap(learner.logprobs(units), units, "sampler_logprobs")
     return f"sampler and trainer differ by {gap:.3g} nats on the same token" if gap > nats(learner) else ""
+
+
+def _turns_differ(learner: Learner, groups: Sequence[Group]) -> str:
+    """Every sampled token of every turn, behind what it was sampled behind; a conversation that forks has several branches."""
+    units = rollout_units(groups)
+    gap = _largest_gap(learner.logprobs(units), units, "sampler_logprobs")
+    held = [r for g in groups for r, ok in zip(g.rollouts, g.valid_G.tolist(), strict=True) if ok]
+    turns = [int(r.turn_T[r.sampled_T].max()) + 1 for r in held if r.turn_T is not None and bool(r.sampled_T.any())]
+    if max(turns, default=0) < 2:
+        failed = next((r.error for g in groups for r in g.rollouts if r.error), "the world ended each of them, or there was no room")
+        log.warning("self-test: no conversation came to a second turn, so later turns are not proved: %s", failed)
+    if gap <= nats(learner):
+        return ""
+    return f"sampler and trainer differ by {gap:.3g} nats on the same token of a conversation of up to {max(turns, default=0)} turns"
 
 
 @dataclass(frozen=True, slots=True)

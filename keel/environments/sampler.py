@@ -65,10 +65,13 @@ class ConversationSampler:
     """A ``types.Sampler``: a request is answered by a conversation. ``request.params.max_tokens`` is the limit of one answer.
 
     Requests for prompts that ``opener`` has not opened are passed on as they are: they have no world.
+
+    ``trial`` > 0 is for trying out all turns with a policy that cannot end an answer yet: answers are cut to so many tokens, and what is
+    cut is given to the world all the same.
     """
 
-    def __init__(self, inner: Sampler, opener: Opener, parser: Parser) -> None:
-        self.inner, self.opener, self.parser = inner, opener, parser
+    def __init__(self, inner: Sampler, opener: Opener, parser: Parser, trial: int = 0) -> None:
+        self.inner, self.opener, self.parser, self.trial = inner, opener, parser, trial
         self.config, self.turns, self.host = opener.config, opener.turns, opener.host
         self._queue: list[tuple[SampleRequest, int]] = []
         self._plain: list[SampleRequest] = []
@@ -134,7 +137,7 @@ class ConversationSampler:
         asking: list[_Talk] = []
         requests: list[SampleRequest] = []
         for talk in live:
-            room = min(talk.request.params.max_tokens, talk.stream.room)
+            room = min(self.trial or talk.request.params.max_tokens, talk.request.params.max_tokens, talk.stream.room)
             if room < 1:
                 talk.ended = "tokens"
                 continue
@@ -170,7 +173,7 @@ class ConversationSampler:
         parsed = self.parser(talk.raw, drawn.text, talk.state.head, tools)
         talk.messages.append(parsed.message)
         talk.rewards.append(None)
-        if drawn.finish_reason == "length":
+        if drawn.finish_reason == "length" and not self.trial:
             talk.ended = "answer" if len(drawn) >= talk.request.params.max_tokens else "tokens"
             return None
         return replace(parsed, message=replace(parsed.message, extra={**parsed.message.extra, "raw": drawn.text}))

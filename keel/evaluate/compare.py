@@ -27,6 +27,12 @@ class Answer:
     tokens: int | None = None
     errors: tuple[tuple[str, int, int], ...] | None = None  # what is made up: type, first and past-last character; None = not looked for
     coverage: float | None = None  # share of the truth that was told
+    turns: tuple[tuple[str, str], ...] = ()  # of a conversation: who, and what was said; ``text`` is then the last answer
+
+    @property
+    def shown(self) -> str:
+        """For people: all turns of a conversation, else the answer."""
+        return "\n".join(f"{who}: {said}" for who, said in self.turns) if self.turns else self.text
 
     def score(self, scorer: str) -> float | None:
         """Score by ``gold``, ``reward_model`` or the name of a rule."""
@@ -57,6 +63,7 @@ class PromptAnswers:
         def row(answer: Answer) -> dict[str, Any]:
             scores = {"gold": answer.gold, "reward_model": answer.reward_model, "rules": dict(answer.rules), "tokens": answer.tokens}
             scores |= {"errors": None if answer.errors is None else [list(e) for e in answer.errors], "coverage": answer.coverage}
+            scores["turns"] = [list(turn) for turn in answer.turns] or None
             return {"text": answer.text} | {k: v for k, v in scores.items() if v is not None and v != {}}
 
         head = {"prompt_id": self.prompt_id, "language": self.language, "category": self.category, "prompt": self.prompt}
@@ -70,7 +77,8 @@ class PromptAnswers:
         def answer(a: Mapping[str, Any]) -> Answer:
             errors = None if a.get("errors") is None else tuple((str(kind), int(first), int(end)) for kind, first, end in a["errors"])
             scores = (a.get("gold"), a.get("reward_model"), dict(a.get("rules") or {}), a.get("tokens"))
-            return Answer(a["text"], *scores, errors, a.get("coverage"))
+            turns = tuple((str(who), str(said)) for who, said in a.get("turns") or ())
+            return Answer(a["text"], *scores, errors, a.get("coverage"), turns)
 
         text = {name: row.get(name) or "" for name in ("language", "category")}
         before, after = (tuple(answer(a) for a in row.get(side, ())) for side in ("before", "after"))

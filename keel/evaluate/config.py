@@ -38,6 +38,7 @@ class EvaluateConfig(Section):
         description="What finds what answers make up, by type, and how much of the truth they tell: FILE.py:NAME of fn(prompt, text) -> "
         "Found, or a section with a detector by name, as the hallucination reward's; empty = not looked for.",
     )
+    success: float = Field(default=0.0, description="With an environment: a conversation that is worth more than this has succeeded.")
     kl_prompts: int = Field(default=40, ge=0, description="Prompts whose answers give the KL between the two models; 0 = leave it out.")
     retention_text: str = Field(
         default="", description="Text file unrelated to the training, for the perplexity before and after; empty = skip."

@@ -292,7 +292,8 @@ def _gain(row: PromptAnswers, scorer: str) -> float | None:
 def _answer(answer: Answer, t: Say) -> dict[str, Any]:
     names = dict.fromkeys(("gold", "reward_model", *sorted(answer.rules)))
     scores = [(scorer_name(n, t), number(v, 2)) for n in names if (v := answer.score(n)) is not None]
-    text = answer.text if len(answer.text) <= MOST_ANSWER else answer.text[:MOST_ANSWER] + " …"
+    whole = answer.shown
+    text = whole if len(whole) <= MOST_ANSWER else whole[:MOST_ANSWER] + " …"
     length = t("page.tokens" if answer.tokens is not None else "page.words", n=answer.length)
     return {"pieces": pieces(answer, text), "scores": scores, "length": length}
 

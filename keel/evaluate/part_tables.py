@@ -26,7 +26,14 @@ class Table:
 
 def tables(summary: Mapping[str, Any], t: Say) -> list[Table]:
     """One table for each part that is there."""
-    parts = (("gap", _gap), ("refusals", _refusals), ("hhh", _hhh), ("retained", _retained), ("lm_eval", _lm_eval))
+    parts = (
+        ("environment", _environment),
+        ("gap", _gap),
+        ("refusals", _refusals),
+        ("hhh", _hhh),
+        ("retained", _retained),
+        ("lm_eval", _lm_eval),
+    )
     return [of(summary, t) for key, of in parts if summary.get(key)]
 
 
@@ -67,6 +74,25 @@ def _refusals(summary: Mapping[str, Any], t: Say) -> Table:
                 more.append(t("part.refusals.missing", model=name, side=t(f"part.refusals.{side}"), **missing))
     head = tuple(t(f"part.refusals.{k}") for k in ("model", "prompts", "full", "partial", "any", "change"))
     return Table("refusals", t("part.refusals"), t("part.refusals.note"), head, tuple(rows), tuple(more))
+
+
+def _environment(summary: Mapping[str, Any], t: Say) -> Table:
+    rows: list[tuple[str, ...]] = []
+    more: list[str] = []
+    for name, found in summary["environment"].items():
+        change, turns = found.get("change") or {}, found.get("turns")
+        cells = [_share(found.get("success")), _points(change["success"]) if change else ""]
+        cells += [_plain(found["reward"]) if "reward" in found else "–", _plain(change["reward"]) if change else ""]
+        cells += [f"{number(turns['mean'])} ({turns['max']})" if turns else "–"]
+        cells += [percent(sum(found["cut"].values())) if turns else "–", f"{found['bad_calls']:,} / {found['calls']:,}"]
+        rows.append((name, *cells))
+        if found["failed"]:
+            more.append(t("part.environment.failed", model=name, n=found["failed"], all=found["failed"] + found["conversations"]))
+    names = ("success", "success_change", "reward", "reward_change", "turns", "cut", "calls")
+    head = (t("part.model"), *(t(f"part.environment.{k}") for k in names))
+    above = next(iter(summary["environment"].values()))["success_above"]
+    note = t("part.environment.note", above=number(above))
+    return Table("environment", t("part.environment"), note, head, tuple(rows), tuple(more))
 
 
 def _hhh(summary: Mapping[str, Any], t: Say) -> Table:

@@ -37,7 +37,7 @@ def answers_view(rows: Sequence[PromptAnswers]) -> dict[str, Any] | None:
         group.sort(key=lambda row: order.index(row.prompt_id) if row.prompt_id in why else len(order))
         cards = []
         for row in group:
-            size = len(row.prompt) + sum(min(len(a.text), MOST_ANSWER) for a in (*row.before, *row.after))
+            size = len(row.prompt) + sum(min(len(a.shown), MOST_ANSWER) for a in (*row.before, *row.after))
             if spent + size > MOST_TEXT:
                 break
             spent += size
@@ -77,7 +77,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
     scores = [(name, value) for key, name in _NAMES.items() if (value := answer.score(key)) is not None]
     scores += sorted(answer.rules.items())
     told = [] if answer.coverage is None else [("coverage", f"{answer.coverage:.2f}")]
-    text = answer.text if len(answer.text) <= MOST_ANSWER else answer.text[:MOST_ANSWER] + " … (cut for the page)"
+    whole = answer.shown
+    text = whole if len(whole) <= MOST_ANSWER else whole[:MOST_ANSWER] + " … (cut for the page)"
     return {
         "pieces": pieces(answer, text),
         "scores": told + [(name, number(value, 2)) for name, value in scores],

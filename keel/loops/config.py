@@ -66,6 +66,18 @@ class RobustConfig(Section):
     step: float = Field(default=0.01, gt=0, description="How fast weights move: a group's is multiplied by exp(-step * its mean reward).")
 
 
+class PersonalConfig(Section):
+    """An adapter for each user or group on one shared base. Data may grow: the same command again learns what is new."""
+
+    by: str = Field(min_length=1, description="Column of the data that names whose adapter a row trains; every row needs it.")
+    replay: float = Field(
+        default=1.0, ge=0, description="Earlier rows of the same owner beside each new one, when a run goes on with more data."
+    )
+    shown: int = Field(
+        default=16, ge=0, description="Owners whose own metrics stand among the run's; `final/adapters.json` has those of all."
+    )
+
+
 class PhaseConfig(Section):
     """A stretch of a training with settings of its own; what is left empty stays as it is elsewhere in the recipe."""
 

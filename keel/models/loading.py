@@ -32,6 +32,7 @@ from keel.models.lora import add_lora
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.origin import Origin
+from keel.models.owned import base_of, with_adapter
 from keel.models.parts import train_beside, train_only
 from keel.models.pictured import pictured
 from keel.models.placing import counts_in_rows, image_token
@@ -211,6 +212,13 @@ def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName
     if path.suffix == ".gguf":
         return _read_gguf(spec, path)
     if path.is_dir():
+        if (base := base_of(path)) is not None:
+            parts = _read(base, options, seed, heads)
+            parts.module, parts.source = (
+                with_adapter(parts.module, path, compute_dtype(options)),
+                {"spec": spec, "kind": "adapter", "base": base},
+            )
+            return parts
         check_folder(path)
         return _read_pretrained(spec, path, options, heads)
     if path.is_file():

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -73,10 +73,12 @@ class RunDir:
         parent: str | None = None,
         data_fingerprints: Mapping[str, str] | None = None,
         argv: Sequence[str] = (),
+        growing: Collection[str] = (),
     ) -> RunDir:
         """Create the directory, or resume the run in it.
 
-        ``data_fingerprints`` are those of everything that is read: data sets and other files, by name.
+        ``data_fingerprints`` are those of everything that is read: data sets and other files, by name; what is ``growing`` of them may
+        differ from what was there before, and a finished run then goes on.
 
         Raises RunError when another process uses it, it cannot be written, or it holds a run of another verb, recipe, data or file.
         """
@@ -99,7 +101,7 @@ class RunDir:
                 "data": dict(data_fingerprints or {}),
                 "config": dump(recipe),
             }
-            return cls._start(path, lock, logs.plain(wanted), list(argv))
+            return cls._start(path, lock, logs.plain(wanted), list(argv), frozenset(growing))
         except OSError as error:
             lock.release()
             raise RunError(f"{path} cannot be used for a run: {error.strerror}", "choose a run_dir that you may write to") from None
@@ -108,7 +110,7 @@ class RunDir:
             raise
 
     @classmethod
-    def _start(cls, path: Path, lock: Lock, wanted: dict[str, Any], argv: list[str]) -> RunDir:
+    def _start(cls, path: Path, lock: Lock, wanted: dict[str, Any], argv: list[str], growing: frozenset[str]) -> RunDir:
         now = logs.plain({"git": git_state(), **environment()})
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         start = {"at": at, "argv": argv, "folder": str(Path.cwd())}  # where relative paths of the recipe begin
@@ -122,12 +124,19 @@ class RunDir:
             manifest: dict[str, Any] = {"schema": SCHEMA, **wanted, **now, "starts": [start]}
             warnings: list[str] = []
         else:
-            changed = _check_same_run(path, before, wanted)
+            changed = _check_same_run(path, before, wanted, growing)
             warnings = [f"the setting {text}" for text, _ in changed]
             warnings += differences({k: before.get(k) for k in now}, now)
-            if any(extends for _, extends in changed):
+            grown = {name for name in growing if before.get("data", {}).get(name) != wanted["data"][name]}
+            if grown or any(extends for _, extends in changed):
                 (path / SUMMARY).unlink(missing_ok=True)  # it goes on: no longer finished
-            manifest = {**before, "config": wanted["config"], "starts": [*before.get("starts", ()), {**start, "changed": warnings}]}
+            data = before.get("data", {}) | {name: wanted["data"][name] for name in grown}
+            manifest = {
+                **before,
+                "config": wanted["config"],
+                "data": data,
+                "starts": [*before.get("starts", ()), {**start, "changed": warnings}],
+            }
             for warning in warnings:
                 log.warning("%s: resumed with %s; the result may not be bit-identical to an undisturbed run", path, warning)
         write_atomic(path / MANIFEST, _record(manifest))  # first: pieces of a run without it are no run
@@ -277,8 +286,9 @@ def _refuse_other(path: Path, names: Sequence[str]) -> None:
         raise RunError(f"{path}: not what the run began with: {', '.join(names)}", "put back what was there, or choose another run_dir")
 
 
-def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """The settings that differ, may, and are told: (in words, does it extend the run). Raises RunError for those that may not."""
+def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, Any], growing: frozenset[str]) -> list[tuple[str, bool]]:
+    """The settings that differ, may, and are told: (in words, does it extend the run). Raises RunError for those that may not, and for data
+    that differ and are not ``growing``."""
     if before.get("verb") != wanted["verb"]:
         raise RunError(f"{path} holds a run of `keel {before.get('verb')}`, not of `keel {wanted['verb']}`", "choose another run_dir")
     old, new = ({"seed": record.get("seed"), **flatten(record.get("config") or {})} for record in (before, wanted))
@@ -293,6 +303,7 @@ def _check_same_run(path: Path, before: Mapping[str, Any], wanted: Mapping[str, 
             "choose another run_dir, or use the settings of the run",
         )
     began = before.get("data", {})
-    _refuse_other(path, sorted(name for name, found in wanted["data"].items() if began.get(name) != found))
+    pinned = {name: found for name, found in wanted["data"].items() if name not in growing}
+    _refuse_other(path, sorted(name for name, found in pinned.items() if began.get(name) != found))
     regrouped = [k for k in keys if REGROUPING.search(k) and not (k not in old and new.get(k) in _ONE_PROCESS)]
     return [(texts[k], True) for k in keys if EXTENDING.search(k)] + [(texts[k], False) for k in regrouped]

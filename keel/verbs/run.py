@@ -35,6 +35,7 @@ from keel.verbs.sft.build import build as build_sft
 from keel.verbs.sft.recipe import SFTRecipe
 from keel.verbs.shared.continual import datasets_after_earlier
 from keel.verbs.shared.parts import Parts, run_parts
+from keel.verbs.shared.personal import for_owners
 from keel.verbs.shared.recipes import ModelRecipe
 from keel.verbs.shared.session import Session, show_recipe
 from keel.verbs.shared.units import Splits
@@ -46,7 +47,7 @@ BUILDERS: dict[str, Builder] = {"sft": build_sft, "rl": build_rl, "prefer": buil
 
 STAGE_FUNCTIONS: dict[str, StageFunction] = {
     **{verb: partial(run_parts, verb, build) for verb, build in BUILDERS.items()},
-    **{verb: partial(run_parts, verb, BUILDERS[verb], read=datasets_after_earlier) for verb in ("sft", "prefer", "rl")},
+    **{verb: partial(run_parts, verb, for_owners(BUILDERS[verb]), read=datasets_after_earlier) for verb in ("sft", "prefer", "rl")},
     "collect": run_collect,
     "constitution": run_constitution,
     "preferences": run_preferences,

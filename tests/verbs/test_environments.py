@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ import yaml
 from safetensors.torch import load_file
 
 from keel.core import config
-from keel.core.errors import UserError
+from keel.core.errors import SelfTestError, UserError
+from keel.core.events import EventBus
+from keel.environments.stream import Stream
 from keel.methods import ALGORITHMS
 from keel.runs import rollouts
+from keel.types import Rollout
 from keel.verbs.rl.recipe import RLRecipe
 
 Stage = Callable[..., dict[str, Any]]
@@ -48,6 +52,35 @@ def test_every_algorithm_learns_from_conversations(
         assert row["environment/turns/mean"] > 1
         assert row["sampling/sampling_logp_difference/max"] < 1e-4
         assert row["rewards/environment/short/mean"] > 0
+
+
+def test_later_turns_are_proved_before_training(parts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a policy that has yet to learn how an answer ends. What only a later turn gets wrong stops the run, by the check's name."""
+    made = parts("grpo", *WORLD[:2], "sampling.max_tokens=30", *QUICK)
+    made.self_test(EventBus())
+    answer = Stream.answer
+
+    def sloppy(stream: Stream, drawn: Rollout, turn: int) -> None:
+        answer(stream, replace(drawn, logprobs_T=drawn.logprobs_T + 0.01 * (turn > 1)), turn)
+
+    monkeypatch.setattr(Stream, "answer", sloppy)
+    with pytest.raises(SelfTestError, match="'turns'.*conversation of up to 3 turns"):
+        made.self_test(EventBus())
+
+
+@pytest.mark.parametrize("name", sorted(OFF))
+def test_a_teacher_is_followed_over_conversations(name: str, stage: Stage, tmp_path: Path, rows: Rows) -> None:
+    """At the sampled tokens of every turn; the world's own reward is measured beside it."""
+    env, told = f"{ENV}, weight: 0}}", {"distill": "objective/kl_per_token", "gkd": "objective/divergence"}[name]
+    teacher = (f"algorithm.name={name}", "teacher=tiny:llama?seed=2&std=0.1", "optim.lr=1e-2")
+    stage("grpo", tmp_path, env, *WORLD[1:], *QUICK, *teacher, "loop.steps=4")
+    found = rows(tmp_path / "metrics.jsonl")
+    first, last = (row["eval/teacher/kl"] for row in found if "eval/teacher/kl" in row)
+    assert last < 0.9 * first
+    taught = [row for row in found if told in row]
+    assert len(taught) == 4
+    assert min(row["environment/turns/mean"] for row in taught) > 1
+    assert taught[-1]["rewards/environment/mean"] > 0
 
 
 def test_what_goes_wrong_is_left_out_with_a_count(stage: Stage, tmp_path: Path, rows: Rows) -> None:

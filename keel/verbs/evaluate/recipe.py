@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pydantic import Field, model_validator
 
 from keel.core.config import Section
+from keel.core.errors import ConfigError
 from keel.core.python_file import file_of
+from keel.environments.config import EnvironmentConfig
 from keel.evaluate.config import EvaluateConfig
 from keel.judges.config import JudgeUse
 from keel.rewards.table import RewardConfig
@@ -47,6 +49,10 @@ class EvalRecipe(ModelRecipe):
 
     baseline: str = Field(description="The model to compare against (as `model`).")
     evaluate: EvaluateConfig = Field(description="Prompts, samples, sampling, bootstrap.")
+    environment: EnvironmentConfig | None = Field(
+        default=None,
+        description="The world that every model talks with, in place of single answers; evaluate.max_tokens is the limit of one answer.",
+    )
     rewards: list[RewardConfig] = Field(default=[], description="Scorers, reported side by side.")
     judge: JudgeUse | None = Field(
         default=None,
@@ -66,6 +72,31 @@ class EvalRecipe(ModelRecipe):
         return self
 
     @model_validator(mode="after")
+    def _conversations_are_whole(self) -> EvalRecipe:
+        """What answers a prompt once, or compares single answers, has no place in a conversation."""
+        world, config = self.environment, self.evaluate
+        if world is None:
+            if "success" in config.changed:
+                raise ConfigError("evaluate.success would have no effect: there is no environment", "leave it out, or name an environment")
+            return self
+        own = {name: getattr(self, name) is not None for name in ("ensemble", "grounded_decoding", "judge", "people")}
+        own |= {"evaluate.shots": bool(config.shots), "evaluate.detector": config.detecting is not None}
+        if used := [name for name, is_used in own.items() if is_used]:
+            raise ConfigError(
+                f"{used[0]} reads or makes single answers, and the environment wants conversations", "leave one of the two out"
+            )
+        if world.weight is None:
+            raise ConfigError("environment.weight=null: the world gives no reward, and nothing would tell success", "leave weight out")
+        if any(r.name == "environment" for r in self.rewards):
+            raise ConfigError("a reward is named 'environment', which is the name of the environment's own", "give it another name")
+        if world.max_tokens < config.max_tokens:
+            raise ConfigError(
+                f"environment.max_tokens is {world.max_tokens}, less than the {config.max_tokens} of one answer",
+                "lower evaluate.max_tokens",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parts_are_of_one_model(self) -> EvalRecipe:
         asked = [name for name in ("refusals", "hhh", "retention", "lm_eval") if getattr(self.evaluate, name) is not None]
         used = [name for name in ("ensemble", "grounded_decoding") if getattr(self, name) is not None]
@@ -76,6 +107,8 @@ class EvalRecipe(ModelRecipe):
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
         yield NamedFile("baseline", self.baseline, is_model=True)
+        if self.environment is not None:
+            yield NamedFile("environment.path", self.environment.file)
         for i, other in enumerate(self.others):
             yield NamedFile(f"others.{i}.model", other.model, is_model=True)
         if self.evaluate.shot_examples:

@@ -19,6 +19,8 @@ from keel.evaluate.measures import retention
 from keel.evaluate.result_lines import result_lines
 from keel.feedback.texts import prompt_row
 from keel.judges.ask import check_images
+from keel.rewards.composition.rewards import Reward
+from keel.rewards.sources.world import WorldSource
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
 from keel.types import Group
@@ -29,6 +31,7 @@ from keel.verbs.evaluate.results import Compared, made_board, scorer_of
 from keel.verbs.evaluate.scoring import pair_rows, side_answers
 from keel.verbs.evaluate.sets import Sets, read_sets
 from keel.verbs.evaluate.sides import answered_by_all, compare_texts_only, other_of, shots_of, side_of, validation_of
+from keel.verbs.evaluate.talks import talks
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.judges import check_seen_by, record_judges
 from keel.verbs.shared.rewards import rewards_of
@@ -80,6 +83,8 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         if not same:
             compare_texts_only(recipe)
         given = rewards_of(recipe.rewards, recipe, after.inference.model, renderer)
+        if recipe.environment is not None:
+            given = [Reward(WorldSource(), 1.0), *given]
         record_judges(session.run, given, [scorer.admitted] if scorer is not None else [])
         scored_before = side_answers(recipe, before.groups, given)
         every_row = pair_rows(before.groups, scored_before, side_answers(recipe, after.groups, given))
@@ -87,7 +92,7 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         rows = [row for row in every_row if sets.inside(row.prompt_id)]
         write_atomic(path / "samples" / "prompts.jsonl", b"".join(json_line(prompt_row(g.prompt)) for g in before.groups))
         summary: dict[str, Any] = {"ensemble": ensemble} if ensemble else {}
-        if config.kl_prompts and same and after.whole:
+        if config.kl_prompts and same and after.whole and recipe.environment is None:
             summary["kl"] = sequence_kl(after, before, drawn_in_full(recipe, after, renderer))
         if before.retained is not None and after.retained is not None and same:
             summary["retention"] = retention(before.retained, after.retained, after.retained_tokens).to_json()
@@ -102,6 +107,8 @@ def _evaluated(recipe: EvalRecipe, path: Path, parent: str) -> dict[str, Any]:
         _write_samples(path, recipe.model_name, every_row, compared if recipe.others else (), wins)
         if scorer is not None and "judge" in summary["board"]["judged"]:
             summary["win_rate_judge"] = summary["board"]["judged"].pop("judge")
+        if recipe.environment is not None:
+            summary["environment"] = talks(recipe, _inside(sets, before.groups), compared)
         if gap := sets.gap(config, rows_of):
             summary["gap"] = gap
         measured = {recipe.model_name: after.measured, **{o.name: o.measured for o in others}}

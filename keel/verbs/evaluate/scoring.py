@@ -16,7 +16,7 @@ from keel.rewards.sources.hallucination import Found
 from keel.rewards.sources.model import ModelReward
 from keel.simulate import gold
 from keel.simulate.annotators import Worth
-from keel.types import Group, ImagePart, Prompt
+from keel.types import Group, ImagePart, Prompt, Rollout
 from keel.verbs.evaluate.recipe import EvalRecipe
 
 
@@ -40,7 +40,7 @@ def side_answers(recipe: EvalRecipe, groups: Sequence[Group], rewards: Sequence[
             by_source = {name: float(values[k][i]) for name, values in scores.items()}
             reward = by_source.pop(model_name) if model_name else None
             if not group.valid_G[i]:  # a rollout that failed has no text to judge
-                found.append(Answer(rollout.text, None, reward, by_source, len(rollout)))
+                found.append(Answer(rollout.text, None, reward, by_source, int(rollout.sampled_T.sum()), turns=_turns(rollout)))
                 continue
             utility = judges.utility(group.prompt, rollout.text) if judges.utility else None
             if judges.content:
@@ -48,10 +48,15 @@ def side_answers(recipe: EvalRecipe, groups: Sequence[Group], rewards: Sequence[
             made_up = judges.detect(group.prompt, rollout.text) if judges.detect else None
             errors = None if made_up is None else tuple((kind, first, end) for kind, first, end in made_up.errors)
             coverage = None if made_up is None else made_up.coverage
-            found.append(Answer(rollout.text, utility, reward, by_source, len(rollout), errors, coverage))
+            tokens = int(rollout.sampled_T.sum())
+            found.append(Answer(rollout.text, utility, reward, by_source, tokens, errors, coverage, _turns(rollout)))
         return tuple(found)
 
     return [answers(k, group) for k, group in enumerate(groups)]
+
+
+def _turns(rollout: Rollout) -> tuple[tuple[str, str], ...]:
+    return () if rollout.conversation is None else tuple((m.role, m.text) for m in rollout.conversation.messages)
 
 
 def pair_rows(baseline: Sequence[Group], before: Scored, after: Scored) -> list[PromptAnswers]:

@@ -27,6 +27,7 @@ from keel.verbs.evaluate.recipe import EvalRecipe, OtherModel
 from keel.verbs.evaluate.results import Compared
 from keel.verbs.evaluate.scoring import language_of, side_answers
 from keel.verbs.evaluate.shots import shot_curve
+from keel.verbs.evaluate.talks import conversations
 from keel.verbs.shared.account import Account
 from keel.verbs.shared.prompts import encode
 from keel.verbs.shared.rewards import rewards_of
@@ -43,10 +44,12 @@ def side_of(
     loaded, renderer = load(recipe, spec=spec)
     if recipe.ensemble is None:  # whose members' weights may be averaged, in float32
         loaded.model.freeze()
-    encoded = encode(prompts, renderer, account, name, config.max_tokens)
     sampler, ensemble = _ensemble(recipe, loaded.model, renderer, account) if name == "model" else (None, {})
-    grounded = recipe.grounded_decoding is not None and name == "model"
-    groups = answer(loaded.model, renderer, encoded, recipe, sampler, grounded)
+    if recipe.environment is not None:
+        groups = conversations(loaded.model, renderer, prompts, recipe, recipe.environment, account, name)
+    else:
+        encoded = encode(prompts, renderer, account, name, config.max_tokens)
+        groups = answer(loaded.model, renderer, encoded, recipe, sampler, recipe.grounded_decoding is not None and name == "model")
     inference = LocalInference(loaded.model, BatchConfig(), config.temperature or 1.0)
     measured = parts.measure(loaded, renderer, account, name)
     whole = not ensemble or ensemble["of"] == "weights"
@@ -116,7 +119,7 @@ def other_of(
     else:
         asked = {g.prompt.prompt_id for g in before.groups}
         shared = replace(side, groups=tuple(g for g in side.groups if g.prompt.prompt_id in asked))
-        if recipe.evaluate.kl_prompts and shared.groups:
+        if recipe.evaluate.kl_prompts and shared.groups and recipe.environment is None:
             price["kl"] = sequence_kl(shared, before, drawn_in_full(alone, shared, renderer))
         if before.retained is not None and side.retained is not None:
             price["retention"] = retention(before.retained, side.retained, side.retained_tokens).to_json()

@@ -18,6 +18,7 @@ from keel.verbs.shared.augment import shown, with_reference
 from keel.verbs.shared.continual import remember
 from keel.verbs.shared.learners import compare_whole
 from keel.verbs.shared.other_model import other_model
+from keel.verbs.shared.owned import each_alone
 from keel.verbs.shared.parts import OfflineParts
 from keel.verbs.shared.probes import probe_of
 from keel.verbs.shared.reference import reference_of
@@ -39,7 +40,7 @@ def build_offline(session: Session, recipe: PreferRecipe, splits: Splits) -> Off
     objective = preference_objective(recipe.objective)
     account = Account(session.run.path, recipe.settings.max_refused, **splits.sides)
     render = answer_units(renderer) if objective.takes_answers else preference_units(renderer, objective.needs_contrast)
-    units = prepare(account, renderer, render)
+    units = prepare(account, renderer, render if recipe.personal is None else each_alone(render))
     contrasted = sum(unit.contrast is not None for unit in units.train)
     if objective.needs_contrast and not contrasted:
         raise ConfigError(

@@ -94,6 +94,12 @@ class PreferRecipe(ContinualRecipe):
             )
         return self
 
+    def shared(self) -> list[tuple[str, bool, str]]:
+        return [
+            ("online", self.online is not None, "learns from the judgements that the data hold: leave online out"),
+            ("augment", self.augment is not None, "shows images as they are: leave augment out"),
+        ]
+
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
         if names_a_file(self.objective.name):

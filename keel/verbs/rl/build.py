@@ -15,7 +15,7 @@ from keel.loops.config import ExplorationConfig, GroundingConfig, RobustConfig
 from keel.loops.control import check_phases
 from keel.loops.gathering import Rewarder
 from keel.loops.offline import total_steps
-from keel.loops.online import OnlineTrainer, with_signal
+from keel.loops.online import Evaluator, OnlineTrainer, with_signal
 from keel.methods import Algorithm, resolve
 from keel.methods.credit.robust import GroupWeights
 from keel.models.loading import Loaded
@@ -118,7 +118,8 @@ class RLParts(SampledParts):
         """The checks of policy and critic on real rollouts of the starting policy and on the largest batch; the policy looks at images, the
         reward models read what they score."""
         algorithm, prompts = self.algorithm, self.prompts["train"]
-        units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip)
+        talking = self.world.trial(self.sampler) if self.world is not None else None
+        units = check_sampling(self.policy, self.sampler, list(prompts.values()), self.params, bus, skip, talking)
         ready = [ready_unit(u) for u in units]
         if self.reference is not None:
             ready = list(with_signal(ready, "ref_logprobs", self.reference.logprobs(ready)))
@@ -163,8 +164,13 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     critic = (_critic(session, recipe, loaded.model.media, prompts["train"]), recipe.critic_optim) if algorithm.needs_critic else None
     parts = RLParts.of(loaded, algorithm, sampler, judge, prompts, params, recipe.samples, recipe.training, critic=critic, other=teacher)
     memory = remember(recipe, parts.policy, renderer, splits, account)
-    keeper = keeper_of(session, renderer, parts.actors)
+    keeper = keeper_of(session, renderer, parts.actors) if recipe.personal is None else None
     measuring, measured = replace(parts.actors, reward=judge.evaluate), {"eval": prompts["held_out"], "test": prompts["test"]}
+
+    def evaluators_for(sides: Mapping[str, Prompts]) -> Mapping[str, Evaluator]:
+        asked = params, recipe.eval_sampling, renderer, session.run, recipe.loop.probes, algorithm.taught
+        return evaluators_of(sides, measuring, *asked, lambda units: looking(loaded.model, units), keeper)
+
     return replace(
         parts,
         rewards=rewards,
@@ -178,18 +184,8 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         lag=recipe.rollouts.lag,
         best=_best(recipe),
         twins=renderer.twins,
-        evaluators=evaluators_of(
-            measured,
-            measuring,
-            params,
-            recipe.eval_sampling,
-            renderer,
-            session.run,
-            recipe.loop.probes,
-            algorithm.taught,
-            lambda units: looking(loaded.model, units),
-            keeper,
-        ),
+        evaluators=evaluators_for(measured),
+        evaluators_for=evaluators_for,
         keeper=keeper,
         auditor=auditor_of(session),
         red_team=red_team_of(session, renderer, judge.evaluate, params.max_tokens),

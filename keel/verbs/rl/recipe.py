@@ -196,6 +196,18 @@ class RLRecipe(ContinualRecipe):
             )
         return self
 
+    def shared(self) -> list[tuple[str, bool, str]]:
+        algorithm, tracking = resolve(self.algorithm, self.samples), self.settings.tracking
+        kl, watching = algorithm.kl, ("rollouts" in tracking.changed, tracking.audit.every, tracking.red_team.every)
+        return [
+            ("algorithm.name", algorithm.needs_critic, f"has no critic for each owner, and {algorithm.name} needs one: use grpo or rloo"),
+            ("algorithm.kl.reference", kl is not None and kl.reference is not None, "keeps the base as it is: leave it out"),
+            ("rollouts.lag", self.rollouts.lag > 0, "draws by the newest weights of each owner: set rollouts.lag=0"),
+            ("robust", self.robust is not None, "weighs no group against another: leave robust out"),
+            ("sampler.engine", self.sampler.engine != "local", "changes adapters in this process: set sampler.engine=local"),
+            ("settings.tracking", any(watching), "keeps no answers of owners for people: leave rollouts, audit and red_team out"),
+        ]
+
     def files(self) -> Iterator[NamedFile]:
         yield from super().files()
         if self.critic_model:

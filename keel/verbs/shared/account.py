@@ -120,9 +120,9 @@ class Account:
     def summary(self) -> dict[str, dict[str, int]]:
         """Counts by side, for the summary: rows read, bad rows, records, exact duplicates and contradictions among them (told and kept),
         records refused, records that make no label or pair (``left_out``), records taken out because they are held out, columns that look
-        as if the model should read them and are not shown to it (``unread_columns``), columns that look like judgements of answers that are imitated (``judged_columns``),
-        conversations that became several units (``split``), turns that are not trained because the file says so (``untrained_turns``),
-        answers that were cut and prompts that lost turns."""
+        as if the model should read them and are not shown to it (``unread_columns``), columns that look like judgements of answers that are
+        imitated (``judged_columns``), conversations that became several units (``split``), turns that are not trained because the file says
+        so (``untrained_turns``), answers that were cut and prompts that lost turns."""
         found: dict[str, dict[str, int]] = {}
         for side, data in self.sides.items():
             labels = self.findings[side]

@@ -22,9 +22,11 @@ from keel.learner.anchor import anchored
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
+from keel.loops.config import PersonalConfig
 from keel.render.renderer import Renderer
 from keel.types import Learner, Prompt, Unit
 from keel.verbs.shared.account import Account
+from keel.verbs.shared.owned import owned_datasets, refuse_what_is_shared
 from keel.verbs.shared.recipes import TrainRecipe
 from keel.verbs.shared.units import Earlier, Splits, datasets
 
@@ -67,6 +69,9 @@ class ContinualRecipe(TrainRecipe):
     """A training that may come after another."""
 
     continual: ContinualConfig | None = Field(default=None, description="What was learnt before: replay, EWC, and what was forgotten.")
+    personal: PersonalConfig | None = Field(
+        default=None, description="An adapter for each user or group, by a column of the data; empty = one model for all rows."
+    )
 
     @model_validator(mode="after")
     def _in_one_process(self) -> Self:
@@ -74,10 +79,24 @@ class ContinualRecipe(TrainRecipe):
             raise ConfigError("continual looks at a model in this process, and cluster.ranks shares it out", "set cluster.ranks=1")
         return self
 
+    @model_validator(mode="after")
+    def _owners_are_apart(self) -> Self:
+        if self.personal is not None:
+            refuse_what_is_shared(
+                self, [("continual", self.continual is not None, "has replay of its own: leave continual out"), *self.shared()]
+            )
+        return self
+
+    def shared(self) -> list[tuple[str, bool, str]]:
+        """What of the verb's own settings adapters of several owners cannot have: (setting, is it set, why not)."""
+        return []
+
 
 def datasets_after_earlier(recipe: ContinualRecipe) -> Splits:
     """A recipe's data by side, with what it replays of earlier data among ``train``. No prompt that is measured, of the earlier or of the
-    new data, is trained on."""
+    new data, is trained on. Of ``personal`` ones each owner's apart."""
+    if recipe.personal is not None:
+        return owned_datasets(recipe, recipe.personal)
     splits, config, seed = datasets(recipe), recipe.continual, recipe.seed
     if config is None:
         return splits

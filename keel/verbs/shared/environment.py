@@ -17,6 +17,8 @@ from keel.rewards.composition.rewards import Reward
 from keel.rewards.sources.world import WorldSource
 from keel.types import Prompt, Sampler, SamplingParams
 
+TRIAL = 8  # tokens of an answer that only tries out
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -33,6 +35,11 @@ class World:
     def sampler(self, inner: Sampler) -> ConversationSampler:
         """Conversations over answers of ``inner``."""
         return ConversationSampler(inner, self.opener, self.parser)
+
+    def trial(self, sampler: Sampler) -> ConversationSampler:
+        """Conversations of short answers that go on though these are cut, over what ``sampler`` draws from: for the self-test."""
+        assert isinstance(sampler, ConversationSampler), "the sampler of a world"
+        return ConversationSampler(sampler.inner, self.opener, self.parser, trial=TRIAL)
 
     def rewards(self) -> tuple[Reward, ...]:
         """The world's own, where it counts or is measured."""

@@ -64,7 +64,7 @@ def run_parts(
 
     def run() -> dict[str, Any]:
         splits = read(recipe)
-        with open_session(verb, recipe, path, splits.fingerprints, parent) as session:
+        with open_session(verb, recipe, path, splits.fingerprints, parent, splits.growing) as session:
             if (done := session.finished()) is not None:
                 return done
             parts = build(session, recipe, splits)

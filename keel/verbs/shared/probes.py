@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 from keel.core.hashing import stable_hash
 from keel.data.dataset import Dataset
 from keel.data.text import language
@@ -26,8 +29,14 @@ class SampleProbe:
         self.prompts = _choose(data, renderer, n)
         self.sampler = LocalSampler(model, renderer.decode) if self.prompts else None
 
+    def only(self, wanted: Callable[[Prompt], bool]) -> SampleProbe:
+        """The same for some of the prompts."""
+        some = copy.copy(self)
+        some.prompts = [(prompt, encoded) for prompt, encoded in self.prompts if wanted(prompt)]
+        return some
+
     def __call__(self, step: int) -> None:
-        if self.sampler is None:
+        if self.sampler is None or not self.prompts:
             return
         params = SamplingParams(
             PROBE_TOKENS, temperature=0.7, stop_tokens=self.renderer.stop_tokens, banned_tokens=self.renderer.banned_tokens

@@ -49,6 +49,7 @@ class SampledParts:
     composer: Composer | None = None  # how they become one
     judge: RunRewards | PairByJudge | None = None  # who knows what failed
     evaluators: Mapping[str, Evaluator] = field(default_factory=dict[str, Evaluator])
+    evaluators_for: Callable[[Mapping[str, Prompts]], Mapping[str, Evaluator]] | None = None  # the same for other prompts, by side
     keeper: Keeper | None = None  # of answers, for people
     auditor: Auditor | None = None  # of the reward, by people
     red_team: RedTeam | None = None  # against the reward
@@ -64,6 +65,10 @@ class SampledParts:
 
     def trainer(self) -> OnlineTrainer:
         """The loop over these parts, one step at a time."""
+        raise NotImplementedError
+
+    def self_test(self, bus: EventBus, skip: Sequence[CheckName] = ()) -> None:
+        """Prove the parts on the loaded model and the real data. Raises SelfTestError; leaves the learners as they were."""
         raise NotImplementedError
 
     def check_looks(self, units: Sequence[Unit], bus: EventBus, skip: Sequence[CheckName]) -> None:

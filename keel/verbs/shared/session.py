@@ -21,7 +21,8 @@ from keel.core.config import Section, dump
 from keel.core.errors import ConfigError, DataError
 from keel.core.events import EventBus
 from keel.evaluate.report import collect, write_report
-from keel.loops.harness import Harness, TrainResult
+from keel.loops.config import LoopConfig
+from keel.loops.harness import Harness, Trainer, TrainResult
 from keel.loops.offline import OfflineTrainer
 from keel.loops.online import OnlineTrainer
 from keel.models.config import LoraConfig
@@ -102,12 +103,15 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mapping[str, str], parent: str = "") -> Iterator[Session]:
+def open_session(
+    verb: str, recipe: ModelRecipe, path: Path, fingerprints: Mapping[str, str], parent: str = "", growing: bool = False
+) -> Iterator[Session]:
     """Set threads, open (or resume) the run directory, connect the sinks. Raises RunError when a file that the recipe names is not the
-    one that the run began with."""
+    one that the run began with; where the data are ``growing``, those of ``fingerprints`` may be others."""
     set_machine(recipe)
     read = {**fingerprints, **inputs_of(recipe, (read_manifest(path) or {}).get("data"))}
-    run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=read, argv=sys.argv)
+    names = tuple(fingerprints) if growing else ()
+    run = RunDir.open(path, recipe, verb, recipe.seed, parent=parent or None, data_fingerprints=read, argv=sys.argv, growing=names)
     try:
         sinks = [*make_sinks(run, recipe.settings.tracking), *alert_sinks(recipe.settings.watch.alerts, run.path.name)]
         bus = EventBus(sinks, run.identity, run.last_event())
@@ -159,14 +163,19 @@ def renderer_of(loaded: Loaded, config: RenderConfig) -> Renderer:
 def train(session: Session, trainer: OfflineTrainer | OnlineTrainer, best: EarlyStopConfig) -> TrainResult:
     """Check and say what will be done, then run the loop of a training stage."""
     check_plan(trainer)
-    session.bus.emit("stage_started", 0, plan_line(trainer))
+    return run_loop(session, trainer, trainer.config, best, plan_line(trainer))
+
+
+def run_loop(session: Session, trainer: Trainer, config: LoopConfig, best: EarlyStopConfig, plan: str) -> TrainResult:
+    """Say ``plan``, then run the loop of any trainer."""
+    session.bus.emit("stage_started", 0, plan)
     settings = session.recipe.settings
     harness = Harness(
         trainer,
         session.run,
         session.run.checkpoints(settings.checkpoint.keep),
         session.bus,
-        trainer.config,
+        config,
         settings.watch,
         settings.checkpoint.every,
         best,

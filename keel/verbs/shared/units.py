@@ -40,6 +40,7 @@ class Splits:
     earlier: Dataset | None = None
     replayed: int = 0
     kept: tuple[Earlier, ...] = ()
+    growing: bool = False  # a run that goes on may find more of them
 
     @property
     def sides(self) -> dict[str, Dataset]:
