@@ -29,6 +29,7 @@ from keel.methods.credit.measures import complexity, staleness, support_metrics
 from keel.methods.credit.robust import GroupWeights
 from keel.methods.credit.scaling import RewardScale, rewards_differ, scaled, with_overlong_penalty
 from keel.rewards.composition.composer import Composer
+from keel.rollout.journal import Journal
 from keel.types import (
     BranchTensors,
     Encoded,
@@ -166,6 +167,8 @@ class OnlineTrainer:
         self.longest = params.max_tokens  # tokens that may be sampled of one answer, or of one conversation
         self.exploration = ExplorationConfig()  # how rollouts are drawn otherwise than from the policy, if they are
         self.feed = Feed(0, self.total_steps - 1)
+        self.journal: Journal | None = None  # of the sampler, which keeps what it draws there
+        self.done = 0  # steps
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
@@ -202,6 +205,7 @@ class OnlineTrainer:
         if self.actors.reference is not None:
             self.actors.reference.follow(step + 1)
         metrics["time/train_s"] = time.perf_counter() - started
+        self.done = step + 1
         return metrics
 
     def _looked_at(self, step: int, sampled: Sequence[Group]) -> dict[str, float]:
@@ -389,6 +393,8 @@ class OnlineTrainer:
             states["composer"] = self.composer.state()
         if self.feed.lag:
             files["rollouts"], states["rollouts"] = self.feed.state()
+        if self.journal is not None:
+            self.journal.behind(self.done)
         if self.robust is not None:
             states["robust"] = self.robust.state()
         if self.actors.reference is not None:
