@@ -38,14 +38,7 @@ class VllmClient:
         """See ``RolloutEngine``. Raises RefusedError where vLLM was started without what a training needs."""
         self.health()
 
-        def take() -> tuple[str, Mapping[str, int], Sequence[str]]:
-            found = self._call("keel_load", None, handed.folder)
-            if len({worker["digest"] for worker in found}) != 1:
-                raise EngineError(f"{self.url}: its workers have read different weights")
-            drawn = {name: n for worker in found for name, n in worker["drawn"].items()}
-            return found[0]["digest"], drawn, [name for worker in found for name in worker["ended"]]
-
-        return self._versions.load(handed.version, take)
+        return self._versions.load(handed.version, lambda: self._loaded(self._call("keel_load", None, handed.folder)))
 
     def draw(self, requests: Sequence[SampleRequest], handed: Handed, in_flight: bool) -> Iterator[Sequence[Rollout]]:
         """See ``RolloutEngine``. Whether the weights are still those that were put there is asked before rollouts are handed on: a server
@@ -98,6 +91,18 @@ class VllmClient:
         if found[0]["logprobs_mode"] != "processed_logprobs":
             raise RefusedError(f"{self.url}: its log-probabilities are not of the distribution that it draws from; {START}")
         return found[0]
+
+    def _loaded(self, found: list[dict[str, Any]]) -> tuple[str, Mapping[str, int], Sequence[str]]:
+        """What all workers say of what they have loaded: its digest, tokens by request, requests that are over."""
+        try:
+            digests = {str(worker["digest"]) for worker in found}
+            drawn = {name: int(n) for worker in found for name, n in worker["drawn"].items()}
+            ended = [str(name) for worker in found for name in worker["ended"]]
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise RefusedError(f"{self.url}: its workers are of another version of Keel than this run") from None
+        if len(digests) != 1:
+            raise EngineError(f"{self.url}: its workers have read different weights")
+        return digests.pop(), drawn, ended
 
     def _call(self, method: str, timeout_s: float | None, *args: str) -> list[dict[str, Any]]:
         """What each worker answers."""

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from keel.core.errors import ConfigError, SelfTestError, UserError
-from keel.models.loading import Loaded
+from keel.models.config import ModelOptions
+from keel.models.loading import Loaded, load_model
 from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig, SamplerConfig
 from keel.rollout.engines import server_sampler
@@ -43,8 +44,9 @@ def same(one: Sequence[Rollout], two: Sequence[Rollout]) -> bool:
 
 
 @pytest.fixture
-def loaded(load: Callable[..., Loaded]) -> Loaded:
-    return load("llama")
+def loaded() -> Loaded:
+    """A model of each test's own: they change it."""
+    return load_model("tiny:llama?std=0.1", ModelOptions(precision="fp32", device="cpu"), seed=3)
 
 
 @pytest.fixture
@@ -145,8 +147,8 @@ def test_engines_say_what_they_refuse(served: tuple[ServerSampler, EngineServer]
     assert client.health()["digest"]
     with pytest.raises(EngineError, match="asked for are other"):
         list(client.draw(requests(), Handed("", "other", 0), False))
+    here = Handed("", client.health()["digest"], 0)
     with pytest.raises(RefusedError, match="max_tokens is 0"):
-        here = Handed("", client.health()["digest"], 0)
         list(client.draw([SampleRequest("p", Encoded(torch.tensor([1])), 1, SamplingParams(max_tokens=0), 0)], here, False))
     with pytest.raises(EngineError, match=r"(?i)no such"):
         client.load(Handed("/nowhere", "", 0))
