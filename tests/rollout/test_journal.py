@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,12 +58,19 @@ class Beside(Other):
     in_flight = True
 
     def begin(self, requests: Sequence[SampleRequest], arrived: Any = None) -> Any:
-        self.asked = list(requests)
-        found: list[Rollout] = []
-        thread = threading.Thread(target=lambda: [found.append(r) or arrived([r]) for r in self.collect()])
-        thread.start()
-        thread.join()
-        return type("Drawn", (), {"rollouts": lambda self: found})()
+        self.asked, self.found, self.died = list(requests), [], False
+        try:
+            for r in self.collect():
+                arrived([r])
+                self.found.append(r)
+        except KeyboardInterrupt:
+            self.died = True
+        return self
+
+    def rollouts(self) -> list[Rollout]:
+        if self.died:
+            raise KeyboardInterrupt
+        return self.found
 
 
 def drawn(sampler: Any, requests: Sequence[SampleRequest], weights: str = "w") -> dict[tuple[str, int], Rollout]:
@@ -81,12 +87,8 @@ def drawn(sampler: Any, requests: Sequence[SampleRequest], weights: str = "w") -
 def test_what_was_drawn_before_a_kill_is_not_drawn_again(kind: Any, tmp_path: Path) -> None:
     asked = [request("p"), request("q")]
     first = journaled(kind(0, lives=4), Journal(tmp_path / "journal"))
-    if kind is Other:
-        with pytest.raises(KeyboardInterrupt):
-            drawn(first, asked)
-    else:
-        with pytest.warns(pytest.PytestUnhandledThreadExceptionWarning):
-            drawn(first, asked)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(first, asked)
     inner = kind(1)
     found = drawn(journaled(inner, Journal(tmp_path / "journal")), asked)
     assert [(r.prompt_id, r.first_sample, r.n) for r in inner.asked] == [("q", 1, 2)]

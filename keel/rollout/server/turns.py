@@ -21,6 +21,7 @@ class Turns:
         """Nobody else computes within this context."""
         with self._changed:
             self._short += short
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._busy and (short or not self._away))
             self._short -= short
             self._busy = True

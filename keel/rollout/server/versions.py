@@ -20,6 +20,7 @@ class Ticket:
     digest: str
     epoch: int
     changes: list[tuple[int, int]] = field(default_factory=list)
+    over: bool = False  # the engine is done with it
 
     def versions(self, length: int) -> list[int]:
         """Of each token."""
@@ -70,7 +71,8 @@ class Versions:
                 self._epoch += 1
                 raise
             for ticket in self._tickets.values():
-                if any(ticket.name in name for name in ended):
+                ticket.over = ticket.over or any(ticket.name in name for name in ended)
+                if ticket.over:
                     continue
                 first = max((n for name, n in drawn.items() if ticket.name in name), default=0)
                 ticket.changes.append((first, version))

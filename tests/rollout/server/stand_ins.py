@@ -15,6 +15,7 @@ import torch
 from keel.models.config import ModelOptions
 from keel.models.loading import load_model
 from keel.models.weights import ModelWeights
+from keel.rollout.config import SamplerConfig
 from keel.rollout.local import LocalSampler
 from keel.rollout.server.vllm_worker import saved
 from keel.rollout.weight_digest import Tally
@@ -29,7 +30,7 @@ class Twin:
 
     def __init__(self) -> None:
         self.loaded = load_model(SPEC.replace("seed=1", "seed=2"), ModelOptions(precision="fp32", device="cpu"))
-        self.sampler, self.turn = LocalSampler(self.loaded.model, str), threading.Lock()
+        self.sampler, self.turn = LocalSampler(self.loaded.model, str, SamplerConfig(path="plain")), threading.Lock()
 
     def take(self, folder: Path) -> str:
         tally = Tally()

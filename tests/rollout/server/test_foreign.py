@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,7 +128,7 @@ def test_versions_of_requests_that_are_over_have_not_begun_or_span_three() -> No
         versions.load(3, lambda: ("c", {f"cmpl-{long.name}-0": 4, f"cmpl-{waiting.name}-0": 1}, []))
         assert versions.told(waiting, 3) == [2, 3, 3]
         assert versions.told(long, 6) == [1, 1, 1, 2, 3, 3]
-        assert versions.told(over, 2) == [1, 1] or over.changes == [(0, 3)]
+        assert versions.told(over, 2) == [1, 1]
     with versions.begun() as late:
         assert versions.told(late, 1) == [3]
     assert (versions.renumber("c", 9), versions.renumber("b", 10), versions.version) == (True, False, 9)
@@ -277,7 +276,7 @@ def test_the_worker_tells_digest_tokens_so_far_and_who_is_over(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        (("sampler.server.kind=vllm",), "sampler.server.kind would have no effect"),
+        (("sampler.server={kind: vllm, urls: ['http://h:1'], folder: w}",), "would have no effect with engine=local"),
         (("sampler.engine=server", "sampler.server.kind=vllm"), "needs urls"),
         (
             ("sampler.engine=server", "sampler.server={kind: vllm, urls: ['http://h:1'], folder: w}", "sampler.path=plain"),
@@ -326,4 +325,3 @@ def test_models_that_such_engines_do_not_draw_alike_are_refused(tmp_path: Path) 
     small = load_model("tiny:llama", ModelOptions(precision="fp32", device="cpu"))
     with pytest.raises(ModelError, match="SGLang computes attention heads of 32"):
         sampler_of("sglang", "http://127.0.0.1:1", small, tmp_path)
-    assert math.isfinite(small.model.head_weight_VH.sum())
