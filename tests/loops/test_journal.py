@@ -63,8 +63,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> tuple[Drawn, Callable[[int], None
     return found, die_at
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("journal", ["auto", "off"])
+@pytest.mark.parametrize(("lag", "journal"), [(0, "auto"), (1, "auto"), (0, "off")])
 def test_a_killed_run_learns_from_the_rollouts_that_were_drawn(
     lag: int, journal: str, stage: Stage, tmp_path: Path, learnt: tuple[Drawn, Callable[[int], None]]
 ) -> None:
@@ -85,6 +84,7 @@ def test_a_killed_run_learns_from_the_rollouts_that_were_drawn(
     assert (tmp_path / "run" / "journal").is_dir() is (journal == "auto")
 
 
+@pytest.mark.slow
 def test_a_run_in_flight_goes_on_after_a_kill(stage: Stage, tmp_path: Path, learnt: tuple[Drawn, Callable[[int], None]]) -> None:
     """With an engine in a process of its own."""
     found, die_at = learnt

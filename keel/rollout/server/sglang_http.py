@@ -45,7 +45,7 @@ class SglangClient:
     def draw(self, requests: Sequence[SampleRequest], handed: Handed, in_flight: bool) -> Iterator[Sequence[Rollout]]:
         """See ``RolloutEngine``. Raises EngineError for an answer of other weights than ``handed``."""
         if in_flight:
-            raise RefusedError(f"{self.url}: SGLang does not say which weights drew each token: set rollouts.in_flight=false")
+            raise RefusedError(f"{self.url}: SGLang is given new weights between rollouts only: set rollouts.in_flight=false")
         for request in requests:
             check_request(request, "SGLang")
         rows = [Row(r, r.first_sample + i) for r in requests for i in range(r.n)]

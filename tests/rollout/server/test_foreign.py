@@ -296,7 +296,7 @@ def test_the_worker_tells_digest_tokens_so_far_and_who_is_over(tmp_path: Path) -
                 "sampler.server={kind: sglang, urls: ['http://h:1'], folder: w}",
                 "rollouts={lag: 1, in_flight: true}",
             ),
-            "SGLang does not say which weights",
+            "SGLang gets new weights between rollouts only",
         ),
     ],
 )
