@@ -56,6 +56,16 @@ class RolloutsConfig(Section):
         description="Rollouts of a step are drawn by the weights of so many steps before, while the policy is updated; needs "
         "algorithm.correction. It saves time where sampler.engine=server; 0: by the newest weights.",
     )
+    in_flight: bool = Field(
+        default=False,
+        description="Engines take new weights between two tokens of the rollouts under way, which go on by them; else new weights wait "
+        "until all is drawn. Needs sampler.engine=server and lag.",
+    )
+    journal: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Keep rollouts in the run as they arrive, so that a killed run learns from those that were drawn. auto: where they "
+        "would not be drawn alike again (vLLM, SGLang, a sampler of yours, in_flight).",
+    )
 
 
 class RobustConfig(Section):

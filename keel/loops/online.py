@@ -25,6 +25,7 @@ from keel.methods.credit.measures import complexity, staleness, support_metrics
 from keel.methods.credit.robust import GroupWeights
 from keel.methods.credit.scaling import RewardScale, scaled
 from keel.rewards.composition.composer import Composer
+from keel.rollout.journal import Journal
 from keel.types import (
     BranchTensors,
     Encoded,
@@ -116,6 +117,8 @@ class OnlineTrainer:
         self.auditor: Auditor | None = None  # who asks people about the reward
         self.red_team: RedTeam | None = None  # who tries to game it
         self.robust: GroupWeights | None = None  # which groups of prompts count more
+        self.journal: Journal | None = None  # of the sampler, which keeps what it draws there
+        self.done = 0  # steps
 
     def step(self, step: int) -> Mapping[str, float]:
         """Sample, reward, credit, update. A step whose samples all failed changes nothing and says so in its metrics."""
@@ -152,6 +155,7 @@ class OnlineTrainer:
         if self.actors.reference is not None:
             self.actors.reference.follow(step + 1)
         metrics["time/train_s"] = time.perf_counter() - started
+        self.done = step + 1
         return metrics
 
     def _looked_at(self, step: int, sampled: Sequence[Group]) -> dict[str, float]:
@@ -249,6 +253,8 @@ class OnlineTrainer:
             states["composer"] = self.composer.state()
         if self.gatherer.feed.lag:
             files["rollouts"], states["rollouts"] = self.gatherer.feed.state()
+        if self.journal is not None:
+            self.journal.behind(self.done)
         if self.robust is not None:
             states["robust"] = self.robust.state()
         if self.actors.reference is not None:

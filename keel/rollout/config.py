@@ -85,9 +85,13 @@ class VllmConfig(Section):
 class ServerConfig(Section):
     """Engines in processes of their own, where they draw the rollouts."""
 
+    kind: Literal["keel", "vllm", "sglang"] = Field(
+        default="keel",
+        description="What the engines are: Keel's own, or the servers of vLLM or SGLang, started as docs/rollouts_beside.md says.",
+    )
     urls: tuple[str, ...] = Field(
         default=(),
-        description="Engines that run already (`keel serve rollouts`), http://HOST:PORT each. Empty: `spawn` of them are started.",
+        description="Engines that run already, http://HOST:PORT each. Empty: `spawn` of Keel's own are started.",
     )
     spawn: int = Field(default=1, ge=1, le=64, description="Engines started on this machine, which end with the run.")
     threads: int = Field(default=0, ge=0, description="Threads of the processor for each engine; 0 = as torch has them.")
@@ -105,6 +109,11 @@ class ServerConfig(Section):
             )
         if self.urls and not self.folder:
             raise ConfigError("sampler.server.urls needs folder: where those engines find the weights", "name a folder that they see")
+        if self.kind != "keel" and not self.urls:
+            raise ConfigError(
+                f"sampler.server.kind={self.kind} needs urls: only Keel's own engines are started by the run",
+                "start the server as docs/rollouts_beside.md says, and name its address",
+            )
         return self
 
 
@@ -139,6 +148,23 @@ class RolloutConfig(SamplerConfig):
             raise ConfigError("sampler.path would have no effect with engine=vllm", "leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _settings_of_the_server(self) -> Self:
+        if self.foreign and self.engine == "server" and (unread := sorted({"path", "prefill_tokens"} & self.changed)):
+            raise ConfigError(f"sampler.{unread[0]} would have no effect with sampler.server.kind={self.server.kind}", "leave it out")
+        return self
+
+    @property
+    def foreign(self) -> str:
+        """The name of the engine that draws, where it is not Keel's; empty where it is."""
+        names = {"vllm": "vLLM", "sglang": "SGLang"}
+        return names.get(self.server.kind if self.engine == "server" else self.engine, "")
+
+    @property
+    def repeats(self) -> bool:
+        """Does the engine draw the same when it is asked again, on the same machine?"""
+        return self.engine == "local" or (self.engine == "server" and not self.foreign)
+
     @property
     def file(self) -> str | None:
         """The file of a sampler that is the user's own."""
@@ -146,14 +172,14 @@ class RolloutConfig(SamplerConfig):
 
     def check_sampling(self, sampling: SamplingConfig, told: bool) -> None:
         """Raise ConfigError for a distribution that the engine cannot draw from. ``told``: RL wants to know what could have been drawn."""
-        if self.engine != "vllm":
+        if not self.foreign:
             return
         if sampling.stop:
-            raise ConfigError("sampler.engine=vllm ends a completion at tokens, not at texts", "leave sampling.stop out, or engine=local")
+            raise ConfigError(f"{self.foreign} ends a completion at tokens, not at texts", "leave sampling.stop out, or engine=local")
         cut = [name for name in ("top_p", "top_k", "min_tokens") if name in sampling.changed]
         if cut and told:
             raise ConfigError(
-                f"sampling.{cut[0]}: RL trains over what could have been drawn, which vLLM does not tell",
+                f"sampling.{cut[0]}: RL trains over what could have been drawn, which {self.foreign} does not tell",
                 f"leave sampling.{cut[0]} out, or set sampler.engine=local",
             )
 

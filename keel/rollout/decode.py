@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -32,6 +32,10 @@ class Decoder(Protocol):
         """Drop rows (``alive_B`` bool). Returns for each row that is left its index before."""
         ...
 
+    def renew(self) -> None:
+        """The model has new weights: copies of the old ones go; keys and values of the rows' tokens stay as the old ones made them."""
+        ...
+
     def finish(self) -> None:
         """Let go of the memory that the rows took."""
         ...
@@ -46,6 +50,7 @@ class FastDecoder:
         self._prefill_tokens = prefill_tokens
         self._plan: DecodePlan | None = None
         self._products = NO_PRODUCTS
+        self._make: Callable[[], DecodeProducts] = lambda: NO_PRODUCTS
 
     def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
         cache = Cache([len(p) for p in prompts], max_tokens, [p.next_position for p in prompts])
@@ -60,7 +65,9 @@ class FastDecoder:
         prompt_B = prompt_B.to(last_hidden[0].device)
         self._plan = DecodePlan(cache, prompt_B)
         hidden_QH = torch.cat(last_hidden)
-        self._products = DecodeProducts(groups, head, len(prompt_B), max_tokens, self._model.compute_dtype)
+        rows, dtype = len(prompt_B), self._model.compute_dtype
+        self._make = lambda: DecodeProducts(groups, head, rows, max_tokens, dtype)
+        self._products = self._make()
         padded = torch.cat([hidden_QH, hidden_QH[:1].expand(max(0, MIN_ROWS - len(hidden_QH)), -1)])
         return self._model.logits(padded)[prompt_B]
 
@@ -87,8 +94,11 @@ class FastDecoder:
         assert self._plan is not None, "start comes first"
         return self._plan.keep(alive_B)
 
+    def renew(self) -> None:
+        self._products = self._make()
+
     def finish(self) -> None:
-        self._plan, self._products = None, NO_PRODUCTS
+        self._plan, self._products, self._make = None, NO_PRODUCTS, lambda: NO_PRODUCTS
 
 
 def _how_many(prompts: Sequence[Encoded], tokens: int) -> int:

@@ -15,15 +15,19 @@ from keel.rollout.config import RolloutConfig
 from keel.rollout.local import Decode, LocalSampler
 from keel.rollout.prove import nats
 from keel.rollout.server.client import EngineClient
+from keel.rollout.server.protocol import RolloutEngine
 from keel.rollout.server.sampler import ServerSampler
+from keel.rollout.server.sglang_http import SglangClient
 from keel.rollout.server.spawn import Spawned
-from keel.rollout.vllm_engine import start
+from keel.rollout.server.vllm_http import VllmClient
+from keel.rollout.vllm_engine import check_model, start
 from keel.rollout.vllm_sampler import VllmSampler
 from keel.types import Sampler
 
 
-def make_sampler(loaded: Loaded, decode: Decode, config: RolloutConfig, longest: int) -> Sampler:
-    """``longest``: tokens of the longest prompt and its longest answer; ``decode`` turns ids [T] into text without special tokens.
+def make_sampler(loaded: Loaded, decode: Decode, config: RolloutConfig, longest: int, in_flight: bool = False) -> Sampler:
+    """``longest``: tokens of the longest prompt and its longest answer; ``decode`` turns ids [T] into text without special tokens;
+    ``in_flight``: engines take new weights while they draw.
 
     Raises:
         UserError: a sampler of the user's own that cannot be made, or is none.
@@ -34,14 +38,16 @@ def make_sampler(loaded: Loaded, decode: Decode, config: RolloutConfig, longest:
         vocabulary, tolerance = model.head_weight_VH.shape[0], nats(model.precision)
         return VllmSampler(ModelWeights(model), vocabulary, tolerance, engine, names, decode)
     if config.engine == "server":
-        return server_sampler(loaded, config)
+        return server_sampler(loaded, decode, config, in_flight)
     local = LocalSampler(loaded.model, decode, config)
     return own_sampler(config.engine, local, loaded.tokenizer) if names_a_file(config.engine) else local
 
 
-def server_sampler(loaded: Loaded, config: RolloutConfig) -> ServerSampler:
+def server_sampler(loaded: Loaded, decode: Decode, config: RolloutConfig, in_flight: bool = False) -> ServerSampler:
     """The sampler over the engines of ``config``, which are started here unless they run already. They are given the model as it is now."""
     of, model = config.server, loaded.model
+    if config.foreign:
+        check_model(model, config.foreign)
     spawned = None if of.urls else Spawned(of.spawn)
     holder = None if of.folder else tempfile.TemporaryDirectory(prefix="keel-weights-")
     folder = Path(of.folder or holder.name if holder else of.folder)
@@ -53,13 +59,21 @@ def server_sampler(loaded: Loaded, config: RolloutConfig) -> ServerSampler:
         "stop_tokens": list(model.stop_tokens),
         "sampler": {"max_rows": config.max_rows, "prefill_tokens": config.prefill_tokens, "path": config.path},
     }
-    engines = [EngineClient(url, of.timeout_s) for url in (of.urls or (spawned.urls if spawned else ()))]
+    engines = [_engine(url, config, decode) for url in (of.urls or (spawned.urls if spawned else ()))]
     vocabulary, tolerance = model.head_weight_VH.shape[0], nats(model.precision)
     revive = spawned.revive if spawned is not None else _nothing
-    sampler = ServerSampler(engines, folder, settings, ModelWeights(model), vocabulary, tolerance, of.patience_s, revive)
+    sampler = ServerSampler(engines, folder, settings, ModelWeights(model), vocabulary, tolerance, of.patience_s, revive, in_flight)
     for end in (spawned.stop if spawned else _nothing, holder.cleanup if holder else _nothing):
         weakref.finalize(sampler, end)  # with the sampler, or with the process
     return sampler
+
+
+def _engine(url: str, config: RolloutConfig, decode: Decode) -> RolloutEngine:
+    if config.server.kind == "vllm":
+        return VllmClient(url, config.server.timeout_s, config.max_rows, decode)
+    if config.server.kind == "sglang":
+        return SglangClient(url, config.server.timeout_s, config.max_rows, decode)
+    return EngineClient(url, config.server.timeout_s)
 
 
 def _nothing() -> None:

@@ -38,7 +38,8 @@ class LocalSampler:
         self.model = model
         self._decode = decode
         self._config = config or SamplerConfig()
-        self._version = version.version if version is not None else 0
+        self.version = version.version if version is not None else 0
+        self.between: Callable[[], int] | None = None  # between two steps: the version of the weights that are in the model now
         self._queue: list[Row] = []
         self._decoder = self._choose_decoder([model])[0]
 
@@ -75,19 +76,19 @@ class LocalSampler:
                 f"weight sync: the sampler's weights are not those of policy version {version.version}",
                 "the policy was changed after it was published, or the sampler holds another model",
             )
-        self._version = version.version
+        self.version = version.version
 
     @torch.no_grad()
     def _sample(self, rows: Sequence[Row]) -> list[Rollout]:
         company = [rows[0]] * (MIN_ROWS - len(rows))
-        wave = Wave([*rows, *company], self._decode, self._version, self.model.device)
+        wave = Wave([*rows, *company], self._decode, self.model.device)
         prompts, prompt_B = _distinct([row.request.prompt for row in wave.rows])
         with self.model.compute():
             logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
             while True:
                 wave.lower_(logits_BV)
                 drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms(), wave.keep_support)
-                wave.record(drawn)
+                wave.record(drawn, self.version)
                 alive_B = wave.survivors()
                 if alive_B is None:
                     self._decoder.finish()
@@ -97,7 +98,17 @@ class LocalSampler:
                     order_B = self._decoder.keep(alive_B.to(tokens_B.device))
                     wave.reorder(order_B)
                     tokens_B = tokens_B[order_B.to(tokens_B.device)]
+                self._renew()
                 logits_BV = self._decoder.step(tokens_B)
+
+    def _renew(self) -> None:
+        """New weights may have come into the model between two steps: what was made of the old ones is made again, but for the keys and
+        values of the tokens so far."""
+        now = self.version if self.between is None else self.between()
+        if now != self.version:
+            self.version = now
+            torch.clear_autocast_cache()
+            self._decoder.renew()
 
 
 def _distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], Tensor]:
@@ -146,7 +157,7 @@ class Row:
 class Wave:
     """Rows decoded side by side, all at the same step. The first B of ``order_B`` are in the batch; some of them may be done already."""
 
-    def __init__(self, rows: Sequence[Row], decode: Decode, version: int, device: torch.device | str) -> None:
+    def __init__(self, rows: Sequence[Row], decode: Decode, device: torch.device | str) -> None:
         self.rows = tuple(rows)
         self.params = RowParams.of([r.request.params for r in rows], device)
         self.step = 0
@@ -154,7 +165,7 @@ class Wave:
         self.keep_support = any(self._keep_R)  # does any row want to know what could have been drawn?
         self._supports: list[tuple[Tensor, Support]] = []  # by step: which rows, and their supports
         self._decode = decode
-        self._version = version
+        self._versions: list[int] = []  # by step
         self._keys_B = np.array([r.key for r in rows], dtype=np.uint64)
         self._order_B = torch.arange(len(rows))  # which row stands at each place of the batch
         longest = max(r.request.params.max_tokens for r in rows)
@@ -184,8 +195,9 @@ class Wave:
             at_K = (torch.tensor(places, device=logits_BV.device), torch.tensor(ids, device=logits_BV.device))
             logits_BV[at_K] = logits_BV[at_K] - logits_BV.new_tensor(amounts)
 
-    def record(self, drawn: Drawn) -> None:
-        """Take the tokens of this step and close the rows that are done."""
+    def record(self, drawn: Drawn, version: int) -> None:
+        """Take the tokens of this step, drawn by the weights of this version, and close the rows that are done."""
+        self._versions.append(version)
         self._tokens_RT[self._order_B, self.step] = drawn.tokens_B.cpu()  # of rows that are done too: it lies beyond their length
         self._logprobs_RT[self._order_B, self.step] = drawn.logprobs_B.cpu()
         tokens_B, finite_B = drawn.tokens_B.tolist(), drawn.finite_B.tolist()
@@ -260,7 +272,7 @@ class Wave:
             tokens_T=tokens_T,
             sampled_T=torch.ones(length, dtype=torch.bool),
             logprobs_T=self._logprobs_RT[index, :length].clone(),
-            version_T=torch.full((length,), self._version),
+            version_T=torch.tensor(self._versions[:length], dtype=torch.int64),
             finish_reason=reason,
             text=self._decode(tokens_T) if length else "",
             error=self._error_R[index],

@@ -56,6 +56,10 @@ class MixtureDecoder:
         assert all(torch.equal(first, other) for other in others), "the members dropped other rows"
         return first
 
+    def renew(self) -> None:
+        for member in self._members:
+            member.renew()
+
     def finish(self) -> None:
         for member in self._members:
             member.finish()

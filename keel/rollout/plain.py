@@ -56,6 +56,9 @@ class PlainDecoder:
         """Nothing is dropped: not every cache of transformers can."""
         return torch.arange(len(alive_B))
 
+    def renew(self) -> None:
+        """Nothing was copied."""
+
     def finish(self) -> None:
         self._cache = None
 

@@ -22,7 +22,9 @@ from keel.core.errors import ConfigError, ModelError, UserError
 from keel.models import save
 from keel.models.loading import Loaded
 from keel.models.model import Model
+from keel.rollout.answers import Answer
 from keel.rollout.config import RolloutConfig
+from keel.rollout.tied import tie_again
 from keel.rollout.weight_digest import Named, Tally
 from keel.types import SamplingParams
 
@@ -44,16 +46,6 @@ class Asked:
     prompt: Sequence[int]
     params: SamplingParams
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was drawn: ids with the one that ended it, and the log-probability of each."""
-
-    tokens: Sequence[int]
-    logprobs: Sequence[float]
-    stopped: bool  # by an end token
-    error: str = ""
 
 
 class Engine(Protocol):
@@ -113,7 +105,7 @@ class Vllm:
 
         def take(worker: Any) -> None:
             worker.model_runner.reload_weights(weights_iterator=tally.over(weights), is_checkpoint_format=True)
-            _tie_again(worker.model_runner.get_model())
+            tie_again(worker.model_runner.get_model())
 
         self._llm.collective_rpc(take)
         return tally.digest()
@@ -124,16 +116,6 @@ class Vllm:
     def close(self) -> None:
         """End it. vLLM's own state is the process's: it must be gone before another one starts, not when this one is collected."""
         self._llm.llm_engine.engine_core.shutdown()
-
-
-def _tie_again(module: Any) -> None:
-    """A head that is the input embedding gets the embedding's new weights: vLLM updates layers by the names in files, where the head has
-    none, and on a CPU it computes with a packed copy of its own."""
-    kinds = {type(m).__name__: m for m in reversed(list(module.modules()))}
-    head, embedding = kinds.get("ParallelLMHead"), kinds.get("VocabParallelEmbedding")
-    if module.config.get_text_config().tie_word_embeddings and head is not None and embedding is not None:
-        head.tie_weights(embedding)
-        head.quant_method.process_weights_after_loading(head)
 
 
 def _answer(output: Any) -> Answer:
@@ -148,7 +130,7 @@ def start(loaded: Loaded, config: RolloutConfig, longest: int) -> tuple[Vllm, tu
 
     Raises UserError without vLLM, ModelError for a model that it cannot take, ConfigError where it does not start."""
     model = loaded.model
-    _check(model)
+    check_model(model)
     library = _library()
     for earlier in (found for ref in _running if (found := ref()) is not None):
         earlier.close()
@@ -204,18 +186,18 @@ def _settings(model: Model, config: RolloutConfig, longest: int) -> dict[str, An
     }
 
 
-def _check(model: Model) -> None:
-    """Raise ModelError for what vLLM would not draw as the trainer scores it."""
+def check_model(model: Model, who: str = "vLLM") -> None:
+    """Raise ModelError for what ``who`` (vLLM, or SGLang) would not draw as the trainer scores it."""
     config = model.text_config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if model.config is not model.text_config:
-        raise ModelError("vLLM as sampler takes text models only, and this model reads images", "set sampler.engine=local")
+        raise ModelError(f"{who} as sampler takes text models only, and this model reads images", "set sampler.engine=local")
     if model.router is not None:
-        raise ModelError("vLLM as sampler takes no mixture of experts: new weights do not reach its experts", "set sampler.engine=local")
+        raise ModelError(f"{who} as sampler takes no mixture of experts: new weights do not reach its experts", "set sampler.engine=local")
     if model.heads:
-        raise ModelError("vLLM as sampler takes a model without a scalar head", "set sampler.engine=local")
+        raise ModelError(f"{who} as sampler takes a model without a scalar head", "set sampler.engine=local")
     if head < LEAST_HEAD:
         raise ModelError(
-            f"vLLM computes attention heads of {LEAST_HEAD} numbers or more, and this model's have {head}",
+            f"{who} computes attention heads of {LEAST_HEAD} numbers or more, and this model's have {head}",
             "set sampler.engine=local; of tiny models, one with hidden=128 or more has such heads",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -11,14 +10,14 @@ import torch
 
 from keel.core.errors import SelfTestError
 from keel.core.hashing import stable_hash
+from keel.rollout.answers import SEEDS, check_request, rollout_of
 from keel.rollout.local import Decode, Row
-from keel.rollout.vllm_engine import Answer, Asked, Engine
+from keel.rollout.vllm_engine import Asked, Engine
 from keel.rollout.weight_digest import digest_of
 from keel.types import PolicyVersion, Rollout, SampleRequest, Weights
 
 log = logging.getLogger("keel")
 PROBE = 32  # tokens of the sequence whose log-probabilities are compared after each update
-_SEEDS = 1 << 63  # vLLM takes a signed number
 
 
 class VllmSampler:
@@ -41,7 +40,7 @@ class VllmSampler:
     def submit(self, requests: Sequence[SampleRequest]) -> None:
         """Queue requests. Raises ValueError for one that cannot be sampled."""
         for request in requests:
-            _check(request)
+            check_request(request, "vLLM")
             self._queue += [Row(request, request.first_sample + i) for i in range(request.n)]
 
     def collect(self) -> Iterator[Rollout]:
@@ -50,8 +49,9 @@ class VllmSampler:
         for greedy in (False, True):
             chosen = [row for row in rows if (row.request.params.temperature == 0) is greedy]
             if chosen:
-                asked = [Asked(row.request.prompt.tokens_T.tolist(), row.request.params, row.key % _SEEDS) for row in chosen]
-                yield from map(self._rollout, chosen, self._engine.draw(asked))
+                asked = [Asked(row.request.prompt.tokens_T.tolist(), row.request.params, row.key % SEEDS) for row in chosen]
+                for row, answer in zip(chosen, self._engine.draw(asked), strict=True):
+                    yield rollout_of(row, answer, [self._version] * len(answer.tokens), self._decode)
 
     def load(self, version: PolicyVersion, weights: Weights) -> None:
         """Take over new weights. Raises SelfTestError where they are not those announced, or did not arrive."""
@@ -90,37 +90,3 @@ class VllmSampler:
                 "the sampler computes another model; set sampler.engine=local",
             )
         log.debug("sampler and trainer differ by at most %.3g nats on a fixed sequence", gap)
-
-    def _rollout(self, row: Row, answer: Answer) -> Rollout:
-        length, error = len(answer.tokens), answer.error
-        if not error and not all(map(math.isfinite, answer.logprobs)):
-            error = "a log-probability is not finite"
-        tokens_T = torch.tensor(answer.tokens, dtype=torch.int64)
-        return Rollout(
-            prompt_id=row.request.prompt_id,
-            attempt=row.request.attempt,
-            sample=row.sample,
-            tokens_T=tokens_T,
-            sampled_T=torch.ones(length, dtype=torch.bool),
-            logprobs_T=torch.tensor(answer.logprobs, dtype=torch.float32),
-            version_T=torch.full((length,), self._version),
-            finish_reason="error" if error else "stop" if answer.stopped else "length",
-            text=self._decode(tokens_T) if length else "",
-            error=error,
-        )
-
-
-def _check(request: SampleRequest) -> None:
-    p = request.params
-    problems = [
-        (len(request.prompt) == 0, "the prompt has no tokens"),
-        (request.n < 1, f"n is {request.n}, but at least one sample must be asked for"),
-        (bool(request.prompt.media), "the prompt has images, which are not given to vLLM"),
-        (bool(p.stop), "it ends at texts (stop), and vLLM is asked to end at tokens only"),
-        (request.bias is not None, "it makes some words less likely (bias), which vLLM is not asked to"),
-        (p.explore > 0, "it mixes distributions (explore), which vLLM does not"),
-        (request.keep_support and p.cut, "it wants to know what could have been drawn, which vLLM does not tell"),
-    ]
-    for wrong, what in problems:
-        if wrong:
-            raise ValueError(f"request for prompt '{request.prompt_id}': {what}; the local sampler can")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,11 +259,16 @@ class Drawing(Protocol):
         ...
 
 
+Arrived = Callable[[Sequence[Rollout]], None]
+
+
 class BesideSampler(Sampler, Protocol):
     """A sampler that draws in other processes while this one trains."""
 
-    def begin(self, requests: Sequence[SampleRequest]) -> Drawing:
-        """Ask for these, and do not wait. ``load`` waits until they are drawn, so each is of one version."""
+    in_flight: bool  # does ``load`` change the weights of what is under way? If not it waits, and each rollout is of one version
+
+    def begin(self, requests: Sequence[SampleRequest], arrived: Arrived | None = None) -> Drawing:
+        """Ask for these, and do not wait. ``arrived`` is called, maybe in another thread, with rollouts once they are there."""
         ...
 
 

@@ -20,11 +20,12 @@ from keel.models.config import LoraConfig, ModelOptions
 from keel.models.loading import Loaded, load_model
 from keel.models.model import Model
 from keel.models.weights import ModelWeights
+from keel.rollout.answers import Answer
 from keel.rollout.config import RolloutConfig, SamplingConfig, VllmConfig
 from keel.rollout.engines import make_sampler
 from keel.rollout.local import LocalSampler
 from keel.rollout.prove import nats
-from keel.rollout.vllm_engine import Answer, Asked
+from keel.rollout.vllm_engine import Asked
 from keel.rollout.vllm_sampler import VllmSampler
 from keel.rollout.weight_digest import Named, Tally, digest_of
 from keel.types import Encoded, MediaRef, PolicyVersion, Rollout, SampleRequest, SamplingParams

@@ -1,52 +1,42 @@
-"""One engine as the trainer sees it. What goes wrong on the way is an ``EngineError``; what the engine refuses is a ``RefusedError``."""
+"""Keel's own engine (`keel serve rollouts`) as the trainer sees it."""
 
 from __future__ import annotations
 
 import http.client
-import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from keel.core.errors import ConfigError
 from keel.rollout.records import unpacked
 from keel.rollout.server import wire
+from keel.rollout.server.asking import place_of
+from keel.rollout.server.protocol import EngineError, Handed, RefusedError
 from keel.types import Rollout, SampleRequest
 
 _ASKING_S = 5.0  # for what needs no computing
 
 
-class EngineError(Exception):
-    """The engine is gone, silent, or failed."""
-
-
-class RefusedError(Exception):
-    """The engine is there and says no: asking again changes nothing."""
-
-
 class EngineClient:
-    """An engine at ``url``."""
+    """A ``RolloutEngine`` of Keel's at ``url``."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ConfigError(f"sampler.server.urls: {url} is no http://HOST:PORT", "give the address that the engine printed")
-        self.url, self._host, self._port, self._timeout_s = url, parts.hostname, parts.port or 80, timeout_s
+        self.url, (self._host, self._port), self._timeout_s = url, place_of(url), timeout_s
 
     def health(self) -> dict[str, Any]:
         """Which weights it has, and how much it drew."""
         return self._ask("GET", "/health", b"", _ASKING_S)[0]
 
-    def load(self, folder: str) -> str:
-        """Take over the weights in a folder that both see; returns the digest of what arrived."""
-        return str(self._ask("POST", "/load", wire.write({"folder": folder}))[0]["digest"])
+    def load(self, handed: Handed) -> str:
+        """Take over the weights in a folder that both see; returns the digest of what is in memory then."""
+        return str(self._ask("POST", "/load", wire.write({"folder": handed.folder, "version": handed.version}))[0]["digest"])
 
-    def draw(self, requests: Sequence[SampleRequest], digest: str, version: int) -> tuple[Rollout, ...]:
-        """All rollouts of the requests, drawn by the weights of this digest."""
-        plain, tensors = self._ask("POST", "/draw", wire.write_requests(requests, digest=digest, version=version))
+    def draw(self, requests: Sequence[SampleRequest], handed: Handed, in_flight: bool) -> Iterator[Sequence[Rollout]]:
+        """All rollouts of the requests, at once."""
+        asked = wire.write_requests(requests, digest=handed.digest, version=handed.version, in_flight=in_flight)
+        plain, tensors = self._ask("POST", "/draw", asked)
         try:
-            return unpacked(tensors, plain["rollouts"])
+            yield unpacked(tensors, plain["rollouts"])
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self.url}: {error}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from keel.runs.durable import read_tensors
 from keel.types import Rollout, SampleRequest
 
 log = logging.getLogger("keel")
-SETTINGS, UPDATE = "engine.json", "update.safetensors"
+SETTINGS = "engine.json"
 
 
 class StaleError(Exception):
@@ -35,25 +35,29 @@ class Engine:
     """Draws from the weights that it was last given. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self.digest, self.drawn = "", 0
-        self._folder: Path | None = None
+        self.digest, self.drawn, self.version = "", 0, 0
+        self.give_way: Callable[[], None] = _stay  # lets weights come in between two steps
+        self._settings = ""  # of what is loaded
         self._loaded: Loaded | None = None
         self._sampler: LocalSampler | None = None
         self._names: tuple[str, ...] = ()
 
-    def load(self, folder: Path) -> str:
-        """Take over the weights in ``folder``: a saved model with ``engine.json`` at first, then its ``update.safetensors``. Returns the
-        digest of the weights that are now computed with."""
+    def load(self, folder: Path, version: int = 0) -> str:
+        """Take over the weights of version ``version``, which lie in ``folder`` as a saved model beside ``engine.json``. That file names
+        the training: of the one that is known, only the weights are read. Returns the digest of what is now computed with."""
         self.digest = ""
-        if folder != self._folder or not (folder / UPDATE).is_file():
+        settings = f"{folder} {(folder / SETTINGS).read_text(encoding='utf-8')}"
+        if settings != self._settings:
             self._start(folder)
-        elif not self._set(read_tensors(folder / UPDATE)):
-            raise RuntimeError("the update has other tensors than the model")
+            self._settings = settings
+        elif not self._set(_tensors(folder)):
+            raise RuntimeError("the new weights have other tensors than the model")
         assert self._loaded is not None
-        self.digest = digest_of(as_saved(self._loaded.model, self._names).items())
+        self.digest, self.version = digest_of(as_saved(self._loaded.model, self._names).items()), version
         return self.digest
 
     def _start(self, folder: Path) -> None:
+        self._settings = ""
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         torch.set_num_threads(settings["threads"] or torch.get_num_threads())
         loaded = load_model(str(folder), checked(ModelOptions, settings["model_options"]))
@@ -66,9 +70,7 @@ class Engine:
             return loaded.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
         self._sampler = LocalSampler(model, decode, checked(SamplerConfig, settings["sampler"]))
-        self._folder, self._loaded, self._names = folder, loaded, saved_names(folder)
-        if (folder / UPDATE).is_file() and not self._set(read_tensors(folder / UPDATE)):
-            raise RuntimeError("the update has other tensors than the model")
+        self._loaded, self._names = loaded, saved_names(folder)
 
     @torch.no_grad()
     def _set(self, tensors: dict[str, Tensor]) -> bool:
@@ -83,14 +85,24 @@ class Engine:
             return True
         return False
 
-    def draw(self, requests: Sequence[SampleRequest], digest: str, version: int) -> list[Rollout]:
-        """Rollouts of these weights. Raises StaleError where others are loaded, ValueError for a request that cannot be drawn."""
-        if self._sampler is None or digest != self.digest:
+    def draw(self, requests: Sequence[SampleRequest], digest: str, version: int, in_flight: bool = False) -> list[Rollout]:
+        """Rollouts of these weights; ``in_flight``: or of newer ones, which may come between two steps: keys and values of the tokens
+        before them stay. Raises StaleError where others are loaded, ValueError for a request that cannot be drawn."""
+        if self._sampler is None or not (digest == self.digest or (in_flight and self.digest)):
             raise StaleError(f"the weights here are {self.digest[:12] or 'none'}, asked for are {digest[:12]}")
-        self._sampler.submit(requests)
-        found = [replace(r, version_T=torch.full((len(r),), version)) for r in self._sampler.collect()]
+        if digest == self.digest:
+            self.version = version
+        sampler = self._sampler
+        sampler.version, sampler.between = self.version, self._between if in_flight else None
+        sampler.submit(requests)
+        found = list(sampler.collect())
         self.drawn += len(found)
         return found
+
+    def _between(self) -> int:
+        """Between two steps: the version of the weights that the next one is drawn by."""
+        self.give_way()
+        return self.version
 
     def logprobs(self, tokens: Sequence[int]) -> list[float]:
         """Of a fixed sequence, but its first token."""
@@ -98,4 +110,12 @@ class Engine:
         return ModelWeights(self._loaded.model).probe(torch.tensor(tokens)).tolist()
 
     def about(self) -> dict[str, Any]:
-        return {"digest": self.digest, "drawn": self.drawn}
+        return {"digest": self.digest, "drawn": self.drawn, "version": self.version}
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in read_tensors(file).items()}
+
+
+def _stay() -> None:
+    """Nobody waits."""

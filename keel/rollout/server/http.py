@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ from keel.core.errors import UserError
 from keel.rollout.records import packed
 from keel.rollout.server import wire
 from keel.rollout.server.engine import Engine, StaleError
+from keel.rollout.server.turns import Turns
 
 log = logging.getLogger("keel")
 _MOST = 1 << 31  # bytes of a body
@@ -25,7 +25,8 @@ class EngineServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], engine: Engine) -> None:
-        self.engine, self.turn = engine, threading.Lock()
+        self.engine, self.turns = engine, Turns()
+        engine.give_way = self.turns.give_way
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -57,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length))
         try:
             plain, tensors = wire.read(body)
-            with self.server.turn:
+            with self.server.turns.taken(short=act != self._draw):
                 answer = act(plain, tensors)
         except StaleError as error:
             self._refuse(HTTPStatus.CONFLICT, str(error))
@@ -71,10 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, answer)
 
     def _load(self, plain: dict[str, Any], tensors: dict[str, Any]) -> bytes:
-        return wire.write({"digest": self.server.engine.load(Path(plain["folder"]))})
+        return wire.write({"digest": self.server.engine.load(Path(plain["folder"]), plain["version"])})
 
     def _draw(self, plain: dict[str, Any], tensors: dict[str, Any]) -> bytes:
-        found = self.server.engine.draw(wire.read_requests(plain, tensors), plain["digest"], plain["version"])
+        asked = wire.read_requests(plain, tensors)
+        found = self.server.engine.draw(asked, plain["digest"], plain["version"], plain["in_flight"])
         joined, rows = packed(found)
         return wire.write({"rollouts": rows}, joined)
 

@@ -25,6 +25,8 @@ from keel.models.model import Model
 from keel.rewards.composition.composer import Composer
 from keel.rewards.composition.rewards import RunRewards
 from keel.rollout.engines import make_sampler
+from keel.rollout.journal import Journal
+from keel.rollout.journaled import journaled
 from keel.selftest import CheckName, check_reference, check_sampling, check_training
 from keel.types import Sampler, SamplingParams, Unit
 from keel.verbs.rl.recipe import RLRecipe
@@ -60,6 +62,7 @@ class RLParts(SampledParts):
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
     lag: int = 0  # steps that the sampler is ahead
+    journal: Journal | None = None  # of the rollouts as they arrive
     world: World | None = None  # that the policy talks with
     robust: RobustConfig | None = None  # which groups of prompts count more
 
@@ -103,9 +106,10 @@ class RLParts(SampledParts):
 
     def trainer(self) -> OnlineTrainer:
         prompts, loop, seed = self.prompts["train"], self.training.loop, self.training.seed
-        trainer = OnlineTrainer(self.actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
+        actors = self.actors if self.journal is None else replace(self.actors, sampler=journaled(self.sampler, self.journal))
+        trainer = OnlineTrainer(actors, self.algorithm, prompts, self.params, self.samples, loop, seed, self.evaluators)
         trainer.keeper, trainer.auditor, trainer.red_team = self.keeper, self.auditor, self.red_team
-        trainer.composer = self.composer if self.rewards else None
+        trainer.composer, trainer.journal = self.composer if self.rewards else None, self.journal
         trainer.gatherer.feed.lag, trainer.gatherer.exploration = self.lag, self.exploration
         trainer.grounding, trainer.masked = self.grounding, self.twins.get("greyed")
         if self.robust is not None:
@@ -146,7 +150,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     world = world_of(recipe.environment, renderer, recipe.seed)
     whole = params if world is None else replace(params, max_tokens=world.config.max_tokens)
     prompts = encode_sides(splits, renderer, account, whole.max_tokens, world.open if world is not None else None)
-    sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), whole))
+    sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), whole), recipe.rollouts.in_flight)
     record_sampling(session, sampler)
     sampler = sampler if world is None else world.sampler(sampler)
     teacher, _ = other_model(session, recipe, ("teacher", recipe.teacher), renderer, loaded.model.media)
@@ -182,6 +186,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
         exploration=recipe.exploration,
         grounding=recipe.grounding,
         lag=recipe.rollouts.lag,
+        journal=Journal(session.run.path / "journal") if recipe.journal else None,
         best=_best(recipe),
         twins=renderer.twins,
         evaluators=evaluators_for(measured),

@@ -108,9 +108,33 @@ class RLRecipe(ContinualRecipe):
     @model_validator(mode="after")
     def _the_engine_draws_it(self) -> RLRecipe:
         self.sampler.check_sampling(self.sampling, told=True)
-        if self.sampler.engine == "vllm" and self.exploration.on:
+        if self.sampler.foreign and self.exploration.on:
             raise ConfigError("exploration is drawn by the local sampler only", "leave it out, or set sampler.engine=local")
         return self
+
+    @model_validator(mode="after")
+    def _in_flight_and_kept(self) -> RLRecipe:
+        flies, server = self.rollouts.in_flight, self.sampler.server
+        if flies and (self.sampler.engine != "server" or not self.rollouts.lag):
+            raise ConfigError(
+                "rollouts.in_flight changes weights under rollouts that engines draw steps ahead, and there are none",
+                "set sampler.engine=server and rollouts.lag=1, or leave it out",
+            )
+        if flies and server.kind == "sglang":
+            raise ConfigError(
+                "rollouts.in_flight is for Keel's engines and vLLM; SGLang gets new weights between rollouts only", "leave it out"
+            )
+        if self.rollouts.journal == "on" and self.environment is not None:
+            raise ConfigError("rollouts.journal=on: the journal keeps no conversations", "leave it out")
+        if self.rollouts.journal == "off" and flies:
+            raise ConfigError("rollouts.in_flight: without its journal a killed run would draw others", "leave rollouts.journal out")
+        return self
+
+    @property
+    def journal(self) -> bool:
+        """Are rollouts kept as they arrive?"""
+        auto = (self.rollouts.in_flight or not self.sampler.repeats) and self.environment is None
+        return self.rollouts.journal == "on" or (self.rollouts.journal == "auto" and auto)
 
     @model_validator(mode="after")
     def _parts_of_a_sum(self) -> RLRecipe:

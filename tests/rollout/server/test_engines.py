@@ -14,14 +14,16 @@ import pytest
 import torch
 
 from keel.core.errors import ConfigError, SelfTestError, UserError
-from keel.models.loading import Loaded
+from keel.models.config import ModelOptions
+from keel.models.loading import Loaded, load_model
 from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig, SamplerConfig
 from keel.rollout.engines import server_sampler
 from keel.rollout.local import LocalSampler
-from keel.rollout.server.client import EngineClient, EngineError, RefusedError
+from keel.rollout.server.client import EngineClient
 from keel.rollout.server.engine import Engine
 from keel.rollout.server.http import EngineServer
+from keel.rollout.server.protocol import EngineError, Handed, RefusedError
 from keel.rollout.server.sampler import ServerSampler, dealt
 from keel.rollout.server.spawn import Spawned
 from keel.types import Encoded, PolicyVersion, Rollout, SampleRequest, SamplingParams
@@ -42,8 +44,9 @@ def same(one: Sequence[Rollout], two: Sequence[Rollout]) -> bool:
 
 
 @pytest.fixture
-def loaded(load: Callable[..., Loaded]) -> Loaded:
-    return load("llama")
+def loaded() -> Loaded:
+    """A model of each test's own: they change it."""
+    return load_model("tiny:llama?std=0.1", ModelOptions(precision="fp32", device="cpu"), seed=3)
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def served(loaded: Loaded, tmp_path: Path) -> Iterator[tuple[ServerSampler, Engi
         }
     )
     try:
-        yield server_sampler(loaded, config), server
+        yield server_sampler(loaded, str, config), server
     finally:
         server.shutdown()
         server.server_close()
@@ -94,7 +97,7 @@ def test_what_is_under_way_is_of_the_weights_that_it_was_asked_of(loaded: Loaded
     own = local(loaded)
     own.submit(requests())
     expected = list(own.collect())
-    with server.turn:  # the engine is busy
+    with server.turns.taken():  # the engine is busy
         drawing = sampler.begin(requests())
         moved(loaded)
         loading = threading.Thread(target=lambda: sampler.load(PolicyVersion(1, loaded.model.digest()), ModelWeights(loaded.model)))
@@ -143,11 +146,12 @@ def test_engines_say_what_they_refuse(served: tuple[ServerSampler, EngineServer]
     client = EngineClient(f"http://127.0.0.1:{server.server_address[1]}", 10)
     assert client.health()["digest"]
     with pytest.raises(EngineError, match="asked for are other"):
-        client.draw(requests(), "other", 0)
+        list(client.draw(requests(), Handed("", "other", 0), False))
+    here = Handed("", client.health()["digest"], 0)
     with pytest.raises(RefusedError, match="max_tokens is 0"):
-        client.draw([SampleRequest("p", Encoded(torch.tensor([1])), 1, SamplingParams(max_tokens=0), 0)], client.health()["digest"], 0)
+        list(client.draw([SampleRequest("p", Encoded(torch.tensor([1])), 1, SamplingParams(max_tokens=0), 0)], here, False))
     with pytest.raises(EngineError, match=r"(?i)no such"):
-        client.load("/nowhere")
+        client.load(Handed("/nowhere", "", 0))
     with pytest.raises(ConfigError, match="no http"):
         EngineClient("127.0.0.1:80", 1)
     with socket.socket() as closed:
@@ -178,7 +182,7 @@ def test_an_engine_that_is_killed_costs_nothing(loaded: Loaded, tmp_path: Path) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Spawned, "__init__", noted)
-        sampler = server_sampler(loaded, config)
+        sampler = server_sampler(loaded, str, config)
     (spawned,) = made
     found: list[Any] = []
     for victims in (0, 1, 2):
