@@ -103,7 +103,7 @@ def build(session: Session, recipe: RewardRecipe, splits: Splits) -> RewardParts
         remembered=remember(),
         twins=renderer.twins,
         shown=shown(recipe.augment, renderer, start.seed, train),
-        replayed=splits.replayed,
+        replayed=sum(one.replayed for one in splits.earlier),
     )
 
 

@@ -75,7 +75,7 @@ def run_members(recipe: RewardRecipe, path: Path, parent: str, train_one: TrainO
     """Train all members in ``members/<k>``; leaves ``final/`` with all of them, which loads as one model, and its held-out measures in
     the summary. Started again, it goes on with the member that is not finished."""
     assert recipe.ensemble is not None, "an ensemble has settings"
-    splits = replace(datasets_with_earlier(recipe), earlier=None)  # which the members measure
+    splits = replace(datasets_with_earlier(recipe), earlier=())  # which the members measure
     with open_session("reward", recipe, path, splits.fingerprints, parent) as session:
         if (done := session.finished()) is not None:
             return done

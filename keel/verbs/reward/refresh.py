@@ -11,7 +11,6 @@ import torch
 
 from keel.core.errors import ModelError
 from keel.core.hashing import stable_hash
-from keel.data.dataset import Dataset
 from keel.data.dataset import load as load_data
 from keel.evaluate.reward_measures import log_loss
 from keel.learner.inference import LocalInference
@@ -22,7 +21,7 @@ from keel.types import PairTarget, Unit
 from keel.verbs.reward.recipe import RewardRecipe
 from keel.verbs.shared.labels import reward_units
 from keel.verbs.shared.scored_labels import judge
-from keel.verbs.shared.units import Splits, datasets
+from keel.verbs.shared.units import Earlier, Splits, datasets
 
 log = logging.getLogger("keel")
 
@@ -41,14 +40,12 @@ def datasets_with_earlier(recipe: RewardRecipe) -> Splits:
     order = sorted(range(len(rest)), key=lambda i: stable_hash("replay", seed, i))
     records = tuple(rest.records[i] for i in sorted(order[:n]))
     log.info("%d earlier records are replayed beside %d new ones; %d are measured before and after", n, len(train), len(held))
-    return replace(splits, train=replace(train, records=train.records + records), earlier=held, replayed=n)
+    return replace(splits, train=replace(train, records=train.records + records), earlier=(Earlier("earlier", rest, held, n),))
 
 
-def remembered(inference: LocalInference, renderer: Renderer, earlier: Dataset | None, dimensions: Sequence[str]) -> dict[str, float]:
+def remembered(inference: LocalInference, renderer: Renderer, earlier: Sequence[Earlier], dimensions: Sequence[str]) -> dict[str, float]:
     """Accuracy and loss on earlier labels; {} where there are none that prefer anything."""
-    if earlier is None:
-        return {}
-    units, _ = reward_units(renderer, earlier, dimensions)
+    units = [unit for one in earlier for unit in reward_units(renderer, one.held, dimensions)[0]]
     pairs = [(m, y) for j in judge(inference, units) for m, y in j.pairs if y != 0.5]
     if not pairs:
         return {}

@@ -114,7 +114,7 @@ def datasets_after_earlier(recipe: ContinualRecipe) -> Splits:
         log.info(text, one.name, n, len(rest), new, len(held))
         kept.append(Earlier(one.name, rest, held, n))
     counts = {**train.counts, "records": len(train) + len(added), "replayed": len(added)}
-    return replace(splits, train=replace(train, records=(*train.records, *added), counts=counts), kept=tuple(kept))
+    return replace(splits, train=replace(train, records=(*train.records, *added), counts=counts), earlier=tuple(kept))
 
 
 def _named(record: Item, name: str) -> Item:
@@ -165,7 +165,7 @@ def remember(recipe: ContinualRecipe, learner: Learner, renderer: Renderer, spli
     units: dict[str, Sequence[Unit]] = {}
     facts: dict[str, dict[str, Any]] = {}
     anchor: list[Unit] = []
-    for one in splits.kept:
+    for one in splits.earlier:
         facts[one.name] = {"replayed": one.replayed, "of": len(one.rest)}
         held, rest = _answers(one.held, renderer, account, f"{one.name}: measured"), one.rest
         if held:

@@ -31,15 +31,12 @@ class Earlier:
 @dataclass(frozen=True, slots=True)
 class Splits:
     """Data to train on, to look at while training (``held_out``: the best checkpoint is chosen by it) and to report on once, at the end
-    (``test``: it chooses nothing). ``earlier``: data of an earlier training that are only measured; ``replayed`` others of them are in
-    ``train``."""
+    (``test``: it chooses nothing). ``earlier``: data of earlier trainings, some of them among ``train``."""
 
     train: Dataset
     held_out: Dataset | None
     test: Dataset | None
-    earlier: Dataset | None = None
-    replayed: int = 0
-    kept: tuple[Earlier, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
     growing: bool = False  # a run that goes on may find more of them
 
     @property
@@ -55,8 +52,7 @@ class Splits:
     @property
     def fingerprints(self) -> dict[str, str]:
         """sha256 of each data set's content, for the manifest."""
-        held = (e.held for e in self.kept)
-        return {data.source: data.fingerprint for data in (*self.sides.values(), self.earlier, *held) if data is not None}
+        return {data.source: data.fingerprint for data in (*self.sides.values(), *(e.held for e in self.earlier))}
 
 
 def datasets(recipe: TrainRecipe) -> Splits:
