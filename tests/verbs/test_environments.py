@@ -64,7 +64,7 @@ def test_later_turns_are_proved_before_training(parts: Callable[..., Any], monke
         answer(stream, replace(drawn, logprobs_T=drawn.logprobs_T + 0.01 * (turn > 1)), turn)
 
     monkeypatch.setattr(Stream, "answer", sloppy)
-    with pytest.raises(SelfTestError, match="'turns'.*conversation of up to 3 turns"):
+    with pytest.raises(SelfTestError, match=r"'turns'.*conversation of up to 3 turns"):
         made.self_test(EventBus())
 
 
