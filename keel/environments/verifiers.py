@@ -1,7 +1,7 @@
 """A task of the verifiers library (v1, 0.4): Keel draws the answer, the task's own rewards judge it, over the library's own trace.
 
-The library's agents drive programs in boxes of their own. What needs such a program, its box or its tools is refused by name. The library is
-imported by the user's file, never by Keel."""
+The library's agents drive programs in boxes of their own. What needs such a program, its box or its tools is refused by name. It is the
+user's file that imports the library."""
 
 from __future__ import annotations
 
