@@ -9,11 +9,13 @@ from typing import Any, cast
 
 from keel.core.errors import UserError
 from keel.core.python_file import load_object
+from keel.environments.verifiers import VerifiersTask, is_task, task_config
 from keel.types import Environment, Episode, Message, Points, Prompt, Reply
 
 WANTED = (
     "a class with answer(message) is called with (prompt, seed); one with reset() and methods as tools (TRL) with nothing; one with "
-    "init() and step() (skyrl-gym) with extras; a function with (prompt, seed) returns one of these (docs/environments.md)"
+    "init() and step() (skyrl-gym) with extras; a Task of verifiers with the row; a function with (prompt, seed) returns one of these "
+    "(docs/environments.md)"
 )
 _TRL = ("reset", "get_reward")
 
@@ -45,6 +47,9 @@ def environment_of(found: Any, spec: str, arguments: Mapping[str, Any]) -> Envir
             return cast("Environment", found)
         _bind(found, spec, arguments, ())
         return cast("Environment", found(**arguments))
+    if is_task(found):
+        config = task_config(found, spec, arguments)
+        return Made(lambda prompt, seed: VerifiersTask.of(found, config, prompt))
     if isinstance(found, type) and _has(found, "init", "step"):
         keywords = [k for k in ("env_config", "extras") if k in inspect.signature(found).parameters]
         _bind(found, spec, {**dict.fromkeys(keywords), **arguments}, ())
