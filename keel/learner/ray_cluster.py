@@ -96,9 +96,7 @@ def connect(wanted: str, cpus: int) -> Cluster:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
         found.leave()
         what = f"cluster.ray={wanted}: {found.where} cannot be used: {first_line(error)}"
-        raise ConfigError(
-            what, "look with `ray status`; `ray start --head` starts a cluster, cluster.ray=auto one of this machine"
-        ) from None
+        raise ConfigError(what, "look with `ray status` whether it is well") from None
     return found
 
 
