@@ -18,7 +18,7 @@ from typing import Any
 from keel.core.errors import ConfigError
 
 log = logging.getLogger("keel")
-_LOOK_S = 2.0  # in which a cluster that a file speaks of takes a connection
+_LOOK_S = 5.0  # in which a cluster takes a connection
 _STORE = 1 << 30  # bytes at most that a cluster of our own shares objects by; ranks send in small parts
 _TOKEN = secrets.token_hex(32)  # Ray keeps the first one that a process reads
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_DEDUP_LOGS": "0"}
@@ -73,6 +73,11 @@ def connect(wanted: str, cpus: int) -> Cluster:
     """The cluster that ``cluster.ray`` names. ``cpus``: what a cluster of our own says it has at least. Raises ConfigError where there is
     none at the address."""
     address = running_cluster(os.environ) if wanted == "auto" else wanted
+    if address and not _listens(address):  # Ray would try for minutes
+        what = f"cluster.ray={wanted}: nothing answers at {address}"
+        raise ConfigError(
+            what, "look with `ray status`; `ray start --head` starts a cluster, and cluster.ray=auto one of this machine alone"
+        )
     folder = None if address or _connected() else Path(tempfile.mkdtemp(prefix="keel-ray-"))
     before = _set({**_QUIET, **(_OWN | {"RAY_AUTH_TOKEN_PATH": str(_token(folder))} if folder is not None else {})})
     ray = loaded_ray()  # it reads the environment once: after it is set
@@ -91,9 +96,7 @@ def connect(wanted: str, cpus: int) -> Cluster:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
         found.leave()
         what = f"cluster.ray={wanted}: {found.where} cannot be used: {first_line(error)}"
-        raise ConfigError(
-            what, "look with `ray status`; `ray start --head` starts a cluster, cluster.ray=auto one of this machine"
-        ) from None
+        raise ConfigError(what, "look with `ray status` whether it is well") from None
     return found
 
 
@@ -105,11 +108,18 @@ def running_cluster(environment: Mapping[str, str]) -> str:
     folder = environment.get("RAY_TMPDIR") or (sys.platform.startswith("linux") and environment.get("TMPDIR")) or "/tmp"
     try:
         address = (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip()
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK_S).close()
-    except (OSError, ValueError):  # none, or one that ended without a word
+    except OSError:
         return ""
-    return address
+    return address if _listens(address) else ""  # else it ended without a word
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def worker_environment(threads: int, environment: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from keel.learner.actors import check_looks, fate_of, world_of
 from keel.learner.config import ClusterConfig
 from keel.learner.group import Fate
 from keel.learner.host import Host
-from keel.learner.ray_cluster import running_cluster, worker_environment
+from keel.learner.ray_cluster import connect, running_cluster, worker_environment
 from keel.learner.ray_rank import Look, frames, interface_of, joined, versions
 from keel.learner.serving import told
 from keel.learner.wire import packed, unpacked
@@ -308,6 +308,8 @@ def test_a_running_cluster_is_found_and_a_dead_one_is_not(tmp_path: Path) -> Non
         file.write_text(address)
         assert running_cluster(here) == address
     assert running_cluster(here) == ""
+    with pytest.raises(ConfigError, match=f"nothing answers at {address}"):
+        connect(address, 2)
     file.write_text("nonsense")
     assert running_cluster(here) == ""
 
