@@ -121,7 +121,9 @@ class RLRecipe(ContinualRecipe):
                 "set sampler.engine=server and rollouts.lag=1, or leave it out",
             )
         if flies and server.kind == "sglang":
-            raise ConfigError("rollouts.in_flight is for Keel's engines and vLLM; SGLang gets new weights between rollouts only", "leave it out")
+            raise ConfigError(
+                "rollouts.in_flight: SGLang gets new weights between rollouts only", "leave it out, or draw with vLLM or Keel's engines"
+            )
         if self.rollouts.journal == "on" and self.environment is not None:
             raise ConfigError("rollouts.journal=on: the journal keeps no conversations", "leave it out")
         if self.rollouts.journal == "off" and flies:
