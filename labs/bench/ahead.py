@@ -2,9 +2,9 @@
 
     python -m labs.bench.ahead --steps 12 --cores 2
 
-An answer ends with the first "d" that it writes, so lengths are ragged: about geometric, which the table's last columns show. The
-learning rate is next to nothing, so all ways draw answers of one kind. Seconds a step are medians over the steps behind the first two, each
-way in turn, ``--rounds`` times; of the ways with an engine both processes have half of the cores each.
+An answer ends with the first "d" that it writes, so lengths are ragged: about geometric, as the last columns show. The learning rate is
+next to nothing, so all ways draw answers of one kind. Seconds a step are medians over the steps behind the first two, each way in turn,
+``--rounds`` times; of the ways with an engine both processes have half of the cores each.
 """
 
 from __future__ import annotations

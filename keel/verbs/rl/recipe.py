@@ -122,7 +122,7 @@ class RLRecipe(ContinualRecipe):
             )
         if flies and server.kind == "sglang":
             raise ConfigError(
-                "rollouts.in_flight is for Keel's engines and vLLM; SGLang gets new weights between rollouts only", "leave it out"
+                "rollouts.in_flight: SGLang gets new weights between rollouts only", "leave it out, or draw with vLLM or Keel's engines"
             )
         if self.rollouts.journal == "on" and self.environment is not None:
             raise ConfigError("rollouts.journal=on: the journal keeps no conversations", "leave it out")

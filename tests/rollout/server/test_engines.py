@@ -160,6 +160,24 @@ def test_engines_say_what_they_refuse(served: tuple[ServerSampler, EngineServer]
             EngineClient(f"http://127.0.0.1:{closed.getsockname()[1]}", 1).health()
 
 
+def test_a_training_that_begins_again_in_its_folder_hands_over_its_own_weights(
+    loaded: Loaded, served: tuple[ServerSampler, EngineServer], tmp_path: Path
+) -> None:
+    """As a run that was killed after some updates does, before it has read its checkpoint."""
+    sampler, _ = served
+    own = local(loaded)
+    own.submit(requests())
+    expected = list(own.collect())
+    start = {name: t.clone() for name, t in loaded.model.module.state_dict().items()}
+    moved(loaded)
+    sampler.load(PolicyVersion(1, loaded.model.digest()), ModelWeights(loaded.model))
+    loaded.model.module.load_state_dict(start)
+    of = {"urls": [e.url for e in sampler.engines], "folder": str(tmp_path), "patience_s": 0.01}
+    again = server_sampler(loaded, str, RolloutConfig.model_validate({"engine": "server", "server": of}))
+    again.submit(requests())
+    assert same(list(again.collect()), expected)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_requests_are_dealt_evenly_and_all_of_them(n: int) -> None:
     asked = requests(12)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from stand_ins import SPEC, SglangStandIn, StandIn, VllmStandIn
 
 from keel.core.config import load as load_config
@@ -18,11 +19,12 @@ from keel.models.loading import Loaded, load_model
 from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig
 from keel.rollout.engines import server_sampler
+from keel.rollout.server.handover import hand_over
 from keel.rollout.server.sampler import ServerSampler
 from keel.rollout.server.sglang_http import SglangClient
 from keel.rollout.server.versions import Versions
 from keel.rollout.server.vllm_http import VllmClient
-from keel.rollout.server.vllm_worker import Weights
+from keel.rollout.server.vllm_worker import Weights, saved
 from keel.types import Encoded, PolicyVersion, Rollout, SampleRequest, SamplingParams
 from keel.verbs.rl.recipe import RLRecipe
 
@@ -236,6 +238,17 @@ def test_answers_without_what_is_needed_are_errors(client: Any, answer: Any) -> 
     stand_in.routes |= {"/v1/completions": lambda body: (200, answer), "/generate": lambda body: (200, answer)}
     with stand_in.served() as url, pytest.raises(Exception, match="no log-probabilities of a prompt"):
         client(url, 5, 2, str).logprobs([5, 6])
+
+
+def test_what_is_handed_over_is_all_that_lies_there(tmp_path: Path) -> None:
+    """A base in several files becomes one, without the index that names the others."""
+    for k in (1, 2):
+        save_file({f"old{k}": torch.zeros(1)}, tmp_path / f"model-0000{k}-of-00002.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    hand_over({"new": torch.ones(2)[::2]}, tmp_path)
+    assert [name for name, _ in saved(tmp_path)] == ["new"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 class Runner:
