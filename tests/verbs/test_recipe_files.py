@@ -86,7 +86,7 @@ def test_the_run_that_explodes_is_taken_back_and_without_the_guard_is_not(
 
 def verb_of(path: Path) -> str:
     last = path.stem.split("_")[-1]
-    return "prefer" if last == "dpo" or "online" in path.stem else last if last in RECIPES else "rl"
+    return "prefer" if last in ("dpo", "personal") or "online" in path.stem else last if last in RECIPES else "rl"
 
 
 OTHERS = ("judges", "tune_tiny", "ablate_tiny")  # a file of judges, recipes of keel tune and keel ablate, which their own tests read
