@@ -358,7 +358,7 @@ def test_vllm_draws_by_the_trainers_probabilities(pair: Pair, changes: dict[str,
             assert (tokens[-1] in params.stop_tokens) == (rollout.finish_reason == "stop")
             assert not set(tokens[:-1]) & set(params.stop_tokens)
             assert len(tokens) == params.max_tokens if rollout.finish_reason == "length" else len(tokens) > params.min_tokens
-        pair.sampler.load(step(pair.loaded.model, 0.02, seed))
+        pair.sampler.load(step(pair.loaded.model, 0.02, seed), ModelWeights(pair.loaded.model))
 
 
 @needs_vllm
@@ -416,7 +416,7 @@ def test_new_weights_reach_every_layer(arch: str) -> None:
     loaded = fresh(f"tiny:{arch}?seed=1&hidden=128&std=0.1")
     sampler = make_sampler(loaded, str, RolloutConfig(engine="vllm", vllm=VllmConfig(cache_gb=0.2)), 48)
     for seed in range(2):
-        sampler.load(step(loaded.model, 0.02, seed))
+        sampler.load(step(loaded.model, 0.02, seed), ModelWeights(loaded.model))
     found = drawn(sampler, requests(temperature=0.7))
     assert Pair(loaded, sampler).gap(replace(PARAMS, temperature=0.7), found) < 1e-4
 
