@@ -158,10 +158,10 @@ def check_sampling(
     talking: Sampler | None = None,
 ) -> tuple[Unit, ...]:
     """The sampler draws from the very distribution that the trainer scores (cut where sampling is), refuses weights it was not told of, and
-    shows new ones.
+    shows new ones. ``talking``: over the same sampler, holds conversations of several turns, where there is a world to talk with.
     Returns the sampled units, for further checks."""
     with _Checks(bus, skip) as run:
-        return sampling(run, learner, sampler, prompts, params)
+        return sampling(run, learner, sampler, prompts, params, talking)
 
 
 def sampling(
