@@ -267,15 +267,15 @@ def _unknown(rows: Sequence[Fields], source: str) -> DataError:
     if separator is not None:
         what = f"the columns are separated by {separator!r}: save the file with commas, or with tabs as .tsv"
         return DataError(f"{source}: no known layout has the column {columns[0]!r}", what)
-    guess = keys_for(columns)
-    if any(role != column for role, column in guess.items()):
-        what = f"if the names say it rightly: '{written(guess)}'; all layouts: docs/data.md"
-        return DataError(f"{source}: no known layout has these columns: {', '.join(columns)}", what)
+    missing = [c for c in near.needs if c not in columns]
+    guesses = {m: difflib.get_close_matches(m, columns, 1, 0.5) for m in missing}
+    by_name = keys_for(columns)
+    if not all(guesses.values()) and any(role != column for role, column in by_name.items()):
+        hint = f"if the names say it rightly: '{written(by_name)}'; all layouts: docs/data.md"
+        return DataError(f"{source}: no known layout has these columns: {', '.join(columns)}", hint)
     if not set(near.needs) & set(columns):
         what = "say what they are, as in data.keys={prompt: YOUR_COLUMN, completion: YOUR_COLUMN}; all layouts: docs/data.md"
         return DataError(f"{source}: no known layout has these columns: {', '.join(columns) or '(none)'}", what)
-    missing = [c for c in near.needs if c not in columns]
-    guesses = {m: difflib.get_close_matches(m, columns, 1, 0.5) for m in missing}
     keys = ", ".join(f"{m}: {g[0] if g else 'YOUR_COLUMN'}" for m, g in guesses.items())
     hint = f"the nearest layout is {near.name!r}, which also needs {', '.join(missing)}; name the columns with data.keys={{{keys}}}"
     if not missing:

@@ -90,6 +90,7 @@ def test_the_guides_have_examples():
         "architecture.md",
         "concepts.md",
         "runs.md",
+        "personal.md",
         "scenes.md",
         "rewards.md",
         "reward_models.md",
