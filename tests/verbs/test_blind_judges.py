@@ -133,7 +133,7 @@ def test_every_way_in_refuses_by_name_before_a_model_is_loaded(
     made(tmp_path)
     for room in ("verbs.rl.build", "verbs.prefer.online", "verbs.mine.run", "verbs.sweep.run"):
         monkeypatch.setattr(f"keel.{room}.load", lambda *_, **__: pytest.fail("a model is loaded"))
-    monkeypatch.setattr("keel.verbs.evaluate.run._side", lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("keel.verbs.evaluate.run.side_of", lambda *_, **__: pytest.fail("a model is loaded"))
     with pytest.raises(DataError, match=NAMED):
         WAYS[way](tmp_path, f"judges: {tmp_path}/judges.yaml, judge: {judge}, override: {judge}")
     journal = tmp_path / "calls.sqlite"
