@@ -93,7 +93,7 @@ class TardySampler(LocalSampler):
         if not self.forgets:
             self.model.load_state_tensors(self.policy.state_tensors())
         if not self.forgets or self.silent:
-            self._version = version.version
+            self.version = version.version
 
 
 @dataclass(frozen=True, slots=True)

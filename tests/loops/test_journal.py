@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keel.loops.online import OnlineTrainer
+from keel.loops.gathering import Gatherer
 
 Stage = Callable[..., dict[str, Any]]
 Drawn = dict[int, list[tuple[str, int, list[int], list[float]]]]
@@ -45,9 +45,9 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> tuple[Drawn, Callable[[int], None
     """What each step learnt from; and who sets the step that is not survived, once its rollouts are there."""
     found: Drawn = {}
     dies: list[int] = []
-    real = OnlineTrainer._groups
+    real = Gatherer.groups
 
-    def groups(self: OnlineTrainer, step: int) -> Any:
+    def groups(self: Gatherer, step: int) -> Any:
         result = real(self, step)
         rollouts = [r for g in result[0] for r in g.rollouts]
         found[step] = [(r.prompt_id, r.sample, r.tokens_T.tolist(), r.logprobs_T.tolist()) for r in rollouts]
@@ -55,7 +55,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> tuple[Drawn, Callable[[int], None
             raise Crash
         return result
 
-    monkeypatch.setattr(OnlineTrainer, "_groups", groups)
+    monkeypatch.setattr(Gatherer, "groups", groups)
 
     def die_at(step: int) -> None:
         dies[:] = [step]
