@@ -60,7 +60,8 @@ def engine_of(config: ChatConfig, model: str) -> Any:
         return RemoteEngine(url, name, os.environ.get("KEEL_API_KEY", ""))
     from keel.serve.policy.engine import ProcessEngine
 
-    settings: dict[str, Any] = {"model": model, "tools": "off", "threads": config.threads, "rows": 2, "prefill_tokens": 4096}
+    settings: dict[str, Any] = {"model": model, "tools": "off", "threads": config.threads, "rows": 2}
+    settings |= {"prefill_tokens": 4096, "waiting_tokens": 1 << 20}  # one person writes
     settings |= {"model_options": dump(config.model_options), "render": dump(config.render), "count_words": False, "reference": []}
     if config.system:
         settings["render"] |= {"system": config.system}
