@@ -20,18 +20,19 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
 _LOADING_S = 1800.0
 
 
-def command_of(engine: str, model: str, port: int) -> list[str]:
-    """The command line of a server. Raises ConfigError where it is not installed."""
+def command_of(engine: str, model: str, port: int, dtype: str) -> list[str]:
+    """The command line of a server. ``dtype``: float32 or bfloat16; by themselves these servers round float32 weights to bfloat16, and what
+    is served would not be what was evaluated. Raises ConfigError where it is not installed."""
     if importlib.util.find_spec(engine) is None:
         raise ConfigError(f"engine={engine}: {engine} is not installed", f"pip install {engine}, or engine=keel")
-    return [sys.executable, *(part.format(model=model, port=port) for part in _COMMANDS[engine])]
+    return [sys.executable, *(part.format(model=model, port=port) for part in _COMMANDS[engine]), "--dtype", dtype]
 
 
 class LaunchedEngine:
     """A server that lives as long as we do."""
 
     def __init__(self, command: Sequence[str], port: int, model: str) -> None:
-        self._command = list(command)
+        self.command = list(command)
         self._process: asyncio.subprocess.Process | None = None
         self._remote = RemoteEngine(f"http://127.0.0.1:{port}", model, start_s=_LOADING_S)
         self.restarts = 0
@@ -46,12 +47,12 @@ class LaunchedEngine:
 
     async def start(self) -> None:
         """Raises ModelError when the server ends before it answers; its own words are on standard error."""
-        self._process = await asyncio.create_subprocess_exec(*self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True)
+        self._process = await asyncio.create_subprocess_exec(*self.command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True)
         ended, ready = asyncio.create_task(self._process.wait()), asyncio.create_task(self._remote.start())
         await asyncio.wait([ended, ready], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             ready.cancel()
-            raise ModelError(f"{self._command[2]} ended with {ended.result()}", "see what it wrote above")
+            raise ModelError(f"{self.command[2]} ended with {ended.result()}", "see what it wrote above")
         ended.cancel()
         await ready
 

@@ -11,9 +11,9 @@ import webbrowser
 from collections.abc import Sequence
 from typing import Any
 
-from keel.core.config import dump, load
+from keel.core.config import load
 from keel.core.errors import ConfigError, ModelError
-from keel.serve.policy.config import ChatConfig, ProbeConfig
+from keel.serve.policy.config import ChatConfig, ProbeConfig, RowsConfig
 from keel.verbs.shared.serving import needs
 
 
@@ -59,12 +59,10 @@ def engine_of(config: ChatConfig, model: str) -> Any:
             raise ConfigError(f"{model}: which model of that server?", f"{model}#NAME")
         return RemoteEngine(url, name, os.environ.get("KEEL_API_KEY", ""))
     from keel.serve.policy.engine import ProcessEngine
+    from keel.serve.policy.worker_settings import worker_settings
 
-    settings: dict[str, Any] = {"model": model, "tools": "off", "threads": config.threads, "rows": 2}
-    settings |= {"prefill_tokens": 4096, "waiting_tokens": 1 << 20}  # one person writes
-    settings |= {"model_options": dump(config.model_options), "render": dump(config.render), "count_words": False, "reference": []}
-    if config.system:
-        settings["render"] |= {"system": config.system}
+    queue = RowsConfig(rows=2, prefill_tokens=4096)  # one person writes
+    settings = worker_settings(model, queue, config.model_options, config.render, threads=config.threads, system=config.system)
     return ProcessEngine(settings, ProbeConfig())
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
 
-from keel.core.config import dump
 from keel.core.errors import ConfigError
 from keel.serve.policy.canary import ArmName, Canary
 from keel.serve.policy.config import ENGINES, ServePolicyConfig
@@ -19,33 +17,32 @@ from keel.serve.policy.memory import Votes
 from keel.serve.policy.metrics import Metrics
 from keel.serve.policy.remote import RemoteEngine
 from keel.serve.policy.router import Router
+from keel.serve.policy.worker_settings import worker_settings
 from keel.verbs.shared.text_rows import texts_of
-
-
-def worker_settings(config: ServePolicyConfig, model: str, reference: list[str]) -> dict[str, Any]:
-    """What a worker is told at its start. ``reference``: texts whose tokens it tells."""
-    q = config.queue
-    found: dict[str, Any] = {
-        "model": model,
-        "tools": config.tools,
-        "threads": config.threads,
-        "rows": q.rows,
-        "prefill_tokens": q.prefill_tokens,
-        "waiting_tokens": q.waiting_tokens,
-    }
-    found |= {"model_options": dump(config.model_options), "render": dump(config.render), "count_words": config.drift.window > 0}
-    return found | {"reference": reference}
 
 
 def engine_of(config: ServePolicyConfig, engine: str, model: str, reference: list[str]) -> Engine:
     """Not started yet. Raises ConfigError for one that is not installed."""
     if engine == "keel":
-        return ProcessEngine(worker_settings(config, model, reference), config.probe)
+        settings = worker_settings(
+            model,
+            config.queue,
+            config.model_options,
+            config.render,
+            tools=config.tools,
+            threads=config.threads,
+            count_words=config.drift.window > 0,
+            reference=reference,
+        )
+        return ProcessEngine(settings, config.probe)
     if config.drift.window:
         raise ConfigError("drift needs token ids, which other servers do not tell", "set engine=keel, or drift.window=0")
     if engine in ENGINES:
         port = free_port()
-        return LaunchedEngine(command_of(engine, model, port), port, model)
+        from keel.models.loading import compute_dtype  # loads torch, which the front does without otherwise
+
+        dtype = str(compute_dtype(config.model_options)).removeprefix("torch.")
+        return LaunchedEngine(command_of(engine, model, port, dtype), port, model)
     return RemoteEngine(engine, model, os.environ.get(config.key_env, ""))
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger("keel")
 
 
 def make(settings: Mapping[str, Any], channel: Channel) -> tuple[Worker, frames.About]:
-    """The model of these settings (``verbs.serve_policy.build.worker_settings``), ready to answer. Raises UserError."""
+    """The model of these settings (``serve.policy.worker_settings``), ready to answer. Raises UserError."""
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     loaded = load_model(settings["model"], checked(ModelOptions, settings["model_options"]))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import sys
+import types
+
 import httpx
 import pytest
 from fakes import FakeEngine, chat, client_of, finish, front_of, until
 
+from keel.core.config import checked
 from keel.core.errors import ConfigError, ModelError
+from keel.models.config import ModelOptions
 from keel.serve.policy.app import make_app
+from keel.serve.policy.config import ServePolicyConfig
 from keel.serve.policy.frames import Row
-from keel.serve.policy.launched import command_of
+from keel.serve.policy.launched import LaunchedEngine, command_of
 from keel.serve.policy.remote import RemoteEngine
 from keel.serve.policy.server import BodyLimits, Door
+from keel.verbs.serve_policy.build import engine_of
 
 
 def remote_of(engine: FakeEngine, model: str = "fake", start_s: float = 5.0) -> RemoteEngine:
@@ -72,7 +80,21 @@ def test_an_answer_that_has_not_begun_goes_to_another_arm() -> None:
 
 def test_a_server_that_is_not_installed_is_refused() -> None:
     with pytest.raises(ConfigError, match="is not installed"):
-        command_of("sglang", "m", 1)
+        command_of("sglang", "m", 1, "float32")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_another_server_computes_as_the_model_was_evaluated(
+    engine: str, precision: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = types.ModuleType(engine)
+    there.__spec__ = importlib.machinery.ModuleSpec(engine, None)
+    monkeypatch.setitem(sys.modules, engine, there)
+    options = checked(ModelOptions, {"precision": precision, "device": "cpu"})
+    found = engine_of(ServePolicyConfig(model="m", engine=engine, model_options=options), engine, "m", [])
+    assert isinstance(found, LaunchedEngine)
+    assert found.command[-2:] == ["--dtype", dtype]
 
 
 def test_ends_of_lines_in_a_text_do_not_end_it() -> None:

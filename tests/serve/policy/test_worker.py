@@ -18,7 +18,7 @@ from keel.serve.policy.config import ServePolicyConfig
 from keel.serve.policy.engine import RefusedError
 from keel.serve.policy.frames import Row
 from keel.serve.policy.requests import Asked, read_request
-from keel.verbs.serve_policy.build import worker_settings
+from keel.serve.policy.worker_settings import worker_settings
 from keel.verbs.serve_policy.worker import make
 
 CONFIG = ServePolicyConfig(model="fake", threads=1)
@@ -39,7 +39,7 @@ class Loaded:
 
     def __init__(self, model: str) -> None:
         self.wire = Wire()
-        settings = worker_settings(CONFIG, model, [])
+        settings = worker_settings(model, CONFIG.queue, CONFIG.model_options, CONFIG.render, tools=CONFIG.tools, threads=CONFIG.threads)
         assert settings["model_options"] == dump(CONFIG.model_options)
         self.worker, self.about = make(settings, self.wire)  # type: ignore[arg-type]
 
