@@ -20,7 +20,11 @@ from keel.learner.local import LocalLearner, image_tokens
 from keel.learner.optim import factor_of, rate_now, warmup_steps
 from keel.learner.packing import longest_microbatch
 from keel.learner.served import LearnerAsk, ModelAsk, Pace
+from keel.learner.team import Sum
 from keel.methods.rl_parts import ReferenceRule
+from keel.models.checksum import checksum
+from keel.models.frame import shelf_of
+from keel.models.loading import folder_of
 from keel.models.model import Model
 from keel.runs.pieces import Pieces
 from keel.types import (
@@ -61,9 +65,9 @@ class RankLearner:
         self.lr_scale, self.lr_now, self.progress = 1.0, None, 0
         self._updates = 0
         self._holds: Model | None = None  # whose distributions the losses compare with
-        ask = LearnerAsk(ask_of(model), config, batch, total_steps, seed, temperature)
-        if host.call("make", role, ask) != model.digest():
-            raise RankError(f"the ranks loaded other weights for the {role} than the driver", "the files changed while they were read")
+        self._start = ask_of(model)
+        ask = LearnerAsk(self._start, config, batch, total_steps, seed, temperature)
+        _refuse_others(host.call("make", role, ask), model, role)
 
     lr_scale: float
     lr_now: float | None
@@ -158,8 +162,12 @@ class RankLearner:
         distributions with it."""
         model = self._whole.model
         self._holds = other or (None if model.peft_model is not None and rule is None else model)
-        if other is not None or rule is not None or model.peft_model is None:
-            self.ask("refer", ask_of(other or model), rule, whole)
+        if other is not None:
+            _refuse_others(self.ask("refer", ask_of(other), rule, whole), other, "reference")
+        elif rule is not None or model.peft_model is None:
+            sums = self.ask("refer", self._start, rule, whole)
+            if self._updates == 0 and self._current:  # the driver's copy is the start
+                _refuse_others(sums, model, "reference")
         return RankReference(self)
 
     # ----------------------------------------------------------------------------------------------------------------- weights
@@ -283,5 +291,17 @@ def check_remote(model: Model, config: OptimConfig, cluster: ClusterConfig) -> N
 
 def ask_of(model: Model) -> ModelAsk:
     """What ranks need to load the same model."""
-    assert model.origin is not None, "a model that was put together by hand cannot be loaded by other processes"
-    return ModelAsk(model.origin, model.transform, model.packed)
+    origin = model.origin
+    assert origin is not None, "a model that was put together by hand cannot be loaded by other processes"
+    shelf = shelf_of(model, folder_of(origin.spec, origin.options))
+    return ModelAsk(origin, model.transform, model.packed, model.lm_head, shelf)
+
+
+def _refuse_others(sums: Sequence[Sum], model: Model, role: str) -> None:
+    """Raise RankError where the ranks have other weights than ``model``, those that nothing trains too; a twin may keep them rounded."""
+    own = model.proven()
+    wrong = [s.name for s in sums if s.name not in own or checksum(own[s.name].to(s.dtype)) != s.checksum]
+    wrong += sorted(own.keys() - {s.name for s in sums})
+    if wrong:
+        what = f"the ranks loaded other weights for the {role} than the driver: {', '.join(wrong[:3])} ({len(wrong)} in all)"
+        raise RankError(what, "the files changed while they were read, or are not the same on all machines")

@@ -18,7 +18,9 @@ from keel.learner.inference import LocalInference
 from keel.learner.local import LocalLearner
 from keel.learner.moving import MovingReference
 from keel.learner.sharded import Ranks, like, piece_of, whole_of
+from keel.learner.team import Sum
 from keel.methods.rl_parts import ReferenceRule
+from keel.models.frame import Filling, Shelf, without_weights
 from keel.models.loading import load_model
 from keel.models.model import Model
 from keel.models.origin import Origin
@@ -34,11 +36,14 @@ PIECEWISE = frozenset({"weights", "send_gradients"})  # answered tensor by tenso
 
 @dataclass(frozen=True, slots=True)
 class ModelAsk:
-    """A model to load. ``transform`` and ``packed`` are the driver's: what follows the head, and whether the fast path is proven."""
+    """A model to load. ``transform``, ``packed`` and ``lm_head`` are the driver's: what follows the head, whether the fast path is proven,
+    whether files hold that head. With ``shelf`` a rank may read its share alone."""
 
     origin: Origin
     transform: LogitTransform
     packed: bool
+    lm_head: bool
+    shelf: Shelf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +101,12 @@ class Served:
 
     # ------------------------------------------------------------------------------------------------------------------ making
 
-    def _make(self, name: str, ask: LearnerAsk) -> str:
-        """Returns the digest of the starting weights."""
-        model = self._team.take(self._load(ask.model))
+    def _make(self, name: str, ask: LearnerAsk) -> list[Sum]:
+        """Returns the checksums of the starting weights, those that are not trained too."""
+        model = self._take(self._load(ask.model), ask.model)
         learner = LocalLearner(model, ask.optim, ask.batch, ask.total_steps, ask.seed, ask.temperature, self._team)
         self._roles[name] = _Role(learner)
-        return self._team.digest(model)
+        return self._team.sums(model.proven())
 
     def _touch(self, path: Path, mark: str) -> str:
         """Does each rank see the driver's file, and can it write one beside it? What is wrong on the first that does not."""
@@ -117,17 +122,22 @@ class Served:
         origin = ask.origin
         options = origin.options.model_copy(update={"fast_path": "off"})  # the driver has proven it
         parts = origin.spec, options, origin.lora, origin.heads, origin.seed, origin.new_heads, origin.score, origin.value
-        model = load_model(*parts).model
-        model.transform, model.packed = ask.transform, ask.packed
+        model = load_model(*parts, empty=self._team.lockstep and ask.shelf is not None).model
+        model.transform, model.packed, model.lm_head = ask.transform, ask.packed, ask.lm_head
         return model
 
-    def _refer(self, role: _Role, ask: ModelAsk, rule: ReferenceRule | None, whole: bool) -> None:
-        """Hold a frozen reference: another model, or the starting weights."""
-        twin = self._team.take(self._load(ask).freeze())
+    def _take(self, model: Model, ask: ModelAsk) -> Model:
+        filling = Filling(model.module, ask.shelf, self._team.device) if ask.shelf is not None and without_weights(model.module) else None
+        return self._team.take(model, filling)
+
+    def _refer(self, role: _Role, ask: ModelAsk, rule: ReferenceRule | None, whole: bool) -> list[Sum]:
+        """Hold a frozen reference: another model, or the starting weights. Returns its checksums."""
+        twin = self._take(self._load(ask).freeze(), ask)
         learner = role.learner
         role.reference = LocalInference(twin, learner.batch, learner.temperature, self._team)
         role.moving = MovingReference(twin, learner.model, rule) if rule is not None else None
         learner.reference = twin if whole else None
+        return self._team.sums(twin.proven())
 
     # ----------------------------------------------------------------------------------------------------------------- passes
 

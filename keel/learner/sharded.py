@@ -5,7 +5,7 @@ Gradients are summed, never averaged: losses are divided by counts of the whole 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -19,8 +19,9 @@ from torch.distributed.tensor import DTensor, Shard
 
 from keel.core.errors import ConfigError, ModelError
 from keel.core.hashing import digest_bytes
-from keel.learner.team import balance_of, dealt
+from keel.learner.team import Sum, balance_of, dealt
 from keel.models.checksum import added, checksum, checksum_part
+from keel.models.frame import Filling
 from keel.models.model import Model
 from keel.runs.pieces import Piece
 
@@ -40,13 +41,16 @@ class Trunk(nn.Module):
         return self.module.base_model(**inputs)
 
 
-def shard(model: Model, mesh: DeviceMesh) -> None:
-    """Leave this rank its share of the weights. Scalar heads stay whole on every rank. Raises ConfigError for what cannot be shared out."""
+def shard(model: Model, mesh: DeviceMesh, filling: Filling | None = None) -> None:
+    """Leave this rank its share of the weights. Scalar heads stay whole on every rank. A frame gets its weights by ``filling``, one layer
+    at a time, and last what lies in no layer. Raises ConfigError for what cannot be shared out."""
     _refuse(model)
     trunk = Trunk(model)
-    layers = _layers(model)
-    for layer in layers:
+    fill = filling.fill if filling is not None else lambda part: None
+    for layer in _layers(model):
+        fill(layer)
         fully_shard(layer, mesh=mesh)
+    fill(trunk)
     fully_shard(trunk, mesh=mesh, reshard_after_forward=False)
     for part in trunk.modules():
         if isinstance(part, FSDPModule):
@@ -83,14 +87,14 @@ class Ranks:
         """``timeout_s``: how long a rank waits for another one in a pass."""
         self.world, self.rank, self.lockstep = dist.get_world_size(), dist.get_rank(), full
         self.balance = 1.0
-        self._device, self._talk = device, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        self.device, self._talk = device, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._trunks: list[FSDPModule] = []
         self._mesh = DeviceMesh(device.type, list(range(self.world)))
 
-    def take(self, model: Model) -> Model:
-        """Share out a model's weights, where they are to be."""
+    def take(self, model: Model, filling: Filling | None = None) -> Model:
+        """Share out a model's weights, where they are to be; those of a frame come by ``filling``."""
         if self.lockstep:
-            shard(model, self._mesh)
+            shard(model, self._mesh, filling)
             self._trunks.append(cast(FSDPModule, model.trunk))
         return model
 
@@ -156,14 +160,18 @@ class Ranks:
     def digest(self, model: Model) -> str:
         """The very digest that one process computes of the whole weights (``Model.digest``). Raises RuntimeError where weights that every
         rank has whole differ."""
+        return digest_bytes(json.dumps([(s.name, s.checksum) for s in self.sums(dict(model.digested()))]).encode())
+
+    def sums(self, named: Mapping[str, Tensor]) -> list[Sum]:
+        """Checksums of the whole of these weights. Raises as ``digest``."""
         sums: list[Any] = [None] * self.world
-        dist.all_gather_object(sums, [_checksum(p) for _, p in model.digested()], group=self._talk)
-        whole: list[tuple[str, int]] = []
-        for (name, p), *parts in zip(model.digested(), *sums, strict=True):
+        dist.all_gather_object(sums, [_checksum(p) for p in named.values()], group=self._talk)
+        found: list[Sum] = []
+        for (name, p), *parts in zip(named.items(), *sums, strict=True):
             if not isinstance(p, DTensor) and len(set(parts)) > 1:
                 raise RuntimeError(f"the ranks have different weights: {name}")
-            whole.append((name, added(parts) if isinstance(p, DTensor) else parts[0]))
-        return digest_bytes(json.dumps(whole).encode())
+            found.append(Sum(name, p.dtype, added(parts) if isinstance(p, DTensor) else parts[0]))
+        return found
 
 
 def _checksum(p: Tensor) -> int:

@@ -5,11 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The checksum of a whole weight, in the precision that it is kept in."""
+
+    name: str
+    dtype: torch.dtype
+    checksum: int
 
 
 class Team(Protocol):

@@ -26,6 +26,7 @@ from keel.models import prove, tiny
 from keel.models.config import LoraConfig, ModelOptions
 from keel.models.ensemble import Manifest, fingerprint_of_base, read_manifest, together, with_adapters
 from keel.models.features import FeatureStore
+from keel.models.frame import empty_module
 from keel.models.heads import FILE as HEADS_FILE
 from keel.models.heads import PLAIN, HeadName, HeadSpec, ScoreHead, ValueKind, load_heads, make_head, stored_spec, stored_value
 from keel.models.lora import add_lora
@@ -78,6 +79,8 @@ def load_model(
     new_heads: bool = False,
     score: HeadSpec | None = None,
     value: ValueKind | None = None,
+    *,
+    empty: bool = False,
 ) -> Loaded:
     """Load ``spec``: a Hugging Face folder or id, a ``.gguf`` file, ``package:name/file.gguf`` or ``tiny:arch?option=value``.
 
@@ -87,6 +90,7 @@ def load_model(
     None = as the folder has it, else the linear one.
     The head that makes logits must be there unless a scalar one is asked for, which is then what the model is for.
     The folder of an ensemble of reward models gives one model with all of them as ``members``.
+    ``empty``: a frame of a folder's model, whose weights come later (``frame.Filling``) and of which nothing is proven here.
     Raises ModelError with what is wrong and what to do.
     """
     origin = Origin(spec, options, lora, heads, seed, new_heads, score, value)
@@ -97,7 +101,7 @@ def load_model(
             raise ModelError(what, f"name one of its members, for instance {spec}/{manifest.members[0].folder}")
         return _load_ensemble(spec, options, manifest)
     with quiet():
-        parts = _read(spec, options, seed, heads)
+        parts = _read(spec, options, seed, heads, empty)
     module = parts.module
     _refuse_unsupported(module)
     new_tokens = _grow_vocabulary(module, parts.tokenizer)
@@ -117,7 +121,7 @@ def load_model(
         _refuse_new_heads(spec, heads - set(found))
     banned = tuple(t for t in {image_token(module)} if t is not None)
     model = Model(
-        module.to(device),  # pyright: ignore[reportArgumentType]
+        _moved(module, device),
         discover(module.config.get_text_config(), banned),
         dtype,
         MediaStore(int(options.features.pixels_gib * 2**30), FeatureStore.of(options.features)),
@@ -134,6 +138,8 @@ def load_model(
     if parts.processor is not None:
         model.pictured = lambda: pictured(module, parts.tokenizer, parts.processor)
         model.processor_key = settings_digest(parts.processor)
+    if empty:
+        return Loaded(model, parts.tokenizer, parts.processor, parts.source)
     prove.logits_or_raise(model)
     model.packed = options.fast_path == "auto" and prove.packed_path(model)
     prove_images(model)
@@ -204,7 +210,23 @@ def device_of(options: ModelOptions) -> torch.device:
 # ------------------------------------------------------------------------------------------------------------------------- readers
 
 
-def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName]) -> _Parts:
+def _moved(module: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """On ``device``, but for weights that are still to come."""
+    return module._apply(lambda t: t if t.is_meta else t.to(device))
+
+
+def folder_of(spec: str, options: ModelOptions) -> Path | None:
+    """Where the files of ``spec`` lie on this machine: a folder of weights, or that of a model of the Hub which was read before; None for
+    what is made otherwise."""
+    if spec.startswith((tiny.PREFIX, PACKAGE)):
+        return None
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return path if base_of(path) is None and read_manifest(path) is None else None
+    return None if path.suffix == ".gguf" else _hub_folder(spec, options.revision, heads=False)
+
+
+def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName], empty: bool) -> _Parts:
     if spec.startswith(tiny.PREFIX):
         parsed = tiny.parse(spec, seed)
         return _Parts(*tiny.build(parsed), source={"spec": spec, "kind": "tiny", "seed": parsed.seed})
@@ -213,24 +235,24 @@ def _read(spec: str, options: ModelOptions, seed: int, heads: frozenset[HeadName
         return _read_gguf(spec, path)
     if path.is_dir():
         if (base := base_of(path)) is not None:
-            parts = _read(base, options, seed, heads)
+            parts = _read(base, options, seed, heads, empty=False)
             parts.module, parts.source = (
                 with_adapter(parts.module, path, compute_dtype(options)),
                 {"spec": spec, "kind": "adapter", "base": base},
             )
             return parts
         check_folder(path)
-        return _read_pretrained(spec, path, options, heads)
+        return _read_pretrained(spec, path, options, heads, empty)
     if path.is_file():
         raise ModelError(f"'{spec}' is a file, but not a .gguf file", "give the folder that holds config.json and the weights")
     if spec.startswith((".", "/", "~")) or spec.count("/") > 1 or not spec:
         raise ModelError(
             f"model folder '{spec}' does not exist", "give a folder, a Hugging Face id (owner/name), a .gguf file or tiny:llama"
         )
-    return _read_pretrained(spec, None, options, heads)
+    return _read_pretrained(spec, None, options, heads, empty)
 
 
-def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, heads: frozenset[HeadName]) -> _Parts:
+def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, heads: frozenset[HeadName], empty: bool) -> _Parts:
     name = str(folder) if folder is not None else spec
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if folder is None and options.revision is not None:
@@ -245,6 +267,9 @@ def _read_pretrained(spec: str, folder: Path | None, options: ModelOptions, head
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
         processor = read_processor(name, common) if vision else None
         cls = transformers.AutoModelForImageTextToText if vision else transformers.AutoModelForCausalLM
+        if empty:
+            made: Any = empty_module(lambda: cls.from_config(config, dtype=torch.float32, trust_remote_code=options.trust_remote_code))
+            return _Parts(made, tokenizer, processor, folder=folder or _hub_folder(spec, options.revision, bool(heads)))
         read: Any = cls.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **common
         )

@@ -303,7 +303,7 @@ class Model:
         """Train nothing of this model, nor of its members. Where compute is bfloat16 linear weights but the head's are kept in it: half
         their memory, no cast in every pass, the same results."""
         for model in (self, *self.members):
-            for p in model._parameters().values():
+            for p in model.named_parameters().values():
                 p.requires_grad_(False)
             model.round_frozen()
         return self
@@ -324,13 +324,14 @@ class Model:
 
     # --------------------------------------------------------------------------------------------------------------- weights
 
-    def _parameters(self) -> dict[str, nn.Parameter]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters, trained or not, those of the heads with them."""
         heads = {f"{name}_head.{k}": p for name, head in self.heads.items() for k, p in head.named_parameters()}
         return dict(self.module.named_parameters()) | heads
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Trained parameters by name, heads included, in a fixed order."""
-        return [(name, p) for name, p in self._parameters().items() if p.requires_grad]
+        return [(name, p) for name, p in self.named_parameters().items() if p.requires_grad]
 
     def parts(self) -> dict[str, str]:
         """The part of every parameter of the module, by its name; heads beside it have none."""
@@ -339,7 +340,7 @@ class Model:
     def belonging(self, names: Sequence[str], setting: str) -> frozenset[str]:
         """Names of the parameters of these parts or of their last layers (``vision:last2``); heads belong to all. Raises ModelError, in
         which ``setting`` named them, for what the model does not have."""
-        heads = self._parameters().keys() - dict(self.module.named_parameters()).keys()
+        heads = self.named_parameters().keys() - dict(self.module.named_parameters()).keys()
         return belonging(self.module, names, setting) | heads
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -360,11 +361,11 @@ class Model:
 
     def weights(self) -> dict[str, Tensor]:
         """All parameters by name, heads with them, trained or not (views, not copies)."""
-        return {name: p.detach() for name, p in self._parameters().items()}
+        return {name: p.detach() for name, p in self.named_parameters().items()}
 
     def set_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Set parameters by name, trained or not, each in the precision that it is kept in."""
-        own = self._parameters()
+        own = self.named_parameters()
         with torch.no_grad():
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
@@ -374,9 +375,14 @@ class Model:
         not arrive, not against an adversary. Computed where the weights lie."""
         return digest_bytes(json.dumps([(name, checksum(p)) for name, p in self.digested()]).encode())
 
+    def proven(self) -> dict[str, nn.Parameter]:
+        """All parameters that come from files or a seed: not a language-model head that the files lacked and nothing uses."""
+        random = None if self.lm_head else self.head_weight_VH
+        return {name: p for name, p in self.named_parameters().items() if p is not random}
+
     def digested(self) -> list[tuple[str, nn.Parameter]]:
         """What ``digest`` is of, in its order."""
-        return self.trainable() or list(self._parameters().items())
+        return self.trainable() or list(self.named_parameters().items())
 
     def refuse_quantised(self, what: str) -> None:
         """Raise ModelError where matrices are kept in 8 bits: "it cannot be ``what``"."""

@@ -41,7 +41,7 @@ def test_a_moving_average_by_hand(lora: bool) -> None:
     reference.follow(2)
     assert distance(reference, start) == pytest.approx(1 - 0.75**2, abs=1e-6)
     name = next(iter(start))
-    own = twin._parameters()[name]
+    own = twin.named_parameters()[name]
     assert torch.equal(own, reference.state()[name])
     assert not own.requires_grad
 
@@ -60,4 +60,4 @@ def test_a_refresh_comes_every_so_many_steps_and_survives_a_resume() -> None:
     again = MovingReference(twin, policy, ReferenceRule("refresh", every=3))
     again.load_state({name: t.clone() for name, t in reference.state().items()})
     name = next(iter(start))
-    assert torch.equal(twin._parameters()[name], reference.state()[name])
+    assert torch.equal(twin.named_parameters()[name], reference.state()[name])
