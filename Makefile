@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 ROOM ?=
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --dist loadfile
+# Whole stages wait for processes, servers and browsers about a third of their time: three tests at once on two cores.
+STAGE_WORKERS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 
 .PHONY: quickstart quickstart-dpo quickstart-seeds vlm-base quickstart-vlm quickstart-vlm-seeds vlm-easy-vqa demo-annotate demo-ab demo-constitution test test-stages test-slow test-machines test-oldest check format types rooms reference docs gallery clean
 
@@ -76,10 +78,10 @@ demo-constitution: $(VENV)/.demo-model  ## principles that rules can check: a sm
 	$(BIN)/keel run recipes/constitution.yaml $(ARGS)
 
 test: $(VENV)/.dev  ## the tests of the rooms: CPU, offline; ROOM=methods for one room with its whole stages
-	$(PYTEST) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)
+	$(PYTEST) -n $(WORKERS) $(if $(ROOM),-m 'not slow and not gpu' tests/$(ROOM)) $(ARGS)
 
 test-stages: $(VENV)/.dev  ## whole stages on tiny models, the docs' examples, experiments
-	$(PYTEST) -m 'stages and not slow and not gpu' $(ARGS)
+	$(PYTEST) -n $(STAGE_WORKERS) -m 'stages and not slow and not gpu' $(ARGS)
 
 test-slow: $(VENV)/.dev $(VENV)/.demo-model  ## kills, learning tables, real model
 	$(BIN)/python -m pytest -m slow $(ARGS)

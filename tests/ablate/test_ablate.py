@@ -217,7 +217,7 @@ def test_seeds_that_hold_out_different_prompts_are_paired_within_each_seed() -> 
     assert gaps_of([Outcome(1.0, {})], [Outcome(2.0, {})])[1] is None
 
 
-@pytest.mark.stages
+@pytest.mark.slow
 def test_real_runs_side_by_side_see_what_matters_and_what_does_not(proofs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     short = ["loop.steps=2", "sampling.max_tokens=4", "settings.threads=1"]

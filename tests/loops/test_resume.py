@@ -199,7 +199,7 @@ AHEAD = ("algorithm.correction.kind=truncate", "loop.eval_every=0", "loop.probes
 
 
 @pytest.mark.stages
-@pytest.mark.parametrize("lag", [1, 3])
+@pytest.mark.parametrize("lag", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_at_any_step_it_ends_bit_for_bit_like_the_undisturbed_run(
     lag: int, stage: Stage, rows: Rows, tmp_path: Path, at_step: AtStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,8 @@ def test_what_a_run_keeps_is_a_recipe(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides"), [("tiny", ("model_options.precision=fp32", "settings.threads=1")), ("scripts", SCRIPTS_TINY)]
+    ("name", "overrides"),
+    [("tiny", ("model_options.precision=fp32", "settings.threads=1")), pytest.param("scripts", SCRIPTS_TINY, marks=pytest.mark.slow)],
 )
 def test_the_chain_runs(name: str, overrides: tuple[str, ...], tmp_path: Path) -> None:
     run_pipeline(CASES / f"llava_rlhf_{name}.yaml", [*overrides, f"run_dir={tmp_path}"])

@@ -83,6 +83,7 @@ def stopping(whole: Callable[..., Any], place: int, stopped: set[str]) -> Callab
     return then_stop
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_after_each_of_its_files_takes_the_same_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_improve(recipe(f"store=sqlite:///{tmp_path / 'whole.db'}"), tmp_path / "whole")
     assert whole["rounds"] == 2

@@ -115,6 +115,7 @@ def killed_and_done(reply: Paid, verb: str, path: Path, hold: int) -> None:
     assert reply.bodies.total() == before
 
 
+@pytest.mark.slow
 def test_self_improvement_killed_in_a_round(paid: tuple[Server, Paid], tmp_path: Path) -> None:
     server, reply = paid
     use = {"judges": judges(tmp_path, server.url), "judge": "far", "override": "far"}
@@ -139,7 +140,7 @@ def test_the_budget_of_a_self_improvement(paid: tuple[Server, Paid], tmp_path: P
     assert reply.twice == 0
 
 
-@pytest.mark.parametrize("kind", ["constitution", "judge"])
+@pytest.mark.parametrize("kind", ["constitution", pytest.param("judge", marks=pytest.mark.slow)])
 def test_rl_by_a_server_killed_in_a_step(paid: tuple[Server, Paid], tmp_path: Path, kind: str) -> None:
     server, reply = paid
     principles = tmp_path / "principles.yaml"

@@ -187,7 +187,7 @@ def test_requests_are_dealt_evenly_and_all_of_them(n: int) -> None:
     assert max(loads) - min(loads) <= 2 * (len(asked[-1].prompt) + 6)
 
 
-@pytest.mark.stages
+@pytest.mark.slow
 def test_an_engine_that_is_killed_costs_nothing(loaded: Loaded, tmp_path: Path) -> None:
     """Two processes: one is killed before it is asked, later both; what is drawn is the same."""
     config = RolloutConfig.model_validate({"engine": "server", "server": {"spawn": 2, "threads": 1, "folder": str(tmp_path)}})
@@ -215,7 +215,7 @@ def test_an_engine_that_is_killed_costs_nothing(loaded: Loaded, tmp_path: Path) 
 
 
 @pytest.mark.stages
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("lag", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_run_with_engines_is_the_run_without(stage: Callable[..., Any], tmp_path: Path, lag: int) -> None:
     overrides = ("algorithm.correction.kind=truncate", f"rollouts.lag={lag}", "loop.eval_every=2", "loop.probes=0")
     stage("grpo", tmp_path / "local", *overrides)
