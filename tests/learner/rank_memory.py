@@ -1,5 +1,5 @@
 """Memory of ranks that load a model: ``PYTHONPATH=. python tests/learner/rank_memory.py RANKS``. MB of a rank's own pages at their peak
-while it loads, above those of a rank with a model of next to nothing, when the ranks read their shares alone, and when each reads it whole."""
+while it loads, above those of a rank with a model of next to nothing, when ranks read their shares alone, and when each reads it whole."""
 
 from __future__ import annotations
 
