@@ -136,6 +136,7 @@ class ConversationSampler:
         """Draw turn ``turn`` of all, ask their worlds, and put what they say behind."""
         asking: list[_Talk] = []
         requests: list[SampleRequest] = []
+        goes_on = turn + 1 < self.config.max_turns
         for talk in live:
             room = min(self.trial or talk.request.params.max_tokens, talk.request.params.max_tokens, talk.stream.room)
             if room < 1:
@@ -143,7 +144,8 @@ class ConversationSampler:
                 continue
             params = replace(talk.request.params, max_tokens=room, min_tokens=min(talk.request.params.min_tokens, room))
             seed = talk.request.seed if turn == 0 else stable_hash(talk.request.seed, "turn", turn) >> 1
-            requests.append(replace(talk.request, prompt=talk.stream.context, n=1, first_sample=talk.sample, params=params, seed=seed))
+            asked = replace(talk.request, n=1, first_sample=talk.sample, params=params, seed=seed, goes_on=goes_on)
+            requests.append(replace(asked, prompt=talk.stream.context))
             asking.append(talk)
         if not asking:
             return

@@ -69,6 +69,11 @@ class SamplerConfig(Section):
     prefill_tokens: int = Field(
         default=4096, ge=1, description="Prompt tokens read in one forward pass (one longer prompt still goes in whole)."
     )
+    turns_gib: float = Field(
+        default=1.0,
+        ge=0.0,
+        description="GiB for keys and values of conversations between two turns; 0: each turn reads the whole conversation again.",
+    )
     path: Literal["auto", "plain"] = Field(
         default="auto",
         description="auto: the shared-prompt fast path if it proves itself on the loaded model; plain: transformers' own forward.",

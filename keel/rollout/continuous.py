@@ -7,7 +7,7 @@ a row has said enough (``drop``). The random numbers are those of ``LocalSampler
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from keel.core.hashing import uniform
 from keel.kernels.decode_products import NO_PRODUCTS, DecodeProducts, LinearUnit, same_inputs
-from keel.kernels.positions import as_input, packed_positions, prompt_positions
+from keel.kernels.positions import as_input, packed_positions
 from keel.models.model import Model
+from keel.render.conversation import extended
 from keel.rollout.decode import MIN_ROWS
 from keel.rollout.distribution import RowParams, draw
 from keel.rollout.plain import PlainDecoder
@@ -166,7 +167,7 @@ class ContinuousSampler:
                 logits_BV = self._decoder.step([row.token for row in self._rows])
                 found += self._draw(logits_BV, self._rows)
             if new:
-                logits_QV = self._decoder.join([continued(ask.prompt, ask.said) for ask in new])
+                logits_QV = self._decoder.join([extended(ask.prompt, torch.tensor(ask.said, dtype=torch.int64)) for ask in new])
                 rows = [_Live(ask, len(ask.said), 0) for ask in new]
                 found += self._draw(logits_QV, rows)
                 self._rows += rows
@@ -201,18 +202,6 @@ class ContinuousSampler:
             top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)) if best is not None else ()
             found.append(RowToken(name, tokens[i], float(own_V[tokens[i]]), top))
         return found
-
-
-def continued(prompt: Encoded, said: Sequence[int]) -> Encoded:
-    """A prompt with the beginning of its answer."""
-    if not said:
-        return prompt
-    tokens_T = torch.cat([prompt.tokens_T, torch.tensor(said)])
-    if prompt.positions_PT is None:
-        return replace(prompt, tokens_T=tokens_T)
-    at_PT = prompt_positions(prompt)
-    following_PT = (prompt.next_position + torch.arange(len(said))).expand(len(at_PT), -1)
-    return replace(prompt, tokens_T=tokens_T, positions_PT=torch.cat([at_PT, following_PT], 1))
 
 
 def _drawing(params: SamplingParams) -> SamplingParams:

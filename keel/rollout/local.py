@@ -14,11 +14,13 @@ from torch import Tensor
 from keel.core.errors import SelfTestError
 from keel.core.hashing import stable_hash, uniform
 from keel.models.model import Model
+from keel.render.conversation import extended
 from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import MIN_ROWS, Decoder, FastDecoder
 from keel.rollout.distribution import Drawn, RowParams, draw
+from keel.rollout.kept import Beginning, Kept
 from keel.rollout.plain import PlainDecoder
-from keel.rollout.prove import prove_decode
+from keel.rollout.prove import prove_continued, prove_decode
 from keel.types import Encoded, FinishReason, PolicyVersion, Rollout, SampleRequest, Weights
 from keel.types.support import Support
 
@@ -42,6 +44,7 @@ class LocalSampler:
         self.between: Callable[[], int] | None = None  # between two steps: the version of the weights that are in the model now
         self._queue: list[Row] = []
         self._decoder = self._choose_decoder([model])[0]
+        self._kept = Kept(int(self._config.turns_gib * 2**30))
 
     @property
     def fast(self) -> bool:
@@ -71,6 +74,7 @@ class LocalSampler:
     def load(self, version: PolicyVersion, weights: Weights) -> None:
         """Take over new weights: this process has them, or brings its copy up to date. Then it checks that they are the announced ones."""
         weights.arrive()
+        self._kept.clear()
         if self.model.digest() != version.digest:
             raise SelfTestError(
                 f"weight sync: the sampler's weights are not those of policy version {version.version}",
@@ -83,12 +87,16 @@ class LocalSampler:
         company = [rows[0]] * (MIN_ROWS - len(rows))
         wave = Wave([*rows, *company], self._decode, self.model.device)
         prompts, prompt_B = _distinct([row.request.prompt for row in wave.rows])
+        beginnings = self._beginnings(rows, prompts, prompt_B)
+        keeps = self._kept.most > 0 and self.fast and any(row.request.goes_on for row in rows) and prove_continued(self.model)
         with self.model.compute():
-            logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows))
+            logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows), beginnings)
             while True:
                 wave.lower_(logits_BV)
                 drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms(), wave.keep_support)
-                wave.record(drawn, self.version)
+                closed = wave.record(drawn, self.version)
+                for place, row in closed if keeps else ():
+                    self._keep(place, row, wave)
                 alive_B = wave.survivors()
                 if alive_B is None:
                     self._decoder.finish()
@@ -108,7 +116,27 @@ class LocalSampler:
         if now != self.version:
             self.version = now
             torch.clear_autocast_cache()
+            self._kept.clear()
             self._decoder.renew()
+
+    def _beginnings(self, rows: Sequence[Row], prompts: Sequence[Encoded], prompt_B: Tensor) -> list[Beginning | None]:
+        """What is kept of each prompt's beginning."""
+        found: list[Beginning | None] = [None] * len(prompts)
+        for row, prompt in zip(rows, prompt_B.tolist()):
+            kept = self._kept.take(row.talk)
+            if kept is not None and found[prompt] is None and kept.begins(prompts[prompt]):
+                found[prompt] = kept
+        return found
+
+    def _keep(self, place: int, index: int, wave: Wave) -> None:
+        """Row ``index``, at ``place`` of the batch, is done. Where it is the beginning of another prompt, keep what was made of it by
+        weights that have not changed meanwhile."""
+        row = wave.rows[index]
+        if not row.request.goes_on or wave.versions != {self.version}:
+            return
+        layers = self._decoder.beginning(place)
+        if layers is not None:
+            self._kept.put(row.talk, Beginning(extended(row.request.prompt, wave.drawn(index)[:-1]), layers))
 
 
 def _distinct(prompts: Sequence[Encoded]) -> tuple[list[Encoded], Tensor]:
@@ -153,6 +181,11 @@ class Row:
         """What its random numbers hang on, and nothing else."""
         return stable_hash(self.request.seed, self.request.prompt_id, self.request.attempt, self.sample)
 
+    @property
+    def talk(self) -> int:
+        """What all turns of one conversation share."""
+        return stable_hash(self.request.prompt_id, self.request.attempt, self.sample)
+
 
 class Wave:
     """Rows decoded side by side, all at the same step. The first B of ``order_B`` are in the batch; some of them may be done already."""
@@ -195,8 +228,10 @@ class Wave:
             at_K = (torch.tensor(places, device=logits_BV.device), torch.tensor(ids, device=logits_BV.device))
             logits_BV[at_K] = logits_BV[at_K] - logits_BV.new_tensor(amounts)
 
-    def record(self, drawn: Drawn, version: int) -> None:
-        """Take the tokens of this step, drawn by the weights of this version, and close the rows that are done."""
+    def record(self, drawn: Drawn, version: int) -> list[tuple[int, int]]:
+        """Take the tokens of this step, drawn by the weights of this version, and close the rows that are done. Returns the place in the
+        batch and the number of each that was closed and drew all its tokens."""
+        closed: list[tuple[int, int]] = []
         self._versions.append(version)
         self._tokens_RT[self._order_B, self.step] = drawn.tokens_B.cpu()  # of rows that are done too: it lies beyond their length
         self._logprobs_RT[self._order_B, self.step] = drawn.logprobs_B.cpu()
@@ -205,6 +240,7 @@ class Wave:
             if self._reason_R[row] is None:
                 if finite_B[place]:
                     self._add(row, tokens_B[place])
+                    closed += [(place, row)] if self._reason_R[row] is not None else []
                 else:
                     self._reason_R[row] = "error"
                     self._error_R[row] = f"the model's logits for token {self.step} are not finite, or every token is banned"
@@ -212,6 +248,16 @@ class Wave:
             new_B = torch.tensor([self._keep_R[row] and self._length_R[row] > self.step for row in self._order_B.tolist()])
             self._supports.append((self._order_B[new_B], drawn.support.to(torch.device("cpu")).take(new_B)))
         self.step += 1
+        return closed
+
+    @property
+    def versions(self) -> set[int]:
+        """Of the weights that drew so far."""
+        return set(self._versions)
+
+    def drawn(self, row: int) -> Tensor:
+        """Token ids [T] of a row so far."""
+        return self._tokens_RT[row, : self._length_R[row]]
 
     def _add(self, row: int, token: int) -> None:
         """The row's newest token is ``token``: does it end the row?"""

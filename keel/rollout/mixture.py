@@ -14,6 +14,7 @@ from keel.core.hashing import stable_hash, uniform
 from keel.models.model import Model
 from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import Decoder
+from keel.rollout.kept import Beginning
 from keel.rollout.local import Decode, LocalSampler
 from keel.types import Encoded, PolicyVersion, Rollout, Sampler, SampleRequest, Weights
 
@@ -45,7 +46,7 @@ class MixtureDecoder:
         self._members, self._weights = tuple(members), tuple(weights)
         self._of: TokenMixture = of
 
-    def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
+    def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int, beginnings: Sequence[Beginning | None] = ()) -> Tensor:
         return self._mixed([m.start(prompts, prompt_B, max_tokens) for m in self._members])
 
     def step(self, tokens_B: Tensor) -> Tensor:
@@ -55,6 +56,9 @@ class MixtureDecoder:
         first, *others = [m.keep(alive_B) for m in self._members]
         assert all(torch.equal(first, other) for other in others), "the members dropped other rows"
         return first
+
+    def beginning(self, row: int) -> None:
+        """Each member has its own: nothing is kept."""
 
     def renew(self) -> None:
         for member in self._members:

@@ -15,6 +15,7 @@ from keel.kernels.plain import inside
 from keel.kernels.positions import as_input, prompt_positions
 from keel.models.model import Model
 from keel.models.placing import type_ids
+from keel.rollout.kept import Beginning
 from keel.types import Encoded, MediaRef
 
 
@@ -27,7 +28,8 @@ class PlainDecoder:
         self._mask_BL = torch.zeros(0, 0, dtype=torch.int64)
         self._next_B1 = torch.zeros(0, 1, dtype=torch.int64)  # position of each row's next token
 
-    def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
+    def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int, beginnings: Sequence[Beginning | None] = ()) -> Tensor:
+        """All is read, whatever was read before."""
         rows = [prompts[q] for q in prompt_B.tolist()]
         longest = max(len(p) for p in rows)
         tokens_BL = torch.zeros(len(rows), longest, dtype=torch.int64)
@@ -55,6 +57,9 @@ class PlainDecoder:
     def keep(self, alive_B: Tensor) -> Tensor:
         """Nothing is dropped: not every cache of transformers can."""
         return torch.arange(len(alive_B))
+
+    def beginning(self, row: int) -> None:
+        """Not every cache of transformers can be taken apart."""
 
     def renew(self) -> None:
         """Nothing was copied."""

@@ -8,14 +8,14 @@ Letters beside those of ``types``: ``P`` padded prompt length, ``C`` capacity of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from keel.kernels.attention import AttentionOptions, PackedPlan
+from keel.kernels.attention import AttentionOptions, PackedPlan, attention
 from keel.types import Layout
 
 _OUT_OF_SIGHT = -1e30  # finite, so that a prompt wholly outside the window gives weight 0 and not NaN
@@ -69,6 +69,18 @@ class Cache:
             for cached in pair:
                 cached[target_M, :, : self.length] = cached[source_M, :, : self.length]
 
+    def row(self, row: int, prompt: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """Keys and values [K, T, D] of all that a row has read: its prompt, and its completion so far."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        n = self.prompt_lengths[prompt]
+        for layer, (keys_QKDP, values_QKPD) in self.prompts.items():
+            key_KTD, value_KTD = keys_QKDP[prompt, :, :, :n].transpose(1, 2), values_QKPD[prompt, :, :n]
+            if layer in self._completions:
+                own_key, own_value = (x[row, :, : self.length] for x in self._completions[layer])
+                key_KTD, value_KTD = torch.cat([key_KTD, own_key], 1), torch.cat([value_KTD, own_value], 1)
+            found[layer] = key_KTD.clone(), value_KTD.clone()
+        return found
+
     def keep_prompts(self, prompts_Q: Tensor) -> None:
         """Drop the prompts that are not listed."""
         kept = prompts_Q.tolist()
@@ -102,6 +114,40 @@ class PrefillPlan:
         for offset, (key, value) in enumerate(zip(key_BKLD[0].split(lengths, 1), value_BKLD[0].split(lengths, 1), strict=True)):
             self.cache.store_prompt(layer, self.first + offset, key, value)
         return self.packed.attend(layer, query_BHLD, key_BKLD, value_BKLD, options)
+
+
+@dataclass(slots=True)
+class ContinuedPlan:
+    """Packed ends of prompts whose beginnings were read before: ``beginnings`` are their keys and values [K, T, D] by layer. ``first`` is
+    the first prompt's index. The ends hold no images."""
+
+    cache: PromptKeys
+    first: int
+    lengths: Sequence[int]  # of the ends
+    beginnings: Sequence[Mapping[int, tuple[Tensor, Tensor]]]
+    _masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict[tuple[int, "int | None"], Tensor], init=False)
+
+    def attend(self, layer: int, query_BHLD: Tensor, key_BKLD: Tensor, value_BKLD: Tensor, options: AttentionOptions) -> Tensor:
+        """Attention's output [1, N, H, D]; the keys and values of whole prompts go into the cache."""
+        out: list[Tensor] = []
+        parts = zip(*(x[0].split(list(self.lengths), 1) for x in (query_BHLD, key_BKLD, value_BKLD)), strict=True)
+        for i, (query_HLD, key_KLD, value_KLD) in enumerate(parts):
+            before = self.beginnings[i][layer]
+            key, value = (torch.cat([old, new.to(old.dtype)], 1) for old, new in zip(before, (key_KLD, value_KLD), strict=True))
+            self.cache.store_prompt(layer, self.first + i, key, value)
+            mask = self._mask(i, key.shape[1], options.sliding_window, key.device)
+            seen = key.to(query_HLD.dtype)[None], value.to(value_KLD.dtype)[None]
+            out.append(attention(query_HLD[None], *seen, mask, options)[0].transpose(0, 1))
+        return torch.cat(out)[None]
+
+    def _mask(self, prompt: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+        """Which keys each token of a prompt's end sees, bool [L, T]; the same for all layers."""
+        if (prompt, window) not in self._masks:
+            place_L1 = torch.arange(keys - self.lengths[prompt], keys, device=device)[:, None]
+            place_T = torch.arange(keys, device=device)
+            mask_LT = place_T <= place_L1
+            self._masks[(prompt, window)] = mask_LT if window is None else mask_LT & (place_L1 - place_T < window)
+        return self._masks[(prompt, window)]
 
 
 class DecodePlan:

@@ -13,15 +13,17 @@ from keel.kernels import decode_products, narrow
 from keel.models import prove
 from keel.models.model import Model
 from keel.models.prove_images import as_batch
-from keel.rollout import continuous, decode, plans, slots
+from keel.rollout import continuous, decode, kept, plans, slots
 from keel.rollout.continuous import SlotDecoder
 from keel.rollout.decode import MIN_ROWS, FastDecoder
+from keel.rollout.kept import Beginning
 from keel.types import Branch, Encoded, Unit
 
 _PROMPTS = (prove.WINDOW + 5, 3)
 _ROWS = (0, 1, 0, 1, 0)  # prompt of each row; after half of the steps row 1 leaves
 _STEPS = 10
 _JOINS = (0, 3, 0, 3, 5)  # step at which each row joins, where rows come and go
+_ENDS = (1, 6)  # tokens that come behind what was kept of each prompt
 _ENOUGH = 64  # steps that are announced, so that the decoder makes its copies of weights
 _COMPANY = (5, 8, 17, 40)  # numbers of rows that a row is decoded among, beside the fewest
 _COMPANY_STEPS = 3
@@ -36,6 +38,11 @@ def prove_decode(model: Model) -> bool:
 def prove_slots(model: Model) -> bool:
     """The same of rows that come and go (``continuous``)."""
     return model.packed and prove.verdict(model, "decoding rows that come and go", slots_error, (continuous, slots, plans, decode_products))
+
+
+def prove_continued(model: Model) -> bool:
+    """The same of prompts whose beginnings were read before (``kept``)."""
+    return prove.verdict(model, "conversations that go on", continued_error, (decode, plans, kept, decode_products))
 
 
 def row_dependence(model: Model) -> float:
@@ -91,6 +98,30 @@ def decode_error(model: Model) -> float:
                 packed_XV, fast_XV = _real(_packed_logits(model, prompts)), _real(_fast_logits(model, prompts))
                 errors.append(prove.beyond_rounding(model, fast_XV, packed_XV, lambda: _real(_packed_logits(model, prompts))))
     return max(errors)
+
+
+@torch.no_grad()
+def continued_error(model: Model) -> float:
+    """Relative difference of logits: two prompts of different length, some forced tokens decoded, then prompts that go on from there, one
+    token longer and several, against whole plain passes, beyond every (narrowed) attention window."""
+    prompts = [Encoded(_tokens(model, q, n)) for q, n in enumerate(_PROMPTS)]
+    forced_BT = torch.stack([_tokens(model, 10 + q, _STEPS) for q in range(len(prompts))]).to(model.device)
+    ends = [_tokens(model, 20 + q, n) for q, n in enumerate(_ENDS)]
+    with prove.narrow_windows(model), model.compute():
+        decoder = FastDecoder(model, prefill_tokens=_ENOUGH)
+        decoder.start(prompts, torch.arange(len(prompts)), _ENOUGH)
+        for step in range(_STEPS):
+            decoder.step(forced_BT[:, step])
+        before = [torch.cat([p.tokens_T, forced_BT[q].cpu()]) for q, p in enumerate(prompts)]
+        rows = range(len(prompts))
+        beginnings = [Beginning(Encoded(before[q]), layers) for q in rows if (layers := decoder.beginning(q)) is not None]
+        whole = [torch.cat([before[q], ends[q]]) for q in rows]
+        decoder.finish()
+        logits_BV = decoder.start([Encoded(row) for row in whole], torch.arange(len(whole)), _ENOUGH, beginnings)
+        mask_BL = pad_sequence([torch.ones_like(row) for row in whole], batch_first=True)
+        hidden_BLH = model.run_plain(pad_sequence(whole, batch_first=True), mask_BL)
+        plain_BV = model.logits(torch.stack([hidden_BLH[i, len(row) - 1] for i, row in enumerate(whole)]))
+    return prove.relative_error(_real(logits_BV), _real(plain_BV))
 
 
 @torch.no_grad()

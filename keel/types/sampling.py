@@ -65,6 +65,7 @@ class SampleRequest:
     attempt: int = 0
     first_sample: int = 0
     keep_support: bool = False  # tell what could have been drawn, where ``params`` cut the distribution
+    goes_on: bool = False  # the answer will be the beginning of another prompt: what was made of it may be kept
     bias: TokenBias | None = None  # the distribution is then not the model's own: nothing is trained on it as on the policy's
 
 

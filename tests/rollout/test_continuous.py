@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from keel.models.loading import Loaded
+from keel.render.conversation import extended
 from keel.rollout import slots
-from keel.rollout.continuous import ContinuousSampler, RowAsk, continued
+from keel.rollout.continuous import ContinuousSampler, RowAsk
 from keel.rollout.local import Row
 from keel.rollout.prove import prove_slots, slots_error
 from keel.types import Encoded, Rollout, SampleRequest, SamplingParams
@@ -138,7 +139,7 @@ def test_what_would_be_silently_wrong_is_noticed(load, fault: str, monkeypatch: 
 
 def test_a_prompt_with_rows_of_positions_goes_on_behind_the_last_one() -> None:
     prompt = Encoded(torch.tensor([1, 2, 3]), positions_PT=torch.tensor([[0, 1, 1], [0, 1, 2], [0, 1, 1]]))
-    longer = continued(prompt, (7, 8))
+    longer = extended(prompt, torch.tensor([7, 8]))
     assert longer.tokens_T.tolist() == [1, 2, 3, 7, 8]
     assert longer.positions_PT is not None
     assert longer.positions_PT[:, 3:].tolist() == [[3, 4]] * 3
