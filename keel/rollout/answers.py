@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from keel.rollout.local import Decode, Row
+from keel.rollout.wave import Decode, Row
 from keel.types import Rollout, SampleRequest
 
 SEEDS = 1 << 63  # vLLM takes a signed number

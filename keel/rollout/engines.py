@@ -12,7 +12,7 @@ from keel.core.python_file import load_object, names_a_file
 from keel.models.loading import Loaded
 from keel.models.weights import ModelWeights
 from keel.rollout.config import RolloutConfig
-from keel.rollout.local import Decode, LocalSampler
+from keel.rollout.local import LocalSampler
 from keel.rollout.prove import nats
 from keel.rollout.server.client import EngineClient
 from keel.rollout.server.protocol import RolloutEngine
@@ -22,6 +22,7 @@ from keel.rollout.server.spawn import Spawned
 from keel.rollout.server.vllm_http import VllmClient
 from keel.rollout.vllm_engine import check_model, start
 from keel.rollout.vllm_sampler import VllmSampler
+from keel.rollout.wave import Decode
 from keel.types import Sampler
 
 

@@ -15,7 +15,8 @@ from keel.models.model import Model
 from keel.rollout.config import SamplerConfig
 from keel.rollout.decode import Decoder
 from keel.rollout.kept import Beginning
-from keel.rollout.local import Decode, LocalSampler
+from keel.rollout.local import LocalSampler
+from keel.rollout.wave import Decode
 from keel.types import Encoded, PolicyVersion, Rollout, Sampler, SampleRequest, Weights
 
 TokenMixture = Literal["logits", "probabilities"]

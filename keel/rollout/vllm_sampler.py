@@ -11,8 +11,8 @@ import torch
 from keel.core.errors import SelfTestError
 from keel.core.hashing import stable_hash
 from keel.rollout.answers import SEEDS, check_request, rollout_of
-from keel.rollout.local import Decode, Row
 from keel.rollout.vllm_engine import Asked, Engine
+from keel.rollout.wave import Decode, Row
 from keel.rollout.weight_digest import digest_of
 from keel.types import PolicyVersion, Rollout, SampleRequest, Weights
 

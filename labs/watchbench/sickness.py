@@ -13,7 +13,8 @@ from torch import Tensor
 
 from keel.loops.online import OnlineTrainer
 from keel.models.model import Model
-from keel.rollout.local import Decode, LocalSampler
+from keel.rollout.local import LocalSampler
+from keel.rollout.wave import Decode
 from keel.types import Group, PolicyVersion, Prompt, Weights
 from labs.bench.small import encoded
 from labs.watchbench.language import HACKS, LEAK, Ids, Task

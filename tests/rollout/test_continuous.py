@@ -12,8 +12,8 @@ from keel.models.loading import Loaded
 from keel.render.conversation import extended
 from keel.rollout import slots
 from keel.rollout.continuous import ContinuousSampler, RowAsk
-from keel.rollout.local import Row
 from keel.rollout.prove import prove_slots, slots_error
+from keel.rollout.wave import Row
 from keel.types import Encoded, Rollout, SampleRequest, SamplingParams
 
 KINDS = (

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from keel.rollout.answers import SEEDS, Answer, check_request, rollout_of
-from keel.rollout.local import Decode, Row
 from keel.rollout.server.asking import Asking, side_by_side
 from keel.rollout.server.protocol import EngineError, Handed, RefusedError
+from keel.rollout.wave import Decode, Row
 from keel.types import Rollout, SampleRequest, SamplingParams
 
 _BANNED = -100.0  # JSON has no infinity
