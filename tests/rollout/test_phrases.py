@@ -143,7 +143,7 @@ class Table:
                 self.logits_VV[PIECE.id(last), PIECE.id(piece)] = math.log(probability)
         self.first = PIECE.id("x")
 
-    def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int) -> Tensor:
+    def start(self, prompts: Sequence[Encoded], prompt_B: Tensor, max_tokens: int, beginnings: Sequence[object] = ()) -> Tensor:
         return self.logits_VV[self.first].repeat(len(prompt_B), 1)
 
     def step(self, tokens_B: Tensor) -> Tensor:
