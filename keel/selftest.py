@@ -126,7 +126,7 @@ def training(run: Run, learner: Learner, objective: Objective, units: Sequence[U
         run("gradients", lambda: _missing_gradients(learner, objective, [by_size[len(by_size) // 2], *pictured]))
         run("micro-batches", lambda: _micro_batches(learner, objective, by_size[-2:]))
         if learner.ranks > 1:
-            run("ranks", lambda: _ranks_differ(learner, objective, by_size[-2:]))
+            run("ranks", lambda: _ranks_differ(learner, objective, _one_of_each(by_size)))
     finally:
         learner.discard_gradients()
 
@@ -134,6 +134,12 @@ def training(run: Run, learner: Learner, objective: Objective, units: Sequence[U
 def largest(units: Sequence[Unit], n: int) -> list[Unit]:
     """The ``n`` units with the most tokens, the largest first."""
     return sorted(units, key=lambda u: -u.n_tokens)[:n]
+
+
+def _one_of_each(by_size: Sequence[Unit]) -> Sequence[Unit]:
+    """The two smallest units; where there are both, one with an image and one without: then one rank looks and another does not."""
+    kinds = [[u for u in by_size if bool(u.prompt.media) is pictured][-1:] for pictured in (False, True)]
+    return [*kinds[0], *kinds[1]] if all(kinds) else by_size[-2:]
 
 
 def check_reference(learner: Learner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:

@@ -20,13 +20,14 @@ from keel.learner.moving import MovingReference
 from keel.learner.sharded import Ranks, like, piece_of, whole_of
 from keel.methods.rl_parts import ReferenceRule
 from keel.models.loading import load_model
+from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.origin import Origin
 from keel.runs.pieces import Pieces, file_name, write_pieces
 from keel.types import BranchTensors, Objective, Unit
 
 PLAIN = frozenset(  # methods of a learner that are called as they are
-    {"logprobs", "values", "scores", "judgements", "dimensions", "steps", "information", "evaluate", "forward_backward"}
+    {"logprobs", "values", "scores", "judgements", "dimensions", "steps", "information", "losses", "forward_backward"}
     | {"discard_gradients", "train_only", "gradients", "negate_gradients", "idle"}
 )
 PIECEWISE = frozenset({"weights", "send_gradients"})  # answered tensor by tensor
@@ -76,6 +77,7 @@ class Served:
     def __init__(self, team: Ranks) -> None:
         self._team = team
         self._roles: dict[str, _Role] = {}
+        self._media: MediaStore | None = None  # of all roles; what comes and goes the driver decides
 
     def do(self, command: str, args: Sequence[Any]) -> Generator[Any, None, Any]:
         """One command of the driver; yields the pieces of a long answer (rank 0's are those that count), returns a short one."""
@@ -83,6 +85,8 @@ class Served:
             return self._make(*args)
         if command == "touch":
             return self._touch(*args)
+        if command in ("show", "forget"):
+            return getattr(self, f"_{command}")(*args)
         role = self._roles[args[0]]
         if command in PIECEWISE:
             yield from getattr(self, f"_{command}")(role, *args[1:])
@@ -119,7 +123,20 @@ class Served:
         parts = origin.spec, options, origin.lora, origin.heads, origin.seed, origin.new_heads, origin.score, origin.value
         model = load_model(*parts).model
         model.transform, model.packed = ask.transform, ask.packed
+        self._media = self._media or MediaStore(features=model.media.features)
+        model.use_media(self._media)
         return model
+
+    def _show(self, images: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Hold the pixels of these images, by digest."""
+        assert self._media is not None, "a learner comes first"
+        for digest, pixels in images.items():
+            self._media.put(digest, pixels)
+
+    def _forget(self, digests: Sequence[str]) -> None:
+        assert self._media is not None
+        for digest in digests:
+            self._media.drop(digest)
 
     def _refer(self, role: _Role, ask: ModelAsk, rule: ReferenceRule | None, whole: bool) -> None:
         """Hold a frozen reference: another model, or the starting weights."""
