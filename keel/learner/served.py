@@ -123,7 +123,8 @@ class Served:
         parts = origin.spec, options, origin.lora, origin.heads, origin.seed, origin.new_heads, origin.score, origin.value
         model = load_model(*parts).model
         model.transform, model.packed = ask.transform, ask.packed
-        self._media = self._media or MediaStore(features=model.media.features)
+        if self._media is None:
+            self._media = MediaStore(features=model.media.features)
         model.use_media(self._media)
         return model
 

@@ -73,8 +73,10 @@ def _start_of(weight: nn.Parameter, whole: StartRows) -> StartRows:
 
 
 def _precision(sharing: Sharing, out: torch.dtype | None = None) -> MixedPrecisionPolicy:
-    """What weights are put together in; their gradients are summed in float32. ``out`` is what is handed on where they are rounded."""
-    return MixedPrecisionPolicy(torch.bfloat16, torch.float32, out) if sharing.rounded else MixedPrecisionPolicy()
+    """What weights are put together in; their gradients are summed in float32. ``out`` is what is handed on where they are rounded. Inputs
+    are let alone: they come from rounded embeddings, and plans of attention are among them."""
+    rounded = MixedPrecisionPolicy(torch.bfloat16, torch.float32, out, cast_forward_inputs=False)
+    return rounded if sharing.rounded else MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
 def _layers(model: Model) -> list[nn.Module]:
