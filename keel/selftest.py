@@ -69,6 +69,7 @@ _UNTRAINED = 0.5  # nats a token that a policy knows; random weights know up to 
 _LOOKED_AT = 16  # units
 _NO_GRADIENT = 1e-5  # a norm below it is rounding, which differs from processor to processor
 _RANKS = {"float32": 1e-4, "bfloat16": 3e-2}  # only sums have another order: measured 1e-6 in float32
+_ROUNDED = 0.15  # where the ranks round weights and one process does not: measured up to 0.053; averages over ranks are off by 0.5
 _GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
@@ -278,7 +279,7 @@ def _ranks_differ(learner: Learner, objective: Objective, units: Sequence[Unit])
     gap = learner.apart(units, objective)
     if gap is None or max(gap.norm, gap.norm_alone) < _NO_GRADIENT:
         return ""
-    allowed = _RANKS[learner.precision] * gap.norm_alone
+    allowed = (_ROUNDED if gap.rounded else _RANKS[learner.precision]) * gap.norm_alone
     if not gap.apart <= allowed:
         return (
             f"the gradient over {learner.ranks} ranks is {gap.apart / max(gap.norm_alone, 1e-30):.2g} (relative) away from that of one "

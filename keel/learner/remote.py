@@ -282,7 +282,7 @@ class RankLearner:
         finally:
             alone.discard_gradients()
             self.discard_gradients()
-        return GradientGap(norm, norm_alone, apart**0.5)
+        return GradientGap(norm, norm_alone, apart**0.5, self.host.cluster.gather == "bf16")
 
 
 def check_remote(model: Model, config: OptimConfig, cluster: ClusterConfig) -> None:

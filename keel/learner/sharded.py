@@ -5,6 +5,7 @@ Gradients are summed, never averaged: losses are divided by counts of the whole 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,6 +29,7 @@ from keel.runs.pieces import Piece
 
 T = TypeVar("T")
 _BUCKET = 1 << 24  # numbers that are summed over ranks at once
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")  # nobody writes into hidden states
 
 
 class Trunk(nn.Module):

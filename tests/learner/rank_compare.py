@@ -33,11 +33,13 @@ def gradient_error(alone: LocalLearner, many: RankLearner) -> float:
     return worst
 
 
-def refer(case: Case, alone: LocalLearner, many: RankLearner) -> None:
-    """Both have a reference where the objective compares with one."""
-    if "ref_kl" in case.objective.needs:
-        many.refer(None, None, whole=True)
-        alone.reference = alone.model.frozen_copy() if case.lora is None else None
+def refer(case: Case, *learners: LocalLearner | RankLearner) -> None:
+    """They have a reference where the objective compares with one."""
+    for learner in learners if "ref_kl" in case.objective.needs else ():
+        if isinstance(learner, RankLearner):
+            learner.refer(None, None, whole=True)
+        else:
+            learner.reference = learner.model.frozen_copy() if case.lora is None else None
 
 
 def compare(case: Case, host: Host, steps: int = 2) -> None:

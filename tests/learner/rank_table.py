@@ -4,10 +4,13 @@ differences between ranks and one process, the largest of two steps."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,12 +21,13 @@ from rank_pictures import pictured_cases
 from keel.learner.config import ClusterConfig
 from keel.learner.host import Host
 from keel.learner.hosts import host_of
+from keel.learner.local import LocalLearner
+from keel.learner.remote import RankLearner
 
 
 def row(case: Case, host: Host) -> str:
     """One line of the table."""
-    alone, many = case.alone(), case.over(host)
-    refer(case, alone, many)
+    alone, many = made(case, host)
     gradient = norm = weights = balance = 0.0
     for _ in range(2):
         alone.forward_backward(case.given, case.objective)
@@ -40,19 +44,49 @@ def row(case: Case, host: Host) -> str:
 CLUSTERS: dict[str, dict[str, Any]] = {
     "full": {},
     "1": {"shard": 1},
-    "bf16": {"gather": "bf16"},  # cases are computed in bfloat16 then, on both sides
+    "bf16": {"gather": "bf16"},
     "offload": {"offload": True},
 }
+
+
+def rounded_row(case: Case, host: Host) -> str:
+    """One line of the table of ``cluster.gather=bf16``: how far the whole gradient of the first step is from float32's under autocast in
+    one process, how far with rounded weights, and how far those two are apart."""
+    exact, alone, many = replace(case, options={**case.options, "precision": "fp32"}).alone(), *made(rounded(case), host)
+    refer(case, exact)
+    for learner in (exact, alone, many):
+        learner.forward_backward(case.given, case.objective)
+    right, cast = ({name: p.grad for name, p in x.model.trainable() if p.grad is not None} for x in (exact, alone))
+    ranks = {name: g for name, g in host.stream("send_gradients", case.name) if g is not None}
+    norm = whole(right.values())
+    far = [whole(a[name] - b[name] for name in right) / norm for a, b in ((cast, right), (ranks, right), (ranks, cast))]
+    one, all_ = alone.gradients().norm, many.gradients().norm
+    return f"| {case.name} | {far[0]:.1e} | {far[1]:.1e} | {far[2]:.1e} | {abs(one - all_) / one:.1e} |"
+
+
+def made(case: Case, host: Host) -> tuple[LocalLearner, RankLearner]:
+    """The case in one process and over ranks."""
+    alone, many = case.alone(), case.over(host)
+    refer(case, alone, many)
+    return alone, many
+
+
+def whole(gradients: Iterable[Tensor]) -> float:
+    """The norm of all of them."""
+    return float(torch.stack([g.float().norm() for g in gradients]).norm())
 
 
 def main(ranks: int, shard: str, beginning: str = "") -> None:
     """Print the table, or the rows of it whose names begin so."""
     torch.set_num_threads(1)
     host = host_of(ClusterConfig(ranks=ranks, **CLUSTERS[shard]), CPU)
-    print("| case | gradient | grad_norm | weights after 2 steps | digest | balance |\n|---|---|---|---|---|---|")
+    if shard == "bf16":
+        print("| case | autocast | gather=bf16 | between them | grad_norm |\n|---|---|---|---|---|")
+    else:
+        print("| case | gradient | grad_norm | weights after 2 steps | digest | balance |\n|---|---|---|---|---|---|")
     for case in (*CASES, *pictured_cases()):
         if case.name.startswith(beginning):
-            print(row(rounded(case) if shard == "bf16" else case, host), flush=True)
+            print(rounded_row(case, host) if shard == "bf16" else row(case, host), flush=True)
     host.close()
 
 

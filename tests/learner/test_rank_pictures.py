@@ -26,13 +26,6 @@ def by_name(name: str) -> Case:
     return next(case for case in pictured_cases() if case.name == f"images: {name}")
 
 
-@pytest.fixture(scope="module")
-def pair():
-    host = host_of(ClusterConfig(ranks=2), CPU)
-    yield host
-    host.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "shard"), [(2, "full"), (3, "full"), (2, 1)])
 def test_gradients_are_those_of_one_process(ranks: int, shard) -> None:

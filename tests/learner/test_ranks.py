@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,6 @@ from keel.methods.rl_parts import ReferenceRule
 from keel.runs.checkpoints import Checkpoints
 
 BY_NAME = {case.name: case for case in CASES}
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Host]:
-    """Two ranks for all tests of this file that leave them alive."""
-    host = host_of(ClusterConfig(ranks=2), CPU)
-    yield host
-    host.close()
 
 
 @pytest.mark.slow
