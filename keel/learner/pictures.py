@@ -78,9 +78,11 @@ class Pictures:
         if gone:
             self._call("forget", gone)
         message: dict[str, Mapping[str, Tensor]] = {}
-        for i, digest in enumerate(new, 1):
-            message[digest] = new[digest]
-            if i == len(new) or sum(map(pixel_bytes, message.values())) >= _MESSAGE:
+        size = 0
+        for i, (digest, pixels) in enumerate(new.items(), 1):
+            message[digest] = pixels
+            size += pixel_bytes(pixels)
+            if i == len(new) or size >= _MESSAGE:
                 self._call("show", message)
-                self._held |= {d: pixel_bytes(pixels) for d, pixels in message.items()}
-                message = {}
+                self._held |= {d: pixel_bytes(p) for d, p in message.items()}
+                message, size = {}, 0

@@ -240,7 +240,11 @@ class Model:
             return
         found = self._features([self.for_nothing])[self.for_nothing.digest]
         nothing = torch.stack([(rows_NH * 0.0).sum() for rows_NH in (found.rows_NH, *found.layers)]).sum()
-        hook = self.module.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: out + nothing.to(out.dtype))
+
+        def add(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+            return out + nothing.to(out.dtype)
+
+        hook = self.module.get_input_embeddings().register_forward_hook(add)  # type: ignore[arg-type]
         try:
             yield
         finally:
