@@ -77,7 +77,7 @@ def pictured_cases() -> tuple[Case, ...]:
         _case("images: projector beside", PolicyObjective(), "llava", units(), **parts("language", "projector")),
         _case("images: grpo, deepstack", PolicyObjective(), "qwen3_vl", units()),
         _case("images: tied, two ways", PolicyObjective(), "gemma3_vision", units(), ALL),
-        _case("images: dpo", PreferenceObjective(), "idefics3", pairs()),
+        _case("images: dpo", PreferenceObjective(), "internvl", pairs()),
         _case("images: token dpo", TokenPreferenceObjective(), "qwen2_5_vl", pairs()),
         _case("images: reward", RewardObjective(), "llava", plain(pairs()), heads=SCORE),
         _case("images: critic", ValueObjective(), "idefics3", units(), heads=VALUE),
