@@ -69,6 +69,7 @@ _UNTRAINED = 0.5  # nats a token that a policy knows; random weights know up to 
 _LOOKED_AT = 16  # units
 _NO_GRADIENT = 1e-5  # a norm below it is rounding, which differs from processor to processor
 _RANKS = {"float32": 1e-4, "bfloat16": 3e-2}  # only sums have another order: measured 1e-6 in float32
+_ROUNDED = 0.15  # where the ranks round weights and one process does not: measured up to 0.053; averages over ranks are off by 0.5
 _GRADIENT = {"float32": 1e-3, "bfloat16": 0.25}  # rounding; a wrong divisor is wrong by the number of micro-batches
 
 
@@ -126,7 +127,7 @@ def training(run: Run, learner: Learner, objective: Objective, units: Sequence[U
         run("gradients", lambda: _missing_gradients(learner, objective, [by_size[len(by_size) // 2], *pictured]))
         run("micro-batches", lambda: _micro_batches(learner, objective, by_size[-2:]))
         if learner.ranks > 1:
-            run("ranks", lambda: _ranks_differ(learner, objective, by_size[-2:]))
+            run("ranks", lambda: _ranks_differ(learner, objective, _one_of_each(by_size)))
     finally:
         learner.discard_gradients()
 
@@ -134,6 +135,12 @@ def training(run: Run, learner: Learner, objective: Objective, units: Sequence[U
 def largest(units: Sequence[Unit], n: int) -> list[Unit]:
     """The ``n`` units with the most tokens, the largest first."""
     return sorted(units, key=lambda u: -u.n_tokens)[:n]
+
+
+def _one_of_each(by_size: Sequence[Unit]) -> Sequence[Unit]:
+    """The two smallest units; where there are both, one with an image and one without: then one rank looks and another does not."""
+    kinds = [[u for u in by_size if bool(u.prompt.media) is pictured][-1:] for pictured in (False, True)]
+    return [*kinds[0], *kinds[1]] if all(kinds) else by_size[-2:]
 
 
 def check_reference(learner: Learner, units: Sequence[Unit], bus: EventBus, skip: Sequence[str]) -> None:
@@ -272,7 +279,7 @@ def _ranks_differ(learner: Learner, objective: Objective, units: Sequence[Unit])
     gap = learner.apart(units, objective)
     if gap is None or max(gap.norm, gap.norm_alone) < _NO_GRADIENT:
         return ""
-    allowed = _RANKS[learner.precision] * gap.norm_alone
+    allowed = (_ROUNDED if gap.rounded else _RANKS[learner.precision]) * gap.norm_alone
     if not gap.apart <= allowed:
         return (
             f"the gradient over {learner.ranks} ranks is {gap.apart / max(gap.norm_alone, 1e-30):.2g} (relative) away from that of one "

@@ -92,6 +92,17 @@ class ClusterConfig(Section):
         default="full",
         description="full = each rank holds its share of weights, gradients and moments (FSDP2); 1 = each holds all, for small models.",
     )
+    gather: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="What weights are put together in with shard=full. fp32 = as they are kept, and autocast rounds for products; bf16 = "
+        "rounded before they travel, norms and embeddings too: half the traffic and half the memory of what is whole in a pass. Gradients "
+        "are summed in float32 either way.",
+    )
+    offload: bool = Field(
+        default=False,
+        description="With shard=full: weights, gradients and moments lie in the machine's memory, and the GPU holds what a pass puts "
+        "together; the CPU makes the updates. Slower. Without a GPU it changes nothing.",
+    )
     timeout_s: float = Field(
         default=600.0,
         gt=0,
@@ -125,7 +136,10 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:
-        unread = sorted({"shard", "timeout_s", "restarts"} & self.changed)
+        unread = sorted({"gather", "offload", "shard", "timeout_s", "restarts"} & self.changed)
         if unread and not self.several:
             raise ValueError(f"cluster.{unread[0]} would have no effect: cluster.ranks is 1")
+        whole = sorted({"gather", "offload"} & self.changed)
+        if whole and self.shard == 1:
+            raise ValueError(f"cluster.{whole[0]} would have no effect: with cluster.shard=1 every rank has all weights")
         return self

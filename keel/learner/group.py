@@ -17,6 +17,14 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """How weights lie that are shared out over ranks."""
+
+    rounded: bool = False  # to bfloat16 before they are put together
+    offload: bool = False  # on the CPU's side, with gradients and moments
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """What a rank is told first."""
 
@@ -25,7 +33,7 @@ class Setup:
     meeting: str  # where they find each other: file:///... or tcp://address:port, where rank 0 listens
     device: str  # cpu or cuda
     gpu: int  # the number by which this rank's process knows its GPU
-    full: bool  # weights are shared out
+    sharing: Sharing | None  # how weights are shared out; None: every rank has all
     timeout_s: float
     threads: int
     deterministic: bool
@@ -71,8 +79,9 @@ def threads_of_a_rank(device: torch.device, world: int) -> int:
 
 def setup_of(rank: int, world: int, cluster: ClusterConfig, device: torch.device, meeting: str, gpu: int) -> Setup:
     """What rank ``rank`` of ``world`` is told."""
-    full, deterministic = cluster.shard == "full", torch.are_deterministic_algorithms_enabled()
-    return Setup(rank, world, meeting, device.type, gpu, full, cluster.timeout_s, threads_of_a_rank(device, world), deterministic)
+    sharing = Sharing(cluster.gather == "bf16", cluster.offload) if cluster.shard == "full" else None
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return Setup(rank, world, meeting, device.type, gpu, sharing, cluster.timeout_s, threads_of_a_rank(device, world), deterministic)
 
 
 def refuse_windows(cluster: ClusterConfig) -> None:

@@ -67,7 +67,7 @@ class RankReference:
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """Its log-probabilities."""
-        return self.learner.ask("reference_logprobs", units)
+        return self.learner.read("reference_logprobs", units)
 
     def follow(self, step: int) -> None:
         """As ``MovingReference``'s."""

@@ -212,11 +212,14 @@ class LocalInference:
         n = sum(int(b.trained_T.sum()) for u in units for b in u.branches)
         return math.fsum(float(t.double().sum()) for row in rows for t in row) / max(1, n)
 
-    @torch.no_grad()
     def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """The objective's loss and metrics on ``units``, without gradients and dropout."""
+        return self.losses(units, objective, objective.counts(units)).report()
+
+    @torch.no_grad()
+    def losses(self, units: Sequence[Unit], objective: Objective, counts: Counts) -> MetricSums:
+        """What ``evaluate`` reports, as sums, which may be added up with those of other units; ``counts`` are those of all."""
         sums = MetricSums()
-        counts = objective.counts(units)
         for item in self._dealt(plan_microbatches(units, self.batch.inference_tokens, objective.couples_branches), objective):
             if item is None:
                 self._keep_step(units, objective)
@@ -224,7 +227,7 @@ class LocalInference:
             batch = pack(with_contrasts(item[1]))
             self._account(sums, batch, self._loss(batch, self.model.hidden(batch), objective, counts))
         self.team.rest()
-        return self._joined(sums).report()
+        return self._joined(sums)
 
     def _dealt(self, planned: Sequence[Sequence[Unit]], objective: Objective) -> list[tuple[int, Sequence[Unit]] | None]:
         """This process's micro-batches with their places among all; those with nothing to look at are left out. None: one for nothing."""

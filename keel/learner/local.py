@@ -23,7 +23,7 @@ from keel.learner.team import Team
 from keel.models.model import Model
 from keel.models.parts import trained_parts
 from keel.models.weights import ModelWeights
-from keel.types import Batch, Counts, GradientReport, LossOutput, Objective, StepReport, Unit, UpdatePlan, Weights
+from keel.types import Batch, Counts, GradientReport, LossOutput, MediaRef, Objective, StepReport, Unit, UpdatePlan, Weights
 
 log = logging.getLogger("keel")
 MAX_SKIPS = 3  # non-finite steps in a row that end a run
@@ -50,6 +50,8 @@ class LocalLearner(LocalInference):
         if not self._trained:
             raise ModelError("nothing to train: every parameter of the model is frozen")
         embeddings = {id(model.module.get_input_embeddings().weight), id(model.head_weight_VH)}
+        parts = model.parts()
+        self._sees = any(parts.get(name) in ("projector", "vision") for name, _ in self._trained)  # does what makes features change?
         self._parts = trained_parts(model)
         self._factor = factor_of(config, model)
         self._part_paces = self._paces_of_parts()
@@ -146,7 +148,7 @@ class LocalLearner(LocalInference):
         counts = self.counts(units, objective)
         planned = plan_microbatches(units, self.batch.microbatch_tokens, objective.couples_branches)
         before, answers = self._passes, max(1, _answer_tokens(units))
-        with self.team.adding_up([p for _, p in self._trained]):
+        with self.team.adding_up([p for _, p in self._trained]), self._looking(units):
             for item in self._dealt(planned, objective):
                 if item is None:
                     with self._at_rest():
@@ -163,6 +165,20 @@ class LocalLearner(LocalInference):
         self._passes = before + len(planned)
         report = self._joined(sums).report()
         return report if self.team.world == 1 else replace(report, metrics={**report.metrics, "balance": self.team.balance})
+
+    @contextlib.contextmanager
+    def _looking(self, units: Sequence[Unit]) -> Iterator[None]:
+        """In lockstep passes without an image look at the smallest one of all units for nothing, where what makes features is trained."""
+        self.model.for_nothing = self.an_image(units) if self.team.lockstep and self._sees else None
+        try:
+            yield
+        finally:
+            self.model.for_nothing = None
+
+    def an_image(self, units: Sequence[Unit]) -> MediaRef | None:
+        """The smallest image of these units, which are all that the ranks share; None without one."""
+        images = (ref for unit in with_contrasts(units) for ref in unit.prompt.media)
+        return min(images, key=lambda ref: (ref.n_tokens, ref.digest), default=None)
 
     def _learn_nothing(self, units: Sequence[Unit], objective: Objective) -> None:
         """A pass and its backward that add 0 to every gradient that a micro-batch adds to."""

@@ -15,7 +15,7 @@ from keel.core.errors import ConfigError, RankError
 from keel.learner.config import BatchConfig, ClusterConfig, OptimConfig
 from keel.learner.held import RankReference, RankTensors, RankWeights
 from keel.learner.host import Host
-from keel.learner.inference import LocalInference
+from keel.learner.inference import LocalInference, MetricSums
 from keel.learner.local import LocalLearner, image_tokens
 from keel.learner.optim import factor_of, rate_now, warmup_steps
 from keel.learner.packing import longest_microbatch
@@ -107,23 +107,32 @@ class RankLearner:
         """Let the ranks do a command in this learner's role; returns what rank 0 says."""
         return self.host.call(command, self.role, *args)
 
+    def read(self, command: str, units: Sequence[Unit]) -> list[Any]:
+        """What a command says of each unit; the ranks have their images by then, as many at a time as there is room for."""
+        return [said for part in self.host.pictures.parts(units, self._whole.model.media) for said in self.ask(command, part)]
+
+    def _shown(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """``units``, whose images the ranks have now."""
+        self.host.pictures.bring(units, self._whole.model.media)
+        return units
+
     # -------------------------------------------------------------------------------------------------------- without gradients
 
     def logprobs(self, units: Sequence[Unit]) -> BranchTensors:
         """As ``LocalInference``'s."""
-        return self.ask("logprobs", units)
+        return self.read("logprobs", units)
 
     def values(self, units: Sequence[Unit]) -> BranchTensors:
         """As ``LocalInference``'s."""
-        return self.ask("values", units)
+        return self.read("values", units)
 
     def scores(self, units: Sequence[Unit]) -> list[Tensor]:
         """As ``LocalInference``'s."""
-        return self.ask("scores", units)
+        return self.read("scores", units)
 
     def information(self, units: Sequence[Unit]) -> float:
         """As ``LocalInference``'s."""
-        return self.ask("information", units)
+        return self.ask("information", self._shown(units))
 
     def divergences(self, units: Sequence[Unit], others: Sequence[Unit]) -> BranchTensors:
         """As ``LocalInference``'s, of the driver's copy: it is asked for prompts with images alone."""
@@ -131,13 +140,14 @@ class RankLearner:
 
     def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """As ``LocalInference``'s."""
-        return self.ask("evaluate", units, objective)
+        counts, media = objective.counts(units), self._whole.model.media
+        return MetricSums.of([self.ask("losses", part, objective, counts) for part in self.host.pictures.parts(units, media)]).report()
 
     # ---------------------------------------------------------------------------------------------------------------- training
 
     def forward_backward(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """As ``LocalLearner``'s; ``balance`` among the metrics is the work of the rank with the most over the mean."""
-        return self.ask("forward_backward", units, objective)
+        return self.ask("forward_backward", self._shown(units), objective)
 
     def step(self) -> StepReport:
         """As ``LocalLearner``'s."""
@@ -161,6 +171,9 @@ class RankLearner:
         """Keep the starting weights, or ``other``, on the ranks as a reference that ``rule`` moves. With ``whole`` the losses compare whole
         distributions with it."""
         model = self._whole.model
+        if whole and other is None and rule is None and model.start_rows and self.host.cluster.shard == "full":
+            what = "cluster.shard=full: losses that compare whole distributions cannot have a part's start as their reference"
+            raise ConfigError(what, "leave model_options.train out beside lora, or set cluster.shard=1")
         self._holds = other or (None if model.peft_model is not None and rule is None else model)
         if other is not None:
             _refuse_others(self.ask("refer", ask_of(other), rule, whole), other, "reference")
@@ -226,7 +239,7 @@ class RankLearner:
     def fits(self, units: Sequence[Unit], objective: Objective) -> str:
         """As ``LocalLearner``'s. Where memory does not suffice the ranks have ended."""
         try:
-            return self.ask("fits", units, objective)
+            return self.ask("fits", self._shown(units), objective)
         except RankError as error:
             if any(word in error.message for word in _MEMORY):
                 return error.message.splitlines()[-1]
@@ -242,7 +255,7 @@ class RankLearner:
 
     def idle(self, unit: Unit) -> frozenset[str]:
         """Trained parameters that the model itself has no use for in a pass over ``unit``."""
-        return self.ask("idle", unit)
+        return self.ask("idle", *self._shown([unit]))
 
     @contextlib.contextmanager
     def altered(self) -> Iterator[None]:
@@ -277,13 +290,14 @@ class RankLearner:
         finally:
             alone.discard_gradients()
             self.discard_gradients()
-        return GradientGap(norm, norm_alone, apart**0.5)
+        return GradientGap(norm, norm_alone, apart**0.5, self.host.cluster.gather == "bf16")
 
 
 def check_remote(model: Model, config: OptimConfig, cluster: ClusterConfig) -> None:
     """Raise ConfigError for what ranks cannot do."""
-    if model.pictured is not None:
-        raise ConfigError("cluster.ranks: a vision-language model is trained in one process only", "set cluster.ranks=1")
+    if cluster.gather == "bf16" and model.precision != "bfloat16":
+        what = "cluster.gather=bf16 rounds weights before they are computed with, and this model is computed in float32"
+        raise ConfigError(what, "set model_options.precision=bf16, or cluster.gather=fp32")
     if config.name != "adamw" and cluster.shard == "full":
         what = f"optim.name={config.name} cannot update weights that are shared out over ranks"
         raise ConfigError(what, "set optim.name=adamw, or cluster.shard=1")

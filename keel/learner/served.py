@@ -22,13 +22,14 @@ from keel.learner.team import Sum
 from keel.methods.rl_parts import ReferenceRule
 from keel.models.frame import Filling, Shelf, without_weights
 from keel.models.loading import load_model
+from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.origin import Origin
 from keel.runs.pieces import Pieces, file_name, write_pieces
 from keel.types import BranchTensors, Objective, Unit
 
 PLAIN = frozenset(  # methods of a learner that are called as they are
-    {"logprobs", "values", "scores", "judgements", "dimensions", "steps", "information", "evaluate", "forward_backward"}
+    {"logprobs", "values", "scores", "judgements", "dimensions", "steps", "information", "losses", "forward_backward"}
     | {"discard_gradients", "train_only", "gradients", "negate_gradients", "idle"}
 )
 PIECEWISE = frozenset({"weights", "send_gradients"})  # answered tensor by tensor
@@ -81,6 +82,7 @@ class Served:
     def __init__(self, team: Ranks) -> None:
         self._team = team
         self._roles: dict[str, _Role] = {}
+        self._media: MediaStore | None = None  # of all roles; what comes and goes the driver decides
 
     def do(self, command: str, args: Sequence[Any]) -> Generator[Any, None, Any]:
         """One command of the driver; yields the pieces of a long answer (rank 0's are those that count), returns a short one."""
@@ -88,6 +90,8 @@ class Served:
             return self._make(*args)
         if command == "touch":
             return self._touch(*args)
+        if command in ("show", "forget"):
+            return getattr(self, f"_{command}")(*args)
         role = self._roles[args[0]]
         if command in PIECEWISE:
             yield from getattr(self, f"_{command}")(role, *args[1:])
@@ -124,7 +128,21 @@ class Served:
         parts = origin.spec, options, origin.lora, origin.heads, origin.seed, origin.new_heads, origin.score, origin.value
         model = load_model(*parts, empty=self._team.lockstep and ask.shelf is not None).model
         model.transform, model.packed, model.lm_head = ask.transform, ask.packed, ask.lm_head
+        if self._media is None:
+            self._media = MediaStore(features=model.media.features)
+        model.use_media(self._media)
         return model
+
+    def _show(self, images: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Hold the pixels of these images, by digest."""
+        assert self._media is not None, "a learner comes first"
+        for digest, pixels in images.items():
+            self._media.put(digest, pixels)
+
+    def _forget(self, digests: Sequence[str]) -> None:
+        assert self._media is not None
+        for digest in digests:
+            self._media.drop(digest)
 
     def _take(self, model: Model, ask: ModelAsk) -> Model:
         filling = Filling(model.module, ask.shelf, self._team.device) if ask.shelf is not None and without_weights(model.module) else None

@@ -35,7 +35,7 @@ class Rank:
             torch.cuda.set_device(setup.gpu)
         _join(setup, listener)
         self._speaks = setup.rank == 0
-        self._served = Served(Ranks(torch.device(setup.device), full=setup.full, timeout_s=setup.timeout_s))
+        self._served = Served(Ranks(torch.device(setup.device), sharing=setup.sharing, timeout_s=setup.timeout_s))
 
     def do(self, message: bytes) -> Iterator[bytes]:
         """One command of the driver. What it is told: (item, value) amid the command, by rank 0 alone, and last one of (done, value),

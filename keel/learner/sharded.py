@@ -5,6 +5,7 @@ Gradients are summed, never averaged: losses are divided by counts of the whole 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,49 +15,75 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from keel.core.errors import ConfigError, ModelError
 from keel.core.hashing import digest_bytes
+from keel.learner.group import Sharing
 from keel.learner.team import Sum, balance_of, dealt
 from keel.models.checksum import added, checksum, checksum_part
 from keel.models.frame import Filling
 from keel.models.model import Model
+from keel.models.start_rows import StartRows
 from keel.runs.pieces import Piece
 
 T = TypeVar("T")
 _BUCKET = 1 << 24  # numbers that are summed over ranks at once
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")  # nobody writes into hidden states
 
 
 class Trunk(nn.Module):
-    """The module with its body as its forward: what is put together at its beginning (embedding, norm, language-model head) stays whole
-    until the backward pass is over, so that losses may read the head's weight."""
+    """The module with its body as its forward: what is put together at its beginning (embedding, norm, language-model head, what is trained
+    of towers and projector) stays whole until the backward pass is over. So losses may read the head's weight, and any number of images may
+    go through the towers on one rank, and another number on the next."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.module = model.module
+        self.module, self.device = model.module, model.device
 
     def forward(self, **inputs: Any) -> Any:
         return self.module.base_model(**inputs)
 
 
-def shard(model: Model, mesh: DeviceMesh, filling: Filling | None = None) -> None:
-    """Leave this rank its share of the weights. Scalar heads stay whole on every rank. A frame gets its weights by ``filling``, one layer
-    at a time, and last what lies in no layer. Raises ConfigError for what cannot be shared out."""
+def shard(model: Model, mesh: DeviceMesh, sharing: Sharing, filling: Filling | None = None) -> None:
+    """Leave this rank its share of the weights. Scalar heads stay whole on every rank, and so does what is frozen beside the decoder: a
+    frozen tower is seldom asked, since what it makes of an image is kept. A frame gets its weights by ``filling``, one layer at a time, and
+    last what lies in no layer. Raises ConfigError for what cannot be shared out."""
     _refuse(model)
-    trunk = Trunk(model)
+    trunk, parts = Trunk(model), model.parts()
+    before = {id(p): name for name, p in model.module.named_parameters()}
     fill = filling.fill if filling is not None else lambda part: None
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if sharing.offload else OffloadPolicy()
     for layer in _layers(model):
         fill(layer)
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=_precision(sharing), offload_policy=offload)
     fill(trunk)
-    fully_shard(trunk, mesh=mesh, reshard_after_forward=False)
+    beside = {p for name, p in model.module.named_parameters() if parts[name] != "language" and not p.requires_grad}
+    policies: dict[str, Any] = {"mp_policy": _precision(sharing, torch.float32), "offload_policy": offload}  # heads and losses read float32
+    fully_shard(trunk, mesh=mesh, reshard_after_forward=False, ignored_params=beside, **policies)
     for part in trunk.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no product before the sum, and needs none
-    model.trunk = trunk
+    now = dict(model.module.named_parameters())
+    model.start_rows = [_start_of(now[before[id(s.weight_VH)]], s) for s in model.start_rows]
+    model.towers = None  # it knows the weights as they were
+    model.trunk = cast(Any, trunk)  # which is an FSDPModule now
+
+
+def _start_of(weight: nn.Parameter, whole: StartRows) -> StartRows:
+    """This rank's share of a weight's start."""
+    piece = piece_of(weight)
+    rows = whole.start_KH[piece.first : piece.first + len(piece.tensor)] if isinstance(weight, DTensor) else whole.start_KH
+    return StartRows(weight, ..., like(weight, rows.to(piece.tensor.device, copy=True)))
+
+
+def _precision(sharing: Sharing, out: torch.dtype | None = None) -> MixedPrecisionPolicy:
+    """What weights are put together in; their gradients are summed in float32. ``out`` is what is handed on where they are rounded. Inputs
+    are let alone: they come from rounded embeddings, and plans of attention are among them."""
+    rounded = MixedPrecisionPolicy(torch.bfloat16, torch.float32, out, cast_forward_inputs=False)
+    return rounded if sharing.rounded else MixedPrecisionPolicy(cast_forward_inputs=False)
 
 
 def _layers(model: Model) -> list[nn.Module]:
@@ -71,8 +98,7 @@ def _layers(model: Model) -> list[nn.Module]:
 
 def _refuse(model: Model) -> None:
     for wrong, what in (
-        (model.pictured is not None, "a vision-language model"),
-        (bool(model.start_rows), "LoRA with new tokens or with whole parts trained beside the adapters"),
+        (any(s.rows_K is not ... for s in model.start_rows), "LoRA with new tokens"),
         (bool(model.members), "an ensemble"),
         (bool(model.quantised), "a model that is kept in 8 bits"),
     ):
@@ -83,9 +109,11 @@ def _refuse(model: Model) -> None:
 class Ranks:
     """A ``Team`` over the processes of torch.distributed. ``talk`` is a group on the CPU for what is no gradient."""
 
-    def __init__(self, device: torch.device, *, full: bool, timeout_s: float) -> None:
-        """``timeout_s``: how long a rank waits for another one in a pass."""
-        self.world, self.rank, self.lockstep = dist.get_world_size(), dist.get_rank(), full
+    def __init__(self, device: torch.device, *, sharing: Sharing | None, timeout_s: float) -> None:
+        """``sharing``: how weights are shared out; None: all ranks have them whole. ``timeout_s``: how long a rank waits for another one in
+        a pass."""
+        self.world, self.rank, self.lockstep = dist.get_world_size(), dist.get_rank(), sharing is not None
+        self._sharing = sharing
         self.balance = 1.0
         self.device, self._talk = device, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._trunks: list[FSDPModule] = []
@@ -93,9 +121,9 @@ class Ranks:
 
     def take(self, model: Model, filling: Filling | None = None) -> Model:
         """Share out a model's weights, where they are to be; those of a frame come by ``filling``."""
-        if self.lockstep:
-            shard(model, self._mesh, filling)
-            self._trunks.append(cast(FSDPModule, model.trunk))
+        if self._sharing is not None:
+            shard(model, self._mesh, self._sharing, filling)
+            self._trunks.append(cast(Any, model.trunk))
         return model
 
     # ------------------------------------------------------------------------------------------------------------------ passes
@@ -147,7 +175,7 @@ class Ranks:
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         kinds = [g for g in gradients if isinstance(g, DTensor)], [g for g in gradients if not isinstance(g, DTensor)]
         norms = [_plain(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
-        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([norm.to(self.device) for norm in norms]))
 
     def clip(self, parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
         for kind in (True, False):

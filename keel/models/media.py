@@ -37,7 +37,7 @@ class MediaStore:
         self.remade = 0  # images that had gone and were made again
         self._items: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._makers: dict[str, Maker] = {}
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     def put(self, digest: str, pixels: Pixels, make: Maker | None = None) -> None:
         """Hold an image's ``pixels``. ``make`` gives them again; without it they stay whatever the bound."""
@@ -62,7 +62,7 @@ class MediaStore:
     def drop(self, digest: str) -> None:
         """Forget an image that nobody will ask for again, and how it is made."""
         self._makers.pop(digest, None)
-        self.held -= _bytes(self._items.pop(digest, {}))
+        self.held -= pixel_bytes(self._items.pop(digest, {}))
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._items or digest in self._makers
@@ -72,18 +72,19 @@ class MediaStore:
         return len(self._items)
 
     def _hold(self, digest: str, pixels: dict[str, Tensor]) -> None:
-        self.held += _bytes(pixels) - _bytes(self._items.pop(digest, {}))
+        self.held += pixel_bytes(pixels) - pixel_bytes(self._items.pop(digest, {}))
         self._items[digest] = pixels
-        if self._max_bytes is None:
+        if self.max_bytes is None:
             return
         for old in list(self._items):
-            if self.held <= self._max_bytes:
+            if self.held <= self.max_bytes:
                 return
             if old in self._makers and old != digest:
-                self.held -= _bytes(self._items.pop(old))
+                self.held -= pixel_bytes(self._items.pop(old))
 
 
-def _bytes(pixels: Pixels) -> int:
+def pixel_bytes(pixels: Pixels) -> int:
+    """Of an image as the processor leaves it."""
     return sum(tensor.numel() * tensor.element_size() for tensor in pixels.values())
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import peft
 import torch
@@ -39,6 +39,19 @@ from keel.models.start_rows import StartRows, at_start
 from keel.models.towers import Towers
 from keel.models.vision_value_head import LookingValueHead, views
 from keel.types import Batch, MediaRef
+
+
+class Trunk(Protocol):
+    """The body as its passes go where its weights are shared out over processes."""
+
+    device: torch.device  # where it computes
+
+    def unshard(self) -> Any:
+        """Put together what stays whole through a pass. All processes do so in the same passes."""
+        ...
+
+    def __call__(self, **inputs: Any) -> Any: ...
+
 
 PLAIN = "eager"  # the attention every architecture defines itself, soft caps and sinks included
 
@@ -74,7 +87,8 @@ class Model:
     quantised: str = ""  # how its matrices are kept, where that is in 8 bits: it is read, and neither trained nor saved
     towers: Towers | None = None  # what makes features of images, once an image was shown
     origin: Origin | None = None  # how another process loads the same
-    trunk: nn.Module | None = None  # the body as its passes go, where its weights are shared out over processes
+    trunk: Trunk | None = None  # the body as its passes go, where its weights are shared out over processes
+    for_nothing: MediaRef | None = None  # looked at in training passes without an image; adds 0 to what looking at one adds to
 
     @property
     def config(self) -> Any:
@@ -92,7 +106,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        return next(self.module.parameters()).device if self.trunk is None else self.trunk.device
 
     @property
     def head_weight_VH(self) -> Tensor:
@@ -210,17 +224,39 @@ class Model:
     def _shown(self, media: Sequence[MediaRef], features: Mapping[str, ImageFeatures] | None) -> Iterator[dict[str, Tensor]]:
         """Within this context the body finds these images."""
         if not media:
-            yield {}
+            with self._looking_for_nothing():
+                yield {}
             return
         found = self._features(media) if features is None else features
         with in_place(self.module.base_model, ImageFeatures.join([found[ref.digest] for ref in media])) as inputs:
             yield inputs
+
+    @contextlib.contextmanager
+    def _looking_for_nothing(self) -> Iterator[None]:
+        """Within this context 0 times the features of ``for_nothing`` is added to the embedded tokens, so that a backward pass goes through
+        all layers and weights that it goes through where an image is."""
+        if self.for_nothing is None or not torch.is_grad_enabled():
+            yield
+            return
+        found = self._features([self.for_nothing])[self.for_nothing.digest]
+        nothing = torch.stack([(rows_NH * 0.0).sum() for rows_NH in (found.rows_NH, *found.layers)]).sum()
+
+        def add(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+            return out + nothing.to(out.dtype)
+
+        hook = self.module.get_input_embeddings().register_forward_hook(add)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _features(self, media: Sequence[MediaRef]) -> dict[str, ImageFeatures]:
         """Each distinct image through tower and projector once, or not at all where its features are kept; by digest."""
         self._refuse_strange(media)
         self._use_adapter()
         self.towers = self.towers or Towers(self.module, self.compute_dtype)
+        if self.trunk is not None:
+            self.trunk.unshard()  # what is trained of the towers is put together with it
         found: dict[str, ImageFeatures] = {}
         with self.compute():
             for ref in media:

@@ -22,7 +22,8 @@ class StartRows:
 
 @contextlib.contextmanager
 def at_start(started: Sequence[StartRows]) -> Iterator[None]:
-    """Put rows back to where training started, and the trained ones back at the end, bit for bit."""
+    """Put rows back to where training started, and the trained ones back at the end, bit for bit. Weights that are shared out are to be in
+    their shares, not put together for a pass."""
     trained = [s.weight_VH.detach()[s.rows_K].clone() for s in started]
     try:
         with torch.no_grad():

@@ -15,7 +15,7 @@ MARGIN = 0.9  # of the memory: what a plan may take
 _RANK = 16
 _MOST_RANKS = 1024
 
-Name = Literal["rows", "inference", "microbatch", "checkpointing", "bf16", "adamw_8bit", "lora", "ranks"]
+Name = Literal["rows", "inference", "microbatch", "checkpointing", "bf16", "adamw_8bit", "gather", "offload", "lora", "ranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,10 @@ def _changes(work: Work, factors: Factors, limit: float) -> Iterator[Change]:
         yield change("bf16", "", "model_options.precision=bf16")
     if work.optimizer == "adamw" and work.device == "cuda":
         yield change("adamw_8bit", "", "optim.name=adamw_8bit")
+    if work.shards > 1 and work.value == 2 and not work.rounded:
+        yield change("gather", "", "cluster.gather=bf16")
+    if work.shards > 1 and work.device == "cuda" and not work.offload:
+        yield change("offload", "", "cluster.offload=true")
     if not work.rank:
         yield change("lora", str(_RANK), f"lora.r={_RANK}")
     ranks = _ranks(work, factors, limit) if work.shareable else 1
@@ -133,6 +137,10 @@ def _with(work: Work, changes: Sequence[Change]) -> Work:
                 work = replace(work, value=2)
             case "adamw_8bit":
                 work = replace(work, optimizer="adamw_8bit")
+            case "gather":
+                work = replace(work, rounded=True)
+            case "offload":
+                work = replace(work, offload=True)
             case "lora":
                 work = replace(work, rank=number, counted=0.0, reference=work.reference and work.named)
             case "ranks":

@@ -18,10 +18,10 @@ def trained_weights(parameters: float, ranks: int = 1) -> float:
     return FP32 * parameters / ranks
 
 
-def frozen_weights(parameters: float, linear: float, value: int) -> float:
-    """``b linear + 4 (P - linear)``: what is not trained keeps its ``linear`` weights in compute precision; tables, norms and head stay
-    float32."""
-    return value * linear + FP32 * (parameters - linear)
+def frozen_weights(parameters: float, linear: float, value: int, ranks: int = 1) -> float:
+    """``(b linear + 4 (P - linear)) / W``: what is not trained keeps its ``linear`` weights in compute precision; tables, norms and head
+    stay float32."""
+    return (value * linear + FP32 * (parameters - linear)) / ranks
 
 
 def gradients(trained: float, ranks: int = 1) -> float:
@@ -37,9 +37,10 @@ def moments(trained: float, optimizer: Optimizer, rows_and_columns: float = 0.0,
     return (8.0 if optimizer == "adamw" else 2.0) * trained / ranks
 
 
-def rounded_copies(linear: float, value: int, ranks: int = 1) -> float:
-    """``b linear / W`` in bfloat16: autocast keeps a rounded copy of each trained matrix through a pass; nothing in float32."""
-    return value * linear / ranks if value < FP32 else 0.0
+def rounded_copies(linear: float, value: int) -> float:
+    """``b linear`` in bfloat16: autocast keeps a rounded copy of each trained matrix through a pass, of the whole one where weights are
+    shared out too; nothing in float32, or where weights are rounded before they are put together."""
+    return value * linear if value < FP32 else 0.0
 
 
 def activations(tokens: float, layers: int, hidden: int, intermediate: int, value: int, checkpointing: bool = False) -> float:
@@ -95,8 +96,8 @@ def pictures(images: float, pixels: float, tokens: float, hidden: int) -> float:
 
 
 def gathers(layer: float, root: float, ranks: int, value: int) -> float:
-    """With weights shared out (FSDP2): ``b`` for two whole layers, ``b`` for the root group (tables, head, norm) and ``4`` for its
-    gradient; 0 on one rank."""
+    """With weights shared out (FSDP2): ``b`` for two whole layers, ``b`` for the root group (tables, head, norm, a trained tower) and ``4``
+    for its gradient; 0 on one rank. Here ``b`` is what weights are put together in: 2 with ``cluster.gather=bf16``, else 4."""
     return 0.0 if ranks == 1 else value * (2 * layer + root) + FP32 * root
 
 

@@ -46,7 +46,7 @@ class Machine:
 def measure_machine(options: ModelOptions) -> Machine:
     """Look at the machine; takes under a second."""
     kind = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-    device, dtype = torch.device(kind), compute_dtype(options)
+    device, dtype = torch.device(kind), compute_dtype(options.model_copy(update={"device": kind}))  # a GPU may be asked for and not here
     name = torch.cuda.get_device_name(device) if kind == "cuda" else "cpu"
     memory = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else free_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -95,10 +95,17 @@ def standing(work: Work) -> float:
 
 
 def policy_weights(work: Work) -> float:
-    """Of the model that is trained; with adapters its frozen base and these."""
-    if work.rank:
-        return f.frozen_weights(work.size.parameters, work.size.rounded, work.value) + f.trained_weights(work.trained)
-    return f.trained_weights(work.trained, work.shards)
+    """Of the model that is trained; with adapters its frozen base and these. A rank's share, where they are shared out."""
+    base = f.frozen_weights(work.size.parameters, work.size.rounded, work.value, work.shards) if work.rank else 0.0
+    return base + f.trained_weights(work.trained, work.shards)
+
+
+def beside_the_gpu(work: Work) -> float:
+    """Bytes that each rank keeps in the machine's memory in place of its GPU's: weights, gradients and moments of what it trains."""
+    if not work.offloaded:
+        return 0.0
+    each = policy_weights(work) + f.gradients(work.trained, work.shards)
+    return (2 if work.critic else 1) * (each + f.moments(work.trained, work.optimizer, _sides(work), work.shards))
 
 
 def frozen_model(size: Size, value: int) -> float:
@@ -109,7 +116,7 @@ def frozen_model(size: Size, value: int) -> float:
 def _standing(work: Work, phase: Phase) -> Iterator[Part]:
     """What stands through a run from loading on; moments are made by the first step."""
     trained: Iterable[Role] = ("policy", "critic") if work.critic else ("policy",)
-    for role in trained:
+    for role in trained if not work.offloaded else ():
         yield Part(phase, role, "weights", policy_weights(work))
         if phase != "loading":
             yield Part(phase, role, "moments", f.moments(work.trained, work.optimizer, _sides(work), work.shards))
@@ -147,12 +154,13 @@ def _passing(work: Work, phase: Phase, factors: Factors) -> Iterator[Part]:
 def _training(work: Work, phase: Phase, role: Role, factors: Factors) -> Iterator[Part]:
     size, full = work.size, not work.rank
     kept = f.activations(work.microbatch, size.layers, size.hidden, size.intermediate, work.value, work.checkpointing)
-    yield Part(phase, role, "gradients", f.gradients(work.trained, work.shards))
+    yield Part(phase, role, "gradients", 0.0 if work.offloaded else f.gradients(work.trained, work.shards))
     yield Part(phase, role, "activations", factors.activations * kept)
     yield Part(phase, role, "images", f.pictures(work.images, size.pixels, work.images * size.image_tokens, size.hidden))
-    yield Part(phase, role, "rounded", f.rounded_copies(size.matrices, work.value, work.shards) if full else 0.0)
+    yield Part(phase, role, "rounded", f.rounded_copies(size.matrices, work.value) if full and work.gathered == f.FP32 else 0.0)
     if work.shards > 1:
-        yield Part(phase, role, "gathered", f.gathers(size.layer, size.root, work.shards, work.value))
+        layer, root = max(0.0, size.layer - size.tower / size.layers), size.root + size.tower
+        yield Part(phase, role, "gathered", f.gathers(layer, root, work.shards, work.gathered))
     if role == "policy" and work.scored:
         yield Part(phase, role, "head", f.head_tile(work.scored, size.vocab, size.hidden, work.value, work.device, trained=full))
 

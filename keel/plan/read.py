@@ -12,6 +12,7 @@ import torch
 
 from keel.core.config import load, read_recipe
 from keel.core.errors import ConfigError, ModelError
+from keel.learner.config import ClusterConfig
 from keel.loops.offline import total_steps
 from keel.methods import resolve
 from keel.methods.preference import preference_objective
@@ -43,7 +44,7 @@ class Asked:
     size: Size
     lengths: Lengths  # of the training side
     held_out: Lengths
-    ranks: int = 1
+    ranks: int = 1  # 1: as the recipe has it
     share: bool = True
 
 
@@ -87,7 +88,7 @@ def _longer(lengths: Lengths, more: float) -> Lengths:
 def work_of(asked: Asked) -> Work:
     """What it asks of memory."""
     recipe, size = asked.recipe, asked.size
-    device = _device(recipe.model_options)
+    device, cluster = _device(recipe.model_options), getattr(recipe, "cluster", None) or ClusterConfig()
     base = Work(
         size=size,
         value=value_bytes(recipe.model_options, device),
@@ -95,8 +96,10 @@ def work_of(asked: Asked) -> Work:
         optimizer=recipe.optim.name,
         checkpointing=recipe.model_options.gradient_checkpointing,
         device=device,
-        ranks=asked.ranks,
-        share=asked.share,
+        ranks=asked.ranks if asked.ranks > 1 else cluster.ranks,
+        share=asked.share and cluster.shard == "full",
+        rounded=cluster.gather == "bf16",
+        offload=cluster.offload,
         shareable="cluster" in type(recipe).model_fields,
     )
     sampled = sampling_of(recipe)

@@ -15,7 +15,7 @@ from keel.plan.fit import fit
 from keel.plan.machine import Machine, measure_machine
 from keel.plan.measured import corrected, factors_of, run_probe
 from keel.plan.measured import rates_of as measured_rates
-from keel.plan.memory import memory
+from keel.plan.memory import beside_the_gpu, memory
 from keel.plan.read import Asked, amount_of, read, work_of
 from keel.plan.seconds import Rates, rates_of, seconds
 from keel.plan.shape import read_shape
@@ -75,6 +75,7 @@ def make_plan(
             "rows": work.rows,
             "answer": round(work.answer),
             "ranks": work.ranks,
+            "beside_the_gpu": round(beside_the_gpu(work)),
             "bytes_per_value": work.value,
             "device": work.device,
             "checkpointing": work.checkpointing,

@@ -40,6 +40,8 @@ class Work:
     critic: bool = False
     ranks: int = 1
     share: bool = True  # what is trained is shared out among the ranks; False: every rank has all of it
+    rounded: bool = False  # weights that are shared out are rounded before they are put together
+    offload: bool = False  # and lie beside the GPU, with gradients and moments
     sampler: str = "sampler"  # where the recipe has the sampler's settings
     shareable: bool = False  # the recipe has settings of ranks
     counted: float = 0.0  # parameters that are trained, where they were counted
@@ -53,6 +55,16 @@ class Work:
     def shards(self) -> int:
         """Ranks among which weights, gradients and moments are shared out."""
         return self.ranks if self.share else 1
+
+    @property
+    def gathered(self) -> int:
+        """Bytes of a value of weights that are put together for a pass."""
+        return 2 if self.rounded and self.shards > 1 else f.FP32
+
+    @property
+    def offloaded(self) -> bool:
+        """Does what is trained lie beside the GPU?"""
+        return self.offload and self.shards > 1 and self.device == "cuda"
 
 
 @dataclass(frozen=True, slots=True)

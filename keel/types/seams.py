@@ -127,6 +127,7 @@ class GradientGap:
     norm: float
     norm_alone: float
     apart: float  # norm of their difference
+    rounded: bool = False  # the processes round weights that one alone does not
 
 
 class Learner(Inference, Protocol):

@@ -49,6 +49,22 @@ def makes_no_dummy() -> None:
     sharded.Ranks.deal = deal
 
 
+def looks_only_where_an_image_is() -> None:
+    """A rank whose micro-batch has no image makes no pass through the tower."""
+
+    def an_image(self: local.LocalLearner, units: Sequence[Unit]) -> None:
+        return None
+
+    local.LocalLearner.an_image = an_image
+
+
+BUGS = {
+    "average": averages,
+    "local": counts_its_own_part,
+    "no dummy": makes_no_dummy,
+    "no look": looks_only_where_an_image_is,
+}
+
 if __name__ == "__main__":
-    {"average": averages, "local": counts_its_own_part, "no dummy": makes_no_dummy}[sys.argv[1]]()
+    BUGS[sys.argv[1]]()
     rank.main(int(sys.argv[2]), int(sys.argv[3]))

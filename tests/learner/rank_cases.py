@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from keel.learner.config import BatchConfig, OptimConfig
 from keel.learner.host import Host
@@ -19,7 +21,7 @@ from keel.methods.objectives.reward import RewardObjective
 from keel.methods.objectives.supervised import SupervisedObjective
 from keel.methods.objectives.value import ValueObjective
 from keel.models.config import LoraConfig, ModelOptions
-from keel.models.heads import HeadSpec
+from keel.models.heads import HeadSpec, ValueKind
 from keel.models.loading import load_model
 from keel.models.model import Model
 from keel.types import Branch, Edge, Encoded, Objective, PairTarget, Unit
@@ -69,13 +71,18 @@ class Case:
     lora: LoraConfig | None = None
     heads: frozenset[Any] = frozenset()
     score: HeadSpec | None = None
+    value: ValueKind | None = None
     options: dict[str, Any] = field(default_factory=dict)
     allowed: float = 5e-6  # relative
+    images: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # pixels by digest, in the driver alone
 
     def model(self) -> Model:
         """The same each time."""
         options = ModelOptions(**{"device": "cpu", "precision": "fp32", **self.options})
-        return load_model(f"tiny:{self.arch}?std=0.15", options, self.lora, self.heads, 3, True, self.score).model
+        model = load_model(f"tiny:{self.arch}?std=0.15", options, self.lora, self.heads, 3, True, self.score, self.value).model
+        for digest, pixels in self.images.items():
+            model.media.put(digest, pixels)
+        return model
 
     def alone(self) -> LocalLearner:
         """In this process."""
@@ -109,3 +116,8 @@ CASES = (
     Case("checkpointing", PolicyObjective(), options={"gradient_checkpointing": True}),
     Case("a rank without work", PolicyObjective(), units(1, 1)),
 )
+
+
+def rounded(case: Case) -> Case:
+    """The same, computed in bfloat16."""
+    return replace(case, options={**case.options, "precision": "bf16"})

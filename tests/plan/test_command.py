@@ -108,3 +108,21 @@ def test_probe_counts_what_the_formulas_count(recipe: str, verb: str, tmp_path: 
     assert found.rows == work.rows
     assert min(found.loading, found.scoring, found.training) > 0
     assert memory(replace(work, microbatch=2 * work.microbatch)).of("training") > memory(work).of("training")
+
+
+def test_the_recipes_own_ranks_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a plan is made for GPUs that are not here."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    file = tmp_path / "plan.json"
+    shape = "hidden=8192,layers=80,heads=64,kv_heads=8,intermediate=28672,vocab=128256"
+    asked = ["plan", "recipes/tiny_sft.yaml", "--verb", "sft", "--shape", shape, "--memory", "80GB", "--json", str(file)]
+    cluster = ["cluster.ranks=64", "cluster.gather=bf16", "cluster.offload=true"]
+    assert main([*asked, "model_options.device=cuda", *cluster]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))["work"]
+    assert found["ranks"] == 64
+    assert found["beside_the_gpu"] == pytest.approx(16 * 70_553_706_496 / 64)
+    assert main([*asked, "model_options.device=cuda", "--ranks", "8", *cluster[:1]]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["work"]["ranks"] == 8
+    assert found["fit"]["settings"] == cluster[1:], "what it takes on so few"

@@ -65,6 +65,19 @@ def test_the_fewest_changes_are_enough_and_none_is_idle() -> None:
             assert found.enough[0] == singles[0]  # the gentlest
 
 
+def test_over_ranks_weights_may_be_rounded_or_lie_elsewhere() -> None:
+    def names(work: Work) -> set[str]:
+        return {c.name for c in fit(work, Factors(), 1e9).changes} & {"gather", "offload"}
+
+    over = replace(WORK, value=2, ranks=4, device="cuda")
+    assert names(over) == {"gather", "offload"}
+    assert names(replace(over, rounded=True, offload=True)) == names(replace(over, share=False)) == names(WORK) == set()
+    assert names(replace(over, device="cpu")) == {"gather"}
+    changes = {c.name: c for c in fit(over, Factors(), 1e9).changes}
+    assert changes["gather"].peak == memory(replace(over, rounded=True)).peak < memory(over).peak
+    assert changes["offload"].peak == memory(replace(over, offload=True)).peak < memory(over).peak
+
+
 def test_ranks_are_offered_where_the_recipe_knows_them() -> None:
     """So many as one rank fits with; the sampler's whole copy, which no rank shares, is counted."""
     now = memory(WORK).peak

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from keel.plan import formulas as f
-from keel.plan.memory import frozen_model, memory
+from keel.plan.memory import beside_the_gpu, frozen_model, memory
 from keel.plan.shape import decoder
 from keel.plan.size import Size
 from keel.plan.work import Factors, Work
@@ -106,6 +108,20 @@ def test_phases_of_ppo() -> None:
     assert plan.of("sampling") == standing + drawn
     assert plan.of("saving") == standing
     assert plan.peak == max(plan.phases.values()) == plan.of(plan.worst)
+
+
+def test_what_ranks_put_together_and_what_lies_beside_the_gpu() -> None:
+    """SIZE on 4 GPUs: 4 of 16 bytes a parameter, shared out, lie elsewhere; autocast rounds whole matrices, gather=bf16 before."""
+    bare = Factors(process=0.0)
+    work = Work(SIZE, 2, ranks=4, device="cuda")
+    plain, rounded = (memory(w, bare).of("training") for w in (work, replace(work, rounded=True)))
+    assert plain - rounded == 2 * SIZE.matrices + 2 * (2 * SIZE.layer + SIZE.root)
+    beside = replace(work, offload=True)
+    assert beside_the_gpu(beside) == 16 * SIZE.parameters / 4
+    assert plain - memory(beside, bare).of("training") == beside_the_gpu(beside)
+    assert beside_the_gpu(replace(beside, device="cpu")) == beside_the_gpu(replace(beside, share=False)) == beside_the_gpu(work) == 0
+    tower = replace(SIZE, tower=100)
+    assert memory(replace(work, size=tower), bare).of("training") - plain == pytest.approx(8 * 100 - 4 * 2 * 100 / SIZE.layers)
 
 
 def test_adapters_and_ranks() -> None:
