@@ -21,6 +21,7 @@ def test_the_question_ends_at_the_last_turn_that_both_were_asked() -> None:
     assert shared_turns(one, said("sBe kind.", "uGuess.", "a5", "uhigher", "a6", "uhigher", "a7")) == 4
     assert shared_turns(one, said("sBe kind.", "uGuess.", "a6", "ulower", "a3")) == 2, "they part at the first answer"
     assert shared_turns(one, said("sBe kind.", "uGuess.", "a5")) == 2, "one ends where the other goes on: both have an answer"
+    assert shared_turns(said("uGuess.", "a5", "uhigher"), said("uGuess.", "a5", "uhigher", "a7")) == 1, "one has no answer to the last"
     assert shared_turns(one, said("sBe kind.", "uAnother.", "a5")) == 0
     assert shared_turns(one, said("sBe kind.", "uGuess.", "a5", "ulower", "a7")) == 2, "the world said another thing"
 

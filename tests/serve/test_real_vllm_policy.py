@@ -51,6 +51,7 @@ class Served:
             port = free.getsockname()[1]
         self.url, self.log = f"http://127.0.0.1:{port}", folder / f"log-{port}.txt"
         words = ["serve", "policy", model, "--port", str(port), "threads=1", "model_options={precision: fp32, device: cpu}", *settings]
+        words += ["engine_arguments=[--enforce-eager]"] if any("vllm" in word for word in settings) else []
         with self.log.open("wb") as out:
             env = {**os.environ, **ENVIRONMENT}
             self.process = subprocess.Popen([sys.executable, "-m", "keel.cli", *words], stdout=out, stderr=out, cwd=ROOT, env=env)

@@ -42,7 +42,7 @@ def engine_of(config: ServePolicyConfig, engine: str, model: str, reference: lis
         from keel.models.loading import compute_dtype  # loads torch, which the front does without otherwise
 
         dtype = str(compute_dtype(config.model_options)).removeprefix("torch.")
-        command = command_of(engine, model, port, dtype)
+        command = [*command_of(engine, model, port, dtype), *config.engine_arguments]
         return LaunchedEngine(command, port, model, config.probe, threads_of(engine, config.threads))
     return RemoteEngine(engine, model, os.environ.get(config.key_env, ""))
 
