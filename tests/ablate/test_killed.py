@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from keel.core.hashing import digest_bytes
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = 6  # two changes and the recipe as it stands, on two seeds
 SHORT = ("--set", "loop.steps=3", "--set", "sampling.max_tokens=4", "--set", "settings.threads=1", "--jobs", "2")
+Start = Callable[[Path], subprocess.Popen[bytes]]
 Process = tuple[int, str]  # its id, and when it began: ids are given again
 
 pytestmark = [
@@ -32,9 +33,21 @@ def command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "keel.cli", "ablate", "recipes/ablate_tiny.yaml", *keys, *SHORT]
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command(folder), cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=(folder.parent / "log").open("ab"))
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the command; none outlives its test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(folder: Path) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with (folder.parent / "log").open("ab") as log:
+            started.append(subprocess.Popen(command(folder), cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=log))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def known(folder: Path) -> list[dict[str, Any]]:
@@ -43,7 +56,7 @@ def known(folder: Path) -> list[dict[str, Any]]:
 
 
 def until(true: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + 600
+    end = time.monotonic() + 3600  # a bound for what hangs; machines may be slow
     while not true():
         assert time.monotonic() < end, what
         time.sleep(0.05)
@@ -83,7 +96,7 @@ def table(folder: Path) -> Any:
     return found | {"trials": [{k: v for k, v in row.items() if k != "seconds"} for row in found["trials"]]}
 
 
-def test_the_parent_killed_in_the_middle(tmp_path: Path) -> None:
+def test_the_parent_killed_in_the_middle(start: Start, tmp_path: Path) -> None:
     """SIGKILL once two runs are known: all that it started ends by itself; the same command finds what one left in peace does,
     and touches no run that was finished."""
     cut, whole = tmp_path / "cut", tmp_path / "whole"
@@ -104,7 +117,7 @@ def test_the_parent_killed_in_the_middle(tmp_path: Path) -> None:
     assert table(cut) == table(whole)
 
 
-def test_a_child_killed_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_child_killed_is_told_and_the_same_command_goes_on(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     process = start(folder)
     until(lambda: known(folder) or process.poll() is not None, "a run")

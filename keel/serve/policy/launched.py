@@ -76,12 +76,6 @@ class LaunchedEngine:
     def alive(self) -> bool:
         return self._remote.alive
 
-    @property
-    def pid(self) -> int:
-        """The server's process, which leads the group of all that it starts."""
-        assert self._process is not None, "start comes first"
-        return self._process.pid
-
     async def start(self) -> None:
         """Raises ModelError when the server ends before it answers; its own words are on standard error."""
         await self._launch()
@@ -89,8 +83,8 @@ class LaunchedEngine:
 
     async def _launch(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "keel.serve.policy.tied", str(os.getpid()), *self.command),
-            stdin=asyncio.subprocess.DEVNULL,
+            *(sys.executable, "-m", "keel.serve.policy.tied", *self.command),
+            stdin=asyncio.subprocess.PIPE,  # closes when we end
             start_new_session=True,
             env=self._env,
         )

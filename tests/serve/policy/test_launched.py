@@ -51,7 +51,7 @@ def test_killed_it_is_started_again_and_leaves_nothing_behind(tmp_path: Path) ->
         engine = engine_in(tmp_path)
         await engine.start()
         first, below = pids(tmp_path)[0]
-        assert (await said(engine), engine.pid) == (str(first), first)
+        assert await said(engine) == str(first)
         assert engine.about.context == 512
         os.kill(first, signal.SIGKILL)
         await until(lambda: engine.restarts == 1 and engine.alive)
@@ -75,8 +75,7 @@ def test_one_that_does_not_start_is_told(tmp_path: Path) -> None:
     finish(run())
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel ends it on Linux alone")
-def test_it_ends_when_we_are_killed(tmp_path: Path) -> None:
+def test_all_of_it_ends_when_we_are_killed(tmp_path: Path) -> None:
     code = f"""
 import asyncio
 from keel.serve.policy.config import ProbeConfig
@@ -93,9 +92,7 @@ asyncio.run(main())
     assert process.stdout.readline() == "up\n"
     process.kill()
     process.wait()
-    server, below = pids(tmp_path)[0]
-    asyncio.run(until(lambda: ended(server)))
-    os.kill(below, signal.SIGKILL)  # a stand-in's; real servers watch over theirs
+    asyncio.run(until(lambda: all(ended(pid) for pair in pids(tmp_path) for pid in pair)))
 
 
 def test_models_that_only_keel_reads_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
