@@ -18,7 +18,7 @@ import numpy as np
 
 from keel.data.sources import read_source
 from keel.evaluate.refusals.classify import REFUSALS, by_rule
-from keel.evaluate.refusals.signs import act, sentences, signs
+from keel.evaluate.refusals.signs import Act, act, sentences, signs
 from keel.verbs.eval_refusals.run import label_of
 
 PENALTY = 3.0  # quadratic, of each point but those of "always"
@@ -44,7 +44,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], np.ndarray, np.ndarray, list[
     ruled: list[str | None] = []
     for _, text, _ in rows:
         said = sentences(text)
-        acts = [act(s) for s in said]
+        acts: list[Act] = [act(s) for s in said]
         seen = signs(text, said, acts)
         found.append(seen | {"always": 1.0})
         ruled.append(by_rule(acts, seen))
