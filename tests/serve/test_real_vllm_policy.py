@@ -183,7 +183,7 @@ def test_killed_under_load_it_is_back_and_who_asked_is_told(served: Served) -> N
 
 def test_its_engine_killed_alone_is_the_same(served: Served) -> None:
     until(lambda: served.ready()["ready"], "it generates")
-    inner = served.below("spawn_main")
+    inner = served.below("EngineCore")
     assert inner, "vLLM computes in a process of its own"
     os.kill(inner[0], signal.SIGKILL)
     until(lambda: not served.ready()["ready"], "readiness says so")
