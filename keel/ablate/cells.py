@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from keel.core.errors import RunError
 from keel.tune.trial import Trainer, Trial
 
 Row = Mapping[str, Any]
@@ -20,7 +22,7 @@ Row = Mapping[str, Any]
 
 def rows(trainer: Trainer, trials: Sequence[Trial], steps: int, jobs: int) -> Iterator[Row]:
     """The row of each run as it ends: that of ``Trainer.advance`` with ``seconds`` and ``weights``, a digest of what was trained. Raises
-    what a run raises; the others that go on then end first."""
+    what a run raises; the others that go on then end first. RunError where a process of the pool was killed: the pool ends the others."""
     if jobs == 1:
         for trial in trials:
             yield one(trainer, trial, steps)
@@ -35,6 +37,10 @@ def rows(trainer: Trainer, trials: Sequence[Trial], steps: int, jobs: int) -> It
                 yield from (future.result() for future in good)  # what is known is written, whatever became of the others
                 for future in ended:
                     future.result()
+        except BrokenProcessPool:
+            raise RunError(
+                "a process with a run ended by itself (killed? out of memory?)", "give fewer --jobs; the same command goes on with the rest"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -59,9 +65,9 @@ def weights(run: Path) -> str:
 
 def _begin(jobs: int) -> None:
     """In a process of the pool: a share of the processors, and an end when the parent ends, however it does."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    import torch  # takes seconds, in which the parent may end
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))

@@ -10,6 +10,7 @@ from typing import Any
 from keel.evaluate import measures, statistics
 from keel.evaluate.measures import Distribution
 from keel.evaluate.statistics import LEVEL, Interval
+from keel.evaluate.turns import turn_row, turn_text
 
 GOLD = "gold"
 GOLD_CONTENT = "gold_content"  # the gold utility without its features of form, which rules of form may reward directly
@@ -27,12 +28,12 @@ class Answer:
     tokens: int | None = None
     errors: tuple[tuple[str, int, int], ...] | None = None  # what is made up: type, first and past-last character; None = not looked for
     coverage: float | None = None  # share of the truth that was told
-    turns: tuple[tuple[str, str], ...] = ()  # of a conversation: who, and what was said; ``text`` is then the last answer
+    turns: tuple[Mapping[str, Any], ...] = ()  # of a conversation: rows of ``Conversation.told``; ``text`` is then the last answer
 
     @property
     def shown(self) -> str:
         """For people: all turns of a conversation, else the answer."""
-        return "\n".join(f"{who}: {said}" for who, said in self.turns) if self.turns else self.text
+        return "\n".join(f"{turn.get('role', '')}: {turn_text(turn)}" for turn in self.turns) if self.turns else self.text
 
     def score(self, scorer: str) -> float | None:
         """Score by ``gold``, ``reward_model`` or the name of a rule."""
@@ -63,7 +64,7 @@ class PromptAnswers:
         def row(answer: Answer) -> dict[str, Any]:
             scores = {"gold": answer.gold, "reward_model": answer.reward_model, "rules": dict(answer.rules), "tokens": answer.tokens}
             scores |= {"errors": None if answer.errors is None else [list(e) for e in answer.errors], "coverage": answer.coverage}
-            scores["turns"] = [list(turn) for turn in answer.turns] or None
+            scores["turns"] = [dict(turn) for turn in answer.turns] or None
             return {"text": answer.text} | {k: v for k, v in scores.items() if v is not None and v != {}}
 
         head = {"prompt_id": self.prompt_id, "language": self.language, "category": self.category, "prompt": self.prompt}
@@ -77,7 +78,7 @@ class PromptAnswers:
         def answer(a: Mapping[str, Any]) -> Answer:
             errors = None if a.get("errors") is None else tuple((str(kind), int(first), int(end)) for kind, first, end in a["errors"])
             scores = (a.get("gold"), a.get("reward_model"), dict(a.get("rules") or {}), a.get("tokens"))
-            turns = tuple((str(who), str(said)) for who, said in a.get("turns") or ())
+            turns = tuple(turn_row(turn) for turn in a.get("turns") or ())
             return Answer(a["text"], *scores, errors, a.get("coverage"), turns)
 
         text = {name: row.get(name) or "" for name in ("language", "category")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from keel.evaluate.report_feedback import feedback_view
 from keel.evaluate.report_plots import duration, number, percent
 from keel.evaluate.report_series import MOST_APART, Series, series_of, spread
 from keel.evaluate.run_diagnosis import diagnose
+from keel.evaluate.turns import turn_text
 
 Note = Callable[[str, str, str, str], None]  # label, text, file, field
 _MOST_SERIES = 6
@@ -182,9 +182,6 @@ def _samples(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _turn(turn: Row) -> Row:
     """A turn of a conversation: who, what was said, which tools were called, what the world gave."""
-    calls = [call.get("function") or call for call in turn.get("tool_calls") or ()]
-    told = [f"{call.get('name', '')}({json.dumps(call.get('arguments'), ensure_ascii=False)})" for call in calls]
-    thought, reward = turn.get("reasoning_content"), turn.get("reward")
-    text = "\n".join(part for part in (thought and f"({thought})", turn.get("text", ""), *told) if part)
+    reward = turn.get("reward")
     given = number(reward) if isinstance(reward, int | float) else ""
-    return {"role": turn.get("role", ""), "name": turn.get("name", ""), "text": text, "reward": given}
+    return {"role": turn.get("role", ""), "name": turn.get("name", ""), "text": turn_text(turn), "reward": given}

@@ -9,13 +9,22 @@ from typing import Any
 from keel.core.hashing import permutation, stable_hash
 from keel.data.text import ngrams, words
 from keel.feedback.config import PreferencesConfig
-from keel.types import Candidate
+from keel.feedback.questions import answer_words
+from keel.types import Candidate, Message
 
 
 def make_candidate(prompt_id: str, text: str, origin: Mapping[str, Any]) -> Candidate:
     """A candidate whose id follows from prompt and text (stripped): the same answer sampled twice has the same id."""
     text = text.strip()
     return Candidate(f"{stable_hash('candidate', prompt_id, text):016x}", text, dict(origin))
+
+
+def make_turns(prompt_id: str, turns: Sequence[Message], origin: Mapping[str, Any]) -> Candidate:
+    """The same of an answer of several turns, or one that calls tools: its text is what the assistant says in all of them."""
+    if len(turns) == 1 and not turns[0].extra:
+        return make_candidate(prompt_id, turns[0].text, origin)
+    text = "\n\n".join(m.text.strip() for m in turns if m.role == "assistant" and m.text.strip())
+    return Candidate(f"{stable_hash('candidate', prompt_id, answer_words(turns)):016x}", text, dict(origin), tuple(turns))
 
 
 def samples_by_temperature(temperatures: Sequence[float], samples: int) -> tuple[tuple[float, int], ...]:

@@ -61,6 +61,18 @@ def prompt_row(prompt: Prompt) -> dict[str, Any]:
     }
 
 
+def asked_row(prompt: Prompt) -> dict[str, Any] | None:
+    """The prompt beside the text of its last user's turn, for files that keep that one: {} where the turn is all of it, else `prompt_row`
+    with no more of ``meta`` than category and language. None for pictures that are in the row itself: they would fill the file."""
+    meta = {name: prompt.meta[name] for name in ("category", "language") if prompt.meta.get(name)}
+    parts = [part for m in prompt.messages if not isinstance(m.content, str) for part in m.content]
+    if any(isinstance(part, ImagePart) and part.source.startswith("data:") for part in parts):
+        return None
+    if prompt.messages == (Message("user", prompt.last_user_text),) and not prompt.tools and not meta:
+        return {}
+    return prompt_row(replace(prompt, meta=meta))
+
+
 def prompt_from(row: Mapping[str, Any], where: str = "") -> Prompt:
     """The prompt of a row that `prompt_row` made. Raises RowError."""
     said = get(row, "prompt", (str, list), where)

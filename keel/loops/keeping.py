@@ -9,6 +9,7 @@ from torch import Tensor
 
 from keel.core.events import Event
 from keel.core.hashing import stable_hash
+from keel.feedback.texts import asked_row
 from keel.runs.rollouts import KeptRollout, Kind, Rollouts
 from keel.types import Branch, BranchTensors, Group, Unit
 
@@ -125,6 +126,7 @@ class Keeper:
             rollout.finish_reason,
             rollout.error,
             turns=rollout.conversation.told() if rollout.conversation is not None else (),
+            asked=asked_row(group.prompt),
         )
 
 

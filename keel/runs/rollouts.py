@@ -52,6 +52,8 @@ class KeptRollout:
     # of a conversation behind the prompt: role, text, reward ... (``Conversation.told``)
     turns: Sequence[Mapping[str, Any]] = field(default_factory=list["Mapping[str, Any]"])
     undone: int = 0  # number of the rollback that took the step back
+    # the prompt as it was asked (``keel.feedback.texts.asked_row``); {}: ``prompt`` is all of it, None: its other turns are not kept
+    asked: Mapping[str, Any] | None = None
 
     @property
     def kl(self) -> list[float] | None:

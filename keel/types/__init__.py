@@ -9,7 +9,7 @@ Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` p
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
 """
 
-from keel.types.episodes import Conversation, Ending, Environment, Episode, Fork, Points, Reply
+from keel.types.episodes import Conversation, Ending, Environment, Episode, Fork, Points, Reply, messages_told
 from keel.types.judgements import (
     Annotator,
     Answer,
@@ -152,4 +152,5 @@ __all__ = [
     "Verdict",
     "Weights",
     "empty_group",
+    "messages_told",
 ]

@@ -103,3 +103,9 @@ class Conversation:
                 row["reward"] = next(rewards, None)
             rows.append(row)
         return rows
+
+
+def messages_told(rows: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The messages of rows that ``Conversation.told`` made; rewards are no part of them."""
+    kept = ("name", "reasoning_content", "tool_calls")
+    return tuple(Message(str(r["role"]), str(r.get("text", "")), {key: r[key] for key in kept if r.get(key)}) for r in rows)

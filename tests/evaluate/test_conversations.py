@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from keel.evaluate.compare import Answer, PromptAnswers
 from keel.evaluate.conversations import changes, measured, worth
-from keel.types import Conversation, Encoded, Group, Message, Prompt, Rollout
+from keel.types import Conversation, Encoded, Group, Message, Prompt, Rollout, messages_told
 
 
 def group(name: str, *talks: Conversation | None) -> Group:
@@ -60,8 +62,14 @@ def test_nothing_held_is_no_zero() -> None:
 
 
 def test_turns_are_kept_with_the_answers() -> None:
-    answer = Answer("last", rules={"environment": 1.0}, tokens=4, turns=(("assistant", "first"), ("user", "go on"), ("assistant", "last")))
+    call = {"tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"n": 5}}}]}
+    said = (Message("assistant", "", call), Message("tool", "5", {"name": "add"}), Message("assistant", "last"))
+    turns = tuple(Conversation(said, (None, 1.0)).told())
+    answer = Answer("last", rules={"environment": 1.0}, tokens=4, turns=turns)
     row = PromptAnswers("p", "Say.", (answer,), (Answer("plain"),))
-    assert PromptAnswers.from_row(row.to_row()) == row
-    assert answer.shown == "assistant: first\nuser: go on\nassistant: last"
+    assert PromptAnswers.from_row(json.loads(json.dumps(row.to_row()))) == row
+    assert messages_told(answer.turns) == said
+    assert answer.shown == 'assistant: add({"n": 5})\ntool: 5\nassistant: last'
     assert row.after[0].shown == "plain"
+    older = {"prompt_id": "p", "prompt": "Say.", "after": [{"text": "last", "turns": [["assistant", "first"], ["user", "go on"]]}]}
+    assert PromptAnswers.from_row(older).after[0].shown == "assistant: first\nuser: go on"

@@ -45,7 +45,7 @@ def test_conversations_are_measured_and_shown(
     assert "Conversations with the environment" in said
     rows = [json.loads(line) for line in (tmp_path / "samples/evaluation.jsonl").read_text().splitlines()]
     turns = max((a["turns"] for row in rows for a in row["after"]), key=len)
-    assert [who for who, _ in turns][:3] == ["assistant", "user", "assistant"]
+    assert [turn["role"] for turn in turns][:3] == ["assistant", "user", "assistant"]
     page = (tmp_path / "report.html").read_text()
     assert "user: die " in page
     assert "Conversations with the environment" in page

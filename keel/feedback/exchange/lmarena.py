@@ -10,7 +10,7 @@ blocks. The 55k table has ``prompt, response_a, response_b`` (JSON lists of turn
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from keel.feedback.exchange.gather import Gather, Vote, short
 from keel.feedback.exchange.imported import Imported
 from keel.feedback.exchange.items import make_answer
 from keel.feedback.exchange.said import number_of, utc
+from keel.feedback.questions import shared_turns
 from keel.types.judgements import Choice, Chosen, Judgement, Task
 from keel.types.records import Candidate, Message, Prompt
 
@@ -70,7 +71,7 @@ def _battle(row: RawRow, gather: Gather, source_id: str) -> None:
     judged = number_of(values.get("turn"))
     if judged is not None and judged >= 1 and _dialogue(turns[0]) and _dialogue(turns[1]):
         turns = [t[: 2 * int(judged)] for t in turns]  # MT-bench's first turn: the second was not judged
-    shared = _asked(*turns)
+    shared = shared_turns(*turns)
     if not shared:
         raise FieldError("conversation_b", "the two conversations do not begin with the same question")
     asked = turns[0][:shared]
@@ -94,16 +95,6 @@ def _battle(row: RawRow, gather: Gather, source_id: str) -> None:
         told["blind"] = False
     at = utc("tstamp", values.get("tstamp", values.get("timestamp")))
     gather.vote(Vote(task.task_id, _by(values, gather, source_id), Choice(chosen), at, place=row.place, meta=told))
-
-
-def _asked(one: Sequence[Message], two: Sequence[Message]) -> int:
-    """How many turns are the question: those up to the last one that both were asked in the same words after the same replies."""
-    same = next((i for i, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
-    ends = [
-        i for i in range(1, same + 1) if one[i - 1].role != "assistant" and all(i >= len(x) or x[i].role == "assistant" for x in (one, two))
-    ]
-    whole = [i for i in ends if i < len(one) and i < len(two)]
-    return max(whole or ends, default=0)
 
 
 def _winner(values: Mapping[str, Any]) -> Chosen:

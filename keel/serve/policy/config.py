@@ -142,6 +142,9 @@ class ServePolicyConfig(Section):
         description="keel: Keel's own sampler; vllm, sglang: that server, started beside, where it is installed; http://HOST:PORT: a "
         "server of OpenAI's protocol that runs already.",
     )
+    engine_arguments: list[str] = Field(
+        default=[], description="More of the command line of vllm or sglang, e.g. [--max-model-len, '4096', --enforce-eager]; of all arms."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen at. Elsewhere than here clients need the key.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 = one that is free, which is printed.")
     public_url: str = Field(default="", description="How clients reach the server through one with https before it.")
@@ -170,6 +173,9 @@ class ServePolicyConfig(Section):
         for engine in (self.engine, *((self.canary.engine,) if self.canary is not None else ())):
             if engine not in ENGINES and not engine.startswith(("http://", "https://")):
                 raise ValueError(f"engine is '{engine}', but must be one of {', '.join(ENGINES)}, or http://HOST:PORT")
+        engines = {self.engine, *((self.canary.engine,) if self.canary is not None else ())}
+        if self.engine_arguments and not engines & {"vllm", "sglang"}:
+            raise ValueError("engine_arguments would have no effect: no arm has engine vllm or sglang")
         return self
 
 

@@ -20,7 +20,7 @@ from keel.serve.policy.config import ProbeConfig
 from keel.serve.policy.frames import About, Piece, Row
 
 log = logging.getLogger("keel")
-_LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 30.0
 _WORKER = "keel.verbs.serve_policy.worker"
 
 
@@ -104,7 +104,7 @@ class ProcessEngine:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, str(theirs.fileno()), pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=_environment()
+                *self._command, str(theirs.fileno()), pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=environment()
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=frames.LARGEST)
         self._writer.write(frames.line(self._settings))
@@ -162,7 +162,7 @@ class ProcessEngine:
                 log.warning("the worker of %s ended; it starts again", self._settings.get("model", "?"))
                 self.restarts += 1
                 await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE_S, 2 * max(pause, 0.1)) if time.monotonic() - began < 10 * pause else self._probe.restart_s
+                pause = min(LONGEST_PAUSE_S, 2 * max(pause, 0.1)) if time.monotonic() - began < 10 * pause else self._probe.restart_s
                 try:
                     reader = await self._launch()
                     break
@@ -222,7 +222,7 @@ class ProcessEngine:
         await self._end()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with the folder that this package was found in: a worker is the same Keel."""
     package = str(__file__).rpartition("/keel/serve/")[0]
     paths = [p for p in (package, os.environ.get("PYTHONPATH", "")) if p]

@@ -29,12 +29,13 @@ class RemoteEngine:
         self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, transport=transport)
         self._httpx = httpx
         self._alive = False
+        self._context: int | None = None
         self._watch: asyncio.Task[None] | None = None
         self.restarts = 0
 
     @property
     def about(self) -> About:
-        return About(self._model, details={"url": self._url})
+        return About(self._model, context=self._context, details={"url": self._url})
 
     @property
     def alive(self) -> bool:
@@ -48,17 +49,24 @@ class RemoteEngine:
             if not self._alive and asyncio.get_running_loop().time() > deadline:
                 raise ModelError(f"{self._url}: {why}", "start that server first, and give the model's name as it has it")
             await asyncio.sleep(0 if self._alive else 0.5)
-        self._watch = asyncio.create_task(self._look_again())
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._look_again())
+
+    def gone(self) -> None:
+        """Who knows that the server has ended says so at once."""
+        self._alive = False
 
     async def _look(self) -> str:
         """Sets ``alive``; returns what is wrong."""
         try:
             answer = await self._client.get(f"{self._url}/v1/models", timeout=5.0)
-            names = [m["id"] for m in answer.json()["data"]]
+            names = {m["id"]: m for m in answer.json()["data"]}
         except (self._httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             self._alive = False
             return f"lists no models ({type(error).__name__})"
         self._alive = self._model in names
+        longest = names[self._model].get("max_model_len") if self._alive else None  # vLLM tells it
+        self._context = longest if isinstance(longest, int) else self._context
         return "" if self._alive else f"has no model {self._model!r}, but {', '.join(names)}"
 
     async def _look_again(self) -> None:

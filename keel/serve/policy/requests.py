@@ -177,6 +177,8 @@ def _tools(body: Mapping[str, Any], about: About) -> tuple[Mapping[str, Any], ..
         return ()
     if not parallel:
         raise RequestError("must be true: the model cannot be kept to one call", "parallel_tool_calls", code="unsupported_parameter")
+    if about.details.get("url"):
+        raise RequestError("tools are not passed on to another server: engine=keel offers them", "tools", code="unsupported_parameter")
     if not about.tool_form:
         raise RequestError("the chat template of this model knows no tools", "tools", code="unsupported_parameter")
     for i, tool in enumerate(given):

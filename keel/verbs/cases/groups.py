@@ -13,9 +13,10 @@ from keel.evaluate.statistics import Interval, clustered, share_interval
 from keel.verbs.cases.config import CasesConfig
 from keel.verbs.cases.read import Key, Read
 from keel.verbs.cases.reasons import KINDS, Reasons, kind_of
+from keel.verbs.cases.talks import turns_of
 from keel.verbs.cases.wording import clusters
 
-BY = ("reason", "category", "language", "length", "wording")
+BY = ("reason", "category", "language", "length", "turns", "wording")
 _FEWEST = 12  # answers that are cut into thirds by length
 
 
@@ -71,11 +72,19 @@ def _members(read: Read, keys: Sequence[Key], config: CasesConfig) -> dict[str, 
         for key, length in zip(keys, lengths, strict=True):
             name = f"<= {cuts[0]:g}" if length <= cuts[0] else f"> {cuts[1]:g}" if length > cuts[1] else f"{cuts[0]:g} - {cuts[1]:g}"
             found["length"][name].append(key)
+    if any(read.cases[p].sides[m][n].turns for p, m, n in keys):
+        for key in keys:
+            found["turns"][str(_own_turns(read, key))].append(key)
     prompts = sorted({key[0] for key in keys})
-    for cluster in clusters([read.cases[p].text for p in prompts], config.clusters, config.seed):
+    for cluster in clusters([read.cases[p].wording for p in prompts], config.clusters, config.seed):
         inside = {prompts[i] for i in cluster.members}
         found["wording"][cluster.name or "-"] += [key for key in keys if key[0] in inside]
     return found
+
+
+def _own_turns(read: Read, key: Key) -> int:
+    """Answers of the policy in a conversation."""
+    return sum(m.role == "assistant" for m in turns_of(read.cases[key[0]].sides[key[1]][key[2]]))
 
 
 def _group(by: str, name: str, keys: Sequence[Key], having: set[Key], reasons: Reasons, examples: int) -> Group:

@@ -4,7 +4,7 @@ wrong in them marked, scores by scorer and people. No script, nothing loaded fro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,9 @@ from markupsafe import escape
 from keel.evaluate.compare import Answer
 from keel.evaluate.report_made_up import pictures, pieces
 from keel.evaluate.report_plots import number, percent
+from keel.evaluate.turns import turn_text
 from keel.runs.durable import write_atomic
+from keel.types import Message
 from keel.verbs.cases import spoken
 from keel.verbs.cases.config import CasesConfig
 from keel.verbs.cases.people import Votes, pairs_of
@@ -117,7 +119,8 @@ def _groups(model: str, groups: list[Mapping[str, Any]], read: Read, reasons: Re
     rows: list[tuple[str, ...]] = []
     for g in groups:
         rate = g["rate"]
-        first = [read.cases[e["prompt_id"]].sides[e["model"]][e["answer"]].text for e in g["examples"]]
+        examples = [read.cases[e["prompt_id"]].sides[e["model"]][e["answer"]] for e in g["examples"]]
+        first = [a.text if a.text.strip() else a.shown for a in examples]
         shown = " ⏎ ".join(f"“{_cut(text, 90)}”" for text in dict.fromkeys(first))
         share = f"{percent(rate['mean'])} [{percent(rate['low'])}, {percent(rate['high'])}]"
         rows.append((words[f"by.{g['by']}"], spoken.group(g["by"], g["name"], words), f"{g['failures']} / {g['answers']}", share, shown))
@@ -140,9 +143,10 @@ def _case(
     parts = [
         f"<article class='card case'><div class='case-head'><p class='chips'>{told} <span class='dim small'>{escape(prompt_id)}</span></p>"
     ]
-    parts.append(
-        f"<p lang='{escape(case.language)}' dir='auto'>{escape(_cut(case.text))}</p>{room.html(case.images)}</div><div class='models'>"
-    )
+    asked = f"<p lang='{escape(case.language)}' dir='auto'>{escape(_cut(case.text))}</p>"
+    if len(case.prompt.messages) > 1:
+        asked = _turns([_row(m) for m in case.prompt.messages], case.language, words)
+    parts.append(f"{asked}{room.html(case.images)}</div><div class='models'>")
     order = sorted(case.sides, key=lambda m: (m != read.baseline, m not in read.subjects, m))
     for model in order:
         name = f"{model} · {words['baseline']}" if model == read.baseline else model
@@ -165,11 +169,30 @@ def _answer(answer: Answer, reasons: Mapping[str, float], language: str, words: 
     scores = "".join(f"<span>{escape(spoken.who(name, words))} <b>{number(answer.score(name))}</b></span>" for name in names)
     unit = words["words" if answer.tokens is None else "tokens"]
     why = f"<p class='why'>{escape('; '.join(spoken.reason(r, words) for r in reasons))}</p>" if reasons else ""
-    body = marked or f"<span class='dim'>{escape(words['empty'])}</span>"
-    return (
-        f"<div class='answer'><p class='text' lang='{escape(language)}' dir='auto'>{body}</p>"
-        f"<p class='scores'>{scores}<span class='dim'>{answer.length} {escape(unit)}</span></p>{why}</div>"
-    )
+    body = f"<p class='text' lang='{escape(language)}' dir='auto'>{marked or _nothing(words)}</p>"
+    if answer.turns:
+        body = _turns(answer.turns, language, words)
+    return f"<div class='answer'>{body}<p class='scores'>{scores}<span class='dim'>{answer.length} {escape(unit)}</span></p>{why}</div>"
+
+
+def _turns(turns: Sequence[Mapping[str, Any]], language: str, words: Mapping[str, str]) -> str:
+    """Who said what, one below the other; what a turn was worth to the world stands beside its name."""
+    rows: list[str] = []
+    for turn in turns:
+        role, reward = str(turn.get("role", "")), turn.get("reward")
+        who = " ".join(filter(None, (words.get(f"role.{role}", role), str(turn.get("name") or ""))))
+        given = f" <span class='dim small'>{escape(words['turn.reward'])} {number(reward)}</span>" if reward is not None else ""
+        text = escape(_cut(turn_text(turn))) or _nothing(words)
+        rows.append(f"<li class='{escape(role)}'><b>{escape(who)}</b>{given}<p lang='{escape(language)}' dir='auto'>{text}</p></li>")
+    return f"<ol class='turns'>{''.join(rows)}</ol>"
+
+
+def _row(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "text": message.text, **message.extra}
+
+
+def _nothing(words: Mapping[str, str]) -> str:
+    return f"<span class='dim'>{escape(words['empty'])}</span>"
 
 
 def _cut(text: str, most: int = _LONGEST) -> str:

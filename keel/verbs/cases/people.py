@@ -1,4 +1,4 @@
-"""What people said of pairs among a run's answers: found by the prompt's last turn and both answers, in a campaign of a store."""
+"""What people said of pairs among a run's answers: found by what was said before and both answers, in a campaign of a store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from keel.feedback.db import Store
+from keel.feedback.questions import Asked, answer_words, asked
 from keel.feedback.views import of_store
 from keel.verbs.cases.read import Case, Key, Read
 from keel.verbs.cases.reasons import Reasons, scorers_of
+from keel.verbs.cases.talks import question, same_words
 
-Votes = Mapping[tuple[str, frozenset[str]], Counter[str]]  # (prompt, both answers) -> votes by answer, "" for a tie
+Votes = Mapping[Asked, Counter[str]]  # votes by the words of the answer, "" for a tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,10 @@ class Pair:
 
 def votes_of(store: Store, campaign: str) -> Votes:
     """The votes of a campaign that stand."""
-    found: defaultdict[tuple[str, frozenset[str]], Counter[str]] = defaultdict(Counter)
+    found: defaultdict[Asked, Counter[str]] = defaultdict(Counter)
     for c in of_store(store, campaign).comparisons:
-        first, second = (x.text.strip() for x in c.candidates)
-        found[c.prompt.last_user_text, frozenset((first, second))][{"first": first, "second": second, "tie": ""}[c.outcome]] += 1
+        first, second = (answer_words(x.messages) for x in c.candidates)
+        found[asked(c.prompt, (x.messages for x in c.candidates))][{"first": first, "second": second, "tie": ""}[c.outcome]] += 1
     return found
 
 
@@ -40,9 +42,11 @@ def pairs_of(prompt_id: str, case: Case, votes: Votes) -> Iterator[Pair]:
     places: dict[str, Key] = {}
     for model, side in case.sides.items():
         for n, answer in enumerate(side):
-            places.setdefault(answer.text.strip(), (prompt_id, model, n))
-    for (a, first), (b, second) in itertools.combinations(places.items(), 2):
-        if (said := votes.get((case.text, frozenset((a, b))))) is not None:
+            places.setdefault(same_words(answer), (prompt_id, model, n))
+    for first, second in itertools.combinations(places.values(), 2) if votes else ():
+        prompt, *both = question(case.prompt, *(case.sides[m][n] for _, m, n in (first, second)))
+        if (said := votes.get(asked(prompt, both))) is not None:
+            a, b = map(answer_words, both)
             yield Pair(first, second, said[a], said[b], said[""])
 
 

@@ -16,6 +16,7 @@ from keel.runs import logs, rollouts
 from keel.runs.directory import read_manifest, read_summary
 from keel.runs.places import folders
 from keel.types import ImagePart, Message, Prompt
+from keel.verbs.cases.talks import same_words
 
 Key = tuple[str, str, int]  # prompt, model, number of the answer
 
@@ -31,6 +32,11 @@ class Case:
     images: tuple[str, ...]
     sides: Mapping[str, tuple[Answer, ...]]  # by model
     whole: bool = True
+
+    @property
+    def wording(self) -> str:
+        """What the user said in all turns."""
+        return "\n".join(m.text for m in self.prompt.messages if m.role == "user") or self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ def _evaluation(run: Path, manifest: Mapping[str, Any]) -> Read:
         prompt = _with_places(prompt, folders(manifest))
         cases[one.prompt_id] = Case(prompt, one.prompt, one.language, one.category, images, sides[one.prompt_id], whole)
     models = tuple(dict.fromkeys(model for model, _ in rows))
-    found = _refusals(run, cases, sides, models)
+    found = _refusals(run, cases, sides, models, folders(manifest))
     headline = str((summary.get("board") or {}).get("headline") or "")
     return Read(run, "eval", str(recipe.get("model", "")), cases, models, baseline, headline, summary, found)
 
@@ -99,6 +105,20 @@ def _prompt(row: PromptAnswers, asked: Mapping[str, Any] | None) -> tuple[Prompt
         except RowError as error:
             raise DataError(f"samples/prompts.jsonl: {error.message}") from None
     return Prompt(row.prompt_id, (Message("user", row.prompt),)), False
+
+
+def _asked_in(file: str, prompt_id: str, text: str, asked: Mapping[str, Any] | None, bases: Sequence[Path]) -> tuple[Prompt, bool]:
+    """The prompt whose last turn is ``text``, and whether that is all of it (``asked``: of ``asked_row``)."""
+    if not asked:
+        return Prompt(prompt_id, (Message("user", text),)), asked is not None
+    try:
+        return _with_places(prompt_from(asked), bases), True
+    except RowError as error:
+        raise DataError(f"{file}: {error.message}") from None
+
+
+def _pictures(prompt: Prompt) -> tuple[str, ...]:
+    return tuple(p.source for m in prompt.messages if not isinstance(m.content, str) for p in m.content if isinstance(p, ImagePart))
 
 
 def _with_places(prompt: Prompt, bases: Sequence[Path]) -> Prompt:
@@ -119,7 +139,7 @@ def _place(source: str, bases: Sequence[Path]) -> str:
 
 
 def _refusals(
-    run: Path, cases: dict[str, Case], sides: Mapping[str, dict[str, tuple[Answer, ...]]], models: tuple[str, ...]
+    run: Path, cases: dict[str, Case], sides: Mapping[str, dict[str, tuple[Answer, ...]]], models: tuple[str, ...], bases: Sequence[Path]
 ) -> dict[Key, dict[str, float]]:
     """Answers to safe prompts that refuse, and to unsafe ones that comply; their prompts become cases of their own."""
     found: dict[Key, dict[str, float]] = {}
@@ -127,8 +147,8 @@ def _refusals(
         prompt_id, model, side = f"{row['side']}/{row['prompt_id']}", str(row["model"]), row["side"]
         said = [a for a in row["answers"] if a is not None and a.strip()]
         sides[prompt_id][model] = tuple(Answer(text) for text in said)
-        prompt = Prompt(row["prompt_id"], (Message("user", row["prompt"]),))
-        cases[prompt_id] = Case(prompt, row["prompt"], "", f"{side} prompts", (), sides[prompt_id])
+        prompt, whole = _asked_in("samples/refusals.jsonl", row["prompt_id"], row["prompt"], row.get("asked"), bases)
+        cases[prompt_id] = Case(prompt, row["prompt"], "", f"{side} prompts", _pictures(prompt), sides[prompt_id], whole)
         for i, label in enumerate(row["labels"] if model in models else ()):
             if side == "safe" and label != "none":
                 found[prompt_id, model, i] = {f"refusal:{label}": 1.0}
@@ -139,12 +159,12 @@ def _refusals(
 
 def _rl(run: Path, manifest: Mapping[str, Any]) -> Read:
     """The last evaluation's answers, or the last training step's where none was kept; those of other steps stand beside."""
-    files = [f for f in rollouts.files(run) if not f.undone]
+    files, bases = [f for f in rollouts.files(run) if not f.undone], folders(manifest)
     kinds = {f.kind for f in files}
     kind = "eval" if "eval" in kinds else "train"
     lost = Counter[str]()
     sides: defaultdict[str, dict[str, list[Answer]]] = defaultdict(dict)
-    texts: dict[str, str] = {}
+    prompts: dict[str, tuple[Prompt, bool]] = {}
     found: dict[Key, dict[str, float]] = {}
     last = max((f.step for f in files if f.kind == kind), default=0)
     subject = f"step {last}"
@@ -152,21 +172,30 @@ def _rl(run: Path, manifest: Mapping[str, Any]) -> Read:
         if file.kind not in (kind, "alarm"):
             continue
         for row in rollouts.read(file):
-            if row.error or row.turns:
-                lost["sampling failed" if row.error else "a conversation of several turns"] += 1
+            if row.error:
+                lost["sampling failed"] += 1
                 continue
             scores = dict(row.parts) | ({} if row.reward is None else {"reward": row.reward})
             name = subject if row.rule else f"step {row.step}"
             there = sides[row.prompt_id].setdefault(name, [])
-            texts[row.prompt_id] = row.prompt
-            if any(a.text == row.text for a in there):
+            prompts[row.prompt_id] = _asked_in(f"rollouts/{file.path.name}", row.prompt_id, row.prompt, row.asked, bases)
+            answer = Answer(row.text, rules=scores, tokens=sum(row.sampled), turns=tuple(row.turns))
+            if any(same_words(a) == same_words(answer) for a in there):
                 continue
             if row.rule:
                 found[row.prompt_id, name, len(there)] = {f"alarm:{row.rule}": 1.0}
-            there.append(Answer(row.text, rules=scores, tokens=len(row.tokens)))
+            there.append(answer)
     cases = {
-        i: Case(Prompt(i, (Message("user", text),)), text, "", "", (), {m: tuple(a) for m, a in sides[i].items()}, False)
-        for i, text in texts.items()
+        i: Case(
+            prompt,
+            prompt.last_user_text,
+            str(prompt.meta.get("language", "")),
+            str(prompt.meta.get("category", "")),
+            _pictures(prompt),
+            {m: tuple(a) for m, a in sides[i].items()},
+            whole,
+        )
+        for i, (prompt, whole) in prompts.items()
         if subject in sides[i]
     }
     if not cases:

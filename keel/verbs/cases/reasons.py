@@ -13,6 +13,7 @@ from keel.evaluate.statistics import pair_score
 from keel.feedback.hacks import Limits, hacks, refrains
 from keel.verbs.cases.config import CasesConfig
 from keel.verbs.cases.read import Case, Key, Read
+from keel.verbs.cases.talks import is_empty, last_asked, same_words
 
 KINDS: Mapping[str, float] = {  # what is most urgent first, as priority of its task
     "alarm": 1.0,
@@ -77,7 +78,7 @@ def _hacked(read: Read, config: CasesConfig, found: Reasons) -> None:
         common = refrains({i: t for i, t in texts.items() if t}, limits.refrain)
         for i, case in read.cases.items():
             for n, answer in enumerate(case.sides.get(model, ())):
-                for name, value in hacks(case.text, answer.text, common, limits).items():
+                for name, value in hacks(last_asked(case.text, answer), answer.text, common, limits).items():
                     found[i, model, n][f"hack:{name}"] = value
 
 
@@ -134,8 +135,8 @@ def known(answers: Sequence[Answer], scorer: str) -> dict[int, float]:
 
 def best_other(case: Case, key: Key, scorer: str) -> tuple[str, int] | None:
     """The answer to the same prompt, of any model, that the failure is set against: other words, the best score, the first of equals."""
-    own = case.sides[key[1]][key[2]].text.strip()
-    others = [(m, n, a) for m, side in case.sides.items() for n, a in enumerate(side) if a.text.strip() and a.text.strip() != own]
+    own = same_words(case.sides[key[1]][key[2]])
+    others = [(m, n, a) for m, side in case.sides.items() for n, a in enumerate(side) if not is_empty(a) and same_words(a) != own]
     if not others:
         return None
 

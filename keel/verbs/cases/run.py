@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from keel.core.config import load
 from keel.core.errors import ConfigError, DataError
+from keel.evaluate.compare import Answer
 from keel.evaluate.report_samples import choose
 from keel.feedback import schema
 from keel.feedback.db import Store
@@ -105,13 +106,17 @@ def _result(read: Read, reasons: Reasons, config: CasesConfig, votes: Votes, fol
         "last_turn_only": sum(not case.whole for case in read.cases.values()),
     }
     rows = [
-        {"prompt_id": p, "model": m, "answer": n, "reasons": told, "text": read.cases[p].sides[m][n].text}
+        {"prompt_id": p, "model": m, "answer": n, "reasons": told, **_said(read.cases[p].sides[m][n])}
         for (p, m, n), told in reasons.items()
     ]
     folder.mkdir(parents=True, exist_ok=True)
     result["page"] = str(write_pages(folder, read, result, reasons, votes, config))
     write_atomic(folder / RESULT, (json.dumps(plain(result | {"failing": rows}), ensure_ascii=False, indent=1) + "\n").encode())
     return result
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    return {"text": answer.text} | ({"turns": list(answer.turns)} if answer.turns else {})
 
 
 def _chosen(read: Read, scorer: str, config: CasesConfig) -> dict[str, str]:

@@ -8,16 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keel.feedback.candidates import make_candidate
+from keel.evaluate.compare import Answer
+from keel.feedback.candidates import make_turns
+from keel.feedback.questions import Asked, asked
 from keel.feedback.rows import named
 from keel.types import Candidate, Task
 from keel.verbs.cases.config import CasesConfig
 from keel.verbs.cases.groups import urgency
 from keel.verbs.cases.read import Case, Key, Read
 from keel.verbs.cases.reasons import Reasons, best_other
+from keel.verbs.cases.talks import Turns, is_empty, question
 
 PROTOCOL = "mined-v1"
-Asked = tuple[str, frozenset[str]]  # the prompt's last turn, both answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Made:
 
 def asked_of(task: Task) -> Asked:
     """What makes two tasks the same question, wherever they come from."""
-    return task.prompt.last_user_text, frozenset(c.text.strip() for c in task.candidates)
+    return asked(task.prompt, (c.messages for c in task.candidates))
 
 
 def make_tasks(read: Read, reasons: Reasons, scorer: str, config: CasesConfig, before: Iterable[Task] = ()) -> Made:
@@ -39,7 +41,7 @@ def make_tasks(read: Read, reasons: Reasons, scorer: str, config: CasesConfig, b
     of_prompt, left, made = Counter[str](), Counter[str](), list[tuple[Task, float]]()
     for key in sorted(reasons, key=lambda key: (-urgency(reasons[key]), key)):
         case = read.cases[key[0]]
-        if not case.sides[key[1]][key[2]].text.strip():
+        if is_empty(case.sides[key[1]][key[2]]):
             left["is empty"] += 1
         elif (other := best_other(case, key, scorer)) is None:
             left["no other answer to compare it with"] += 1
@@ -57,15 +59,16 @@ def make_tasks(read: Read, reasons: Reasons, scorer: str, config: CasesConfig, b
 
 
 def _task(read: Read, case: Case, key: Key, other: tuple[str, int], reasons: dict[str, float], scorer: str) -> Task:
-    failure = _candidate(read, case, key[1], key[2])
-    both = sorted((failure, _candidate(read, case, *other)), key=lambda c: c.candidate_id)
+    one, two = (case.sides[model][number] for model, number in (key[1:], other))
+    prompt, own, others = question(case.prompt, one, two)
+    failure = _candidate(read, prompt.prompt_id, one, own, *key[1:])
+    both = sorted((failure, _candidate(read, prompt.prompt_id, two, others, *other)), key=lambda c: c.candidate_id)
     mined = {"run": str(read.run), "verb": read.verb, "failure": failure.candidate_id, "scorer": scorer, "reasons": sorted(reasons)}
     meta: dict[str, Any] = {"mined": mined} | ({"category": case.category} if case.category else {})
     source = case.prompt.source_id or f"{read.run}#{key[0]}"
-    return named(Task("", case.prompt, (both[0], both[1]), "pairwise", PROTOCOL, source_id=source, meta=meta))
+    return named(Task("", prompt, (both[0], both[1]), "pairwise", PROTOCOL, source_id=source, meta=meta))
 
 
-def _candidate(read: Read, case: Case, model: str, number: int) -> Candidate:
-    answer = case.sides[model][number]
+def _candidate(read: Read, prompt_id: str, answer: Answer, turns: Turns, model: str, number: int) -> Candidate:
     scores = {name: value for name in ("gold", "reward_model", *answer.rules) if (value := answer.score(name)) is not None}
-    return make_candidate(case.prompt.prompt_id, answer.text, {"model": model, "run": str(read.run), "answer": number, "scores": scores})
+    return make_turns(prompt_id, turns, {"model": model, "run": str(read.run), "answer": number, "scores": scores})

@@ -51,7 +51,7 @@ def run_eval_refusals(files: Sequence[str], json_file: str = "", overrides: Sequ
     print(f"{len(found)} answers: " + ", ".join(f"{counts[r]} {r}" for r in REFUSALS) + (f"; {empty} empty" if empty else ""))
     if config.label:
         labelled: list[tuple[str, Refusal, Refusal]] = [
-            (str(v.get(config.cluster) or p), _label(p, v, config.label), r.refusal) for p, v, r in found
+            (str(v.get(config.cluster) or p), label_of(p, v, config.label), r.refusal) for p, v, r in found
         ]
         out["agreement"] = agreement(labelled, level=config.level)
         _print(out["agreement"])
@@ -80,7 +80,7 @@ def _text(place: str, values: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _label(place: str, values: Mapping[str, Any], column: str) -> Refusal:
+def label_of(place: str, values: Mapping[str, Any], column: str) -> Refusal:
     said = str(values.get(column) or "").strip().lower().lstrip("0123456789_ ")
     if said not in _PEOPLES:
         raise DataError(f"{place}: {values.get(column)!r} in column {column!r} is no label", f"labels are {', '.join(_PEOPLES)}")

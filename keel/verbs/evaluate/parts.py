@@ -16,6 +16,7 @@ from keel.evaluate.choices import Chosen, Item, gained, read_items, table
 from keel.evaluate.config import EvaluateConfig
 from keel.evaluate.refusals.rates import SIDES, Asked, Reader, changes, labels_of, rates
 from keel.evaluate.retained import report, task_loss, text_loss
+from keel.feedback.texts import asked_row
 from keel.loops.gathering import sample_groups
 from keel.models.loading import Loaded
 from keel.release import candidate
@@ -97,8 +98,15 @@ class Parts:
 
     def rows(self, baseline: Measured, models: Mapping[str, Measured], baseline_name: str) -> list[dict[str, Any]]:
         """Every answer to a safe or unsafe prompt with its class: for ``samples/refusals.jsonl``."""
+        whole = {(side, p.prompt_id): asked_row(p) for side, prompts in self.refusals.items() for p in prompts}
         return [
-            {"model": name, **{k: getattr(a, k) for k in ("prompt_id", "side", "prompt")}, "answers": [*a.answers], "labels": [*a.labels]}
+            {
+                "model": name,
+                **{k: getattr(a, k) for k in ("prompt_id", "side", "prompt")},
+                "asked": whole[a.side, a.prompt_id],
+                "answers": [*a.answers],
+                "labels": [*a.labels],
+            }
             for name, m in {baseline_name: baseline, **models}.items()
             for a in m.refusals
         ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from keel.core.errors import DataError
 from keel.evaluate.board import Shares
 from keel.feedback.candidates import make_candidate
+from keel.feedback.questions import asked_words
 from keel.feedback.rows import named, task_row
 from keel.runs.durable import write_atomic
 from keel.runs.logs import json_line
@@ -55,14 +56,14 @@ def shares(found: Sequence[Comparison], baseline: Sequence[Group], groups: Seque
     """People's shares of a model by prompt. A vote belongs to a pair by the prompt's words and both answers."""
     by_pair: dict[tuple[str, str, str], list[float]] = {}
     for c in found:
-        prompt, (first, second) = c.prompt.last_user_text, (x.text.strip() for x in c.candidates)
+        prompt, (first, second) = asked_words(c.prompt), (x.text.strip() for x in c.candidates)
         share = _SHARES[c.outcome]
         by_pair.setdefault((prompt, first, second), []).append(share)
         by_pair.setdefault((prompt, second, first), []).append(1 - share)
     won: dict[str, float] = {}
     every: list[float] = []
     for old, new in zip(baseline, groups, strict=True):
-        asked = new.prompt.last_user_text
+        asked = asked_words(new.prompt)
         pairs = {(asked, n.text.strip(), o.text.strip()) for n in new.rollouts for o in old.rollouts if n.text.strip() != o.text.strip()}
         got = [v for pair in sorted(pairs) for v in by_pair.get(pair, ())]
         if got:

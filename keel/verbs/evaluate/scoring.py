@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keel.core.errors import UserError
 from keel.core.python_file import load_object
@@ -55,8 +56,8 @@ def side_answers(recipe: EvalRecipe, groups: Sequence[Group], rewards: Sequence[
     return [answers(k, group) for k, group in enumerate(groups)]
 
 
-def _turns(rollout: Rollout) -> tuple[tuple[str, str], ...]:
-    return () if rollout.conversation is None else tuple((m.role, m.text) for m in rollout.conversation.messages)
+def _turns(rollout: Rollout) -> tuple[Mapping[str, Any], ...]:
+    return () if rollout.conversation is None else tuple(rollout.conversation.told())
 
 
 def pair_rows(baseline: Sequence[Group], before: Scored, after: Scored) -> list[PromptAnswers]:

@@ -12,7 +12,7 @@ from keel.serve.policy.config import ENGINES, ServePolicyConfig
 from keel.serve.policy.engine import Engine, ProcessEngine
 from keel.serve.policy.filters import RuleConfig, Score, ScoreConfig, read_filters
 from keel.serve.policy.front import Front
-from keel.serve.policy.launched import LaunchedEngine, command_of, free_port
+from keel.serve.policy.launched import LaunchedEngine, command_of, free_port, threads_of
 from keel.serve.policy.memory import Votes
 from keel.serve.policy.metrics import Metrics
 from keel.serve.policy.remote import RemoteEngine
@@ -42,7 +42,8 @@ def engine_of(config: ServePolicyConfig, engine: str, model: str, reference: lis
         from keel.models.loading import compute_dtype  # loads torch, which the front does without otherwise
 
         dtype = str(compute_dtype(config.model_options)).removeprefix("torch.")
-        return LaunchedEngine(command_of(engine, model, port, dtype), port, model)
+        command = [*command_of(engine, model, port, dtype), *config.engine_arguments]
+        return LaunchedEngine(command, port, model, config.probe, threads_of(engine, config.threads))
     return RemoteEngine(engine, model, os.environ.get(config.key_env, ""))
 
 

@@ -92,9 +92,10 @@ def test_another_server_computes_as_the_model_was_evaluated(
     there.__spec__ = importlib.machinery.ModuleSpec(engine, None)
     monkeypatch.setitem(sys.modules, engine, there)
     options = checked(ModelOptions, {"precision": precision, "device": "cpu"})
-    found = engine_of(ServePolicyConfig(model="m", engine=engine, model_options=options), engine, "m", [])
+    config = ServePolicyConfig(model="m", engine=engine, model_options=options, engine_arguments=["--more"])
+    found = engine_of(config, engine, "m", [])
     assert isinstance(found, LaunchedEngine)
-    assert found.command[-2:] == ["--dtype", dtype]
+    assert found.command[-3:] == ["--dtype", dtype, "--more"]
 
 
 def test_ends_of_lines_in_a_text_do_not_end_it() -> None:
