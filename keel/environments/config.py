@@ -33,9 +33,19 @@ class EnvironmentConfig(Section):
         default=8, ge=0, le=256, description="Episodes that work at the same time, each in a process; 0: in this process, no time limit."
     )
     timeout_s: float = Field(
-        default=20.0, gt=0, description="Seconds for one reply; an episode that takes longer is ended, its conversation failed."
+        default=20.0,
+        gt=0,
+        description="Seconds for one reply, or between two answers of an agent; what takes longer is ended, its conversation failed.",
     )
-    at_once: int = Field(default=256, ge=1, le=4096, description="Conversations that are open at the same time, at most.")
+    wait_s: float = Field(
+        default=2.0,
+        ge=0,
+        description="Of agents: the others' answers wait at most so long for one that works by itself.",
+    )
+    model: str = Field(default="keel", min_length=1, description="Of agents: the name under which they ask for the policy.")
+    at_once: int = Field(
+        default=256, ge=1, le=4096, description="Conversations that are open at the same time, at most; an agent is a process each."
+    )
 
     @model_validator(mode="after")
     def _read(self) -> EnvironmentConfig:
