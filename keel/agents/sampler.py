@@ -116,7 +116,7 @@ class _Waves:
             open_ = [talk for talk in self.talks if talk.open]
             busy = [talk for talk in open_ if not talk.waiting]
             for talk in [talk for talk in busy if now >= talk.since + self.config.timeout_s]:
-                self._over(talk, Failure(f"the agent hung: it neither asked nor ended for {self.config.timeout_s:g} s"))
+                self._over(talk, Failure(f"the agent hung: neither a request to answer nor an end for {self.config.timeout_s:g} s"))
                 busy.remove(talk)
             waiting = [talk for talk in open_ if talk.open and talk.waiting]
             if not busy and not waiting:

@@ -11,6 +11,7 @@ from keel.core.errors import UserError
 from keel.core.python_file import load_object
 from keel.environments.agent import Agent, is_agent
 from keel.environments.verifiers import VerifiersTask, is_task, task_config
+from keel.environments.verifiers_agent import AGENT, task_agent
 from keel.types import Environment, Episode, Message, Points, Prompt, Reply
 
 WANTED = (
@@ -38,6 +39,8 @@ def load_environment(spec: str, arguments: Mapping[str, Any]) -> Environment | A
         UserError: no such file or name, arguments that it does not take, or none of the kinds that are known.
     """
     found = load_object(spec, "environment", lambda found: callable(found) or hasattr(found, "episode"))
+    if is_task(found) and AGENT in arguments:
+        return task_agent(found, spec, arguments)
     return Agent.of(found, spec, arguments) if is_agent(found) else environment_of(found, spec, arguments)
 
 

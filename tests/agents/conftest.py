@@ -25,18 +25,34 @@ from keel.render.renderer import Renderer
 PROGRAMS = Path(__file__).parent / "programs.py"
 
 
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Callable[..., AgentHost]]:
+    """Agents by name and arguments, started once."""
+    known: dict[str, AgentHost] = {}
+
+    def find(settings: EnvironmentConfig) -> AgentHost:
+        key = repr((settings.path, settings.arguments))
+        if key not in known:
+            host = host_of(settings)
+            assert isinstance(host, AgentHost)
+            known[key] = host
+        return known[key]
+
+    yield find
+    for host in known.values():
+        host.close()
+
+
 @pytest.fixture
-def asking() -> Iterator[Callable[..., AgentSampler]]:
+def asking(processes: Callable[..., AgentHost]) -> Iterator[Callable[..., AgentSampler]]:
     """``asking(renderer, inner, "name", {"turns": 3}, max_turns=3)``: conversations with that agent of ``programs.py``."""
     with contextlib.ExitStack() as opened:
 
         def make(renderer: Renderer, inner: Any, name: str, arguments: Any = None, trial: int = 0, usual: Any = None, **config: Any) -> Any:
             settings = EnvironmentConfig(path=f"{PROGRAMS}:{name}", arguments=arguments or {}, **config)
-            host = host_of(settings)
-            assert isinstance(host, AgentHost)
             turns = Turns(renderer)
-            agents = Agents.of(host, turns)
-            opened.callback(agents.close)
+            agents = Agents.of(processes(settings), turns)
+            opened.callback(agents.endpoints.close)
             return AgentSampler(inner, AgentOpener(agents, turns, settings, 5), usual, trial)
 
         yield make

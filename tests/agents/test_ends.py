@@ -27,13 +27,15 @@ def test_what_goes_wrong_is_a_failure_with_a_name_and_its_own_alone(loaded, rend
         "never": "the agent ended and had asked for no answer",
         "raises": "the agent raised RuntimeError: no more",
         "dies": "the agent's process died",
-        "hangs": "the agent hung: it neither asked nor ended for 2 s",
-        "loops": "the agent hung: it neither asked nor ended for 2 s",
+        "hangs": "the agent hung: neither a request to answer nor an end for 2 s",
+        "loops": "the agent hung: neither a request to answer nor an end for 2 s",
         "nan": "the reward is nan, it must be a finite number",
         "text": "the reward is 'very good', it must be a finite number",
         "control": "RefusedError: 400 None: messages: the world's user turn holds the control token",
     }
-    prompts = [replace(PROMPT, prompt_id=f"{i}{how}", meta={"how": how}) for i, how in enumerate((*hows, "well", "behind", "none"))]
+    prompts = [
+        replace(PROMPT, prompt_id=f"{chr(97 + i)}{how}", meta={"how": how}) for i, how in enumerate((*hows, "well", "behind", "none"))
+    ]
     rollouts = hold(asking(renderer, Scripted(loaded, renderer, yes), "wrong", timeout_s=2.0), prompts, samples=1)
     for rollout, said in zip(rollouts, hows.values()):
         assert rollout.error.startswith("environment: ")

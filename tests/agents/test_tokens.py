@@ -89,7 +89,8 @@ def test_drawn_too_with_the_same_numbers(loaded, renderer_of, asking, hold):
         assert len(whole) > 4
         for own, other in whole:
             assert torch.equal(own.tokens_T, other.tokens_T)
-            assert torch.equal(own.logprobs_T, other.logprobs_T)
+            assert (own.logprobs_T - other.logprobs_T).abs().max() < 1e-5
+            assert at_once == 3 or torch.equal(own.logprobs_T, other.logprobs_T)  # the same waves, the same bits
             assert own.conversation.ended == other.conversation.ended
             assert not own.conversation.asking.timed
 
@@ -154,14 +155,15 @@ def test_a_tree_of_requests_is_trained_once(loaded, renderer_of, asking, hold, a
 
 
 def test_what_is_drawn_hangs_on_the_branch_and_not_on_the_order(loaded, renderer_of, asking, hold):
+    """Three drafts of one request and their critics, asked at once and one after the other. Which draft is called the first is the order of
+    arrival, so what stands behind it may differ."""
     renderer = renderer_of(TINY, ends=range(20, 120))
     params = SamplingParams(max_tokens=10, stop_tokens=renderer.stop_tokens)
     inner = LocalSampler(loaded.model, renderer.decode)
     drawn = []
     for at_once in (True, False):
         rollouts = hold(asking(renderer, inner, "tree", {"at_once": at_once}, max_turns=9), PROMPTS, samples=3, params=params)
-        drafts = [[tuple(r.tokens_T[s].tolist()) for s in r.streams if r.forks][:1] for r in rollouts if not r.error]
-        drawn.append(drafts)
+        drawn.append([sorted(r.tokens_T[r.sampled_T & (r.turn_T == turn)].tolist() for turn in range(6)) for r in rollouts if not r.error])
     assert drawn[0] == drawn[1]
 
 
