@@ -62,15 +62,16 @@ def chat(prompt: Prompt, endpoint: Endpoint, seed: int, turns: int = 4) -> dict[
     return {"length": length, "end": 1.0}
 
 
-def plain(prompt: Prompt, endpoint: Endpoint, turns: int = 3) -> float:
-    """The prompt of the data, and words behind each answer; an answer that is cut ends it."""
-    messages = given(prompt)
+def plain(prompt: Prompt, endpoint: Endpoint, turns: int = 3, short: float = 0.0) -> float:
+    """The prompt of the data, and words behind each answer; an answer that is cut ends it. ``short`` is what a short one is worth."""
+    messages, worth = given(prompt), 0.0
     for turn in range(turns):
         choice = ask(endpoint, messages)
+        worth += short / (1 + len(choice["message"]["content"]))
         messages += [choice["message"], {"role": "user", "content": SAYS[turn % len(SAYS)]}]
         if choice["finish_reason"] == "length":
             break
-    return 0.25 * (len(messages) // 2)
+    return 0.25 * (len(messages) // 2) + worth
 
 
 def tools(prompt: Prompt, endpoint: Endpoint, turns: int = 4) -> float:

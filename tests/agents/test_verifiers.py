@@ -20,7 +20,7 @@ TOOLS = """
 import verifiers.v1 as vf
 
 
-class Shelf(vf.Toolset):
+class Shelf(vf.Toolset[vf.ToolsetConfig]):
     @vf.tool
     async def weigh(self, item: str) -> str:
         '''The weight of an item in grams.

@@ -30,7 +30,7 @@ from keel.verbs.run import run_verb
 
 ROOT = Path(__file__).resolve().parents[2]
 Rows = Callable[[Path], list[dict[str, Any]]]
-PLAIN = "environment={path: 'tests/agents/programs.py:plain', max_turns: 3, max_tokens: 200, timeout_s: 60}"
+PLAIN = "environment={path: 'tests/agents/programs.py:plain', arguments: {short: 1.0}, max_turns: 3, max_tokens: 200, timeout_s: 60}"
 CHAT = "environment={path: 'tests/agents/programs.py:chat', arguments: {turns: 3}, max_tokens: 400, timeout_s: 60}"
 WORLD = ("rewards=[]", "sampling={max_tokens: 30, stop: [e, a, i]}", "loop.steps=2", "loop.eval_every=0", "loop.probes=0")
 
@@ -76,7 +76,7 @@ def test_an_agent_is_evaluated(proofs: None, tmp_path: Path, monkeypatch: pytest
     for told in summary["environment"].values():
         assert told["conversations"] + told["failed"] == 8
         assert told["turns"]["mean"] > 1
-        assert 0 < told["reward"]["mean"] <= 0.75
+        assert 0 < told["reward"]["mean"] <= 3.75
     rows = [json.loads(line) for line in (tmp_path / "samples/evaluation.jsonl").read_text().splitlines()]
     assert any(who == "user" and said == "Go on." for row in rows for a in row["after"] for who, said in a["turns"])
 
