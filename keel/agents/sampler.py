@@ -102,7 +102,7 @@ class _Waves:
         opener = self._sampler.opener
         self._selector.register(self.endpoints.wake, selectors.EVENT_READ, _WAKE)
         for talk in self.talks:
-            prompt = opener.prompts[talk.request.prompt_id][0]
+            prompt = talk.shown  # a text is a user's message there
             start = Start(prompt, world_seed(opener.seed, prompt), chance_of(talk.request, talk.sample))
             self.processes.begin(talk.number, start, self.endpoints.open(talk.number, talk.request.params, self._sampler.usual))
             self._selector.register(self.processes.lines[talk.number], selectors.EVENT_READ, talk.number)

@@ -6,13 +6,16 @@ they import. Boxes (docker, sandboxes) are refused by name. It is the user's fil
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 from keel.core.errors import UserError
+from keel.core.python_file import USER_MODULE
 from keel.environments.agent import Agent
 from keel.environments.play import EpisodeError
 from keel.environments.verifiers import data_of, rewards_of
@@ -43,7 +46,25 @@ def task_agent(task: Any, spec: str, arguments: Mapping[str, Any]) -> Agent:
     harness = import_module("verifiers.v1.utils.loaders").load_harness(made.harness)
     if boxed := [of for of, needs in (("harness", harness.NEEDS_CONTAINER), ("task", task.NEEDS_CONTAINER)) if needs]:
         raise UserError(f"environment {spec}: its {boxed[0]} needs a container", "only what runs in a subprocess is run here: null or bash")
+    _importable(task)
     return Agent(lambda prompt, endpoint: _run(task, config, fields, prompt, endpoint), {}, seeded=False)
+
+
+def _importable(task: Any) -> None:
+    """Tool servers are processes that import the task by its module's name, which is one of ours: let them find the user's file by it."""
+    module = task.__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not module.startswith(USER_MODULE) or file is None:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keel" / "modules"
+    folder.mkdir(parents=True, exist_ok=True)
+    link, source = folder / f"{module}.py", Path(file).resolve()
+    if not link.is_symlink() or link.resolve() != source:
+        spare = folder / f"{module}.{os.getpid()}"
+        spare.symlink_to(source)
+        spare.replace(link)
+    paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(folder), str(source.parent)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
 
 
 def _made(spec: str, kind: Any, fields: Mapping[str, Any]) -> Any:

@@ -70,7 +70,7 @@ class Plain(vf.Task[Data]):
 
 def says(prompt_id: str, sample: int, turn: int) -> str:
     if turn == 0:
-        return 'I look.\n<tool_call>\n{"name": "shelf_weigh", "arguments": {"item": "rope"}}\n</tool_call>'
+        return '{"name": "shelf_weigh", "arguments": {"item": "rope"}}'
     return "It weighs 400 grams." if sample == 0 else "No idea."
 
 
