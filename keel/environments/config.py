@@ -13,7 +13,10 @@ from keel.core.python_file import file_of
 class EnvironmentConfig(Section):
     """The world that a policy talks with, in as many turns as it takes. Your code is run as it is: use files you trust."""
 
-    path: str = Field(pattern=r"^.+\.py:\w+$", description="FILE.py:NAME of the environment: a class, a function, or an object of one.")
+    path: str = Field(
+        pattern=r"^.+\.py:\w+$",
+        description="FILE.py:NAME of the environment: a class, a function, or an object of one; or of an agent, a function with `endpoint`.",
+    )
     arguments: dict[str, Any] = Field(default={}, description="What it is made with, by name.")
     max_turns: int = Field(default=8, ge=1, description="Answers of one conversation, at most; a longer one is cut there, and counted.")
     max_tokens: int = Field(
@@ -38,7 +41,7 @@ class EnvironmentConfig(Section):
         description="Seconds for one reply, or between two answers of an agent; what takes longer is ended, its conversation failed.",
     )
     wait_s: float = Field(
-        default=2.0,
+        default=5.0,
         ge=0,
         description="Of agents: the others' answers wait at most so long for one that works by itself.",
     )
