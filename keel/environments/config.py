@@ -15,7 +15,7 @@ class EnvironmentConfig(Section):
 
     path: str = Field(
         pattern=r"^.+\.py:\w+$",
-        description="FILE.py:NAME of the environment: a class, a function, or an object of one; or of an agent, a function with `endpoint`.",
+        description="FILE.py:NAME of the environment: a class, a function, an object of one, or an agent (a function with `endpoint`).",
     )
     arguments: dict[str, Any] = Field(default={}, description="What it is made with, by name.")
     max_turns: int = Field(default=8, ge=1, description="Answers of one conversation, at most; a longer one is cut there, and counted.")
