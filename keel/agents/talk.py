@@ -145,6 +145,8 @@ class Talk:
     def _placed(self, ask: Ask) -> Waiting:
         """Where a request stands."""
         row, turns = ask.asked.rows[0], self.rules.turns
+        if turns.renderer.config.system is not None and any(message["role"] == "system" for message in row.messages):
+            raise RequestError("the recipe's render.system stands in place of system messages: leave one of the two out", "messages")
         digests = history(row.tools, row.messages)
         for k in range(len(row.messages), 0, -1):
             if row.messages[k - 1]["role"] == "assistant" and (known := self._answered.get(digests[k])):

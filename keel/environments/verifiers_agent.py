@@ -6,10 +6,12 @@ they import. Boxes (docker, sandboxes) are refused by name. It is the user's fil
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from keel.core.python_file import USER_MODULE
 from keel.environments.agent import Agent
 from keel.environments.play import EpisodeError
 from keel.environments.verifiers import data_of, rewards_of
+from keel.sandbox.frames import die_with_parent
 from keel.types import Endpoint, Prompt
 
 AGENT = "agent"  # the argument whose fields are those of the library's AgentConfig
@@ -78,6 +81,10 @@ async def _run(task: Any, config: Any, fields: Mapping[str, Any], prompt: Prompt
     """By name, each with its weight. Raises EpisodeError where the library's agent failed."""
     vf = import_module("verifiers.v1")
     import_module("verifiers.v1.runtimes.subprocess").SubprocessRuntime.prepare_uv_script = _prepare
+    made = (
+        asyncio.create_subprocess_exec
+    )  # what the library starts is in sessions of its own: let it end with this process, however that ends
+    asyncio.create_subprocess_exec = partial(made, preexec_fn=die_with_parent)
     client = {"type": "eval", "base_url": endpoint.base_url, "api_key_var": "OPENAI_API_KEY"}
     async with vf.make_agent(vf.AgentConfig(model=endpoint.model, client=client, **fields)) as agent:
         trace = await agent.run(task(data_of(task, prompt), config))

@@ -105,9 +105,9 @@ class Conversation:
     @property
     def total(self) -> float | None:
         """All rewards of the world together; None where it gave none. Cut in the very first answer, so that the world was never asked, the
-        conversation is worth 0."""
+        conversation is worth 0; an agent was asked."""
         known = [r for r in (*self.turn_rewards, self.reward) if r is not None]
-        if not known and self.turns == 1 and self.ended in ("answer", "tokens"):
+        if not known and self.asking is None and self.turns == 1 and self.ended in ("answer", "tokens"):
             return 0.0
         return sum(known) if known else None
 

@@ -156,6 +156,16 @@ def test_a_users_mistake_is_told_before_anything_is_sampled(name, more, word):
     assert word in str(raised.value)
 
 
+def test_a_system_prompt_of_the_recipe_and_one_of_the_agent(loaded, renderer_of, asking, hold):
+    """Neither would be left out without a word."""
+    renderer = renderer_of(TINY, system="Be short.")
+    sampler = asking(renderer, Scripted(loaded, renderer, yes), "plain")
+    said = (Message("system", "Be long."), *PROMPT.messages)
+    own, other = hold(sampler, [PROMPT, replace(PROMPT, prompt_id="b", messages=said)], samples=1)
+    assert own.error == ""
+    assert "render.system stands in place" in other.error
+
+
 def test_settings_of_agents_are_refused_elsewhere(tmp_path):
     (tmp_path / "w.py").write_text("class W:\n    def __init__(self, prompt, seed): ...\n    def answer(self, message): ...\n")
     for processes in (0, 2):

@@ -118,6 +118,7 @@ def test_what_the_world_does_not_say_is_no_zero():
     assert bool(group.parts["environment"][0].isnan())
     assert Conversation(SAID[:1], (None,), ended="answer").total == 0.0  # the world was never asked
     assert Conversation(SAID, (None, None), ended="answer").total is None
+    assert Conversation(SAID[:1], (None,), ended="answer", asking=Asking()).total is None  # an agent was asked, and said so
 
 
 def test_parts_by_name_are_measured():
