@@ -9,13 +9,15 @@ from typing import Any, cast
 
 from keel.core.errors import UserError
 from keel.core.python_file import load_object
+from keel.environments.agent import Agent, is_agent
 from keel.environments.verifiers import VerifiersTask, is_task, task_config
+from keel.environments.verifiers_agent import AGENT, task_agent
 from keel.types import Environment, Episode, Message, Points, Prompt, Reply
 
 WANTED = (
     "a class with answer(message) is called with (prompt, seed); one with reset() and methods as tools (TRL) with nothing; one with "
-    "init() and step() (skyrl-gym) with extras; a Task of verifiers with the row; a function with (prompt, seed) returns one of these "
-    "(docs/environments.md)"
+    "init() and step() (skyrl-gym) with extras; a Task of verifiers with the row; a function with (prompt, seed) returns one of these; one "
+    "with (prompt, endpoint) is an agent (docs/environments.md)"
 )
 _TRL = ("reset", "get_reward")
 
@@ -30,17 +32,20 @@ class Made:
         return self.make(prompt, seed)
 
 
-def load_environment(spec: str, arguments: Mapping[str, Any]) -> Environment:
-    """The environment ``FILE.py:NAME``.
+def load_environment(spec: str, arguments: Mapping[str, Any]) -> Environment | Agent:
+    """The environment ``FILE.py:NAME``, or the agent that it is.
 
     Raises:
         UserError: no such file or name, arguments that it does not take, or none of the kinds that are known.
     """
-    return environment_of(load_object(spec, "environment", lambda found: callable(found) or hasattr(found, "episode")), spec, arguments)
+    found = load_object(spec, "environment", lambda found: callable(found) or hasattr(found, "episode"))
+    if is_task(found) and AGENT in arguments:
+        return task_agent(found, spec, arguments)
+    return Agent.of(found, spec, arguments) if is_agent(found) else environment_of(found, spec, arguments)
 
 
 def environment_of(found: Any, spec: str, arguments: Mapping[str, Any]) -> Environment:
-    """As ``load_environment``, of the object itself."""
+    """As ``load_environment``, of the object itself, which is no agent."""
     if hasattr(found, "episode"):
         if not isinstance(found, type):
             _bind(found, spec, arguments, None)

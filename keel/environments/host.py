@@ -7,14 +7,18 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keel.core.errors import UserError
 from keel.environments.adapters import load_environment
+from keel.environments.agent import Agent
 from keel.environments.config import EnvironmentConfig
 from keel.environments.play import EpisodeError, Opening, Play, Start, Step
 from keel.environments.tools import Call
 from keel.types import Environment, Message
+
+if TYPE_CHECKING:
+    from keel.environments.workers import AgentHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,33 @@ class Host(Protocol):
     def close(self) -> None: ...
 
 
-def host_of(config: EnvironmentConfig) -> Host:
-    """Raises UserError for a file, a name or arguments that are not right."""
+def host_of(config: EnvironmentConfig) -> Host | AgentHost:
+    """Raises UserError for a file, a name or arguments that are not right, and for settings that would have no effect."""
     if config.processes == 0:
-        return LocalHost(load_environment(config.path, config.arguments))
-    from keel.environments.workers import WorkerHost
+        environment = load_environment(config.path, config.arguments)
+        if isinstance(environment, Agent):
+            raise UserError(f"environment {config.path} is an agent: each is a process of its own", "leave environment.processes out")
+        _refuse(config, ("wait_s", "model"), "is no agent, and nobody asks an endpoint")
+        return LocalHost(environment)
+    from keel.environments.workers import AgentHost, Processes, WorkerHost
 
-    return WorkerHost(config)
+    processes = Processes(config)
+    try:
+        if processes.agent:
+            _refuse(config, ("processes",), "is an agent: each is a process of its own, and at_once says how many there are")
+            _refuse(config, ("describe_tools",), "is an agent: it shows its tools itself")
+            return AgentHost(processes)
+        _refuse(config, ("wait_s", "model"), "is no agent, and nobody asks an endpoint")
+        return WorkerHost(processes)
+    except UserError:
+        processes.close()
+        raise
+
+
+def _refuse(config: EnvironmentConfig, names: Sequence[str], why: str) -> None:
+    for name in names:
+        if name in config.changed:
+            raise UserError(f"environment.{name} would have no effect: {config.path} {why}", "leave it out")
 
 
 @dataclass(slots=True)
@@ -115,6 +139,6 @@ class LocalHost:
             random.setstate(kept)
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception, who: str = "episode") -> str:
     """What an episode raised, in a line."""
-    return str(error) if isinstance(error, EpisodeError) else f"the episode raised {type(error).__name__}: {error}"
+    return str(error) if isinstance(error, EpisodeError) else f"the {who} raised {type(error).__name__}: {error}"

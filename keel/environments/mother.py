@@ -13,7 +13,8 @@ from typing import Any
 
 from keel.core.errors import UserError
 from keel.environments.adapters import load_environment
-from keel.environments.host import reason
+from keel.environments.agent import Agent
+from keel.environments.host import End, reason
 from keel.environments.play import Play, Step
 from keel.sandbox.frames import die_with_parent, frame_of, receive_frame
 from keel.types import Environment, Message
@@ -31,7 +32,7 @@ def main(control: socket.socket) -> None:
     except UserError as error:
         _send(control, {"mistake": [error.message, error.hint]})
         return
-    _send(control, {"ready": True})
+    _send(control, {"ready": True, "agent": isinstance(environment, Agent)})
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children that have ended leave nothing behind
     while True:
         word, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -43,7 +44,7 @@ def main(control: socket.socket) -> None:
         os.close(descriptors[0])
 
 
-def _child(environment: Environment, line: socket.socket) -> None:
+def _child(environment: Environment | Agent, line: socket.socket) -> None:
     """One episode, from its first question to its last; never returns."""
     status = 1
     try:
@@ -59,22 +60,25 @@ def _child(environment: Environment, line: socket.socket) -> None:
         os._exit(status)
 
 
-def _serve(environment: Environment, line: socket.socket) -> None:
+def _serve(environment: Environment | Agent, line: socket.socket) -> None:
     play: Play | None = None
+    said: dict[str, Any]
     while (frame := receive_frame(line)) is not None:
         what, *given = pickle.loads(frame)
         try:
-            if what == "open":
+            if isinstance(environment, Agent):
+                said = _worth(environment.run(*given))
+            elif what == "open":
                 play = Play(environment, given[0])
                 opening = play.open()
-                said: dict[str, Any] = {"messages": _rows(opening.messages), "tools": list(opening.tools)}
+                said = {"messages": _rows(opening.messages), "tools": list(opening.tools)}
             else:
                 assert play is not None, "an episode is begun before it is asked"
-                said = _end_of(play) if what == "end" else _answered(play.answer(*given))
+                said = _worth(play.end()) if what == "end" else _answered(play.answer(*given))
         except UserError as error:
             said = {"error": str(error)}
         except Exception as error:  # the conversation has failed, and says why
-            said = {"error": reason(error)}
+            said = {"error": reason(error, "agent" if isinstance(environment, Agent) else "episode")}
         _send(line, said)
 
 
@@ -82,8 +86,8 @@ def _send(line: socket.socket, said: dict[str, Any]) -> None:
     line.sendall(frame_of(json.dumps(said, ensure_ascii=True, default=str).encode()))
 
 
-def _end_of(play: Play) -> dict[str, Any]:
-    reward, parts = play.end()
+def _worth(end: End) -> dict[str, Any]:
+    reward, parts = end
     return {"reward": reward, "parts": parts}
 
 

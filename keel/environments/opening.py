@@ -12,7 +12,17 @@ from keel.environments.play import Opening, Start
 from keel.environments.tools import tools_text
 from keel.render.conversation import Turns
 from keel.render.template import RefusedError
-from keel.types import Message, Prompt
+from keel.types import Message, Prompt, SampleRequest
+
+
+def world_seed(seed: int, prompt: Prompt) -> int:
+    """Of what is hidden in a prompt's world: the same in all its conversations, so that they can be compared."""
+    return stable_hash("world", seed, prompt.prompt_id) >> 1
+
+
+def chance_of(request: SampleRequest, sample: int) -> int:
+    """Of what is thrown on the way: each conversation's own."""
+    return stable_hash("chance", request.seed, request.prompt_id, request.attempt, sample)
 
 
 class Opener:
@@ -23,16 +33,12 @@ class Opener:
         self.opened: dict[str, Opening] = {}  # by prompt id
         self.prompts: dict[str, tuple[Prompt, Prompt]] = {}  # as the data has it, as the policy is given it
 
-    def world_seed(self, prompt: Prompt) -> int:
-        """Of what is hidden in a prompt's world: the same in all its conversations, so that they can be compared."""
-        return stable_hash("world", self.seed, prompt.prompt_id) >> 1
-
     def __call__(self, prompts: Sequence[Prompt]) -> list[Prompt | RefusedError]:
         """The prompts as the policy is given them, or why one has no world."""
         found: list[Prompt | RefusedError] = []
         for first in range(0, len(prompts), self.config.at_once):
             part = prompts[first : first + self.config.at_once]
-            openings = self.host.open([(i, Start(prompt, self.world_seed(prompt), 0)) for i, prompt in enumerate(part)])
+            openings = self.host.open([(i, Start(prompt, world_seed(self.seed, prompt), 0)) for i, prompt in enumerate(part)])
             self.host.drop(range(len(part)))
             found += [self._opened(prompt, opening) for prompt, opening in zip(part, openings, strict=True)]
         return found

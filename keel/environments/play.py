@@ -53,7 +53,7 @@ class Play:
     """An episode on its way."""
 
     def __init__(self, environment: Environment, start: Start) -> None:
-        _seed(start.seed)
+        seed_all(start.seed)
         self.episode = environment.episode(start.prompt, start.seed)
         self.start = start
 
@@ -61,7 +61,7 @@ class Play:
         """Begin. Raises whatever the user's code raises, and EpisodeError."""
         messages = _messages(self.episode.start())
         self.tools = {tool.name: tool for tool in map(_tool, getattr(self.episode, "tools", ()))}
-        _seed(self.start.chance)
+        seed_all(self.start.chance)
         return Opening(messages, tuple(tool.schema for tool in self.tools.values()))
 
     def answer(self, message: Message, calls: Sequence[Call]) -> Step:
@@ -70,7 +70,7 @@ class Play:
             return _step(self.episode.answer(message))
         results = [run(self.tools, call) for call in calls]
         replies = [r.reply for r in results if r.reply is not None]
-        points = [_points(reply.reward) for reply in replies]
+        points = [points_of(reply.reward) for reply in replies]
         known = [reward for reward, _ in points if reward is not None]
         return Step(
             tuple(r.message for r in results),
@@ -84,7 +84,7 @@ class Play:
     def end(self) -> tuple[float | None, dict[str, float]]:
         """(the reward of the whole, by part), and the episode is closed."""
         try:
-            return _points(self.episode.reward())
+            return points_of(self.episode.reward())
         finally:
             self.episode.close()
 
@@ -103,7 +103,8 @@ def _tool(function: Any) -> Tool:
     return function if isinstance(function, Tool) else tool_of(function)
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
+    """Seed Python's generator, and numpy's where it is loaded."""
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -114,7 +115,7 @@ def _step(reply: object) -> Step:
     if not isinstance(reply, Reply):
         raise EpisodeError(f"answer() returned {type(reply).__name__}, it must return keel.types.Reply")
     messages = (Message("user", reply.messages),) if isinstance(reply.messages, str) else reply.messages
-    reward, parts = _points(reply.reward)
+    reward, parts = points_of(reply.reward)
     if not reply.done and not messages:
         raise EpisodeError("answer() returned no message, and the conversation is not done: there is nothing to answer")
     return Step(_messages(messages), reward, parts, bool(reply.done))
@@ -129,7 +130,7 @@ def _messages(found: object) -> tuple[Message, ...]:
     return tuple(found)
 
 
-def _points(found: Points) -> tuple[float | None, dict[str, float]]:
+def points_of(found: Points) -> tuple[float | None, dict[str, float]]:
     """A reward as (the sum, by name). Raises EpisodeError for what is no finite number: that is a failure, and no 0."""
     if found is None:
         return None, {}

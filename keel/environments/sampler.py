@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from keel.core.hashing import stable_hash
 from keel.environments.host import Failure
-from keel.environments.opening import Opener
+from keel.environments.opening import Opener, chance_of, world_seed
 from keel.environments.parse import Parsed, Parser
 from keel.environments.play import Start, Step, added
 from keel.environments.stream import Stream
@@ -123,8 +123,7 @@ class ConversationSampler:
             if request.prompt_id not in states:
                 states[request.prompt_id] = self.turns.begin(shown)
             talks.append(_Talk(number, request, sample, shown, states[request.prompt_id], Stream(request.prompt, self.config.max_tokens)))
-            chance = stable_hash("chance", request.seed, request.prompt_id, request.attempt, sample)
-            starts.append((number, Start(prompt, self.opener.world_seed(prompt), chance)))
+            starts.append((number, Start(prompt, world_seed(self.opener.seed, prompt), chance_of(request, sample))))
         for talk, opening in zip(talks, self.host.open(starts), strict=True):
             if isinstance(opening, Failure):
                 talk.error = opening.error
@@ -169,9 +168,7 @@ class ConversationSampler:
             return None
         talk.stream.answer(drawn, turn)
         tools = self.opener.opened[talk.request.prompt_id].tools
-        tokens = [int(t) for t in drawn.tokens_T.tolist()]
-        talk.end = tokens[-1] if tokens[-1] in self.turns.renderer.stop_tokens else None
-        talk.raw = self.parser.tokenizer.decode(tokens if talk.end is None else tokens[:-1], skip_special_tokens=False)
+        talk.raw, talk.end = self.turns.written(drawn.tokens_T)
         parsed = self.parser(talk.raw, drawn.text, talk.state.head, tools)
         talk.messages.append(parsed.message)
         talk.rewards.append(None)

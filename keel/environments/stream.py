@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,3 +79,27 @@ class Stream:
             turn_T=torch.cat([torch.full((n,), p.turn) for p, n in zip(parts, lengths, strict=True)]),
             forks=tuple(fork for fork in self._forks if fork.start < sum(lengths)),
         )
+
+
+def joined(streams: Sequence[tuple[Encoded | None, Rollout]]) -> Rollout:
+    """Streams of one conversation as one rollout, in order. Beside each: the prompt that it stands behind; None for the group's own, which
+    is the first one's or no one's. Streams without tokens are left out; the rest is the first one's."""
+    parts = [(prompt, rollout) for prompt, rollout in streams if len(rollout)] or [(None, streams[0][1])]
+    assert all(prompt is not None for prompt, _ in parts[1:]), "what stands behind the group's prompt comes first"
+    forks: list[Fork] = []
+    start = 0
+    for prompt, rollout in parts:
+        forks += [Fork(start, prompt)] if prompt is not None else []
+        forks += [replace(fork, start=start + fork.start) for fork in rollout.forks]
+        start += len(rollout)
+    rollouts = [rollout for _, rollout in parts]
+    return replace(
+        rollouts[0],
+        tokens_T=torch.cat([r.tokens_T for r in rollouts]),
+        sampled_T=torch.cat([r.sampled_T for r in rollouts]),
+        logprobs_T=torch.cat([r.logprobs_T for r in rollouts]),
+        version_T=torch.cat([r.version_T for r in rollouts]),
+        turn_T=torch.cat([r.turn_T for r in rollouts if r.turn_T is not None]),
+        support=Support.join([r.support for r in rollouts], [len(r) for r in rollouts]),
+        forks=tuple(forks),
+    )

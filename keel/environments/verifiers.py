@@ -1,7 +1,7 @@
 """A task of the verifiers library (v1, 0.4): Keel draws the answer, the task's own rewards judge it, over the library's own trace.
 
-The library's agents drive programs in boxes of their own. What needs such a program, its box or its tools is refused by name. It is the
-user's file that imports the library."""
+What needs an agent's program, its box or its tools is refused by name here; ``verifiers_agent.py`` has the programs that run in a
+subprocess. It is the user's file that imports the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keel.environments.play import EpisodeError
 from keel.types import Message, Points, Prompt, Reply
 
 _BOX = ("setup", "finalize", "stage_verifier")  # hooks that are handed the box of an agent's program
-_HINT = "what Keel runs is a task whose rewards read the answer (docs/environments.md#verifiers)"
+_HINT = "give it one, environment.arguments.agent={harness: {id: null}}, or take a task whose rewards read the answer alone"
 _PLACED = ("image", "workdir", "agent_user", "skills", "artifacts")  # columns that ask for a box
 
 
@@ -53,15 +53,7 @@ class VerifiersTask:
     @classmethod
     def of(cls, made: Any, config: Any, prompt: Prompt) -> VerifiersTask:
         """Raises EpisodeError for a row, a signal or a hook that needs more than the answer."""
-        kind = made.data_type()
-        row = {name: value for name, value in prompt.meta.items() if name in kind.model_fields and name != "prompt"}
-        if placed := [name for name in _PLACED if row.get(name)]:
-            raise EpisodeError(f"the row's {placed[0]} is for a box that an agent's program runs in, and there is none")
-        turns = [{"role": m.role, "content": m.text} for m in prompt.messages] or [{"role": "user", "content": prompt.text or ""}]
-        if turns[0]["role"] == "system" and len(turns) > 1:
-            row["system_prompt"] = turns.pop(0)["content"]
-        asked: Any = turns[0]["content"] if len(turns) == 1 and turns[0]["role"] == "user" else turns
-        task = made(kind(prompt=asked, **row), config)
+        task = made(data_of(made, prompt), config)
         signals = [*task.hooks("reward"), *task.hooks("metric"), *(judge.score for judge in task.plugged_judges())]
         boxed = [f.__name__ for f in signals if _needed(f, "runtime")]
         if boxed:
@@ -83,12 +75,30 @@ class VerifiersTask:
             return None
         trace = _trace(self.task, self.said)
         asyncio.run(self.task.score(trace))
-        missing = [name for name, reward in trace.rewards.items() if reward is None]
-        if missing:
-            raise EpisodeError(f"the reward {missing[0]!r} was not scored")
-        return {name: float(reward.value) for name, reward in trace.rewards.items()}
+        return rewards_of(trace)
 
     def close(self) -> None: ...
+
+
+def data_of(made: Any, prompt: Prompt) -> Any:
+    """A task's data: the row's columns that it has fields for, and the prompt. Raises EpisodeError for a row that asks for a box."""
+    kind = made.data_type()
+    row = {name: value for name, value in prompt.meta.items() if name in kind.model_fields and name != "prompt"}
+    if placed := [name for name in _PLACED if row.get(name)]:
+        raise EpisodeError(f"the row's {placed[0]} is for a box that an agent's program runs in, and there is none")
+    turns = [{"role": m.role, "content": m.text} for m in prompt.messages] or [{"role": "user", "content": prompt.text or ""}]
+    if turns[0]["role"] == "system" and len(turns) > 1:
+        row["system_prompt"] = turns.pop(0)["content"]
+    asked: Any = turns[0]["content"] if len(turns) == 1 and turns[0]["role"] == "user" else turns
+    return kind(prompt=asked, **row)
+
+
+def rewards_of(trace: Any) -> dict[str, float]:
+    """A trace's rewards by name, each with its weight. Raises EpisodeError for one that is missing."""
+    missing = [name for name, reward in trace.rewards.items() if reward is None]
+    if missing:
+        raise EpisodeError(f"the reward {missing[0]!r} was not scored")
+    return {name: float(reward.value) for name, reward in trace.rewards.items()}
 
 
 def _needed(function: Callable[..., Any], name: str) -> bool:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from keel.core.errors import UserError
@@ -27,14 +27,14 @@ from keel.environments.config import EnvironmentConfig
 from keel.environments.host import Answer, End, Failure
 from keel.environments.play import Opening, Start, Step
 from keel.sandbox.frames import frame_of, receive_frame
-from keel.types import Message
+from keel.types import Endpoint, Message
 
 _START_S = 120.0  # imports of a user's file may be slow; one that takes longer hangs
 _PART = 1 << 16
 R = TypeVar("R")
 
 
-class _Line:
+class Line:
     """This process's end of a child's socket."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -72,23 +72,28 @@ class _Line:
         self.connection.close()
 
 
-class WorkerHost:
-    """A ``Host`` whose episodes are processes; ``config.processes`` of them work at the same time, the others wait for their turn."""
+class Processes:
+    """A mother process that ran the user's file, and her children by number. ``agent``: what the file has is one."""
 
     def __init__(self, config: EnvironmentConfig) -> None:
-        """Starts the mother process. Raises UserError for a file, a name or arguments that are not right."""
+        """Raises UserError for a file, a name or arguments that are not right."""
         self.config = config
-        self._lines: dict[int, _Line] = {}
+        self.lines: dict[int, Line] = {}
         self._control, theirs = socket.socketpair()
         self._mother = subprocess.Popen(
             [sys.executable, "-m", "keel.environments.mother", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
-            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+            env={
+                "OMP_NUM_THREADS": "1",
+                "PYTHONHASHSEED": "0",
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+            },
             start_new_session=True,
         )
         theirs.close()
-        self._finish = weakref.finalize(self, _end, self._mother, self._control, self._lines)
+        self._finish = weakref.finalize(self, _end, self._mother, self._control, self.lines)
         self._control.sendall(frame_of(pickle.dumps((config.path, config.arguments))))
         self._control.settimeout(_START_S)
         try:
@@ -99,16 +104,55 @@ class WorkerHost:
             self.close()
             raise UserError(f"environment {config.path}: its process cannot start", "standard error has its message")
         self._control.settimeout(None)
-        if mistake := json.loads(body).get("mistake"):
+        said = json.loads(body)
+        if mistake := said.get("mistake"):
             self.close()
             raise UserError(*mistake)
+        self.agent = bool(said["agent"])
+
+    def fork(self, number: int) -> None:
+        """A new child."""
+        assert number not in self.lines, f"episode {number} is open"
+        ours, theirs = socket.socketpair()
+        self.lines[number] = Line(ours)
+        try:
+            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+        except OSError as error:
+            raise UserError(f"environment {self.config.path}: its process has ended: {error}", "standard error has its message") from None
+        finally:
+            theirs.close()
+
+    def ask(self, number: int, question: Any) -> None:
+        """The time of a question begins now."""
+        self.lines[number].send(pickle.dumps(question))
+
+    def heard(self, number: int) -> dict[str, Any] | Failure | None:
+        """What a child has sent; None where that is not the whole reply."""
+        try:
+            answer = self.lines[number].read()
+        except EOFError:
+            return Failure(f"the {'agent' if self.agent else 'episode'}'s process died")
+        return Failure(answer["error"]) if answer is not None and "error" in answer else answer
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """End children; what is not there is left alone."""
+        for number in numbers:
+            if (line := self.lines.pop(number, None)) is not None:
+                line.end()
+
+    def close(self) -> None:
+        """End all processes. They also end with this one, and when this object is gone."""
+        self._finish()
+
+
+class WorkerHost:
+    """A ``Host`` whose episodes are processes; ``config.processes`` of them work at the same time, the others wait for their turn."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes, self.config = processes, processes.config
 
     def open(self, starts: Sequence[tuple[int, Start]]) -> list[Opening | Failure]:
-        asked: list[tuple[int, Any]] = []
-        for number, start in starts:
-            assert number not in self._lines, f"episode {number} is open"
-            asked.append((number, ("open", start)))
-        return self._ask(asked, _opening, self._fork)
+        return self._ask([(number, ("open", start)) for number, start in starts], _opening, self._processes.fork)
 
     def answer(self, answers: Sequence[tuple[int, Answer]]) -> list[Step | Failure]:
         return self._ask([(number, ("answer", *answer)) for number, answer in answers], _step)
@@ -119,23 +163,10 @@ class WorkerHost:
         return found
 
     def drop(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            if (line := self._lines.pop(number, None)) is not None:
-                line.end()
+        self._processes.drop(numbers)
 
     def close(self) -> None:
-        """End all processes. They also end with this one, and when this object is gone."""
-        self._finish()
-
-    def _fork(self, number: int) -> None:
-        ours, theirs = socket.socketpair()
-        self._lines[number] = _Line(ours)
-        try:
-            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
-        except OSError as error:
-            raise UserError(f"environment {self.config.path}: its process has ended: {error}", "standard error has its message") from None
-        finally:
-            theirs.close()
+        self._processes.close()
 
     def _ask(
         self, asked: Sequence[tuple[int, Any]], read: Callable[[dict[str, Any]], R], before: Callable[[int], None] | None = None
@@ -152,38 +183,56 @@ class WorkerHost:
                     number, question = asked[place]
                     if before is not None:
                         before(number)
-                    line = self._lines[number]
-                    line.send(pickle.dumps(question))
-                    selector.register(line, selectors.EVENT_READ, place)
+                    self._processes.ask(number, question)
+                    selector.register(self._processes.lines[number], selectors.EVENT_READ, place)
                     busy[place] = time.monotonic() + self.config.timeout_s
                 for key, _ in selector.select(max(0.0, min(busy.values()) - time.monotonic())):
-                    said = self._heard(asked[key.data][0], read)
+                    said = self._processes.heard(asked[key.data][0])
                     if said is not None:
-                        found[key.data] = said
+                        found[key.data] = said if isinstance(said, Failure) else read(said)
                         done.append(key.data)
                 late = [place for place, until in busy.items() if place not in done and until <= time.monotonic()]
                 for place in late:
                     found[place] = Failure(f"the episode hung: no reply after {self.config.timeout_s:g} s")
                 for place in (*done, *late):
                     number = asked[place][0]
-                    selector.unregister(self._lines[number])
+                    selector.unregister(self._processes.lines[number])
                     del busy[place]
                     if isinstance(found[place], Failure):
                         self.drop([number])
         return found
 
-    def _heard(self, number: int, read: Callable[[dict[str, Any]], R]) -> R | Failure | None:
-        """What an episode has sent; None where that is not the whole reply."""
-        try:
-            answer = self._lines[number].read()
-        except EOFError:
-            return Failure("the episode's process died")
-        if answer is None:
-            return None
-        return Failure(answer["error"]) if "error" in answer else read(answer)
+
+class AgentHost:
+    """Agents, each in a process, all at the same time."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes, self.config = processes, processes.config
+
+    def begin(self, number: int, start: Start, endpoint: Endpoint) -> None:
+        """Start one."""
+        self._processes.fork(number)
+        self._processes.ask(number, ("run", start, endpoint))
+
+    @property
+    def lines(self) -> Mapping[int, Line]:
+        """What there is to wait on, by number."""
+        return self._processes.lines
+
+    def heard(self, number: int) -> End | Failure | None:
+        """What an agent ended with; None while it is at work. To be asked when its line can be read."""
+        said = self._processes.heard(number)
+        return (said["reward"], said["parts"]) if isinstance(said, dict) else said
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """End agents with all that they started; what is not there is left alone."""
+        self._processes.drop(numbers)
+
+    def close(self) -> None:
+        self._processes.close()
 
 
-def _end(mother: subprocess.Popen[bytes], control: socket.socket, lines: dict[int, _Line]) -> None:
+def _end(mother: subprocess.Popen[bytes], control: socket.socket, lines: dict[int, Line]) -> None:
     for line in lines.values():
         line.end()
     lines.clear()

@@ -77,13 +77,19 @@ class PromptAnswers:
 
         def answer(a: Mapping[str, Any]) -> Answer:
             errors = None if a.get("errors") is None else tuple((str(kind), int(first), int(end)) for kind, first, end in a["errors"])
-            scores = (a.get("gold"), a.get("reward_model"), dict(a.get("rules") or {}), a.get("tokens"))
+            rules = {name: float(value) for name, value in (a.get("rules") or {}).items()}  # one that failed is written as "NaN"
+            scores = (_number(a.get("gold")), _number(a.get("reward_model")), rules, a.get("tokens"))
             turns = tuple(turn_row(turn) for turn in a.get("turns") or ())
-            return Answer(a["text"], *scores, errors, a.get("coverage"), turns)
+            return Answer(a["text"], *scores, errors, _number(a.get("coverage")), turns)
 
         text = {name: row.get(name) or "" for name in ("language", "category")}
         before, after = (tuple(answer(a) for a in row.get(side, ())) for side in ("before", "after"))
         return cls(row["prompt_id"], row["prompt"], before, after, **text, images=tuple(row.get("images", ())))
+
+
+def _number(value: float | str | None) -> float | None:
+    """A score as a file has it: what is no finite number stands there in words."""
+    return None if value is None else float(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,12 @@ class Turns:
         encoded = self.renderer.prompts.encode(replace(prompt, messages=messages), messages)[0]
         return Next((), encoded, moved)
 
+    def written(self, tokens_T: Tensor) -> tuple[str, int | None]:
+        """A sampled answer, int64 [T], as text with its special tokens, and the end token that was drawn, which the text is without."""
+        tokens = [int(t) for t in tokens_T.tolist()]
+        end = tokens[-1] if tokens and tokens[-1] in self.renderer.stop_tokens else None
+        return self.renderer.tokenizer.decode(tokens if end is None else tokens[:-1], skip_special_tokens=False), end
+
     def worded(self, replies: Sequence[Message]) -> tuple[Message, ...]:
         """The world's messages as this template takes them: results of tools as one user's turn where it has no other."""
         if self.tool_role:

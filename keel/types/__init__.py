@@ -9,7 +9,7 @@ Letters in tensor names are dimensions: ``B`` rows, ``L`` padded length, ``N`` p
 sequence, ``G`` samples of one prompt, ``R`` branches (sequences) in a batch, ``U`` units in a batch, ``H`` hidden, ``V`` vocabulary.
 """
 
-from keel.types.episodes import Conversation, Ending, Environment, Episode, Fork, Points, Reply, messages_told
+from keel.types.episodes import Asking, Conversation, Ending, Endpoint, Environment, Episode, Fork, Points, Reply, messages_told
 from keel.types.judgements import (
     Annotator,
     Answer,
@@ -78,6 +78,7 @@ from keel.types.units import (
 __all__ = [
     "Annotator",
     "Answer",
+    "Asking",
     "Batch",
     "Branch",
     "BranchTensors",
@@ -93,6 +94,7 @@ __all__ = [
     "Edge",
     "Encoded",
     "Ending",
+    "Endpoint",
     "Environment",
     "Episode",
     "FinishReason",

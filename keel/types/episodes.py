@@ -58,12 +58,30 @@ class Environment(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an agent asks for the policy's answers, in OpenAI's protocol. ``api_key`` names the one conversation that it holds."""
+
+    base_url: str
+    api_key: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fork:
     """From token ``start`` of a rollout on, the tokens stand behind ``prompt``, and not behind the tokens before them: the chat template
-    shows the conversation so far in another way than it was written (without its thoughts, say)."""
+    shows the conversation so far in another way than it was written (without its thoughts, say), or an agent asked something else."""
 
     start: int
     prompt: Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How an agent asked for its answers."""
+
+    branches: int = 1  # streams of answers, each behind what the agent made of it: one where it holds a single conversation
+    refused: int = 0  # requests that got an error
+    timed: bool = False  # was an answer drawn beside others that only time decided on? It asked several at once, or was not waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,7 @@ class Conversation:
     ended: Ending = "done"
     calls: int = 0  # of tools, those that went wrong included
     bad_calls: int = 0  # that could not be read, or that no tool takes so
+    asking: Asking | None = None  # of an agent; None: the trainer drove
 
     @property
     def turns(self) -> int:
@@ -86,9 +105,9 @@ class Conversation:
     @property
     def total(self) -> float | None:
         """All rewards of the world together; None where it gave none. Cut in the very first answer, so that the world was never asked, the
-        conversation is worth 0."""
+        conversation is worth 0; an agent was asked."""
         known = [r for r in (*self.turn_rewards, self.reward) if r is not None]
-        if not known and self.turns == 1 and self.ended in ("answer", "tokens"):
+        if not known and self.asking is None and self.turns == 1 and self.ended in ("answer", "tokens"):
             return 0.0
         return sum(known) if known else None
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from keel.learner.config import BatchConfig
 from keel.learner.inference import LocalInference
-from keel.models.loading import Loaded
+from keel.methods import rollout_units
+from keel.models.config import ModelOptions
+from keel.models.loading import Loaded, load_model
+from keel.render.config import RenderConfig
 from keel.render.renderer import Renderer
-from keel.types import Branch, Message, Prompt, Reply, Rollout, SampleRequest, Unit
+from keel.types import Branch, Encoded, Group, Message, Prompt, Reply, Rollout, SampleRequest, SamplingParams, Unit, empty_group
 
 TEMPLATES = Path(__file__).parents[1] / "render/templates"
 TINY = "tiny"  # the tiny models' own, ChatML
@@ -89,3 +94,62 @@ class Scripted:
             )
 
     def load(self, version: object, weights: object) -> None: ...
+
+
+def groups_of(sampler: Any, rollouts: Sequence[Rollout]) -> list[Group]:
+    """The rollouts as groups, in order."""
+    found: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        found.setdefault(rollout.prompt_id, []).append(rollout)
+    renderer = sampler.turns.renderer
+    return [
+        empty_group(prompt, renderer.prompt(shown), found[prompt.prompt_id])
+        for prompt, shown in sampler.opener.prompts.values()
+        if prompt.prompt_id in found
+    ]
+
+
+def furthest(loaded: Loaded, sampler: Any, rollouts: Sequence[Rollout]) -> float:
+    """The largest difference of trainer and sampler over sampled tokens. Each sampled token is trained exactly once."""
+    units = rollout_units(groups_of(sampler, rollouts))
+    trained = sum(int(b.trained_T.sum()) for u in units for b in u.branches)
+    assert trained == sum(int(r.sampled_T.sum()) for r in rollouts) > 0
+    own = LocalInference(loaded.model, BatchConfig()).logprobs(units)
+    pairs = [(b, o) for u, found in zip(units, own, strict=True) for b, o in zip(u.branches, found, strict=True)]
+    return max(float((o - b.signals["sampler_logprobs"])[b.trained_T].abs().max()) for b, o in pairs if b.trained_T.any())
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Loaded:
+    """A tiny fp32 model whose weights are large enough to show errors."""
+    return load_model("tiny:llama?std=0.15&seed=1", ModelOptions(precision="fp32", device="cpu"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def renderer_of(loaded: Loaded) -> Callable[..., Renderer]:
+    """``renderer_of("thinking", ends=(...))``: the tiny tokenizer with a chat template of that shape, and more end tokens."""
+
+    def make(name: str = TINY, ends: Sequence[int] = (), **config: Any) -> Renderer:
+        given = {} if name == TINY else {"chat_template": str(TEMPLATES / f"{name}.jinja")}
+        generation = SimpleNamespace(eos_token_id=[3, *ends])
+        return Renderer(loaded.tokenizer, config=RenderConfig(**given, **config), generation_config=generation)
+
+    return make
+
+
+@pytest.fixture
+def hold() -> Callable[..., list[Rollout]]:
+    """``hold(sampler, prompts, samples=2, params=...)``: the conversations, in order."""
+
+    def run(sampler: Any, prompts: Sequence[Prompt], samples: int = 2, params: SamplingParams | None = None, **more: Any) -> list[Rollout]:
+        opened = sampler.opener(prompts)
+        requests: list[SampleRequest] = []
+        for prompt, shown in zip(prompts, opened, strict=True):
+            assert isinstance(shown, Prompt), shown
+            encoded: Encoded = sampler.turns.renderer.prompt(shown)
+            used = params or SamplingParams(max_tokens=200, stop_tokens=sampler.turns.renderer.stop_tokens)
+            requests.append(SampleRequest(prompt.prompt_id, encoded, samples, used, 7, **more))
+        sampler.submit(requests)
+        return sorted(sampler.collect(), key=lambda r: (r.prompt_id, r.sample))
+
+    return run

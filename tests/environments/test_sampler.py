@@ -6,38 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from talking import NAMES, TINY, Chat, Scripted
+from talking import NAMES, TINY, Chat, Scripted, furthest
 
-from keel.learner.config import BatchConfig
-from keel.learner.inference import LocalInference
-from keel.methods import rollout_units
 from keel.rollout.local import LocalSampler
 from keel.types import Message, Prompt, Reply, SampleRequest, SamplingParams, empty_group
 
 PROMPTS = [Prompt("a", (Message("user", "What is 2 + 2?"),)), Prompt("b", (Message("user", "你好，请问？"),))]
-
-
-def groups_of(sampler, rollouts):
-    """The rollouts as groups, in order."""
-    found = {}
-    for rollout in rollouts:
-        found.setdefault(rollout.prompt_id, []).append(rollout)
-    renderer = sampler.turns.renderer
-    return [
-        empty_group(prompt, renderer.prompt(shown), found[prompt.prompt_id])
-        for prompt, shown in sampler.opener.prompts.values()
-        if prompt.prompt_id in found
-    ]
-
-
-def furthest(loaded, sampler, rollouts) -> float:
-    """The largest difference of trainer and sampler over sampled tokens. Each sampled token is trained exactly once."""
-    units = rollout_units(groups_of(sampler, rollouts))
-    trained = sum(int(b.trained_T.sum()) for u in units for b in u.branches)
-    assert trained == sum(int(r.sampled_T.sum()) for r in rollouts) > 0
-    own = LocalInference(loaded.model, BatchConfig()).logprobs(units)
-    pairs = [(b, o) for u, found in zip(units, own, strict=True) for b, o in zip(u.branches, found, strict=True)]
-    return max(float((o - b.signals["sampler_logprobs"])[b.trained_T].abs().max()) for b, o in pairs if b.trained_T.any())
 
 
 def says(prompt_id: str, sample: int, turn: int) -> str:

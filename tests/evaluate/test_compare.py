@@ -83,6 +83,14 @@ def test_rows_survive_writing_and_reading():
     assert "gold" not in row("a", [Answer("x")], []).to_row()["before"][0]
 
 
+def test_scores_that_failed_are_read_back_as_numbers():
+    """A file writes them as "NaN" (``runs.logs``): they are no score, and end no page."""
+    written = row("a", [Answer("x", rules={"environment": 0.5})], []).to_row()
+    written["before"][0] |= {"rules": {"environment": "NaN"}, "gold": "NaN"}
+    (found,) = PromptAnswers.from_row(written).before
+    assert found.score("environment") is found.score("gold") is None
+
+
 def test_fixed_samples_stay_and_extremes_are_right():
     scores: dict[str, float | None] = {f"p{i}": float(i) for i in range(20)} | {"none": None, "nan": math.nan}
     first = choose(scores, fixed=3, extremes=2, random=2, step=1)

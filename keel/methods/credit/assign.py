@@ -196,20 +196,22 @@ def _samples(groups: Sequence[Group], units: Sequence[Unit]) -> list[_Sample]:
     first = 0
     for g, group in enumerate(alive):
         valid = [i for i, ok in enumerate(group.valid_G) if ok]
-        forks = [len(group.rollouts[i].forks) for i in valid]
-        end = first + 1 + sum(forks)
-        assert end <= len(units), "units do not belong to these groups"
-        assert len(units[first].branches) == len(valid), "units do not belong to these groups"
-        complexity, fork = units[first].prompt.complexity, first + 1
-        for k, (i, n) in enumerate(zip(valid, forks, strict=True)):
-            places = (first, *range(fork, fork + n))
-            branches = (units[first].branches[k], *(units[u].branches[0] for u in places[1:]))
+        begun = [i for i in valid if group.rollouts[i].streams[0].stop]  # those that have a branch behind the group's prompt
+        fork = first + bool(begun)
+        assert not begun or (first < len(units) and len(units[first].branches) == len(begun)), "units do not belong to these groups"
+        complexity = group.encoded.complexity
+        for i in valid:
+            own = [(first, begun.index(i))] if i in begun else []
+            places = [*own, *((u, 0) for u in range(fork, fork + len(group.rollouts[i].forks)))]
+            assert places[-1][0] < len(units), "units do not belong to these groups"
+            branches = tuple(units[u].branches[k] for u, k in places)
             moved_T = group.moved[i] if group.moved else None
             truncated = group.rollouts[i].finish_reason == "length"
             reward = float(group.rewards_G[i])
-            samples.append(_Sample(g, places, reward, group.greedy_reward, truncated, branches, complexity, moved_T))
-            fork += n
-        first = end
+            in_units = tuple(u for u, _ in places)
+            samples.append(_Sample(g, in_units, reward, group.greedy_reward, truncated, branches, complexity, moved_T))
+            fork += len(group.rollouts[i].forks)
+        first = fork
     assert first == len(units), "units do not belong to these groups"
     return samples
 

@@ -13,6 +13,8 @@ from keel.types import Branch, Group, Rollout, Unit
 def rollout_units(groups: Sequence[Group]) -> tuple[Unit, ...]:
     """One unit for every group that has a valid rollout, a branch for each valid rollout in the group's order; behind it a unit for each
     fork of its rollouts, with the prompt of the fork and one branch, so that every sampled token stands behind what it was sampled behind.
+    A rollout that forks at its very first token (an agent asked something else) has no branch behind the group's prompt, and where all do
+    so there is no such unit.
 
     Branches carry ``sampler_logprobs`` and the rollouts' supports; the tokens that the policy sampled are the trained ones.
 
@@ -31,7 +33,8 @@ def rollout_units(groups: Sequence[Group]) -> tuple[Unit, ...]:
         if not valid:
             continue
         name, meta = f"{group.prompt.prompt_id}/{group.rollouts[0].attempt}", group.prompt.meta
-        units.append(Unit(name, group.encoded, tuple(_branch(r, r.streams[0]) for r in valid), meta=meta))
+        begun = tuple(_branch(r, r.streams[0]) for r in valid if r.streams[0].stop)
+        units += [Unit(name, group.encoded, begun, meta=meta)] if begun else []
         units += [
             Unit(f"{name}/{r.sample}/{k}", fork.prompt, (_branch(r, stream),), meta=meta)
             for r in valid

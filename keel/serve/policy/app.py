@@ -191,11 +191,7 @@ def _stopped(head: Head, asked: Asked, message: str, rule: str) -> Response:
     choices = [Choice(text=message, finish="content_filter", note=rule) for _ in asked.rows]
     if not asked.stream:
         return reply(replies.whole(head, choices, 0, with_logprobs=False))
-    role = "assistant" if asked.kind == "chat" else ""
-    parts = [replies.chunk(head, i, c.text, finish=c.finish, note=c.note, role=role) for i, c in enumerate(choices)]
-    parts += [replies.usage_chunk(head, 0, choices)] if asked.usage_in_stream else []
-    body = b"".join([*map(replies.event, parts), replies.event("[DONE]")])
-    return Response(body, media_type="text/event-stream")
+    return Response(replies.streamed(head, choices, 0, asked.usage_in_stream), media_type="text/event-stream")
 
 
 def _headers(pairs: dict[str, str]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ def prompt_of(row: Row) -> Prompt:
     """The prompt of a row."""
     if row.prompt is not None:
         return Prompt(row.name, text=row.prompt)
-    return Prompt(row.name, tuple(map(_message, row.messages)), tools=row.tools)
+    return Prompt(row.name, tuple(map(message_of, row.messages)), tools=row.tools)
 
 
-def _message(one: Mapping[str, Any]) -> Message:
+def message_of(one: Mapping[str, Any]) -> Message:
+    """A message as a request has it."""
     content = one["content"]
     if not isinstance(content, str):
         content = tuple(ImagePart(p["source"]) if p["type"] == "image" else TextPart(p["text"]) for p in content)

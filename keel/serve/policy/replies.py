@@ -83,6 +83,14 @@ def chunk(head: Head, index: int, text: str = "", tokens: Sequence[TokenText] = 
     return head.to_json(True) | {"choices": [one]}
 
 
+def streamed(head: Head, choices: Sequence[Choice], prompt_tokens: int, with_usage: bool) -> bytes:
+    """Answers that are there whole, as the events of a stream: one chunk each."""
+    role = "assistant" if head.kind == "chat" else ""
+    parts = [chunk(head, i, c.text, c.tokens, c.finish, role=role, tool_calls=c.calls, note=c.note) for i, c in enumerate(choices)]
+    parts += [usage_chunk(head, prompt_tokens, choices)] if with_usage else []
+    return b"".join([*map(event, parts), event("[DONE]")])
+
+
 def usage_chunk(head: Head, prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, Any]:
     """The last chunk, where the client asked for it."""
     return head.to_json(True) | {"choices": [], "usage": usage(prompt_tokens, choices)}

@@ -62,6 +62,19 @@ class Asked:
     size: int = 0  # bytes of its body
 
 
+def json_of(raw: bytes) -> Any:
+    """The JSON of a body. Raises RequestError; also for text that is none: half of a surrogate pair is no character to a tokenizer."""
+    try:
+        found = json.loads(raw.decode("utf-8-sig"))
+        if b"\\u" in raw:
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError("the body holds half of a pair of surrogates (\\ud800 to \\udfff), which is no character") from None
+    except (ValueError, RecursionError):
+        raise RequestError("the body is no JSON in UTF-8") from None
+    return found
+
+
 def read_request(kind: Kind, body: Any, model: str, about: About, limits: RowsConfig, size: int = 0) -> Asked:
     """The request that a body of ``size`` bytes makes. ``model``: the name that is served. Raises RequestError naming the field."""
     if not isinstance(body, dict):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from keel.serve.policy import replies
-from keel.serve.policy.requests import RequestError
+from keel.serve.policy.requests import json_of
 
 _GUARDED = {"large": "request_too_large", "host": "misdirected_request", "origin": "foreign_origin", "slow": "request_timeout"}
 OPEN_PATHS = ("/health", "/ready", "/static/", "/favicon.ico")  # need no key
@@ -30,17 +30,8 @@ def reply(body: Any, status: int = 200, **headers: str) -> Response:
 
 
 async def read_json(request: Request) -> Any:
-    """The JSON of a body. Raises RequestError; also for text that is none: half of a surrogate pair is no character to a tokenizer."""
-    raw = await request.body()  # kept by the request: whoever wants its size asks again
-    try:
-        found = json.loads(raw.decode("utf-8-sig"))
-        if b"\\u" in raw:
-            json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RequestError("the body holds half of a pair of surrogates (\\ud800 to \\udfff), which is no character") from None
-    except (ValueError, RecursionError):
-        raise RequestError("the body is no JSON in UTF-8") from None
-    return found
+    """The JSON of a body, as ``json_of``. The body is kept by the request: whoever wants its size asks again."""
+    return json_of(await request.body())
 
 
 def guarded_form(status: int, code: str, message: str, todo: str) -> Mapping[str, Any]:

@@ -147,7 +147,7 @@ def build(session: Session, recipe: RLRecipe, splits: Splits) -> RLParts:
     record(session, loaded, renderer)
     session.run.record(algorithm=resolved_numbers(algorithm))
     params = recipe.sampling.params(renderer.stop_tokens, renderer.banned_tokens)
-    world = world_of(recipe.environment, renderer, recipe.seed)
+    world = world_of(recipe.environment, renderer, recipe.seed, params)
     whole = params if world is None else replace(params, max_tokens=world.config.max_tokens)
     prompts = encode_sides(splits, renderer, account, whole.max_tokens, world.open if world is not None else None)
     sampler = make_sampler(loaded, renderer.decode, recipe.sampler, longest_answered(prompts.values(), whole), recipe.rollouts.in_flight)

@@ -13,7 +13,7 @@ from keel.methods.credit.conversations import conversation_metrics
 from keel.methods.credit.measures import group_metrics
 from keel.rewards.composition.rewards import Reward, apply_rewards
 from keel.rewards.sources.world import WorldSource
-from keel.types import Conversation, Encoded, Fork, Message, Prompt, Rollout, empty_group
+from keel.types import Asking, Conversation, Encoded, Fork, Message, Prompt, Rollout, empty_group
 
 PROMPT = Encoded(torch.tensor([5, 6]))
 SAID = (Message("assistant", "a"), Message("user", "b"), Message("assistant", "c"))
@@ -99,12 +99,26 @@ def test_forks_of_several_groups_find_their_rollouts():
     assert [[float(b.signals["advantages"].max()) for b in u.branches] for u in credited] == [[1.0], [1.0], [2.0, 4.0], [4.0]]
 
 
+def test_what_begins_elsewhere_has_no_branch_behind_the_groups_prompt():
+    """An agent's own prompts: rollout 0 stands behind the group's, 1 behind another from its first token on, 2 behind two others."""
+    one, two = Encoded(torch.tensor([1])), Encoded(torch.tensor([2]))
+    rollouts = [rollout(0, (), 1.0), rollout(1, (), 2.0, (Fork(0, one),)), rollout(2, (), 6.0, (Fork(0, one), Fork(4, two)))]
+    elsewhere = rewarded(*(replace(r, prompt_id="q") for r in rollouts[1:]))
+    groups = (*rewarded(*rollouts), *elsewhere)
+    units = rollout_units(groups)
+    assert [(u.prompt, len(u.branches)) for u in units] == [(PROMPT, 1), (one, 1), (one, 1), (two, 1), (one, 1), (one, 1), (two, 1)]
+    credited = assign(groups, units, CreditRule("group_centred"))
+    assert [float(u.branches[0].signals["advantages"][-1]) for u in credited] == [-2.0, -1.0, 0.0, 3.0, -2.0, 0.0, 2.0]
+    assert sum(int(b.trained_T.sum()) for u in units for b in u.branches) == 5 * 3
+
+
 def test_what_the_world_does_not_say_is_no_zero():
     (group,) = rewarded(rollout(0, (None, None), None), rollout(1, (0.0, None), None))
     assert group.valid_G.tolist() == [False, True]
     assert bool(group.parts["environment"][0].isnan())
     assert Conversation(SAID[:1], (None,), ended="answer").total == 0.0  # the world was never asked
     assert Conversation(SAID, (None, None), ended="answer").total is None
+    assert Conversation(SAID[:1], (None,), ended="answer", asking=Asking()).total is None  # an agent was asked, and said so
 
 
 def test_parts_by_name_are_measured():
@@ -135,6 +149,20 @@ def test_conversations_are_counted():
         "environment/forks": 1.0,
     }
     assert conversation_metrics([empty_group(Prompt("p"), PROMPT, [replace(rollouts[0], conversation=None)])]) == {}
+
+
+def test_agents_are_counted():
+    rollouts = [
+        rollout(0, (), 1.0, asking=Asking(branches=3, refused=2, timed=True)),
+        rollout(1, (), 1.0, asking=Asking()),
+        rollout(2, (), None, finish="error", asking=Asking(branches=9, refused=4, timed=True)),
+    ]
+    found = conversation_metrics([empty_group(Prompt("p"), PROMPT, rollouts)])
+    assert {name: value for name, value in found.items() if "/agent/" in name} == {
+        "environment/agent/branches/mean": 2.0,
+        "environment/agent/refused": 6.0,
+        "environment/agent/timed": 1.0,
+    }
 
 
 def test_turns_are_told_with_their_rewards():
