@@ -26,7 +26,8 @@ class Agents:
     @classmethod
     def of(cls, processes: AgentHost, turns: Turns) -> Agents:
         form, model = form_of(turns.template.source), processes.config.model
-        return cls(processes, Endpoints(model, About(model, tool_form=form)), form or None)
+        about = About(model, tool_form=form, own_system=turns.renderer.config.system is not None)
+        return cls(processes, Endpoints(model, about), form or None)
 
     def close(self) -> None:
         self.processes.close()

@@ -145,8 +145,6 @@ class Talk:
     def _placed(self, ask: Ask) -> Waiting:
         """Where a request stands."""
         row, turns = ask.asked.rows[0], self.rules.turns
-        if turns.renderer.config.system is not None and any(message["role"] == "system" for message in row.messages):
-            raise RequestError("the recipe's render.system stands in place of system messages: leave one of the two out", "messages")
         digests = history(row.tools, row.messages)
         for k in range(len(row.messages), 0, -1):
             if row.messages[k - 1]["role"] == "assistant" and (known := self._answered.get(digests[k])):
@@ -185,7 +183,7 @@ class Talk:
         seed = request.seed if not branch.answers else stable_hash(request.seed, "turn", branch.answers) >> 1
         name = f"{request.prompt_id}\n{branch.name}" if branch.name else request.prompt_id
         own = {"prompt_id": name, "prompt": waiting.context, "params": params, "seed": seed}
-        return replace(request, n=1, first_sample=self.sample, **own)
+        return replace(request, n=1, first_sample=self.sample, goes_on=True, **own)
 
     # --- its answer -----------------------------------------------------------------------------------------------------------
 

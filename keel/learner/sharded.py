@@ -38,9 +38,9 @@ class Trunk(nn.Module):
     of towers and projector) stays whole until the backward pass is over. So losses may read the head's weight, and any number of images may
     go through the towers on one rank, and another number on the next."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, device: torch.device) -> None:
         super().__init__()
-        self.module, self.device = model.module, model.device
+        self.module, self.device = model.module, device
 
     def forward(self, **inputs: Any) -> Any:
         return self.module.base_model(**inputs)
@@ -51,7 +51,7 @@ def shard(model: Model, mesh: DeviceMesh, sharing: Sharing, filling: Filling | N
     frozen tower is seldom asked, since what it makes of an image is kept. A frame gets its weights by ``filling``, one layer at a time, and
     last what lies in no layer. Raises ConfigError for what cannot be shared out."""
     _refuse(model)
-    trunk, parts = Trunk(model), model.parts()
+    trunk, parts = Trunk(model, torch.device(mesh.device_type)), model.parts()
     before = {id(p): name for name, p in model.module.named_parameters()}
     fill = filling.fill if filling is not None else lambda part: None
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if sharing.offload else OffloadPolicy()

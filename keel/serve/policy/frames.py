@@ -74,6 +74,7 @@ class About:
     context: int | None = None
     tool_form: str = ""  # how it writes calls of tools: hermes, json; empty = it has no tools
     chat: bool = True
+    own_system: bool = False  # a system prompt of its own stands in place of a conversation's
     images: bool = False
     fast: bool = True
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])

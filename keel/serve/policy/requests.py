@@ -209,7 +209,10 @@ def _messages(body: Mapping[str, Any], about: About) -> tuple[dict[str, Any], ..
         raise RequestError("holds no message", "messages")
     if not about.chat:
         raise RequestError("this model has no chat template: ask /v1/completions", "messages")
-    return tuple(_message(one, f"messages.{i}", about) for i, one in enumerate(given))
+    messages = tuple(_message(one, f"messages.{i}", about) for i, one in enumerate(given))
+    if about.own_system and any(message["role"] == "system" for message in messages):
+        raise RequestError("render.system stands in place of system messages here: leave one of the two out", "messages")
+    return messages
 
 
 def _message(one: Any, where: str, about: About) -> dict[str, Any]:

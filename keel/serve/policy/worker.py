@@ -229,7 +229,8 @@ def about(renderer: Renderer, model: str, fast: bool, tools: str, details: Mappi
         renderer.limits.context,
         form,
         template is not None,
-        renderer.images is not None,
-        fast,
-        {"template_sha256": renderer.template_hash, **details},
+        own_system=renderer.config.system is not None,
+        images=renderer.images is not None,
+        fast=fast,
+        details={"template_sha256": renderer.template_hash, **details},
     )

@@ -9,9 +9,10 @@ import httpx
 import pytest
 from fakes import FakeEngine, chat, client_of, finish, front_of
 
+from keel.serve.policy.config import RowsConfig
 from keel.serve.policy.filters import RuleConfig
 from keel.serve.policy.frames import About, Row
-from keel.serve.policy.requests import read_request
+from keel.serve.policy.requests import RequestError, read_request
 from keel.serve.policy.texts import question_of, texts_of
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "finds", "parameters": {"type": "object"}}}
@@ -156,3 +157,12 @@ def test_scores_are_asked_with_the_turns_alone() -> None:
     asked = read_request("chat", chat("Where?", tools=[TOOL]), "fake", ABOUT, limits)
     assert (question_of(asked.rows[0]), question_of(Row("", prompt="raw"))) == ("Where?", "raw")
     assert {"Where?", "finds", "f"} <= set(texts_of(asked.rows))
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_message_that_would_go_unread_is_refused(role: str) -> None:
+    """Where the server's own stands in its place, nobody would see it."""
+    body = {"messages": [{"role": role, "content": "Speak of cats only."}, {"role": "user", "content": "hi"}]}
+    assert len(read_request("chat", body, "m", About("m"), RowsConfig()).rows[0].messages) == 2
+    with pytest.raises(RequestError, match=r"render\.system stands in place of system messages"):
+        read_request("chat", body, "m", About("m", own_system=True), RowsConfig())
