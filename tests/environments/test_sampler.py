@@ -8,6 +8,8 @@ import pytest
 import torch
 from talking import NAMES, TINY, Chat, Scripted, furthest
 
+from keel.rollout.config import SamplerConfig
+from keel.rollout.decode import FastDecoder
 from keel.rollout.local import LocalSampler
 from keel.types import Message, Prompt, Reply, SampleRequest, SamplingParams, empty_group
 
@@ -54,6 +56,31 @@ def test_drawn_conversations_agree_too(loaded, renderer_of, conversing, hold, na
     assert furthest(loaded, sampler, whole) < 1e-5
     again = hold(sampler, PROMPTS, samples=4, params=params, keep_support=True)
     assert all(torch.equal(r.tokens_T, o.tokens_T) for r, o in zip(rollouts, again, strict=True))
+
+
+def test_a_turn_reads_what_came_since(loaded, renderer_of, conversing, hold, monkeypatch):
+    """Behind the first turn each prompt is begun by what was kept of the last one, where the template leaves the past as it was."""
+    renderer = renderer_of(TINY, ends=range(20, 120))
+    begun: list[tuple[int, int]] = []
+    start = FastDecoder.start
+
+    def seen(self, prompts, prompt_B, max_tokens, beginnings=()):
+        begun.append((len(prompts), sum(b is not None for b in beginnings)))
+        return start(self, prompts, prompt_B, max_tokens, beginnings)
+
+    monkeypatch.setattr(FastDecoder, "start", seen)
+    params = SamplingParams(max_tokens=24, stop_tokens=renderer.stop_tokens)
+    drawn = {}
+    for gib in (1.0, 0.0):
+        inner = LocalSampler(loaded.model, renderer.decode, SamplerConfig(turns_gib=gib))
+        del begun[:]
+        drawn[gib] = hold(conversing(renderer, inner, max_turns=3, max_tokens=260), PROMPTS, samples=4, params=params)
+        assert begun[0][1] == 0
+        assert len(begun) == 3
+        assert [kept == (prompts if gib else 0) for prompts, kept in begun[1:]] == [True, True]
+    for one, other in zip(*drawn.values(), strict=True):
+        assert torch.equal(one.tokens_T, other.tokens_T)
+        torch.testing.assert_close(one.logprobs_T, other.logprobs_T, rtol=0, atol=1e-5)
 
 
 def test_the_stream_is_what_the_template_writes(loaded, renderer_of, conversing, hold):
