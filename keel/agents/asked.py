@@ -67,7 +67,7 @@ def _read(arguments: Any) -> Any:
         return arguments or {}
     try:
         return json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
 
 

@@ -39,6 +39,7 @@ class Ask:
     number: int  # of its conversation
     asked: Asked
     connection: socket.socket
+    beside: bool = False  # others of the same conversation waited when it came
     _answered: threading.Event = field(default_factory=threading.Event)
     _answer: tuple[int, bytes, str] = (500, b"", "")
 
@@ -46,7 +47,9 @@ class Ask:
     def gone(self) -> bool:
         """Has its client left?"""
         try:
-            return bool(select.select([self.connection], [], [], 0)[0]) and not self.connection.recv(1, socket.MSG_PEEK)
+            looked = select.poll()  # takes numbers of files beyond 1,023
+            looked.register(self.connection, select.POLLIN)
+            return bool(looked.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
         except (OSError, ValueError):
             return True
 
@@ -80,6 +83,7 @@ class _Open:
     drawn: SamplingParams
     usual: SamplingParams | None
     refused: int = 0
+    waiting: int = 0  # requests without an answer so far
 
 
 class Endpoints:
@@ -144,14 +148,19 @@ class Endpoints:
                 with self._lock:
                     one.refused += 1
                 raise
-            ask = Ask(one.number, asked, connection)
             with self._lock:
                 if self._open.get(key) is not one:
                     raise OVER
+                ask = Ask(one.number, asked, connection, beside=one.waiting > 0)
+                one.waiting += 1
                 self._arrived.append(ask)
             with contextlib.suppress(BlockingIOError):  # it rings already
                 self._bell.send(b"!")
-            return ask.wait()
+            try:
+                return ask.wait()
+            finally:  # before its client hears of it
+                with self._lock:
+                    one.waiting -= 1
         except RequestError as error:
             return error_of(error)
 

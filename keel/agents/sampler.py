@@ -8,6 +8,7 @@ It is nothing that a draw hangs on but for rounding, where a row's numbers hang 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import selectors
 import time
@@ -111,6 +112,7 @@ class _Waves:
     def listen(self) -> None:
         """Until a wave is to be drawn, or all conversations are over."""
         while True:
+            self._wait(0.0)  # who has ended while a wave was drawn has not hung
             self._take()
             now = time.monotonic()
             open_ = [talk for talk in self.talks if talk.open]
@@ -171,7 +173,8 @@ class _Waves:
             waiting.ask.refuse(OVER)
         talk.waiting.clear()
         if (line := self.processes.lines.get(talk.number)) is not None:
-            self._selector.unregister(line)
+            with contextlib.suppress(KeyError):  # it was never begun
+                self._selector.unregister(line)
         self.processes.drop([talk.number])
 
     def draw(self, inner: Sampler) -> None:
@@ -182,6 +185,8 @@ class _Waves:
             for waiting in [*talk.waiting]:
                 if waiting.ask.gone:
                     talk.give_up(waiting)
+                    waiting.ask.refuse(OVER)  # nobody listens; its thread ends
+                    talk.since = time.monotonic()
                     continue
                 request = talk.asks(waiting)
                 requests.append(request)
@@ -193,6 +198,8 @@ class _Waves:
             self._tell(*asked.pop((drawn.prompt_id, drawn.attempt, drawn.sample)), drawn)
 
     def _tell(self, talk: Talk, waiting: Waiting, drawn: Rollout) -> None:
+        if not talk.open:  # another answer of the same wave failed
+            return
         choice = talk.answer(waiting, drawn)
         if choice is None:
             waiting.ask.refuse(RequestError(talk.error, None, 400))

@@ -131,7 +131,7 @@ class Talk:
         found.turn, self._turns = self._turns, self._turns + 1
         if found.after is not None and found.after.branch is found.branch:
             found.after.continued = True
-        self.parallel = self.parallel or bool(self.waiting)
+        self.parallel = self.parallel or bool(self.waiting) or ask.beside
         self._asked += 1
         self.waiting.append(found)
 
@@ -205,7 +205,9 @@ class Talk:
         told = {"role": "assistant", "content": choice.text, **({"tool_calls": choice.calls} if choice.calls else {})}
         said = Said.of(choice.text)
         extra = {**({"reasoning_content": said.thought} if said.thought else {}), **({"tool_calls": choice.calls} if choice.calls else {})}
-        self._said[waiting.turn] = (*waiting.new, Message("assistant", said.content, extra))
+        turn = (*waiting.new, Message("assistant", said.content, extra))
+        apart = {"branch": branch.name} if branch.name else {}  # not behind the group's prompt
+        self._said[waiting.turn] = tuple(replace(m, extra={**m.extra, **apart}) for m in turn) if apart else turn
         context = extended(waiting.context, drawn.tokens_T)
         one = _Answered(branch, waiting.prompt, waiting.state, Said.of(raw), end, context)
         self._answered.setdefault(history((), [told], waiting.digest)[-1], []).append(one)
@@ -220,7 +222,8 @@ class Talk:
             splitter = CallSplitter(self.rules.tool_form)
             shown = splitter.add(text)
             rest, calls = splitter.finish(names)
-            self._bad_calls += not calls and "<tool_call>" in text
+            meant = "<tool_call>" in text or (self.rules.tool_form == "json" and text.lstrip().startswith(("{", "[")))
+            self._bad_calls += not calls and meant
             text = shown + rest
         for i, call in enumerate(calls):  # the same in every run, and short enough for every template
             call["id"] = f"{stable_hash('call', waiting.branch.name, waiting.branch.answers, i):09x}"[-9:]

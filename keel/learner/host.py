@@ -13,7 +13,7 @@ from keel.core import errors
 from keel.core.errors import ConfigError, RankError, RankLostError, UserError
 from keel.learner.config import ClusterConfig
 from keel.learner.group import Group
-from keel.learner.pictures import Pictures
+from keel.learner.shown import Shown
 from keel.learner.wire import packed, unpacked
 
 _GRACE_S = 10.0  # in which all ranks find what one of them found wrong, and a dead one is told of
@@ -28,7 +28,7 @@ class Host:
 
     def __init__(self, cluster: ClusterConfig, group: Group) -> None:
         self.cluster, self._group = cluster, group
-        self.pictures = Pictures(self.call)
+        self.shown = Shown(self.call)
         self._ended: UserError | None = None
 
     @property

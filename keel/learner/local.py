@@ -177,8 +177,8 @@ class LocalLearner(LocalInference):
 
     def an_image(self, units: Sequence[Unit]) -> MediaRef | None:
         """The smallest image of these units, which are all that the ranks share; None without one."""
-        images = (ref for unit in with_contrasts(units) for ref in unit.prompt.media)
-        return min(images, key=lambda ref: (ref.n_tokens, ref.digest), default=None)
+        media = (ref for unit in with_contrasts(units) for ref in unit.prompt.media)
+        return min(media, key=lambda ref: (ref.n_tokens, ref.digest), default=None)
 
     def _learn_nothing(self, units: Sequence[Unit], objective: Objective) -> None:
         """A pass and its backward that add 0 to every gradient that a micro-batch adds to."""

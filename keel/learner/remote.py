@@ -109,11 +109,11 @@ class RankLearner:
 
     def read(self, command: str, units: Sequence[Unit]) -> list[Any]:
         """What a command says of each unit; the ranks have their images by then, as many at a time as there is room for."""
-        return [said for part in self.host.pictures.parts(units, self._whole.model.media) for said in self.ask(command, part)]
+        return [said for part in self.host.shown.parts(units, self._whole.model.media) for said in self.ask(command, part)]
 
     def _shown(self, units: Sequence[Unit]) -> Sequence[Unit]:
         """``units``, whose images the ranks have now."""
-        self.host.pictures.bring(units, self._whole.model.media)
+        self.host.shown.bring(units, self._whole.model.media)
         return units
 
     # -------------------------------------------------------------------------------------------------------- without gradients
@@ -141,7 +141,7 @@ class RankLearner:
     def evaluate(self, units: Sequence[Unit], objective: Objective) -> StepReport:
         """As ``LocalInference``'s."""
         counts, media = objective.counts(units), self._whole.model.media
-        return MetricSums.of([self.ask("losses", part, objective, counts) for part in self.host.pictures.parts(units, media)]).report()
+        return MetricSums.of([self.ask("losses", part, objective, counts) for part in self.host.shown.parts(units, media)]).report()
 
     # ---------------------------------------------------------------------------------------------------------------- training
 

@@ -20,8 +20,8 @@ from keel.learner.moving import MovingReference
 from keel.learner.sharded import Ranks, like, piece_of, whole_of
 from keel.learner.team import Sum
 from keel.methods.rl_parts import ReferenceRule
-from keel.models.frame import Filling, Shelf, without_weights
-from keel.models.loading import load_model
+from keel.models.frame import Filling, Shelf, has_files, without_weights
+from keel.models.loading import folder_of, load_model
 from keel.models.media import MediaStore
 from keel.models.model import Model
 from keel.models.origin import Origin
@@ -126,18 +126,19 @@ class Served:
         origin = ask.origin
         options = origin.options.model_copy(update={"fast_path": "off"})  # the driver has proven it
         parts = origin.spec, options, origin.lora, origin.heads, origin.seed, origin.new_heads, origin.score, origin.value
-        model = load_model(*parts, empty=self._team.lockstep and ask.shelf is not None).model
+        shared = self._team.lockstep and ask.shelf is not None and has_files(ask.shelf, folder_of(origin.spec, origin.options))
+        model = load_model(*parts, empty=shared).model
         model.transform, model.packed, model.lm_head = ask.transform, ask.packed, ask.lm_head
         if self._media is None:
             self._media = MediaStore(features=model.media.features)
         model.use_media(self._media)
         return model
 
-    def _show(self, images: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _show(self, media: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Hold the pixels of these images, by digest."""
         assert self._media is not None, "a learner comes first"
-        for digest, pixels in images.items():
-            self._media.put(digest, pixels)
+        for digest, tensors in media.items():
+            self._media.put(digest, tensors)
 
     def _forget(self, digests: Sequence[str]) -> None:
         assert self._media is not None
@@ -145,8 +146,10 @@ class Served:
             self._media.drop(digest)
 
     def _take(self, model: Model, ask: ModelAsk) -> Model:
-        filling = Filling(model.module, ask.shelf, self._team.device) if ask.shelf is not None and without_weights(model.module) else None
-        return self._team.take(model, filling)
+        folder = folder_of(ask.origin.spec, ask.origin.options)
+        if ask.shelf is None or folder is None or not without_weights(model.module):
+            return self._team.take(model)
+        return self._team.take(model, Filling(model.module, ask.shelf, folder, self._team.device))
 
     def _refer(self, role: _Role, ask: ModelAsk, rule: ReferenceRule | None, whole: bool) -> list[Sum]:
         """Hold a frozen reference: another model, or the starting weights. Returns its checksums."""

@@ -62,7 +62,7 @@ class MediaStore:
     def drop(self, digest: str) -> None:
         """Forget an image that nobody will ask for again, and how it is made."""
         self._makers.pop(digest, None)
-        self.held -= pixel_bytes(self._items.pop(digest, {}))
+        self.held -= media_bytes(self._items.pop(digest, {}))
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._items or digest in self._makers
@@ -72,7 +72,7 @@ class MediaStore:
         return len(self._items)
 
     def _hold(self, digest: str, pixels: dict[str, Tensor]) -> None:
-        self.held += pixel_bytes(pixels) - pixel_bytes(self._items.pop(digest, {}))
+        self.held += media_bytes(pixels) - media_bytes(self._items.pop(digest, {}))
         self._items[digest] = pixels
         if self.max_bytes is None:
             return
@@ -80,10 +80,10 @@ class MediaStore:
             if self.held <= self.max_bytes:
                 return
             if old in self._makers and old != digest:
-                self.held -= pixel_bytes(self._items.pop(old))
+                self.held -= media_bytes(self._items.pop(old))
 
 
-def pixel_bytes(pixels: Pixels) -> int:
+def media_bytes(pixels: Pixels) -> int:
     """Of an image as the processor leaves it."""
     return sum(tensor.numel() * tensor.element_size() for tensor in pixels.values())
 

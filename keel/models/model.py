@@ -41,6 +41,14 @@ from keel.models.vision_value_head import LookingValueHead, views
 from keel.types import Batch, MediaRef
 
 
+def stored_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Buffers that are saved with the weights, by name."""
+    for prefix, part in module.named_modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
 class Trunk(Protocol):
     """The body as its passes go where its weights are shared out over processes."""
 
@@ -254,7 +262,7 @@ class Model:
         """Each distinct image through tower and projector once, or not at all where its features are kept; by digest."""
         self._refuse_strange(media)
         self._use_adapter()
-        self.towers = self.towers or Towers(self.module, self.compute_dtype)
+        self.towers = self.towers or Towers(self.module, self.compute_dtype, self.device)
         if self.trunk is not None:
             self.trunk.unshard()  # what is trained of the towers is put together with it
         found: dict[str, ImageFeatures] = {}
@@ -411,10 +419,11 @@ class Model:
         not arrive, not against an adversary. Computed where the weights lie."""
         return digest_bytes(json.dumps([(name, checksum(p)) for name, p in self.digested()]).encode())
 
-    def proven(self) -> dict[str, nn.Parameter]:
-        """All parameters that come from files or a seed: not a language-model head that the files lacked and nothing uses."""
+    def proven(self) -> dict[str, Tensor]:
+        """All weights that come from files or a seed, buffers that files hold with them: not a language-model head that the files lacked
+        and nothing uses."""
         random = None if self.lm_head else self.head_weight_VH
-        return {name: p for name, p in self.named_parameters().items() if p is not random}
+        return {name: p for name, p in self.named_parameters().items() if p is not random} | dict(stored_buffers(self.module))
 
     def digested(self) -> list[tuple[str, nn.Parameter]]:
         """What ``digest`` is of, in its order."""

@@ -35,8 +35,10 @@ _APART = {"text_config", "architectures", "_name_or_path", "dtype", "transformer
 class Towers:
     """The parts of a model that make features of images."""
 
-    def __init__(self, module: PreTrainedModel, compute_dtype: torch.dtype) -> None:
+    def __init__(self, module: PreTrainedModel, compute_dtype: torch.dtype, device: torch.device) -> None:
+        """``device``: where it computes; weights that are shared out may lie elsewhere."""
         self._base: Any = module.base_model
+        self._device = device
         self._kind, self._dtype = module.config.model_type, compute_dtype
         config = {name: value for name, value in module.config.to_dict().items() if name not in _APART}
         about = [_FORMAT, type(self._base).__name__, config, str(compute_dtype), torch.__version__, transformers.__version__]
@@ -65,7 +67,7 @@ class Towers:
 
         Raises ModelError for an image that is not in ``media`` or that has another number of rows than of tokens.
         """
-        scope, device = self.scope, next(iter((self._vision or self._projector).values())).device
+        scope, device = self.scope, self._device
 
         def pixels() -> dict[str, Tensor]:
             return {name: value.to(device) for name, value in media.get(ref.digest).items()}

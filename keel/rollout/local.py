@@ -85,6 +85,7 @@ class LocalSampler:
         keeps = self._kept.most > 0 and self.fast and any(row.request.goes_on for row in rows) and prove_continued(self.model)
         with self.model.compute():
             logits_BV = self._decoder.start(prompts, prompt_B, max(row.request.params.max_tokens for row in rows), beginnings)
+            del beginnings  # they are in the decoder's own cache now
             while True:
                 wave.lower_(logits_BV)
                 drawn = draw(logits_BV, wave.params, wave.step, wave.uniforms(), wave.keep_support)
@@ -126,8 +127,8 @@ class LocalSampler:
         """Row ``index``, at ``place`` of the batch, is done. Where it is the beginning of another prompt, keep what was made of it by
         weights that have not changed meanwhile."""
         row = wave.rows[index]
-        if not row.request.goes_on or wave.versions != {self.version}:
-            return
+        if not row.request.goes_on or row.request.prompt.media or wave.versions != {self.version}:
+            return  # with images it is not proven
         layers = self._decoder.beginning(place)
         if layers is not None:
             self._kept.put(row.talk, Beginning(extended(row.request.prompt, wave.drawn(index)[:-1]), layers))

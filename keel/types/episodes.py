@@ -112,12 +112,13 @@ class Conversation:
         return sum(known) if known else None
 
     def told(self) -> list[dict[str, Any]]:
-        """The turns for people and files: role, text, and what there is of thought, tool calls, the tool's name, the answer's reward."""
+        """The turns for people and files: role, text, and what there is of thought, tool calls, the tool's name, the answer's reward, and
+        the branch where an agent asked behind something else than the prompt."""
         rewards = iter(self.turn_rewards)
         rows: list[dict[str, Any]] = []
         for message in self.messages:
             row: dict[str, Any] = {"role": message.role, "text": message.text}
-            row |= {key: message.extra[key] for key in ("name", "reasoning_content", "tool_calls") if message.extra.get(key)}
+            row |= {key: message.extra[key] for key in ("name", "reasoning_content", "tool_calls", "branch") if message.extra.get(key)}
             if message.role == "assistant":
                 row["reward"] = next(rewards, None)
             rows.append(row)

@@ -18,8 +18,8 @@ def averages() -> None:
     """FSDP's default: gradients are divided by the number of ranks."""
     right = sharded.shard
 
-    def shard(model: Any, mesh: Any) -> None:
-        right(model, mesh)
+    def shard(model: Any, mesh: Any, *more: Any) -> None:
+        right(model, mesh, *more)
         for part in model.trunk.modules():
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(float(mesh.size()))

@@ -75,11 +75,14 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     allowed: float = 5e-6  # relative
     images: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)  # pixels by digest, in the driver alone
+    folder: str = ""  # where the weights are read from; empty: they are made from a seed
 
     def model(self) -> Model:
         """The same each time."""
         options = ModelOptions(**{"device": "cpu", "precision": "fp32", **self.options})
-        model = load_model(f"tiny:{self.arch}?std=0.15", options, self.lora, self.heads, 3, True, self.score, self.value).model
+        model = load_model(
+            self.folder or f"tiny:{self.arch}?std=0.15", options, self.lora, self.heads, 3, True, self.score, self.value
+        ).model
         for digest, pixels in self.images.items():
             model.media.put(digest, pixels)
         return model

@@ -15,8 +15,8 @@ from keel.core.errors import ConfigError, RankError
 from keel.learner.config import ClusterConfig
 from keel.learner.host import Host
 from keel.learner.hosts import host_of
-from keel.learner.pictures import Pictures
-from keel.models.media import MediaStore, pixel_bytes
+from keel.learner.shown import Shown
+from keel.models.media import MediaStore, media_bytes
 from keel.runs.checkpoints import Checkpoints
 from keel.selftest import _one_of_each
 from keel.types import Encoded, MediaRef, Unit
@@ -100,7 +100,7 @@ class Calls:
     def __call__(self, command: str, what) -> None:
         self.told.append((command, list(what)))
         if command == "show":
-            self.held |= {digest: pixel_bytes(pixels) for digest, pixels in what.items()}
+            self.held |= {digest: media_bytes(pixels) for digest, pixels in what.items()}
         for digest in what if command == "forget" else ():
             del self.held[digest]
 
@@ -119,7 +119,7 @@ def store(room: int | None = None, *digests: str) -> MediaStore:
 
 def test_images_travel_once_and_go_when_there_is_no_room() -> None:
     ranks = Calls()
-    pictures, media = Pictures(ranks), store(8, "a", "b", "c")
+    pictures, media = Shown(ranks), store(8, "a", "b", "c")
     pictures.bring([looking("a"), looking("b", "a")], media)
     pictures.bring([looking("a")], media)
     assert ranks.told == [("show", ["a", "b"])]
@@ -133,7 +133,7 @@ def test_images_travel_once_and_go_when_there_is_no_room() -> None:
 
 def test_units_come_in_parts_whose_images_have_room() -> None:
     ranks = Calls()
-    pictures, media = Pictures(ranks), store(8, *"abcd")
+    pictures, media = Shown(ranks), store(8, *"abcd")
     given = [looking("a"), looking("b"), looking("b"), looking(), looking("a", "c"), looking("d")]
     found: list[int] = []
     for part in pictures.parts(given, media):
@@ -156,5 +156,5 @@ def test_the_self_test_has_one_of_each() -> None:
 
 def test_a_contrast_brings_its_own_image() -> None:
     ranks = Calls()
-    Pictures(ranks).bring([replace(looking("a"), contrast=looking("b"))], store(None, "a", "b"))
+    Shown(ranks).bring([replace(looking("a"), contrast=looking("b"))], store(None, "a", "b"))
     assert ranks.told == [("show", ["a", "b"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from keel.core.errors import ModelError
 from keel.kernels.narrow import input_table, output_layer
 from keel.models.config import LoraConfig, ModelOptions
-from keel.models.frame import Filling, Shelf, shelf_of, without_weights
+from keel.models.frame import Filling, Shelf, has_files, shelf_of, without_weights
 from keel.models.loading import folder_of, load_model
 from keel.models.model import Model
 
@@ -41,6 +42,12 @@ def framed(model: Model) -> Model:
     return load_model(o.spec, o.options, o.lora, o.heads, o.seed, o.new_heads, o.score, o.value, empty=True).model
 
 
+def folder_in(model: Model) -> Path:
+    """The folder that it was read from."""
+    assert model.origin is not None
+    return Path(model.origin.spec)
+
+
 def shelf(model: Model) -> Shelf:
     """Where its weights are."""
     assert model.origin is not None
@@ -56,7 +63,7 @@ def test_a_filled_frame_is_the_model(arch: str, lora: LoraConfig | None, options
     whole = load_model(str(saved(arch)), options, lora, seed=7).model
     frame, places = framed(whole), shelf(whole)
     assert without_weights(frame.module)
-    Filling(frame.module, places, CPU).fill(frame.module)
+    Filling(frame.module, places, folder_in(whole), CPU).fill(frame.module)
     assert not without_weights(frame.module)
     own, other = whole.named_parameters(), frame.named_parameters()
     assert own.keys() == other.keys()
@@ -76,14 +83,14 @@ def test_a_filled_frame_is_the_model(arch: str, lora: LoraConfig | None, options
 def test_heads_are_there_at_once(saved: Saved) -> None:
     whole = load_model(str(saved("llama")), OPTIONS, heads=frozenset({"value"}), seed=7, new_heads=True).model
     frame = framed(whole)
-    Filling(frame.module, shelf(whole), CPU).fill(frame.module)
+    Filling(frame.module, shelf(whole), folder_in(whole), CPU).fill(frame.module)
     assert frame.digest() == whole.digest()
 
 
 def test_layer_by_layer_no_more_is_held_than_was_asked_for(saved: Saved) -> None:
     whole = load_model(str(saved("llama")), OPTIONS).model
     frame = framed(whole)
-    filling = Filling(frame.module, shelf(whole), CPU)
+    filling = Filling(frame.module, shelf(whole), folder_in(whole), CPU)
 
     def real(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters() if not p.is_meta)
@@ -105,7 +112,7 @@ def test_rows_of_new_tokens_come_from_who_has_them(load: Callable[..., Any], tmp
     assert whole.head_weight_VH.shape[0] == len(loaded.tokenizer) > loaded.model.head_weight_VH.shape[0]
     frame, places = framed(whole), shelf(whole)
     assert places.rest.keys() == {"model.embed_tokens.weight", "lm_head.weight"}
-    Filling(frame.module, places, CPU).fill(frame.module)
+    Filling(frame.module, places, folder_in(whole), CPU).fill(frame.module)
     assert frame.digest() == whole.digest()
 
 
@@ -117,6 +124,38 @@ def test_no_shelf_where_the_files_have_other_names(saved: Saved, load: Callable[
     assert shelf_of(load("llama").model, None) is None
 
 
+def test_no_shelf_where_a_frame_would_be_another_model(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers that files hold, a head that the config ties and the files do not, code of the model's own, files that are not read."""
+    folder = saved("gemma2")
+
+    def model() -> Model:
+        return load_model(str(folder), OPTIONS).model
+
+    whole = model()
+    assert shelf_of(whole, folder) is not None
+    whole.module.register_buffer("scale", torch.ones(1))
+    assert shelf_of(whole, folder) is None
+    assert "scale" in whole.proven()
+    whole = model()
+    output_layer(whole.module).weight = nn.Parameter(output_layer(whole.module).weight.detach().clone())
+    assert shelf_of(whole, folder) is None
+    trusted = load_model(str(folder), OPTIONS.model_copy(update={"trust_remote_code": True})).model
+    assert shelf_of(trusted, folder) is None
+    whole = model()
+    (folder / "model.fp16.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    found = shelf_of(whole, folder)
+    assert found is not None
+    assert {name for name, _ in found.files.values()} == {"model.safetensors"}
+    assert has_files(found, folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert not has_files(found, folder)
+    assert not has_files(found, None)
+    assert shelf_of(whole, folder) is None, "no index names it"
+    weights = {key: "model-00001-of-00001.safetensors" for _, key in found.files.values()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}), encoding="utf-8")
+    assert shelf_of(whole, folder) is not None
+
+
 def test_what_is_nowhere_or_changed_is_told(saved: Saved) -> None:
     whole = load_model(str(saved("llama")), OPTIONS).model
     places = shelf(whole)
@@ -124,11 +163,11 @@ def test_what_is_nowhere_or_changed_is_told(saved: Saved) -> None:
     for wrong, said in (
         (Shelf({k: v for k, v in places.files.items() if k != name}, places.rest), "is nowhere"),
         (
-            Shelf({k: (path.with_name("gone.safetensors"), key) for k, (path, key) in places.files.items()}, places.rest),
+            Shelf({k: ("gone.safetensors", key) for k, (_, key) in places.files.items()}, places.rest),
             "cannot be read any more",
         ),
         (Shelf({k: v for k, v in places.files.items() if k != name}, {name: torch.zeros(2)}), "shape"),
     ):
         frame = framed(whole)
         with pytest.raises(ModelError, match=said):
-            Filling(frame.module, wrong, CPU).fill(frame.module)
+            Filling(frame.module, wrong, folder_in(whole), CPU).fill(frame.module)

@@ -78,7 +78,7 @@ def test_an_agent_is_evaluated(proofs: None, tmp_path: Path, monkeypatch: pytest
         assert told["turns"]["mean"] > 1
         assert 0 < told["reward"]["mean"] <= 3.75
     rows = [json.loads(line) for line in (tmp_path / "samples/evaluation.jsonl").read_text().splitlines()]
-    assert any(who == "user" and said == "Go on." for row in rows for a in row["after"] for who, said in a["turns"])
+    assert any(t["role"] == "user" and t["text"] == "Go on." for row in rows for a in row["after"] for t in a["turns"])
 
 
 def test_the_recipe_names_an_agent_that_is_there() -> None:

@@ -176,6 +176,9 @@ class ServePolicyConfig(Section):
         engines = {self.engine, *((self.canary.engine,) if self.canary is not None else ())}
         if self.engine_arguments and not engines & {"vllm", "sglang"}:
             raise ValueError("engine_arguments would have no effect: no arm has engine vllm or sglang")
+        if self.render.changed and engines != {"keel"}:
+            others = ", ".join(sorted(engines - {"keel"}))
+            raise ValueError(f"render would have no effect on {others}, which makes tokens of messages by itself: leave it out")
         return self
 
 

@@ -88,6 +88,9 @@ class RemoteEngine:
                     raise GoneError
                 async for piece in self._pieces(row, answer):
                     yield piece
+        except self._httpx.TransportError:
+            self._alive = False  # until a look finds it again
+            raise GoneError from None
         except (self._httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError):  # gone, or what it says is not the protocol
             raise GoneError from None
 

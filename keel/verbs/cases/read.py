@@ -21,6 +21,9 @@ from keel.verbs.cases.talks import same_words
 Key = tuple[str, str, int]  # prompt, model, number of the answer
 
 
+APART = "an agent asked behind something else than the prompt"
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A prompt with everybody's answers. ``whole``: the prompt is known as it was asked, not its last turn alone."""
@@ -81,13 +84,16 @@ def _evaluation(run: Path, manifest: Mapping[str, Any]) -> Read:
     first = str(recipe.get("model_name") or "model")
     asked = {row["prompt_id"]: row for row in logs.rows_of(run / "samples" / "prompts.jsonl")}
     cases: dict[str, Case] = {}
+    lost = Counter[str]()
     sides: defaultdict[str, dict[str, tuple[Answer, ...]]] = defaultdict(dict)
     many = run / "samples" / "models.jsonl"
     rows = [(first, row) for row in logs.rows_of(run / "samples" / "evaluation.jsonl")]
     rows += [(str(row["model"]), row) for row in logs.rows_of(many)]
     for model, row in rows:
         one = PromptAnswers.from_row(row)
-        sides[one.prompt_id] |= {baseline: one.before, model: one.after}
+        if model == first:
+            sides[one.prompt_id][baseline] = _behind_the_prompt(one.before, lost)
+        sides[one.prompt_id][model] = _behind_the_prompt(one.after, lost)
         prompt, whole = _prompt(one, asked.get(one.prompt_id))
         images = tuple(_place(source, folders(manifest)) for source in one.images)
         prompt = _with_places(prompt, folders(manifest))
@@ -95,7 +101,14 @@ def _evaluation(run: Path, manifest: Mapping[str, Any]) -> Read:
     models = tuple(dict.fromkeys(model for model, _ in rows))
     found = _refusals(run, cases, sides, models, folders(manifest))
     headline = str((summary.get("board") or {}).get("headline") or "")
-    return Read(run, "eval", str(recipe.get("model", "")), cases, models, baseline, headline, summary, found)
+    return Read(run, "eval", str(recipe.get("model", "")), cases, models, baseline, headline, summary, found, dict(+lost))
+
+
+def _behind_the_prompt(answers: Sequence[Answer], lost: Counter[str]) -> tuple[Answer, ...]:
+    """Those that stand behind the prompt, as it is; an agent's that it asked for behind something else are counted."""
+    kept = tuple(a for a in answers if not any("branch" in turn for turn in a.turns))
+    lost[APART] += len(answers) - len(kept)
+    return kept
 
 
 def _prompt(row: PromptAnswers, asked: Mapping[str, Any] | None) -> tuple[Prompt, bool]:
@@ -175,6 +188,9 @@ def _rl(run: Path, manifest: Mapping[str, Any]) -> Read:
             if row.error:
                 lost["sampling failed"] += 1
                 continue
+            if any("branch" in turn for turn in row.turns):
+                lost[APART] += 1
+                continue
             scores = dict(row.parts) | ({} if row.reward is None else {"reward": row.reward})
             name = subject if row.rule else f"step {row.step}"
             there = sides[row.prompt_id].setdefault(name, [])
@@ -202,4 +218,4 @@ def _rl(run: Path, manifest: Mapping[str, Any]) -> Read:
         raise DataError(f"{run} keeps no answers", "keel eval keeps them; keel rl does where settings.tracking.rollouts is on")
     recipe: Mapping[str, Any] = manifest.get("config") or {}
     verb = str(manifest.get("verb", "rl"))
-    return Read(run, verb, str(recipe.get("model", "")), cases, (subject,), "", "reward", read_summary(run) or {}, found, dict(lost))
+    return Read(run, verb, str(recipe.get("model", "")), cases, (subject,), "", "reward", read_summary(run) or {}, found, dict(+lost))

@@ -57,6 +57,8 @@ def engine_of(config: ChatConfig, model: str) -> Any:
         url, _, name = model.partition("#")
         if not name:
             raise ConfigError(f"{model}: which model of that server?", f"{model}#NAME")
+        if config.system or config.render.changed:
+            raise ConfigError(f"system and render would have no effect on {model}, which makes tokens by itself", "leave them out")
         return RemoteEngine(url, name, os.environ.get("KEEL_API_KEY", ""))
     from keel.serve.policy.engine import ProcessEngine
     from keel.serve.policy.worker_settings import worker_settings

@@ -180,3 +180,9 @@ def test_units_of_other_groups_are_refused():
     for wrong in ((), (*units, *units)):
         with pytest.raises(AssertionError, match="do not belong to these groups"):
             assign([group], wrong, CreditRule("reward_to_go"))
+    forked = replace(rollout(1, (None, 0.5), None), forks=(Fork(2, PROMPT),))
+    (group,) = rewarded(rollout(0, (1.0, None), 0.5), forked)
+    units = rollout_units([group])
+    assert assign([group], units, CreditRule("reward_to_go"))
+    with pytest.raises(AssertionError, match="do not belong to these groups"):
+        assign([group], units[:-1], CreditRule("reward_to_go"))

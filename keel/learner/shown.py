@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from keel.learner.packing import with_contrasts
-from keel.models.media import MediaStore, pixel_bytes
+from keel.models.media import MediaStore, media_bytes
 from keel.types import Unit
 
 _MESSAGE = 64 << 20  # bytes of pixels in one command
 _ROOM = 2 << 30  # bytes for a store that has no bound itself
 
 
-class Pictures:
+class Shown:
     """What every rank holds of images: all of them the same, for the driver alone decides what comes and what goes."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -47,8 +47,8 @@ class Pictures:
             digests = (ref.digest for x in with_contrasts([unit]) for ref in x.prompt.media)
             return {d: None if d in self._held else media.get(d) for d in digests if d not in asked}
 
-        def of(images: Mapping[str, Mapping[str, Tensor] | None]) -> int:
-            return sum(self._held[d] if pixels is None else pixel_bytes(pixels) for d, pixels in images.items())
+        def of(found: Mapping[str, Mapping[str, Tensor] | None]) -> int:
+            return sum(self._held[d] if own is None else media_bytes(own) for d, own in found.items())
 
         for unit in units:
             more = lacking(unit)
@@ -65,11 +65,11 @@ class Pictures:
 
     def _send(self, asked: Mapping[str, Mapping[str, Tensor] | None], media: MediaStore, room: int) -> None:
         """Show the ranks what they lack, and let them forget what the driver has let go, and what has no room beside ``asked``."""
-        new = {digest: pixels for digest, pixels in asked.items() if pixels is not None}
+        new = {digest: own for digest, own in asked.items() if own is not None}
         for digest in asked:
             if digest in self._held:
                 self._held.move_to_end(digest)
-        total = sum(self._held.values()) + sum(map(pixel_bytes, new.values()))
+        total = sum(self._held.values()) + sum(map(media_bytes, new.values()))
         gone: list[str] = []
         for digest in [d for d in self._held if d not in asked]:
             if total > room or digest not in media:
@@ -79,10 +79,10 @@ class Pictures:
             self._call("forget", gone)
         message: dict[str, Mapping[str, Tensor]] = {}
         size = 0
-        for i, (digest, pixels) in enumerate(new.items(), 1):
-            message[digest] = pixels
-            size += pixel_bytes(pixels)
+        for i, (digest, own) in enumerate(new.items(), 1):
+            message[digest] = own
+            size += media_bytes(own)
             if i == len(new) or size >= _MESSAGE:
                 self._call("show", message)
-                self._held |= {d: pixel_bytes(p) for d, p in message.items()}
+                self._held |= {d: media_bytes(p) for d, p in message.items()}
                 message, size = {}, 0
