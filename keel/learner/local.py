@@ -169,13 +169,13 @@ class LocalLearner(LocalInference):
     @contextlib.contextmanager
     def _looking(self, units: Sequence[Unit]) -> Iterator[None]:
         """In lockstep passes without an image look at the smallest one of all units for nothing, where what makes features is trained."""
-        self.model.for_nothing = self.an_image(units) if self.team.lockstep and self._sees else None
+        self.model.for_nothing = self.to_look_at(units) if self.team.lockstep and self._sees else None
         try:
             yield
         finally:
             self.model.for_nothing = None
 
-    def an_image(self, units: Sequence[Unit]) -> MediaRef | None:
+    def to_look_at(self, units: Sequence[Unit]) -> MediaRef | None:
         """The smallest image of these units, which are all that the ranks share; None without one."""
         media = (ref for unit in with_contrasts(units) for ref in unit.prompt.media)
         return min(media, key=lambda ref: (ref.n_tokens, ref.digest), default=None)

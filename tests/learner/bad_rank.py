@@ -52,10 +52,10 @@ def makes_no_dummy() -> None:
 def looks_only_where_an_image_is() -> None:
     """A rank whose micro-batch has no image makes no pass through the tower."""
 
-    def an_image(self: local.LocalLearner, units: Sequence[Unit]) -> None:
+    def to_look_at(self: local.LocalLearner, units: Sequence[Unit]) -> None:
         return None
 
-    local.LocalLearner.an_image = an_image
+    local.LocalLearner.to_look_at = to_look_at
 
 
 BUGS = {
