@@ -98,6 +98,7 @@ def test_one_model_streams(scripted: list[Any], monkeypatch: pytest.MonkeyPatch,
         ((*MODELS, MODELS[0]), "models"),
         ((MODELS[0], "temprature=1"), "temprature"),
         (("http://127.0.0.1:1",), "which model"),
+        (("http://127.0.0.1:1#m", "system=Be brief."), "would have no effect on http://127.0.0.1:1#m"),
     ],
 )
 def test_a_mistake_is_one_message(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,3 +124,14 @@ def test_tools_are_no_matter_of_the_template_there() -> None:
     body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function": {"name": "f"}}]}
     with pytest.raises(RequestError, match="tools are not passed on to another server"):
         read_request("chat", body, "m", About("m", details={"url": "http://127.0.0.1:1"}), RowsConfig())
+
+
+@pytest.mark.parametrize("arms", [{"engine": "vllm"}, {"engine": "http://127.0.0.1:1"}, {"canary": {"model": "m", "engine": "sglang"}}])
+def test_how_messages_become_tokens_is_said_to_keels_own_engine_alone(arms: dict[str, Any]) -> None:
+    """Another server would serve without that system prompt, and nobody would see it."""
+    from keel.serve.policy.config import ServePolicyConfig
+
+    with pytest.raises(ValueError, match="render would have no effect on"):
+        ServePolicyConfig.model_validate({"model": "m", "render": {"system": "Be brief."}, **arms})
+    ServePolicyConfig.model_validate({"model": "m", **arms})
+    ServePolicyConfig.model_validate({"model": "m", "render": {"system": "Be brief."}})
