@@ -100,6 +100,7 @@ def test_two_tabs_share_the_work(site: Callable[..., Any], visit: Callable[..., 
     shown: set[str] = set()
     for _ in range(6):
         for page in (one, two):
+            page.bring_to_front()  # a browser lets tabs behind it wait
             handle = ready(page)
             assert handle not in shown
             shown.add(handle)
