@@ -12,24 +12,25 @@ import contextlib
 import logging
 import selectors
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keel.agents.endpoint import OVER
 from keel.agents.opening import AgentOpener
 from keel.agents.talk import Rules, Talk, Waiting
+from keel.environments.holding import Holding
 from keel.environments.host import Failure
 from keel.environments.opening import chance_of, world_seed
 from keel.environments.play import Start
 from keel.serve.policy.requests import RequestError
-from keel.types import PolicyVersion, Rollout, Sampler, SampleRequest, SamplingParams, Weights
+from keel.types import Rollout, Sampler, SampleRequest, SamplingParams
 
 log = logging.getLogger("keel")
 _SETTLE_S = 0.02  # of quiet, until what an agent asks at once has come
 _WAKE = -1
 
 
-class AgentSampler:
+class AgentSampler(Holding):
     """A ``types.Sampler``: a request is answered by a conversation. ``request.params.max_tokens`` is the limit of one answer.
 
     Requests for prompts that ``opener`` has not opened are passed on as they are. ``usual``: how the training draws, where that is another
@@ -37,35 +38,11 @@ class AgentSampler:
     """
 
     def __init__(self, inner: Sampler, opener: AgentOpener, usual: SamplingParams | None = None, trial: int = 0) -> None:
-        self.inner, self.opener, self.usual = inner, opener, usual
+        super().__init__(inner, opener.prompts, opener.config.at_once)
+        self.opener, self.usual = opener, usual
         self.config, self.turns, self.host = opener.config, opener.turns, opener.host
         self._rules = Rules(self.turns, self.config.max_turns, self.config.max_tokens, self.host.tool_form, trial)
-        self._queue: list[tuple[SampleRequest, int]] = []
-        self._plain: list[SampleRequest] = []
         self._warned = False
-
-    def submit(self, requests: Sequence[SampleRequest]) -> None:
-        """Queue conversations. Raises ValueError for a bias on tokens, which is for plain answers."""
-        for request in requests:
-            if request.prompt_id not in self.opener.prompts:
-                self._plain.append(request)
-                continue
-            if request.bias is not None:
-                raise ValueError(f"request for prompt '{request.prompt_id}': conversations are drawn without a bias on tokens")
-            self._queue += [(request, request.first_sample + i) for i in range(request.n)]
-
-    def collect(self) -> Iterator[Rollout]:
-        """Hold all conversations, ``at_once`` of them at a time."""
-        plain, self._plain = self._plain, []
-        if plain:
-            self.inner.submit(plain)
-            yield from self.inner.collect()
-        while self._queue:
-            batch, self._queue = self._queue[: self.config.at_once], self._queue[self.config.at_once :]
-            yield from self._hold(batch)
-
-    def load(self, version: PolicyVersion, weights: Weights) -> None:
-        self.inner.load(version, weights)
 
     def _hold(self, batch: Sequence[tuple[SampleRequest, int]]) -> list[Rollout]:
         with selectors.DefaultSelector() as selector:

@@ -6,10 +6,11 @@ seed and the turn, the first turn's are those of a plain answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from keel.core.hashing import stable_hash
+from keel.environments.holding import Holding
 from keel.environments.host import Failure
 from keel.environments.opening import Opener, chance_of, world_seed
 from keel.environments.parse import Parsed, Parser
@@ -17,7 +18,7 @@ from keel.environments.play import Start, Step, added
 from keel.environments.stream import Stream
 from keel.render.conversation import Said, State
 from keel.render.template import RefusedError
-from keel.types import Conversation, Ending, Message, PolicyVersion, Prompt, Rollout, Sampler, SampleRequest, Weights
+from keel.types import Conversation, Ending, Message, Prompt, Rollout, Sampler, SampleRequest
 
 Key = tuple[str, int, int]  # prompt, attempt, sample
 
@@ -61,7 +62,7 @@ class _Talk:
             self.ended = "done"
 
 
-class ConversationSampler:
+class ConversationSampler(Holding):
     """A ``types.Sampler``: a request is answered by a conversation. ``request.params.max_tokens`` is the limit of one answer.
 
     Requests for prompts that ``opener`` has not opened are passed on as they are: they have no world.
@@ -71,33 +72,9 @@ class ConversationSampler:
     """
 
     def __init__(self, inner: Sampler, opener: Opener, parser: Parser, trial: int = 0) -> None:
-        self.inner, self.opener, self.parser, self.trial = inner, opener, parser, trial
+        super().__init__(inner, opener.prompts, opener.config.at_once)
+        self.opener, self.parser, self.trial = opener, parser, trial
         self.config, self.turns, self.host = opener.config, opener.turns, opener.host
-        self._queue: list[tuple[SampleRequest, int]] = []
-        self._plain: list[SampleRequest] = []
-
-    def submit(self, requests: Sequence[SampleRequest]) -> None:
-        """Queue conversations. Raises ValueError for a bias on tokens, which is for plain answers."""
-        for request in requests:
-            if request.prompt_id not in self.opener.prompts:
-                self._plain.append(request)
-                continue
-            if request.bias is not None:
-                raise ValueError(f"request for prompt '{request.prompt_id}': conversations are drawn without a bias on tokens")
-            self._queue += [(request, request.first_sample + i) for i in range(request.n)]
-
-    def collect(self) -> Iterator[Rollout]:
-        """Hold all conversations, ``at_once`` of them at a time."""
-        plain, self._plain = self._plain, []
-        if plain:
-            self.inner.submit(plain)
-            yield from self.inner.collect()
-        while self._queue:
-            batch, self._queue = self._queue[: self.config.at_once], self._queue[self.config.at_once :]
-            yield from self._hold(batch)
-
-    def load(self, version: PolicyVersion, weights: Weights) -> None:
-        self.inner.load(version, weights)
 
     def _hold(self, batch: Sequence[tuple[SampleRequest, int]]) -> list[Rollout]:
         try:
